@@ -26,6 +26,7 @@ pub mod logs;
 pub mod machine;
 pub mod node;
 pub mod pod;
+pub mod pod_resources;
 pub mod probes;
 mod real;
 pub mod reserve;

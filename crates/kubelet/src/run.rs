@@ -21,7 +21,7 @@ use crate::statics::mirrors::Mirrors;
 use crate::statics::{is_mirror, of_the_api, source};
 use crate::volumes::persistent::Persistent;
 use crate::volumes::watches::Watches;
-use crate::{evict, gc, graceful, logs, node, reserve, server, util, volumes};
+use crate::{evict, gc, graceful, logs, node, pod_resources, reserve, server, util, volumes};
 
 /// How often logs are looked at (upstream's `containerLogMonitorInterval`).
 const LOOK: Duration = Duration::from_secs(10);
@@ -94,7 +94,9 @@ pub async fn run_with(
     let devices = {
         let (root, node, api, stop, pods) = (config.root_dir.clone(), config.node_name.clone(), Arc::clone(&api), stop.clone(), pods.clone());
         let wake = move |uid: &PodUid| pods.get(uid).into_iter().for_each(|pod| pod.wake());
-        util::blocking(move || Devices::new(&root, &node, api, Arc::new(wake), stop)).await
+        let place = root.clone();
+        let read = util::blocking(move || Devices::new(&root, &node, api, Arc::new(wake), stop)).await;
+        read.map_err(|source| Error::Directory { path: place, source })?
     };
     let adopting = persistent.clone();
     util::blocking(move || adopting.adopt()).await;
@@ -112,6 +114,7 @@ pub async fn run_with(
         pressure: crate::shortage::Pressure::new(config.settings.eviction.transition),
         ending: graceful::Ending::new(&config.root_dir),
         probed: crate::probes::counts::Counts::default(),
+        pod_resources: pod_resources::Counts::default(),
         looks,
         persistent,
         devices,
@@ -127,6 +130,8 @@ pub async fn run_with(
     let limiting = tokio::spawn(reserve::limit_pods(Arc::clone(&cx), stop.clone()));
     let mut events = runtime.events();
     let keeper = Arc::new(node::csi::CsiNode::new(Arc::clone(&cx.api), &cx.config.node_name));
+    let resources = pod_resources::listen(&cx.config.root_dir).map_err(|source| Error::Directory { path: cx.config.root_dir.join("pod-resources"), source })?;
+    tokio::spawn(pod_resources::serve(resources, Arc::clone(&cx), pods.clone(), stop.clone()));
     let served = server::spawn(Arc::clone(&cx), pods.clone(), stop.clone()).await?;
     let (sender, registered) = watch::channel(false);
     tokio::spawn(node::run(Arc::clone(&cx), stop.clone(), sender));

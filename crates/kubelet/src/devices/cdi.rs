@@ -2,8 +2,9 @@
 //! specifications drivers put into directories of the host, as JSON or YAML.
 //!
 //! A device is named `VENDOR/CLASS=NAME`. One that two specifications of the same weight have is nobody's; of different weight the
-//! heavier counts; a specification with anything wrong in it does not count at all. Environment, device nodes, bind mounts and groups are given; hooks, network devices and Intel RDT this runtime does not
-//! have, and a device that needs them is refused.
+//! heavier counts; a specification with anything wrong in it does not count at all. Environment, device nodes, bind mounts, groups and
+//! hooks of the kind `createContainer` are given; other hooks, network devices and Intel RDT this runtime does not have, and a device that
+//! needs them is refused.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use machinery::Value;
 use machinery::json::Validation;
 
-use crate::cri::{ContainerSpec, Device, Mount, Propagation};
+use crate::cri::{ContainerSpec, Device, DeviceOwner, Hook, Mount, Propagation};
 
 /// Specifications that are read, and the bytes of one.
 const FILES_MAX: usize = 1_000;
@@ -22,6 +23,10 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 const VERSIONS: [&str; 10] = ["0.1.0", "0.2.0", "0.3.0", "0.4.0", "0.5.0", "0.6.0", "0.7.0", "0.8.0", "1.0.0", "1.1.0"];
 /// What an edit may consist of.
 const EDITS: [&str; 7] = ["env", "deviceNodes", "mounts", "hooks", "additionalGids", "intelRdt", "netDevices"];
+
+/// The kinds of hooks that there are, and the one that this runtime has.
+const HOOKS: [&str; 6] = ["prestart", "createRuntime", HOOK, "startContainer", "poststart", "poststop"];
+const HOOK: &str = "createContainer";
 
 /// The permissions of a device that is shown and no more.
 const NO_PERMISSIONS: &str = "none";
@@ -37,6 +42,8 @@ pub struct Edits {
     pub mounts: Vec<Mount>,
     /// Further groups.
     pub groups: Vec<i64>,
+    /// Programs that finish the container's file system, in their order.
+    pub hooks: Vec<Hook>,
 }
 
 /// A specification, and the weight of its directory.
@@ -147,6 +154,11 @@ fn valid(tree: &Value) -> Result<(), String> {
     if names.is_empty() { Err("invalid spec, no devices".to_owned()) } else { Ok(()) }
 }
 
+/// Whether it is a list of texts, or not there.
+fn is_texts(value: &Value) -> bool {
+    value.is_null() || value.as_array().is_some_and(|all| all.iter().all(Value::is_string))
+}
+
 fn is_empty(value: &Value) -> bool {
     value.is_null() || value.as_array().is_some_and(Vec::is_empty)
 }
@@ -178,14 +190,33 @@ fn valid_edits(edits: &Value) -> Result<(), String> {
         if !["", "b", "c", "u", "p"].contains(&kind) {
             return Err(format!("device {path:?}: invalid type {kind:?}"));
         }
+        if let Some(field) = ["major", "minor", "fileMode", "uid", "gid"].iter().find(|field| !node[**field].is_null() && u32_of(&node[**field]).is_none()) {
+            return Err(format!("device {path:?}: {field} is no such number"));
+        }
         let permissions = node["permissions"].as_str().unwrap_or_default();
         if permissions != NO_PERMISSIONS && !permissions.chars().all(|c| "rwm".contains(c)) {
             return Err(format!("device {path:?}: invalid permissions {permissions:?}"));
         }
     }
+    for hook in list(edits, "hooks") {
+        only(hook, &["hookName", "path", "args", "env", "timeout"], &["hookName", "path"])?;
+        let name = hook["hookName"].as_str().unwrap_or_default();
+        if !HOOKS.contains(&name) {
+            return Err(format!("invalid hook name {name:?}"));
+        }
+        if hook["path"].as_str().unwrap_or_default().is_empty() {
+            return Err(format!("invalid hook {name:?} with empty path"));
+        }
+        if !is_texts(&hook["args"]) || !is_texts(&hook["env"]) || (!hook["timeout"].is_null() && u32_of(&hook["timeout"]).is_none()) {
+            return Err(format!("invalid hook {name:?}: args and env are lists of texts, timeout a number"));
+        }
+        if let Some(variable) = list(hook, "env").filter_map(Value::as_str).find(|v| v.find('=').is_none_or(|at| at == 0)) {
+            return Err(format!("invalid hook {name:?}: invalid environment variable {variable:?}"));
+        }
+    }
     for mount in list(edits, "mounts") {
         only(mount, &["hostPath", "containerPath", "options", "type"], &["hostPath", "containerPath", "type"])?;
-        if !mount["options"].is_null() && !mount["options"].as_array().is_some_and(|options| options.iter().all(Value::is_string)) {
+        if !is_texts(&mount["options"]) {
             return Err("options are no list of texts".to_owned());
         }
         for (field, what) in [("hostPath", "host"), ("containerPath", "container")] {
@@ -209,7 +240,7 @@ fn find<'s>(specs: &'s [Spec], id: &str) -> Option<(usize, &'s Value)> {
 }
 
 fn apply(edit: &Value, edits: &mut Edits) -> Result<(), String> {
-    for (field, what) in [("hooks", "hooks"), ("netDevices", "network devices"), ("intelRdt", "Intel RDT")] {
+    for (field, what) in [("netDevices", "network devices"), ("intelRdt", "Intel RDT")] {
         if !is_empty(&edit[field]) {
             return Err(format!("{what} are not supported by this runtime"));
         }
@@ -228,8 +259,20 @@ fn apply(edit: &Value, edits: &mut Edits) -> Result<(), String> {
         edits.mounts.retain(|known| known.container != mount.container);
         edits.mounts.push(mount);
     }
+    for told in list(edit, "hooks") {
+        let name = told["hookName"].as_str().unwrap_or_default();
+        if name != HOOK {
+            return Err(format!("hooks {name} are not supported by this runtime"));
+        }
+        let texts = |field: &str| list(told, field).filter_map(Value::as_str).map(str::to_owned).collect();
+        edits.hooks.push(Hook { path: absolute(told, "path")?, args: texts("args"), env: texts("env"), timeout_s: u32_of(&told["timeout"]) });
+    }
     edits.groups.extend(list(edit, "additionalGids").filter_map(Value::as_i64).filter(|group| *group != 0));
     Ok(())
+}
+
+fn u32_of(value: &Value) -> Option<u32> {
+    value.as_u64().and_then(|number| u32::try_from(number).ok())
 }
 
 fn absolute(tree: &Value, field: &str) -> Result<PathBuf, String> {
@@ -260,7 +303,9 @@ fn device(node: &Value) -> Result<Device, String> {
     if kind != "p" && told[0] != 0 && told != has {
         return Err(format!("{}: other numbers than the host's are not supported by this runtime", host.display()));
     }
-    Ok(Device { host, container, permissions: permissions.to_owned() })
+    // Who is not told is the container's own user (upstream `Apply`), and a mode that is not told is for everybody.
+    let owner = DeviceOwner::Given { uid: u32_of(&node["uid"]), gid: u32_of(&node["gid"]) };
+    Ok(Device { host, container, permissions: permissions.to_owned(), mode: u32_of(&node["fileMode"]), owner })
 }
 
 fn bind(mount: &Value) -> Result<Mount, String> {
@@ -281,6 +326,9 @@ fn bind(mount: &Value) -> Result<Mount, String> {
         container: absolute(mount, "containerPath")?,
         readonly: options.contains(&"ro") || options.contains(&"rro"),
         recursive_readonly: options.contains(&"rro"),
+        noexec: options.contains(&"noexec"),
+        nosuid: options.contains(&"nosuid"),
+        nodev: options.contains(&"nodev"),
         propagation,
         ..Mount::default()
     })
@@ -299,6 +347,7 @@ impl Edits {
             // What is mounted above another must not hide it.
             spec.mounts.sort_by_key(|mount| mount.container.components().count());
         }
+        spec.hooks.extend(self.hooks);
         for group in self.groups {
             if !spec.security.supplemental_groups.contains(&group) {
                 spec.security.supplemental_groups.push(group);

@@ -18,6 +18,7 @@ mod state;
 pub(crate) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -34,12 +35,24 @@ use crate::util;
 use health::Health;
 use metrics::Counts;
 use plugins::{Driver, News, Plugins};
-use state::{Given, Record, Stage, State};
+use state::{Record, Stage, State};
 
 pub use cdi::Edits;
+pub use state::Given;
 
 /// Where specifications of devices lie, in the order of their weight.
 const CDI_DIRS: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
+
+/// What a container has of a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The claim's namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// What each of its drivers has prepared.
+    pub devices: Vec<(String, Given)>,
+}
 
 /// The devices of this node's pods. Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -55,13 +68,15 @@ struct Inner {
 
 impl Devices {
     /// Those of a node, with what a former process has prepared. `wake` hears of pods of which something is to be told anew. Blocks on the disk.
-    #[must_use]
-    pub fn new(root: &Path, node: &str, api: SharedApi, wake: Arc<dyn Fn(&PodUid) + Send + Sync>, stop: CancellationToken) -> Self {
-        let (state, health, counts) = (State::read(root), Arc::<Health>::default(), Arc::<Counts>::default());
+    ///
+    /// # Errors
+    /// The disk does not give what a former process has noted.
+    pub fn new(root: &Path, node: &str, api: SharedApi, wake: Arc<dyn Fn(&PodUid) + Send + Sync>, stop: CancellationToken) -> io::Result<Self> {
+        let (state, health, counts) = (State::read(root)?, Arc::<Health>::default(), Arc::<Counts>::default());
         let known = state.clone();
         let news: News = Arc::new(move |driver: &str, devices: &[(String, String)]| users_of(&known, driver, devices).iter().for_each(|uid| wake(uid)));
         let plugins = Plugins::new(Arc::clone(&api), node, Arc::clone(&health), news, Arc::clone(&counts), stop);
-        Self(Arc::new(Inner { api, plugins, state, health, counts }))
+        Ok(Self(Arc::new(Inner { api, plugins, state, health, counts })))
     }
 
     /// Who is told of drivers that come and go.
@@ -170,6 +185,20 @@ impl Devices {
         let mut seen = BTreeSet::new();
         names.retain(|name| seen.insert(name.clone()));
         Ok(names)
+    }
+
+    /// The claims that a container names, whole, if all of them are prepared; each once. (What has no answer is nothing, as upstream.)
+    #[must_use]
+    pub fn held(&self, pod: &Pod, container: &Container) -> Vec<Held> {
+        let mut named: Vec<String> = asked(pod, container).unwrap_or_default().into_iter().map(|(claim, _)| claim).collect();
+        let mut seen = BTreeSet::new();
+        named.retain(|claim| seen.insert(claim.clone()));
+        let held = |name: String| {
+            let record = self.record(util::namespace(pod), &name).filter(|record| record.pods.contains(util::uid(pod)))?;
+            let devices = record.drivers.into_iter().flat_map(|(driver, all)| all.into_iter().map(move |given| (driver.clone(), given)));
+            Some(Held { namespace: record.namespace, name, devices: devices.collect() })
+        };
+        named.into_iter().map(held).collect::<Option<_>>().unwrap_or_default()
     }
 
     /// What these names stand for.
@@ -284,7 +313,7 @@ fn unknown(claim: &str, namespace: &str) -> String {
 
 /// Notes what a driver has prepared for a claim. Its last word counts.
 fn record_given(all: &mut [Record], uid: &str, driver: &str, devices: Vec<::volume::PreparedDevice>) -> Result<(), String> {
-    let given = devices.into_iter().map(|one| Given { pool: one.pool, device: one.device, requests: one.requests, cdi: one.cdi }).collect();
+    let given = devices.into_iter().map(|one| Given { pool: one.pool, device: one.device, requests: one.requests, cdi: one.cdi, share: one.share }).collect();
     let record = all.iter_mut().find(|record| record.uid == uid).ok_or_else(|| unknown(uid, ""))?;
     record.drivers.insert(driver.to_owned(), given);
     Ok(())

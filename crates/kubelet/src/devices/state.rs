@@ -32,11 +32,18 @@ pub(super) enum Stage {
 
 /// A device of a claim: for which of its requests, and what containers get.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Given {
+pub struct Given {
+    /// Its pool.
     pub pool: String,
+    /// Its name there.
     pub device: String,
+    /// Of which requests of the claim; none: of all.
     pub requests: Vec<String>,
+    /// What containers get (Container Device Interface).
     pub cdi: Vec<String>,
+    /// Which share of it, where several claims have one each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<String>,
 }
 
 /// A claim.
@@ -65,8 +72,11 @@ struct Inner {
 }
 
 impl State {
-    /// What a former process left. A file that cannot be read is set aside: drivers are asked again by each pod.
-    pub(super) fn read(root: &Path) -> Self {
+    /// What a former process left. A file that makes no sense is set aside: drivers are asked again by each pod.
+    ///
+    /// # Errors
+    /// The disk does not give it: it may hold devices of pods that run, which nobody else may be given.
+    pub(super) fn read(root: &Path) -> io::Result<Self> {
         let file = root.join(FILE);
         let all = match fs::read(&file).map(|bytes| serde_json::from_slice::<Vec<Record>>(&bytes)) {
             Ok(Ok(all)) => all,
@@ -75,9 +85,10 @@ impl State {
                 let _ = fs::rename(&file, file.with_extension("broken"));
                 Vec::new()
             }
-            Err(_) => Vec::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
         };
-        Self(Arc::new(Inner { file, all: Mutex::new(all), writing: Mutex::default() }))
+        Ok(Self(Arc::new(Inner { file, all: Mutex::new(all), writing: Mutex::default() })))
     }
 
     pub(super) fn look<T>(&self, look: impl FnOnce(&[Record]) -> T) -> T {

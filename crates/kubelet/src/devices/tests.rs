@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::driven::Driven;
 use super::*;
+use crate::cri::{DeviceOwner, Hook};
 use crate::testing::{FakeApi, TempDir};
 
 /// A claim with a device of its own name, for these pods.
@@ -33,7 +34,7 @@ fn nobody() -> Arc<dyn Fn(&PodUid) + Send + Sync> {
 fn made(root: &Path, claims: Vec<ResourceClaim>) -> Devices {
     let api = Arc::new(FakeApi::default());
     *api.device_claims.lock() = claims;
-    Devices::new(root, "node", api, nobody(), CancellationToken::new())
+    Devices::new(root, "node", api, nobody(), CancellationToken::new()).expect("a state")
 }
 
 fn plugin(socket: &Path) -> DevicePlugin {
@@ -123,6 +124,10 @@ async fn what_was_prepared_before_a_restart_is_prepared_again_for_the_next_pod()
     fs::write(dir.path().join("dra_manager_state"), "{").expect("written");
     assert!(made(dir.path(), vec![]).users().is_empty(), "what cannot be read is set aside");
     assert!(dir.path().join("dra_manager_state.broken").exists());
+    // A disk that gives nothing does not say that there was nothing.
+    fs::create_dir(dir.path().join("dra_manager_state")).expect("a directory");
+    let unread = Devices::new(dir.path(), "node", Arc::new(FakeApi::default()), nobody(), CancellationToken::new());
+    assert!(unread.is_err());
 }
 
 #[tokio::test]
@@ -149,7 +154,7 @@ async fn a_status_tells_how_devices_are() {
     *api.device_claims.lock() = vec![claim("a", &["P"])];
     let (woken, mut wakes) = tokio::sync::mpsc::unbounded_channel();
     let wake = Arc::new(move |uid: &PodUid| drop(woken.send(uid.0.clone())));
-    let devices = Devices::new(dir.path(), "node", api, wake, CancellationToken::new());
+    let devices = Devices::new(dir.path(), "node", api, wake, CancellationToken::new()).expect("a state");
     come(&devices, &socket);
     let p = pod("P", &["a"]);
     devices.prepare(&p, &CancellationToken::new()).await.expect("prepared");
@@ -179,7 +184,7 @@ async fn slices_of_a_driver_that_nobody_reaches_are_deleted() {
     let api = Arc::new(FakeApi::default());
     api.peopled.store(true, Ordering::Relaxed);
     let mut wiped = api.wiped.subscribe();
-    let devices = Devices::new(dir.path(), "node", api, nobody(), CancellationToken::new());
+    let devices = Devices::new(dir.path(), "node", api, nobody(), CancellationToken::new()).expect("a state");
     wiped.wait_for(|wiped| *wiped == [""]).await.expect("all, at the start");
     let (begun, socket) = (tokio::time::Instant::now(), dir.path().join("nobody.sock"));
     come(&devices, &socket);
@@ -206,10 +211,11 @@ fn specs(root: &Path, all: &[(&str, &str, &str)]) -> [PathBuf; 2] {
 fn a_device_is_what_its_specification_says() {
     let dir = TempDir::new("cdi");
     let spec = json!({"cdiVersion": "0.6.0", "kind": "d.io/gpu", "containerEdits": {"env": ["ALL=1"]}, "devices": [
-        {"name": "a", "containerEdits": {"env": ["GPU=a", "X=y=z"], "deviceNodes": [{"path": "/dev/gpu", "hostPath": "/dev/null", "permissions": "rw"}],
-            "mounts": [{"hostPath": "/tmp", "containerPath": "/gpu", "options": ["ro", "bind"]}], "additionalGids": [44]}},
+        {"name": "a", "containerEdits": {"env": ["GPU=a", "X=y=z"], "deviceNodes": [{"path": "/dev/gpu", "hostPath": "/dev/null", "permissions": "rw", "fileMode": 0o640, "gid": 44}],
+            "mounts": [{"hostPath": "/tmp", "containerPath": "/gpu", "options": ["ro", "bind", "nosuid", "nodev", "noexec"]}], "additionalGids": [44]}},
         {"name": "b", "containerEdits": {"env": ["GPU=b"]}},
-        {"name": "hook", "containerEdits": {"hooks": [{"hookName": "createContainer", "path": "/x"}]}},
+        {"name": "hook", "containerEdits": {"hooks": [{"hookName": "createContainer", "path": "/x", "args": ["x", "link"], "env": ["A=b"], "timeout": 5}]}},
+        {"name": "late", "containerEdits": {"hooks": [{"hookName": "poststop", "path": "/x"}]}},
         {"name": "shown", "containerEdits": {"deviceNodes": [{"path": "/dev/null", "permissions": "none"}], "additionalGids": [0]}},
         {"name": "file", "containerEdits": {"deviceNodes": [{"path": "/dev/x", "hostPath": "/proc/version"}]}},
         {"name": "block", "containerEdits": {"deviceNodes": [{"path": "/dev/null", "type": "b"}]}},
@@ -228,7 +234,10 @@ fn a_device_is_what_its_specification_says() {
     assert_eq!((env, edits.groups.as_slice()), (vec![("ALL", "1"), ("GPU", "a"), ("X", "y=z")], &[44][..]));
     let device = &edits.devices[0];
     assert_eq!((device.host.to_str(), device.container.to_str(), device.permissions.as_str()), (Some("/dev/null"), Some("/dev/gpu"), "rw"));
-    assert_eq!((edits.mounts[0].container.to_str(), edits.mounts[0].readonly), (Some("/gpu"), true));
+    assert_eq!((device.mode, device.owner), (Some(0o640), DeviceOwner::Given { uid: None, gid: Some(44) }));
+    let mount = &edits.mounts[0];
+    assert_eq!((mount.container.to_str(), mount.readonly), (Some("/gpu"), true));
+    assert_eq!((mount.noexec, mount.nosuid, mount.nodev), (true, true, true));
     assert_eq!(of(&["d.io/gpu=b"]).expect("edits").env, [("GPU".to_owned(), "heavier".to_owned())]);
     let shown = of(&["d.io/gpu=shown"]).expect("edits");
     assert_eq!((shown.devices[0].permissions.as_str(), shown.groups.len()), ("none", 0));
@@ -239,15 +248,27 @@ fn a_device_is_what_its_specification_says() {
     assert!(told("d.io/gpu=block").ends_with("CDI device (\"/dev/null\", \"/dev/null\"), host type mismatch (b, c)"));
     assert!(told("d.io/gpu=other").ends_with("/dev/null: other numbers than the host's are not supported by this runtime"));
     assert_eq!(told("d.io/gpu=none"), "CDI device injection failed: unresolvable CDI devices d.io/gpu=none");
-    assert_eq!(told("d.io/gpu=hook"), "CDI device injection failed: d.io/gpu=hook: hooks are not supported by this runtime");
+    let hook = Hook { path: "/x".into(), args: vec!["x".to_owned(), "link".to_owned()], env: vec!["A=b".to_owned()], timeout_s: Some(5) };
+    assert_eq!(of(&["d.io/gpu=hook"]).expect("edits").hooks, [hook]);
+    assert_eq!(told("d.io/gpu=late"), "CDI device injection failed: d.io/gpu=late: hooks poststop are not supported by this runtime");
     assert!(told("d.io/gpu=lost").ends_with("failed to stat CDI host device \"/dev/does-not-exist\": no such file or directory"));
     // Of what is wrong in any part nothing counts.
-    let of_texts = [("0.6.0", "0.9.9"), ("GPU=b", "=b"), ("/dev/gpu", ""), ("\"rw\"", "\"x\""), ("createContainer", "createContainer")];
+    let of_texts = [
+        ("0.6.0", "0.9.9"),
+        ("GPU=b", "=b"),
+        ("/dev/gpu", ""),
+        ("\"rw\"", "\"x\""),
+        ("createContainer", "createContainer"),
+        ("createContainer", "createAnything"),
+    ];
     // A misspelt field, a number for a text, a text for a list: none of them is taken for what is left out.
     let of_form = [
         ("\"permissions\":\"rw\"", "\"permission\":\"rw\""),
         ("\"permissions\":\"rw\"", "\"permissions\":5"),
-        ("[\"ro\",\"bind\"]", "\"ro\""),
+        ("\"gid\":44", "\"gid\":-1"),
+        ("[\"ro\",\"bind\",\"nosuid\",\"nodev\",\"noexec\"]", "\"ro\""),
+        ("\"timeout\":5", "\"timeout\":\"5\""),
+        ("[\"A=b\"]", "[\"A\"]"),
         ("[44]", "[-1]"),
     ];
     for (wrong, right) in of_texts.into_iter().chain(of_form) {

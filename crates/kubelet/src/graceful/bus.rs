@@ -43,6 +43,8 @@ pub(super) struct Bus {
     handles: VecDeque<Handle>,
     signals: VecDeque<Message>,
     serial: u32,
+    /// What is still to come of a message that is passed over.
+    skip: usize,
 }
 
 fn invalid(why: &str) -> Error {
@@ -53,7 +55,7 @@ impl Bus {
     /// Connects and says who calls.
     pub(super) async fn connect(socket: &Path) -> Result<Self, Error> {
         let stream = UnixStream::connect(socket).await?;
-        let mut bus = Self { stream, read: Vec::new(), handles: VecDeque::new(), signals: VecDeque::new(), serial: 0 };
+        let mut bus = Self { stream, read: Vec::new(), handles: VecDeque::new(), signals: VecDeque::new(), serial: 0, skip: 0 };
         tokio::time::timeout(ANSWER_MAX, bus.authenticate()).await.map_err(|_| Error::Timeout)??;
         let hello = Call { to: "org.freedesktop.DBus", path: "/org/freedesktop/DBus", interface: "org.freedesktop.DBus", member: "Hello", args: &[] };
         bus.call(&hello).await?;
@@ -112,10 +114,22 @@ impl Bus {
         }
     }
 
-    /// The next message, and its handles.
+    /// The next message, and its handles. One that is too long to be of any use is passed over.
     async fn message(&mut self) -> Result<(Message, Vec<Handle>), Error> {
         let len = loop {
+            if self.skip > 0 {
+                let here = self.skip.min(self.read.len());
+                self.read.drain(..here);
+                self.skip -= here;
+                if self.skip > 0 {
+                    // Handles come with a message's first bytes: what has come so far is not the next one's.
+                    self.handles.clear();
+                    self.more().await?;
+                }
+                continue;
+            }
             match wire::length(&self.read).map_err(invalid)? {
+                Some(len) if len > wire::MESSAGE_MAX => self.skip = len,
                 Some(len) if self.read.len() >= len => break len,
                 _ => self.more().await?,
             }

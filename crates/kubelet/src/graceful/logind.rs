@@ -1,7 +1,8 @@
 //! What of systemd's logind a node needs: to be asked before the machine goes down (its inhibitors, mode `delay`), and to hear of it.
 //!
-//! Where logind waits for less time than was asked for, its limit is raised by a file of its own below `/run`, which names the cluster: it
-//! goes with `knarr down` and with the machine's next start (the original leaves one in `/etc`).
+//! Where logind waits for less time than was asked for, its limit is raised by a file of its own below `/run`: it goes with `knarr down` and
+//! with the machine's next start (the original leaves one in `/etc`). Of several files the last by name counts, so a name begins with the
+//! limit in it, then tells the cluster and the node: whoever needs the longest time has it, whoever else writes or goes.
 
 use std::fs;
 use std::io;
@@ -28,10 +29,17 @@ const ADDRESS: &str = "DBUS_SYSTEM_BUS_ADDRESS";
 const SETTINGS: &str = "/run/systemd/logind.conf.d";
 const SIGHUP: i32 = 1;
 
+/// What the names of our files there begin with, after which come the limit, whose it is, and the end.
+const FILE: &str = "99-knarr";
+/// Stands between the parts of a name; no cluster's name has it.
+const BETWEEN: char = '+';
+const FILE_END: &str = ".conf";
+
 /// logind behind the system's bus.
 struct Behind {
     bus: Bus,
-    settings: PathBuf,
+    /// Of this node, as files name it.
+    owner: String,
 }
 
 /// The socket that an address names.
@@ -40,27 +48,54 @@ fn socket(address: Option<&str>) -> PathBuf {
     PathBuf::from(named.unwrap_or(SOCKET))
 }
 
-/// The file of a cluster's, which is that of all its nodes on this machine (`CLUSTER/NODE`).
-fn file(mark: &str) -> PathBuf {
-    Path::new(SETTINGS).join(format!("99-knarr-{}.conf", mark.split('/').next().unwrap_or(mark)))
+/// A node (`CLUSTER` or `CLUSTER/NODE`) as files name it.
+fn owner(mark: &str) -> String {
+    mark.trim_matches('/').replace('/', &BETWEEN.to_string())
 }
 
-/// Removes what a cluster has set.
+/// The file of a node for a limit: a longer one comes later.
+fn file_name(seconds: u64, owner: &str) -> String {
+    format!("{FILE}{BETWEEN}{seconds:010}{BETWEEN}{owner}{FILE_END}")
+}
+
+/// Our files in a directory, with whose they are.
+fn files(directory: &Path) -> io::Result<Vec<(PathBuf, String)>> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    let ours = entries.flatten().filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        let (_, owner) = name.strip_prefix(FILE)?.strip_prefix(BETWEEN)?.strip_suffix(FILE_END)?.split_once(BETWEEN)?;
+        Some((entry.path(), owner.to_owned()))
+    });
+    Ok(ours.collect())
+}
+
+/// Removes what a cluster's nodes have set.
 ///
 /// # Errors
 /// It cannot be removed.
 pub fn purge(mark: &str) -> io::Result<()> {
-    match fs::remove_file(file(mark)) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
+    remove(Path::new(SETTINGS), |of| of.split(BETWEEN).next() == Some(mark))
+}
+
+fn remove(directory: &Path, mut whose: impl FnMut(&str) -> bool) -> io::Result<()> {
+    for (file, _) in files(directory)?.into_iter().filter(|(_, owner)| whose(owner)) {
+        match fs::remove_file(file) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 /// Connects to logind of this machine.
 pub(super) async fn connect(mark: String) -> Result<Box<dyn Logind>, Error> {
     let mut bus = Bus::connect(&socket(std::env::var(ADDRESS).ok().as_deref())).await?;
     bus.follow(&format!("type='signal',sender='{SERVICE}',interface='{MANAGER}',member='{SIGNAL}',path='{PATH}'")).await?;
-    Ok(Box::new(Behind { bus, settings: file(&mark) }))
+    Ok(Box::new(Behind { bus, owner: owner(&mark) }))
 }
 
 #[async_trait]
@@ -72,9 +107,14 @@ impl Logind for Behind {
         answer.long_variant().map(Duration::from_micros).ok_or_else(|| Error::Refused("InhibitDelayMaxUSec from logind is not a uint64 as expected".into()))
     }
 
+    async fn hold(&mut self, delay: Duration) -> Result<(), Error> {
+        let (owner, seconds) = (self.owner.clone(), delay.as_secs());
+        util::blocking(move || stand_by(Path::new(SETTINGS), seconds, &owner)).await.map_err(Into::into)
+    }
+
     async fn raise(&mut self, delay: Duration) -> Result<(), Error> {
-        let (path, text) = (self.settings.clone(), format!("# Made by knarr, for pods to end in time.\n[Login]\nInhibitDelayMaxSec={}\n", delay.as_secs()));
-        util::blocking(move || set(&path, &text)).await?;
+        let (owner, seconds) = (self.owner.clone(), delay.as_secs());
+        util::blocking(move || set(Path::new(SETTINGS), seconds, &owner)).await?;
         let args = [Arg::Text("systemd-logind.service"), Arg::Text("all"), Arg::Number(SIGHUP)];
         let (to, path) = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1");
         self.bus.call(&Call { to, path, interface: "org.freedesktop.systemd1.Manager", member: "KillUnit", args: &args }).await.map(drop)
@@ -99,14 +139,23 @@ impl Logind for Behind {
     }
 }
 
-/// Writes a file of settings, whole or not at all. Everybody may read those.
-fn set(path: &Path, text: &str) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new(SETTINGS));
+/// Writes a node's limit, whole or not at all, in the place of a former one. Everybody may read it.
+fn set(directory: &Path, seconds: u64, owner: &str) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
-    let draft = path.with_extension("new");
+    let path = directory.join(file_name(seconds, owner));
+    let draft = directory.join(format!("{FILE}{BETWEEN}{owner}.new"));
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&draft)?;
-    file.write_all(text.as_bytes())?;
-    fs::rename(&draft, path)
+    file.write_all(format!("# Made by knarr, for pods to end in time.\n[Login]\nInhibitDelayMaxSec={seconds}\n").as_bytes())?;
+    fs::rename(&draft, &path)?;
+    for (former, _) in files(directory)?.into_iter().filter(|(file, of)| of == owner && *file != path) {
+        fs::remove_file(former)?;
+    }
+    Ok(())
+}
+
+/// Logind waits long enough now: should that be because of another node's file, which may go, this one's stands beside it.
+fn stand_by(directory: &Path, seconds: u64, owner: &str) -> io::Result<()> {
+    if files(directory)?.is_empty() { Ok(()) } else { set(directory, seconds, owner) }
 }
 
 #[cfg(test)]
@@ -120,5 +169,29 @@ mod tests {
         {
             assert_eq!(socket(address), Path::new(path), "{address:?}");
         }
+    }
+
+    #[test]
+    fn the_longest_limit_counts_whoever_comes_and_goes() {
+        let dir = crate::testing::TempDir::new("logind");
+        let settings = dir.path().join("logind.conf.d");
+        let names = || {
+            let mut names: Vec<String> =
+                fs::read_dir(&settings).into_iter().flatten().flatten().map(|e| e.file_name().into_string().expect("a name")).collect();
+            names.sort();
+            names
+        };
+        stand_by(&settings, 30, "a").expect("nobody has a file");
+        assert!(names().is_empty(), "the machine's own limit is long enough");
+        set(&settings, 60, "b").expect("written");
+        set(&settings, 90, "a").expect("written");
+        assert_eq!(names(), ["99-knarr+0000000060+b.conf", "99-knarr+0000000090+a.conf"]);
+        // A node of a whose limit is long enough because of another's file has its own as well, one at a time.
+        set(&settings, 20, &owner("a/node-2")).expect("written");
+        stand_by(&settings, 40, "a+node-2").expect("written");
+        assert_eq!(names(), ["99-knarr+0000000040+a+node-2.conf", "99-knarr+0000000060+b.conf", "99-knarr+0000000090+a.conf"]);
+        assert!(fs::read_to_string(settings.join("99-knarr+0000000090+a.conf")).expect("a text").ends_with("\n[Login]\nInhibitDelayMaxSec=90\n"));
+        remove(&settings, |of| of.split(BETWEEN).next() == Some("a")).expect("removed");
+        assert_eq!(names(), ["99-knarr+0000000060+b.conf"]);
     }
 }

@@ -73,6 +73,8 @@ pub enum Error {
 pub trait Logind: Send {
     /// How long it lets a lock delay the machine's end.
     async fn delay(&mut self) -> Result<Duration, Error>;
+    /// It waits as long as this: has that stand, whatever becomes of others who had asked for more.
+    async fn hold(&mut self, delay: Duration) -> Result<(), Error>;
     /// Has it wait longer, some moments later.
     async fn raise(&mut self, delay: Duration) -> Result<(), Error>;
     /// A lock that delays the machine's end.
@@ -165,6 +167,8 @@ async fn begin(cx: &Context, lock: &mut Option<Lock>) -> Result<Box<dyn Logind>,
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
+    } else {
+        logind.hold(asked).await?;
     }
     *lock = Some(logind.inhibit().await?);
     Ok(logind)

@@ -93,3 +93,20 @@ async fn a_refusal_is_told_in_its_words_and_the_end_is_one() {
     tokio::task::spawn_blocking(|| thread.join().expect("as it was told")).await.expect("done");
     assert!(Bus::connect(&PathBuf::from("/nonexistent/socket")).await.is_err());
 }
+
+#[tokio::test]
+async fn a_message_of_any_length_is_passed_over_with_its_handles() {
+    let (_dir, path, thread) = bus("bus-long", |mut stream| {
+        let (mine, theirs) = UnixStream::pair().expect("a pair");
+        let long = written(4, &[(8, "g", "s")], &[(9, 1)], &vec![b'x'; 3 * wire::MESSAGE_MAX]);
+        let rights = [theirs.as_raw_fd()];
+        sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(&long[..20])], &[ControlMessage::ScmRights(&rights)], MsgFlags::empty(), None).expect("sent");
+        drop(theirs);
+        // The next message follows in one piece with the end of the long one.
+        stream.write_all(&[&long[20..], &signal(1)].concat()).expect("the rest");
+        assert_eq!((&mine).read(&mut [0]).expect("the end"), 0);
+    });
+    let mut bus = Bus::connect(&path).await.expect("let in");
+    assert_eq!(bus.signal().await.expect("a signal").truth(), Some(true));
+    tokio::task::spawn_blocking(|| thread.join().expect("as it was told")).await.expect("done");
+}

@@ -4,8 +4,11 @@
 
 use std::collections::BTreeMap;
 
-/// The longest message that is read; logind's are some hundred bytes.
+/// The longest message that is read; logind's are some hundred bytes. Anybody may send longer ones: they are passed over.
 pub(super) const MESSAGE_MAX: usize = 64 << 10;
+/// The longest that there may be, and the longest head of one (specification, «Message Format»).
+const LENGTH_MAX: usize = 128 << 20;
+const FIELDS_MAX: usize = 64 << 20;
 /// What stands before the fields of a message.
 const FIXED: usize = 16;
 
@@ -202,7 +205,7 @@ pub(super) fn length(begin: &[u8]) -> Result<Option<usize>, &'static str> {
     let (Some(body), Some(fields)) = (body.and_then(|n| usize::try_from(n).ok()), fields.and_then(|n| usize::try_from(n).ok())) else {
         return Err("no message of D-Bus");
     };
-    if body > MESSAGE_MAX || fields > MESSAGE_MAX {
+    if fields > FIELDS_MAX || body > LENGTH_MAX {
         return Err("the message is too long");
     }
     Ok(Some((FIXED + fields).next_multiple_of(8) + body))
@@ -348,7 +351,7 @@ pub(super) mod tests {
             let _ = (length(&bad), Message::decode(&bad));
         }
         let mut long = bytes.clone();
-        long[4..8].copy_from_slice(&(MESSAGE_MAX as u32 + 1).to_le_bytes());
+        long[4..8].copy_from_slice(&(LENGTH_MAX as u32 + 1).to_le_bytes());
         assert_eq!(length(&long), Err("the message is too long"));
         assert_eq!(length(b"HTTP/1.1 400 Bad Request"), Err("no message of D-Bus"));
     }

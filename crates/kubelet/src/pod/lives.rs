@@ -52,6 +52,11 @@ impl Node {
         Self { _dir: dir, cgroup_root, clock, api, runtime, changes, stop, task }
     }
 
+    /// Its directory.
+    pub(super) fn dir(&self) -> &std::path::Path {
+        self._dir.path()
+    }
+
     pub(super) fn apply(&self, pod: &Pod) {
         self.api.put_pod(pod);
         self.changes.send(PodChange::Applied(Arc::new(pod.clone()))).unwrap();

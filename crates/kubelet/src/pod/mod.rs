@@ -49,6 +49,7 @@ use crate::env::downward::Facts;
 use crate::graceful::Ending;
 use crate::images::Images;
 use crate::machine::Machine;
+use crate::pod_resources;
 use crate::probes::counts::Counts;
 use crate::probes::results::Results;
 use crate::reserve;
@@ -102,6 +103,8 @@ pub struct Context {
     pub ending: Ending,
     /// What probes came to.
     pub probed: Counts,
+    /// How often pods' devices were asked for.
+    pub pod_resources: pod_resources::Counts,
 }
 
 impl Context {

@@ -153,6 +153,7 @@ async fn config(cx: &Context, s: &Start, image: &crate::cri::Image) -> Result<Co
         working_dir: c.working_dir.clone().unwrap_or_default(),
         mounts,
         devices,
+        hooks: Vec::new(),
         security,
         limits: resources::container_limits(pod, c, cx.machine.memory_bytes),
         stdin: c.stdin.unwrap_or(false),

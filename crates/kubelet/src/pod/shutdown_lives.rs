@@ -45,6 +45,9 @@ impl Logind for FakeLogind {
     async fn delay(&mut self) -> Result<Duration, Error> {
         Ok(*self.machine.delay.lock())
     }
+    async fn hold(&mut self, _delay: Duration) -> Result<(), Error> {
+        Ok(())
+    }
     async fn raise(&mut self, delay: Duration) -> Result<(), Error> {
         self.machine.call(format!("raise {}s", delay.as_secs()));
         *self.machine.delay.lock() = delay;

@@ -213,6 +213,7 @@ fn config(id: String, c: ContainerSpec) -> Result<rt::ContainerConfig, CriError>
         working_dir: c.working_dir,
         mounts: c.mounts,
         devices: c.devices,
+        hooks: c.hooks,
         user,
         capabilities_add: s.add_capabilities,
         capabilities_drop: s.drop_capabilities,

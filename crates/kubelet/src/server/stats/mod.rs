@@ -140,8 +140,41 @@ pub(super) fn metrics(cx: &Arc<Context>, pods: &Pods, volumes: &str) -> Answer {
     out.add(&SHUTDOWN_START, &[], stamp(begun), None);
     out.add(&SHUTDOWN_END, &[], stamp(done), None);
     devices(&cx.devices, &mut out);
+    for (name, version, number) in cx.pod_resources.all() {
+        if let Some(family) = POD_RESOURCES.iter().find(|family| family.name.ends_with(name)) {
+            out.add(family, &[("server_api_version", version)], number as f64, None);
+        }
+    }
     exposed_text(out.finish() + volumes)
 }
+
+const POD_RESOURCES: [Family; 5] = [
+    Family::new(
+        "kubelet_pod_resources_endpoint_requests_total",
+        Kind::Counter,
+        "[ALPHA] Cumulative number of requests to the PodResource endpoint. Broken down by server api version.",
+    ),
+    Family::new(
+        "kubelet_pod_resources_endpoint_requests_list",
+        Kind::Counter,
+        "[ALPHA] Number of requests to the PodResource List endpoint. Broken down by server api version.",
+    ),
+    Family::new(
+        "kubelet_pod_resources_endpoint_requests_get",
+        Kind::Counter,
+        "[ALPHA] Number of requests to the PodResource Get endpoint. Broken down by server api version.",
+    ),
+    Family::new(
+        "kubelet_pod_resources_endpoint_errors_get",
+        Kind::Counter,
+        "[ALPHA] Number of requests to the PodResource Get endpoint which returned error. Broken down by server api version.",
+    ),
+    Family::new(
+        "kubelet_pod_resources_endpoint_requests_get_allocatable",
+        Kind::Counter,
+        "[ALPHA] Number of requests to the PodResource GetAllocatableResources endpoint. Broken down by server api version.",
+    ),
+];
 
 const DEVICE_OPERATIONS: Family = Family::new(
     "dra_operations_duration_seconds",

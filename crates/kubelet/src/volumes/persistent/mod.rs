@@ -67,6 +67,8 @@ struct Inner {
     api: SharedApi,
     drivers: Drivers,
     looks: Looks,
+    /// Those for figures alone: whatever hangs of them, pods are set up.
+    figures: Looks,
     slots: Slots,
     /// Told when what the node has in use may have changed.
     changed: watch::Sender<()>,
@@ -111,6 +113,7 @@ impl Persistent {
             api,
             drivers,
             looks,
+            figures: Looks::default(),
             slots: Slots::default(),
             changed: watch::Sender::new(()),
             reported: watch::Sender::default(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::volume::{Failure, Stats, Usage};
+use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::{Pod, Volume};
 use nix::sys::statvfs::statvfs;
 use tokio::time::Instant;
@@ -17,7 +18,8 @@ use crate::cri::PodUid;
 use crate::util;
 
 /// For an answer of how full a volume is (less than who asks waits for all of them); who is later is not asked for so long.
-const ANSWER_MAX: Duration = Duration::from_secs(3);
+const ANSWER_MAX: Duration = Duration::from_secs(4);
+const CALL_MAX: Duration = Duration::from_secs(3);
 const ALONE: Duration = Duration::from_secs(60);
 /// For so long a figure stands (upstream's `--volume-stats-agg-period`).
 const STANDS: Duration = Duration::from_secs(60);
@@ -90,13 +92,14 @@ impl Persistent {
         {
             return held.clone();
         }
-        let mut out = Vec::new();
-        for volume in volumes {
-            let Some(stats) = self.one(pod, &uid, volume).await else { continue };
+        // All at once: one that is not answered takes no more of who waits for the whole pod than its own time.
+        let all = volumes.into_iter().map(async |volume| {
+            let stats = tokio::time::timeout(ANSWER_MAX, self.one(pod, &uid, volume)).await.ok()??;
             let claim = spec::claim_of(pod, volume).map(|(name, _)| name);
             let (bytes, inodes) = (stats.bytes.unwrap_or_default(), stats.inodes.unwrap_or_default());
-            out.push(VolumeStats { name: volume.name.clone(), claim, bytes, inodes });
-        }
+            Some(VolumeStats { name: volume.name.clone(), claim, bytes, inodes })
+        });
+        let out: Vec<VolumeStats> = join_all(all).await.into_iter().flatten().collect();
         let mut measured = self.0.measured.lock();
         measured.retain(|_, (at, _)| at.elapsed() < STANDS);
         measured.insert(uid, (Instant::now(), out.clone()));
@@ -108,7 +111,7 @@ impl Persistent {
         if self.0.slow.lock().get(driver).is_some_and(|at| at.elapsed() < ALONE) {
             return None;
         }
-        let answer = tokio::time::timeout(ANSWER_MAX, call).await;
+        let answer = tokio::time::timeout(CALL_MAX, call).await;
         if answer.is_err() {
             self.0.slow.lock().insert(driver.to_owned(), Instant::now());
         }
@@ -142,7 +145,8 @@ impl Persistent {
             None => return None,
         };
         let places = [self.0.places.local(&uid.0, &name), self.0.places.export(&uid.0, &name)];
-        self.0.looks.look(&uid.0, move || Ok(places.iter().find_map(file_system))).await.ok().flatten()
+        // A look of its own: one that hangs holds up neither the pod's other volumes nor its set-up.
+        self.0.figures.look(&format!("{}/{}", uid.0, volume.name), move || Ok(places.iter().find_map(file_system))).await.ok().flatten()
     }
 }
 
