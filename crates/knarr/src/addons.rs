@@ -21,6 +21,7 @@ metadata: {name: "system:knarr-dns"}
 rules:
 - {apiGroups: [""], resources: [services, namespaces, pods], verbs: [get, list, watch]}
 - {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}
+- {apiGroups: [networking.k8s.io], resources: [servicecidrs], verbs: [get, list, watch]}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding

@@ -92,9 +92,9 @@ impl Member<'_> {
         let mut parts = Parts::new();
         let informers = Informers::new(self.api.reader.user_agent("knarr-informers"), stop.clone());
         spawn(&mut parts, "pod network", {
-            let (kept, token) = (network.clone(), stop.clone());
+            let (kept, informers, token) = (network.clone(), informers.clone(), stop.clone());
             async move {
-                kept.keep(token).await;
+                tokio::join!(kept.keep(token.clone()), kept.lead_services(informers, token));
                 anyhow::Ok(())
             }
         });

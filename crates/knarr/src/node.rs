@@ -92,7 +92,7 @@ impl Node<'_> {
             listen: self.ip,
             cluster_ip: self.plan.dns_ip(),
             domain: DOMAIN.into(),
-            own_ranges: vec![self.plan.pod_cidr(), self.plan.service_cidr()],
+            own_ranges: vec![self.plan.pod_cidr().into(), self.plan.service_cidr().into()],
             upstream,
             publish: Some(publisher.user_agent("knarr-dns")),
         }

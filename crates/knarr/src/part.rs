@@ -226,7 +226,7 @@ pub async fn dns(command: &Dns) -> anyhow::Result<()> {
         listen: command.listen,
         cluster_ip: command.cluster_dns,
         domain: command.cluster_domain.clone(),
-        own_ranges: vec![cidr(&command.cluster_cidr)?, cidr(&command.service_cidr)?],
+        own_ranges: vec![cidr(&command.cluster_cidr)?.into(), cidr(&command.service_cidr)?.into()],
         upstream: network::dns::Upstream::File("/etc/resolv.conf".into()),
         publish: Some(client.user_agent("knarr-dns")),
     };

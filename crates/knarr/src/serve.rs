@@ -161,10 +161,9 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
     let (runtime, network) = match node {
         Some((runtime, network)) => {
             let own = pki.node(&setup.node_name, &[plan.node_ip().into()])?;
-            let kept = network.clone();
-            let token = stop.clone();
+            let (kept, of_services, token) = (network.clone(), informers.clone(), stop.clone());
             spawn(&mut parts, &rooms.node.handle, "pod network", async move {
-                kept.keep(token).await;
+                tokio::join!(kept.keep(token.clone()), kept.lead_services(of_services, token));
                 Ok::<_, std::convert::Infallible>(())
             });
             let (disk, drivers) = (open_disk(setup).await?, Drivers::default());

@@ -148,6 +148,16 @@ fn masked(address: IpAddr, prefix: u8) -> IpAddr {
     }
 }
 
+impl Net {
+    /// The same as a range of IPv4, if it is one.
+    pub fn ipv4(self) -> Option<Cidr> {
+        match self.base {
+            IpAddr::V4(base) => Some(Cidr { base, prefix: self.prefix }),
+            IpAddr::V6(_) => None,
+        }
+    }
+}
+
 impl From<Cidr> for Net {
     fn from(range: Cidr) -> Self {
         Self { base: range.base.into(), prefix: range.prefix }

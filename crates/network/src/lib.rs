@@ -22,6 +22,7 @@ pub mod netns;
 pub mod nft;
 pub mod pod;
 pub mod proxy;
+mod ranges;
 pub mod worker;
 
 pub use cidr::{Cidr, Net};

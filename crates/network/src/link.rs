@@ -2,10 +2,11 @@
 //!
 //! Each function appends one message to a buffer, so that a caller sends all its steps in one system call.
 
-use std::net::Ipv4Addr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::RawFd;
 
-use crate::cidr::Cidr;
+use crate::cidr::{Cidr, Net};
 use crate::netlink::{ACK, CREATE, DUMP, EXCL, Messages, REPLACE, Socket, attribute, text};
 use crate::{Error, Result};
 
@@ -13,8 +14,10 @@ pub(crate) const RTM_NEWLINK: u16 = 16;
 pub(crate) const RTM_DELLINK: u16 = 17;
 pub(crate) const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
 pub(crate) const RTM_NEWROUTE: u16 = 24;
 pub(crate) const RTM_DELROUTE: u16 = 25;
+const RTM_GETROUTE: u16 = 26;
 pub(crate) const RTM_NEWNEIGH: u16 = 28;
 
 pub(crate) const IFLA_ADDRESS: u16 = 1;
@@ -39,6 +42,8 @@ const OPER_UP: u8 = 6;
 
 pub(crate) const NUD_PERMANENT: u16 = 0x80;
 const RTPROT_STATIC: u8 = 4;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
 pub(crate) const RT_TABLE_MAIN: u8 = 254;
 pub(crate) const RTNH_F_ONLINK: u32 = 4;
 /// The whole of IPv4.
@@ -237,6 +242,34 @@ pub fn add_address(m: &mut Messages, index: u32, address: Ipv4Addr) {
     m.begin(RTM_NEWADDR, ACK | CREATE | REPLACE, &fixed).attr(2, &address.octets()).attr(1, &address.octets());
 }
 
+/// Takes an address from a link; one that it does not have is no error.
+pub fn remove_address(socket: &mut Socket, index: u32, address: Ipv4Addr) -> Result<()> {
+    let mut fixed = [libc::AF_INET as u8, 32, 0, SCOPE_UNIVERSE, 0, 0, 0, 0];
+    fixed[4..8].copy_from_slice(&index.to_ne_bytes());
+    let mut m = Messages::new();
+    m.begin(RTM_DELADDR, ACK, &fixed).attr(2, &address.octets()).attr(1, &address.octets());
+    match socket.call("take an address from a link", &m) {
+        Err(e) if e.errno() != Some(libc::EADDRNOTAVAIL) => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// The ranges that [`add_route`] has led out of a link.
+pub fn ranges_by(socket: &mut Socket, index: u32) -> Result<BTreeSet<Net>> {
+    let mut found = BTreeSet::new();
+    let mut m = Messages::new();
+    m.begin(RTM_GETROUTE, DUMP, &[libc::AF_INET as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let mut take = |kind: u16, body: &[u8]| {
+        let ours = kind == RTM_NEWROUTE && body.get(4..7) == Some(&[RT_TABLE_MAIN, RTPROT_STATIC, SCOPE_LINK]);
+        let Some(attributes) = body.get(12..).filter(|_| ours) else { return };
+        let by = attribute(attributes, RTA_OIF).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
+        let to = attribute(attributes, RTA_DST).and_then(|b| <[u8; 4]>::try_from(b).ok());
+        found.extend(to.filter(|_| by == Some(index)).map(|to| Net::new(IpAddr::from(to), body[1])));
+    };
+    socket.each("list routes", &m, &mut take)?;
+    Ok(found)
+}
+
 /// Where packets for a range go.
 #[derive(Clone, Copy, Debug)]
 pub enum Way {
@@ -260,8 +293,17 @@ pub enum Way {
     Unreachable,
 }
 
-/// Sets the route of a range.
+/// Sets the route of a range, whatever it was.
 pub fn add_route(m: &mut Messages, to: Cidr, way: Way) {
+    write_route(m, REPLACE, to, way);
+}
+
+/// Sets the route of a range that has none; refused if it has.
+pub fn add_new_route(m: &mut Messages, to: Cidr, way: Way) {
+    write_route(m, EXCL, to, way);
+}
+
+fn write_route(m: &mut Messages, how: u16, to: Cidr, way: Way) {
     let (scope, kind, flags) = match way {
         Way::Link { .. } => (SCOPE_LINK, 1, 0),
         Way::Gateway { .. } => (SCOPE_UNIVERSE, 1, RTNH_F_ONLINK),
@@ -269,7 +311,7 @@ pub fn add_route(m: &mut Messages, to: Cidr, way: Way) {
     };
     let mut fixed = [libc::AF_INET as u8, to.prefix(), 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, kind, 0, 0, 0, 0];
     fixed[8..12].copy_from_slice(&flags.to_ne_bytes());
-    m.begin(RTM_NEWROUTE, ACK | CREATE | REPLACE, &fixed);
+    m.begin(RTM_NEWROUTE, ACK | CREATE | how, &fixed);
     if to.prefix() > 0 {
         m.attr(1, &to.base().octets());
     }

@@ -7,25 +7,25 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::cidr::Cidr;
+use crate::cidr::Net;
 
 /// The host's addresses are looked up again, for a stranger, after this.
 const RELOAD: Duration = Duration::from_secs(5);
 
 /// Whom the server is for: the cluster's pods and nodes, and the host itself.
 pub(super) struct Own {
-    ranges: Vec<Cidr>,
+    ranges: Vec<Net>,
     host: Mutex<(Option<Instant>, HashSet<IpAddr>)>,
 }
 
 impl Own {
-    pub(super) fn new(ranges: Vec<Cidr>) -> Self {
+    pub(super) fn new(ranges: Vec<Net>) -> Self {
         Self { ranges, host: Mutex::default() }
     }
 
     /// Whether this address is one of them.
     pub(super) fn has(&self, address: IpAddr) -> bool {
-        if address.is_loopback() || matches!(address, IpAddr::V4(ip) if self.ranges.iter().any(|range| range.contains(ip))) {
+        if address.is_loopback() || self.ranges.iter().any(|range| range.contains(address)) {
             return true;
         }
         let mut host = self.host.lock();

@@ -24,7 +24,8 @@ use tokio::net::UdpSocket;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::cidr::Cidr;
+use crate::cidr::Net;
+use crate::ranges::ServiceRanges;
 use crate::{Error, Result};
 use clients::Own;
 use forward::Forwarder;
@@ -50,8 +51,8 @@ pub struct Config {
     pub cluster_ip: Ipv4Addr,
     /// The cluster's domain.
     pub domain: String,
-    /// The pods' and Services' ranges: nobody outside knows their reverse names.
-    pub own_ranges: Vec<Cidr>,
+    /// The pods' and Services' ranges, beside those of ServiceCIDRs: nobody outside knows their reverse names.
+    pub own_ranges: Vec<Net>,
     /// Where other names are asked.
     pub upstream: Upstream,
     /// Who keeps the Service `kube-dns` and this node's EndpointSlice of it in the API; none: somebody else does.
@@ -86,7 +87,8 @@ async fn reachable(address: Ipv4Addr) {
 
 /// Answers until `shutdown`; `ready` becomes true when names are answered from a whole memory, at the cluster's address.
 pub async fn run(config: Config, informers: Informers, shutdown: CancellationToken, ready: watch::Sender<bool>) -> Result<()> {
-    let zone = Zone::new(&config.domain, config.cluster_ip, config.own_ranges.clone(), informers.informer(), informers.informer(), informers.informer())?;
+    let own_ranges = ServiceRanges::new(config.own_ranges.iter().copied(), informers.informer());
+    let zone = Zone::new(&config.domain, config.cluster_ip, own_ranges, informers.informer(), informers.informer(), informers.informer())?;
     let mut sockets = server::Sockets::bind(config.listen, PORT).await.map_err(|e| Error::io(format!("listen on {}", config.listen), e))?;
     let port = sockets.port();
     let own = vec![IpAddr::V4(config.listen), IpAddr::V4(config.cluster_ip)];

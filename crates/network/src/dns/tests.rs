@@ -7,6 +7,7 @@ use hickory_proto::op::{Edns, Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use serde_json::{Value, json};
 use tokio::net::UdpSocket;
 
@@ -14,6 +15,7 @@ use super::clients::Own;
 use super::forward::{Forwarder, Upstream};
 use super::server::{Answerer, ask};
 use super::zone::Zone;
+use crate::ranges::ServiceRanges;
 
 fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
@@ -53,7 +55,8 @@ fn answerer(upstream: Vec<SocketAddr>) -> Answerer {
     ];
     let services = services.into_iter().chain([service("many", json!({"clusterIP": "None", "clusterIPs": ["None"]}))]);
     let namespaces: [Namespace; 1] = [from(json!({"metadata": {"name": "default"}}))];
-    let own = vec!["10.244.0.0/16".parse().unwrap(), "10.96.0.0/16".parse().unwrap()];
+    let more: ServiceCIDR = from(json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["10.97.0.0/24", "fd00:97::/112"]}}));
+    let own = ServiceRanges::new(["10.244.0.0/16", "10.96.0.0/16"].map(|range| range.parse().unwrap()), Informer::fixed([more]));
     let dns = Ipv4Addr::new(10, 96, 0, 10);
     let zone = Zone::new("cluster.local", dns, own, Informer::fixed(services), Informer::fixed(slices), Informer::fixed(namespaces));
     Answerer::new(zone.unwrap(), Forwarder::new(Upstream::Servers(upstream), Vec::new()), Own::new(Vec::new()))
@@ -137,6 +140,7 @@ async fn names_of_services_and_pods() {
         ("6.0.244.10.in-addr.arpa.", PTR, &["10-244-0-6.db.default.svc.cluster.local."]),
         ("99.0.244.10.in-addr.arpa.", PTR, &["NXDOMAIN"]),
         ("7.0.244.10.in-addr.arpa.", PTR, &["NXDOMAIN"]),
+        ("7.0.97.10.in-addr.arpa.", PTR, &["NXDOMAIN"]),
         ("inner.default.svc.cluster.local.", CNAME, &["web.default.svc.cluster.local."]),
         ("inner.default.svc.cluster.local.", A, &["10.96.0.20", "web.default.svc.cluster.local."]),
     ] {
@@ -227,7 +231,14 @@ async fn a_missing_name_behind_an_alias_brings_its_authority() {
     let (address, _) = upstream().await;
     let a = answerer(vec![address]);
     let services = [service("away", json!({"type": "ExternalName", "externalName": "nope.default.svc.cluster.local"}))];
-    let zone = Zone::new("cluster.local", Ipv4Addr::new(10, 96, 0, 10), Vec::new(), Informer::fixed(services), Informer::fixed([]), Informer::fixed([]));
+    let zone = Zone::new(
+        "cluster.local",
+        Ipv4Addr::new(10, 96, 0, 10),
+        ServiceRanges::new([], Informer::fixed([])),
+        Informer::fixed(services),
+        Informer::fixed([]),
+        Informer::fixed([]),
+    );
     let away = Answerer::new(zone.unwrap(), Forwarder::new(Upstream::Servers(Vec::new()), Vec::new()), Own::new(Vec::new()));
     let answer = ask(&away, &question("away.default.svc.cluster.local.", RecordType::A), false).await;
     assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::NXDomain, 1));
@@ -249,7 +260,14 @@ async fn thousands_of_endpoints_cost_no_more_than_an_answer() {
         })
         .collect();
     let services = [service("db", json!({"clusterIP": "None", "clusterIPs": ["None"], "ports": [{"name": "http", "port": 80}]}))];
-    let zone = Zone::new("cluster.local", Ipv4Addr::new(10, 96, 0, 10), Vec::new(), Informer::fixed(services), Informer::fixed(slices), Informer::fixed([]));
+    let zone = Zone::new(
+        "cluster.local",
+        Ipv4Addr::new(10, 96, 0, 10),
+        ServiceRanges::new([], Informer::fixed([])),
+        Informer::fixed(services),
+        Informer::fixed(slices),
+        Informer::fixed([]),
+    );
     let a = Answerer::new(zone.unwrap(), Forwarder::new(Upstream::Servers(Vec::new()), Vec::new()), Own::new(Vec::new()));
     let begun = std::time::Instant::now();
     for (name, kind) in [("db.default.svc.cluster.local.", RecordType::A), ("_http._tcp.db.default.svc.cluster.local.", RecordType::SRV)] {

@@ -13,7 +13,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
-use crate::cidr::Cidr;
+use crate::ranges::ServiceRanges;
 use crate::{BY_SERVICE, service_of_slice};
 
 /// As the plugin's default: short, since pods come and go.
@@ -60,7 +60,7 @@ pub(super) struct Zone {
     domain: Vec<String>,
     origin: Name,
     address: Ipv4Addr,
-    own: Vec<Cidr>,
+    own: ServiceRanges,
     services: Informer<Service>,
     slices: Informer<EndpointSlice>,
     namespaces: Informer<Namespace>,
@@ -103,7 +103,7 @@ impl Zone {
     pub(super) fn new(
         domain: &str,
         address: Ipv4Addr,
-        own: Vec<Cidr>,
+        own: ServiceRanges,
         services: Informer<Service>,
         slices: Informer<EndpointSlice>,
         namespaces: Informer<Namespace>,
@@ -291,10 +291,7 @@ impl Zone {
         if !names.is_empty() {
             return found(name, kind, names.into_iter().map(|n| RData::PTR(PTR(n))));
         }
-        match address {
-            IpAddr::V4(ip) if self.own.iter().any(|range| range.contains(ip)) => Outcome::Missing,
-            _ => Outcome::Elsewhere,
-        }
+        if self.own.hold(address) { Outcome::Missing } else { Outcome::Elsewhere }
     }
 }
 

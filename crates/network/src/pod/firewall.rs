@@ -71,8 +71,17 @@ fn heads(there: &[&Commented], comment: &str) -> usize {
     there.iter().take_while(of_clusters).filter(|rule| rule.comment == comment).count()
 }
 
-/// Lets the pods' packets through others' chains, where they are not yet.
-pub(super) fn open(socket: &mut Socket, mark: &Mark, pods: Pods, chains: &[BaseChain]) -> Result<()> {
+/// Which chains are written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// All: what is there may be of other ranges than these, which is not told by looking.
+    Anew,
+    /// Those that lack a rule of ours.
+    WhereMissing,
+}
+
+/// Lets the pods' packets through others' chains.
+pub(super) fn open(socket: &mut Socket, mark: &Mark, pods: Pods, chains: &[BaseChain], how: How) -> Result<()> {
     let mut filters = chains.iter().filter(|c| c.filters(At::Forward) || c.filters(At::Input)).peekable();
     if filters.peek().is_none() {
         return Ok(());
@@ -89,7 +98,8 @@ pub(super) fn open(socket: &mut Socket, mark: &Mark, pods: Pods, chains: &[BaseC
             (true, true) => INPUT_RULES,
             (true, false) => FORWARD_RULES,
         };
-        if ours.len() == wanted && heads(there, &comment) == wanted {
+        let whole = ours.len() == wanted && heads(there, &comment) == wanted;
+        if whole && (how == How::WhereMissing || wanted == 0) {
             continue;
         }
         let mut batch = Batch::of_family(chain.family, &chain.table);
@@ -100,7 +110,9 @@ pub(super) fn open(socket: &mut Socket, mark: &Mark, pods: Pods, chains: &[BaseC
             for rule in &pods.rules(chain) {
                 batch.insert_rule(&chain.name, rule, &comment);
             }
-            tracing::info!(table = chain.table, chain = chain.name, "this host's firewall refuses what it does not know; letting pods through");
+            if !whole {
+                tracing::info!(table = chain.table, chain = chain.name, "this host's firewall refuses what it does not know; letting pods through");
+            }
         }
         batch.commit(socket, "let pods through this host's firewall")?;
     }

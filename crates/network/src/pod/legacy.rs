@@ -90,8 +90,10 @@ pub(super) fn open(mark: &Mark, pods: Pods) -> Result<()> {
         let there = read(chain, &listed);
         let wanted = if there.refuses { rules(chain, pods, &comment) } else { Vec::new() };
         let ours = there.rules.iter().filter(|r| has(r, &comment)).count();
-        let at_head = there.rules.iter().take_while(|r| r.contains(super::firewall::PODS)).filter(|r| has(r, &comment)).count();
-        if ours == wanted.len() && at_head == wanted.len() {
+        // By their words: those of a former start may be of other ranges.
+        let head: Vec<Vec<&str>> =
+            there.rules.iter().take_while(|r| r.contains(super::firewall::PODS)).filter(|r| has(r, &comment)).map(|r| words(r)).collect();
+        if ours == wanted.len() && head == wanted {
             continue;
         }
         remove(chain, &there, &comment)?;

@@ -28,26 +28,28 @@ pub use own::OwnPort;
 pub use probe::Passage;
 pub(crate) use rules::{LINKS, protocol};
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use client::Informers;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::cidr::Cidr;
+use crate::cidr::{Cidr, Net};
 use crate::conntrack::{self, Flow};
 use crate::link::{self, End, Ipv4Conf, Settings, Way};
 use crate::mark::{Mark, NODE, OVERLAY};
 use crate::netlink::{self, Messages, Socket};
 use crate::nft::{self, At, Batch, Foreign};
+use crate::ranges::{self, ServiceRanges};
 use crate::{Error, Result, mesh, netns};
-use firewall::Pods;
+use firewall::{How, Pods};
 use holders::Holders;
 use ipam::{Ipam, Record};
 
@@ -91,7 +93,7 @@ pub struct Config {
     pub pod_cidr: Cidr,
     /// All nodes' pods, which know each other by their own addresses; none: this node's range.
     pub cluster_cidr: Option<Cidr>,
-    /// The Services' range, so that it is reached also where the host has no default route.
+    /// The Services' range, so that it is reached also where the host has no default route. (Others: [`PodNetwork::lead_services`].)
     pub service_cidr: Option<Cidr>,
     /// The links' MTU; none: as the host's default route.
     pub mtu: Option<u32>,
@@ -159,6 +161,8 @@ struct State {
     switched: bool,
     /// The rules let the host pass packets on for others than pods.
     router: bool,
+    /// All ranges of Services, once they are known; until then those that are led here stay.
+    services: Option<BTreeSet<Net>>,
 }
 
 /// What others have on this host.
@@ -208,7 +212,7 @@ impl PodNetwork {
         let no_ipv6 = link::has_ipv6();
         let ipam = Ipam::open(config.run_dir.join("ipam"), config.pod_cidr)?;
         let holders = Holders::but_for(config.own_ports.clone());
-        let state = Mutex::new(State { route, nft, ipam, holders, switched: false, router: true });
+        let state = Mutex::new(State { route, nft, ipam, holders, switched: false, router: true, services: None });
         let inner = Inner { mark: config.mark.clone(), config, bridge, gateway, mtu, no_ipv6, state };
         {
             let state = &mut *inner.state.lock();
@@ -218,7 +222,8 @@ impl PodNetwork {
             inner.keep_deaf(state)?;
             state.router = !state.switched || others.pass_on();
             inner.write_rules(state)?;
-            inner.open_firewall(&mut state.nft, &others);
+            // What a former start let through may be other ranges than these.
+            inner.open_firewall(&mut state.nft, &others, How::Anew);
         }
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -251,6 +256,31 @@ impl PodNetwork {
                 // Others may change rules all the time.
                 (news_since, probe_at) = (false, later(LOOK));
             }
+        }
+    }
+
+    /// Leads the ranges of ServiceCIDRs to the node as well, as they come and go, until `shutdown`: they are reached where the host has no
+    /// default route, and by the node's address.
+    pub async fn lead_services(&self, informers: Informers, shutdown: CancellationToken) {
+        let own = self.inner.config.service_cidr.map(Net::from);
+        let ranges = ServiceRanges::new(own, informers.informer());
+        let mut changes = ranges.objects().subscribe();
+        let known = async {
+            ranges.objects().synced().await;
+            loop {
+                while changes.try_recv().is_ok() {}
+                let (inner, now) = (self.inner.clone(), ranges.now());
+                if let Err(error) = blocking(move || inner.lead(now)).await {
+                    tracing::warn!(%error, "the Services' ranges are not led to this node; trying again within a minute");
+                }
+                if changes.recv().await.is_none() {
+                    return std::future::pending().await;
+                }
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = known => {}
         }
     }
 
@@ -364,8 +394,8 @@ impl Inner {
         table.commit(&mut state.nft, "write the pod network's rules")
     }
 
-    fn open_firewall(&self, socket: &mut Socket, others: &Others) {
-        let opened = firewall::open(socket, &self.mark, self.pods(), &others.chains);
+    fn open_firewall(&self, socket: &mut Socket, others: &Others, how: How) {
+        let opened = firewall::open(socket, &self.mark, self.pods(), &others.chains, how);
         let opened = opened.and_then(|()| if others.legacy { legacy::open(&self.mark, self.pods()) } else { Ok(()) });
         if let Err(error) = opened {
             tracing::warn!(%error, "this host's firewall may keep pods from each other and from the node");
@@ -378,7 +408,7 @@ impl Inner {
         let mut socket = Socket::open(netlink::NETFILTER)?;
         let others = Others::look(&mut socket)?;
         self.repair_own(&others)?;
-        self.open_firewall(&mut socket, &others);
+        self.open_firewall(&mut socket, &others, How::WhereMissing);
         Ok(())
     }
 
@@ -390,6 +420,7 @@ impl Inner {
             tracing::warn!(bridge = self.bridge, forwards, "somebody changed the pod network's bridge or forwarding; making them again");
             self.make_bridge(state)?;
         }
+        self.route_services(state)?;
         self.keep_deaf(state)?;
         let table = self.mark.table();
         let there = nft::tables(&mut state.nft)?.contains(&table);
@@ -637,7 +668,7 @@ fn forget_flows(state: &mut State, pod: Ipv4Addr, ports: &[HostPort]) -> Result<
 }
 
 /// The addresses of this host.
-fn host_addresses() -> Result<HashSet<Ipv4Addr>> {
+pub(crate) fn host_addresses() -> Result<HashSet<Ipv4Addr>> {
     let all = nix::ifaddrs::getifaddrs().map_err(|e| Error::io("list this host's addresses", e.into()))?;
     Ok(all.filter_map(|i| Some(i.address?.as_sockaddr_in()?.ip())).collect())
 }
@@ -654,7 +685,9 @@ impl Inner {
         let ours = format!("{}{BRIDGE}", config.mark.alias());
         let forwarded = fs::read_to_string(format!("/proc/sys/net/{IP_FORWARD}")).is_ok_and(|v| v.trim() == "1");
         // What was so when the bridge was made counts: who has switched a router's forwarding off for a moment does not make it ours.
-        let switched = match link::find(route, name)? {
+        let found = link::find(route, name)?;
+        let former: Option<Cidr> = found.as_ref().and_then(|f| f.alias.strip_prefix(&ours)).and_then(|range| range.trim_end_matches(FORWARDS).parse().ok());
+        let switched = match found {
             Some(found) if found.alias.starts_with(&ours) => found.alias.ends_with(FORWARDS),
             Some(found) if found.alias.is_empty() => !forwarded,
             Some(found) => return Err(Error::Config(format!("link {name} belongs to {:?}", found.alias))),
@@ -673,6 +706,12 @@ impl Inner {
         link::set(&mut m, name, &Settings { up: true, alias: Some(&alias), mtu: Some(self.mtu), ipv4: &ipv4, no_ipv6: self.no_ipv6 });
         link::get(&mut m, name);
         let index = link::index_of(&route.call(&format!("set up the bridge {name}"), &m)?, name)?;
+        if let Some(former) = former.filter(|former| *former != config.pod_cidr) {
+            link::delete_route(route, former, false)?;
+            if let Some(address) = former.nth(1) {
+                link::remove_address(route, index, address)?;
+            }
+        }
         let mut m = Messages::new();
         link::add_address(&mut m, index, self.gateway);
         // An address of the range that no pod has is answered at once, not waited for.
@@ -682,6 +721,34 @@ impl Inner {
         }
         route.call("set the bridge's address and routes", &m)?;
         sysctl(IP_FORWARD, "1")
+    }
+
+    /// These are the Services' ranges.
+    fn lead(&self, ranges: BTreeSet<Net>) -> Result<()> {
+        let machine = host_addresses()?.into_iter().filter(|ip| *ip != self.gateway).map(IpAddr::V4).collect();
+        let led = ranges::apart(&ranges, Some(self.cluster().into()), &machine);
+        let state = &mut *self.state.lock();
+        state.services = Some(led);
+        self.route_services(state)
+    }
+
+    /// The Services' ranges lead to the bridge, and none that is no more. A route that somebody has for the very same range is his.
+    fn route_services(&self, state: &mut State) -> Result<()> {
+        let Some(wanted) = &state.services else { return Ok(()) };
+        let Some(bridge) = link::find(&mut state.route, &self.bridge)? else { return Ok(()) };
+        let there = link::ranges_by(&mut state.route, bridge.index)?;
+        for gone in there.difference(wanted).filter_map(|range| range.ipv4()) {
+            link::delete_route(&mut state.route, gone, true)?;
+        }
+        for range in wanted.difference(&there).filter_map(|range| range.ipv4()) {
+            let mut m = Messages::new();
+            link::add_new_route(&mut m, range, Way::Link { index: bridge.index, source: Some(self.gateway) });
+            match state.route.call(&format!("lead the Services' range {range} to the node"), &m) {
+                Err(e) if e.errno() == Some(libc::EEXIST) => tracing::warn!(%range, "the range of Services has another route on this machine, which stays"),
+                other => drop(other?),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::ServicePort;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use crate::cidr::Cidr;
+use crate::cidr::{Cidr, Net};
 use crate::pod::OwnPort;
 
 /// The node, as far as rules depend on it.
@@ -17,7 +17,8 @@ pub(super) struct Node {
     /// Its zone (`topology.kubernetes.io/zone`), or empty.
     pub(super) zone: String,
     pub(super) cluster_cidr: Option<Cidr>,
-    pub(super) service_cidr: Option<Cidr>,
+    /// The Services' ranges.
+    pub(super) service_ranges: BTreeSet<Net>,
     /// Where its own processes listen.
     pub(super) own_ports: Vec<OwnPort>,
 }
@@ -27,7 +28,7 @@ impl Node {
     /// Service whose cluster address it is. Who may make Services may write any address into them (CVE-2020-8554); upstream leaves that to
     /// the admission plug-in `DenyServiceExternalIPs`, and lets the API, the kubelet and DNS be taken where it is off.
     pub(super) fn has(&self, ip: Ipv4Addr, port: u16, protocol: &str) -> bool {
-        self.service_cidr.is_some_and(|range| range.contains(ip)) || self.own_ports.iter().any(|own| own.meets(Some(ip.into()), port, protocol))
+        self.service_ranges.iter().any(|range| range.contains(ip.into())) || self.own_ports.iter().any(|own| own.meets(Some(ip.into()), port, protocol))
     }
 
     /// The same of a port at all of the node's addresses.

@@ -15,13 +15,14 @@ mod table;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Delta, Informer, Informers, ListParams, Meta, ObjectKey};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -32,7 +33,8 @@ use crate::conntrack::{self, Flow};
 use crate::mark::Mark;
 use crate::netlink::{self, Socket};
 use crate::nft::{self, Batch, Foreign};
-use crate::pod::OwnPort;
+use crate::pod::{OwnPort, host_addresses};
+use crate::ranges::{self, ServiceRanges};
 use crate::{BY_SERVICE, Error, Result, service_of_slice};
 use endpoints::Node;
 use plan::{Plan, UdpFront};
@@ -44,6 +46,8 @@ const STALE: Duration = Duration::from_secs(1);
 const SETTLE: Duration = Duration::from_millis(100);
 /// As upstream's wholly new table, whatever happened to the one that is there.
 const WHOLE: Duration = Duration::from_secs(60 * 60);
+/// For ServiceCIDRs to be known at the start: an API server may have none, or not show them.
+const RANGES_PATIENCE: Duration = Duration::from_secs(1);
 /// After the kernel refused the whole table.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
@@ -68,7 +72,7 @@ pub struct Config {
     pub node_ip: Ipv4Addr,
     /// The pods' range; from outside of it a cluster address is reached under the node's address.
     pub cluster_cidr: Option<Cidr>,
-    /// The Services' range; what in it is nobody's is dropped.
+    /// The Services' range, beside those of ServiceCIDRs; what in them is nobody's is dropped.
     pub service_cidr: Option<Cidr>,
     /// Where node ports are served.
     pub node_ports: NodePortAddresses,
@@ -82,9 +86,10 @@ pub async fn run(config: Config, informers: Informers, shutdown: CancellationTok
     let services = informers.informer::<Service>();
     let slices = informers.informer::<EndpointSlice>();
     let own = informers.informer_with::<k8s_openapi::api::core::v1::Node>(ListParams::fields(format!("metadata.name={}", config.node_name)));
+    let ranges = ServiceRanges::new(config.service_cidr.map(Into::into), informers.informer::<ServiceCIDR>());
     tokio::select! {
         () = shutdown.cancelled() => Ok(()),
-        result = serve(config, services, slices, own, ready) => result,
+        result = serve(config, services, slices, ranges, own, ready) => result,
     }
 }
 
@@ -99,6 +104,7 @@ pub(crate) async fn serve(
     config: Config,
     services: Informer<Service>,
     slices: Informer<EndpointSlice>,
+    ranges: ServiceRanges,
     own: Informer<k8s_openapi::api::core::v1::Node>,
     ready: watch::Sender<bool>,
 ) -> Result<()> {
@@ -106,7 +112,9 @@ pub(crate) async fn serve(
     let (service_changes, slice_changes) = (services.subscribe(), slices.subscribe());
     services.synced().await;
     slices.synced().await;
-    let mut proxy = Proxy::new(&config, services, slices)?;
+    let mut range_changes = ranges.objects().subscribe();
+    let _ = tokio::time::timeout(RANGES_PATIENCE, ranges.objects().synced()).await;
+    let mut proxy = Proxy::new(&config, services, slices, ranges)?;
     let mut changes = Changes { services: service_changes, slices: slice_changes };
     let mut dirty = changes.take();
     dirty.extend(proxy.services.list().iter().map(|s| s.key()));
@@ -131,6 +139,13 @@ pub(crate) async fn serve(
             },
             place = places.recv() => match place {
                 Some(delta) => proxy.move_to(delta.object().label(ZONE).unwrap_or_default()).await,
+                None => return Err(Error::Closed),
+            },
+            range = range_changes.recv() => match range {
+                Some(_) => {
+                    while range_changes.try_recv().is_ok() {}
+                    proxy.follow_ranges().await;
+                }
                 None => return Err(Error::Closed),
             },
             () = stale => proxy.update(&BTreeSet::new()).await,
@@ -190,6 +205,7 @@ impl Changes {
 struct Proxy {
     services: Informer<Service>,
     slices: Informer<EndpointSlice>,
+    ranges: ServiceRanges,
     node: Node,
     table: Table,
     socket: Arc<Mutex<Socket>>,
@@ -197,24 +213,26 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn new(config: &Config, services: Informer<Service>, slices: Informer<EndpointSlice>) -> Result<Self> {
+    fn new(config: &Config, services: Informer<Service>, slices: Informer<EndpointSlice>, ranges: ServiceRanges) -> Result<Self> {
+        let all = ranges.now();
         let frame = Frame {
             table: config.mark.proxy_table(),
             node_ip: config.node_ip,
             cluster_cidr: config.cluster_cidr,
-            service_cidr: config.service_cidr,
+            service_ranges: ranges::apart(&all, config.cluster_cidr.map(Into::into), &machine()),
             node_ports: config.node_ports.clone(),
         };
         let node = Node {
             name: config.node_name.clone(),
             zone: String::new(),
             cluster_cidr: config.cluster_cidr,
-            service_cidr: config.service_cidr,
+            service_ranges: all,
             own_ports: config.own_ports.clone(),
         };
         Ok(Self {
             services,
             slices,
+            ranges,
             node,
             table: Table::new(frame),
             socket: Arc::new(Mutex::new(Socket::open(netlink::NETFILTER)?)),
@@ -267,6 +285,24 @@ impl Proxy {
             zone.clone_into(&mut self.node.zone);
             let all = self.services.list().iter().map(|s| s.key()).collect();
             self.update(&all).await;
+        }
+    }
+
+    /// ServiceCIDRs have come or gone: other addresses are Services' alone.
+    async fn follow_ranges(&mut self) {
+        let all = self.ranges.now();
+        if all == self.node.service_ranges {
+            return;
+        }
+        tracing::info!(ranges = %all.iter().map(ToString::to_string).collect::<Vec<_>>().join(","), "the Services' ranges have changed");
+        let led = ranges::apart(&all, self.node.cluster_cidr.map(Into::into), &machine());
+        self.node.service_ranges = all;
+        let services = self.services.list().iter().map(|s| s.key()).collect();
+        self.update(&services).await;
+        let batch = self.table.set_ranges(led);
+        if let Err(error) = self.commit(batch, "drop what is nobody's in the Services' ranges").await {
+            tracing::warn!(%error, "the kernel refused the Services' ranges; writing all rules anew");
+            self.write_whole().await;
         }
     }
 
@@ -352,6 +388,11 @@ impl Proxy {
             Err(error) => tracing::warn!(%error, "UDP flows to endpoints that are gone may stay"),
         }
     }
+}
+
+/// This machine's own addresses.
+fn machine() -> BTreeSet<IpAddr> {
+    host_addresses().unwrap_or_default().into_iter().map(IpAddr::V4).collect()
 }
 
 /// The UDP ports of a Service whose flows may be stale after this change: a backend went, or the first one came (until then

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use super::plan::{MARK, MARK_CHAIN, Plan, REJECT_CHAIN, Shared};
 use super::{NodePortAddresses, STALE};
-use crate::cidr::Cidr;
+use crate::cidr::{Cidr, Net};
 use crate::nft::{At, Batch, Cmp, DataKind, Element, Expr, Fib, Hook, Rule, Set, Verdict, key, reg, step};
 
 const SELVES: &str = "selves";
@@ -74,7 +74,8 @@ pub(super) struct Frame {
     pub(super) table: String,
     pub(super) node_ip: Ipv4Addr,
     pub(super) cluster_cidr: Option<Cidr>,
-    pub(super) service_cidr: Option<Cidr>,
+    /// The Services' ranges: what in them is nobody's is dropped.
+    pub(super) service_ranges: BTreeSet<Net>,
     pub(super) node_ports: NodePortAddresses,
 }
 
@@ -236,6 +237,17 @@ impl Table {
         Change { make, lead }
     }
 
+    /// Takes in other ranges of Services: the batch has what in them is nobody's dropped.
+    pub(super) fn set_ranges(&mut self, ranges: BTreeSet<Net>) -> Batch {
+        let mut batch = Batch::new(&self.frame.table);
+        if self.frame.service_ranges != ranges {
+            self.frame.service_ranges = ranges;
+            batch.flush_chain(CLUSTER_IPS_CHECK);
+            self.frame.unassigned(&mut batch);
+        }
+        batch
+    }
+
     /// Whether something is left for a batch that nothing else asks for.
     pub(super) fn has_stale(&self) -> bool {
         !self.stale.chains.is_empty() || !self.stale.sets.is_empty()
@@ -374,7 +386,9 @@ impl Table {
 }
 
 /// Chains of the frame that the kernel does not enter by itself.
-const FRAME_CHAINS: [&str; 5] = ["services", "endpoints-check", "cluster-ips-check", MARK_CHAIN, REJECT_CHAIN];
+const FRAME_CHAINS: [&str; 5] = ["services", "endpoints-check", CLUSTER_IPS_CHECK, MARK_CHAIN, REJECT_CHAIN];
+/// The one that keeps what a Service does not translate from its addresses.
+const CLUSTER_IPS_CHECK: &str = "cluster-ips-check";
 
 /// Makes what is new in a plan. All chains exist before the first rule or element, which may lead to any of them, and all maps before
 /// the first rule.
@@ -474,14 +488,7 @@ impl Frame {
     fn refusal(&self, batch: &mut Batch) {
         batch.add_rule(REJECT_CHAIN, &vec![Expr::Reject]);
         batch.add_rule("endpoints-check", &by_address(Shared::NoEndpoints));
-        let mut rule = vec![step::destination(0), Expr::In { set: Shared::ClusterIps.name().into(), from: reg(0), not: false }];
-        rule.push(step::goto(REJECT_CHAIN));
-        batch.add_rule("cluster-ips-check", &rule);
-        if let Some(range) = self.service_cidr {
-            let mut rule = step::destination_in(range, Cmp::Eq);
-            rule.push(Expr::Verdict(Verdict::Drop));
-            batch.add_rule("cluster-ips-check", &rule);
-        }
+        self.unassigned(batch);
         // A pod's packet that belongs to no connection would pass untranslated and end the connection at its far end.
         if let Some(range) = self.cluster_cidr {
             let mut rule = step::source_in(range, Cmp::Eq);
@@ -502,7 +509,20 @@ impl Frame {
         rule.extend(by_port(Shared::NoNodePortEndpoints));
         batch.add_rule("filter-input", &new(rule));
         for chain in ["filter-forward", "filter-output-post-nat"] {
-            batch.add_rule(chain, &new(vec![step::jump("cluster-ips-check")]));
+            batch.add_rule(chain, &new(vec![step::jump(CLUSTER_IPS_CHECK)]));
+        }
+    }
+
+    /// What is called at a cluster address and was not translated is refused where a Service has the address, and dropped where none
+    /// has: it must not leave for wherever the host's routes lead.
+    fn unassigned(&self, batch: &mut Batch) {
+        let mut rule = vec![step::destination(0), Expr::In { set: Shared::ClusterIps.name().into(), from: reg(0), not: false }];
+        rule.push(step::goto(REJECT_CHAIN));
+        batch.add_rule(CLUSTER_IPS_CHECK, &rule);
+        for range in self.service_ranges.iter().filter_map(|range| range.ipv4()) {
+            let mut rule = step::destination_in(range, Cmp::Eq);
+            rule.push(Expr::Verdict(Verdict::Drop));
+            batch.add_rule(CLUSTER_IPS_CHECK, &rule);
         }
     }
 

@@ -16,7 +16,7 @@ fn node() -> Node {
         name: "n1".into(),
         zone: "z1".into(),
         cluster_cidr: Some("10.244.0.0/16".parse().unwrap()),
-        service_cidr: Some("10.96.0.0/16".parse().unwrap()),
+        service_ranges: ["10.96.0.0/16", "10.97.0.0/24"].map(|range| range.parse().unwrap()).into(),
         own_ports: vec![own(Some([10, 244, 0, 1]), 53, "UDP"), own(None, 6443, "TCP"), own(None, 30443, "TCP")],
     }
 }
@@ -153,7 +153,13 @@ fn services_without_an_address_need_nothing() {
 }
 
 fn empty_table() -> Table {
-    Table::new(Frame { table: "t".into(), node_ip: Ipv4Addr::new(10, 244, 0, 1), cluster_cidr: None, service_cidr: None, node_ports: NodePortAddresses::All })
+    Table::new(Frame {
+        table: "t".into(),
+        node_ip: Ipv4Addr::new(10, 244, 0, 1),
+        cluster_cidr: None,
+        service_ranges: BTreeSet::new(),
+        node_ports: NodePortAddresses::All,
+    })
 }
 
 /// Whether something is made, and whether something is led elsewhere or cleared.

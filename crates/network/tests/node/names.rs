@@ -62,7 +62,7 @@ fn pods_and_the_host_resolve_names_through_the_service() {
             let stop = CancellationToken::new();
             let (proxied, mut proxy_ready) = watch::channel(false);
             let (answered, mut dns_ready) = watch::channel(false);
-            let ranges = vec![node.config.pod_cidr];
+            let ranges = vec![node.config.pod_cidr.into()];
             let proxy = proxy::Config {
                 mark: node.config.mark.clone(),
                 node_name: "n1".into(),

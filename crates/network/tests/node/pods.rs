@@ -1,15 +1,17 @@
 //! Pods reach each other, the host and the outside; addresses outlive a crash; everything can be removed.
 
 use std::collections::HashSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use network::netlink::{self, Socket};
+use network::netlink::{self, Messages, Socket};
 use network::pod::{self, HostPort, OwnPort, Passage, PodNetwork};
 use network::{link, nft};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::{SERVICE_CIDRS, Server};
 use crate::world::{DEADLINE, HOST, NODE_IP, Node, OUTSIDE, Space, call, configure, join, machine};
 
 #[test]
@@ -515,5 +517,73 @@ fn the_host_passes_on_for_pods_alone_unless_others_want_it() {
         until("who has rules of his own decides himself", || outside.call((theirs, 9001)).is_ok());
         stop.cancel();
         node.runtime.block_on(keeper).unwrap();
+    });
+}
+
+#[test]
+fn the_ranges_of_services_lead_to_the_node() {
+    machine(|_outside| {
+        let mut node = Node::new();
+        let api = Server::default();
+        let cidrs = |name: &str, cidrs: &[&str]| drop(api.put(SERVICE_CIDRS, json!({"metadata": {"name": name}, "spec": {"cidrs": cidrs}})));
+        cidrs("kubernetes", &["10.96.0.0/16"]);
+        // Those of others lead nowhere: everything, pods' own, the machine's own, and what it reaches by another way.
+        let mut m = Messages::new();
+        link::add_route(&mut m, "10.99.0.0/24".parse().unwrap(), link::Way::Unreachable);
+        Socket::open(netlink::ROUTE).unwrap().call("another's route", &m).unwrap();
+        cidrs("bad", &["0.0.0.0/0", "10.244.7.0/24", "192.168.0.0/16", "10.99.0.0/24"]);
+        cidrs("more", &["10.97.0.0/24", "fd00:97::/112"]);
+        let led = |node: &Node| {
+            let mut socket = Socket::open(netlink::ROUTE).unwrap();
+            let bridge = link::find(&mut socket, node.network.bridge()).unwrap().unwrap();
+            link::ranges_by(&mut socket, bridge.index).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let start = |node: &Node| {
+            let stop = CancellationToken::new();
+            let (network, token) = (node.network.clone(), stop.clone());
+            let informers = node.runtime.block_on(async { api.informers() });
+            (node.runtime.spawn(async move { network.lead_services(informers, token).await }), stop)
+        };
+        let end = |node: &Node, (leader, stop): (tokio::task::JoinHandle<()>, CancellationToken)| {
+            stop.cancel();
+            node.runtime.block_on(leader).unwrap();
+        };
+        let leader = start(&node);
+        until("the ranges lead to the node", || led(&node) == ["10.96.0.0/16", "10.97.0.0/24"]);
+        cidrs("other", &["10.98.0.0/24"]);
+        until("and those that come later", || led(&node) == ["10.96.0.0/16", "10.97.0.0/24", "10.98.0.0/24"]);
+        end(&node, leader);
+        // Gone while nobody looked.
+        api.remove(SERVICE_CIDRS, "/other");
+        node.network = PodNetwork::open(node.config.clone()).unwrap();
+        assert_eq!(led(&node), ["10.96.0.0/16", "10.97.0.0/24", "10.98.0.0/24"], "what is not known yet stays");
+        let leader = start(&node);
+        until("what is gone leads here no more", || led(&node) == ["10.96.0.0/16", "10.97.0.0/24"]);
+        end(&node, leader);
+    });
+}
+
+#[test]
+fn a_start_with_other_ranges_lets_those_through() {
+    machine(|_outside| {
+        let mut node = Node::new();
+        let mut socket = Socket::open(netlink::NETFILTER).unwrap();
+        let mut batch = nft::Batch::new("filter");
+        firewall(&mut batch, true);
+        batch.commit(&mut socket, "firewall").unwrap();
+        let opened =
+            |socket: &mut Socket| nft::commented_rules(socket).unwrap().into_iter().filter(|r| !r.comment.is_empty()).map(|r| r.handle).collect::<Vec<_>>();
+        node.network = PodNetwork::open(node.config.clone()).unwrap();
+        let before = opened(&mut socket);
+        node.config.pod_cidr = "10.250.0.0/16".parse().unwrap();
+        node.network = PodNetwork::open(node.config.clone()).unwrap();
+        let after = opened(&mut socket);
+        assert!(after.len() == before.len() && before.iter().all(|rule| !after.contains(rule)), "{before:?} {after:?}");
+        let (a, _) = node.pod("a");
+        let (_b, ip_b) = node.pod("b");
+        assert!(a.call((ip_b, 8080)).is_ok(), "pods of the range of now pass the firewall");
+        assert!(TcpListener::bind((NODE_IP, 1)).is_err(), "the node's former address is nobody's");
+        node.network = PodNetwork::open(node.config.clone()).unwrap();
+        assert!(a.call((ip_b, 8080)).is_ok());
     });
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use network::netlink::{self, Socket};
+use network::link;
+use network::netlink::{self, Messages, Socket};
 use network::nft;
 use network::pod::OwnPort;
 use network::proxy::{self, NodePortAddresses};
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{SERVICES, SLICES, Server};
+use crate::api::{SERVICE_CIDRS, SERVICES, SLICES, Server};
 use crate::world::{DEADLINE, HOST, NODE_IP, Node, OUTSIDE, Space, ask, call, dial, machine};
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 20);
@@ -593,5 +594,37 @@ fn clients_are_remembered_over_a_new_process_and_a_flush() {
                 assert_eq!(who(), first, "the rules went, the memory did not");
             }
         }
+    });
+}
+
+#[test]
+fn every_range_of_services_is_the_services_alone() {
+    machine(|outside| {
+        let cluster = Cluster::new(NodePortAddresses::All);
+        let (a, ip_a) = cluster.node.pod("a");
+        let (b, _) = cluster.node.pod("b");
+        let (claimed, nobodys, given) = (Ipv4Addr::new(10, 97, 0, 66), Ipv4Addr::new(10, 97, 0, 99), Ipv4Addr::new(10, 97, 0, 20));
+        outside.run(move || {
+            let mut m = Messages::new();
+            link::add_address(&mut m, 1, nobodys);
+            Socket::open(netlink::ROUTE).unwrap().call("an address", &m).unwrap();
+        });
+        outside.serve(9000, "outside");
+        cluster.service("thief", json!({"externalIPs": [claimed], "ports": [{"name": "p", "port": 80}]}));
+        cluster.endpoints("thief", &[ready(ip_a)]);
+        until("an address of no range may be claimed", || b.call((claimed, 80)), |a| served(a, "a"));
+        until("and leads wherever the host leads it", || b.call((nobodys, 9000)), |a| served(a, "outside"));
+        // Not ready, and about to go: Services may have its addresses still.
+        cluster.api.put(SERVICE_CIDRS, json!({"metadata": {"name": "more", "deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"cidrs": ["10.97.0.0/24"]}}));
+        until("it is the Services' now", || b.call((claimed, 80)), |a| a.is_err());
+        until("from the host, too", || call((claimed, 80)), |a| a.is_err());
+        until("nobody's address leaves for nowhere", || b.call((nobodys, 9000)), |a| a.is_err());
+        cluster.service("owner", json!({"clusterIP": given, "ports": [{"name": "p", "port": 80}]}));
+        cluster.endpoints("owner", &[ready(ip_a)]);
+        until("a Service has one of its addresses", || b.call((given, 80)), |a| served(a, "a"));
+        assert!(served(&a.call((VIP, 80)), "a"), "the first range is as before");
+        cluster.api.remove(SERVICE_CIDRS, "/more");
+        until("the range is gone", || b.call((claimed, 80)), |a| served(a, "a"));
+        until("and its addresses are others'", || b.call((nobodys, 9000)), |a| served(a, "outside"));
     });
 }

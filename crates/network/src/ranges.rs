@@ -1,0 +1,87 @@
+//! The Services' ranges as the cluster has them now: those that the node was told at its start, and those of every ServiceCIDR
+//! (KEP-1880), ready or about to go: a Service may have an address of any of them.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use client::Informer;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
+
+use crate::cidr::Net;
+
+/// The Services' ranges.
+#[derive(Clone)]
+pub(crate) struct ServiceRanges {
+    own: Vec<Net>,
+    objects: Informer<ServiceCIDR>,
+}
+
+impl ServiceRanges {
+    /// Those told at the start, and those of the objects.
+    pub(crate) fn new(own: impl IntoIterator<Item = Net>, objects: Informer<ServiceCIDR>) -> Self {
+        Self { own: own.into_iter().collect(), objects }
+    }
+
+    /// All of them as they are now.
+    pub(crate) fn now(&self) -> BTreeSet<Net> {
+        let objects = self.objects.list();
+        let told = objects.iter().flat_map(|o| o.spec.iter()).flat_map(|spec| spec.cidrs.iter().flatten());
+        told.filter_map(|text| text.parse().ok()).chain(self.own.iter().copied()).collect()
+    }
+
+    /// Whether an address lies in one of them.
+    pub(crate) fn hold(&self, address: IpAddr) -> bool {
+        self.own.iter().any(|range| range.contains(address)) || self.now().iter().any(|range| range.contains(address))
+    }
+
+    /// The objects themselves.
+    pub(crate) fn objects(&self) -> &Informer<ServiceCIDR> {
+        &self.objects
+    }
+}
+
+/// Those among them by which packets may be led away or dropped. Whoever may write ServiceCIDRs may write any range into one; what
+/// would take pods' or machines' own addresses leads nowhere, and the log says so.
+pub(crate) fn apart(ranges: &BTreeSet<Net>, pods: Option<Net>, machine: &BTreeSet<IpAddr>) -> BTreeSet<Net> {
+    let may = |range: &&Net| {
+        let in_the_way = pods.filter(|pods| pods.overlaps(**range)).map(|pods| format!("the pods' range {pods}"));
+        let in_the_way = in_the_way.or_else(|| machine.iter().find(|ip| range.contains(**ip)).map(|ip| format!("this machine's address {ip}")));
+        if let Some(what) = &in_the_way {
+            tracing::warn!(%range, "a range of Services is not led to them: in it is {what}");
+        }
+        in_the_way.is_none()
+    };
+    ranges.iter().filter(may).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn net(text: &str) -> Net {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn every_object_counts_whatever_its_state() {
+        let object = |name: &str, cidrs: &[&str]| -> ServiceCIDR {
+            let status =
+                json!({"conditions": [{"type": "Ready", "status": "False", "reason": "", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
+            serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"cidrs": cidrs}, "status": status})).unwrap()
+        };
+        let objects = Informer::fixed([object("kubernetes", &["10.96.0.0/16"]), object("more", &["10.97.0.0/24", "fd00:97::/112", "nonsense"])]);
+        let ranges = ServiceRanges::new([net("10.96.0.0/16")], objects);
+        assert_eq!(ranges.now(), BTreeSet::from(["10.96.0.0/16", "10.97.0.0/24", "fd00:97::/112"].map(net)));
+        for (ip, holds) in [("10.96.7.7", true), ("10.97.0.9", true), ("fd00:97::9", true), ("10.97.1.0", false)] {
+            assert_eq!(ranges.hold(ip.parse().unwrap()), holds, "{ip}");
+        }
+    }
+
+    #[test]
+    fn nobodys_own_addresses_are_led_away() {
+        let ranges = BTreeSet::from(["10.97.0.0/24", "10.0.0.0/8", "192.168.0.0/16", "0.0.0.0/0", "fd00:97::/112"].map(net));
+        let led = apart(&ranges, Some(net("10.244.0.0/16")), &BTreeSet::from(["192.168.77.1".parse().unwrap()]));
+        assert_eq!(led, BTreeSet::from(["10.97.0.0/24", "fd00:97::/112"].map(net)));
+    }
+}
