@@ -11,7 +11,9 @@ pub mod http;
 pub mod leftovers;
 pub mod netns;
 pub mod process;
+pub mod small;
 pub mod watching;
+pub mod workers;
 
 use process::{Output, Running};
 use serde_json::Value;

@@ -1,13 +1,12 @@
 //! A disk that is full and a store that is half there: what was acknowledged is not lost, and what is wrong is told.
 
 use client::{Api, Error};
-use cluster_tests::{Cluster, PATIENCE, process, words};
+use cluster_tests::{Cluster, PATIENCE, process, small::Small, words};
 use k8s_openapi::api::core::v1::ConfigMap;
 use std::{
     fs::{self, File, OpenOptions},
     io::{Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
-    process::Command,
 };
 
 /// Without a node: the store is what these tests are about.
@@ -25,36 +24,6 @@ fn there(cluster: &Cluster, names: &[String]) {
     let found: Vec<_> = list["items"].as_array().expect("a list").iter().filter_map(|m| m["metadata"]["name"].as_str()).collect();
     let lost: Vec<_> = names.iter().filter(|n| !found.contains(&n.as_str())).collect();
     assert!(lost.is_empty(), "of {} acknowledged objects {lost:?} are lost", names.len());
-}
-
-/// A file system of its own, so small that it can be filled.
-struct Small(PathBuf);
-
-impl Small {
-    fn new(at: &Path, megabytes: u32) -> Self {
-        fs::create_dir_all(at).expect("the test's folder");
-        let line = format!("-t tmpfs -o size={megabytes}m knarr-test {}", at.display());
-        process::run(Command::new("mount").args(words(&line)), &[], PATIENCE).assert_ok();
-        Self(at.to_owned())
-    }
-
-    /// Writes until there is no room.
-    fn fill(&self) -> PathBuf {
-        let path = self.0.join("filler");
-        let mut file = File::create(&path).expect("room for a name");
-        for size in [1 << 20, 4096, 1] {
-            let block = vec![7; size];
-            while file.write_all(&block).is_ok() {}
-        }
-        path
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        process::run(Command::new("umount").arg(&self.0), &[], PATIENCE);
-        let _ = fs::remove_dir(&self.0);
-    }
 }
 
 /// A text that cannot be made much smaller, in case a disk would.

@@ -1,14 +1,17 @@
 //! Several nodes on one machine: one cluster, and processes that end and come again apart from each other.
 
 use client::{Event, ListParams};
-use cluster_tests::{Cluster, IMAGE, PATIENCE, host, process, words};
+use cluster_tests::{Cluster, IMAGE, PATIENCE, host, leftovers, process, words, workers::pid};
 use k8s_openapi::api::coordination::v1::Lease;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 /// One pod a node, and a Service at a port of every node.
 fn web() -> String {
@@ -29,11 +32,6 @@ fn pods(cluster: &Cluster) -> BTreeMap<String, (String, String, Value)> {
         (text(&p["spec"]["nodeName"]), (text(&p["metadata"]["name"]), text(&p["status"]["podIP"]), same))
     };
     list["items"].as_array().expect("pods").iter().map(facts).collect()
-}
-
-/// The process that runs a further node.
-fn pid(cluster: &Cluster, number: u32) -> Option<i32> {
-    std::fs::read_to_string(cluster.run_folder().join(format!("nodes/{number}/lock"))).ok()?.trim().parse().ok()
 }
 
 #[test]
@@ -107,4 +105,82 @@ fn three_nodes_of_one_machine_are_one_cluster_and_go_without_a_trace() {
     cluster.kill();
     kill(Pid::from_raw(pid(&cluster, 2).expect("it runs")), Signal::SIGKILL).expect("it runs");
     cluster.down();
+}
+
+#[test]
+fn of_two_clusters_of_three_nodes_one_goes_when_all_its_processes_were_killed_and_the_other_does_not_notice() {
+    let [mut gone, stays] = ["nodes-goes", "nodes-stays"].map(|name| {
+        let mut cluster = Cluster::new(name).with(&["--nodes", "3"]);
+        cluster.start(&[]).assert_ok();
+        cluster.apply(&web());
+        cluster.kubectl("rollout status daemonset/web --timeout=55s");
+        cluster
+    });
+    let (ours, theirs, processes) = (pods(&gone), pods(&stays), host::containers(&stays.name));
+    assert!(ours.len() == 3 && ours.keys().eq(theirs.keys()) && ours.values().all(|(name, ..)| theirs.values().all(|(other, ..)| name != other)));
+    // Whoever starts others first: then nobody comes again.
+    gone.kill();
+    loop {
+        let left = leftovers::of(&gone.name, &gone.folder);
+        let pids: Vec<i32> = left.iter().filter_map(|left| left.strip_prefix("process ")?.split(':').next()?.parse().ok()).collect();
+        if pids.is_empty() {
+            break;
+        }
+        for pid in pids {
+            // Another's end may have been its own.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+    gone.down();
+    assert_eq!((pods(&stays), host::containers(&stays.name)), (theirs.clone(), processes));
+    let urls: Vec<String> = theirs.values().map(|(_, ip, _)| format!("--url=http://{ip}:8080/whoami")).collect();
+    for (pod, ..) in theirs.values() {
+        let mut all = words("exec");
+        all.extend([pod.as_str(), "--", "/knarr", "demo", "load", "--strict", "--quiet", "--rate=100", "--seconds=0.3", "--connections=new"]);
+        all.extend(urls.iter().map(String::as_str));
+        stays.try_kubectl(&all).assert_ok();
+    }
+}
+
+/// Waits until the file of a lock has another text than before, which is somebody's number.
+fn taken(cluster: &Cluster, lock: &str, before: &str) {
+    let begun = Instant::now();
+    while text(cluster, lock).is_empty() || text(cluster, lock) == before {
+        assert!(begun.elapsed() < PATIENCE, "nobody has taken {lock}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn text(cluster: &Cluster, lock: &str) -> String {
+    std::fs::read_to_string(cluster.run_folder().join(lock)).unwrap_or_default()
+}
+
+#[test]
+fn a_start_that_is_interrupted_leaves_no_node() {
+    let mut cluster = Cluster::new("nodes-interrupted").with(&["--nodes", "3"]);
+    // Once it has begun, and once a node's process has, which goes on by itself.
+    for lock in ["lock", "nodes/2/lock", "nodes/3/lock"] {
+        for signal in [Signal::SIGINT, Signal::SIGTERM] {
+            let before = text(&cluster, lock);
+            let up = cluster.foreground(&[], &[]);
+            taken(&cluster, lock, &before);
+            up.signal(signal);
+            let (lines, status) = up.end(PATIENCE);
+            assert!(status.success(), "{signal} at {lock}: {status}: {lines:#?}");
+            let left = leftovers::of(&cluster.name, &cluster.folder);
+            assert!(!left.iter().any(|left| left.starts_with("process ")), "{signal} at {lock} leaves {left:#?}");
+        }
+    }
+    // What was wished for stands, so the first node cannot be left out.
+    let refused = process::run(&mut cluster.knarr(&["up", "--detach", "--disable", "kubelet"]), &[], PATIENCE);
+    assert!(refused.stderr.contains("knarr node rm"), "{refused}");
+    cluster.start(&[]).assert_ok();
+    // A volume's note that cannot be read is no leave to remove it.
+    let node = cluster.value("get nodes", "{.items[2].metadata.name}");
+    let note = cluster.data().join("nodes/3/volumes/pvc-x/meta.json");
+    std::fs::create_dir_all(&note).expect("the cluster's folder");
+    let refused = process::run(&mut cluster.knarr(&["node", "rm", &node]), &[], PATIENCE).assert_fails();
+    assert!(refused.contains("pvc-x/meta.json") && refused.contains("--force"), "{refused}");
+    let forced = process::run(&mut cluster.knarr(&["node", "rm", "--force", &node]), &[], PATIENCE).assert_ok();
+    assert!(forced.stdout.contains("go unread"), "{forced}");
 }

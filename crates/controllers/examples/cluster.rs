@@ -20,7 +20,7 @@ async fn main() -> Result<(), alone::Error> {
     let stop = CancellationToken::new();
     // The nodes have no kubelet that would renew their leases.
     let config = controllers::Config {
-        node_monitor_grace_s: u32::MAX,
+        node_monitor_grace: std::time::Duration::from_secs(u32::MAX.into()),
         root_ca: "the authority".into(),
         cluster_cidr: Some("10.244.0.0/16".into()),
         ..Default::default()

@@ -59,6 +59,7 @@ mod volume;
 mod work;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use client::{Client, Informers};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -83,8 +84,8 @@ pub struct Config {
     pub node_cidr_mask: u8,
     /// The authority's certificate in PEM, published to every namespace.
     pub root_ca: String,
-    /// Seconds without a sign of life after which a node is unknown (upstream `--node-monitor-grace-period`).
-    pub node_monitor_grace_s: u32,
+    /// Without a sign of life for so long a node is unknown (upstream `--node-monitor-grace-period`).
+    pub node_monitor_grace: Duration,
     /// Ended pods that are kept (upstream `--terminated-pod-gc-threshold`); 0 keeps all.
     pub terminated_pods_max: usize,
     /// Who signs approved requests for clients' certificates; none: they are left to others.
@@ -98,7 +99,7 @@ impl Default for Config {
             cluster_cidr: None,
             node_cidr_mask: 24,
             root_ca: String::new(),
-            node_monitor_grace_s: 50,
+            node_monitor_grace: Duration::from_secs(50),
             terminated_pods_max: 12_500,
             signer: None,
         }

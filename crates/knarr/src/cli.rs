@@ -6,7 +6,11 @@ use network::Cidr;
 use std::{
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
+    time::Duration,
 };
+
+/// The original's.
+const NODE_MONITOR_GRACE: &str = "50s";
 
 /// Kubernetes v1.37 in one program.
 #[derive(Debug, Parser)]
@@ -125,6 +129,9 @@ pub struct Up {
     /// Profiles, plugins and extenders of the scheduler: a KubeSchedulerConfiguration, as kube-scheduler reads it
     #[arg(long)]
     pub scheduler_config: Option<PathBuf>,
+    /// How long a node may give no sign of life before it is taken for dead, as kube-controller-manager has it
+    #[arg(long, default_value = NODE_MONITOR_GRACE, value_parser = positive)]
+    pub node_monitor_grace_period: Duration,
     /// Where images come from: mirrors and credentials [default: DATA/registries.yaml, if it is there]
     #[arg(long)]
     pub registries: Option<PathBuf>,
@@ -288,6 +295,9 @@ pub struct Controllers {
     /// The range from which nodes get theirs for pods
     #[arg(long)]
     pub cluster_cidr: Option<String>,
+    /// How long a node may give no sign of life before it is taken for dead
+    #[arg(long, default_value = NODE_MONITOR_GRACE, value_parser = positive)]
+    pub node_monitor_grace_period: Duration,
     /// Certificate of the cluster's authority [default: the kubeconfig's]
     #[arg(long)]
     pub root_ca_file: Option<PathBuf>,
@@ -394,27 +404,21 @@ fn name(text: &str) -> Result<String, String> {
 
 /// A label that a kubelet may give its own node (the original's `--node-labels`).
 fn label(text: &str) -> Result<(String, String), String> {
-    const OWN: [&str; 7] = [
-        "kubernetes.io/hostname",
-        "kubernetes.io/os",
-        "kubernetes.io/arch",
-        "topology.kubernetes.io/zone",
-        "topology.kubernetes.io/region",
-        "node.kubernetes.io/instance-type",
-        "node.kubernetes.io/exclude-disruption",
-    ];
     let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not KEY=VALUE"))?;
     let wrong = [machinery::names::qualified_name(key), machinery::names::label_value(value)].concat();
     if let Some(why) = wrong.into_iter().next() {
         return Err(why);
     }
-    let domain = key.split_once('/').map_or("", |(domain, _)| domain);
-    let within = |parent: &str| domain == parent || domain.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'));
-    let kubelets = within("kubelet.kubernetes.io") || within("node.kubernetes.io");
-    if (within("kubernetes.io") || within("k8s.io")) && !kubelets && !OWN.contains(&key) {
+    if !identity::node_may_label(key) {
         return Err(format!("{key:?} is not a label that a node may have by itself: give it by `kubectl label`"));
     }
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// A duration as Go writes them, which is longer than none.
+fn positive(text: &str) -> Result<Duration, String> {
+    let nanos = machinery::time::parse_go_duration(text)?;
+    u64::try_from(nanos).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos).ok_or_else(|| format!("{text} is not longer than none"))
 }
 
 fn key_bool(text: &str) -> Result<(String, bool), String> {

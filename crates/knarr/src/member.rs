@@ -4,31 +4,22 @@
 use crate::{
     cli::Component,
     node::{self, Node},
+    parts::{self, KUBELET, Parts, spawn},
     signals::End,
     volumes,
 };
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use client::{Client, Informers};
 use network::{Mark, dns, pod::PodNetwork, proxy::NodePortAddresses};
 use runtime::Runtime;
 use std::{
     collections::BTreeSet,
-    future::Future,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
-    time::Duration,
 };
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
 use volume::{Drivers, provision};
-
-/// For parts to end when they are told to.
-const DRAIN: Duration = Duration::from_secs(5);
-/// The part that would start again what is ended.
-const KUBELET: &str = "kubelet";
-
-/// The parts that run, with their names.
-type Parts = JoinSet<(&'static str, anyhow::Result<()>)>;
 
 /// What a node is made of.
 pub struct Member<'a> {
@@ -89,9 +80,9 @@ impl Member<'_> {
 
         let stop = CancellationToken::new();
         let kubelet_stop = stop.child_token();
-        let mut parts = Parts::new();
+        let (mut parts, room) = (Parts::new(), &Handle::current());
         let informers = Informers::new(self.api.reader.user_agent("knarr-informers"), stop.clone());
-        spawn(&mut parts, "pod network", {
+        spawn(&mut parts, room, "pod network", {
             let (kept, informers, token) = (network.clone(), informers.clone(), stop.clone());
             async move {
                 tokio::join!(kept.keep(token.clone()), kept.lead_services(informers, token));
@@ -103,15 +94,15 @@ impl Member<'_> {
         let client = self.api.kubelet.user_agent("kubelet");
         let of_node = Informers::new(client.clone(), kubelet_stop.clone());
         let kubelet = kubelet::run(node.kubelet(self.api.tls), client, of_node, runtime.clone(), network.clone(), drivers, kubelet_stop.clone());
-        spawn(&mut parts, KUBELET, kubelet);
+        spawn(&mut parts, room, KUBELET, kubelet);
         if has(Component::Storage) {
             let client = self.api.provisioner.user_agent(provision::ACCOUNT);
-            spawn(&mut parts, "volume provisioner", provision::run(node.name.to_owned(), disk, client, informers.clone(), stop.clone()));
+            spawn(&mut parts, room, "volume provisioner", provision::run(node.name.to_owned(), disk, client, informers.clone(), stop.clone()));
         }
         let (ready, _) = watch::channel(false);
         if has(Component::Proxy) {
             let config = node.proxy(self.node_ports);
-            spawn(&mut parts, "service proxy", network::proxy::run(config, informers.clone(), stop.clone(), ready.clone()));
+            spawn(&mut parts, room, "service proxy", network::proxy::run(config, informers.clone(), stop.clone(), ready.clone()));
         } else {
             // Those of a former start would go before those of whoever proxies now.
             node::remove_rules(node.mark.clone()).await;
@@ -120,9 +111,9 @@ impl Member<'_> {
             let config = node.dns(self.upstream, self.api.dns);
             for listen in self.also_answers {
                 let config = dns::Config { listen, publish: None, ..config.clone() };
-                spawn(&mut parts, "DNS", dns::run(config, informers.clone(), stop.clone(), ready.clone()));
+                spawn(&mut parts, room, "DNS", dns::run(config, informers.clone(), stop.clone(), ready.clone()));
             }
-            spawn(&mut parts, "DNS", dns::run(config, informers.clone(), stop.clone(), ready));
+            spawn(&mut parts, room, "DNS", dns::run(config, informers.clone(), stop.clone(), ready));
         }
         Ok(Running { runtime, network, ip: node.ip.into(), mark: node.mark, parts, stop, kubelet_stop })
     }
@@ -131,34 +122,20 @@ impl Member<'_> {
 impl Running {
     /// Waits until a part ends, which none does by itself.
     pub async fn failed(&mut self) -> anyhow::Error {
-        match self.parts.join_next().await {
-            Some(Ok((name, Ok(())))) => anyhow!("the {name} ended"),
-            Some(Ok((name, Err(error)))) => error.context(format!("the {name} failed")),
-            Some(Err(error)) => anyhow!("a part failed: {error}"),
-            None => anyhow!("no part runs"),
-        }
+        parts::failed(&mut self.parts).await
     }
 
     /// As at the first node: after an interrupt the pods end while what their hooks may ask is still there.
     pub async fn end(mut self, how: End) {
         if how == End::Interrupt {
             self.kubelet_stop.cancel();
-            let kubelet = async { while matches!(self.parts.join_next().await, Some(Ok((name, _))) if name != KUBELET) {} };
-            let _ = tokio::time::timeout(DRAIN, kubelet).await;
+            parts::kubelet_ended(&mut self.parts).await;
             node::end_pods(&self.runtime, Some(self.network.clone()), self.ip).await;
         }
         self.stop.cancel();
-        let ending = async { while self.parts.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(DRAIN, ending).await;
+        parts::all_ended(&mut self.parts).await;
         if how == End::Interrupt {
             node::remove_rules(self.mark).await;
         }
     }
-}
-
-fn spawn<E>(parts: &mut Parts, name: &'static str, part: impl Future<Output = Result<(), E>> + Send + 'static)
-where
-    E: Into<anyhow::Error>,
-{
-    parts.spawn(async move { (name, part.await.map_err(Into::into)) });
 }

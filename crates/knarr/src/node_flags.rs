@@ -65,6 +65,12 @@ pub struct NodeFlags {
     /// The cgroup of the cluster's
     #[arg(long)]
     pub kube_reserved_cgroup: Option<String>,
+    /// How often the node's object is compared with what the node is [default: 10s]
+    #[arg(long)]
+    pub node_status_update_frequency: Option<String>,
+    /// How long the node's lease stands, which is renewed four times as often [default: 40]
+    #[arg(long, allow_negative_numbers = true)]
+    pub node_lease_duration_seconds: Option<i32>,
     /// How long pods have to end when the machine goes down, which waits for them (systemd) [default: 0s, it does not]
     #[arg(long)]
     pub shutdown_grace_period: Option<String>,
@@ -100,6 +106,8 @@ impl NodeFlags {
             ("reserved-cpus", self.reserved_cpus.clone()),
             ("system-reserved-cgroup", self.system_reserved_cgroup.clone()),
             ("kube-reserved-cgroup", self.kube_reserved_cgroup.clone()),
+            ("node-status-update-frequency", self.node_status_update_frequency.clone()),
+            ("node-lease-duration-seconds", self.node_lease_duration_seconds.map(|n| n.to_string())),
             ("shutdown-grace-period", self.shutdown_grace_period.clone()),
             ("shutdown-grace-period-critical-pods", self.shutdown_grace_period_critical_pods.clone()),
         ];
@@ -132,6 +140,8 @@ impl NodeFlags {
             enforce_node_allocatable: own.enforce_node_allocatable,
             system_reserved_cgroup: own.system_reserved_cgroup,
             kube_reserved_cgroup: own.kube_reserved_cgroup,
+            node_status_update_frequency: own.node_status_update_frequency,
+            node_lease_duration_seconds: own.node_lease_duration_seconds,
             shutdown_grace_period: own.shutdown_grace_period,
             shutdown_grace_period_critical_pods: own.shutdown_grace_period_critical_pods,
             shutdown_grace_period_by_pod_priority: own.shutdown_grace_period_by_pod_priority,
@@ -160,7 +170,14 @@ mod tests {
         assert!(flags(&["knarr", "kubelet", "--kubeconfig=x", path]).unwrap().static_pods.is_some());
         let periods = flags(&["knarr", "up", "--shutdown-grace-period=30s", "--shutdown-grace-period-critical-pods=10s"]).unwrap().shutdown;
         assert_eq!(periods.iter().map(|p| p.seconds).collect::<Vec<_>>(), [20, 10]);
-        let own = ["--eviction-hard=memory.available<5%", "--system-reserved=cpu=1", "--container-log-max-files=3", "--kernel-memcg-notification"];
+        let own = [
+            "--eviction-hard=memory.available<5%",
+            "--system-reserved=cpu=1",
+            "--container-log-max-files=3",
+            "--kernel-memcg-notification",
+            "--node-lease-duration-seconds=4",
+            "--node-status-update-frequency=1s",
+        ];
         let Command::Up(up) = Cli::try_parse_from(["knarr", "up", path].iter().chain(&own)).unwrap().command else { unreachable!() };
         let process = ["knarr", "node-process", "--name=c", "--data-dir=/d", "--number=2"].map(OsString::from);
         let Command::NodeProcess(worker) = Cli::try_parse_from(process.into_iter().chain(up.node.arguments())).unwrap().command else { unreachable!() };

@@ -11,9 +11,11 @@ use crate::{
     log::log,
     preflight,
     progress::Steps,
-    serve, volumes,
+    reach, serve,
+    supervisor::LOG,
+    volumes,
 };
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use client::{Client, Informer, Informers, ListParams, Meta as _, Patch, PatchParams};
 use k8s_openapi::api::core::v1::{self, Pod, Taint};
 use machinery::Value;
@@ -99,13 +101,22 @@ async fn add(cluster: &Cluster, count: u32, labels: BTreeMap<String, String>) ->
     let stop = CancellationToken::new();
     let informers = &Informers::new(admin, stop.clone());
     let steps = &steps;
-    let ready = futures_util::future::join_all(names.iter().map(|name| async move {
-        serve::node_ready(informers, name).await;
+    let plan = &plan;
+    let came = futures_util::future::join_all(names.iter().map(|(number, name)| async move {
+        let home = cluster.node(*number);
+        let ready = tokio::time::timeout(READY, serve::node_ready(informers, name)).await;
+        if let Err(why) = reach::api(&home, plan).await {
+            bail!("node {name} cannot be used: {why:#}");
+        }
+        ready.map_err(|_| {
+            anyhow!("node {name} was not Ready after {} s, and is still being tried: {} may tell why", READY.as_secs(), home.data.join(LOG).display())
+        })?;
         steps.done(&format!("node {name} Ready"));
-    }));
-    let outcome = tokio::time::timeout(READY, ready).await;
+        Ok(())
+    }))
+    .await;
     stop.cancel();
-    outcome.with_context(|| format!("not all of them were Ready after {} s; they are still being tried", READY.as_secs())).map(drop)
+    came.into_iter().collect()
 }
 
 async fn remove(cluster: &Cluster, name: &str, force: bool, timeout: Duration) -> anyhow::Result<()> {
@@ -116,12 +127,17 @@ async fn remove(cluster: &Cluster, name: &str, force: bool, timeout: Duration) -
         }
         bail!("the cluster {:?} has no node {name} on this machine", cluster.name);
     };
-    if !force {
-        let volumes = volume::disk::list(&volumes::directory(&cluster.node(wish.number).data)).unwrap_or_default();
-        if let Some(first) = volumes.first() {
+    let volumes = volume::disk::list(&volumes::directory(&cluster.node(wish.number).data));
+    match volumes.as_deref() {
+        Err(error) if force => steps.say(&format!("knarr: the volumes of node {name} go unread ({error}): their PersistentVolumes stay")),
+        Err(error) => bail!("the volumes of node {name}, which would go with it, cannot be read: {error}; --force removes it all the same"),
+        Ok(all @ [first, ..]) if !force => {
             let claim = &first.meta.claim;
-            bail!("node {name} has volumes of {} claims ({}/{}, …) that would go with it: --force", volumes.len(), claim.namespace, claim.name);
+            bail!("node {name} has volumes of {} claims ({}/{}, …) that would go with it: --force", all.len(), claim.namespace, claim.name);
         }
+        Ok(_) => {}
+    }
+    if !force {
         let drained = tokio::time::timeout(timeout, drain(&admin, name, &steps)).await;
         drained.with_context(|| format!("node {name} was not drained within {} s and stays, cordoned", timeout.as_secs()))??;
     }

@@ -116,8 +116,13 @@ pub async fn controllers(command: &Controllers) -> anyhow::Result<()> {
             endpoint.authorities.iter().map(|der| pem(der)).collect()
         }
     };
-    let config =
-        controllers::Config { enabled: command.controllers.clone(), cluster_cidr: command.cluster_cidr.clone(), root_ca, ..controllers::Config::default() };
+    let config = controllers::Config {
+        enabled: command.controllers.clone(),
+        cluster_cidr: command.cluster_cidr.clone(),
+        node_monitor_grace: command.node_monitor_grace_period,
+        root_ca,
+        ..controllers::Config::default()
+    };
     let client_for = move |name: &str| accounts.client(name);
     let run = |term| controllers::run(config, client_for, informers, term);
     until_signal("controllers", stop.clone(), Box::pin(elected(&command.leader, "kube-controller-manager", &client, stop, run))).await

@@ -8,11 +8,13 @@ use crate::{
     dns_probe,
     local::{self, Door},
     node::{self, Node},
-    nodes, preflight,
+    nodes,
+    parts::{self, KUBELET, Parts, spawn},
+    preflight,
     progress::Steps,
     rooms::Room,
     signals::End,
-    supervisor::Supervisor,
+    supervisor::{LOG, Supervisor},
     volumes,
 };
 use anyhow::{Context as _, anyhow};
@@ -32,20 +34,15 @@ use runtime::Runtime;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
-    future::Future,
     net::{IpAddr, Ipv4Addr},
     path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
-use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinSet};
+use tokio::{net::TcpListener, runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
 use volume::{Drivers, disk::Disk, provision};
 
-/// For requests that are being answered when the end comes.
-const DRAIN: Duration = Duration::from_secs(5);
-/// The part that would start again what is ended.
-const KUBELET: &str = "kubelet";
 /// Seconds of a node's lease interval are 10; a first registration that takes this long will not come.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -57,6 +54,7 @@ pub struct Running {
     pub admin: Client,
     /// The runtime of the node, if this process has one.
     pub runtime: Option<Runtime>,
+    informers: Informers,
     certificates: certificates::Keeper,
     network: Option<PodNetwork>,
     /// Who keeps the further nodes.
@@ -69,9 +67,6 @@ pub struct Running {
     pods_stop: CancellationToken,
     _rooms: Rooms,
 }
-
-/// The parts that run, with their names.
-type Parts = JoinSet<(&'static str, anyhow::Result<()>)>;
 
 /// The rooms beside the API's.
 struct Rooms {
@@ -117,7 +112,7 @@ impl Setup<'_> {
     }
 }
 
-/// Starts everything; returns when the API is ready and, as far as they run here, the node is Ready and DNS answers.
+/// Starts everything; returns when the API is ready. What follows by itself [`Running::ready`] waits for.
 pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> {
     let plan = setup.plan;
     let stop = CancellationToken::new();
@@ -188,16 +183,7 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
     let certificates = certificates::Keeper::new(setup.cluster, plan, setup.kubeconfig, pki, node_pki.map(|own| (setup.node_name.clone(), own)), names);
     let node_ip = plan.node_ip().into();
     let workers = network.is_some().then(|| Supervisor::start(setup.cluster, plan, worker_options(setup), admin.clone()));
-    let mut running = Running { admin, runtime, certificates, network, workers, node_ip, parts, stop, pods_stop, _rooms: rooms };
-    if let Err(error) = running.until_ready(setup, &informers, steps).await {
-        running.end(End::Terminate, steps).await;
-        return Err(error);
-    }
-    if let Err(error) = running.workers_ready(setup, &informers, steps).await {
-        running.end(End::Terminate, steps).await;
-        return Err(error);
-    }
-    Ok(running)
+    Ok(Running { admin, runtime, informers, certificates, network, workers, node_ip, parts, stop, pods_stop, _rooms: rooms })
 }
 
 /// What the processes of the further nodes are told.
@@ -323,6 +309,7 @@ fn control_plane(
             root_ca: pki.ca.cert_pem().to_owned(),
             cluster_cidr: Some(setup.plan.pod_cidr().to_string()),
             signer: Some(signer(pki)),
+            node_monitor_grace: setup.up.node_monitor_grace_period,
             ..Default::default()
         };
         let door = door.clone();
@@ -421,14 +408,14 @@ fn credentials(setup: &Setup<'_>, pki: &ClusterPki) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn spawn<E>(parts: &mut Parts, room: &Handle, name: &'static str, part: impl Future<Output = Result<(), E>> + Send + 'static)
-where
-    E: Into<anyhow::Error>,
-{
-    parts.spawn_on(async move { (name, part.await.map_err(Into::into)) }, room);
-}
-
 impl Running {
+    /// Waits until, as far as they run here, the node is Ready, DNS answers, and the further nodes are Ready.
+    pub async fn ready(&mut self, setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<()> {
+        let informers = self.informers.clone();
+        self.until_ready(setup, &informers, steps).await?;
+        self.workers_ready(setup, &informers, steps).await
+    }
+
     async fn until_ready(&mut self, setup: &Setup<'_>, informers: &Informers, steps: &Steps) -> anyhow::Result<()> {
         let node = async {
             if setup.has(Component::Kubelet) && setup.has(Component::Controllers) {
@@ -456,7 +443,7 @@ impl Running {
             ready = tokio::time::timeout(READY_PATIENCE, async { tokio::join!(node, dns, role); }) => {
                 ready.map_err(|_| anyhow!("the node was not ready after {} s", READY_PATIENCE.as_secs()))
             }
-            ended = next(&mut self.parts) => Err(ended),
+            ended = parts::failed(&mut self.parts) => Err(ended),
         }
     }
 
@@ -469,16 +456,14 @@ impl Running {
         let ready = wishes.map(|wish| async move {
             match tokio::time::timeout(READY_PATIENCE, node_ready(informers, &wish.name)).await {
                 Ok(()) => steps.done(&format!("node {} Ready", wish.name)),
-                Err(_) => steps.say(&format!(
-                    "knarr: node {} is not ready yet; {} tells why",
-                    wish.name,
-                    setup.cluster.node(wish.number).data.join("knarr.log").display()
-                )),
+                Err(_) => {
+                    steps.say(&format!("knarr: node {} is not ready yet; {} tells why", wish.name, setup.cluster.node(wish.number).data.join(LOG).display()))
+                }
             }
         });
         tokio::select! {
             _ = futures_util::future::join_all(ready) => Ok(()),
-            ended = next(&mut self.parts) => Err(ended),
+            ended = parts::failed(&mut self.parts) => Err(ended),
         }
     }
 
@@ -494,7 +479,7 @@ impl Running {
     /// Waits until a part ends, which none does by itself; until then certificates are kept from ending.
     pub async fn failed(&mut self) -> anyhow::Error {
         tokio::select! {
-            error = next(&mut self.parts) => error,
+            error = parts::failed(&mut self.parts) => error,
             never = self.certificates.keep() => match never {},
         }
     }
@@ -502,23 +487,22 @@ impl Running {
     /// Ends everything: after an interrupt the pods, as if each were deleted, while what their hooks may ask is still there;
     /// then the parts. Pods' objects are kept.
     pub async fn end(mut self, how: End, steps: &Steps) {
-        let workers = self.workers.take();
+        // They begin at once, beside the pods here.
+        let workers = self.workers.take().map(|workers| workers.end(how));
         let nodes = async {
             if let Some(workers) = workers {
-                workers.end(how).await;
+                workers.await;
             }
         };
         if let (End::Interrupt, Some(runtime)) = (how, self.runtime.clone()) {
             self.pods_stop.cancel();
-            let kubelet = async { while matches!(self.parts.join_next().await, Some(Ok((name, _))) if name != KUBELET) {} };
-            let _ = tokio::time::timeout(DRAIN, kubelet).await;
+            parts::kubelet_ended(&mut self.parts).await;
             tokio::join!(self.end_pods(&runtime, steps), nodes);
         } else {
             nodes.await;
         }
         self.stop.cancel();
-        let ending = async { while self.parts.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(DRAIN, ending).await;
+        parts::all_ended(&mut self.parts).await;
         if how == End::Interrupt {
             node::remove_rules(Mark::new(self.certificates.name())).await;
         }
@@ -529,15 +513,6 @@ impl Running {
         let started = Instant::now();
         let ended = node::end_pods(runtime, self.network.clone(), self.node_ip).await;
         steps.done(&format!("{ended} pods ended in {:.1} s; their objects are kept", started.elapsed().as_secs_f64()));
-    }
-}
-
-async fn next(parts: &mut Parts) -> anyhow::Error {
-    match parts.join_next().await {
-        Some(Ok((name, Ok(())))) => anyhow!("the {name} ended"),
-        Some(Ok((name, Err(error)))) => error.context(format!("the {name} failed")),
-        Some(Err(error)) => anyhow!("a part failed: {error}"),
-        None => anyhow!("no part runs"),
     }
 }
 

@@ -27,6 +27,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     fs::File,
+    future::Future,
     io::ErrorKind,
     os::{
         fd::{AsFd as _, OwnedFd},
@@ -61,7 +62,7 @@ const LOOKS: usize = 3;
 /// What keeps a volume as long as a claim is bound to it.
 const PROTECTED: &str = "kubernetes.io/pv-protection";
 /// A node's log, in its data directory.
-const LOG: &str = "knarr.log";
+pub const LOG: &str = "knarr.log";
 /// This program, also after its file was replaced.
 const PROGRAM: &str = "/proc/self/exe";
 
@@ -98,10 +99,10 @@ impl Supervisor {
         Supervisor { order, task: tokio::spawn(oversee(common, orders)) }
     }
 
-    /// Ends all nodes' processes; after an interrupt, their pods first.
-    pub async fn end(self, how: End) {
+    /// Ends all nodes' processes; after an interrupt, their pods first. They are told at once, and waited for by who awaits this.
+    pub fn end(self, how: End) -> impl Future<Output = ()> {
         self.order.send_replace(Order::End(how));
-        let _ = self.task.await;
+        async move { drop(self.task.await) }
     }
 }
 
@@ -234,8 +235,11 @@ async fn leave(common: &Common, wish: &Wish) -> anyhow::Result<()> {
         Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
         _ => Ok(()),
     };
+    let found = tokio::task::spawn_blocking(move || volume::disk::list(&disk)).await?;
+    // Who asked for it was told before.
+    let found = found.inspect_err(|error| tracing::warn!(node = wish.name, %error, "volumes go unread, and their PersistentVolumes stay"));
     // Nobody else could: what they stand for is on this node alone. A claim of one is told to be lost.
-    for found in tokio::task::spawn_blocking(move || volume::disk::list(&disk)).await?.unwrap_or_default() {
+    for found in found.unwrap_or_default() {
         let (volumes, name) = (common.admin.all::<PersistentVolume>(), &found.meta.handle);
         // On one that is being deleted none may be added.
         let Some(there) = volumes.get_opt(name).await? else { continue };

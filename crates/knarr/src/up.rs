@@ -3,6 +3,9 @@
 //! What can be refused is refused before anything is made. Once the cluster is there, nothing that is only beside it (a
 //! kubeconfig that cannot be written, a roll-out that does not finish) takes it down: it is told, the cluster stays, and the
 //! exit code is 1.
+//!
+//! A signal is obeyed at any time. What a start has begun is ended in order, so one that comes in the midst of it waits until there is
+//! something that can be ended, which is a matter of milliseconds; a second one does not wait.
 
 use crate::{
     cli::{Component, Up},
@@ -15,7 +18,7 @@ use crate::{
     progress::Steps,
     rollout,
     serve::{self, Running, Setup},
-    signals::{self, End},
+    signals::{End, Signals},
 };
 use anyhow::anyhow;
 use identity::Trust;
@@ -50,29 +53,33 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
     cluster.exists()?;
     let known = cluster.contexts();
     kubeconfig::check(&file, &cluster.name, &known)?;
+    // Before there is anything that must not be left alone.
+    let mut signals = Signals::listen()?;
     let _lock = cluster.lock(Work::Runs).await?;
     cluster.claim()?;
     let ranges = Ranges { pods: up.pod_cidr, services: up.service_cidr, port: up.port };
     let mut plan = tokio::task::spawn_blocking({
-        let cluster = cluster.clone();
-        let nodes = up.nodes;
-        move || choose(&cluster, &ranges, nodes)
+        let (cluster, nodes, alone) = (cluster.clone(), up.nodes, up.disable.contains(&Component::Kubelet));
+        move || choose(&cluster, &ranges, nodes, alone)
     })
     .await??;
     plan.contexts = known;
 
     let setup = Setup { cluster: &cluster, plan: &plan, up: &up, node_name: host::name(), settings, kubeconfig: &file };
-    let mut running = serve::start(&setup, &steps).await?;
+    let Some((mut running, told)) = start(&setup, &steps, &mut signals).await? else { return Ok(()) };
     let mut unfinished = false;
-    let end = tokio::select! {
-        told = signals::ended() => Ok(told?),
-        error = ready(&setup, &mut running, &objects, &steps, detached, &mut unfinished) => Err(error),
+    let end = match told {
+        Some(told) => Ok(told),
+        None => tokio::select! {
+            told = signals.ended() => Ok(told),
+            error = ready(&setup, &mut running, &objects, &steps, detached, &mut unfinished) => Err(error),
+        },
     };
     let how = *end.as_ref().unwrap_or(&End::Terminate);
     tokio::select! {
         () = running.end(how, &steps) => {}
         // Who asks again does not want to wait.
-        _ = signals::ended() => {}
+        _ = signals.ended() => {}
     }
     match end {
         Ok(_) if unfinished => Err(anyhow!("not everything of the manifests was rolled out")),
@@ -81,9 +88,33 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
     }
 }
 
-/// The cluster's addresses, kept before anybody else looks for some.
-fn choose(cluster: &Cluster, ranges: &Ranges, nodes: Option<u32>) -> anyhow::Result<Plan> {
+/// Starts the cluster, and what it was told meanwhile; none: it was told twice.
+async fn start(setup: &Setup<'_>, steps: &Steps, signals: &mut Signals) -> anyhow::Result<Option<(Running, Option<End>)>> {
+    let start = serve::start(setup, steps);
+    tokio::pin!(start);
+    let told = tokio::select! {
+        running = &mut start => return Ok(Some((running?, None))),
+        told = signals.ended() => told,
+    };
+    tokio::select! {
+        running = start => Ok(Some((running?, Some(told)))),
+        _ = signals.ended() => Ok(None),
+    }
+}
+
+/// The cluster's addresses, kept before anybody else looks for some. `alone`: without the first node.
+fn choose(cluster: &Cluster, ranges: &Ranges, nodes: Option<u32>, alone: bool) -> anyhow::Result<Plan> {
     let _alone = Plan::alone()?;
+    if alone {
+        let further: Vec<String> = cluster.wishes()?.into_iter().map(|wish| wish.name).collect();
+        if !further.is_empty() {
+            return Err(anyhow!(
+                "the cluster has further nodes on this machine ({}), which are reached by the first one, which is disabled (--disable kubelet): \
+                start it without that, remove them by `knarr node rm`, and start it again",
+                further.join(", ")
+            ));
+        }
+    }
     let plan = cluster.plan(ranges)?;
     // When it is served a network stands already, and this start's port and nodes would be kept for the next.
     drop(preflight::free(Ipv4Addr::LOCALHOST.into(), plan.port)?);
@@ -97,6 +128,7 @@ fn choose(cluster: &Cluster, ranges: &Ranges, nodes: Option<u32>) -> anyhow::Res
 /// Does what is left to do when the cluster is there, and then waits for a failure.
 async fn ready(setup: &Setup<'_>, running: &mut Running, objects: &[Object], steps: &Steps, detached: bool, unfinished: &mut bool) -> anyhow::Error {
     let outcome = async {
+        running.ready(setup, steps).await?;
         if let Some(runtime) = &running.runtime {
             image::demo(runtime, steps).await?;
         }

@@ -17,7 +17,7 @@ use crate::{
     node::Node,
     preflight,
     serve::node_own_ports,
-    signals::{self, End},
+    signals::{End, Signals},
     volumes,
 };
 use anyhow::{Context as _, anyhow};
@@ -60,6 +60,8 @@ pub async fn run(command: &cli::Worker) -> anyhow::Result<()> {
     let plan = cluster.kept().context("the cluster's addresses are not known: has it been started?")?;
     let wish = cluster.wishes()?.into_iter().find(|wish| wish.number == command.number).context("nobody wishes for this node")?;
     let home = cluster.node(wish.number);
+    // Who finds the lock may send one.
+    let mut signals = Signals::listen()?;
     let _lock = home.lock(Work::Runs).await?;
     if !home.space().exists() {
         // A late child: the cluster was taken away before this one had its lock.
@@ -68,7 +70,7 @@ pub async fn run(command: &cli::Worker) -> anyhow::Result<()> {
     }
     let (mut running, pki) = start(command, &cluster, &home, &plan, &wish).await?;
     let ended = tokio::select! {
-        told = signals::ended() => Ok(told?),
+        told = signals.ended() => Ok(told),
         error = running.failed() => Err(error),
         error = old(&pki) => Err(error),
     };
@@ -76,7 +78,7 @@ pub async fn run(command: &cli::Worker) -> anyhow::Result<()> {
     tokio::select! {
         () = running.end(how) => {}
         // Who asks again does not want to wait.
-        _ = signals::ended() => {}
+        _ = signals.ended() => {}
     }
     ended.map(drop)
 }

@@ -56,6 +56,10 @@ pub struct Options {
     pub system_reserved_cgroup: Option<String>,
     /// `--kube-reserved-cgroup`.
     pub kube_reserved_cgroup: Option<String>,
+    /// `--node-status-update-frequency`.
+    pub node_status_update_frequency: Option<String>,
+    /// `nodeLeaseDurationSeconds` of the original's file, which has no flag for it.
+    pub node_lease_duration_seconds: Option<i32>,
     /// `shutdownGracePeriod` of the original's file, which has no flags for these.
     pub shutdown_grace_period: Option<String>,
     /// `shutdownGracePeriodCriticalPods`.
@@ -77,8 +81,27 @@ pub struct Settings {
     pub logs: LogLimits,
     /// What of the node is not the pods'.
     pub reserved: Reserved,
+    /// How the node tells that it lives.
+    pub heartbeat: Heartbeat,
     /// How long pods have when the machine goes down, by their priority, lowest first; none: it is not waited.
     pub shutdown: Vec<ShutdownPeriod>,
+}
+
+/// How a node tells that it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Between two comparisons of the object with what the node is.
+    pub look: Duration,
+    /// How long its lease stands, in seconds.
+    pub lease_s: i32,
+}
+
+impl Heartbeat {
+    /// Between two renewals of the lease (upstream's `nodeLeaseRenewIntervalFraction`).
+    #[must_use]
+    pub fn renew(&self) -> Duration {
+        Duration::from_secs(u64::try_from(self.lease_s).unwrap_or(0)) / 4
+    }
 }
 
 /// How long pods of a priority and above have, up to the next one.
@@ -233,9 +256,11 @@ impl Options {
         let logs = self.logs(&mut errors);
         let reserved = self.reserved(&mut errors);
         let eviction = self.eviction(&mut errors, reserved.enforce_pods);
-        let shutdown = shutdown::periods(self, &mut errors);
+        let (heartbeat, shutdown) = (self.heartbeat(&mut errors), shutdown::periods(self, &mut errors));
         match eviction {
-            Some(eviction) if errors.is_empty() => Ok(Settings { static_pods: self.pod_manifest_path.clone(), eviction, images, logs, reserved, shutdown }),
+            Some(eviction) if errors.is_empty() => {
+                Ok(Settings { static_pods: self.pod_manifest_path.clone(), eviction, images, logs, reserved, heartbeat, shutdown })
+            }
             _ => Err(errors),
         }
     }
@@ -261,6 +286,22 @@ impl Options {
                 None
             }
         }
+    }
+
+    fn heartbeat(&self, errors: &mut Vec<String>) -> Heartbeat {
+        let look = period(self.node_status_update_frequency.as_deref(), Duration::from_secs(10)).unwrap_or_else(|e| {
+            errors.push(e);
+            1
+        });
+        // The original would look without a pause.
+        if look <= 0 {
+            errors.push("invalid configuration: nodeStatusUpdateFrequency (--node-status-update-frequency) must be greater than 0".into());
+        }
+        let lease_s = self.node_lease_duration_seconds.unwrap_or(40);
+        if lease_s <= 0 {
+            errors.push("invalid configuration: nodeLeaseDurationSeconds must be greater than 0".into());
+        }
+        Heartbeat { look: positive(look), lease_s }
     }
 
     fn images(&self, errors: &mut Vec<String>) -> ImagePolicy {
@@ -391,6 +432,7 @@ mod tests {
             (usual.images, usual.logs),
             (ImagePolicy { high_percent: 85, low_percent: 80, min_age: Duration::from_secs(120) }, LogLimits { max_bytes: Some(10 << 20), max_files: 5 })
         );
+        assert_eq!((usual.heartbeat.look, usual.heartbeat.lease_s, usual.heartbeat.renew()), (Duration::from_secs(10), 40, Duration::from_secs(10)));
         assert!(usual.eviction.by_default && usual.reserved.enforce_pods && usual.reserved.system.is_empty());
         assert_eq!((usual.eviction.transition, usual.eviction.max_pod_grace_s), (Duration::from_secs(300), 0));
         let none = Options {
@@ -413,6 +455,8 @@ mod tests {
             kube_reserved: vec!["cpu".into()],
             enforce_node_allocatable: ["pods", "pods", "system-reserved", "all"].map(str::to_owned).into(),
             eviction_hard: vec!["memory.available=1Gi".into()],
+            node_status_update_frequency: Some("0s".into()),
+            node_lease_duration_seconds: Some(0),
             ..Options::default()
         };
         let flag = "enforceNodeAllocatable (--enforce-node-allocatable)";
@@ -427,6 +471,8 @@ mod tests {
             format!("invalid configuration: systemReservedCgroup (--system-reserved-cgroup) must be specified when \"system-reserved\" or \"system-reserved-compressible\" included in {flag}"),
             format!("invalid configuration: option \"all\" specified for {flag}. Valid options are \"pods\", \"system-reserved\", \"system-reserved-compressible\", \"kube-reserved\", \"kube-reserved-compressible\" or \"none\""),
             "malformed pair, expect string<string".to_owned(),
+            "invalid configuration: nodeStatusUpdateFrequency (--node-status-update-frequency) must be greater than 0".to_owned(),
+            "invalid configuration: nodeLeaseDurationSeconds must be greater than 0".to_owned(),
         ]);
     }
 

@@ -2,26 +2,9 @@
 
 use super::{Plugin, World, creates, forbidden, items, push, text};
 use crate::{Operation, Write};
-use identity::node_of;
+use identity::{node_may_label, node_of};
 use machinery::{Value, status::Status};
 use serde_json::json;
-
-/// Labels below the reserved domains that a kubelet may set on its node (upstream's `kubeletLabels`), and the prefixes
-/// that are its own.
-const KUBELET_LABELS: [&str; 11] = [
-    "kubernetes.io/hostname",
-    "kubernetes.io/os",
-    "kubernetes.io/arch",
-    "topology.kubernetes.io/zone",
-    "topology.kubernetes.io/region",
-    "failure-domain.beta.kubernetes.io/zone",
-    "failure-domain.beta.kubernetes.io/region",
-    "node.kubernetes.io/instance-type",
-    "beta.kubernetes.io/instance-type",
-    "beta.kubernetes.io/os",
-    "beta.kubernetes.io/arch",
-];
-const KUBELET_PREFIXES: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
 
 pub(super) struct NodeRestriction;
 
@@ -146,7 +129,7 @@ fn nodes(write: &Write<'_>, object: &Value, node: &str) -> Result<(), Status> {
     let old = write.old.map(labels).unwrap_or_default();
     let mut changed: Vec<String> = labels(object).into_iter().filter(|(k, v)| old.get(k) != Some(v)).map(|(k, _)| k).collect();
     changed.extend(old.keys().filter(|k| object["metadata"]["labels"][k.as_str()].is_null()).cloned());
-    changed.retain(|label| !label_allowed(label));
+    changed.retain(|label| !node_may_label(label));
     changed.sort();
     changed.dedup();
     if write.operation != Operation::Delete && !changed.is_empty() {
@@ -157,19 +140,6 @@ fn nodes(write: &Write<'_>, object: &Value, node: &str) -> Result<(), Status> {
         return Err(forbidden(write, object, format!("node {node:?} is not allowed to modify taints")));
     }
     Ok(())
-}
-
-/// A label of no reserved domain, or one of the kubelet's own.
-fn label_allowed(label: &str) -> bool {
-    let domain = label.split_once('/').map_or("", |(domain, _)| domain);
-    let below = |parent: &str| domain == parent || domain.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'));
-    if !below("kubernetes.io") && !below("k8s.io") {
-        return true;
-    }
-    if below("node-restriction.kubernetes.io") {
-        return false;
-    }
-    KUBELET_LABELS.contains(&label) || KUBELET_PREFIXES.iter().any(|p| below(p))
 }
 
 pub(super) struct TaintNodesByCondition;
@@ -186,20 +156,5 @@ impl Plugin for TaintNodesByCondition {
             push(&mut object["spec"], "taints", json!({"key": KEY, "effect": "NoSchedule"}));
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::label_allowed;
-
-    #[test]
-    fn a_kubelet_sets_its_own_labels_only() {
-        for label in ["kubernetes.io/hostname", "node.kubernetes.io/instance-type", "example.com/x", "zone"] {
-            assert!(label_allowed(label), "{label}");
-        }
-        for label in ["node-restriction.kubernetes.io/x", "node-role.kubernetes.io/master", "k8s.io/x"] {
-            assert!(!label_allowed(label), "{label}");
-        }
     }
 }

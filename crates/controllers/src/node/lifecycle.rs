@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::taints::{self, Evict};
 use super::zones::{Word, Zones};
 use super::{condition, ready, reference};
-use crate::meta::{created, secs};
+use crate::meta::created;
 use crate::pods;
 use crate::work::{Controller, Cx, Step};
 
@@ -40,7 +40,7 @@ pub(crate) async fn run(cx: Cx) {
         client,
         nodes: cx.informers.informer(),
         pods: cx.informers.informer(),
-        grace: secs(cx.config.node_monitor_grace_s),
+        grace: cx.config.node_monitor_grace,
         signs: Mutex::default(),
         zones: Mutex::default(),
         unmarked: Mutex::default(),

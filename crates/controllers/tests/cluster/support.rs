@@ -139,8 +139,9 @@ impl Cluster {
         let api = ApiServer::new(apiserver::Config::default(), store.clone(), identity).expect("a server");
         api.bootstrap().await.expect("bootstrap");
         let (admin, stop) = (local(&api, "admin", &["system:masters"]), CancellationToken::new());
+        let node_monitor_grace = std::time::Duration::from_secs(node_monitor_grace_s.into());
         let config =
-            controllers::Config { node_monitor_grace_s, root_ca: "the authority".into(), cluster_cidr: Some("10.244.0.0/16".into()), ..Default::default() };
+            controllers::Config { node_monitor_grace, root_ca: "the authority".into(), cluster_cidr: Some("10.244.0.0/16".into()), ..Default::default() };
         let informers = controllers(&api, config, &stop);
         hollow(&admin, &informers, &["a", "b"]).await.expect("nodes");
         Cluster { admin, informers, api, store, stop }

@@ -97,8 +97,14 @@ impl Cluster {
     }
 }
 
-/// Adds wishes for so many nodes of a host, with the lowest numbers that `free` grants; their names.
-pub fn add(wishes: &mut Vec<Wish>, count: u32, host: &str, labels: &BTreeMap<String, String>, free: impl Fn(u32) -> bool) -> anyhow::Result<Vec<String>> {
+/// Adds wishes for so many nodes of a host, with the lowest numbers that `free` grants; those, with their names.
+pub fn add(
+    wishes: &mut Vec<Wish>,
+    count: u32,
+    host: &str,
+    labels: &BTreeMap<String, String>,
+    free: impl Fn(u32) -> bool,
+) -> anyhow::Result<Vec<(u32, String)>> {
     let mut names = Vec::new();
     for _ in 0..count {
         let taken = |number: &u32| wishes.iter().any(|wish| wish.number == *number);
@@ -106,7 +112,7 @@ pub fn add(wishes: &mut Vec<Wish>, count: u32, host: &str, labels: &BTreeMap<Str
         let number = number.context("no further node has room: the pods' range has no free part (/24), or the cluster has as many as it may have")?;
         let name = format!("{host}-{number}");
         wishes.push(Wish { number, name: name.clone(), labels: labels.clone(), leaving: false });
-        names.push(name);
+        names.push((number, name));
     }
     Ok(names)
 }
@@ -128,9 +134,10 @@ mod tests {
     fn numbers_are_used_again_and_nobody_is_taken_away_by_the_way() {
         let mut wishes = Vec::new();
         let labels = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
-        assert_eq!(add(&mut wishes, 3, "h", &labels, |n| n != 3).unwrap(), ["h-2", "h-4", "h-5"]);
+        let named = |numbers: &[u32]| numbers.iter().map(|number| (*number, format!("h-{number}"))).collect::<Vec<_>>();
+        assert_eq!(add(&mut wishes, 3, "h", &labels, |n| n != 3).unwrap(), named(&[2, 4, 5]));
         wishes.retain(|wish| wish.number != 4);
-        assert_eq!(add(&mut wishes, 1, "h", &BTreeMap::new(), |n| n != 3).unwrap(), ["h-4"]);
+        assert_eq!(add(&mut wishes, 1, "h", &BTreeMap::new(), |n| n != 3).unwrap(), named(&[4]));
         let plan = Plan::nth("c", std::path::Path::new("/d"), 0);
         let range = |number| plan.node_range(number).map(|range| range.to_string());
         assert_eq!([range(FIRST), range(2), range(0)], [Some("10.244.0.0/24".to_owned()), Some("10.244.1.0/24".to_owned()), None]);

@@ -1,7 +1,7 @@
 //! The Node object: registered once, its lease renewed every ten seconds, its status told when the API's differs and every
-//! five minutes.
+//! five minutes (both by [`Heartbeat`](crate::settings::Heartbeat)).
 //!
-//! Every ten seconds the object is read and compared with what the node is, as upstream's `tryUpdateNodeStatus` does, not with
+//! Every ten seconds, too, the object is read and compared with what the node is, as upstream's `tryUpdateNodeStatus` does, not with
 //! what was written last: a node controller that took the node for dead is answered at once, and so is anybody else.
 //!
 //! After a restart the node does not flap: this kubelet only ever writes `Ready` once it can run pods, and until then the
@@ -31,9 +31,6 @@ use crate::pod::Context;
 use crate::reserve;
 use crate::util::{self, time};
 
-/// How often the lease is renewed, and how long it stands (upstream's defaults).
-const LEASE_RENEW: Duration = Duration::from_secs(10);
-const LEASE_DURATION_S: i32 = 40;
 /// How often the status is written though nothing changed.
 const REPORT: Duration = Duration::from_secs(300);
 /// Images named in the status (upstream's `nodeStatusMaxImages`), and names of each.
@@ -299,13 +296,21 @@ pub async fn run(cx: Arc<Context>, stop: CancellationToken, registered: tokio::s
     cx.persistent.reported(in_use(&node));
     let (mut volumes, mut ending) = (cx.persistent.changes(), cx.ending.changes());
     let mut reported = Instant::now();
-    let mut ticks = tokio::time::interval(LEASE_RENEW);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let heartbeat = cx.config.settings.heartbeat;
+    let [mut renewals, mut looks] = [heartbeat.renew(), heartbeat.look].map(|period| {
+        let mut ticks = tokio::time::interval(period);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        ticks
+    });
     loop {
         tokio::select! {
-            _ = ticks.tick() => if let Err(e) = cx.api.renew_lease(&node, LEASE_DURATION_S).await {
-                tracing::warn!(error = %e, "node lease not renewed");
-            },
+            _ = renewals.tick() => {
+                if let Err(e) = cx.api.renew_lease(&node, heartbeat.lease_s).await {
+                    tracing::warn!(error = %e, "node lease not renewed");
+                }
+                continue;
+            }
+            _ = looks.tick() => {}
             // Whoever waits for a volume to be attached waits for this; volumes that are not attached change nothing of it.
             Ok(()) = volumes.changed() => if in_use(&node) == cx.persistent.in_use() {
                 continue;

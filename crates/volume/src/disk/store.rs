@@ -234,7 +234,10 @@ impl Store {
     /// # Errors
     /// The directory cannot be read.
     pub fn list(&self) -> io::Result<Vec<Found>> {
-        list(&self.dir)
+        listed(&self.dir, |note, error| {
+            tracing::warn!(note = %note.display(), %error, "a volume is left alone");
+            Ok(())
+        })
     }
 
     /// Makes a volume; the one that is there, if it is for the same. Answers what it holds.
@@ -406,8 +409,13 @@ fn found(meta: Meta, path: PathBuf) -> Found {
 /// Volumes in a store's directory, by their names; none where there is no directory. For those who have no store open.
 ///
 /// # Errors
-/// The directory cannot be read.
+/// The directory, or what tells whose a volume is, cannot be read.
 pub fn list(dir: &Path) -> io::Result<Vec<Found>> {
+    listed(dir, |path, error| Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))))
+}
+
+/// The same; what becomes of a note that cannot be read, the caller says.
+fn listed(dir: &Path, unreadable: impl Fn(&Path, io::Error) -> io::Result<()>) -> io::Result<Vec<Found>> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -415,8 +423,17 @@ pub fn list(dir: &Path) -> io::Result<Vec<Found>> {
     let mut all = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        let meta = fs::read(path.join(META)).ok().and_then(|text| serde_json::from_slice::<Meta>(&text).ok());
+        let note = path.join(META);
+        let text = match fs::read(&note) {
+            Ok(text) => text,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => continue,
+            Err(error) => {
+                unreadable(&note, error)?;
+                continue;
+            }
+        };
         // What has no note of ours, or another's, is none of ours.
+        let meta = serde_json::from_slice::<Meta>(&text).ok();
         let Some(meta) = meta.filter(|m| path.file_name().is_some_and(|name| name == m.handle.as_str())) else { continue };
         all.push(found(meta, path));
     }

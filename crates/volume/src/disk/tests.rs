@@ -359,6 +359,19 @@ async fn purging_takes_all_from_the_host_but_the_images() {
 }
 
 #[tokio::test]
+async fn a_volume_of_which_nothing_can_be_read_is_told_to_who_would_remove_all() {
+    let Some(place) = Place::new("unread") else { return };
+    let disk = place.open();
+    disk.create(new("pvc-1", 3 * MIB, false)).await.unwrap();
+    assert_eq!(list(&place.volumes()).unwrap().len(), 1);
+    // A directory in the place of a note is read by nobody.
+    std::fs::create_dir_all(place.volumes().join("pvc-2/meta.json")).unwrap();
+    let error = list(&place.volumes()).unwrap_err().to_string();
+    assert!(error.contains("pvc-2/meta.json"), "{error}");
+    assert_eq!(disk.list().await.unwrap().len(), 1, "the others go on");
+}
+
+#[tokio::test]
 async fn a_full_disk_harms_who_writes_to_it() {
     let Some(place) = Place::new("full") else { return };
     // A disk of its own, that can be full: 64 MiB.
