@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +22,8 @@ use super::{Persistent, mounts, place};
 
 /// The file system that a device is taken to have, and gets.
 const FS_TYPE: &str = "ext4";
+/// What statfs(2) calls it.
+const EXT4_MAGIC: i64 = 0xef53;
 
 /// How long a device that is being mounted is waited for by who takes away. What was not taken is tried again.
 const LOCK_MAX: Duration = Duration::from_secs(10);
@@ -126,4 +128,33 @@ fn format_if_blank(device: &Path, at: &Path, kind: &str, readonly: bool, works: 
     }
     works.store(true, Ordering::Release);
     ::volume::make_ext4(&disk).map_err(|e| failed(&e))
+}
+
+/// Grows the file system of a local device, which is mounted there, to the device's end; a directory has no size (upstream's local plugin,
+/// `NodeExpand`).
+pub(super) fn grow(path: &Path, at: &Path) -> Result<(), String> {
+    let text = |e: std::io::Error| e.to_string();
+    let meta = fs::metadata(path).map_err(text)?;
+    if meta.is_dir() {
+        return Ok(());
+    }
+    if !meta.file_type().is_block_device() {
+        return Err("only directory and block device are supported".to_owned());
+    }
+    let inside = fs::File::open(at).map_err(text)?;
+    let known = nix::sys::statfs::fstatfs(&inside).map_err(|e| e.to_string())?;
+    let block_bytes = u64::try_from(known.block_size()).unwrap_or(0);
+    if known.filesystem_type().0 != EXT4_MAGIC || block_bytes == 0 {
+        return Err(format!(
+            "ResizeFS.Resize - resize of another format than {FS_TYPE} is not supported for device {} mounted at {}",
+            path.display(),
+            at.display()
+        ));
+    }
+    let device = fs::File::open(path).map_err(text)?;
+    let bytes = ::runtime::block::device_bytes(&device).map_err(text)?;
+    ::runtime::block::grow_ext4(&inside, bytes / block_bytes).map_err(|e| {
+        let refused = if e.raw_os_error() == Some(libc::EPERM) { ": the kubelet lacks CAP_SYS_RESOURCE, or the file system has errors" } else { "" };
+        format!("resize of device {} failed: {e}{refused}", path.display())
+    })
 }

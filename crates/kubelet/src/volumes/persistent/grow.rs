@@ -12,11 +12,11 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
 
-use super::Persistent;
 use super::call::{Trouble, access, ends, rpc};
 use super::make::Job;
 use super::slot::{Slot, Step};
 use super::spec::{Csi, Kind, Spec};
+use super::{Persistent, device};
 use crate::api::{Severity, SharedApi};
 use crate::cri::PodUid;
 use crate::{resources, util};
@@ -32,11 +32,16 @@ const IN_PROGRESS: &str = "NodeResizeInProgress";
 struct Growth<'a> {
     pod: &'a Pod,
     spec: &'a Spec,
-    csi: &'a Csi,
     slot: &'a Slot,
-    driver: &'a dyn Driver,
-    at: &'a Path,
-    staged: Option<&'a Path>,
+    by: By<'a>,
+}
+
+/// Who makes a volume larger.
+enum By<'a> {
+    /// Its driver.
+    Driver { csi: &'a Csi, driver: &'a dyn Driver, at: &'a Path, staged: Option<&'a Path> },
+    /// The node itself: a local volume, at this path of the host.
+    Node(&'a Path),
 }
 
 /// Why it was not grown.
@@ -47,12 +52,14 @@ enum Refusal {
     Transient(String),
     /// The driver refused.
     Failed(Failure),
+    /// The node could not do it.
+    Here(String),
 }
 
 impl Refusal {
     fn text(&self) -> String {
         match self {
-            Self::Unsupported(why) | Self::Transient(why) => why.clone(),
+            Self::Unsupported(why) | Self::Transient(why) | Self::Here(why) => why.clone(),
             Self::Failed(f) if matches!(f.code, Code::InvalidArgument | Code::OutOfRange | Code::NotFound) => {
                 format!("Expander.NodeExpand failed to expand the volume {}", rpc(f))
             }
@@ -105,19 +112,39 @@ impl Persistent {
         if told(claim) >= bytes(Some(wanted)) {
             return Ok(());
         }
-        let growth = Growth { pod: &job.pod, spec: &job.spec, csi: &job.csi, slot: &job.slot, driver: &**driver, at, staged };
+        let by = By::Driver { csi: &job.csi, driver: &**driver, at, staged };
+        let growth = Growth { pod: &job.pod, spec: &job.spec, slot: &job.slot, by };
         self.grow(&growth, claim, wanted).await.map_err(|e| {
             if job.spec.block {
                 Trouble::map("MapVolume.MarkVolumeAsMounted failed while expanding volume", &job.spec.name, &e)
             } else {
-                Trouble { reason: "FailedMount", message: format!("MountVolume.Setup failed while expanding volume for volume {:?} : {e}", job.spec.name) }
+                not_mounted(&job.spec, &e)
             }
         })
+    }
+
+    /// Grows a local volume that is being mounted, if it is smaller than it should be.
+    pub(super) async fn grow_local_at_mount(&self, pod: &Pod, spec: &Spec, path: &Path) -> Result<(), Trouble> {
+        self.grow_local(pod, spec, path).await.map_err(|e| not_mounted(spec, &e))
+    }
+
+    /// Does the node's part of a local volume that has become larger: the file system of its device grows to the device's end. What it was
+    /// told of a failure is remembered until it has grown.
+    async fn grow_local(&self, pod: &Pod, spec: &Spec, path: &Path) -> Result<(), String> {
+        let (Some(claim), Some(wanted)) = (&spec.claim, capacity(spec)) else { return Ok(()) };
+        if told(claim) >= bytes(Some(wanted)) {
+            self.0.growing.lock().remove(&spec.name);
+            return Ok(());
+        }
+        let slot = Arc::clone(self.0.growing.lock().entry(spec.name.clone()).or_default());
+        let _busy = Arc::clone(&slot.busy).lock_owned().await;
+        self.grow(&Growth { pod, spec, slot: &slot, by: By::Node(path) }, claim, wanted).await
     }
 
     /// Looks whether a volume that a pod uses has become larger, and does this node's part.
     pub(super) async fn grow_in_use(&self, pod: &Pod, spec: &Spec, slot: &Arc<Slot>) -> Result<(), Trouble> {
         let (Kind::Csi(csi), Some(claim), Some(wanted)) = (&spec.kind, &spec.claim, capacity(spec)) else { return Ok(()) };
+        let failed = |e: String| not_grown_in_use(spec, &e);
         let uid = PodUid(util::uid(pod).to_owned());
         {
             let mut state = slot.state.lock();
@@ -128,8 +155,6 @@ impl Persistent {
             }
         }
         let _busy = Arc::clone(&slot.busy).lock_owned().await;
-        let failed =
-            |e: String| Trouble { reason: "VolumeResizeFailed", message: format!("NodeExpandVolume.NodeExpandVolume failed for volume {:?} : {e}", spec.name) };
         let driver = self.0.drivers.get(&csi.driver);
         let driver = driver.ok_or_else(|| failed(format!("driver name {} not found in the list of registered CSI drivers", csi.driver)))?;
         let (places, name) = (&self.0.places, &spec.name);
@@ -139,7 +164,15 @@ impl Persistent {
             (places.published(&uid.0, name), places.staged(&csi.driver, &csi.handle))
         };
         let staged = driver.abilities().stage.then_some(staging.as_path());
-        self.grow(&Growth { pod, spec, csi, slot, driver: &*driver, at: &at, staged }, claim, wanted).await.map_err(failed)
+        self.grow(&Growth { pod, spec, slot, by: By::Driver { csi, driver: &*driver, at: &at, staged } }, claim, wanted).await.map_err(failed)
+    }
+
+    /// The same of a local volume.
+    pub(super) async fn grow_local_in_use(&self, pod: &Pod, spec: &Spec, path: &Path) -> Result<(), Trouble> {
+        if spec.readonly {
+            return Ok(());
+        }
+        self.grow_local(pod, spec, path).await.map_err(|e| not_grown_in_use(spec, &e))
     }
 
     async fn grow(&self, g: &Growth<'_>, claim: &PersistentVolumeClaim, wanted: &Quantity) -> Result<(), String> {
@@ -236,23 +269,32 @@ impl Persistent {
     }
 
     async fn expand(&self, g: &Growth<'_>, wanted: &Quantity) -> Result<(), Refusal> {
-        let can = g.driver.abilities();
+        let (csi, driver, at, staged) = match g.by {
+            By::Driver { csi, driver, at, staged } => (csi, driver, at, staged),
+            // Directories have no size of their own, and a device is as large as it is.
+            By::Node(_) if g.spec.block => return Ok(()),
+            By::Node(path) => {
+                let (path, staged) = (path.to_owned(), self.0.places.local_device(&g.spec.name));
+                return self.0.looks.look(util::uid(g.pod), move || device::grow(&path, &staged)).await.map_err(Refusal::Here);
+            }
+        };
+        let can = driver.abilities();
         if !can.expand {
-            return Err(Refusal::Unsupported(format!("NodeExpand is not supported by the CSI driver {}", g.csi.driver)));
+            return Err(Refusal::Unsupported(format!("NodeExpand is not supported by the CSI driver {}", csi.driver)));
         }
-        let secrets = self.secrets(g.csi.expand_secret.as_ref(), "NodeExpandSecretRef").await;
+        let secrets = self.secrets(csi.expand_secret.as_ref(), "NodeExpandSecretRef").await;
         let secrets = secrets.map_err(|e| Refusal::Transient(format!("expander.NodeExpand failed to get NodeExpandSecretRef: {e}")))?;
-        let mode = if g.spec.block { Mode::Block } else { Mode::Filesystem { fs_type: g.csi.fs_type.clone(), options: g.spec.options.clone(), group: None } };
+        let mode = if g.spec.block { Mode::Block } else { Mode::Filesystem { fs_type: csi.fs_type.clone(), options: g.spec.options.clone(), group: None } };
         let volume = Volume {
-            handle: g.csi.handle.clone(),
-            attributes: g.csi.attributes.clone(),
+            handle: csi.handle.clone(),
+            attributes: csi.attributes.clone(),
             attached: std::collections::BTreeMap::new(),
             mode,
             access: access(&g.spec.modes, can),
         };
         let bytes = u64::try_from(resources::value(wanted)).unwrap_or(0);
-        let asked = Expand { volume: &volume, at: g.at, staged: g.staged, bytes, secrets: &secrets };
-        ends(g.driver.expand(asked)).await.map(drop).map_err(Refusal::Failed)
+        let asked = Expand { volume: &volume, at, staged, bytes, secrets: &secrets };
+        ends(driver.expand(asked)).await.map(drop).map_err(Refusal::Failed)
     }
 
     fn tell_grown(&self, g: &Growth<'_>, claim: &PersistentVolumeClaim) {
@@ -261,6 +303,14 @@ impl Persistent {
         self.0.api.pod_event(g.pod, None, Severity::Normal, "FileSystemResizeSuccessful", &message);
         self.0.api.claim_event(claim, Severity::Normal, "FileSystemResizeSuccessful", &message);
     }
+}
+
+fn not_mounted(spec: &Spec, why: &str) -> Trouble {
+    Trouble { reason: "FailedMount", message: format!("MountVolume.Setup failed while expanding volume for volume {:?} : {why}", spec.name) }
+}
+
+fn not_grown_in_use(spec: &Spec, why: &str) -> Trouble {
+    Trouble { reason: "VolumeResizeFailed", message: format!("NodeExpandVolume.NodeExpandVolume failed for volume {:?} : {why}", spec.name) }
 }
 
 /// The status with the condition that growing failed; one that stands stays as it is.

@@ -59,6 +59,7 @@ impl Persistent {
             Shown::Device => return Ok(Ready { path: PathBuf::from(&v.path), readonly: spec.readonly, device: true, ..Ready::default() }),
             Shown::Bound { shared } => self.give_local(pod, spec, &at, shared).await.map_err(failed)?,
         }
+        self.grow_local_at_mount(pod, spec, Path::new(&v.path)).await?;
         Ok(Ready { path: at, readonly: spec.readonly, ..Ready::default() })
     }
 

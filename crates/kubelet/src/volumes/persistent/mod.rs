@@ -80,6 +80,8 @@ struct Inner {
     slow: Mutex<HashMap<String, tokio::time::Instant>>,
     /// How full pods' volumes were, and when.
     measured: Mutex<HashMap<PodUid, (tokio::time::Instant, Vec<VolumeStats>)>>,
+    /// Local volumes that are to grow, by name.
+    growing: Mutex<HashMap<String, Arc<Slot>>>,
     stop: CancellationToken,
 }
 
@@ -120,6 +122,7 @@ impl Persistent {
             local: device::Locks::default(),
             slow: Mutex::default(),
             measured: Mutex::default(),
+            growing: Mutex::default(),
             stop,
         }))
     }
@@ -273,7 +276,11 @@ impl Persistent {
     /// The look at a volume that a pod uses: published again where its driver asks for that, grown where it has become larger.
     pub async fn look(&self, pod: &Arc<Pod>, volume: &Volume) -> Result<(), Trouble> {
         let found = spec::find(&self.0.api, pod, volume).await.map_err(Trouble::unprocessed)?;
-        let Kind::Csi(csi) = &found.kind else { return Ok(()) };
+        let csi = match &found.kind {
+            Kind::Csi(csi) => csi,
+            Kind::Local(v) => return self.grow_local_in_use(pod, &found, Path::new(&v.path)).await,
+            Kind::Host(_) | Kind::Nfs(_) | Kind::Iscsi => return Ok(()),
+        };
         let uid = PodUid(util::uid(pod).to_owned());
         let Some(slot) = self.0.slots.get(&csi.key(&uid.0, &found.name)) else { return Ok(()) };
         let policy = Policy::of(&self.0.api, &csi.driver).await.map_err(Trouble::unprocessed)?;

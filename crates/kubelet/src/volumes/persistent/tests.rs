@@ -571,6 +571,73 @@ async fn what_hangs_at_a_local_device_is_in_no_other_pods_way() {
     assert!(!stuck.exists(), "it is looked after when nobody is at it");
 }
 
+/// The kernel grows file systems for none but those who have `CAP_SYS_RESOURCE`.
+fn may_grow() -> bool {
+    const SYS_RESOURCE: u32 = 24;
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let rights = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap().trim();
+    u64::from_str_radix(rights, 16).unwrap() & (1 << SYS_RESOURCE) != 0
+}
+
+#[tokio::test]
+async fn the_file_system_of_a_local_device_grows_to_its_end() {
+    const MIB: u64 = 1 << 20;
+    let world = World::new(json!({"csi": null}));
+    let file = fs::File::options().read(true).write(true).create_new(true).open(world.dir.path().join("disk")).unwrap();
+    file.set_len(64 * MIB).unwrap();
+    let disk = ::runtime::block::Loop::attach(&file, ::runtime::block::Keep::Always, 512).unwrap();
+    let device = world.dir.path().join("device");
+    ::runtime::block::make_node(&device, disk.number()).unwrap();
+    let change = |size: &str, status: Value| {
+        let mut storage = world.api.storage.lock();
+        let spec = storage.volumes.get_mut("pv").unwrap().spec.as_mut().unwrap();
+        spec.local = Some(serde_json::from_value(json!({"path": device})).unwrap());
+        spec.capacity.as_mut().unwrap().insert("storage".into(), k8s_openapi::apimachinery::pkg::api::resource::Quantity(size.into()));
+        let claim = storage.claims.get_mut("claim").unwrap();
+        let mut tree = serde_json::to_value(&*claim).unwrap();
+        tree["status"].as_object_mut().unwrap().extend(status.as_object().unwrap().clone());
+        *claim = serde_json::from_value(tree).unwrap();
+    };
+    change("64Mi", json!({"capacity": {"storage": "64Mi"}}));
+    let node = world.start();
+    let at = up(&node, "a").await.unwrap().path;
+    let bytes = || {
+        let s = nix::sys::statvfs::statvfs(&at).unwrap();
+        s.blocks() * s.fragment_size()
+    };
+    let before = bytes();
+    file.set_len(128 * MIB).unwrap();
+    disk.take_size().unwrap();
+    let (pod, volume) = pod("a");
+    node.look(&pod, &volume).await.unwrap();
+    assert_eq!(bytes(), before, "nobody has asked for more");
+    change("128Mi", json!({"allocatedResources": {"storage": "128Mi"}, "allocatedResourceStatuses": {"storage": "NodeResizePending"}}));
+    let grown = node.look(&pod, &volume).await;
+    let status = serde_json::to_value(world.api.storage.lock().claims["claim"].status.as_ref().unwrap()).unwrap();
+    if !may_grow() {
+        // What the kernel refuses is told, and tried again.
+        assert!(grown.unwrap_err().message.ends_with("the kubelet lacks CAP_SYS_RESOURCE, or the file system has errors"));
+        assert_eq!((&status["conditions"][0]["type"], &status["capacity"]["storage"]), (&json!("NodeResizeError"), &json!("64Mi")));
+        node.drop_local("a").unwrap();
+        return disk.detach().unwrap();
+    }
+    grown.unwrap();
+    assert!(bytes() > before + 48 * MIB, "{} after {before}", bytes());
+    assert_eq!(status["capacity"]["storage"], "128Mi");
+    assert_eq!(world.api.events(), [("FileSystemResizeSuccessful".to_owned(), "MountVolume.NodeExpandVolume succeeded for volume \"pv\" n1".to_owned())]);
+    node.look(&pod, &volume).await.unwrap();
+    node.drop_local("a").unwrap();
+    // And of one that grew while no pod had it, at the next mount.
+    file.set_len(192 * MIB).unwrap();
+    disk.take_size().unwrap();
+    change("192Mi", json!({"allocatedResources": {"storage": "192Mi"}, "allocatedResourceStatuses": {"storage": "NodeResizePending"}}));
+    let at = up(&node, "a").await.unwrap().path;
+    let s = nix::sys::statvfs::statvfs(&at).unwrap();
+    assert!(s.blocks() * s.fragment_size() > before + 96 * MIB);
+    node.drop_local("a").unwrap();
+    disk.detach().unwrap();
+}
+
 #[tokio::test]
 async fn a_disk_that_is_not_reached_is_told_in_the_originals_words() {
     let disk = json!({"targetPortal": "10.0.0.1:3260", "iqn": "iqn.2001-04.example:d", "lun": 0});
