@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use super::address;
 use arguments::Arguments;
-use report::{Answered, Report};
+use report::{Answered, Report, Whom};
 
 /// Requests that may be under way at once; beyond it the servers are not keeping up, and a request counts as failed.
 const IN_FLIGHT_MAX: usize = 4096;
@@ -55,12 +55,18 @@ struct Target {
     address: SocketAddr,
     host: HeaderValue,
     path: String,
-    idle: RefCell<Vec<Sender>>,
+    idle: RefCell<Vec<Kept>>,
+}
+
+/// A connection that was used before, and the pod that answered.
+struct Kept {
+    sender: Sender,
+    pod: String,
 }
 
 impl Target {
     /// A connection that was used before.
-    fn idle(&self) -> Option<Sender> {
+    fn idle(&self) -> Option<Kept> {
         self.idle.borrow_mut().pop()
     }
 }
@@ -138,17 +144,23 @@ async fn fire(arguments: &Arguments, targets: &[Rc<Target>], report: &Rc<RefCell
         let target = targets[number / arguments.modes.len() % targets.len()].clone();
         number += 1;
         if Rc::strong_count(report) > IN_FLIGHT_MAX {
-            report.borrow_mut().fail(mode, &target.url, due, "too many requests are under way");
+            report.borrow_mut().fail(mode, Whom::Url(&target.url), due, "too many requests are under way");
             continue;
         }
         let (report, patience) = (report.clone(), arguments.patience);
         tokio::task::spawn_local(async move {
-            let work = Box::pin(one(&target, mode, &report));
+            // Whose connection it is on, as far as that is known.
+            let pod = RefCell::default();
+            let work = Box::pin(one(&target, mode, &report, &pod));
             let result = tokio::time::timeout_at(due + patience, work).await.unwrap_or_else(|_| Err("timeout".into()));
             let mut report = report.borrow_mut();
             match result {
                 Ok(answered) => report.succeed(mode, due, answered),
-                Err(reason) => report.fail(mode, &target.url, due, &reason),
+                Err(reason) => {
+                    let pod = pod.borrow();
+                    let whom = if pod.is_empty() { Whom::Url(&target.url) } else { Whom::Pod(&pod) };
+                    report.fail(mode, whom, due, &reason);
+                }
             }
         });
     }
@@ -166,9 +178,10 @@ async fn progress(arguments: &Arguments, report: &RefCell<Report>) {
 }
 
 /// One request to its end.
-async fn one(target: &Target, mode: Mode, report: &RefCell<Report>) -> Result<Answered, String> {
+async fn one(target: &Target, mode: Mode, report: &RefCell<Report>, whose: &RefCell<String>) -> Result<Answered, String> {
     if mode == Mode::KeepAlive {
-        while let Some(mut sender) = target.idle() {
+        while let Some(Kept { mut sender, pod }) = target.idle() {
+            *whose.borrow_mut() = pod;
             // One that was closed meanwhile was closed before this request: nothing is lost.
             if sender.ready().await.is_err() {
                 continue;
@@ -185,6 +198,7 @@ async fn one(target: &Target, mode: Mode, report: &RefCell<Report>) -> Result<An
             }
         }
     }
+    whose.borrow_mut().clear();
     let stream = TcpStream::connect(target.address).await.map_err(|e| format!("connect: {}", e.kind()))?;
     // Small requests, sent at once; if that cannot be set they are only later.
     let _ = stream.set_nodelay(true);
@@ -199,7 +213,7 @@ async fn one(target: &Target, mode: Mode, report: &RefCell<Report>) -> Result<An
 
 fn keep(target: &Target, sender: Sender, (answered, closes): (Answered, bool)) -> Answered {
     if !closes {
-        target.idle.borrow_mut().push(sender);
+        target.idle.borrow_mut().push(Kept { sender, pod: answered.pod.clone() });
     }
     answered
 }

@@ -25,6 +25,15 @@ pub struct Answered {
     pub whole: bool,
 }
 
+/// To whom a request went that failed.
+#[derive(Clone, Copy, Debug)]
+pub enum Whom<'a> {
+    /// A pod: that which answered, or whose connection it was.
+    Pod(&'a str),
+    /// Whoever is behind a URL.
+    Url(&'a str),
+}
+
 #[derive(Default)]
 struct PerMode {
     ok: u64,
@@ -43,6 +52,9 @@ pub struct Report {
     modes: BTreeMap<&'static str, PerMode>,
     reasons: BTreeMap<String, u64>,
     told: Vec<Value>,
+    /// When the first and the last of them were due.
+    failed: Option<(Duration, Duration)>,
+    failed_pods: BTreeMap<String, u64>,
     versions: BTreeMap<String, u64>,
     pods: BTreeMap<String, u64>,
 }
@@ -56,6 +68,8 @@ impl Report {
             modes: BTreeMap::new(),
             reasons: BTreeMap::new(),
             told: Vec::new(),
+            failed: None,
+            failed_pods: BTreeMap::new(),
             versions: BTreeMap::new(),
             pods: BTreeMap::new(),
         }
@@ -64,10 +78,10 @@ impl Report {
     /// An answer came; a bad one is a failure.
     pub fn succeed(&mut self, mode: Mode, due: Instant, answered: Answered) {
         if !(200..300).contains(&answered.code) {
-            return self.fail(mode, &answered.pod, due, &format!("status {}", answered.code));
+            return self.fail(mode, Whom::Pod(&answered.pod), due, &format!("status {}", answered.code));
         }
         if !answered.whole {
-            return self.fail(mode, &answered.pod, due, "the body was cut off");
+            return self.fail(mode, Whom::Pod(&answered.pod), due, "the body was cut off");
         }
         let count = self.modes.entry(mode.name()).or_default();
         count.ok += 1;
@@ -82,12 +96,21 @@ impl Report {
     }
 
     /// No good answer came.
-    pub fn fail(&mut self, mode: Mode, whom: &str, due: Instant, reason: &str) {
+    pub fn fail(&mut self, mode: Mode, whom: Whom<'_>, due: Instant, reason: &str) {
         self.modes.entry(mode.name()).or_default().failed += 1;
         *self.reasons.entry(reason.to_owned()).or_default() += 1;
+        let after = due.saturating_duration_since(self.began);
+        let (first, last) = self.failed.unwrap_or((after, after));
+        self.failed = Some((first.min(after), last.max(after)));
+        let name = match whom {
+            Whom::Pod(pod) => {
+                *self.failed_pods.entry(pod.to_owned()).or_default() += 1;
+                pod
+            }
+            Whom::Url(url) => url,
+        };
         if self.told.len() < TOLD_MAX {
-            let after = due.saturating_duration_since(self.began).as_millis();
-            self.told.push(json!({"after_ms": u64::try_from(after).unwrap_or(u64::MAX), "connection": mode.name(), "whom": whom, "reason": reason}));
+            self.told.push(json!({"after_ms": millis(after), "connection": mode.name(), "whom": name, "reason": reason}));
         }
     }
 
@@ -120,10 +143,15 @@ impl Report {
         json!({
             "requests": ok + failed, "ok": ok, "failed": failed, "retried": self.retried, "seconds": (seconds * 1000.0).round() / 1000.0,
             "rate": if seconds > 0.0 { ((ok + failed) as f64 / seconds).round() } else { 0.0 },
-            "failures": self.reasons, "first_failures": self.told, "latency_ms": all, "connections": by,
+            "failures": self.reasons, "first_failures": self.told, "failed_pods": self.failed_pods,
+            "failed_ms": self.failed.map(|(first, last)| json!({"first": millis(first), "last": millis(last)})), "latency_ms": all, "connections": by,
             "versions": self.versions, "pods": self.pods,
         })
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Percentiles in milliseconds.
@@ -160,5 +188,8 @@ mod tests {
         let json = report.json();
         assert_eq!((&json["requests"], &json["failed"], &json["versions"]["v1"]), (&3.into(), &2.into(), &1.into()));
         assert_eq!(json["failures"], json!({"status 503": 1, "the body was cut off": 1}));
+        report.fail(Mode::New, Whom::Url("http://a"), now + Duration::from_millis(7), "timeout");
+        let json = report.json();
+        assert_eq!((&json["failed_pods"], &json["failed_ms"]), (&json!({"p": 2}), &json!({"first": 0, "last": 7})));
     }
 }
