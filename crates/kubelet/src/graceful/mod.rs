@@ -167,8 +167,8 @@ async fn begin(cx: &Context, lock: &mut Option<Lock>) -> Result<Box<dyn Logind>,
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
-    } else {
-        logind.hold(asked).await?;
+    } else if let Err(error) = logind.hold(asked).await {
+        tracing::warn!(%error, "should another cluster go, the machine may not wait as long as this node's pods have");
     }
     *lock = Some(logind.inhibit().await?);
     Ok(logind)

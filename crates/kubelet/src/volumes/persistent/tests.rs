@@ -571,6 +571,34 @@ async fn what_hangs_at_a_local_device_is_in_no_other_pods_way() {
     assert!(!stuck.exists(), "it is looked after when nobody is at it");
 }
 
+#[tokio::test]
+async fn figures_are_told_while_a_look_of_the_pod_hangs() {
+    let world = World::new(json!({"csi": null}));
+    let outside = world.dir.path().join("disk");
+    fs::create_dir(&outside).unwrap();
+    world.api.storage.lock().volumes.get_mut("pv").unwrap().spec.as_mut().unwrap().local = Some(serde_json::from_value(json!({"path": outside})).unwrap());
+    let node = world.start();
+    up(&node, "a").await.unwrap();
+    let (begins, begun) = tokio::sync::oneshot::channel();
+    let (release, hangs) = std::sync::mpsc::channel::<()>();
+    let looks = node.0.looks.clone();
+    let hung = tokio::spawn(async move {
+        let look = move || {
+            let _ = begins.send(());
+            hangs.recv().map_err(|e| e.to_string())
+        };
+        looks.look("a", look).await
+    });
+    begun.await.unwrap();
+    let (pod, _) = pod("a");
+    let told = node.stats(&pod).await;
+    assert_eq!((told.len(), told[0].name.as_str(), told[0].claim.as_deref()), (1, "data", Some("claim")));
+    assert!(told[0].bytes.total > 0);
+    release.send(()).unwrap();
+    assert_eq!(hung.await.unwrap(), Ok(()));
+    node.drop_local("a").unwrap();
+}
+
 /// The kernel grows file systems for none but those who have `CAP_SYS_RESOURCE`.
 fn may_grow() -> bool {
     const SYS_RESOURCE: u32 = 24;
