@@ -1,10 +1,15 @@
 //! Several nodes on one machine: from nothing to three that are Ready with DNS on each; a node added, and the first pod on it; what
-//! each further idle node weighs; many at once.
+//! each further idle node weighs; what goes between pods of two nodes; endpoints that change; a node that dies; many at once.
+
+mod dead;
+mod path;
+mod services;
+mod within;
 
 use crate::{Options, process, stats::Samples};
 use anyhow::Context as _;
 use client::{Api, Client, Event, ListParams};
-use cluster_tests::{Cluster, IMAGE};
+use cluster_tests::{Cluster, IMAGE, workers};
 use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, PodCondition};
 use serde_json::json;
@@ -25,7 +30,21 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs the program.
 pub fn run(options: &Options) -> anyhow::Result<()> {
-    let (rounds, adds, many) = (options.number("rounds", 5_usize)?, options.number("adds", 5_u32)?, options.number("many", 50_u32)?);
+    let asked = options.text("only").unwrap_or_default();
+    let (rounds, many) = (options.number("rounds", 5_usize)?, options.number("many", 50_u32)?);
+    let parts: [(&str, &dyn Fn() -> anyhow::Result<()>); 6] = [
+        ("start", &|| started(rounds)),
+        ("add", &|| added(options.number("adds", 5_u32)?)),
+        ("path", &|| path::run(PORT, options.number("seconds", 2.0)?)),
+        ("services", &|| services::run(PORT, options.number("changes", 20)?, options.number("services", 1000)?)),
+        ("dead", &|| dead::run(PORT)),
+        ("many", &|| if many > 0 { crowd(many) } else { Ok(()) }),
+    ];
+    parts.iter().filter(|(name, _)| asked.is_empty() || asked.split(',').any(|one| one == *name)).try_for_each(|(_, part)| part())
+}
+
+/// Three nodes from nothing.
+fn started(rounds: usize) -> anyhow::Result<()> {
     println!("{}", Samples::head("from nothing, ms"));
     let (mut ready, mut dns) = (Samples::default(), Samples::default());
     for _ in 0..rounds {
@@ -41,8 +60,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     println!("{}", ready.line("`knarr up --nodes 3 --detach` returns"));
     println!("{}", dns.line("and DNS answers on each"));
-    added(adds)?;
-    if many > 0 { crowd(many) } else { Ok(()) }
+    Ok(())
 }
 
 /// Waits until a node's DNS answers at the node's address.
@@ -151,9 +169,7 @@ fn crowd(nodes: u32) -> anyhow::Result<()> {
 
 /// The process of a further node.
 fn pid(cluster: &Cluster, number: u32) -> anyhow::Result<i32> {
-    let lock = cluster.run_folder().join(format!("nodes/{number}/lock"));
-    let text = fs::read_to_string(&lock).with_context(|| lock.display().to_string())?;
-    Ok(text.trim().parse()?)
+    workers::pid(cluster, number).with_context(|| format!("node {number} has no process"))
 }
 
 fn is_ready(node: &Node) -> bool {
