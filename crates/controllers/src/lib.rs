@@ -36,6 +36,7 @@ mod job;
 mod legacy_token_cleaner;
 #[cfg(test)]
 mod listed;
+mod machines;
 mod members;
 mod meta;
 mod migration;
@@ -47,6 +48,7 @@ mod pods;
 mod policy_types;
 mod protection;
 mod quota;
+mod range;
 mod replication;
 mod resource_claim;
 mod root_ca;
@@ -72,6 +74,7 @@ use tokio_util::sync::CancellationToken;
 use work::Cx;
 
 pub use certificates::signing::Signer;
+pub use machines::{Held, Machines};
 
 /// What the controllers need to know of the cluster.
 #[derive(Clone, Debug)]
@@ -80,16 +83,20 @@ pub struct Config {
     pub enabled: Vec<String>,
     /// The range from which nodes get theirs for pods (`10.244.0.0/16`); none: nodes have theirs from elsewhere.
     pub cluster_cidr: Option<String>,
-    /// Bits of a node's mask.
+    /// Bits of the mask of a node's range (upstream `--node-cidr-mask-size-ipv4`).
     pub node_cidr_mask: u8,
+    /// The same of IPv6 (upstream `--node-cidr-mask-size-ipv6`).
+    pub node_cidr_mask_v6: u8,
     /// The authority's certificate in PEM, published to every namespace.
     pub root_ca: String,
     /// Without a sign of life for so long a node is unknown (upstream `--node-monitor-grace-period`).
     pub node_monitor_grace: Duration,
     /// Ended pods that are kept (upstream `--terminated-pod-gc-threshold`); 0 keeps all.
     pub terminated_pods_max: usize,
-    /// Who signs approved requests for clients' certificates; none: they are left to others.
+    /// Who signs approved requests for certificates; none: they are left to others.
     pub signer: Option<Signer>,
+    /// The control plane's machine, where nodes of other machines join it: what they need is then done, too.
+    pub machines: Option<Machines>,
 }
 
 impl Default for Config {
@@ -98,10 +105,12 @@ impl Default for Config {
             enabled: vec!["*".to_owned()],
             cluster_cidr: None,
             node_cidr_mask: 24,
+            node_cidr_mask_v6: 64,
             root_ca: String::new(),
             node_monitor_grace: Duration::from_secs(50),
             terminated_pods_max: 12_500,
             signer: None,
+            machines: None,
         }
     }
 }
@@ -213,6 +222,20 @@ pub async fn run(
     let cx = Cx { config: Arc::new(config), informers, shutdown: shutdown.child_token(), client_for: Arc::new(client_for), fatal };
     let _end_all = cx.shutdown.clone().drop_guard();
     let mut running = JoinSet::new();
+    if let Some(machines) = &cx.config.machines {
+        let (address, serving, dns) = (machines.clone(), machines.clone(), machines.clone());
+        let own = [
+            ("controller of machines' addresses", machines::address::run(cx.clone(), address).boxed()),
+            ("approver of kubelets' certificates", machines::serving::run(cx.clone(), serving).boxed()),
+            ("controller of machines' DNS", machines::dns::run(cx.clone(), dns).boxed()),
+        ];
+        for (name, work) in own {
+            running.spawn(async move {
+                work.await;
+                name
+            });
+        }
+    }
     for (name, start) in ALL.iter().filter(|(name, _)| cx.config.runs(name)) {
         let work = start(cx.clone());
         running.spawn(async move {

@@ -1,6 +1,10 @@
 //! From a certificate or a token to a user.
 
-use crate::{Error, RequestHeaders, Review, Tokens, User, pki::Credential, user::AUTHENTICATED};
+use crate::{
+    Error, RequestHeaders, Review, Tokens, User, bootstrap,
+    pki::{Credential, Kubelets},
+    user::AUTHENTICATED,
+};
 use rustls::{
     RootCertStore,
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
@@ -20,9 +24,8 @@ pub struct Trust {
     pub client_ca_pem: String,
     /// The authority of the front proxy, as PEM: `extension-apiserver-authentication`. Empty for none.
     pub front_proxy_ca_pem: String,
-    /// How kubelets are spoken to: their authority and the server's own client certificate. Without it nothing that
-    /// needs a kubelet works (logs, exec, …).
-    pub kubelet_client: Option<Arc<rustls::ClientConfig>>,
+    /// How kubelets are spoken to. Without it nothing that needs a kubelet works (logs, exec, …).
+    pub kubelets: Option<Arc<Kubelets>>,
     /// What is shown to aggregated API servers.
     pub front_proxy_client: Option<Credential>,
     /// How the front proxy says who asks.
@@ -98,7 +101,19 @@ impl Authenticator {
     /// It is not good, or not for us.
     #[allow(clippy::unused_async, reason = "token webhooks will wait")]
     pub async fn bearer(&self, token: &str) -> Result<Review, Error> {
-        self.tokens.verify(token, &[], SystemTime::now())
+        self.review(token, &[], SystemTime::now())
+    }
+
+    /// What a bearer token says, of a bootstrapper's or a service account's, that is meant for one of these audiences (none: the
+    /// API server's own).
+    ///
+    /// # Errors
+    /// It is not good, or not for them.
+    pub fn review(&self, token: &str, audiences: &[String], now: SystemTime) -> Result<Review, Error> {
+        match bootstrap::user(self.tokens.objects(), token, now) {
+            Some(user) => Ok(Review { user, audiences: self.tokens.own_audiences(audiences)?, used: None }),
+            None => self.tokens.verify(token, audiences, now),
+        }
     }
 }
 

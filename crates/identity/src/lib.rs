@@ -6,6 +6,7 @@
 
 mod authn;
 mod authz;
+mod bootstrap;
 mod error;
 mod jwt;
 mod node;

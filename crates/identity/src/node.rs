@@ -69,9 +69,7 @@ impl NodeAuthorizer {
                 ("", "serviceaccounts") if asked.subresource == "token" => return self.token(node, asked),
                 ("", "serviceaccounts") => return self.get(asked, || self.any_pod(node, asked.namespace, |pod| *pod.account == *asked.name)),
                 ("", "nodes") => return own_node(node, asked),
-                ("", "pods") if asked.verb == "get" && asked.subresource.is_empty() => {
-                    return self.related(asked, || self.pod_on(node, asked.namespace, asked.name));
-                }
+                ("", "pods") => return self.own_pods(node, asked),
                 ("coordination.k8s.io", "leases") => return own_lease(node, asked),
                 ("storage.k8s.io", "csinodes") => return own_csi_node(node, asked),
                 ("resource.k8s.io", "resourceslices") => return self.own_slices(node, asked),
@@ -176,6 +174,20 @@ impl NodeAuthorizer {
         !name.is_empty() && self.any_pod(node, text(claim, "namespace"), |pod| pod.claims.has(name))
     }
 
+    /// The pods on a node: many at once only where the request says that it wants this node's alone. Which of them it may write,
+    /// admission sees.
+    fn own_pods(&self, node: &str, asked: &Attributes<'_>) -> Answer {
+        let on_node = || self.pod_on(node, asked.namespace, asked.name);
+        match (asked.verb, asked.subresource) {
+            ("get", "") => self.related(asked, on_node),
+            ("list" | "watch", "") if asked.fields.is_some_and(|fields| fields.exact("spec.nodeName") == Some(node)) => Ok(()),
+            ("list" | "watch", "") if !asked.name.is_empty() => self.related(asked, on_node),
+            ("list" | "watch", "") => no("can only list/watch pods with spec.nodeName field selector"),
+            ("create" | "delete", "") | ("update" | "patch", "status") | ("create", "eviction") => Ok(()),
+            _ => no(""),
+        }
+    }
+
     /// What a node offers of devices: many at once only where the request says that it wants this node's alone.
     fn own_slices(&self, node: &str, asked: &Attributes<'_>) -> Answer {
         if !asked.subresource.is_empty() {
@@ -204,6 +216,7 @@ fn own_node(node: &str, asked: &Attributes<'_>) -> Answer {
     match (asked.verb, asked.subresource) {
         ("create", "") => Ok(()),
         ("get" | "list" | "watch" | "update" | "patch", "") | ("update" | "patch", "status") if asked.name == node => Ok(()),
+        ("get" | "list" | "watch", "") if asked.name.is_empty() => no(format!("node '{node}' cannot read all nodes, only its own Node object")),
         ("get" | "list" | "watch", "") => no(format!("node '{node}' cannot read '{}', only its own Node object", asked.name)),
         _ => no(format!("node '{node}' is not allowed to modify node '{}'", asked.name)),
     }
@@ -242,9 +255,6 @@ static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
         rule("authorization.k8s.io", "localsubjectaccessreviews subjectaccessreviews", "create"),
         rule("-", "services", "get list watch"),
         rule("- events.k8s.io", "events", "create patch update"),
-        rule("-", "pods", "list watch create delete"),
-        rule("-", "pods/status", "patch update"),
-        rule("-", "pods/eviction", "create"),
         rule("-", "endpoints", "get"),
         rule("certificates.k8s.io", "certificatesigningrequests", "create get list watch"),
         rule("certificates.k8s.io", "clustertrustbundles", "get list watch"),

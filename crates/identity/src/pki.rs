@@ -6,13 +6,16 @@
 
 mod cluster;
 mod files;
+mod kubelets;
 mod possession;
 mod renewable;
 #[cfg(test)]
 mod tests;
+mod usages;
 
 pub use cluster::{ClusterNames, ClusterPki, NodePki, SIGNING_LIFE};
 pub(crate) use files::{Durability, read_or_make, write_secret};
+pub use kubelets::Kubelets;
 pub use possession::{Unfit, proven_key, request_key};
 pub use renewable::Renewable;
 
@@ -231,23 +234,20 @@ impl Ca {
         Ok(Credential { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
     }
 
-    /// Signs a certificate request (PEM, PKCS #10): what the signers of certificates.k8s.io do once it is approved.
+    /// Signs a certificate request (PEM, PKCS #10): what the signers of certificates.k8s.io do once it is approved. Usages are named
+    /// as in `spec.usages`.
     ///
     /// # Errors
-    /// The request is no request, or its signature is not its key's.
-    pub fn sign_request(&self, request_pem: &str, usage: Usage, life: Duration, now: SystemTime) -> Result<String, Error> {
+    /// The request is no request, its signature is not its key's, or a usage is unknown.
+    pub fn sign_request(&self, request_pem: &str, usages: &[String], life: Duration, now: SystemTime) -> Result<String, Error> {
+        let (key_usages, extended_key_usages) = usages::purposes(usages)?;
         let mut request = CertificateSigningRequestParams::from_pem(request_pem)?;
         let fresh = base_params(now, life)?;
         let params = &mut request.params;
         (params.not_before, params.not_after, params.serial_number) = (fresh.not_before, fresh.not_after, fresh.serial_number);
         params.is_ca = IsCa::ExplicitNoCa;
         params.use_authority_key_identifier_extension = true;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = match usage {
-            Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
-            Usage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
-            Usage::Both => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
-        };
+        (params.key_usages, params.extended_key_usages) = (key_usages, extended_key_usages);
         Ok(request.signed_by(&self.issuer)?.pem())
     }
 

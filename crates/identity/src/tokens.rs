@@ -115,6 +115,20 @@ impl Tokens {
         Tokens { key, issuer: issuer.to_owned(), audiences: vec![issuer.to_owned()], objects, remembered: Mutex::default() }
     }
 
+    pub(crate) fn objects(&self) -> &dyn Objects {
+        &*self.objects
+    }
+
+    /// Of the wanted audiences (none: the API server's own) those that are the API server's, for what is good for no other.
+    ///
+    /// # Errors
+    /// There are none.
+    pub(crate) fn own_audiences(&self, wanted: &[String]) -> Result<Vec<String>, Error> {
+        let wanted = if wanted.is_empty() { &self.audiences } else { wanted };
+        let matching: Vec<String> = wanted.iter().filter(|audience| self.audiences.contains(audience)).cloned().collect();
+        if matching.is_empty() { Err(not_for(&self.audiences, wanted)) } else { Ok(matching) }
+    }
+
     /// The audiences of the API server itself.
     pub fn audiences(&self) -> &[String] {
         &self.audiences
@@ -164,8 +178,7 @@ impl Tokens {
         let wanted = if audiences.is_empty() { &self.audiences } else { audiences };
         if claims["iss"] == legacy::ISSUER {
             let (user, used) = self.verify_legacy(&claims, token)?;
-            let audiences = wanted.iter().filter(|a| self.audiences.contains(a)).cloned().collect::<Vec<_>>();
-            return if audiences.is_empty() { Err(not_for(&self.audiences, wanted)) } else { Ok(Review { user, audiences, used: Some(used) }) };
+            return Ok(Review { user, audiences: self.own_audiences(wanted)?, used: Some(used) });
         }
         if claims["iss"] != self.issuer.as_str() {
             return Err(Error::Token("the token was issued by somebody else".into()));

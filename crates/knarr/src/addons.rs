@@ -92,16 +92,10 @@ pub async fn apply(admin: &Client, storage: bool) -> anyhow::Result<()> {
         objects.extend(manifest::parse(STORAGE)?);
     }
     let all = objects.into_iter().map(|mut object| async move {
-        match manifest::read_now(admin, &object).await {
-            Ok(_) => return Ok(()),
-            Err(error) if error.downcast_ref::<client::Error>().is_some_and(client::Error::is_not_found) => {}
-            Err(error) => return Err(error),
-        }
         if object.value["kind"] == "StorageClass" && !has_default(admin).await? {
             object.value["metadata"]["annotations"] = Value::Object([(DEFAULT_CLASS.to_owned(), "true".into())].into_iter().collect());
         }
-        manifest::apply(admin, &object).await?;
-        anyhow::Ok(())
+        manifest::make(admin, &object).await
     });
     futures_util::future::try_join_all(all).await?;
     Ok(())

@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::{front_proxy::FrontProxyFlags, node_flags::NodeFlags};
+use crate::{front_proxy::FrontProxyFlags, machine_flags::MachineFlags, node_flags::NodeFlags};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use network::Cidr;
 use std::{
@@ -142,6 +142,8 @@ pub struct Up {
     #[arg(long)]
     pub accept_data_loss: bool,
     #[command(flatten)]
+    pub machines: MachineFlags,
+    #[command(flatten)]
     pub front_proxy: Box<FrontProxyFlags>,
     #[command(flatten)]
     pub node: NodeFlags,
@@ -216,6 +218,9 @@ pub struct Worker {
     /// Where images come from: mirrors and credentials
     #[arg(long)]
     pub registries: Option<PathBuf>,
+    /// What pods' links may carry, where they lead to other machines
+    #[arg(long)]
+    pub mtu: Option<u32>,
     #[command(flatten)]
     pub node: NodeFlags,
 }
@@ -298,6 +303,12 @@ pub struct Controllers {
     /// How long a node may give no sign of life before it is taken for dead
     #[arg(long, default_value = NODE_MONITOR_GRACE, value_parser = positive)]
     pub node_monitor_grace_period: Duration,
+    /// Bits of the prefix of a node's IPv4 range
+    #[arg(long, alias = "node-cidr-mask-size", default_value_t = 24)]
+    pub node_cidr_mask_size_ipv4: u8,
+    /// Bits of the prefix of a node's IPv6 range
+    #[arg(long, default_value_t = 64)]
+    pub node_cidr_mask_size_ipv6: u8,
     /// Certificate of the cluster's authority [default: the kubeconfig's]
     #[arg(long)]
     pub root_ca_file: Option<PathBuf>,

@@ -21,6 +21,8 @@ mod kubeconfig;
 mod limits;
 mod local;
 mod log;
+mod machine_flags;
+mod machines;
 mod manifest;
 mod member;
 mod memory;

@@ -190,6 +190,14 @@ pub async fn apply(client: &Client, object: &Object) -> anyhow::Result<(Value, O
     Ok((made.with_context(|| object.title())?, taken))
 }
 
+/// Makes an object that is not there; one that is there stays as it is.
+pub async fn make(client: &Client, object: &Object) -> anyhow::Result<()> {
+    match read_now(client, object).await {
+        Err(error) if error.downcast_ref::<client::Error>().is_some_and(client::Error::is_not_found) => apply(client, object).await.map(drop),
+        other => other.map(drop),
+    }
+}
+
 /// Reads an object as it is now.
 pub async fn read_now(client: &Client, object: &Object) -> anyhow::Result<Value> {
     get(client, &object.path(client).await?).await

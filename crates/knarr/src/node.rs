@@ -30,6 +30,8 @@ pub struct Node<'a> {
     pub labels: BTreeMap<String, String>,
     /// Its range of pods.
     pub range: Cidr,
+    /// What its pods' links may carry, where they lead to other machines.
+    pub mtu: Option<u32>,
     /// Its own address, the range's first.
     pub ip: Ipv4Addr,
     /// Ports at which its own processes listen, and the API server where it is beside it.
@@ -50,7 +52,7 @@ impl Node<'_> {
             pod_cidr: self.range,
             cluster_cidr: Some(self.plan.pod_cidr()),
             service_cidr: Some(self.plan.service_cidr()),
-            mtu: None,
+            mtu: self.mtu,
             own_ports: self.own_ports.clone(),
             behind,
         }

@@ -120,6 +120,8 @@ pub async fn controllers(command: &Controllers) -> anyhow::Result<()> {
         enabled: command.controllers.clone(),
         cluster_cidr: command.cluster_cidr.clone(),
         node_monitor_grace: command.node_monitor_grace_period,
+        node_cidr_mask: command.node_cidr_mask_size_ipv4,
+        node_cidr_mask_v6: command.node_cidr_mask_size_ipv6,
         root_ca,
         ..controllers::Config::default()
     };

@@ -7,6 +7,7 @@ use crate::{
     cluster::{Cluster, DOMAIN, Plan},
     dns_probe,
     local::{self, Door},
+    machines,
     node::{self, Node},
     nodes,
     parts::{self, KUBELET, Parts, spawn},
@@ -22,7 +23,7 @@ use apiserver::{AdmissionOptions, AdmissionSettings, ApiServer, Config};
 use client::{Client, Informers};
 use identity::{
     Trust,
-    pki::{Ca, ClusterNames, ClusterPki, Usage},
+    pki::{Ca, ClusterNames, ClusterPki},
 };
 use k8s_openapi::api::core::v1;
 use network::{
@@ -84,6 +85,8 @@ pub struct Setup<'a> {
     pub up: &'a Up,
     /// The node's name.
     pub node_name: String,
+    /// What pods' links may carry, where they lead to other machines.
+    pub mtu: Option<u32>,
     /// What the node's flags say.
     pub settings: kubelet::Settings,
     /// The user's kubeconfig.
@@ -95,6 +98,11 @@ impl Setup<'_> {
         !self.up.disable.contains(&component)
     }
 
+    /// Where the API server listens besides loopback and the node's own address.
+    fn listen(&self) -> BTreeSet<IpAddr> {
+        self.up.listen.iter().copied().chain(self.plan.advertise).collect()
+    }
+
     /// The first node.
     fn node(&self) -> Node<'_> {
         Node {
@@ -104,6 +112,7 @@ impl Setup<'_> {
             name: &self.node_name,
             labels: BTreeMap::new(),
             range: self.plan.node_cidr(),
+            mtu: self.mtu,
             ip: self.plan.node_ip(),
             own_ports: own_ports(self),
             images: self.cluster.runtime(None).root,
@@ -121,7 +130,7 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
     let rooms = Rooms { control: Room::open("control")?, node: Room::open("node")? };
 
     // The node's network first: the API server listens on its address. Keys, objects and images load beside it.
-    let names = certificates::names(plan, &setup.up.listen, &setup.up.tls_san)?;
+    let names = certificates::names(plan, &Vec::from_iter(setup.listen()), &setup.up.tls_san)?;
     let loading = tokio::task::spawn_blocking({
         let (cluster, names, accept_data_loss) = (setup.cluster.clone(), names.clone(), setup.up.accept_data_loss);
         move || load(&cluster, &names, accept_data_loss)
@@ -135,6 +144,11 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
 
     let mut trust = pki.trust()?;
     setup.up.front_proxy.apply(&mut trust)?;
+    if let Some(known) = &trust.kubelets
+        && let Some(more) = machines::kubelets(setup.up, known)?
+    {
+        trust.kubelets = Some(Arc::new(more));
+    }
     let tls = pki.server_config_trusting(&trust.front_proxy_ca_pem)?;
     let server = api_server(setup, store, (&pki, trust), node.is_some())?;
     let listeners = listeners(setup, node.is_some())?;
@@ -151,7 +165,7 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
     let door = Door::new(&server);
     let admin = door.client(local::user("kubernetes-admin", &["system:masters"]));
     let informers = informers(&door, &rooms.control, &stop);
-    control_plane(setup, &door, &pki, (&informers, &rooms.control), &pods_stop, &mut parts)?;
+    control_plane(setup, &door, (&pki, &names), (&informers, &rooms.control), &pods_stop, &mut parts)?;
     let mut node_pki = None;
     let (runtime, network) = match node {
         Some((runtime, network)) => {
@@ -161,6 +175,9 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
                 tokio::join!(kept.keep(token.clone()), kept.lead_services(of_services, token));
                 Ok::<_, std::convert::Infallible>(())
             });
+            if let Some(config) = machines::mesh(setup.cluster, plan, &setup.node_name) {
+                spawn(&mut parts, &rooms.node.handle, "way to other machines", network::mesh::run(config, informers.clone(), stop.clone()));
+            }
             let (disk, drivers) = (open_disk(setup).await?, Drivers::default());
             if let Some(disk) = &disk {
                 drivers.add(volume::disk::NAME, Arc::new(disk.clone()));
@@ -177,6 +194,7 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
         None => (None, None),
     };
     addons::apply(&admin, setup.has(Component::Storage)).await?;
+    machines::apply(&admin, setup.cluster, plan, &pki, &setup.up.disable).await?;
     services(setup, door.client(addons::dns_user()), (&informers, &rooms.node), &stop, &mut parts).await?;
     credentials(setup, &pki)?;
 
@@ -193,6 +211,9 @@ fn worker_options(setup: &Setup<'_>) -> Vec<OsString> {
         if !setup.has(component) {
             options.extend(["--disable", name].map(OsString::from));
         }
+    }
+    if let Some(mtu) = setup.mtu {
+        options.extend(["--mtu".to_owned(), mtu.to_string()].map(OsString::from));
     }
     if let Some(registries) = setup.up.registries.as_deref().and_then(|file| std::path::absolute(file).ok()) {
         options.extend([OsString::from("--registries"), registries.into()]);
@@ -224,7 +245,7 @@ async fn open_node(setup: &Setup<'_>, room: &Room) -> anyhow::Result<(Runtime, P
 /// Ports of this host at which the cluster itself listens: the API's, the kubelet's and those of DNS.
 fn own_ports(setup: &Setup<'_>) -> Vec<OwnPort> {
     let node = setup.plan.node_ip().into();
-    let api = [LOOPBACK, node].into_iter().chain(setup.up.listen.iter().copied());
+    let api = [LOOPBACK, node].into_iter().chain(setup.listen());
     let api = api.map(|ip| OwnPort { ip: Some(ip).filter(|ip| !ip.is_unspecified()), port: setup.plan.port, protocol: "TCP" });
     api.chain(node_own_ports(node, setup.has(Component::Proxy) && setup.has(Component::Dns))).collect()
 }
@@ -252,7 +273,7 @@ fn api_server(setup: &Setup<'_>, store: store::Store, (pki, trust): (&ClusterPki
     let config = Config {
         service_cidr: (plan.services.into(), plan.services_prefix),
         runtime_config: setup.up.runtime_config.clone(),
-        advertise_address: Some(if has_node { plan.node_ip().into() } else { LOOPBACK }),
+        advertise_address: plan.advertise.or(Some(if has_node { plan.node_ip().into() } else { LOOPBACK })),
         advertise_port: plan.port,
         admission: admission(setup.up)?,
         resident: [(Component::Scheduler, "scheduler"), (Component::Controllers, "controller-manager")]
@@ -267,11 +288,12 @@ fn api_server(setup: &Setup<'_>, store: store::Store, (pki, trust): (&ClusterPki
 
 fn listeners(setup: &Setup<'_>, has_node: bool) -> anyhow::Result<Vec<TcpListener>> {
     let node = has_node.then(|| setup.plan.node_ip().into());
-    let ips = [LOOPBACK].into_iter().chain(node).chain(setup.up.listen.iter().copied());
+    let listen = setup.listen();
     // One listener on all addresses is enough where one was asked for.
-    let any = setup.up.listen.iter().find(|ip| ip.is_unspecified());
-    let Some(any) = any else { return ips.map(|ip| preflight::listen(ip, setup.plan.port)).collect() };
-    let mut all = vec![preflight::listen(*any, setup.plan.port)?];
+    let any = listen.iter().copied().find(IpAddr::is_unspecified);
+    let ips: BTreeSet<IpAddr> = [LOOPBACK].into_iter().chain(node).chain(listen).collect();
+    let Some(any) = any else { return ips.into_iter().map(|ip| preflight::listen(ip, setup.plan.port)).collect() };
+    let mut all = vec![preflight::listen(any, setup.plan.port)?];
     // Where IPv6's all addresses are not IPv4's as well.
     if any.is_ipv6() && std::fs::read_to_string("/proc/sys/net/ipv6/bindv6only").is_ok_and(|v| v.trim() == "1") {
         all.push(preflight::listen(Ipv4Addr::UNSPECIFIED.into(), setup.plan.port)?);
@@ -287,19 +309,19 @@ fn informers(door: &Door, room: &Room, stop: &CancellationToken) -> Informers {
     Informers::new(reader, stop.clone())
 }
 
-/// Signs clients' certificates with the cluster's authority, which is read anew each time: it is seldom asked.
+/// Signs certificates with the cluster's authority, which is read anew each time: it is seldom asked.
 fn signer(pki: &ClusterPki) -> controllers::Signer {
     let directory = pki.directory().to_owned();
-    controllers::Signer::new(move |request, life| {
+    controllers::Signer::new(move |request, usages, life| {
         let authority = Ca::load_or_create(&directory).map_err(|error| error.to_string())?;
-        Ok(authority.sign_request(request, Usage::Client, life, SystemTime::now()).map_err(|error| error.to_string()))
+        Ok(authority.sign_request(request, usages, life, SystemTime::now()).map_err(|error| error.to_string()))
     })
 }
 
 fn control_plane(
     setup: &Setup<'_>,
     door: &Door,
-    pki: &ClusterPki,
+    (pki, names): (&ClusterPki, &ClusterNames),
     (informers, room): (&Informers, &Room),
     stop: &CancellationToken,
     parts: &mut Parts,
@@ -308,10 +330,12 @@ fn control_plane(
         let config = controllers::Config {
             root_ca: pki.ca.cert_pem().to_owned(),
             cluster_cidr: Some(setup.plan.pod_cidr().to_string()),
+            node_cidr_mask: setup.plan.node_prefix,
             signer: Some(signer(pki)),
             node_monitor_grace: setup.up.node_monitor_grace_period,
             ..Default::default()
         };
+        let config = machines::controllers(config, setup.cluster, setup.plan, names);
         let door = door.clone();
         let client_for = move |name: &str| door.client(local::service_account(name)).user_agent(name);
         spawn(parts, &room.handle, "controllers", controllers::run(config, client_for, informers.clone(), stop.clone()));

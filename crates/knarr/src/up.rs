@@ -12,6 +12,7 @@ use crate::{
     cluster::{Cluster, Plan, Ranges, Work, nodes},
     detach, farewell, host, image, kubeconfig,
     log::log,
+    machines,
     manifest::{self, Object},
     node_flags::NodeFlags,
     part, preflight,
@@ -45,6 +46,7 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
     }
     serve::admission(&up)?;
     up.front_proxy.apply(&mut Trust::default())?;
+    machines::authorities(&up)?;
     part::scheduler_config(up.scheduler_config.as_deref())?;
     let settings = up.node.settings()?;
     let objects = up.manifests.iter().map(|m| manifest::read(m)).collect::<Result<Vec<_>, _>>()?.concat();
@@ -57,7 +59,14 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let _lock = cluster.lock(Work::Runs).await?;
     cluster.claim()?;
-    let ranges = Ranges { pods: up.pod_cidr, services: up.service_cidr, port: up.port };
+    let ranges = Ranges {
+        pods: up.pod_cidr,
+        services: up.service_cidr,
+        port: up.port,
+        node_prefix: up.machines.node_cidr_mask_size,
+        advertise: up.machines.advertise_address,
+        pod_network: up.machines.pod_network,
+    };
     let mut plan = tokio::task::spawn_blocking({
         let (cluster, nodes, alone) = (cluster.clone(), up.nodes, up.disable.contains(&Component::Kubelet));
         move || choose(&cluster, &ranges, nodes, alone)
@@ -65,7 +74,8 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
     .await??;
     plan.contexts = known;
 
-    let setup = Setup { cluster: &cluster, plan: &plan, up: &up, node_name: host::name(), settings, kubeconfig: &file };
+    let mtu = machines::mtu(&plan)?;
+    let setup = Setup { cluster: &cluster, plan: &plan, up: &up, node_name: host::name(), mtu, settings, kubeconfig: &file };
     let Some((mut running, told)) = start(&setup, &steps, &mut signals).await? else { return Ok(()) };
     let mut unfinished = false;
     let end = match told {
@@ -116,6 +126,7 @@ fn choose(cluster: &Cluster, ranges: &Ranges, nodes: Option<u32>, alone: bool) -
         }
     }
     let plan = cluster.plan(ranges)?;
+    machines::check(&plan)?;
     // When it is served a network stands already, and this start's port and nodes would be kept for the next.
     drop(preflight::free(Ipv4Addr::LOCALHOST.into(), plan.port)?);
     if let Some(nodes) = nodes {

@@ -179,6 +179,7 @@ async fn start(command: &cli::Worker, cluster: &Cluster, home: &Cluster, plan: &
         name: &wish.name,
         labels: wish.labels.clone(),
         range,
+        mtu: command.mtu,
         ip,
         own_ports: node_own_ports(ip.into(), has(Component::Proxy) && has(Component::Dns)).collect(),
         images: cluster.runtime(None).root,

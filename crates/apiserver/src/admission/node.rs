@@ -5,6 +5,7 @@ use crate::{Operation, Write};
 use identity::{node_may_label, node_of};
 use machinery::{Value, status::Status};
 use serde_json::json;
+use std::net::IpAddr;
 
 pub(super) struct NodeRestriction;
 
@@ -17,7 +18,7 @@ impl Plugin for NodeRestriction {
         let Some(node) = node_of(&write.cx.user) else { return Ok(()) };
         match (write.row.resource.group.as_str(), write.row.resource.resource.as_str()) {
             ("", "pods") => pods(world, write, object, node),
-            ("", "nodes") => nodes(write, object, node),
+            ("", "nodes") => nodes(world, write, object, node),
             ("", "persistentvolumeclaims") if write.subresource != "status" => Err(forbidden(write, object, "may only update PVC status")),
             ("storage.k8s.io", "csinodes") => {
                 let name = if write.name.is_empty() { text(&object["metadata"], "name") } else { write.name };
@@ -120,7 +121,7 @@ fn references(pod: &Value, node: &str) -> Result<(), String> {
     }
 }
 
-fn nodes(write: &Write<'_>, object: &Value, node: &str) -> Result<(), Status> {
+fn nodes(world: &World, write: &Write<'_>, object: &Value, node: &str) -> Result<(), Status> {
     let name = if write.name.is_empty() { text(&object["metadata"], "name") } else { write.name };
     if name != node {
         return Err(forbidden(write, object, format!("node {node:?} is not allowed to modify node {name:?}")));
@@ -133,13 +134,65 @@ fn nodes(write: &Write<'_>, object: &Value, node: &str) -> Result<(), Status> {
     changed.sort();
     changed.dedup();
     if write.operation != Operation::Delete && !changed.is_empty() {
-        return Err(forbidden(write, object, format!("is not allowed to set the following labels: {}", changed.join(", "))));
+        let labels = changed.join(", ");
+        return Err(forbidden(
+            write,
+            object,
+            match write.operation {
+                Operation::Create => format!("node {node:?} is not allowed to set the following labels: {labels}"),
+                _ => format!("is not allowed to modify labels: {labels}"),
+            },
+        ));
     }
     let taints = |old: &Value| write.operation == Operation::Update && write.subresource.is_empty() && old["spec"]["taints"] != object["spec"]["taints"];
     if write.old.is_some_and(taints) {
         return Err(forbidden(write, object, format!("node {node:?} is not allowed to modify taints")));
     }
+    let owners =
+        |old: &Value| write.operation == Operation::Update && items(&old["metadata"]["ownerReferences"]) != items(&object["metadata"]["ownerReferences"]);
+    if write.old.is_some_and(owners) {
+        return Err(forbidden(write, object, format!("node {node:?} is not allowed to modify ownerReferences")));
+    }
+    ranges(world, write, object, node)
+}
+
+/// A node that brings its range of pods along (as those of the control plane's machine do) takes nothing of another's by it; upstream
+/// has no such rule. A range does not change any more once it is there.
+fn ranges(world: &World, write: &Write<'_>, object: &Value, node: &str) -> Result<(), Status> {
+    fn of(node: &Value) -> Vec<&str> {
+        items(&node["spec"]["podCIDRs"]).iter().filter_map(Value::as_str).chain(node["spec"]["podCIDR"].as_str()).collect()
+    }
+    let wanted = of(object);
+    let is_new = write.operation == Operation::Create || write.old.is_some_and(|old| of(old).is_empty());
+    if wanted.is_empty() || write.operation == Operation::Delete || !is_new {
+        return Ok(());
+    }
+    for other in world.list(("", "v1", "nodes"), "") {
+        let name = text(&other["metadata"], "name");
+        if name != node && of(&other).iter().any(|theirs| wanted.iter().any(|own| overlap(own, theirs))) {
+            return Err(forbidden(
+                write,
+                object,
+                format!("node {node:?} is not allowed to have a range of pods that has addresses of that of the node {name:?}"),
+            ));
+        }
+    }
     Ok(())
+}
+
+/// Whether two ranges have addresses in common; what is no range is validated elsewhere.
+fn overlap(one: &str, other: &str) -> bool {
+    let parts = |text: &str| {
+        let (address, prefix) = text.split_once('/')?;
+        let (number, bits) = match address.parse().ok()? {
+            IpAddr::V4(ip) => (u128::from(ip.to_bits()), 32),
+            IpAddr::V6(ip) => (ip.to_bits(), 128),
+        };
+        Some((number, bits, prefix.parse::<u32>().ok().filter(|prefix| *prefix <= bits)?))
+    };
+    let (Some((one, bits, long)), Some((other, others, short))) = (parts(one), parts(other)) else { return false };
+    let differs = (one ^ other).checked_shr(bits - long.min(short)).unwrap_or(0);
+    bits == others && differs == 0
 }
 
 pub(super) struct TaintNodesByCondition;
@@ -156,5 +209,22 @@ impl Plugin for TaintNodesByCondition {
             push(&mut object["spec"], "taints", json!({"key": KEY, "effect": "NoSchedule"}));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::overlap;
+
+    #[test]
+    fn ranges_of_one_family_may_overlap() {
+        for (one, other) in
+            [("10.244.1.0/24", "10.244.0.0/16"), ("10.244.1.0/24", "10.244.1.128/25"), ("0.0.0.0/0", "10.0.0.0/8"), ("fd00::/48", "fd00:0:0:7::/64")]
+        {
+            assert!(overlap(one, other) && overlap(other, one) && overlap(one, one), "{one} {other}");
+        }
+        for (one, other) in [("10.244.1.0/24", "10.244.2.0/24"), ("::/0", "0.0.0.0/0"), ("10.244.1.0/24", "none"), ("10.244.1.0/33", "10.244.1.0/24")] {
+            assert!(!overlap(one, other) && !overlap(other, one), "{one} {other}");
+        }
     }
 }

@@ -2,12 +2,12 @@
 
 use super::{
     NODES, PODS,
-    dial::{self, Backend},
+    dial::{self, Address, Backend, Host},
     items, kubelet, text,
 };
 use crate::{path::RequestInfo, storage, world::World};
 use machinery::{Value, status::Status};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 /// Finds the backend of a proxy request.
 pub(super) fn find(world: &World, info: &RequestInfo) -> Result<Backend, Status> {
@@ -38,14 +38,14 @@ pub(super) fn split(id: &str) -> Option<(&str, &str, &str)> {
     (!name.is_empty() && matches!(scheme, "" | "http" | "https")).then_some((scheme, name, port))
 }
 
-fn backend(ip: IpAddr, scheme: &str, port: &str) -> Result<Backend, Status> {
+fn backend(host: Host, scheme: &str, port: &str) -> Result<Backend, Status> {
     let default = if scheme == "https" { 443 } else { 80 };
     let port = match port {
         "" => default,
         text => text.parse::<u16>().map_err(|_| Status::service_unavailable(format!("error trying to reach service: address {text}: invalid port")))?,
     };
     let tls = if scheme == "https" { Some(dial::unverified().map_err(Status::internal)?) } else { None };
-    Ok(Backend { address: SocketAddr::new(ip, port), tls })
+    Ok(Backend { address: Address { host, port }, tls })
 }
 
 /// Only what is a pod's or a node's may be reached: never this host's loopback or link-local addresses.
@@ -64,7 +64,7 @@ fn of_pod(world: &World, namespace: &str, scheme: &str, name: &str, port: &str) 
     let ip = text(&pod["status"], "podIP").parse().map_err(|_| Status::bad_request("address not allowed"))?;
     let mut ports = items(&pod["spec"]["containers"]).iter().filter_map(|c| items(&c["ports"]).first());
     let first = ports.next().and_then(|p| p["containerPort"].as_u64()).map(|p| p.to_string()).unwrap_or_default();
-    backend(proxyable(ip)?, scheme, if port.is_empty() { &first } else { port })
+    backend(Host::Ip(proxyable(ip)?), scheme, if port.is_empty() { &first } else { port })
 }
 
 fn of_node(world: &World, scheme: &str, name: &str, port: &str) -> Result<Backend, Status> {
@@ -72,7 +72,12 @@ fn of_node(world: &World, scheme: &str, name: &str, port: &str) -> Result<Backen
     if port.is_empty() || port.parse() == Ok(kubelet::port(&node)) {
         return kubelet::of_node(world, name);
     }
-    backend(proxyable(kubelet::address(&node)?)?, scheme, port)
+    let host = match kubelet::host(&node)? {
+        Host::Ip(ip) => Host::Ip(proxyable(ip)?),
+        // Looked at once its address is known.
+        name => name,
+    };
+    backend(host, scheme, port)
 }
 
 fn of_service(world: &World, info: &RequestInfo, scheme: &str, name: &str, port: &str) -> Result<Backend, Status> {
@@ -89,7 +94,7 @@ fn of_service(world: &World, info: &RequestInfo, scheme: &str, name: &str, port:
     }
     let at = usize::from(u16::from_ne_bytes(random())) % ready.len();
     let (ip, port) = ready.swap_remove(at);
-    backend(ip, scheme, &port.to_string())
+    backend(Host::Ip(ip), scheme, &port.to_string())
 }
 
 fn random() -> [u8; 2] {

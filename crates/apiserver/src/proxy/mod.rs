@@ -3,8 +3,8 @@
 //!
 //! The server understands as little as it can of what it carries: a request that asks for an upgrade becomes a tunnel of
 //! bytes (SPDY or WebSocket, whichever the two ends speak), everything else one HTTP exchange whose body flows as it
-//! comes. A node is reached by its address alone, over TLS, with the server's client certificate; the certificate that
-//! the kubelet shows must be of the cluster's authority.
+//! comes. A kubelet is reached over TLS, with the server's client certificate, which nobody is shown whose own certificate is not
+//! that node's; whatever else is reached is shown none.
 
 mod dial;
 mod forward;

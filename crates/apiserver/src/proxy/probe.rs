@@ -2,7 +2,10 @@
 
 use super::{dial, forward};
 use http::{Request, header};
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 /// How long a program has to answer; upstream's is 20 s, which a list of three would make a minute.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -14,7 +17,7 @@ pub(crate) async fn health(port: u16) -> Result<String, String> {
     let url = format!("https://127.0.0.1:{port}/healthz");
     let told = |error: String| format!("Get {url:?}: {error}");
     let asking = async {
-        let backend = dial::Backend { address: (Ipv4Addr::LOCALHOST, port).into(), tls: Some(dial::unverified()?) };
+        let backend = dial::Backend { address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into(), tls: Some(dial::unverified()?) };
         let mut sender = dial::connect(&backend).await?;
         let request = Request::get("/healthz").header(header::HOST, backend.address.to_string()).body(crate::empty()).map_err(|e| e.to_string())?;
         let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;

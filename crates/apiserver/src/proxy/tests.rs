@@ -108,7 +108,7 @@ async fn backend() -> Backend {
             tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(play)));
         }
     });
-    Backend { address, tls: None }
+    Backend { address: address.into(), tls: None }
 }
 
 async fn play(request: Request<Incoming>) -> Result<Response<Full<bytes::Bytes>>, Infallible> {
@@ -171,6 +171,6 @@ async fn nobody_there_is_told_so() {
     let info = RequestInfo { tail: "/x".into(), ..RequestInfo::default() };
     let cx = Context::new(Arc::default(), info, String::new(), SystemTime::now());
     let request: Request<Body> = Request::get("/p/x").body(crate::empty()).expect("a request");
-    let error = forward::answer(&cx, &Backend { address, tls: None }, None, request).await.expect_err("nobody");
+    let error = forward::answer(&cx, &Backend { address: address.into(), tls: None }, None, request).await.expect_err("nobody");
     assert_eq!((error.code, error.message), (503, format!("error trying to reach service: dial tcp {address}: connect: connection refused")));
 }

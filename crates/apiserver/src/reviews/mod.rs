@@ -286,7 +286,7 @@ async fn token_review(world: &World, cx: &Context, value: &Value) -> Result<Valu
     if token.is_empty() {
         return Err(Status::bad_request("token is required for TokenReview in authentication"));
     }
-    let shown = world.identity().tokens.verify(token, &texts(&spec["audiences"]), cx.now);
+    let shown = world.identity().authenticator.review(token, &texts(&spec["audiences"]), cx.now);
     legacy_tokens::note(world, &shown, cx.now).await;
     Ok(match shown {
         Ok(review) => json!({"authenticated": true, "user": review.user.to_value(), "audiences": review.audiences}),

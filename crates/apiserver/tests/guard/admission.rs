@@ -119,11 +119,27 @@ async fn a_node_writes_what_is_its_own() {
     let refused = cluster.post_as(&node("n1"), "/api/v1/nodes", object("n2", json!({}))).await.refused(403);
     assert_eq!(refused, "nodes \"n2\" is forbidden: node \"n1\" is not allowed to modify node \"n2\"");
     let refused = cluster.post_as(&node("n1"), "/api/v1/nodes", object("n1", json!({"node-restriction.kubernetes.io/x": "1"}))).await.refused(403);
-    assert_eq!(refused, "nodes \"n1\" is forbidden: is not allowed to set the following labels: node-restriction.kubernetes.io/x");
+    assert_eq!(refused, "nodes \"n1\" is forbidden: node \"n1\" is not allowed to set the following labels: node-restriction.kubernetes.io/x");
     let made = cluster.post_as(&node("n1"), "/api/v1/nodes", object("n1", json!({"kubernetes.io/hostname": "n1"}))).await.expect(201);
     assert_eq!(made["spec"]["taints"], json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]));
     let refused = cluster.patch_as(&node("n1"), "/api/v1/nodes/n1", json!({"spec": {"taints": null}})).await.refused(403);
     assert_eq!(refused, "nodes \"n1\" is forbidden: node \"n1\" is not allowed to modify taints");
+    let labels = json!({"metadata": {"labels": {"node-role.kubernetes.io/x": ""}}});
+    let refused = cluster.patch_as(&node("n1"), "/api/v1/nodes/n1", labels).await.refused(403);
+    assert_eq!(refused, "nodes \"n1\" is forbidden: is not allowed to modify labels: node-role.kubernetes.io/x");
+    let owners = json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n0", "uid": "u"}]}});
+    let refused = cluster.patch_as(&node("n1"), "/api/v1/nodes/n1", owners).await.refused(403);
+    assert_eq!(refused, "nodes \"n1\" is forbidden: node \"n1\" is not allowed to modify ownerReferences");
+
+    // Who brings a range along takes nobody's; what controllers write is theirs to know.
+    let ranged = |name: &str, range: &str| merged(object(name, json!({})), json!({"spec": {"podCIDR": range, "podCIDRs": [range]}}));
+    cluster.post_as(&node("r1"), "/api/v1/nodes", ranged("r1", "10.244.1.0/24")).await.expect(201);
+    let refused = cluster.post_as(&node("r2"), "/api/v1/nodes", ranged("r2", "10.244.0.0/16")).await.refused(403);
+    assert_eq!(refused, "nodes \"r2\" is forbidden: node \"r2\" is not allowed to have a range of pods that has addresses of that of the node \"r1\"");
+    cluster.post_as(&node("r2"), "/api/v1/nodes", object("r2", json!({}))).await.expect(201);
+    let later = json!({"spec": {"podCIDR": "10.244.1.0/25", "podCIDRs": ["10.244.1.0/25"]}});
+    cluster.patch_as(&node("r2"), "/api/v1/nodes/r2", later).await.refused(403);
+    cluster.patch_as(&node("r2"), "/api/v1/nodes/r2", json!({"metadata": {"annotations": {"a": "b"}}})).await.expect(200);
 
     let mine = json!({"spec": {"nodeName": "n1"}});
     cluster.post(PODS, merged(pod("mine"), mine)).await.expect(201);

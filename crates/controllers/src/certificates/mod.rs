@@ -7,6 +7,7 @@ pub(crate) mod signing;
 pub(crate) mod trust_bundle;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
 use x509_parser::certification_request::X509CertificationRequest;
@@ -17,6 +18,10 @@ use crate::meta::seconds;
 
 /// The signer of kubelets' certificates as clients.
 pub(crate) const KUBELET_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
+/// The signer of kubelets' certificates as servers.
+pub(crate) const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
+/// What the name of a node's user begins with.
+pub(crate) const NODE: &str = "system:node:";
 
 /// Whether a condition of this type is true.
 pub(crate) fn is(request: &CertificateSigningRequest, kind: &str) -> bool {
@@ -41,42 +46,111 @@ pub(crate) fn condition(kind: &str, reason: &str, message: impl Into<String>) ->
     }
 }
 
+/// What a request asks for, as far as a kubelet's is judged by it.
+#[derive(Debug, Default)]
+struct Asked {
+    /// The common name; of several the last counts, as for Go.
+    name: String,
+    /// One that cannot be read here (T.61, UCS-2) is signed all the same: it is an organization like the others.
+    organizations: Vec<Option<String>>,
+    hosts: Vec<String>,
+    addresses: Vec<IpAddr>,
+    has_email: bool,
+    has_uri: bool,
+}
+
+impl Asked {
+    fn of(request: &CertificateSigningRequest) -> Result<Asked, String> {
+        let (_, pem) = x509_parser::pem::parse_x509_pem(&request.spec.request.0).map_err(|error| error.to_string())?;
+        let (_, parsed) = X509CertificationRequest::from_der(&pem.contents).map_err(|error| error.to_string())?;
+        let subject = &parsed.certification_request_info.subject;
+        let mut asked = Asked {
+            name: subject.iter_common_name().last().and_then(|c| c.as_str().ok()).unwrap_or_default().to_owned(),
+            organizations: subject.iter_organization().map(|o| o.as_str().ok().map(str::to_owned)).collect(),
+            ..Asked::default()
+        };
+        for extension in parsed.requested_extensions().into_iter().flatten() {
+            let ParsedExtension::SubjectAlternativeName(names) = extension else { continue };
+            for name in &names.general_names {
+                match name {
+                    GeneralName::DNSName(host) => asked.hosts.push((*host).to_owned()),
+                    GeneralName::IPAddress(octets) => asked.addresses.push(address(octets).ok_or("an IP subjectAltName is no address")?),
+                    GeneralName::RFC822Name(_) => asked.has_email = true,
+                    GeneralName::URI(_) => asked.has_uri = true,
+                    _ => {}
+                }
+            }
+        }
+        Ok(asked)
+    }
+
+    fn is_of_nodes(&self) -> Result<(), String> {
+        let is = matches!(&self.organizations[..], [Some(one)] if one == "system:nodes");
+        if is { Ok(()) } else { Err("subject organization is not system:nodes".to_owned()) }
+    }
+
+    fn is_named_as_node(&self) -> Result<(), String> {
+        if self.name.starts_with(NODE) { Ok(()) } else { Err("subject common name does not begin with system:node:".to_owned()) }
+    }
+}
+
+fn address(octets: &[u8]) -> Option<IpAddr> {
+    let four = <[u8; 4]>::try_from(octets).map(IpAddr::from);
+    four.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from)).ok()
+}
+
+/// Whether the usages of a request are these; keys that are not RSA's encipher nothing, so that one may be left out.
+fn uses(request: &CertificateSigningRequest, wanted: &str) -> Result<(), String> {
+    let mut usages: BTreeSet<&str> = request.spec.usages.iter().flatten().map(String::as_str).collect();
+    usages.remove("key encipherment");
+    if usages == BTreeSet::from([wanted, "digital signature"]) {
+        return Ok(());
+    }
+    let all = BTreeSet::from([wanted, "digital signature", "key encipherment"]);
+    Err(format!("usages did not match [{}]", all.into_iter().collect::<Vec<_>>().join(" ")))
+}
+
 /// The common name of a request for a kubelet's certificate as a client; else why it is none, in upstream's words
 /// (`ValidateKubeletClientCSR`).
 pub(crate) fn kubelet_client(request: &CertificateSigningRequest) -> Result<String, String> {
-    let (_, pem) = x509_parser::pem::parse_x509_pem(&request.spec.request.0).map_err(|error| error.to_string())?;
-    let (_, parsed) = X509CertificationRequest::from_der(&pem.contents).map_err(|error| error.to_string())?;
-    let subject = &parsed.certification_request_info.subject;
-    // One that cannot be read here (T.61, UCS-2) is signed all the same: it is an organization like the others.
-    let organizations: Vec<Option<&str>> = subject.iter_organization().map(|o| o.as_str().ok()).collect();
-    if organizations != [Some("system:nodes")] {
-        return Err("subject organization is not system:nodes".to_owned());
-    }
-    for extension in parsed.requested_extensions().into_iter().flatten() {
-        let ParsedExtension::SubjectAlternativeName(names) = extension else { continue };
-        let has = |is: fn(&GeneralName<'_>) -> bool| names.general_names.iter().any(is);
-        for (found, what) in [
-            (has(|n| matches!(n, GeneralName::DNSName(_))), "DNS"),
-            (has(|n| matches!(n, GeneralName::RFC822Name(_))), "Email"),
-            (has(|n| matches!(n, GeneralName::IPAddress(_))), "IP"),
-            (has(|n| matches!(n, GeneralName::URI(_))), "URI"),
-        ] {
-            if found {
-                return Err(format!("{what} subjectAltNames are not allowed"));
-            }
+    let asked = Asked::of(request)?;
+    asked.is_of_nodes()?;
+    for (found, what) in [(!asked.hosts.is_empty(), "DNS"), (asked.has_email, "Email"), (!asked.addresses.is_empty(), "IP"), (asked.has_uri, "URI")] {
+        if found {
+            return Err(format!("{what} subjectAltNames are not allowed"));
         }
     }
-    let name = subject.iter_common_name().last().and_then(|c| c.as_str().ok()).unwrap_or_default();
-    if !name.starts_with("system:node:") {
-        return Err("subject common name does not begin with system:node:".to_owned());
+    asked.is_named_as_node()?;
+    uses(request, "client auth")?;
+    Ok(asked.name)
+}
+
+/// What a kubelet's certificate as a server is to be good for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Serving {
+    /// `system:node:NAME`.
+    pub(crate) name: String,
+    /// Its names.
+    pub(crate) hosts: Vec<String>,
+    /// Its addresses.
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+/// The same of a kubelet's certificate as a server (`ValidateKubeletServingCSR`).
+pub(crate) fn kubelet_serving(request: &CertificateSigningRequest) -> Result<Serving, String> {
+    let asked = Asked::of(request)?;
+    asked.is_of_nodes()?;
+    if asked.hosts.is_empty() && asked.addresses.is_empty() {
+        return Err("DNS or IP subjectAltName is required".to_owned());
     }
-    let mut usages: BTreeSet<&str> = request.spec.usages.iter().flatten().map(String::as_str).collect();
-    // Keys that are not RSA's encipher nothing.
-    usages.remove("key encipherment");
-    if usages != BTreeSet::from(["client auth", "digital signature"]) {
-        return Err("usages did not match [client auth digital signature key encipherment]".to_owned());
+    for (found, what) in [(asked.has_email, "Email"), (asked.has_uri, "URI")] {
+        if found {
+            return Err(format!("{what} subjectAltNames are not allowed"));
+        }
     }
-    Ok(name.to_owned())
+    uses(request, "server auth")?;
+    asked.is_named_as_node()?;
+    Ok(Serving { name: asked.name, hosts: asked.hosts, addresses: asked.addresses })
 }
 
 #[cfg(test)]
@@ -87,10 +161,23 @@ pub(crate) mod tests {
 
     /// A request for this common name and organization, with this name beside them.
     pub(crate) fn request(name: &str, organization: &str, host: Option<&str>) -> CertificateSigningRequest {
-        let mut params = CertificateParams::new(host.into_iter().map(str::to_owned).collect::<Vec<_>>()).expect("names");
+        of(&params(name, organization, &Vec::from_iter(host)), name)
+    }
+
+    fn params(name: &str, organization: &str, hosts: &[&str]) -> CertificateParams {
+        let mut params = CertificateParams::new(hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>()).expect("names");
         params.distinguished_name.push(DnType::CommonName, name);
         params.distinguished_name.push(DnType::OrganizationName, organization);
-        of(&params, name)
+        params
+    }
+
+    /// A node's request for its certificate as a server, with these names and addresses.
+    pub(crate) fn serving(name: &str, hosts: &[&str]) -> CertificateSigningRequest {
+        let mut request = of(&params(name, "system:nodes", hosts), name);
+        request.spec.signer_name = KUBELET_SERVING.to_owned();
+        request.spec.groups = Some(["system:nodes", "system:authenticated"].map(str::to_owned).to_vec());
+        request.spec.usages = Some(["digital signature", "server auth"].map(str::to_owned).to_vec());
+        request
     }
 
     fn of(params: &CertificateParams, name: &str) -> CertificateSigningRequest {
@@ -139,5 +226,24 @@ pub(crate) mod tests {
         assert!(kubelet_client(&other).is_ok(), "an RSA key may be for that, too");
         other.spec.usages.get_or_insert_default().push("server auth".to_owned());
         assert_eq!(why(other), "usages did not match [client auth digital signature key encipherment]");
+    }
+
+    #[test]
+    fn a_kubelet_serves_under_names_and_addresses() {
+        let good = serving("system:node:a", &["a", "192.0.2.1", "2001:db8::1"]);
+        let addresses = ["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse().expect("an address")).to_vec();
+        assert_eq!(kubelet_serving(&good), Ok(Serving { name: "system:node:a".to_owned(), hosts: vec!["a".to_owned()], addresses }));
+        let why = |r: &CertificateSigningRequest| kubelet_serving(r).expect_err("it is none");
+        assert_eq!(why(&serving("system:node:a", &[])), "DNS or IP subjectAltName is required");
+        assert_eq!(why(&serving("a", &["a"])), "subject common name does not begin with system:node:");
+        assert_eq!(why(&request("system:node:a", "system:masters", Some("a"))), "subject organization is not system:nodes");
+        let mut other = good.clone();
+        other.spec.usages.get_or_insert_default().push("client auth".to_owned());
+        assert_eq!(why(&other), "usages did not match [digital signature key encipherment server auth]");
+        let mut mail = params("system:node:a", "system:nodes", &["a"]);
+        mail.subject_alt_names.push(rcgen::SanType::Rfc822Name("a@b.c".try_into().expect("a text")));
+        let mut mail = of(&mail, "system:node:a");
+        mail.spec.usages = good.spec.usages;
+        assert_eq!(why(&mail), "Email subjectAltNames are not allowed");
     }
 }

@@ -1,7 +1,7 @@
-//! Approved requests for certificates of clients are signed (`kubernetes.io/kube-apiserver-client`, and those of kubelets).
+//! Approved requests for certificates are signed for the signers that the original's controller signs for: clients of the API
+//! server, kubelets as such clients, kubelets as servers, and what was asked for before signers had names.
 //!
-//! The authority's key is not here: [`Signer`] stands for whoever holds it. The certificates of servers are left to others, for
-//! knarr's kubelets get theirs when they are started.
+//! The authority's key is not here: [`Signer`] stands for whoever holds it.
 //!
 //! What holds it: every change of a request is heard, and one that is approved and has neither certificate nor failure is signed,
 //! now or after the next start. A certificate that was made and could not be written (a conflict, a store that refuses) is thrown
@@ -15,11 +15,13 @@ use client::{Client, Informer, Meta};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestStatus};
 
-use super::{KUBELET_CLIENT, condition, is, kubelet_client};
+use super::{KUBELET_CLIENT, KUBELET_SERVING, condition, is, kubelet_client, kubelet_serving};
 use crate::meta::secs;
 use crate::work::{Controller, Cx, Step};
 
 const SIGNER: &str = "kubernetes.io/kube-apiserver-client";
+/// Signs whatever is approved. Requests for it are refused since v1 of the API; what lies in the store from before is signed.
+const LEGACY: &str = "kubernetes.io/legacy-unknown";
 /// A certificate's life where none is asked for, and the longest (upstream `--cluster-signing-duration`).
 const LIFE_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// The shortest: certificates begin some minutes before now, so that clocks may differ.
@@ -29,17 +31,17 @@ const LIFE_MIN: Duration = Duration::from_secs(10 * 60);
 /// stay failed for ever.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// Makes a client's certificate (PEM) for a request (PEM) and a life. What is wrong with the request is the inner error, and that the
+/// Makes a certificate (PEM) for a request (PEM), usages and a life. What is wrong with the request is the inner error, and that the
 /// authority cannot sign now the outer one.
 #[derive(Clone)]
 pub struct Signer(Arc<Sign>);
 
 type Signed = Result<Result<String, String>, String>;
-type Sign = dyn Fn(&str, Duration) -> Signed + Send + Sync;
+type Sign = dyn Fn(&str, &[String], Duration) -> Signed + Send + Sync;
 
 impl Signer {
     /// It may read files; it is called where that does no harm.
-    pub fn new(sign: impl Fn(&str, Duration) -> Result<Result<String, String>, String> + Send + Sync + 'static) -> Self {
+    pub fn new(sign: impl Fn(&str, &[String], Duration) -> Result<Result<String, String>, String> + Send + Sync + 'static) -> Self {
         Signer(Arc::new(sign))
     }
 }
@@ -74,14 +76,19 @@ struct Signing {
 
 /// Whether a request is this signer's, approved, and neither signed nor given up.
 fn waits(request: &CertificateSigningRequest) -> bool {
-    let ours = [SIGNER, KUBELET_CLIENT].contains(&request.spec.signer_name.as_str());
+    let ours = [SIGNER, KUBELET_CLIENT, KUBELET_SERVING, LEGACY].contains(&request.spec.signer_name.as_str());
     let open = request.status.as_ref().is_some_and(|s| s.certificate.is_none());
     ours && open && is(request, "Approved") && !is(request, "Denied") && !is(request, "Failed")
 }
 
 /// Whether the signer makes such certificates; else what is wrong with the request.
 fn acceptable(request: &CertificateSigningRequest) -> Result<(), String> {
-    if request.spec.signer_name == KUBELET_CLIENT { kubelet_client(request).map(drop) } else { check(request.spec.usages.as_deref().unwrap_or_default()) }
+    match request.spec.signer_name.as_str() {
+        KUBELET_CLIENT => kubelet_client(request).map(drop),
+        KUBELET_SERVING => kubelet_serving(request).map(drop),
+        LEGACY => Ok(()),
+        _ => check(request.spec.usages.as_deref().unwrap_or_default()),
+    }
 }
 
 /// Whether a client's certificate may be for these; else what is wrong with them.
@@ -131,7 +138,8 @@ impl Signing {
             Err(error) => return Ok(Err(error.to_string())),
         };
         let (signer, life) = (self.signer.clone(), life(request.spec.expiration_seconds));
-        tokio::task::spawn_blocking(move || (signer.0)(&pem, life)).await.map_err(|error| error.to_string())?
+        let usages = request.spec.usages.clone().unwrap_or_default();
+        tokio::task::spawn_blocking(move || (signer.0)(&pem, &usages, life)).await.map_err(|error| error.to_string())?
     }
 }
 
@@ -158,7 +166,7 @@ mod tests {
         assert!(!waits(&request(SIGNER, &["Approved"], true)));
         assert!(!waits(&request(SIGNER, &["Approved", "Failed"], false)));
         assert!(!waits(&request("example.com/signer", &["Approved"], false)));
-        assert!(waits(&request(KUBELET_CLIENT, &["Approved"], false)));
+        assert!([KUBELET_CLIENT, KUBELET_SERVING, LEGACY].iter().all(|signer| waits(&request(signer, &["Approved"], false))));
     }
 
     #[test]
@@ -174,6 +182,12 @@ mod tests {
         use super::super::tests::request;
         assert_eq!(acceptable(&request("system:node:a", "system:nodes", None)), Ok(()));
         assert_eq!(acceptable(&request("system:node:a", "system:masters", None)), Err("subject organization is not system:nodes".to_owned()));
+        assert_eq!(acceptable(&super::super::tests::serving("system:node:a", &["a"])), Ok(()));
+        let mut serving = request("system:node:a", "system:nodes", None);
+        serving.spec.signer_name = KUBELET_SERVING.to_owned();
+        assert_eq!(acceptable(&serving), Err("DNS or IP subjectAltName is required".to_owned()));
+        serving.spec.signer_name = LEGACY.to_owned();
+        assert_eq!(acceptable(&serving), Ok(()), "whatever it is for");
     }
 
     #[test]

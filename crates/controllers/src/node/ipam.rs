@@ -1,5 +1,9 @@
 //! Gives every node its range of pod addresses out of the cluster's. A node for which none was left is looked at again when
 //! another goes (the original tries it again and again).
+//!
+//! Where nodes of other machines join, the nodes of the control plane's machine have the parts with the lowest numbers, each by its
+//! own ([`Machines`](crate::Machines)); then the others' are given from the end, so that both have room, and never one that a node of
+//! this machine has or is about to have.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -11,21 +15,22 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use super::reference;
+use crate::machines::{Held, Machines};
+use crate::range::{Range, cidrs};
 use crate::work::{Controller, Cx, Step};
-
-/// Bits of a node's IPv6 range (upstream's default).
-const V6_MASK: u8 = 64;
 
 /// Runs the controller until the end; without a range there is nothing to give.
 pub(crate) async fn run(cx: Cx) {
-    let text = cx.config.cluster_cidr.clone().unwrap_or_default();
-    let ranges: Vec<Range> = text.split(',').filter_map(|t| Range::parse(t.trim(), cx.config.node_cidr_mask)).collect();
-    if ranges.is_empty() {
+    let config = &cx.config;
+    let text = config.cluster_cidr.clone().unwrap_or_default();
+    let pools: Vec<Pool> = text.split(',').filter_map(|t| Pool::parse(t.trim(), config.node_cidr_mask, config.node_cidr_mask_v6)).collect();
+    if pools.is_empty() {
         return cx.shutdown.cancelled().await;
     }
     let client = cx.client("node-controller");
     let recorder = cx.recorder(&client, "cidrAllocator");
-    let controller = Arc::new(Ipam { client, recorder, nodes: cx.informers.informer(), ranges, given: Mutex::default() });
+    let machines = config.machines.clone();
+    let controller = Arc::new(Ipam { client, recorder, nodes: cx.informers.informer(), pools, machines, given: Mutex::default() });
     cx.setup(&controller)
         .on(&controller.nodes, Ipam::heard)
         // One at a time: two nodes must not get the same range.
@@ -33,17 +38,12 @@ pub(crate) async fn run(cx: Cx) {
         .await;
 }
 
-fn cidrs(node: &Node) -> Vec<String> {
-    let spec = node.spec.as_ref();
-    let all = spec.and_then(|s| s.pod_cidrs.clone()).unwrap_or_default();
-    if all.is_empty() { spec.and_then(|s| s.pod_cidr.clone()).into_iter().filter(|c| !c.is_empty()).collect() } else { all }
-}
-
 struct Ipam {
     client: Client,
     recorder: Recorder,
     nodes: Informer<Node>,
-    ranges: Vec<Range>,
+    pools: Vec<Pool>,
+    machines: Option<Machines>,
     /// Given to nodes that the informer has not told of yet.
     given: Mutex<HashSet<(String, String)>>,
 }
@@ -71,9 +71,12 @@ impl Controller for Ipam {
         let nodes = self.nodes.list();
         self.given.lock().retain(|(node, _)| nodes.iter().any(|n| n.name() == node && cidrs(n).is_empty()));
         let Some(node) = self.nodes.get("", name).filter(|n| cidrs(n).is_empty() && !n.is_deleting()) else { return Ok(None) };
-        let mut taken: HashSet<String> = nodes.iter().flat_map(|n| cidrs(n)).collect();
-        taken.extend(self.given.lock().iter().filter(|(n, _)| n != name).map(|(_, c)| c.clone()));
-        let free: Option<Vec<String>> = self.ranges.iter().map(|r| r.free(&taken)).collect();
+        // Until the range is written no node of this machine is added that could have it.
+        let held = match &self.machines {
+            Some(machines) => Some(machines.held().await?),
+            None => None,
+        };
+        let free = self.free(name, &nodes, held.as_ref());
         let Some(free) = free else {
             let message = format!("Node {name} status is now: CIDRNotAvailable");
             self.recorder.event(&reference(&node), EventType::Normal, "CIDRNotAvailable", message);
@@ -88,38 +91,67 @@ impl Controller for Ipam {
     }
 }
 
+impl Ipam {
+    /// A part of each range for a node; its own if it is of this machine.
+    fn free(&self, name: &str, nodes: &[Arc<Node>], held: Option<&Held>) -> Option<Vec<String>> {
+        if let Some(own) = held.and_then(|held| held.nodes.get(name)) {
+            return Some(own.clone());
+        }
+        let given = self.given.lock();
+        let given = given.iter().filter(|(node, _)| node != name).map(|(_, range)| range.as_str());
+        let reserved = held.iter().flat_map(|held| held.nodes.values().flatten()).map(String::as_str);
+        let mut taken: Vec<Range> = given.chain(reserved).filter_map(Range::parse).collect();
+        taken.extend(nodes.iter().flat_map(|node| cidrs(node)).filter_map(|text| Range::parse(&text)));
+        self.pools.iter().map(|pool| pool.free(&taken, held.is_some())).collect()
+    }
+}
+
 /// A range of addresses that is given away in equal parts.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Range {
-    base: u128,
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Pool {
+    range: Range,
     bits: u8,
     prefix: u8,
     part: u8,
 }
 
-impl Range {
-    pub(super) fn parse(text: &str, mask: u8) -> Option<Self> {
-        let (address, prefix) = text.split_once('/')?;
-        let prefix: u8 = prefix.parse().ok()?;
-        let (base, bits, part) = match address.parse().ok()? {
-            IpAddr::V4(a) => (u128::from(u32::from(a)), 32, mask),
-            IpAddr::V6(a) => (u128::from(a), 128, V6_MASK),
-        };
-        (prefix <= part && part <= bits).then_some(Self { base, bits, prefix, part })
+impl Pool {
+    pub(super) fn parse(text: &str, mask: u8, mask_v6: u8) -> Option<Self> {
+        let range = Range::parse(text)?;
+        let prefix: u8 = text.split_once('/')?.1.parse().ok()?;
+        let (bits, part) = if range.is_ipv4() { (32, mask) } else { (128, mask_v6) };
+        (prefix <= part && part <= bits).then_some(Self { range, bits, prefix, part })
     }
 
-    /// The first part that nobody has.
-    pub(super) fn free(&self, taken: &HashSet<String>) -> Option<String> {
-        let count = 1u128.checked_shl(u32::from(self.part - self.prefix)).unwrap_or(u128::MAX);
-        let step = self.bits - self.part;
-        let text = |n: u128| {
-            let address = self.base | n.checked_shl(u32::from(step)).unwrap_or(0);
-            let address = if self.bits == 32 { IpAddr::from(u32::try_from(address).ok()?.to_be_bytes()) } else { IpAddr::from(address.to_be_bytes()) };
-            Some(format!("{address}/{}", self.part))
-        };
-        // Of one more than are taken one is free.
-        let tries = count.min(taken.len() as u128 + 1);
-        (0..tries).filter_map(text).find(|c| !taken.contains(c))
+    /// The first part that has no address in common with what is taken; the last if it is looked for from the end.
+    pub(super) fn free(self, taken: &[Range], from_end: bool) -> Option<String> {
+        let (first, last) = self.range.bounds();
+        let step = u32::from(self.bits - self.part);
+        let highest = 1u128.checked_shl(u32::from(self.part - self.prefix)).map_or(u128::MAX, |count| count - 1);
+        let number = |address: u128| (address - first).checked_shr(step).unwrap_or(0);
+        let mut numbers: Vec<(u128, u128)> = taken
+            .iter()
+            .filter(|range| range.is_ipv4() == self.range.is_ipv4() && range.bounds().0 <= last && range.bounds().1 >= first)
+            .map(|range| (number(range.bounds().0.max(first)), number(range.bounds().1.min(last))))
+            .map(|(low, high)| if from_end { (highest - high, highest - low) } else { (low, high) })
+            .collect();
+        numbers.sort_unstable();
+        let mut free = 0;
+        for (low, high) in numbers {
+            if low > free {
+                break;
+            }
+            free = free.max(high.checked_add(1)?);
+        }
+        (free <= highest).then(|| self.text(if from_end { highest - free } else { free }))
+    }
+
+    fn text(self, number: u128) -> String {
+        let address = self.range.bounds().0 | number.checked_shl(u32::from(self.bits - self.part)).unwrap_or(0);
+        // An address of IPv4 has its number's last four bytes.
+        let [.., a, b, c, d] = address.to_be_bytes();
+        let address = if self.range.is_ipv4() { IpAddr::from([a, b, c, d]) } else { IpAddr::from(address.to_be_bytes()) };
+        format!("{address}/{}", self.part)
     }
 }
 
@@ -136,5 +168,32 @@ mod tests {
         assert_eq!(concerned(&left, &Delta::Deleted(node("gone", Some("10.0.1.0/24")))), ["waits"]);
         assert_eq!(concerned(&left, &Delta::Added(left[1].clone())), ["waits"]);
         assert!(concerned(&left, &Delta::Added(left[0].clone())).is_empty() && concerned(&left, &Delta::Deleted(node("gone", None))).is_empty());
+    }
+
+    #[tokio::test]
+    async fn nodes_of_this_machine_have_their_own_and_others_the_last_that_nobody_has() {
+        use crate::fake::Fake;
+        use crate::machines::tests::machines;
+        let fake = Fake::new(|_, _| (200, json!({"kind": "Node", "apiVersion": "v1", "metadata": {}})));
+        let client = fake.client();
+        let node = |name: &str, range: Option<&str>| -> Node {
+            client::typed(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {"podCIDR": range}})).expect("a node")
+        };
+        let nodes = [node("old", Some("10.244.3.128/25")), node("a", None), node("b", None), node("host-2", None), node("c", None)];
+        let ipam = Ipam {
+            recorder: Recorder::new(client.clone(), "cidrAllocator", ""),
+            client,
+            nodes: Informer::fixed(nodes),
+            pools: vec![Pool::parse("10.244.0.0/22", 24, 64).expect("a range")],
+            machines: Some(machines(&[("host", "10.244.0.0/24"), ("host-2", "10.244.1.0/24")])),
+            given: Mutex::default(),
+        };
+        for name in ["a", "host-2", "b"] {
+            ipam.reconcile(&name.to_owned()).await.expect("a step");
+        }
+        let written: Vec<String> = fake.written().into_iter().filter(|w| w.starts_with("PATCH")).collect();
+        let given = |name: &str, range: &str| written.iter().any(|w| w.starts_with(&format!("PATCH /api/v1/nodes/{name} ")) && w.contains(range));
+        assert!(given("a", "10.244.2.0/24") && given("host-2", "10.244.1.0/24"), "{written:?}");
+        assert_eq!(written.len(), 2, "the last part has an address of an old node, and nothing is left for b: {written:?}");
     }
 }

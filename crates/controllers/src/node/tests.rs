@@ -1,14 +1,14 @@
 //! Taints and ranges, as tables.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Taint};
 use machinery::placement::Tolerations;
 use serde_json::json;
 
-use super::ipam::Range;
+use super::ipam::Pool;
 use super::taints::{Evict, stay, wanted};
+use crate::range::Range;
 
 fn node(ready: Option<&str>, taints: &[(&str, &str)]) -> Node {
     let conditions: Vec<_> = ready.iter().map(|r| json!({"type": "Ready", "status": r})).collect();
@@ -57,16 +57,27 @@ fn a_pod_stays_as_long_as_it_tolerates_every_taint() {
 
 #[test]
 fn ranges_are_given_from_the_start_and_end() {
-    let range = Range::parse("10.244.0.0/22", 24).unwrap_or_else(|| panic!("a range"));
-    let mut taken = HashSet::new();
-    for want in ["10.244.0.0/24", "10.244.1.0/24", "10.244.2.0/24", "10.244.3.0/24"] {
-        let free = range.free(&taken).unwrap_or_default();
-        assert_eq!(free, want);
-        taken.insert(free);
-    }
-    assert_eq!(range.free(&taken), None);
-    taken.remove("10.244.1.0/24");
-    assert_eq!(range.free(&taken).as_deref(), Some("10.244.1.0/24"));
-    assert_eq!(Range::parse("fd00::/48", 24).and_then(|r| r.free(&HashSet::from(["fd00::/64".to_owned()]))).as_deref(), Some("fd00:0:0:1::/64"));
-    assert!(Range::parse("10.0.0.0/25", 24).is_none());
+    let pool = |text: &str| Pool::parse(text, 24, 64);
+    let given = |from_end: bool| {
+        let mut taken: Vec<Range> = Vec::new();
+        std::iter::from_fn(|| {
+            let free = pool("10.244.0.0/22")?.free(&taken, from_end)?;
+            taken.extend(Range::parse(&free));
+            Some(free)
+        })
+        .collect::<Vec<_>>()
+    };
+    let all = ["10.244.0.0/24", "10.244.1.0/24", "10.244.2.0/24", "10.244.3.0/24"];
+    assert_eq!(given(false), all);
+    assert_eq!(given(true), Vec::from_iter(all.into_iter().rev()));
+    let free = |text: &str, taken: &[&str], from_end: bool| {
+        let taken: Vec<Range> = taken.iter().filter_map(|text| Range::parse(text)).collect();
+        pool(text).and_then(|pool| pool.free(&taken, from_end))
+    };
+    assert_eq!(free("10.244.0.0/22", &["10.244.2.0/24", "10.244.0.0/24"], false).as_deref(), Some("10.244.1.0/24"));
+    assert_eq!(free("10.244.0.0/22", &["10.244.3.77/32", "10.244.0.0/23", "fd00::/8"], true).as_deref(), Some("10.244.2.0/24"), "of any size");
+    assert_eq!(free("10.244.0.0/22", &["10.0.0.0/8"], false), None);
+    assert_eq!(free("fd00::/48", &["fd00::/64"], false).as_deref(), Some("fd00:0:0:1::/64"));
+    assert_eq!(free("fd00::/48", &[], true).as_deref(), Some("fd00:0:0:ffff::/64"));
+    assert!(pool("10.0.0.0/25").is_none());
 }

@@ -89,6 +89,33 @@ fn a_node_reads_its_own_slices_only() {
 }
 
 #[test]
+fn a_node_lists_its_own_pods_and_its_own_node_only() {
+    let pod = |node: &str| json!({"spec": {"nodeName": node}});
+    let world = NodeAuthorizer::new(Memory::of([("/registry/pods/shop/mine", pod("n1")), ("/registry/pods/shop/theirs", pod("n2"))]));
+    let node = user("system:node:n1", &["system:nodes"]);
+    let told = |verb, resource, name, fields: &str| {
+        let fields = machinery::fields::FieldSelector::parse(fields).expect("a selector");
+        world.authorize(&Attributes { fields: Some(&fields), ..ask(&node, verb, "", resource, "shop", name) })
+    };
+    for verb in ["list", "watch"] {
+        assert_eq!(told(verb, "pods", "", "spec.nodeName=n1").0, Decision::Allow);
+        for fields in ["", "spec.nodeName=n2", "spec.nodeName!=n1", "status.phase=Running"] {
+            let why = "can only list/watch pods with spec.nodeName field selector".to_owned();
+            assert_eq!(told(verb, "pods", "", fields), (Decision::NoOpinion, why), "{verb} {fields}");
+        }
+        assert_eq!([told(verb, "pods", "mine", "").0, told(verb, "pods", "theirs", "").0], [Decision::Allow, Decision::NoOpinion]);
+        assert_eq!(told(verb, "nodes", "", "").1, "node 'n1' cannot read all nodes, only its own Node object");
+        assert_eq!(told(verb, "nodes", "n2", "").1, "node 'n1' cannot read 'n2', only its own Node object");
+    }
+    for (verb, resource) in [("create", "pods"), ("delete", "pods"), ("update", "pods/status"), ("patch", "pods/status"), ("create", "pods/eviction")] {
+        assert_eq!(told(verb, resource, "mine", "").0, Decision::Allow, "{verb} {resource}");
+    }
+    for (verb, resource) in [("update", "pods"), ("deletecollection", "pods"), ("get", "pods/log"), ("create", "pods/exec"), ("create", "pods/binding")] {
+        assert_eq!(told(verb, resource, "mine", "").0, Decision::NoOpinion, "{verb} {resource}");
+    }
+}
+
+#[test]
 fn who_is_no_node_is_not_judged() {
     let stranger = user("system:node:n1", &["others"]);
     assert_eq!(world().authorize(&ask(&stranger, "get", "", "nodes", "", "n1")), (Decision::NoOpinion, String::new()));

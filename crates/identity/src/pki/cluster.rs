@@ -3,9 +3,9 @@
 //! Loading costs reading the files; what is absent, says something else than it should, or ends soon is made anew. Only the
 //! authorities must survive a crash right after they were made: everything else can be issued again, so it is not synced.
 
-use super::{Ca, Credential, DAY, Renewable, Subject, Usage, files, kubeconfig};
+use super::{Ca, Credential, DAY, Kubelets, Renewable, Subject, Usage, files, kubeconfig};
 use crate::{Error, RequestHeaders, Trust};
-use rustls::{ClientConfig, ServerConfig};
+use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use std::{
     net::IpAddr,
@@ -31,6 +31,11 @@ pub struct ClusterNames {
 }
 
 impl ClusterNames {
+    /// All names and addresses of the API server, as its certificate has them.
+    pub fn all(&self) -> Vec<String> {
+        self.dns().into_iter().chain(self.addresses().iter().map(ToString::to_string)).collect()
+    }
+
     fn dns(&self) -> Vec<String> {
         let service = "kubernetes.default.svc";
         let own = ["kubernetes", "kubernetes.default", service, "localhost"].map(str::to_owned);
@@ -202,11 +207,10 @@ impl ClusterPki {
     /// # Errors
     /// A certificate is not usable.
     pub fn trust(&self) -> Result<Trust, Error> {
-        let to_kubelets: ClientConfig = self.ca.client_config_of(Arc::clone(&self.shown_to_kubelets))?;
         Ok(Trust {
             client_ca_pem: self.ca.cert_pem().to_owned(),
             front_proxy_ca_pem: self.front_proxy_ca.cert_pem().to_owned(),
-            kubelet_client: Some(Arc::new(to_kubelets)),
+            kubelets: Some(Arc::new(Kubelets::new(self.ca.cert(), Arc::clone(&self.shown_to_kubelets))?)),
             front_proxy_client: Some(self.front_proxy_client.clone()),
             request_headers: RequestHeaders::default(),
         })

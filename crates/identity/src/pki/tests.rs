@@ -92,7 +92,7 @@ fn a_cluster_s_keys_are_made_once() {
     }
     assert_eq!(node.serving.cert_pem, again.node("n1", &[[192, 168, 7, 1].into()]).expect("a node's").serving.cert_pem);
     assert_ne!(node.serving.cert_pem, again.node("n1", &[[192, 168, 7, 2].into()]).expect("a node's").serving.cert_pem, "the node has moved");
-    assert!(again.trust().expect("trust").kubelet_client.is_some());
+    assert!(again.trust().expect("trust").kubelets.is_some());
     assert!(!again.ends_soon(SystemTime::now()) && again.ends_soon(SystemTime::now() + LIFE - DAY));
     std::fs::remove_dir_all(path).expect("clean");
 }
@@ -171,26 +171,26 @@ fn a_running_server_and_its_clients_show_the_new_certificate() {
     let mut pki = ClusterPki::load_or_create(&path, &cluster_names()).expect("a cluster's keys");
     let server = pki.server_config().expect("TLS");
     // A resumed session would show the certificate that it began with.
-    let mut client = (*pki.trust().expect("trust").kubelet_client.expect("a client")).clone();
-    client.resumption = rustls::client::Resumption::disabled();
-    let client = Arc::new(client);
+    let mut admin = pki.ca.client_config(Some(&pki.admin)).expect("TLS");
+    admin.resumption = rustls::client::Resumption::disabled();
+    let (admin, client) = (Arc::new(admin), pki.trust().expect("trust").kubelets.expect("kubelets").of("localhost").expect("TLS"));
     let mut node = pki.node("localhost", &[]).expect("a node's");
     let kubelet = pki.kubelet_server_config(&node).expect("TLS");
     let before = (pki.apiserver.cert().expect("one"), pki.kubelet_client.cert().expect("one"), node.serving.cert().expect("one"));
-    assert_eq!(seen(&server, &client), (before.0.clone(), before.1.clone()));
-    assert_eq!(seen(&kubelet, &client).0, before.2);
+    assert_eq!(seen(&server, &admin).0, before.0);
+    assert_eq!(seen(&kubelet, &client), (before.2.clone(), before.1.clone()));
     pki.renew(&cluster_names()).expect("nothing to do");
-    assert_eq!(seen(&server, &client).0, before.0, "what has time left stays");
+    assert_eq!(seen(&server, &admin).0, before.0, "what has time left stays");
     // As near its end: what cannot be used is made anew likewise.
     for file in ["apiserver.crt", "apiserver-kubelet-client.crt", "kubelet-localhost.crt"] {
         std::fs::write(path.join(file), "").expect("written");
     }
     pki.renew(&cluster_names()).expect("renewed");
     pki.renew_node(&mut node, "localhost", &[]).expect("renewed");
-    let (shown, known) = seen(&server, &client);
+    let shown = seen(&server, &admin).0;
     assert!(shown != before.0 && shown == pki.apiserver.cert().expect("one"));
+    let (shown, known) = seen(&kubelet, &client);
     assert!(known != before.1 && known == pki.kubelet_client.cert().expect("one"));
-    let shown = seen(&kubelet, &client).0;
     assert!(shown != before.2 && shown == node.serving.cert().expect("one"));
     std::fs::remove_dir_all(path).expect("clean");
 }

@@ -52,14 +52,19 @@ impl Cluster {
         }
     }
 
-    /// Changes what is wished for; nobody else does meanwhile. Blocks for milliseconds.
-    pub fn change_wishes<T>(&self, change: impl FnOnce(&mut Vec<Wish>) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    /// The further nodes that are wished for, and what keeps anybody from changing that as long as it is held.
+    pub fn held_wishes(&self) -> anyhow::Result<(Vec<Wish>, Flock<File>)> {
         files::private(&self.run).with_context(|| format!("cannot make {}", self.run.display()))?;
         let path = self.run.join(LOCK);
         let file =
             File::options().create(true).truncate(false).write(true).mode(0o600).open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-        let _lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).with_context(|| format!("cannot lock {}", path.display()))?;
-        let mut wishes = self.wishes()?;
+        let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).with_context(|| format!("cannot lock {}", path.display()))?;
+        Ok((self.wishes()?, lock))
+    }
+
+    /// Changes what is wished for; nobody else does meanwhile. Blocks for milliseconds.
+    pub fn change_wishes<T>(&self, change: impl FnOnce(&mut Vec<Wish>) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let (mut wishes, _lock) = self.held_wishes()?;
         let before = wishes.clone();
         let told = change(&mut wishes)?;
         if wishes != before {
@@ -109,7 +114,7 @@ pub fn add(
     for _ in 0..count {
         let taken = |number: &u32| wishes.iter().any(|wish| wish.number == *number);
         let number = (FIRST + 1..=NODES_MAX).find(|number| !taken(number) && free(*number));
-        let number = number.context("no further node has room: the pods' range has no free part (/24), or the cluster has as many as it may have")?;
+        let number = number.context("no further node has room: the pods' range has no free part, or the cluster has as many as it may have")?;
         let name = format!("{host}-{number}");
         wishes.push(Wish { number, name: name.clone(), labels: labels.clone(), leaving: false });
         names.push((number, name));

@@ -5,12 +5,12 @@
 //! start at the same time do not find the same.
 
 use anyhow::{Context as _, bail};
-use network::Cidr;
+use network::{Cidr, mesh::Kind};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::File,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
@@ -30,8 +30,10 @@ pub(super) const CLUSTERS_MAX: u8 = 50;
 pub const DOMAIN: &str = "cluster.local";
 /// Bits of a range's prefix unless a flag says otherwise.
 const PREFIX: u8 = 16;
-/// Bits of the prefix of a node's range of pods.
+/// Bits of the prefix of a node's range of pods unless a flag says otherwise.
 const NODE_PREFIX: u8 = 24;
+/// A node's range has room for some pods; the kernel's mesh and upstream's allocator take no narrower ones either.
+const NODE_PREFIXES: std::ops::RangeInclusive<u8> = 16..=28;
 /// A range of pods has room for a node's (`/24`), a range of Services for the well-known ones; none is wider than upstream allows.
 const PREFIXES: std::ops::RangeInclusive<u8> = 12..=24;
 
@@ -54,6 +56,15 @@ pub struct Plan {
     pub services_prefix: u8,
     /// The API server's port.
     pub port: u16,
+    /// Bits of the prefix of a node's range of pods.
+    #[serde(default = "usual_node_prefix")]
+    pub node_prefix: u8,
+    /// Where nodes of other machines reach the API server, of a cluster that has such.
+    #[serde(default)]
+    pub advertise: Option<IpAddr>,
+    /// How pods of its machines are joined.
+    #[serde(default, with = "kind")]
+    pub pod_network: Kind,
     /// Kubeconfigs that have the cluster's context, and by what its entries are known.
     #[serde(default)]
     pub contexts: Vec<Written>,
@@ -61,6 +72,24 @@ pub struct Plan {
 
 fn usual_prefix() -> u8 {
     PREFIX
+}
+
+fn usual_node_prefix() -> u8 {
+    NODE_PREFIX
+}
+
+/// A kind of pod network, by its name.
+mod kind {
+    use super::Kind;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(kind: &Kind, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(kind)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Kind, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
 }
 
 /// What the command line asks for.
@@ -72,6 +101,12 @@ pub struct Ranges {
     pub services: Option<Cidr>,
     /// The API server's port.
     pub port: Option<u16>,
+    /// Bits of the prefix of a node's range of pods.
+    pub node_prefix: Option<u8>,
+    /// Where nodes of other machines reach the API server.
+    pub advertise: Option<IpAddr>,
+    /// How pods of machines are joined.
+    pub pod_network: Option<Kind>,
 }
 
 impl Plan {
@@ -94,6 +129,9 @@ impl Plan {
             services: Ipv4Addr::new(10, services, 0, 0),
             services_prefix: PREFIX,
             port: 6443 + u16::from(index),
+            node_prefix: NODE_PREFIX,
+            advertise: None,
+            pod_network: Kind::default(),
             contexts: Vec::new(),
         }
     }
@@ -130,13 +168,13 @@ impl Plan {
 
     /// The first node's range of pods.
     pub fn node_cidr(&self) -> Cidr {
-        Cidr::new(self.pods, NODE_PREFIX)
+        Cidr::new(self.pods, self.node_prefix)
     }
 
     /// The range of pods of a node of this machine by its number, if the cluster's has one for it; its first address is the node's.
     pub fn node_range(&self, number: u32) -> Option<Cidr> {
-        let base = self.pod_cidr().nth(number.checked_sub(1)? << (32 - NODE_PREFIX))?;
-        Some(Cidr::new(base, NODE_PREFIX))
+        let base = self.pod_cidr().nth(number.checked_sub(1)?.checked_mul(1 << (32 - self.node_prefix))?)?;
+        Some(Cidr::new(base, self.node_prefix))
     }
 
     /// The Services' range.
@@ -158,6 +196,9 @@ impl Plan {
             (self.services, self.services_prefix) = (services.base(), services.prefix());
         }
         self.port = ranges.port.unwrap_or(self.port);
+        self.node_prefix = ranges.node_prefix.unwrap_or(self.node_prefix);
+        self.advertise = ranges.advertise.or(self.advertise);
+        self.pod_network = ranges.pod_network.unwrap_or(self.pod_network);
         self
     }
 }
@@ -179,13 +220,22 @@ pub(super) fn choose(name: &str, data: &Path, ranges: &Ranges, others: &[Plan]) 
             bail!("the range {range} has a prefix of {} bits: a cluster's have {} to {}", range.prefix(), PREFIXES.start(), PREFIXES.end());
         }
     }
+    if let Some(prefix) = ranges.node_prefix.filter(|prefix| !NODE_PREFIXES.contains(prefix)) {
+        bail!(
+            "a node's range of pods cannot have a prefix of {prefix} bits (--node-cidr-mask-size): it has {} to {}",
+            NODE_PREFIXES.start(),
+            NODE_PREFIXES.end()
+        );
+    }
     if let Some(mut plan) = read(&data.join(FILE)) {
         (plan.name, plan.data) = (name.to_owned(), data.to_owned());
         let asked = plan.clone().with(ranges);
-        if (asked.pod_cidr(), asked.service_cidr()) != (plan.pod_cidr(), plan.service_cidr()) {
+        if (asked.pod_cidr(), asked.service_cidr(), asked.node_prefix) != (plan.pod_cidr(), plan.service_cidr(), plan.node_prefix) {
             bail!(
-                "the addresses of the cluster {name:?} were chosen at its first start ({} for pods, {} for Services): `knarr down --name {name}` first",
+                "the addresses of the cluster {name:?} were chosen at its first start ({} for pods, /{} for each node's, {} for Services): `knarr down --name \
+                 {name}` first",
                 plan.pod_cidr(),
+                plan.node_prefix,
                 plan.service_cidr()
             );
         }
@@ -202,6 +252,9 @@ pub(super) fn choose(name: &str, data: &Path, ranges: &Ranges, others: &[Plan]) 
     }
     let taken = Taken::now(name);
     let wrong = |plan: &Plan| -> Option<String> {
+        if plan.node_prefix < plan.pods_prefix {
+            return Some(format!("{} has no room for a node's range of /{}", plan.pod_cidr(), plan.node_prefix));
+        }
         if plan.pod_cidr().overlaps(plan.service_cidr()) {
             return Some(format!("the ranges {} and {} have addresses in common", plan.pod_cidr(), plan.service_cidr()));
         }

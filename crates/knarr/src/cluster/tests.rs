@@ -210,7 +210,7 @@ fn clusters_side_by_side_share_nothing() {
 fn ranges_are_asked_for_once() {
     let folder = Folder::new("ranges");
     let cluster = Cluster { name: "r".into(), data: folder.0.clone(), run: folder.0.join("run") };
-    let ranges = |pods: &str, services: &str| Ranges { pods: pods.parse().ok(), services: services.parse().ok(), port: None };
+    let ranges = |pods: &str, services: &str| Ranges { pods: pods.parse().ok(), services: services.parse().ok(), ..Ranges::default() };
     let told = |outcome: anyhow::Result<Plan>| format!("{:#}", outcome.unwrap_err());
     let plan = choose(&cluster.name, &cluster.data, &ranges("172.30.0.0/17", "172.31.0.0/20"), &[]).unwrap();
     assert_eq!(

@@ -13,6 +13,10 @@ use super::Kind;
 use crate::cidr::Net;
 use crate::mark::hash;
 
+/// Addresses of the machine that a node is on, with commas between them: its own are then behind it. The control plane writes it on
+/// the nodes of its own machine.
+const MACHINE: &str = "knarr.local/machine-address";
+
 /// A hardware address.
 pub type Mac = [u8; 6];
 
@@ -81,9 +85,12 @@ fn ranges(node: &Node) -> Vec<Net> {
     all.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
-/// The addresses of a node among the machines: those that are not of its own pods' range, as the address of a node behind another one
-/// of its machine is.
+/// The addresses of a node among the machines: those of its machine, where the control plane tells them, else its own that are not of
+/// its pods' range, as the address of a node of the control plane's machine is.
 fn addresses(node: &Node, ranges: &[Net]) -> Vec<IpAddr> {
+    if let Some(told) = node.annotation(MACHINE) {
+        return told.split(',').filter_map(|ip| ip.trim().parse().ok()).collect();
+    }
     let all = node.status.iter().flat_map(|s| s.addresses.iter().flatten()).filter(|a| a.type_ == "InternalIP");
     all.filter_map(|a| a.address.parse().ok()).filter(|ip| !ranges.iter().any(|range| range.contains(*ip))).collect()
 }
@@ -122,7 +129,9 @@ pub fn entries<'n>(own: &Own, nodes: impl Iterator<Item = &'n Node>) -> (Entries
                 continue;
             }
             taken.insert(range, node.name());
-            if node.name() == own.node || addresses.is_empty() {
+            let is_here = node.annotation(MACHINE).is_some() && addresses.iter().any(|ip| own.addresses.contains(ip));
+            // Of another node of this machine the host has the routes.
+            if node.name() == own.node || is_here || addresses.is_empty() {
                 continue;
             }
             match way(own, &addresses, range) {
@@ -248,6 +257,34 @@ mod tests {
             "fd00:10:244:1::/64 by fd00:10:244:1::1",
         ];
         assert_eq!((texts(&entries), left_out), (expected.map(str::to_owned).to_vec(), BTreeSet::new()));
+    }
+
+    #[test]
+    fn nodes_of_one_machine_are_behind_its_address() {
+        let on = |machine: &str, mut node: Node| {
+            node.metadata.annotations = Some([(MACHINE.to_owned(), machine.to_owned())].into());
+            node
+        };
+        let nodes = [
+            on("192.0.2.2", node("first", DAY, &["10.244.0.0/24"], &["10.244.0.1"])),
+            on("192.0.2.2,2001:db8::2", node("first-2", DAY, &["10.244.1.0/24"], &["10.244.1.1"])),
+            on("127.0.0.1", node("odd", DAY, &["10.244.2.0/24"], &["192.0.2.3"])),
+            node("a", LATER, &["10.244.255.0/24"], &["192.0.2.1"]),
+        ];
+        let (seen, left_out) = entries(&own(Kind::Vxlan, &["192.0.2.1"]), nodes.iter());
+        let expected = [
+            "0a:5a:c0:00:02:02 at 192.0.2.2",
+            "10.244.0.1 is 0a:5a:c0:00:02:02",
+            "10.244.1.1 is 0a:5a:c0:00:02:02",
+            "10.244.0.0/24 by 10.244.0.1",
+            "10.244.1.0/24 by 10.244.1.1",
+        ];
+        assert_eq!(texts(&seen), expected);
+        assert_eq!(left_out.iter().map(|l| l.node.as_str()).collect::<Vec<_>>(), ["odd"]);
+        // Seen from that machine, its other nodes need no way, and nobody is told of them.
+        let first = Own { node: "first".into(), ..own(Kind::Routes, &["192.0.2.2"]) };
+        let (seen, left_out) = entries(&first, [&nodes[0], &nodes[1], &nodes[3]].into_iter());
+        assert_eq!((texts(&seen), left_out), (vec!["10.244.255.0/24 by 192.0.2.1".to_owned()], BTreeSet::new()));
     }
 
     #[test]

@@ -1,0 +1,25 @@
+//! Flags of `knarr up` for nodes of other machines.
+
+use clap::Args;
+use network::mesh::Kind;
+use std::{net::IpAddr, path::PathBuf};
+
+/// How nodes of other machines reach this one, and it reaches them.
+#[derive(Debug, Default, Args)]
+pub struct MachineFlags {
+    /// Address of this machine at which nodes of other machines reach the cluster (`knarr token create` tells them how); kept for the
+    /// next start
+    #[arg(long)]
+    pub advertise_address: Option<IpAddr>,
+    /// How pods of several machines are joined: vxlan, routes (where all machines share a link), none (by somebody else); kept for the
+    /// next start [default: vxlan]
+    #[arg(long)]
+    pub pod_network: Option<Kind>,
+    /// Bits of the prefix of each node's range of pods, chosen at the first start [default: 24]
+    #[arg(long)]
+    pub node_cidr_mask_size: Option<u8>,
+    /// Further authorities (PEM) of kubelets' certificates, which then name the node or the address that is dialled; those of the
+    /// cluster's own authority name the node as `system:node:NAME`
+    #[arg(long)]
+    pub kubelet_certificate_authority: Option<PathBuf>,
+}

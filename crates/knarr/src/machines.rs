@@ -1,0 +1,304 @@
+//! What a cluster has for nodes of other machines (`up --advertise-address`): what they must know before they are trusted and after, what
+//! they may, and how this machine is joined to theirs.
+//!
+//! Names and rights are those that kubeadm sets up, so that its tools and the original's kubelets find what they look for; what knarr's
+//! own nodes need beside it is named `knarr-…`.
+
+use crate::{
+    cli::{Component, Up},
+    cluster::{Cluster, DOMAIN, Plan, nodes::FIRST},
+    host, manifest,
+};
+use anyhow::{Context as _, anyhow, bail};
+use client::Client;
+use controllers::{Held, Machines};
+use identity::pki::{ClusterNames, ClusterPki, Kubelets};
+use network::{
+    Mark,
+    mesh::{self, Kind},
+};
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, net::SocketAddr};
+
+/// What kubeadm gives whoever joins (`kubeadm init phase bootstrap-token`), and what knarr's nodes read beside it: what their proxy, DNS
+/// and mesh answer from. A node's own rights (the Node authoriser) end at its own pods; these objects tell nothing of pods but addresses.
+const RIGHTS: &str = r#"
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: "kubeadm:bootstrap-signer-clusterinfo", namespace: kube-public}
+rules: [{apiGroups: [""], resources: [configmaps], resourceNames: [cluster-info], verbs: [get]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: "kubeadm:bootstrap-signer-clusterinfo", namespace: kube-public}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: "kubeadm:bootstrap-signer-clusterinfo"}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: "system:anonymous"}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: "kubeadm:get-nodes"}
+rules: [{apiGroups: [""], resources: [nodes], verbs: [get]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: "kubeadm:get-nodes"}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: "kubeadm:get-nodes"}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: "system:bootstrappers:kubeadm:default-node-token"}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: "kubeadm:kubelet-bootstrap"}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: "system:node-bootstrapper"}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: "system:bootstrappers:kubeadm:default-node-token"}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: "kubeadm:node-autoapprove-bootstrap"}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: "system:certificates.k8s.io:certificatesigningrequests:nodeclient"}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: "system:bootstrappers:kubeadm:default-node-token"}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: "kubeadm:node-autoapprove-certificate-rotation"}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient"}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: "system:nodes"}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: knarr-node, namespace: kube-system}
+rules: [{apiGroups: [""], resources: [configmaps], resourceNames: [knarr-node], verbs: [get, list, watch]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: knarr-node, namespace: kube-system}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: knarr-node}
+subjects:
+- {apiGroup: rbac.authorization.k8s.io, kind: Group, name: "system:nodes"}
+- {apiGroup: rbac.authorization.k8s.io, kind: Group, name: "system:bootstrappers:kubeadm:default-node-token"}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: "system:knarr-node"}
+rules:
+- {apiGroups: [""], resources: [services, nodes, namespaces], verbs: [get, list, watch]}
+- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}
+- {apiGroups: [networking.k8s.io], resources: [servicecidrs], verbs: [get, list, watch]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: "system:knarr-node"}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: "system:knarr-node"}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: "system:nodes"}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: "system:knarr-machines"}
+rules: [{apiGroups: [""], resources: [nodes], verbs: [patch]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: "system:knarr-machines"}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: "system:knarr-machines"}
+subjects: [{kind: ServiceAccount, name: knarr-machines, namespace: kube-system}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: "system:knarr-machines", namespace: kube-system}
+rules: [{apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [create, update, delete]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: "system:knarr-machines", namespace: kube-system}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: "system:knarr-machines"}
+subjects: [{kind: ServiceAccount, name: knarr-machines, namespace: kube-system}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: "system:knarr-kubelet-serving-approver"}
+rules:
+- {apiGroups: [certificates.k8s.io], resources: [certificatesigningrequests/approval], verbs: [update]}
+- {apiGroups: [certificates.k8s.io], resources: [signers], resourceNames: [kubernetes.io/kubelet-serving], verbs: [approve]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: "system:knarr-kubelet-serving-approver"}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: "system:knarr-kubelet-serving-approver"}
+subjects: [{kind: ServiceAccount, name: knarr-kubelet-serving-approver, namespace: kube-system}]
+"#;
+
+/// Controllers that the original leaves off unless they are named: who joins by a token needs them.
+const CONTROLLERS: [&str; 3] = ["*", "bootstrap-signer-controller", "token-cleaner-controller"];
+
+/// Refuses an address at which nobody would reach the cluster.
+pub fn check(plan: &Plan) -> anyhow::Result<()> {
+    let Some(ip) = plan.advertise else {
+        if plan.pod_network != Kind::default() {
+            bail!("--pod-network {} joins machines: it goes with --advertise-address", plan.pod_network);
+        }
+        return Ok(());
+    };
+    let own = host::addresses().context("this machine's addresses")?;
+    if !own.contains(&ip) {
+        bail!("{ip}, at which nodes of other machines reach the cluster, is no address of this machine: --advertise-address says another");
+    }
+    let is_clusters = |v4| [plan.pod_cidr(), plan.service_cidr()].into_iter().any(|range| range.contains(v4));
+    if matches!(ip, std::net::IpAddr::V4(v4) if is_clusters(v4)) {
+        bail!("{ip} is one of the cluster's own addresses, which other machines do not reach: --advertise-address says another");
+    }
+    Ok(())
+}
+
+/// Where other machines reach the API server.
+fn server(plan: &Plan) -> Option<String> {
+    plan.advertise.map(|ip| format!("https://{}", SocketAddr::new(ip, plan.port)))
+}
+
+/// What pods' links may carry on this machine, if they lead to others.
+pub fn mtu(plan: &Plan) -> anyhow::Result<Option<u32>> {
+    plan.advertise.map(|ip| mesh::mtu(plan.pod_network, ip)).transpose().context("the way to other machines' pods")
+}
+
+/// How this machine's first node, which has the routes of all its nodes, is joined to other machines.
+pub fn mesh(cluster: &Cluster, plan: &Plan, node: &str) -> Option<mesh::Config> {
+    let own = mesh::Own { node: node.to_owned(), kind: plan.pod_network, addresses: vec![plan.advertise?], cluster: vec![plan.pod_cidr().into()] };
+    Some(mesh::Config { mark: Mark::new(&cluster.name), own, gateways: vec![plan.node_ip().into()] })
+}
+
+/// The controllers' settings.
+pub fn controllers(config: controllers::Config, cluster: &Cluster, plan: &Plan, names: &ClusterNames) -> controllers::Config {
+    let Some(ip) = plan.advertise else { return config };
+    let held = {
+        let (cluster, plan) = (cluster.clone(), plan.clone());
+        move || held(&cluster, &plan).map_err(|error| format!("{error:#}"))
+    };
+    let machines = Machines::new(vec![ip], names.all(), DOMAIN.to_owned(), plan.service_cidr().to_string(), held);
+    controllers::Config { enabled: CONTROLLERS.map(str::to_owned).to_vec(), machines: Some(machines), ..config }
+}
+
+/// The nodes of this machine with their ranges; none is added meanwhile.
+fn held(cluster: &Cluster, plan: &Plan) -> anyhow::Result<Held> {
+    let (wishes, lock) = cluster.held_wishes()?;
+    let all = wishes.into_iter().map(|wish| (wish.name, wish.number)).chain([(host::name(), FIRST)]);
+    let nodes: BTreeMap<_, _> = all.filter_map(|(name, number)| Some((name, vec![plan.node_range(number)?.to_string()]))).collect();
+    Ok(Held { nodes, lock: Box::new(lock) })
+}
+
+/// The file of further authorities of kubelets, which must have some.
+pub fn authorities(up: &Up) -> anyhow::Result<Option<Vec<u8>>> {
+    let Some(file) = &up.machines.kubelet_certificate_authority else { return Ok(None) };
+    let told = || format!("--kubelet-certificate-authority {}", file.display());
+    let pem = std::fs::read(file).with_context(told)?;
+    if !String::from_utf8_lossy(&pem).contains("-----BEGIN CERTIFICATE-----") {
+        return Err(anyhow!("it has no certificate in PEM")).with_context(told);
+    }
+    Ok(Some(pem))
+}
+
+/// Who is believed to be a kubelet, beside those that the cluster's authority vouches for.
+pub fn kubelets(up: &Up, known: &Kubelets) -> anyhow::Result<Option<Kubelets>> {
+    let pem = authorities(up)?;
+    pem.map(|pem| known.also(&pem)).transpose().context("--kubelet-certificate-authority")
+}
+
+/// Makes what nodes of other machines read, and their rights. What is told of the cluster is told anew at each start; of rights, what is
+/// there is left as it is.
+pub async fn apply(admin: &Client, cluster: &Cluster, plan: &Plan, pki: &ClusterPki, disabled: &[Component]) -> anyhow::Result<()> {
+    let Some(server) = server(plan) else { return Ok(()) };
+    let rights = manifest::parse(RIGHTS)?;
+    futures_util::future::try_join_all(rights.iter().map(|object| manifest::make(admin, object))).await?;
+    for object in [cluster_info(&server, pki), settings(cluster, plan, &server, disabled)] {
+        for object in manifest::parse(&object.to_string())? {
+            manifest::apply(admin, &object).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What is read without trust, and believed by its signature: the bootstrap signer adds one for each token.
+fn cluster_info(server: &str, pki: &ClusterPki) -> Value {
+    let cluster = json!({"certificate-authority-data": base64(pki.ca.cert_pem()), "server": server});
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "", "preferences": {},
+        "clusters": [{"name": "", "cluster": cluster}], "contexts": null, "users": null,
+    });
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "cluster-info", "namespace": "kube-public"},
+        "data": {"kubeconfig": config.to_string()},
+    })
+}
+
+/// What a node of another machine must know of the cluster; lists have commas.
+fn settings(cluster: &Cluster, plan: &Plan, server: &str, disabled: &[Component]) -> Value {
+    let names = [(Component::Proxy, "proxy"), (Component::Dns, "dns"), (Component::Storage, "storage")];
+    let disabled: Vec<&str> = names.into_iter().filter(|(component, _)| disabled.contains(component)).map(|(_, name)| name).collect();
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "knarr-node", "namespace": "kube-system"},
+        "data": {
+            "clusterName": cluster.name,
+            "clusterCIDR": plan.pod_cidr().to_string(),
+            "serviceCIDR": plan.service_cidr().to_string(),
+            "clusterDomain": DOMAIN,
+            "clusterDNS": plan.dns_ip().to_string(),
+            "kubernetesServiceIP": plan.api_ip().to_string(),
+            "podNetwork": plan.pod_network.to_string(),
+            "apiServers": server,
+            "disabled": disabled.join(","),
+        },
+    })
+}
+
+fn base64(text: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(advertise: Option<&str>) -> Plan {
+        let plan = r#"{"name": "m", "data": "/", "pods": "10.244.0.0", "services": "10.96.0.0", "port": 6443}"#;
+        Plan { advertise: advertise.map(|ip| ip.parse().unwrap()), ..serde_json::from_str(plan).unwrap() }
+    }
+
+    #[test]
+    fn an_address_that_nobody_reaches_is_refused() {
+        let told = |ip: &str| check(&plan(Some(ip))).unwrap_err().to_string();
+        assert!(told("203.0.113.77").contains("203.0.113.77, at which nodes of other machines reach the cluster, is no address of this machine"));
+        assert!(told("127.0.0.1").contains("--advertise-address"));
+        check(&plan(None)).unwrap();
+        let routes = Plan { pod_network: Kind::Routes, ..plan(None) };
+        assert!(check(&routes).unwrap_err().to_string().contains("--pod-network routes joins machines"));
+    }
+
+    #[test]
+    fn a_node_reads_what_it_must_know() {
+        let cluster = Cluster { name: "m".into(), data: "/d".into(), run: "/r".into() };
+        let plan = plan(Some("2001:db8::7"));
+        let server = server(&plan).unwrap();
+        assert_eq!(server, "https://[2001:db8::7]:6443");
+        let told = settings(&cluster, &plan, &server, &[Component::Dns, Component::Scheduler, Component::Proxy]);
+        let expected = json!({
+            "clusterName": "m", "clusterCIDR": "10.244.0.0/16", "serviceCIDR": "10.96.0.0/16", "clusterDomain": "cluster.local", "clusterDNS": "10.96.0.10",
+            "kubernetesServiceIP": "10.96.0.1", "podNetwork": "vxlan", "apiServers": server, "disabled": "proxy,dns",
+        });
+        assert_eq!(told["data"], expected);
+        assert_eq!(manifest::parse(&told.to_string()).unwrap().len(), 1);
+        assert!(manifest::parse(RIGHTS).unwrap().len() > 15, "they can be read");
+    }
+
+    #[test]
+    fn the_nodes_of_this_machine_are_held_with_their_ranges() {
+        let folder = std::env::temp_dir().join(format!("knarr-held-{}", std::process::id()));
+        let cluster = Cluster { name: "m".into(), data: folder.join("data"), run: folder.join("run") };
+        std::fs::create_dir_all(&cluster.data).unwrap();
+        let plan = plan(None);
+        cluster.change_wishes(|wishes| crate::cluster::nodes::at_least(wishes, 2, &host::name(), &plan)).unwrap();
+        let held = held(&cluster, &plan).unwrap();
+        let worker = format!("{}-2", host::name());
+        assert_eq!(held.nodes, BTreeMap::from([(host::name(), vec!["10.244.0.0/24".to_owned()]), (worker, vec!["10.244.1.0/24".to_owned()])]));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}
