@@ -8,8 +8,9 @@ use store::Store;
 /// The API server's settings, already checked.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The addresses of Services: first address and prefix length.
-    pub service_cidr: (IpAddr, u8),
+    /// The addresses of Services: first address and prefix length, of each family at most one; the first is the one that Services have
+    /// if they do not ask for another.
+    pub service_cidrs: Vec<(IpAddr, u8)>,
     /// The ports of Services of type NodePort: first and last.
     pub node_ports: (u16, u16),
     /// `--runtime-config`: `group/version`, `group/version/resource`, `api/all`, … to whether it is served.
@@ -35,7 +36,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Config {
-            service_cidr: (IpAddr::from([10, 96, 0, 0]), 16),
+            service_cidrs: vec![(IpAddr::from([10, 96, 0, 0]), 16)],
             node_ports: (30_000, 32_767),
             runtime_config: Vec::new(),
             request_timeout: Duration::from_secs(60),

@@ -10,6 +10,7 @@
 //! (KEP-3070), so that chosen ones in the lower band seldom collide; one node port may be shared by the protocols of one Service. Its
 //! repair loops for addresses and ports, every three minutes, are [`repair`] here: at start and by [`crate::housekeeping`].
 
+mod families;
 mod fields;
 mod objects;
 mod range;
@@ -21,6 +22,7 @@ pub(crate) use objects::{gone, settle};
 pub(crate) use range::{Offer, Range};
 pub(crate) use repair::{Suspects, repair};
 
+use families::Family;
 use machinery::{
     Value,
     field::{self, Path},
@@ -48,7 +50,7 @@ struct Taken {
 /// The allocators of one cluster.
 #[derive(Debug)]
 pub(crate) struct Allocators {
-    own: Range,
+    own: Vec<Range>,
     ports: (u16, u16),
     taken: Mutex<Taken>,
 }
@@ -134,14 +136,14 @@ impl Drop for Hold<'_> {
 }
 
 impl Allocators {
-    /// Allocators of the server's own range of addresses and a range of ports, with nothing taken.
-    pub(crate) fn new(own: Range, ports: (u16, u16)) -> Self {
+    /// Allocators of the server's own ranges of addresses, of each family at most one, and a range of ports, with nothing taken.
+    pub(crate) fn new(own: Vec<Range>, ports: (u16, u16)) -> Self {
         Allocators { own, ports, taken: Mutex::default() }
     }
 
-    /// The server's own range.
-    pub(crate) fn own(&self) -> Range {
-        self.own
+    /// The server's own ranges: which families the cluster has, and which is its first.
+    pub(crate) fn own(&self) -> &[Range] {
+        &self.own
     }
 
     /// Takes what a stored Service has and is not taken; used at start and to repair. Returns what another has.
@@ -189,7 +191,11 @@ impl Allocators {
     }
 
     fn complete(&self, service: &mut Value, old: Option<&Value>, offer: &Offer<'_>, hold: &mut Hold<'_>) -> Result<(), field::ErrorList> {
-        fields::families(service, self.own.is_ipv6())?;
+        if !families::are_sound(service) {
+            return Ok(());
+        }
+        let configured: Vec<Family> = self.own.iter().map(Range::family).collect();
+        families::settle(service, old, &configured)?;
         if fields::needs_cluster_ip(service) {
             self.cluster_ips(service, old, offer, hold)?;
         }
@@ -206,30 +212,28 @@ impl Allocators {
             service["spec"]["clusterIPs"] = json!(["None"]);
             return Ok(());
         }
-        if wanted.is_empty() {
-            let path = Path::root("spec").child("clusterIPs");
-            let ip = self.next_ip(offer, &hold.owner);
-            let ip = ip.ok_or_else(|| vec![field::Error::internal(&path, "failed to allocate a serviceIP: range is full")])?;
-            hold.ips.push(ip);
-            service["spec"]["clusterIP"] = ip.to_string().into();
-            service["spec"]["clusterIPs"] = json!([ip.to_string()]);
-            return Ok(());
-        }
         let had = old.map(fields::cluster_ips).unwrap_or_default();
         // An address that stands is not changed; validation says so, and nothing is taken before.
         let stands = had.first().is_some_and(|ip| ip != "None" && wanted.first() != Some(ip));
-        for text in wanted.iter().filter(|ip| !stands && !had.contains(ip)) {
-            // An address that does not parse is told by validation.
-            if let Ok(ip) = text.parse::<IpAddr>() {
-                self.take_ip(ip, offer, &hold.owner).map_err(|why| {
-                    let detail = format!("failed to allocate IP {ip}: {why}");
-                    vec![field::Error::invalid(&Path::root("spec").child("clusterIPs"), json!(wanted), &detail)]
-                })?;
-                hold.ips.push(ip);
-            }
+        let path = Path::root("spec").child("clusterIPs");
+        for ip in wanted.iter().filter(|ip| !stands && !had.contains(ip)).filter_map(|text| text.parse::<IpAddr>().ok()) {
+            self.take_ip(ip, offer, &hold.owner).map_err(|why| {
+                let detail = format!("failed to allocate IP {ip}: {why}");
+                vec![field::Error::invalid(&path, json!(wanted), &detail)]
+            })?;
+            hold.ips.push(ip);
         }
-        service["spec"]["clusterIP"] = wanted[0].clone().into();
-        service["spec"]["clusterIPs"] = json!(wanted);
+        let mut all = wanted.clone();
+        for family in families::of(service).into_iter().skip(wanted.len()) {
+            let ip = self.next_ip(family, offer, &hold.owner);
+            let ip = ip.ok_or_else(|| vec![field::Error::internal(&path, "failed to allocate a serviceIP: range is full")])?;
+            hold.ips.push(ip);
+            all.push(ip.to_string());
+        }
+        if let Some(first) = all.first() {
+            service["spec"]["clusterIP"] = first.clone().into();
+            service["spec"]["clusterIPs"] = json!(all);
+        }
         Ok(())
     }
 
@@ -328,10 +332,10 @@ impl Allocators {
         Ok(())
     }
 
-    fn next_ip(&self, offer: &Offer<'_>, owner: &str) -> Option<IpAddr> {
+    fn next_ip(&self, family: Family, offer: &Offer<'_>, owner: &str) -> Option<IpAddr> {
         let mut taken = self.taken.lock();
         taken.next_ip.retain(|range, _| offer.ranges.contains(range));
-        let (range, ip) = offer.ranges.iter().find_map(|range| Some((*range, taken.free_ip(*range, offer)?)))?;
+        let (range, ip) = offer.ranges.iter().filter(|range| range.family() == family).find_map(|range| Some((*range, taken.free_ip(*range, offer)?)))?;
         let band = band(range.size());
         taken.next_ip.insert(range, range.offset(ip).unwrap_or(0).saturating_sub(band));
         taken.ips.insert(ip, owner.to_owned());

@@ -49,10 +49,9 @@ struct Inner {
 impl World {
     pub(crate) fn new(config: Config, store: Store, identity: Identity) -> World {
         let rows = Rows::builtin(|resource| config.serves(resource));
-        let (network, prefix) = config.service_cidr;
         let user = |name: &str, group: &str| Arc::new(User { name: name.into(), uid: String::new(), groups: vec![group.into()], extra: Default::default() });
         World(Arc::new(Inner {
-            services: Allocators::new(Range::new(network, prefix), config.node_ports),
+            services: Allocators::new(config.service_cidrs.iter().map(|(network, prefix)| Range::new(*network, *prefix)).collect(), config.node_ports),
             rows: ArcSwap::from_pointee(rows),
             metrics: Metrics::new(SystemTime::now()),
             anonymous: user("system:anonymous", "system:unauthenticated"),

@@ -271,7 +271,7 @@ fn api_server(setup: &Setup<'_>, store: store::Store, (pki, trust): (&ClusterPki
     let plan = setup.plan;
     let identity = apiserver::Identity::new(&store, Some(pki.directory()), ISSUER, trust)?;
     let config = Config {
-        service_cidr: (plan.services.into(), plan.services_prefix),
+        service_cidrs: vec![(plan.services.into(), plan.services_prefix)],
         runtime_config: setup.up.runtime_config.clone(),
         advertise_address: plan.advertise.or(Some(if has_node { plan.node_ip().into() } else { LOOPBACK })),
         advertise_port: plan.port,

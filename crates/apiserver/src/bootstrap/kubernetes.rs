@@ -13,18 +13,18 @@ pub(super) const NAME: &str = "kubernetes";
 /// The objects of this server's settings.
 pub(super) fn wanted(world: &World, now: SystemTime) -> Vec<Wanted> {
     let config = world.config();
-    let (network, prefix) = config.service_cidr;
+    let ranges: Vec<String> = config.service_cidrs.iter().map(|(network, prefix)| format!("{network}/{prefix}")).collect();
     let mut out = vec![
         Wanted {
             resource: SERVICE_CIDRS,
-            policy: Policy::Keep,
+            // One range becomes two with the server's flag, as upstream's controller of this object does it; nothing else changes it.
+            policy: Policy::Longer,
             value: json!({
                 "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
                 "metadata": {"name": NAME},
-                "spec": {"cidrs": [format!("{network}/{prefix}")]},
+                "spec": {"cidrs": ranges},
             }),
         },
-        service(first_address(network), config.advertise_port),
         authentication(world),
         Wanted {
             resource: ("", "v1", "configmaps"),
@@ -36,6 +36,7 @@ pub(super) fn wanted(world: &World, now: SystemTime) -> Vec<Wanted> {
             }),
         },
     ];
+    out.extend(config.service_cidrs.first().map(|(network, _)| service(first_address(*network), config.advertise_port)));
     // Nothing is reached at a loopback address from a pod.
     let reachable = config.advertise_address.filter(|ip| !ip.is_loopback());
     out.extend(reachable.into_iter().flat_map(|ip| endpoints(ip, config.advertise_port)));

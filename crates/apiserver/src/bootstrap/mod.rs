@@ -43,6 +43,8 @@ enum Policy {
     /// Its whole spec is set at starts, as long as its label says that it is ours (APIServices); between them a group that somebody
     /// has given to another server is that server's.
     Registration,
+    /// Ranges that are missing at the end of its list are added (the ServiceCIDR).
+    Longer,
     /// These parts of it are set.
     Set(&'static [&'static str]),
 }

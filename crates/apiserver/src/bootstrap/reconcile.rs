@@ -54,6 +54,13 @@ pub(super) fn next(wanted: &Wanted, present: &Value) -> Next {
             overlay(&mut value["spec"], &wanted.value["spec"]);
         }
         Policy::Ports => overlay(&mut value["spec"]["ports"], &wanted.value["spec"]["ports"]),
+        Policy::Longer => {
+            let list = |of: &Value| of["spec"]["cidrs"].as_array().cloned().unwrap_or_default();
+            let (have, wanted) = (list(present), list(&wanted.value));
+            if wanted.len() > have.len() && wanted.starts_with(&have) {
+                value["spec"]["cidrs"] = wanted.into();
+            }
+        }
         Policy::Set(parts) => {
             let told = |part: &&&str| wanted.value[**part].as_object().is_none_or(|o| !o.is_empty());
             for part in parts.iter().filter(told) {
@@ -127,5 +134,25 @@ fn covers(have: &Value, want: &Value) -> bool {
         (Value::Object(have), Value::Object(want)) => want.iter().all(|(key, w)| have.get(key).is_some_and(|h| covers(h, w))),
         (Value::Array(have), Value::Array(want)) => have.len() == want.len() && have.iter().zip(want).all(|(h, w)| covers(h, w)),
         (have, want) => have == want,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_range_of_services_gains_a_family_and_nothing_else() {
+        let object = |cidrs: &[&str]| json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": cidrs}});
+        let after = |have: &[&str], wanted: &[&str]| {
+            let wanted = Wanted { resource: ("networking.k8s.io", "v1", "servicecidrs"), policy: Policy::Longer, value: object(wanted) };
+            next(&wanted, &object(have))
+        };
+        let (one, both) = (&["10.96.0.0/16"][..], &["10.96.0.0/16", "fd00:96::/112"][..]);
+        assert_eq!(after(one, both), Next::Update(Box::new(object(both))));
+        for (have, wanted) in [(one, one), (both, one), (both, both), (&["10.97.0.0/16"][..], both)] {
+            assert_eq!(after(have, wanted), Next::Nothing, "{have:?} {wanted:?}");
+        }
     }
 }

@@ -1,10 +1,6 @@
-//! What a Service's fields mean to allocation, and the defaults that depend on the cluster.
+//! What a Service's fields mean to allocation.
 
-use machinery::{
-    Value,
-    field::{self, Path},
-};
-use serde_json::json;
+use machinery::Value;
 
 fn text<'a>(service: &'a Value, field: &str) -> &'a str {
     service["spec"][field].as_str().unwrap_or_default()
@@ -74,45 +70,6 @@ pub(super) fn node_ports(service: &Value) -> Vec<(u16, String)> {
     let mut all: Vec<(u16, String)> = ports(service).iter().filter_map(|p| Some((node_port(p)?, protocol(p)))).collect();
     all.extend(health_check_port(service).map(|p| (p, "TCP".to_owned())));
     all
-}
-
-/// Sets `ipFamilyPolicy` and `ipFamilies` as a cluster of one family does.
-pub(super) fn families(service: &mut Value, ipv6: bool) -> Result<(), field::ErrorList> {
-    if !needs_cluster_ip(service) {
-        return Ok(());
-    }
-    let (own, other) = if ipv6 { ("IPv6", "IPv4") } else { ("IPv4", "IPv6") };
-    let headless = cluster_ips(service).first().is_some_and(|ip| ip == "None");
-    let selector = service["spec"]["selector"].as_object().is_some_and(|s| !s.is_empty());
-    if headless && !selector {
-        // Endpoints are the user's own: any family may come.
-        if text(service, "ipFamilyPolicy").is_empty() {
-            let one = service["spec"]["ipFamilies"].as_array().is_some_and(|f| f.len() == 1);
-            service["spec"]["ipFamilyPolicy"] = if one { "SingleStack" } else { "RequireDualStack" }.into();
-        }
-        let both = text(service, "ipFamilyPolicy") != "SingleStack";
-        if service["spec"]["ipFamilies"].as_array().is_none_or(Vec::is_empty) {
-            service["spec"]["ipFamilies"] = if both { json!([own, other]) } else { json!([own]) };
-        }
-        return Ok(());
-    }
-    let spec = Path::root("spec");
-    if text(service, "ipFamilyPolicy") == "RequireDualStack" {
-        let detail = "this cluster is not configured for dual-stack services";
-        return Err(vec![field::Error::invalid(&spec.child("ipFamilyPolicy"), json!("RequireDualStack"), detail)]);
-    }
-    if let Some(families) = service["spec"]["ipFamilies"].as_array()
-        && let Some(at) = families.iter().position(|f| f == other)
-    {
-        return Err(vec![field::Error::invalid(&spec.child("ipFamilies").index(at), json!(other), "not configured on this cluster")]);
-    }
-    if text(service, "ipFamilyPolicy").is_empty() {
-        service["spec"]["ipFamilyPolicy"] = "SingleStack".into();
-    }
-    if service["spec"]["ipFamilies"].as_array().is_none_or(Vec::is_empty) {
-        service["spec"]["ipFamilies"] = json!([own]);
-    }
-    Ok(())
 }
 
 /// Fills in what an update leaves out though the Service has it already, and drops what the new type has no use for:

@@ -1,10 +1,10 @@
 //! Ranges of addresses, and from which of them Services are given theirs (KEP 1880, upstream's `MetaAllocator`): those of the
-//! ServiceCIDRs that are ready and not to go, the server's own first. Which they are is read anew for each write.
+//! ServiceCIDRs that are ready and not to go, the server's own first; of families that the server itself has. Which they are is read anew for each write.
 //!
 //! An address that an IPAddress of somebody else stands for is not given, as upstream's allocator, which takes an address by making
 //! that object.
 
-use super::objects;
+use super::{families::Family, objects};
 use crate::{storage, world::World};
 use machinery::{Value, tree};
 use std::net::{IpAddr, Ipv4Addr};
@@ -34,6 +34,10 @@ impl Range {
 
     pub(crate) fn is_ipv6(&self) -> bool {
         self.network.is_ipv6()
+    }
+
+    pub(super) fn family(&self) -> Family {
+        Family::of(self.network)
     }
 
     pub(super) fn size(&self) -> u128 {
@@ -71,7 +75,7 @@ pub(crate) struct Offer<'w> {
 }
 
 impl<'w> Offer<'w> {
-    /// As the objects are now; of the family of the server's own range.
+    /// As the objects are now; of the families of the server's own ranges.
     pub(crate) fn of(world: &'w World) -> Self {
         let own = world.services().own();
         let objects = world.list(("networking.k8s.io", "v1", "servicecidrs"), "");
@@ -96,7 +100,7 @@ impl<'w> Offer<'w> {
     }
 }
 
-fn offered<'v>(own: Range, objects: impl Iterator<Item = &'v Value>) -> Vec<Range> {
+fn offered<'v>(own: &[Range], objects: impl Iterator<Item = &'v Value>) -> Vec<Range> {
     let (mut first, mut rest, mut is_there) = (Vec::new(), Vec::new(), false);
     for object in objects {
         let is_own = tree::text(&object["metadata"], "name") == OWN;
@@ -104,14 +108,18 @@ fn offered<'v>(own: Range, objects: impl Iterator<Item = &'v Value>) -> Vec<Rang
         if !is_ready(object) {
             continue;
         }
-        for range in tree::texts(&object["spec"]["cidrs"]).iter().filter_map(|text| Range::parse(text)).filter(|range| range.is_ipv6() == own.is_ipv6()) {
+        for range in tree::texts(&object["spec"]["cidrs"])
+            .iter()
+            .filter_map(|text| Range::parse(text))
+            .filter(|range| own.iter().any(|own| own.family() == range.family()))
+        {
             let list = if is_own { &mut first } else { &mut rest };
             list.push(range);
         }
     }
     if !is_there {
         // It is made at the start, after the first Services.
-        first.push(own);
+        first.extend(own);
     }
     rest.retain(|range| !first.contains(range));
     first.extend(rest);
@@ -142,11 +150,15 @@ mod tests {
             object
         };
         let ready = |is: &str| json!({"status": {"conditions": [{"type": "Ready", "status": is}]}});
-        let of = |objects: &[Value]| offered(own, objects.iter());
+        let of = |objects: &[Value]| offered(&[own], objects.iter());
         assert_eq!(of(&[]), [own], "before the object is there");
         let kubernetes = object(OWN, &["10.96.0.0/16"], ready("True"));
         let extra = object("extra", &["10.1.0.0/24", "fd00::/112"], json!({}));
         assert_eq!(of(&[extra.clone(), kubernetes.clone()]), [own, range("10.1.0.0/24")], "the own one first, and one family");
+        let both = [own, range("fd00:96::/112")];
+        let dual = |objects: &[Value]| offered(&both, objects.iter());
+        assert_eq!(dual(&[]), both);
+        assert_eq!(dual(&[extra.clone(), kubernetes.clone()]), [own, range("10.1.0.0/24"), range("fd00::/112")]);
         assert_eq!(of(&[object("extra", &["10.1.0.0/24"], ready("False")), kubernetes.clone()]), [own]);
         let ending = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
         assert_eq!(of(&[object("extra", &["10.1.0.0/24"], ending.clone()), kubernetes]), [own]);

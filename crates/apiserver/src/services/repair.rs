@@ -28,6 +28,12 @@ impl Suspects {
     pub(crate) fn of_a_crash(self) -> Suspects {
         Suspects { objects: self.objects, ..Suspects::default() }
     }
+
+    /// How many addresses.
+    #[cfg(test)]
+    pub(super) fn count_ips(&self) -> usize {
+        self.ips.len()
+    }
 }
 
 /// One round.

@@ -1,11 +1,12 @@
 use super::*;
+use std::sync::Arc;
 
 fn own() -> Range {
     Range::new(IpAddr::from([10, 96, 0, 0]), 16)
 }
 
 fn allocators() -> Allocators {
-    Allocators::new(own(), (30_000, 30_003))
+    Allocators::new(vec![own()], (30_000, 30_003))
 }
 
 fn offer() -> Offer<'static> {
@@ -136,4 +137,56 @@ fn addresses_come_from_each_range_that_is_offered() {
         let errors = one("i", json!({"clusterIP": ip}), ranges).unwrap_err();
         assert_eq!(errors[0].detail, format!("failed to allocate IP {ip}: the provided network does not match the current range"));
     }
+}
+
+#[test]
+fn a_service_of_two_families_has_an_address_of_each_and_gives_the_second_back() {
+    let second = Range::new("fd00:96::".parse().unwrap(), 112);
+    let (all, both) = (Allocators::new(vec![own(), second], (30_000, 30_003)), || Offer::fixed(&[own(), second]));
+    let ips = |service: &Value| addresses(service);
+    let mut one = service("a", json!({"type": "ClusterIP", "ipFamilyPolicy": "RequireDualStack"}));
+    all.create(&mut one, &both()).unwrap().keep().free();
+    let [first, other] = ips(&one)[..] else { panic!("{one}") };
+    assert!(own().offset(first).is_some() && second.offset(other).is_some());
+    assert_eq!((one["spec"]["clusterIP"].as_str(), &one["spec"]["ipFamilies"]), (Some(first.to_string().as_str()), &json!(["IPv4", "IPv6"])));
+    // The second goes at its user's word, and is another's to have then.
+    let mut single = one.clone();
+    single["spec"]["ipFamilyPolicy"] = "SingleStack".into();
+    all.update(&mut single, &one, &both()).unwrap().keep().free();
+    assert_eq!((ips(&single), &single["spec"]["ipFamilies"]), (vec![first], &json!(["IPv4"])));
+    let chosen = json!({"ipFamilyPolicy": "PreferDualStack", "clusterIP": other.to_string(), "clusterIPs": [other.to_string()]});
+    let mut next = service("b", chosen);
+    all.create(&mut next, &both()).unwrap().keep().free();
+    assert_eq!((ips(&next)[0], &next["spec"]["ipFamilies"]), (other, &json!(["IPv6", "IPv4"])), "what is chosen is the first");
+    // And comes again, as it is chosen or as there is one.
+    let mut again = single.clone();
+    again["spec"]["ipFamilyPolicy"] = "PreferDualStack".into();
+    let hold = all.update(&mut again, &single, &both()).unwrap();
+    assert_eq!(ips(&again).len(), 2);
+    drop(hold);
+    let named = second.at(5);
+    let mut named_again = single.clone();
+    named_again["spec"]["ipFamilyPolicy"] = "RequireDualStack".into();
+    named_again["spec"]["clusterIPs"] = json!([first.to_string(), named.to_string()]);
+    all.update(&mut named_again, &single, &both()).unwrap().keep().free();
+    assert_eq!(ips(&named_again), [first, named]);
+    let mut thief = service("c", json!({"clusterIP": named.to_string()}));
+    assert_eq!(all.create(&mut thief, &both()).unwrap_err()[0].detail, format!("failed to allocate IP {named}: provided IP is already allocated"));
+    // Where the second range is full, nothing of the first stays taken.
+    let narrow = Range::new("fd00:97::".parse().unwrap(), 128);
+    let full = all.create(&mut service("d", json!({"ipFamilyPolicy": "RequireDualStack"})), &Offer::fixed(&[own(), narrow]));
+    assert_eq!(full.unwrap_err()[0].detail, "failed to allocate a serviceIP: range is full");
+    assert_eq!(all.unused(&[Arc::new(named_again), Arc::new(next)]).count_ips(), 0);
+}
+
+#[test]
+fn what_is_named_wrongly_takes_nothing_and_is_for_validation_to_tell() {
+    let all = allocators();
+    let mut old = service("a", json!({}));
+    all.create(&mut old, &offer()).unwrap().keep().free();
+    let mut wrong = old.clone();
+    wrong["spec"]["ipFamilies"] = json!(["IPv5"]);
+    wrong["spec"]["clusterIPs"] = json!([old["spec"]["clusterIP"], "x"]);
+    drop(all.update(&mut wrong, &old, &offer()).unwrap());
+    assert_eq!(wrong["spec"]["ipFamilies"], json!(["IPv5"]));
 }

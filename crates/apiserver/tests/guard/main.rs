@@ -11,6 +11,7 @@ mod dropped;
 mod dropped_parts;
 mod early;
 mod extension;
+mod families;
 mod hook;
 mod kubelet;
 mod latency;
