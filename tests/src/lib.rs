@@ -9,6 +9,7 @@ pub mod archive;
 pub mod host;
 pub mod http;
 pub mod leftovers;
+pub mod machines;
 pub mod netns;
 pub mod process;
 pub mod small;
@@ -41,6 +42,8 @@ pub struct Cluster {
     options: Vec<String>,
     data: PathBuf,
     kubeconfig: PathBuf,
+    /// The network namespace that it is in, if that is not the host's.
+    space: Option<PathBuf>,
     stands: bool,
 }
 
@@ -86,7 +89,7 @@ impl Cluster {
         std::fs::create_dir_all(&folder).expect("a folder for the test");
         std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o711)).expect("the folder is ours");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        Self { data: folder.join("data"), kubeconfig: folder.join("config"), name, folder, runtime, options: Vec::new(), stands: false }
+        Self { data: folder.join("data"), kubeconfig: folder.join("config"), name, folder, runtime, options: Vec::new(), space: None, stands: false }
     }
 
     /// The same with options for every `knarr up`.
@@ -101,6 +104,21 @@ impl Cluster {
     pub fn data_in(mut self, folder: &Path) -> Self {
         self.data = folder.to_owned();
         self
+    }
+
+    /// The same in a network namespace, as on another machine: kubectl is there, too.
+    #[must_use]
+    pub fn inside(mut self, space: &Path) -> Self {
+        self.space = Some(space.to_owned());
+        self
+    }
+
+    /// A program where the cluster is.
+    fn program(&self, path: PathBuf) -> Command {
+        let Some(space) = &self.space else { return Command::new(path) };
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", space.display())).arg(path);
+        command
     }
 
     /// The same with this kubeconfig, which others may use too.
@@ -131,7 +149,7 @@ impl Cluster {
     /// `knarr WORDS… --name … --data-dir … --kubeconfig …`, not run yet.
     #[must_use]
     pub fn knarr(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(knarr());
+        let mut command = self.program(knarr());
         command.args(words).args(["--name", &self.name]).arg("--data-dir").arg(&self.data);
         command.arg("--kubeconfig").arg(self.kubeconfig()).env("HOME", &self.folder).env_remove("KUBECONFIG");
         command
@@ -183,7 +201,7 @@ impl Cluster {
     /// `kubectl WORDS…`, not run yet.
     #[must_use]
     pub fn kubectl_command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(kubectl());
+        let mut command = self.program(kubectl());
         command.env("KUBECONFIG", self.kubeconfig()).env("HOME", &self.folder).args(["--context", &self.name]).args(words);
         command
     }

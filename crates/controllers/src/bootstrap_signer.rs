@@ -80,8 +80,9 @@ fn hmac(key: &[u8], message: &[&[u8]]) -> [u8; 32] {
     Sha256::new_with_prefix(block.map(|b| b ^ 0x5c)).chain_update(inner.finalize()).finalize().into()
 }
 
-/// A token's signature under a content, without the content (which is given in base64).
-fn signature(content: &str, id: &str, secret: &[u8]) -> String {
+/// A token's signature under a content, without the content (which is given in base64, URL-safe and without padding).
+#[must_use]
+pub fn signature(content: &str, id: &str, secret: &[u8]) -> String {
     let head = URL_SAFE_NO_PAD.encode(json!({"alg": "HS256", "kid": id}).to_string());
     let sum = hmac(secret, &[head.as_bytes(), b".", content.as_bytes()]);
     format!("{head}..{}", URL_SAFE_NO_PAD.encode(sum))

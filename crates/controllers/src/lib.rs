@@ -13,7 +13,7 @@
 
 mod affinity;
 mod autoscaling;
-mod bootstrap_signer;
+pub mod bootstrap_signer;
 mod burst;
 mod certificates;
 mod claim;

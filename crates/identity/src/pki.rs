@@ -7,6 +7,7 @@
 mod cluster;
 mod files;
 mod kubelets;
+mod pin;
 mod possession;
 mod renewable;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod usages;
 pub use cluster::{ClusterNames, ClusterPki, NodePki, SIGNING_LIFE};
 pub(crate) use files::{Durability, read_or_make, write_secret};
 pub use kubelets::Kubelets;
+pub use pin::pin;
 pub use possession::{Unfit, proven_key, request_key};
 pub use renewable::Renewable;
 

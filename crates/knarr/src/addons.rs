@@ -65,7 +65,7 @@ subjects: [{kind: ServiceAccount, name: knarr-volume-provisioner, namespace: kub
 apiVersion: storage.k8s.io/v1
 kind: CSIDriver
 metadata: {name: disk.knarr.local}
-spec: {attachRequired: false, podInfoOnMount: false, fsGroupPolicy: File, storageCapacity: false, volumeLifecycleModes: [Persistent]}
+spec: {attachRequired: false, podInfoOnMount: false, fsGroupPolicy: File, storageCapacity: false, volumeLifecycleModes: [Persistent], preventPodSchedulingIfMissing: true}
 ---
 apiVersion: storage.k8s.io/v1
 kind: StorageClass
@@ -95,7 +95,8 @@ pub async fn apply(admin: &Client, storage: bool) -> anyhow::Result<()> {
         if object.value["kind"] == "StorageClass" && !has_default(admin).await? {
             object.value["metadata"]["annotations"] = Value::Object([(DEFAULT_CLASS.to_owned(), "true".into())].into_iter().collect());
         }
-        manifest::make(admin, &object).await
+        // What the scheduler is told of the driver is knarr's own, whichever version made it.
+        if object.value["kind"] == "CSIDriver" { manifest::apply(admin, &object).await.map(drop) } else { manifest::make(admin, &object).await }
     });
     futures_util::future::try_join_all(all).await?;
     Ok(())

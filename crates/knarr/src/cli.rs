@@ -1,7 +1,13 @@
 //! The command line.
 
-use crate::{front_proxy::FrontProxyFlags, machine_flags::MachineFlags, node_flags::NodeFlags};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use crate::{
+    agent::Server,
+    front_proxy::FrontProxyFlags,
+    machine_flags::MachineFlags,
+    node_flags::NodeFlags,
+    token::{self, Token},
+};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser as _};
 use network::Cidr;
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -29,6 +35,11 @@ pub enum Command {
     /// Nodes of a cluster on this machine: list, add, remove
     #[command(subcommand)]
     Node(Node),
+    /// Join this machine to a cluster whose control plane is elsewhere, as a node of it
+    Agent(Box<Agent>),
+    /// Tokens by which other machines join: create (prints the whole command), list, delete
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// One further node of a cluster, as `up` starts it
     #[command(hide = true)]
     NodeProcess(Worker),
@@ -196,6 +207,92 @@ pub enum Node {
         /// How long the draining may take, in seconds
         #[arg(long, default_value_t = 300)]
         timeout: u64,
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Agent {
+    /// An API server of the cluster, https://HOST:6443; of several the next is asked when one is away. A machine that has joined knows them
+    #[arg(long, value_name = "URL")]
+    pub join: Vec<Server>,
+    /// Who may join has it; of a machine that has joined it is not asked for [default: $KNARR_TOKEN]
+    #[arg(long)]
+    pub token: Option<Token>,
+    /// Hash of the key of the cluster's authority, sha256:…, as `knarr token create` prints it
+    #[arg(long = "discovery-token-ca-cert-hash", value_name = "HASH", value_parser = pin)]
+    pub hashes: Vec<String>,
+    /// Believe whoever knows the token to be the cluster
+    #[arg(long = "discovery-token-unsafe-skip-ca-verification")]
+    pub any_authority: bool,
+    /// Name of the node [default: the host's]
+    #[arg(long, value_parser = node_name)]
+    pub node_name: Option<String>,
+    /// Where other machines reach the node [default: the address by which this one reaches the API server]
+    #[arg(long)]
+    pub node_ip: Option<IpAddr>,
+    /// Labels of the node, `topology.kubernetes.io/zone=a`
+    #[arg(long, value_delimiter = ',', value_parser = label)]
+    pub labels: Vec<(String, String)>,
+    /// Taints that the node is made with, `KEY=VALUE:NoSchedule`
+    #[arg(long, value_delimiter = ',', value_parser = taint)]
+    pub taints: Vec<String>,
+    /// Name for everything that is made on the host
+    #[arg(long, default_value = "knarr", value_parser = name)]
+    pub name: String,
+    /// Where images, pods and what was learned of the cluster lie [default: /var/lib/knarr/NAME]
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+    /// Where images come from: mirrors and credentials [default: DATA/registries.yaml, if it is there]
+    #[arg(long)]
+    pub registries: Option<PathBuf>,
+    /// Parts to leave out: proxy, dns
+    #[arg(long, value_delimiter = ',', value_parser = clap::builder::PossibleValuesParser::new(["proxy", "dns"]).map(|part| if part == "dns" { Component::Dns } else { Component::Proxy }))]
+    pub disable: Vec<Component>,
+    /// Print a unit of systemd for this command, and do nothing else
+    #[arg(long)]
+    pub print_unit: bool,
+    /// Remove the node with everything that it has from this machine
+    #[arg(long, conflicts_with = "print_unit")]
+    pub reset: bool,
+    #[command(flatten)]
+    pub node: NodeFlags,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token, and print what is to be run on the other machine
+    Create {
+        /// The token, ID.SECRET [default: a random one]
+        token: Option<Token>,
+        /// How long it is good; 0: until it is deleted
+        #[arg(long, default_value = "24h", value_parser = token::life)]
+        ttl: Duration,
+        /// What it is for
+        #[arg(long, default_value = "")]
+        description: String,
+        /// Groups of those who join with it
+        #[arg(long, value_delimiter = ',', default_value = token::GROUP, value_parser = token::group)]
+        groups: Vec<String>,
+        /// Print the whole command for the other machine, as it is done in any case
+        #[arg(long, hide = true)]
+        print_join_command: bool,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// List the tokens
+    #[command(alias = "ls")]
+    List {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Delete tokens; machines that have joined need none
+    #[command(alias = "rm")]
+    Delete {
+        /// Tokens, or their IDs
+        #[arg(required = true)]
+        tokens: Vec<String>,
         #[command(flatten)]
         which: Which,
     },
@@ -430,6 +527,31 @@ fn label(text: &str) -> Result<(String, String), String> {
 fn positive(text: &str) -> Result<Duration, String> {
     let nanos = machinery::time::parse_go_duration(text)?;
     u64::try_from(nanos).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos).ok_or_else(|| format!("{text} is not longer than none"))
+}
+
+/// The name of a Node object.
+fn node_name(text: &str) -> Result<String, String> {
+    let text = text.to_lowercase();
+    machinery::names::dns1123_subdomain(&text).into_iter().next().map_or(Ok(text), Err)
+}
+
+/// A taint that a node is made with.
+fn taint(text: &str) -> Result<String, String> {
+    let wrong = || format!("{text:?} is not KEY=VALUE:EFFECT with the effect NoSchedule, PreferNoSchedule or NoExecute");
+    let (rest, effect) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let (key, value) = rest.split_once('=').unwrap_or((rest, ""));
+    if !matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
+        return Err(wrong());
+    }
+    let why = [machinery::names::qualified_name(key), machinery::names::label_value(value)].concat();
+    why.into_iter().next().map_or_else(|| Ok(text.to_owned()), Err)
+}
+
+/// The hash of a public key.
+fn pin(text: &str) -> Result<String, String> {
+    let digits = text.to_ascii_lowercase();
+    let fits = digits.strip_prefix("sha256:").is_some_and(|hash| hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()));
+    if fits { Ok(digits) } else { Err("a hash is sha256: and 64 hexadecimal digits".to_owned()) }
 }
 
 fn key_bool(text: &str) -> Result<(String, bool), String> {

@@ -6,6 +6,7 @@
 //! comparing. What stands on the host at the moment is known by the volatile directory, which a reboot empties together
 //! with everything that it tells of.
 
+mod agent;
 mod directory;
 mod files;
 mod holder;
@@ -14,6 +15,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
+pub use agent::Joined;
 pub use directory::remove_known;
 pub use holder::{Lock, Work};
 pub use plan::{DOMAIN, Plan, Ranges};

@@ -6,6 +6,7 @@
 
 mod accounts;
 mod addons;
+mod agent;
 mod certificates;
 mod cli;
 mod cluster;
@@ -39,6 +40,7 @@ mod rooms;
 mod serve;
 mod signals;
 mod supervisor;
+mod token;
 mod up;
 mod volumes;
 mod worker;
@@ -84,6 +86,8 @@ fn run(command: cli::Command) -> anyhow::Result<()> {
             cli::Command::Up(up) => up::run(up).await,
             cli::Command::Down(down) => down::run(&down).await,
             cli::Command::Node(node) => nodes::run(node).await,
+            cli::Command::Agent(command) => agent::run(*command).await,
+            cli::Command::Token(command) => token::run(command).await,
             cli::Command::NodeProcess(worker) => worker::run(&worker).await,
             cli::Command::Image(image) => image::run(image).await,
             cli::Command::Volume(volume) => volumes::run(&volume),

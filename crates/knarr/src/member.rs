@@ -3,14 +3,16 @@
 
 use crate::{
     cli::Component,
+    image,
     node::{self, Node},
     parts::{self, KUBELET, Parts, spawn},
+    progress::Steps,
     signals::End,
     volumes,
 };
 use anyhow::Context as _;
 use client::{Client, Informers};
-use network::{Mark, dns, pod::PodNetwork, proxy::NodePortAddresses};
+use network::{Mark, dns, mesh, pod::PodNetwork, proxy::NodePortAddresses};
 use runtime::Runtime;
 use std::{
     collections::BTreeSet,
@@ -27,8 +29,12 @@ pub struct Member<'a> {
     pub node: Node<'a>,
     /// Another translates what leaves the cluster.
     pub behind: bool,
+    /// How it is joined to nodes of other machines, if it does that itself.
+    pub mesh: Option<mesh::Config>,
     /// Settings of its runtime.
     pub runtime: runtime::Config,
+    /// Whether it makes the demo images itself, telling these steps.
+    pub demo: Option<&'a Steps>,
     /// Parts that are left out.
     pub disable: &'a [Component],
     /// Where node ports are served.
@@ -45,12 +51,12 @@ pub struct Member<'a> {
 pub struct Api {
     /// As `system:node:NAME`.
     pub kubelet: Client,
-    /// What proxy, DNS and provisioner read, with one memory for all three.
+    /// What proxy, DNS, mesh and provisioner read, with one memory for all of them.
     pub reader: Client,
-    /// Writes the Service of the cluster's DNS and its own addresses there.
-    pub dns: Client,
-    /// Writes volumes.
-    pub provisioner: Client,
+    /// Writes the Service of the cluster's DNS and its own addresses there; none: others do.
+    pub dns: Option<Client>,
+    /// Writes volumes; none: none are made here.
+    pub provisioner: Option<Client>,
     /// What the kubelet's own API shows.
     pub tls: kubelet::Tls,
 }
@@ -61,6 +67,7 @@ pub struct Running {
     network: PodNetwork,
     ip: IpAddr,
     mark: Mark,
+    dns: watch::Receiver<bool>,
     parts: Parts,
     stop: CancellationToken,
     kubelet_stop: CancellationToken,
@@ -74,10 +81,18 @@ impl Member<'_> {
         let runtime = Runtime::open(self.runtime);
         let settings = node.network(self.behind);
         let network = tokio::task::spawn_blocking(move || PodNetwork::open(settings));
-        let disk = volumes::open(volumes::directory(&node.home.data), node.name.to_owned());
+        // Where nobody ever makes volumes there are none, and the scheduler is not told otherwise.
+        let brings = self.api.provisioner.is_some();
+        let disk = async {
+            let (directory, name) = (volumes::directory(&node.home.data), node.name.to_owned());
+            if brings { volumes::open(directory, name).await.map(Some) } else { Ok(None) }
+        };
         let (runtime, network, disk) = tokio::join!(runtime, network, disk);
         let (runtime, network, disk) = (runtime.context("the container runtime")?, network?.context("the pod network")?, disk?);
 
+        if let Some(steps) = self.demo {
+            image::demo(&runtime, steps).await?;
+        }
         let stop = CancellationToken::new();
         let kubelet_stop = stop.child_token();
         let (mut parts, room) = (Parts::new(), &Handle::current());
@@ -90,16 +105,22 @@ impl Member<'_> {
             }
         });
         let drivers = Drivers::default();
-        drivers.add(volume::disk::NAME, Arc::new(disk.clone()));
+        if let Some(disk) = &disk {
+            drivers.add(volume::disk::NAME, Arc::new(disk.clone()));
+        }
         let client = self.api.kubelet.user_agent("kubelet");
         let of_node = Informers::new(client.clone(), kubelet_stop.clone());
         let kubelet = kubelet::run(node.kubelet(self.api.tls), client, of_node, runtime.clone(), network.clone(), drivers, kubelet_stop.clone());
         spawn(&mut parts, room, KUBELET, kubelet);
-        if has(Component::Storage) {
-            let client = self.api.provisioner.user_agent(provision::ACCOUNT);
+        if let Some((client, disk)) = self.api.provisioner.zip(disk).filter(|_| has(Component::Storage)) {
+            let client = client.user_agent(provision::ACCOUNT);
             spawn(&mut parts, room, "volume provisioner", provision::run(node.name.to_owned(), disk, client, informers.clone(), stop.clone()));
         }
+        if let Some(config) = self.mesh {
+            spawn(&mut parts, room, "way to other nodes", mesh::run(config, informers.clone(), stop.clone()));
+        }
         let (ready, _) = watch::channel(false);
+        let (answers, dns) = watch::channel(false);
         if has(Component::Proxy) {
             let config = node.proxy(self.node_ports);
             spawn(&mut parts, room, "service proxy", network::proxy::run(config, informers.clone(), stop.clone(), ready.clone()));
@@ -113,13 +134,18 @@ impl Member<'_> {
                 let config = dns::Config { listen, publish: None, ..config.clone() };
                 spawn(&mut parts, room, "DNS", dns::run(config, informers.clone(), stop.clone(), ready.clone()));
             }
-            spawn(&mut parts, room, "DNS", dns::run(config, informers.clone(), stop.clone(), ready));
+            spawn(&mut parts, room, "DNS", dns::run(config, informers.clone(), stop.clone(), answers));
         }
-        Ok(Running { runtime, network, ip: node.ip.into(), mark: node.mark, parts, stop, kubelet_stop })
+        Ok(Running { runtime, network, ip: node.address, mark: node.mark, dns, parts, stop, kubelet_stop })
     }
 }
 
 impl Running {
+    /// Becomes true when its DNS answers; without one it never does.
+    pub fn dns(&self) -> watch::Receiver<bool> {
+        self.dns.clone()
+    }
+
     /// Waits until a part ends, which none does by itself.
     pub async fn failed(&mut self) -> anyhow::Error {
         parts::failed(&mut self.parts).await

@@ -16,7 +16,7 @@ use std::{
     path::PathBuf,
 };
 
-/// A node of this machine.
+/// A node that runs on this machine.
 pub struct Node<'a> {
     /// The cluster's addresses.
     pub plan: &'a Plan,
@@ -28,12 +28,18 @@ pub struct Node<'a> {
     pub name: &'a str,
     /// Labels besides those of every node.
     pub labels: BTreeMap<String, String>,
+    /// Taints that its object is made with.
+    pub taints: Vec<String>,
     /// Its range of pods.
     pub range: Cidr,
     /// What its pods' links may carry, where they lead to other machines.
     pub mtu: Option<u32>,
-    /// Its own address, the range's first.
+    /// The control plane gives it the range (node-ipam): its kubelet but asks for the same again.
+    pub assigned: bool,
+    /// Its own address among its pods, the range's first: its DNS is there, and it is the source of what it passes on to pods.
     pub ip: Ipv4Addr,
+    /// Where others reach it (`InternalIP`), and its kubelet listens.
+    pub address: IpAddr,
     /// Ports at which its own processes listen, and the API server where it is beside it.
     pub own_ports: Vec<OwnPort>,
     /// Where its images lie.
@@ -60,12 +66,14 @@ impl Node<'_> {
 
     /// Settings of its kubelet.
     pub fn kubelet(&self, tls: Tls) -> kubelet::Config {
-        let mut config = kubelet::Config::new(self.name, self.ip.into(), self.home.data.join("kubelet"));
+        let mut config = kubelet::Config::new(self.name, self.address, self.home.data.join("kubelet"));
         config.labels = self.labels.clone();
+        config.taints = self.taints.clone();
         config.cgroup_root = self.home.name.clone();
         config.cluster_dns = vec![self.plan.dns_ip().into()];
         config.cluster_domain = DOMAIN.into();
         config.pod_cidr = Some(self.range.to_string());
+        config.pod_cidr_is_asked_for = self.assigned;
         config.tls = Some(tls);
         config.api_service = Some((self.plan.api_ip(), 443).into());
         config.own_ports = self.own_ports.clone();
@@ -87,8 +95,8 @@ impl Node<'_> {
         }
     }
 
-    /// Settings of its DNS.
-    pub fn dns(&self, upstream: dns::Upstream, publisher: Client) -> dns::Config {
+    /// Settings of its DNS. `publisher` keeps the Service and the node's addresses there, if this node does.
+    pub fn dns(&self, upstream: dns::Upstream, publisher: impl Into<Option<Client>>) -> dns::Config {
         dns::Config {
             node_name: self.name.to_owned(),
             listen: self.ip,
@@ -96,7 +104,7 @@ impl Node<'_> {
             domain: DOMAIN.into(),
             own_ranges: vec![self.plan.pod_cidr().into(), self.plan.service_cidr().into()],
             upstream,
-            publish: Some(publisher.user_agent("knarr-dns")),
+            publish: publisher.into().map(|client| client.user_agent("knarr-dns")),
         }
     }
 }

@@ -54,6 +54,9 @@ fn find(which: &Which) -> anyhow::Result<Cluster> {
     if !cluster.exists()? {
         bail!("there is no cluster {:?}: nothing in {} and {}", cluster.name, cluster.data.display(), cluster.run.display());
     }
+    if cluster.is_agent() {
+        bail!("{} is the place of a node of another cluster (`knarr agent`): ask where the control plane is", cluster.data.display());
+    }
     Ok(cluster)
 }
 

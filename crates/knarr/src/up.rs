@@ -53,6 +53,9 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
     let file = kubeconfig::path(up.which.kubeconfig.as_deref())?;
     let cluster = Cluster::find(&up.which.name, up.which.data_dir.as_deref())?;
     cluster.exists()?;
+    if cluster.is_agent() {
+        return Err(anyhow!("{} is the place of a node of another cluster (`knarr agent`): choose another --name, or --data-dir", cluster.data.display()));
+    }
     let known = cluster.contexts();
     kubeconfig::check(&file, &cluster.name, &known)?;
     // Before there is anything that must not be left alone.

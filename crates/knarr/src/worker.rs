@@ -178,9 +178,12 @@ async fn start(command: &cli::Worker, cluster: &Cluster, home: &Cluster, plan: &
         home,
         name: &wish.name,
         labels: wish.labels.clone(),
+        taints: Vec::new(),
         range,
         mtu: command.mtu,
+        assigned: false,
         ip,
+        address: ip.into(),
         own_ports: node_own_ports(ip.into(), has(Component::Proxy) && has(Component::Dns)).collect(),
         images: cluster.runtime(None).root,
         settings: command.node.settings()?,
@@ -188,7 +191,10 @@ async fn start(command: &cli::Worker, cluster: &Cluster, home: &Cluster, plan: &
     let member = Member {
         node,
         behind: true,
+        mesh: None,
         runtime: cluster.node_runtime(home, command.registries.as_deref()),
+        // Its images are the first node's.
+        demo: None,
         disable: &command.disable,
         // At all addresses of its network namespace, which nobody else has.
         node_ports: NodePortAddresses::All,
@@ -202,8 +208,8 @@ async fn start(command: &cli::Worker, cluster: &Cluster, home: &Cluster, plan: &
         api: Api {
             kubelet: pki.client(&pki.kubelet)?,
             reader: pki.client(&pki.reader)?,
-            dns: pki.client(&pki.dns)?,
-            provisioner: pki.client(&pki.provisioner)?,
+            dns: Some(pki.client(&pki.dns)?),
+            provisioner: Some(pki.client(&pki.provisioner)?),
             tls: kubelet::Tls { server: pki.ca.server_config(&pki.serving)? },
         },
     };

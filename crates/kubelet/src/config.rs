@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use network::pod::OwnPort;
+use rustls::server::ResolvesServerCert;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::graceful::Source;
@@ -38,6 +40,8 @@ pub struct Config {
     pub cluster_domain: String,
     /// The range of pod addresses for the Node's spec, if this kubelet registers it.
     pub pod_cidr: Option<String>,
+    /// That range is but asked for: where another node has it by now the node is made without one, and is given another.
+    pub pod_cidr_is_asked_for: bool,
     /// Pods that fit on the node (default 250).
     pub max_pods: u32,
     /// Where the kubelet's API listens.
@@ -103,6 +107,12 @@ impl Tls {
     /// A serving certificate with its chain and key, and the authority by which client certificates are verified where a client
     /// shows one.
     pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>, client_ca: CertificateDer<'static>) -> Result<Self, rustls::Error> {
+        let own = CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider())?;
+        Self::showing(Arc::new(SingleCertAndKey::from(own)), client_ca)
+    }
+
+    /// The same with a certificate that may be replaced.
+    pub fn showing(own: Arc<dyn ResolvesServerCert>, client_ca: CertificateDer<'static>) -> Result<Self, rustls::Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = rustls::RootCertStore::empty();
         roots.add(client_ca)?;
@@ -111,7 +121,7 @@ impl Tls {
             .build()
             .map_err(|e| rustls::Error::General(e.to_string()))?;
         let builder = rustls::ServerConfig::builder_with_provider(provider).with_protocol_versions(rustls::ALL_VERSIONS)?;
-        let mut server = builder.with_client_cert_verifier(verifier).with_single_cert(chain, key)?;
+        let mut server = builder.with_client_cert_verifier(verifier).with_cert_resolver(own);
         server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self { server: Arc::new(server) })
     }
@@ -140,6 +150,7 @@ impl Config {
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".into(),
             pod_cidr: None,
+            pod_cidr_is_asked_for: false,
             max_pods: 250,
             listen: SocketAddr::new(node_ip, PORT),
             tls: None,

@@ -12,6 +12,7 @@
 
 pub mod admission;
 pub mod api;
+pub mod certificates;
 pub mod cgroups;
 pub mod cri;
 pub mod devices;

@@ -14,6 +14,7 @@ use std::{
 };
 
 use super::{
+    agent,
     files::{self, private},
     nodes, plan,
 };
@@ -21,7 +22,7 @@ use super::{
 /// Names the cluster whose directory it is in.
 const MARK: &str = "mark.json";
 /// What knarr makes in a data directory; the mark goes last.
-const ENTRIES: [&str; 14] = [
+const ENTRIES: [&str; 16] = [
     "pki",
     "store",
     nodes::DIRECTORY,
@@ -34,6 +35,8 @@ const ENTRIES: [&str; 14] = [
     "nodes.json.new",
     plan::FILE,
     "cluster.json.new",
+    agent::FILE,
+    "agent.json.new",
     "mark.json.new",
     MARK,
 ];

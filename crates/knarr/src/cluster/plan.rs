@@ -15,7 +15,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::files::{RUN_ROOT, private};
+use super::{
+    agent,
+    files::{RUN_ROOT, private},
+};
 use crate::kubeconfig::Written;
 
 /// The plan's file.
@@ -207,10 +210,17 @@ pub(super) fn read(path: &Path) -> Option<Plan> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
-/// The plans of the other clusters that stand on this machine.
+/// The plans of the other clusters that stand on this machine. One that has but a node here is none: what it uses is seen where it is.
 pub(super) fn others(name: &str) -> Vec<Plan> {
     let entries = std::fs::read_dir(RUN_ROOT).into_iter().flatten().flatten();
-    entries.filter(|e| e.file_name() != name).filter_map(|e| read(&e.path().join(FILE))).collect()
+    let plans = entries.filter(|e| e.file_name() != name).filter_map(|e| read(&e.path().join(FILE)));
+    plans.filter(|plan| !plan.data.join(agent::FILE).exists()).collect()
+}
+
+/// Who has a cluster's ranges on this machine already: links and routes, those of this name left out.
+pub(super) fn in_the_way(plan: &Plan) -> Option<String> {
+    let taken = Taken::now(&plan.name);
+    [plan.pod_cidr(), plan.service_cidr()].into_iter().find_map(|range| taken.by(range).map(|who| format!("{who} is in the way of {range}")))
 }
 
 /// The addresses of the cluster of this name with its data here; [`super::Cluster::plan`] says more.

@@ -227,17 +227,33 @@ async fn register(cx: &Arc<Context>, stop: &CancellationToken) -> Option<Node> {
     }
 }
 
+/// The object of a node as it is made, without a status. Where the control plane gives it the range of its pods, that is before its kubelet
+/// runs: its network waits for the range.
+#[must_use]
+pub fn fresh(config: &Config) -> Node {
+    let mut node = Node::default();
+    node.metadata.name = Some(config.node_name.clone());
+    node.metadata.labels = Some(labels(config));
+    node.metadata.annotations = Some(BTreeMap::from([("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned())]));
+    let pod_cidrs = config.pod_cidr.clone().map(|p| vec![p]);
+    node.spec = Some(NodeSpec { pod_cidr: config.pod_cidr.clone(), pod_cidrs, taints: taints(config), ..NodeSpec::default() });
+    node
+}
+
 async fn try_register(cx: &Arc<Context>) -> Result<Node, crate::api::ApiError> {
     let c = &cx.config;
     let now = SystemTime::now();
     let Some(found) = cx.api.get_node(&c.node_name).await? else {
-        let mut node = Node::default();
-        node.metadata.name = Some(c.node_name.clone());
-        node.metadata.labels = Some(labels(c));
-        node.metadata.annotations = Some(BTreeMap::from([("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned())]));
-        node.spec = Some(NodeSpec { pod_cidr: c.pod_cidr.clone(), pod_cidrs: c.pod_cidr.clone().map(|p| vec![p]), taints: taints(c), ..NodeSpec::default() });
+        let mut node = fresh(c);
         node.status = Some(status(cx, None, now));
-        let created = cx.api.create_node(&node).await?;
+        let created = match cx.api.create_node(&node).await {
+            Err(_) if c.pod_cidr_is_asked_for => {
+                let spec = node.spec.get_or_insert_default();
+                (spec.pod_cidr, spec.pod_cidrs) = (None, None);
+                cx.api.create_node(&node).await?
+            }
+            created => created?,
+        };
         cx.api.node_event(Severity::Normal, "Starting", "Starting kubelet.");
         // The API drops a status on creation where it has the kind's rules from upstream: it is written on its own.
         let fresh = status(cx, created.status.as_ref(), now);

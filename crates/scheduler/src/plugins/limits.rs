@@ -84,6 +84,10 @@ impl Plugin for NodeVolumeLimits {
             Change::CsiNode(Turn { old: None, .. }) => true,
             Change::CsiNode(Turn { old: Some(old), new }) => {
                 let before = limits(Some(old));
+                // One that pods do without only where it is there.
+                if new.spec.drivers.iter().any(|driver| old.spec.drivers.iter().all(|former| former.name != driver.name)) {
+                    return true;
+                }
                 limits(Some(new)).iter().any(|(driver, limit)| *limit > before.get(driver).copied().unwrap_or_default())
             }
             Change::PodGone(gone) => gone.claims().next().is_some(),

@@ -266,6 +266,10 @@ fn hints_of_those_who_look_at_volumes() {
     assert!(wakes("NodeVolumeLimits", Change::CsiNode(Turn { old: Some(&few), new: &many })));
     assert!(!wakes("NodeVolumeLimits", Change::CsiNode(Turn { old: Some(&many), new: &few })));
     assert!(!wakes("VolumeBinding", Change::CsiNode(Turn { old: Some(&few), new: &many })));
+    let none = object(json!({"metadata": {"name": "a"}, "spec": {"drivers": []}}));
+    let unlimited = object(json!({"metadata": {"name": "a"}, "spec": {"drivers": [{"name": "d", "nodeID": "a"}]}}));
+    assert!(wakes("NodeVolumeLimits", Change::CsiNode(Turn { old: Some(&none), new: &unlimited })), "a driver that a pod does not do without");
+    assert!(!wakes("NodeVolumeLimits", Change::CsiNode(Turn { old: Some(&unlimited), new: &none })));
     assert!(wakes("NodeVolumeLimits", Change::PodGone(&user("x", &["any"]))) && !wakes("NodeVolumeLimits", Change::PodGone(&user("x", &[]))));
     let gone = object(json!({"metadata": {"name": "x"}, "spec": {"attacher": "d", "nodeName": "a", "source": {}}}));
     assert!(wakes("NodeVolumeLimits", Change::AttachmentGone(&gone)) && !wakes("VolumeBinding", Change::AttachmentGone(&gone)));

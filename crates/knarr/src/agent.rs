@@ -1,0 +1,488 @@
+//! `knarr agent`: this machine as a node of a cluster whose control plane is elsewhere.
+//!
+//! A machine joins once, by a token ([`join`]), and keeps what it has learned: from then on its own certificate says who it is, also
+//! after a restart and a reboot, and is renewed before it ends. It reads and writes as `system:node:NAME` and nobody else; what its
+//! proxy, its DNS and its way to other nodes read, a node may read.
+//!
+//! The control plane gives it the range of its pods, and says what else it must know ([`settings`]). Both are kept, so that a start
+//! without an API server runs the node as it was. When either changes, or the machine's address does, the node is put together anew in
+//! this process; its pods stay.
+//!
+//! Killed, or ended by SIGTERM, it leaves its pods, and the next start takes them over; after an interrupt it ends them first.
+
+mod access;
+pub mod cluster_info;
+mod discovery;
+mod join;
+mod listed;
+mod server;
+mod settings;
+mod unit;
+
+pub use server::Server;
+
+use crate::{
+    cli::{Agent, Component, Down, Which},
+    cluster::{Cluster, Joined, Work},
+    down,
+    log::log,
+    member::{Api, Member, Running},
+    node::Node,
+    preflight,
+    progress::Steps,
+    serve::node_own_ports,
+    signals::{End, Signals},
+    token::Token,
+};
+use access::Access;
+use anyhow::{Context as _, bail};
+use client::{Delta, Informers, ListParams};
+use k8s_openapi::api::core::v1::{self, ConfigMap};
+use kubelet::certificates::{Pair, Rotation, Shown, Wanted};
+use network::{
+    Cidr, Mark, dns,
+    mesh::{self, Kind, VXLAN_PORT},
+    pod::OwnPort,
+    proxy::NodePortAddresses,
+};
+use settings::Settings;
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tokio_util::sync::CancellationToken;
+
+/// An API server that has not answered by then is away, and what was kept is used.
+const ANSWERS: Duration = Duration::from_secs(5);
+/// Between two tries of a machine that cannot start without an answer.
+const AGAIN_MIN: Duration = Duration::from_millis(200);
+const AGAIN_MAX: Duration = Duration::from_secs(10);
+/// Between two looks at the machine's address: links come and go, and the news of a way to the server would be many.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Runs until a signal, or until a part fails.
+pub async fn run(command: Agent) -> anyhow::Result<()> {
+    if command.print_unit {
+        print!("{}", unit::text(&command)?);
+        return Ok(());
+    }
+    if command.reset {
+        return reset(&command).await;
+    }
+    log();
+    preflight::node()?;
+    command.node.settings()?;
+    let cluster = Cluster::find(&command.name, command.data_dir.as_deref())?;
+    cluster.exists()?;
+    let mut signals = Signals::listen()?;
+    let _lock = cluster.lock(Work::Runs).await?;
+    cluster.claim()?;
+    if cluster.has_control_plane() {
+        bail!("{} is the place of a cluster that has its control plane on this machine: choose another --name, or --data-dir", cluster.data.display());
+    }
+    let steps = Steps::new();
+    let mut agent = tokio::select! {
+        _ = signals.ended() => return Ok(()),
+        agent = Begun::new(command, cluster, &steps) => agent?,
+    };
+    loop {
+        match agent.node(&mut signals, &steps).await? {
+            Outcome::Ended => return Ok(()),
+            Outcome::Anew(Anew::Range) => {
+                tracing::warn!("the range of the node's pods has changed: its pods are made anew");
+                let mark = Mark::new(&agent.cluster.name);
+                tokio::task::spawn_blocking(move || network::pod::purge(&mark)).await?.context("the former range's links and rules")?;
+            }
+            Outcome::Anew(what) => tracing::warn!(?what, "the node is put together anew, since that has changed; its pods run on"),
+        }
+    }
+}
+
+/// `--reset`: the same as `knarr down`, and what is left to do elsewhere.
+async fn reset(command: &Agent) -> anyhow::Result<()> {
+    let cluster = Cluster::find(&command.name, command.data_dir.as_deref())?;
+    if let Some((process, unit)) = cluster.running().and_then(|process| Some((process, unit::of(process)?))) {
+        bail!("process {process} is started by {unit}, which would start it again: `systemctl disable --now {unit}` first");
+    }
+    let joined = cluster.joined().ok().flatten();
+    if joined.is_none() && cluster.has_control_plane() {
+        bail!("{} is the place of a cluster that has its control plane on this machine: `knarr down` takes that away", cluster.data.display());
+    }
+    let which = Which { name: command.name.clone(), data_dir: command.data_dir.clone(), kubeconfig: None };
+    down::run(&Down { which, keep_data: false }).await?;
+    if let Some(joined) = joined {
+        println!("The cluster still has the Node object: `kubectl delete node {}`", joined.node);
+    }
+    Ok(())
+}
+
+fn token(command: &Agent) -> anyhow::Result<Option<Token>> {
+    let variable = std::env::var(unit::TOKEN).ok().filter(|text| !text.is_empty());
+    let by_variable = || variable.map(|text| text.trim().parse().map_err(|why: String| anyhow::anyhow!("${}: {why}", unit::TOKEN))).transpose();
+    command.token.clone().map_or_else(by_variable, |token| Ok(Some(token)))
+}
+
+/// How a node's run has ended.
+enum Outcome {
+    /// By a signal.
+    Ended,
+    /// Something that it is made of has changed.
+    Anew(Anew),
+}
+
+/// Why a node is put together anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Anew {
+    /// Its pods have another range: they are made anew, too, since nobody would find them by their addresses.
+    Range,
+    /// What nodes must know of the cluster.
+    Settings,
+    /// The machine's address.
+    Address,
+}
+
+/// A machine that has joined.
+struct Begun {
+    command: Agent,
+    cluster: Cluster,
+    joined: Joined,
+    access: Access,
+    /// Keeps the node's certificate from ending, as long as this runs.
+    _rotation: tokio_util::task::AbortOnDropHandle<()>,
+}
+
+impl Begun {
+    async fn new(command: Agent, cluster: Cluster, steps: &Steps) -> anyhow::Result<Begun> {
+        // A wrong one keeps nobody from starting who has joined.
+        let token = || token(&command);
+        let (joined, pair) = match cluster.joined()? {
+            None => join::first(&command, &cluster, token()?.as_ref(), steps).await?,
+            Some(kept) => {
+                let joined = join::resumed(&command, kept)?;
+                let pair = match Pair::load(&join::file(&cluster, join::CLIENT)) {
+                    Ok(Some(pair)) if pair.ends() > SystemTime::now() => pair,
+                    Ok(Some(_)) => join::again(&joined, &cluster, token()?.as_ref(), "the node's certificate has ended").await?,
+                    Ok(None) => join::again(&joined, &cluster, token()?.as_ref(), "the node's certificate is not there").await?,
+                    Err(error) => join::again(&joined, &cluster, token()?.as_ref(), &error.to_string()).await?,
+                };
+                cluster.keep_joined(&joined)?;
+                (joined, pair)
+            }
+        };
+        let access = Access::new(&joined, &pair)?;
+        let rotation = Rotation {
+            wanted: Wanted::client(&joined.node),
+            file: join::file(&cluster, join::CLIENT),
+            client: access.client().user_agent("kubelet"),
+            clock: kubelet::Clock::default(),
+        };
+        let shows = access.clone();
+        let rotation = tokio::spawn(async move {
+            let show = |pair: &Pair| {
+                if let Err(error) = shows.renew(pair) {
+                    tracing::error!("the node's new certificate cannot be used: {error:#}");
+                }
+            };
+            match rotation.keep(Some(pair), show).await {}
+        });
+        Ok(Begun { command, cluster, joined, access, _rotation: tokio_util::task::AbortOnDropHandle::new(rotation) })
+    }
+
+    /// Runs the node as it is to be now.
+    async fn node(&mut self, signals: &mut Signals, steps: &Steps) -> anyhow::Result<Outcome> {
+        let stop = CancellationToken::new();
+        let _stop = stop.clone().drop_guard();
+        let informers = Informers::new(self.access.client().user_agent("knarr-agent"), stop.clone());
+        let (mut running, made) = tokio::select! {
+            _ = signals.ended() => return Ok(Outcome::Ended),
+            started = self.start(&informers, steps) => started?,
+        };
+        let dns = made.range.nth(1).filter(|_| made.has_dns).map(|address| (address, running.dns()));
+        let listed = listed::keep(self.access.client(), &informers, &self.joined.node, dns);
+        let serving = serving(&self.cluster, &self.joined, &self.access, &made, informers.clone());
+        let ready = async {
+            of_node(&informers, &self.joined.node, |node| is_ready(node).then_some(())).await;
+            steps.done(&format!("node {} Ready", self.joined.node));
+            std::future::pending::<std::convert::Infallible>().await
+        };
+        unit::ready();
+        let ended = tokio::select! {
+            how = signals.ended() => Ok((how, Outcome::Ended)),
+            error = running.failed() => Err(error),
+            anew = self.changed(&made, &informers) => Ok((if anew == Anew::Range { End::Interrupt } else { End::Terminate }, Outcome::Anew(anew))),
+            never = serving => match never {},
+            never = listed => match never {},
+            never = ready => match never {},
+        };
+        let how = ended.as_ref().map_or(End::Terminate, |(how, _)| *how);
+        tokio::select! {
+            () = running.end(how) => {}
+            // Who asks again does not want to wait.
+            _ = signals.ended() => {}
+        }
+        ended.map(|(_, outcome)| outcome)
+    }
+
+    /// Starts the parts.
+    async fn start(&mut self, informers: &Informers, steps: &Steps) -> anyhow::Result<(Running, Made)> {
+        let data = self.settings(steps).await?;
+        let settings = Settings::read(&data)?;
+        let servers = self.servers()?;
+        let ip = self.address(&servers, &settings).await?;
+        let plan = settings.plan(&self.cluster, servers.first().map_or(6443, Server::port))?;
+        if self.joined.ranges.is_empty() {
+            self.cluster.has_room_for(&plan)?;
+        }
+        let range = self.range(informers, steps).await?;
+        let Some(gateway) = range.nth(1).filter(|_| settings.pods.iter().any(|net| net.contains(range.base().into()))) else {
+            bail!("the node's range of pods, {range}, is no part of the cluster's")
+        };
+        self.cluster.keep(&plan)?;
+        let disable: Vec<Component> = self.command.disable.iter().chain(&settings.disabled).copied().collect();
+        let has = |component| !disable.contains(&component);
+        let shown = Arc::new(Shown::default());
+        let authority = cluster_info::authorities(&self.joined.ca)?.into_iter().next().context("the cluster has no authority")?;
+        let client = self.access.client();
+        let dns_ports = node_own_ports(gateway.into(), has(Component::Proxy) && has(Component::Dns)).filter(|own| own.port == dns::PORT);
+        let vxlan = (settings.kind == Kind::Vxlan).then_some(OwnPort { ip: None, port: VXLAN_PORT, protocol: "UDP" });
+        let node = Node {
+            plan: &plan,
+            mark: Mark::new(&self.cluster.name),
+            home: &self.cluster,
+            name: &self.joined.node,
+            labels: self.command.labels.iter().cloned().collect(),
+            taints: self.command.taints.clone(),
+            range,
+            mtu: Some(mesh::mtu(settings.kind, ip)?),
+            assigned: true,
+            ip: gateway,
+            address: ip,
+            own_ports: node_own_ports(ip, false).chain(dns_ports).chain(vxlan).collect(),
+            images: self.cluster.runtime(None).root,
+            settings: self.command.node.settings()?,
+        };
+        let own = mesh::Own { node: self.joined.node.clone(), kind: settings.kind, addresses: vec![ip], cluster: settings.pods.clone() };
+        let member = Member {
+            node,
+            behind: false,
+            mesh: Some(mesh::Config { mark: Mark::new(&self.cluster.name), own, gateways: vec![gateway.into()] }),
+            runtime: self.cluster.runtime(self.command.registries.as_deref()),
+            demo: Some(steps),
+            disable: &disable,
+            node_ports: NodePortAddresses::All,
+            upstream: dns::Upstream::File("/etc/resolv.conf".into()),
+            also_answers: Default::default(),
+            api: Api {
+                reader: client.clone(),
+                dns: None,
+                // A volume is written by who may write those of all nodes: a node of another machine may not.
+                provisioner: None,
+                tls: kubelet::Tls::showing(Arc::clone(&shown) as Arc<_>, authority)?,
+                kubelet: client,
+            },
+        };
+        let running = member.start().await?;
+        steps.done(&format!("node {} runs at {ip}, its pods in {range}", self.joined.node));
+        Ok((running, Made { data, ip, range, has_dns: has(Component::Dns), shown }))
+    }
+
+    fn servers(&self) -> anyhow::Result<Vec<Server>> {
+        self.joined.servers.iter().map(|text| text.parse().map_err(|why: String| anyhow::anyhow!(why))).collect()
+    }
+
+    /// What nodes must know of the cluster: as it is told, or as it was told last.
+    async fn settings(&mut self, steps: &Steps) -> anyhow::Result<BTreeMap<String, String>> {
+        let maps = self.access.client().namespaced::<ConfigMap>(settings::NAMESPACE);
+        let (mut pause, mut last) = (AGAIN_MIN, String::new());
+        loop {
+            let why = match tokio::time::timeout(ANSWERS, maps.get(settings::NAME)).await {
+                Ok(Ok(map)) => {
+                    let data: BTreeMap<_, _> = map.data.unwrap_or_default().into_iter().collect();
+                    match Settings::read(&data) {
+                        // What makes no sense is not kept, so that it can be mended there.
+                        Err(error) if !self.joined.settings.is_empty() => format!("{error:#}"),
+                        Err(error) => return Err(error),
+                        Ok(_) => {
+                            self.joined.settings = data;
+                            self.cluster.keep_joined(&self.joined)?;
+                            return Ok(self.joined.settings.clone());
+                        }
+                    }
+                }
+                Ok(Err(error)) if error.status().is_some_and(|status| status.code == 401) => {
+                    bail!("the cluster does not know this node's certificate any more ({error}): has it been made anew? `knarr agent --reset`, and join again")
+                }
+                Ok(Err(error)) if error.is_not_found() => format!(
+                    "the cluster has no ConfigMap {}/{}, which tells its nodes what they must know: is it started with `knarr up --advertise-address`?",
+                    settings::NAMESPACE,
+                    settings::NAME
+                ),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "the API server does not answer".to_owned(),
+            };
+            if !self.joined.settings.is_empty() {
+                tracing::warn!(why, "the node starts as it was");
+                return Ok(self.joined.settings.clone());
+            }
+            if why != last {
+                steps.say(&format!("waiting for the cluster: {why}"));
+                last = why;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(AGAIN_MAX);
+        }
+    }
+
+    /// Where others reach this machine.
+    async fn address(&self, servers: &[Server], settings: &Settings) -> anyhow::Result<IpAddr> {
+        let ranges: Vec<_> = settings.pods.iter().chain(&settings.services).copied().collect();
+        let (mut pause, mut last) = (AGAIN_MIN, String::new());
+        let ip = match self.command.node_ip {
+            Some(ip) => ip,
+            // After a reboot the machine's own network may come later than this.
+            None => loop {
+                match server::own_address(servers).await {
+                    Ok(ip) => break ip,
+                    Err(error) if error.to_string() != last => {
+                        last = error.to_string();
+                        tracing::warn!("waiting for the machine's network: {last}");
+                    }
+                    Err(_) => {}
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(AGAIN_MAX);
+            },
+        };
+        server::check(ip, &server::addresses()?, &ranges)?;
+        Ok(ip)
+    }
+
+    /// The range of the node's pods: as it is given, or as it was given last.
+    async fn range(&mut self, informers: &Informers, steps: &Steps) -> anyhow::Result<Cidr> {
+        let (client, joined) = (self.access.client(), self.joined.clone());
+        let name = &joined.node;
+        let given = async {
+            let (mut pause, mut last) = (AGAIN_MIN, String::new());
+            while let Err(error) = join::announced(&client, &self.command, &self.cluster, &joined).await {
+                let error = error.to_string();
+                if error != last {
+                    tracing::warn!(error, "the node's object is not there yet; trying again");
+                    last = error;
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(AGAIN_MAX);
+            }
+            of_node(informers, name, ranges).await
+        };
+        let kept = async {
+            tokio::time::sleep(ANSWERS).await;
+            if self.joined.ranges.is_empty() {
+                steps.say(&format!("waiting for the range of node {name}'s pods (spec.podCIDR), which the control plane gives"));
+                std::future::pending::<()>().await;
+            }
+        };
+        let ranges = tokio::select! {
+            ranges = given => ranges,
+            () = kept => self.joined.ranges.clone(),
+        };
+        if ranges != self.joined.ranges {
+            self.joined.ranges = ranges;
+            self.cluster.keep_joined(&self.joined)?;
+        }
+        let first = self.joined.ranges.iter().find_map(|range| range.parse::<Cidr>().ok());
+        first.with_context(|| format!("node {name} has no range of IPv4 ({}), which a node of this version needs", self.joined.ranges.join(", ")))
+    }
+
+    /// Waits until the node must be made otherwise; says why.
+    async fn changed(&self, made: &Made, informers: &Informers) -> Anew {
+        let range = made.range.to_string();
+        let other = of_node(informers, &self.joined.node, |node| ranges(node).filter(|all| !all.contains(&range)));
+        let maps = informers.informer_in::<ConfigMap>(settings::NAMESPACE, ListParams::fields(format!("metadata.name={}", settings::NAME)));
+        let told = async {
+            let mut changes = maps.subscribe();
+            while let Some(change) = changes.recv().await {
+                let data: BTreeMap<_, _> = change.object().data.clone().unwrap_or_default().into_iter().collect();
+                // One that makes no sense is not followed; a start would fail by it.
+                if !matches!(change, Delta::Deleted(_)) && data != made.data && Settings::read(&data).is_ok() {
+                    return;
+                }
+            }
+            std::future::pending().await
+        };
+        let moved = async {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                let now = match self.servers() {
+                    Ok(servers) if self.command.node_ip.is_none() => server::own_address(&servers).await,
+                    _ => continue,
+                };
+                if server::addresses().is_ok_and(|own| server::has_moved(made.ip, now.ok(), &own)) {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            _ = other => Anew::Range,
+            () = told => Anew::Settings,
+            () = moved => Anew::Address,
+        }
+    }
+}
+
+/// What a node was put together of.
+struct Made {
+    data: BTreeMap<String, String>,
+    ip: IpAddr,
+    range: Cidr,
+    has_dns: bool,
+    shown: Arc<Shown>,
+}
+
+/// What `pick` finds in a node's object, once it finds something.
+async fn of_node<T>(informers: &Informers, name: &str, pick: impl Fn(&v1::Node) -> Option<T>) -> T {
+    let mut changes = informers.informer_with::<v1::Node>(ListParams::fields(format!("metadata.name={name}"))).subscribe();
+    while let Some(change) = changes.recv().await {
+        if let Delta::Added(node) | Delta::Updated { new: node, .. } = &change
+            && let Some(found) = pick(node)
+        {
+            return found;
+        }
+    }
+    // The informers have ended, and with them whoever asks.
+    std::future::pending().await
+}
+
+/// The ranges of a node's pods, if it has some.
+fn ranges(node: &v1::Node) -> Option<Vec<String>> {
+    let spec = node.spec.as_ref()?;
+    let all = spec.pod_cidrs.clone().filter(|all| !all.is_empty());
+    all.or_else(|| spec.pod_cidr.clone().filter(|range| !range.is_empty()).map(|range| vec![range]))
+}
+
+fn is_ready(node: &v1::Node) -> bool {
+    node.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+fn has_address(node: &v1::Node, ip: IpAddr) -> bool {
+    let ip = ip.to_string();
+    node.status.iter().flat_map(|s| s.addresses.iter().flatten()).any(|a| a.type_ == "InternalIP" && a.address == ip)
+}
+
+/// Keeps the certificate of the kubelet's own API. Who approves it looks at the addresses of the Node object, which come with its status.
+async fn serving(cluster: &Cluster, joined: &Joined, access: &Access, made: &Made, informers: Informers) -> std::convert::Infallible {
+    let rotation = Rotation {
+        wanted: Wanted::serving(&joined.node, &[made.ip]),
+        file: join::file(cluster, join::SERVING),
+        client: access.client().user_agent("kubelet"),
+        clock: kubelet::Clock::default(),
+    };
+    let have = Pair::load(&rotation.file).inspect_err(|error| tracing::warn!(%error, "another certificate is asked for")).ok().flatten();
+    let have = have.filter(|pair| pair.ends() > SystemTime::now() && rotation.wanted.is(pair));
+    match &have {
+        Some(pair) => made.shown.show(pair),
+        None => of_node(&informers, &joined.node, |node| has_address(node, made.ip).then_some(())).await,
+    }
+    rotation.keep(have, |pair| made.shown.show(pair)).await
+}

@@ -1,0 +1,202 @@
+//! A cluster of several machines: one with the control plane, and others that join it by one command.
+
+use cluster_tests::{Cluster, IMAGE, PATIENCE, host, knarr, leftovers, machines::Machines, process, words};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+/// One pod a node, and a Service.
+fn web() -> String {
+    format!(
+        "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {{name: web}}\nspec:\n  selector: {{matchLabels: {{app: web}}}}\n  template:\n    metadata: {{labels: {{app: web}}}}\n    \
+        spec: {{containers: [{{name: web, image: '{IMAGE}', args: [web], readinessProbe: {{httpGet: {{port: 8080, path: /healthz}}, periodSeconds: 1}}}}]}}\n\
+        ---\napiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: 8080}}]}}\n"
+    )
+}
+
+/// Of each pod its node: name, address, and what must stay the same while nobody asks for anything else.
+fn pods(cluster: &Cluster) -> BTreeMap<String, (String, String, Value)> {
+    let list = cluster.json("get pods -l app=web");
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    let facts = |p: &Value| {
+        let container = &p["status"]["containerStatuses"][0];
+        let same = serde_json::json!([p["metadata"]["uid"], container["containerID"], container["restartCount"]]);
+        (text(&p["spec"]["nodeName"]), (text(&p["metadata"]["name"]), text(&p["status"]["podIP"]), same))
+    };
+    list["items"].as_array().expect("pods").iter().map(facts).collect()
+}
+
+/// A machine's own part of the command line.
+struct Agent {
+    name: String,
+    node: &'static str,
+    folder: PathBuf,
+    space: PathBuf,
+}
+
+impl Agent {
+    fn new(cluster: &Cluster, machines: &Machines, at: usize, node: &'static str) -> Self {
+        Self { name: format!("{}-{node}", cluster.name), node, folder: cluster.folder.clone(), space: machines.path(at) }
+    }
+
+    /// `knarr agent WORDS…` on the machine.
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.space.display())).arg(knarr()).arg("agent").args(words);
+        command.args(["--name", &self.name, "--node-name", self.node]).arg("--data-dir").arg(self.folder.join(self.node));
+        command.env("HOME", &self.folder).env_remove("KUBECONFIG");
+        command
+    }
+
+    /// Starts it, and waits until its node is Ready.
+    fn start(&self, words: &[&str]) -> process::Running {
+        let mut running = process::Running::start(self.command(words).stdin(Stdio::null()));
+        running.line(PATIENCE, |line| line.contains(&format!("node {} Ready", self.node)));
+        running
+    }
+
+    /// Why the machine is not taken.
+    fn refused(&self, words: &[&str]) -> String {
+        process::run(&mut self.command(words), &[], PATIENCE).assert_fails()
+    }
+
+    /// Leaves, and nothing may be left.
+    fn reset(&self, machines: &Machines, at: usize) {
+        process::run(&mut self.command(&["--reset"]), &[], PATIENCE).assert_ok();
+        let left = [leftovers::of(&self.name, &self.folder.join(self.node)), machines.left(at)].concat();
+        assert!(left.is_empty() && !self.folder.join(self.node).exists(), "left behind by {}: {left:#?}", self.node);
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // What a test that fails has left would be in the next one's way.
+        if std::thread::panicking() {
+            eprintln!("--- reset: {}", process::run(&mut self.command(&["--reset"]), &[], PATIENCE));
+        }
+    }
+}
+
+/// The words of the command that `knarr token create` prints, after `knarr agent`.
+fn invitation(cluster: &Cluster) -> Vec<String> {
+    let printed = process::run(&mut cluster.knarr(&["token", "create", "--description=for a test"]), &[], PATIENCE).assert_ok().stdout;
+    let all: Vec<String> = words(printed.trim()).into_iter().map(str::to_owned).collect();
+    assert_eq!(all[..2], ["knarr", "agent"], "{printed}");
+    all[2..].to_vec()
+}
+
+fn strs(words: &[String]) -> Vec<&str> {
+    words.iter().map(String::as_str).collect()
+}
+
+/// Each pod reaches every pod, and the Service by its name, which its own node's DNS answers.
+fn all_reach_all(cluster: &Cluster, pods: &BTreeMap<String, (String, String, Value)>) {
+    let hosts = pods.values().map(|(_, ip, _)| format!("{ip}:8080")).chain(["web.default.svc.cluster.local:80".to_owned()]);
+    let urls: Vec<String> = hosts.map(|at| format!("--url=http://{at}/whoami")).collect();
+    for (pod, _, _) in pods.values() {
+        let mut all = words("exec");
+        all.extend([pod.as_str(), "--", "/knarr", "demo", "load", "--strict", "--quiet", "--rate=100", "--seconds=0.3", "--connections=new"]);
+        all.extend(urls.iter().map(String::as_str));
+        cluster.try_kubectl(&all).assert_ok();
+        cluster.kubectl(&format!("logs {pod}"));
+    }
+}
+
+#[test]
+fn machines_join_by_one_command_and_leave_without_a_trace() {
+    let machines = Machines::new("vxlan", 3);
+    let mut cluster = Cluster::new("machines").inside(&machines.path(0)).with(&["--advertise-address", &machines.ip(0)]);
+    cluster.start(&[]).assert_ok();
+    let invited = invitation(&cluster);
+    let (b, c) = (Agent::new(&cluster, &machines, 1, "b"), Agent::new(&cluster, &machines, 2, "c"));
+
+    // Another secret, and another cluster.
+    let with = |option: &str, change: &dyn Fn(&str) -> String| {
+        let mut words = invited.clone();
+        let at = words.iter().position(|w| w == option).expect("the option") + 1;
+        words[at] = change(&words[at]);
+        words
+    };
+    let other = |text: &str| {
+        text.chars()
+            .rev()
+            .enumerate()
+            .map(|(at, c)| {
+                if at > 0 {
+                    c
+                } else if c == '0' {
+                    '1'
+                } else {
+                    '0'
+                }
+            })
+            .collect::<Vec<_>>()
+            .into_iter()
+            .rev()
+            .collect()
+    };
+    assert!(b.refused(&strs(&with("--token", &other))).contains("secret of the token"));
+    assert!(b.refused(&strs(&with("--discovery-token-ca-cert-hash", &other))).contains("not the cluster of this token"));
+    assert!(b.refused(&[]).contains("has joined no cluster"));
+
+    let mut running_b = b.start(&strs(&invited));
+    // Of its API servers the first is away.
+    let running_c = c.start(&[&["--join", &format!("https://{}:1", machines.ip(0))], &strs(&invited)[..]].concat());
+    assert!(b.refused(&strs(&invited)).contains("is running already"));
+    let addresses = cluster.value("get nodes", "{range .items[*]}{.metadata.name} {.status.addresses[?(@.type=='InternalIP')].address}{'\\n'}{end}");
+    for (node, at) in [("b", 1), ("c", 2)] {
+        assert!(addresses.lines().any(|l| l == format!("{node} {}", machines.ip(at))), "{addresses}");
+    }
+
+    cluster.apply(&web());
+    cluster.kubectl("rollout status daemonset/web --timeout=55s");
+    let before = pods(&cluster);
+    assert_eq!(before.len(), 3);
+    all_reach_all(&cluster, &before);
+    let own_dns = cluster.value("-n kube-system get endpointslice kube-dns-b", "{.endpoints[0].addresses[0]} {.endpoints[0].hints.forNodes[0].name}");
+    let range = cluster.value("get node b", "{.spec.podCIDR}");
+    assert_eq!(format!("{own_dns} of {range}"), format!("{0}.1 b of {0}.0/24", range.trim_end_matches(".0/24")));
+
+    // Killed and started again, without a token: nobody has noticed.
+    let processes = host::containers(&b.name);
+    running_b.signal(Signal::SIGKILL);
+    running_b.end(PATIENCE);
+    running_b = b.start(&[]);
+    assert_eq!((pods(&cluster), host::containers(&b.name)), (before.clone(), processes));
+    all_reach_all(&cluster, &before);
+
+    // A name that is a node's is nobody else's.
+    let thief = Agent { name: format!("{}-x", cluster.name), node: "b", folder: cluster.folder.join("x"), space: machines.path(2) };
+    assert!(thief.refused(&strs(&invited)).contains("choose another --node-name"));
+    process::run(&mut thief.command(&["--reset"]), &[], PATIENCE).assert_ok();
+    assert_eq!(leftovers::of(&thief.name, &thief.folder), [""; 0]);
+
+    running_b.signal(Signal::SIGTERM);
+    running_b.end(PATIENCE);
+    b.reset(&machines, 1);
+    // One that runs is ended first.
+    c.reset(&machines, 2);
+    running_c.end(PATIENCE);
+    cluster.down();
+    assert_eq!(machines.left(0), [""; 0]);
+}
+
+#[test]
+fn machines_on_one_link_need_no_more_than_routes() {
+    let machines = Machines::new("routes", 2);
+    let mut cluster = Cluster::new("routes").inside(&machines.path(0)).with(&["--advertise-address", &machines.ip(0), "--pod-network=routes"]);
+    cluster.start(&[]).assert_ok();
+    let b = Agent::new(&cluster, &machines, 1, "b");
+    let running = b.start(&strs(&invitation(&cluster)));
+    cluster.apply(&web());
+    cluster.kubectl("rollout status daemonset/web --timeout=55s");
+    all_reach_all(&cluster, &pods(&cluster));
+    drop(running);
+    b.reset(&machines, 1);
+    cluster.down();
+    assert_eq!(machines.left(0), [""; 0]);
+}
