@@ -25,6 +25,9 @@ pub struct Config {
     pub advertise_address: Option<IpAddr>,
     /// Port by which clients reach this server.
     pub advertise_port: u16,
+    /// The ranges of pods, each with the bits of a node's part: a node that brings a range of its own along (NodeRestriction) takes one part
+    /// of them. Empty: of any, as upstream.
+    pub node_ranges: Vec<(String, u8)>,
     /// Which admission plug-ins are on, and their settings.
     pub admission: AdmissionSettings,
     /// The parts that run in this process, by the names that componentstatuses have: `scheduler`, `controller-manager`.
@@ -44,6 +47,7 @@ impl Default for Config {
             event_ttl: Duration::from_secs(60 * 60),
             advertise_address: None,
             advertise_port: 6443,
+            node_ranges: Vec::new(),
             admission: AdmissionSettings::default(),
             resident: Vec::new(),
             resource_metrics: false,

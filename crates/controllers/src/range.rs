@@ -40,6 +40,11 @@ impl Range {
         (self.first, self.last)
     }
 
+    /// Whether all of another range lies in it.
+    pub(crate) fn holds(self, other: Range) -> bool {
+        self.is_ipv4 == other.is_ipv4 && self.first <= other.first && other.last <= self.last
+    }
+
     pub(crate) fn contains(self, ip: IpAddr) -> bool {
         let number = match ip {
             IpAddr::V4(ip) => u128::from(ip.to_bits()),
@@ -60,6 +65,8 @@ mod tests {
         assert!(range("10.244.1.7/24").contains(ip("10.244.1.255")) && !range("10.244.1.0/24").contains(ip("10.244.2.0")));
         assert!(range("fd00:1::/64").contains(ip("fd00:1::ffff")) && !range("::/0").contains(ip("10.0.0.1")));
         assert!(range("0.0.0.0/0").contains(ip("203.0.113.1")));
+        assert!(range("10.0.0.0/8").holds(range("10.244.1.0/24")) && !range("10.244.1.0/24").holds(range("10.244.0.0/16")));
+        assert!(!range("10.244.0.0/16").holds(range("192.0.2.0/24")) && !range("::/0").holds(range("10.0.0.0/8")));
         assert_eq!(["10.0.0.0", "10.0.0.0/33", "x/8", ""].map(Range::parse), [None; 4]);
     }
 }

@@ -117,6 +117,7 @@ kind: ClusterRole
 metadata: {name: "system:knarr-kubelet-serving-approver"}
 rules:
 - {apiGroups: [certificates.k8s.io], resources: [certificatesigningrequests/approval], verbs: [update]}
+- {apiGroups: ["", events.k8s.io], resources: [events], verbs: [create, patch, update]}
 - {apiGroups: [certificates.k8s.io], resources: [signers], resourceNames: [kubernetes.io/kubelet-serving], verbs: [approve]}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
@@ -137,6 +138,9 @@ pub fn check(plan: &Plan) -> anyhow::Result<()> {
         }
         return Ok(());
     };
+    if ip.is_ipv6() {
+        bail!("service IP family {} must match public address family {ip}: --advertise-address takes an address of IPv4", plan.service_cidr());
+    }
     let own = host::addresses().context("this machine's addresses")?;
     if !own.contains(&ip) {
         bail!("{ip}, at which nodes of other machines reach the cluster, is no address of this machine: --advertise-address says another");
@@ -164,6 +168,11 @@ pub fn mesh(cluster: &Cluster, plan: &Plan, node: &str) -> Option<mesh::Config> 
     Some(mesh::Config { mark: Mark::new(&cluster.name), own, gateways: vec![plan.node_ip().into()] })
 }
 
+/// What a node may bring along of the pods' range; in a cluster of this machine alone nobody is kept from anything.
+pub fn node_ranges(plan: &Plan) -> Vec<(String, u8)> {
+    plan.advertise.map(|_| (plan.pod_cidr().to_string(), plan.node_prefix)).into_iter().collect()
+}
+
 /// The controllers' settings.
 pub fn controllers(config: controllers::Config, cluster: &Cluster, plan: &Plan, names: &ClusterNames) -> controllers::Config {
     let Some(ip) = plan.advertise else { return config };
@@ -171,7 +180,8 @@ pub fn controllers(config: controllers::Config, cluster: &Cluster, plan: &Plan, 
         let (cluster, plan) = (cluster.clone(), plan.clone());
         move || held(&cluster, &plan).map_err(|error| format!("{error:#}"))
     };
-    let machines = Machines::new(vec![ip], names.all(), DOMAIN.to_owned(), plan.service_cidr().to_string(), held);
+    let ranges = (plan.pod_cidr().to_string(), plan.service_cidr().to_string());
+    let machines = Machines::new(vec![ip], names.all(), DOMAIN.to_owned(), (&ranges.0, ranges.1), held);
     controllers::Config { enabled: CONTROLLERS.map(str::to_owned).to_vec(), machines: Some(machines), ..config }
 }
 
@@ -268,6 +278,7 @@ mod tests {
         let told = |ip: &str| check(&plan(Some(ip))).unwrap_err().to_string();
         assert!(told("203.0.113.77").contains("203.0.113.77, at which nodes of other machines reach the cluster, is no address of this machine"));
         assert!(told("127.0.0.1").contains("--advertise-address"));
+        assert!(told("2001:db8::7").contains("service IP family 10.96.0.0/16 must match public address family 2001:db8::7"));
         check(&plan(None)).unwrap();
         let routes = Plan { pod_network: Kind::Routes, ..plan(None) };
         assert!(check(&routes).unwrap_err().to_string().contains("--pod-network routes joins machines"));
@@ -276,9 +287,9 @@ mod tests {
     #[test]
     fn a_node_reads_what_it_must_know() {
         let cluster = Cluster { name: "m".into(), data: "/d".into(), run: "/r".into() };
-        let plan = plan(Some("2001:db8::7"));
+        let plan = plan(Some("192.0.2.7"));
         let server = server(&plan).unwrap();
-        assert_eq!(server, "https://[2001:db8::7]:6443");
+        assert_eq!(server, "https://192.0.2.7:6443");
         let told = settings(&cluster, &plan, &server, &[Component::Dns, Component::Scheduler, Component::Proxy]);
         let expected = json!({
             "clusterName": "m", "clusterCIDR": "10.244.0.0/16", "serviceCIDR": "10.96.0.0/16", "clusterDomain": "cluster.local", "clusterDNS": "10.96.0.10",

@@ -278,6 +278,7 @@ fn api_server(setup: &Setup<'_>, store: store::Store, (pki, trust): (&ClusterPki
         runtime_config: setup.up.runtime_config.clone(),
         advertise_address: plan.advertise.or(Some(if has_node { plan.node_ip().into() } else { LOOPBACK })),
         advertise_port: plan.port,
+        node_ranges: machines::node_ranges(plan),
         admission: admission(setup.up)?,
         resident: [(Component::Scheduler, "scheduler"), (Component::Controllers, "controller-manager")]
             .into_iter()

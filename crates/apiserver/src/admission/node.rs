@@ -167,6 +167,10 @@ fn ranges(world: &World, write: &Write<'_>, object: &Value, node: &str) -> Resul
     if wanted.is_empty() || write.operation == Operation::Delete || !is_new {
         return Ok(());
     }
+    let pools = &world.config().node_ranges;
+    if !pools.is_empty() && !wanted.iter().all(|own| pools.iter().any(|(pool, part)| is_part(own, pool, *part))) {
+        return Err(forbidden(write, object, format!("node {node:?} is not allowed to have another range of pods than a part of the cluster's")));
+    }
     for other in world.list(("", "v1", "nodes"), "") {
         let name = text(&other["metadata"], "name");
         if name != node && of(&other).iter().any(|theirs| wanted.iter().any(|own| overlap(own, theirs))) {
@@ -180,16 +184,23 @@ fn ranges(world: &World, write: &Write<'_>, object: &Value, node: &str) -> Resul
     Ok(())
 }
 
+/// The address of a range as a number, the bits of its family, and those of its prefix.
+fn parts(range: &str) -> Option<(u128, u32, u32)> {
+    let (address, prefix) = range.split_once('/')?;
+    let (number, bits) = match address.parse().ok()? {
+        IpAddr::V4(ip) => (u128::from(ip.to_bits()), 32),
+        IpAddr::V6(ip) => (ip.to_bits(), 128),
+    };
+    Some((number, bits, prefix.parse::<u32>().ok().filter(|prefix| *prefix <= bits)?))
+}
+
+/// Whether a range lies in a pool and is no larger than a node's part of it.
+fn is_part(range: &str, pool: &str, part: u8) -> bool {
+    parts(range).zip(parts(pool)).is_some_and(|((.., long), (.., short))| long >= u32::from(part).max(short) && overlap(range, pool))
+}
+
 /// Whether two ranges have addresses in common; what is no range is validated elsewhere.
 fn overlap(one: &str, other: &str) -> bool {
-    let parts = |text: &str| {
-        let (address, prefix) = text.split_once('/')?;
-        let (number, bits) = match address.parse().ok()? {
-            IpAddr::V4(ip) => (u128::from(ip.to_bits()), 32),
-            IpAddr::V6(ip) => (ip.to_bits(), 128),
-        };
-        Some((number, bits, prefix.parse::<u32>().ok().filter(|prefix| *prefix <= bits)?))
-    };
     let (Some((one, bits, long)), Some((other, others, short))) = (parts(one), parts(other)) else { return false };
     let differs = (one ^ other).checked_shr(bits - long.min(short)).unwrap_or(0);
     bits == others && differs == 0
@@ -214,7 +225,16 @@ impl Plugin for TaintNodesByCondition {
 
 #[cfg(test)]
 mod tests {
-    use super::overlap;
+    use super::{is_part, overlap};
+
+    #[test]
+    fn a_node_has_a_part_of_the_pool() {
+        let is = |range: &str| is_part(range, "10.244.0.0/16", 24);
+        assert!(is("10.244.7.0/24") && is("10.244.7.128/25"));
+        for range in ["10.244.0.0/16", "10.244.128.0/17", "192.0.2.0/24", "10.0.0.0/8", "fd00::/64", "none", "::/0"] {
+            assert!(!is(range), "{range}");
+        }
+    }
 
     #[test]
     fn ranges_of_one_family_may_overlap() {

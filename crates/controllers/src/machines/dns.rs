@@ -128,7 +128,7 @@ impl Slices {
         // One that selects pods is somebody else's name server.
         let Some(service) = self.services.get(NAMESPACE, SERVICE).filter(|s| !selects(s) && !s.is_deleting()) else { return Ok(BTreeMap::new()) };
         let nodes = self.nodes.list();
-        let all: Vec<(&Node, Told<'_>)> = nodes.iter().map(|node| (&**node, Told::of(node))).collect();
+        let all: Vec<(&Node, Told<'_>)> = nodes.iter().map(|node| (&**node, Told::of(node, &self.machines))).collect();
         let (mut wanted, mut left_out) = (BTreeMap::new(), BTreeMap::new());
         for one in &all {
             let (node, Some(text)) = (one.0, one.0.annotation(ANNOTATION)) else { continue };

@@ -30,6 +30,8 @@ pub struct Machines {
     pub domain: String,
     /// The server's own ranges of Services.
     pub service_cidr: String,
+    /// The cluster's ranges of pods.
+    pods: Vec<Range>,
     held: Arc<Hold>,
 }
 
@@ -49,10 +51,11 @@ impl Machines {
         addresses: Vec<IpAddr>,
         server: Vec<String>,
         domain: String,
-        service_cidr: String,
+        (pod_cidr, service_cidr): (&str, String),
         held: impl Fn() -> Result<Held, String> + Send + Sync + 'static,
     ) -> Machines {
-        Machines { addresses, server, domain, service_cidr, held: Arc::new(held) }
+        let pods = pod_cidr.split(',').filter_map(Range::parse).collect();
+        Machines { addresses, server, domain, service_cidr, pods, held: Arc::new(held) }
     }
 
     /// The nodes of the control plane's machine.
@@ -81,11 +84,14 @@ struct Told<'n> {
 }
 
 impl<'n> Told<'n> {
-    fn of(node: &'n Node) -> Told<'n> {
+    /// Ranges are believed within the cluster's alone, and addresses in their plain form.
+    fn of(node: &'n Node, machines: &Machines) -> Told<'n> {
+        let plain = |text: &str| text.parse().ok().filter(|ip: &IpAddr| ip.to_canonical() == *ip);
+        let is_pods = |range: &Range| machines.pods.iter().any(|pods| pods.holds(*range));
         let names: Vec<&str> = node.status.iter().flat_map(|s| s.addresses.iter().flatten()).map(|a| a.address.as_str()).collect();
-        let addresses = names.iter().filter_map(|text| text.parse().ok()).collect();
-        let machine = node.annotation(address::ANNOTATION).into_iter().flat_map(|all| all.split(',')).filter_map(|text| text.parse().ok()).collect();
-        Told { names, addresses, machine, ranges: cidrs(node).iter().filter_map(|text| Range::parse(text)).collect() }
+        let addresses = names.iter().filter_map(|text| plain(text)).collect();
+        let machine = node.annotation(address::ANNOTATION).into_iter().flat_map(|all| all.split(',')).filter_map(plain).collect();
+        Told { names, addresses, machine, ranges: cidrs(node).iter().filter_map(|text| Range::parse(text)).filter(is_pods).collect() }
     }
 
     /// Whether it has an address, or one of its pods may have it.
@@ -95,8 +101,13 @@ impl<'n> Told<'n> {
 
     /// Whether it has a name.
     fn is_called(&self, name: &str) -> bool {
-        self.names.iter().any(|text| text.eq_ignore_ascii_case(name))
+        self.names.iter().any(|text| same_name(text, name))
     }
+}
+
+/// Whether two names are one to whoever looks them up.
+fn same_name(one: &str, other: &str) -> bool {
+    one.trim_end_matches('.').eq_ignore_ascii_case(other.trim_end_matches('.'))
 }
 
 /// Which of two nodes that tell the same is believed: who was there first.
@@ -135,7 +146,7 @@ pub(crate) mod tests {
     /// The machine with the address 192.0.2.1, whose nodes are these.
     pub(crate) fn machines(nodes: &'static [(&'static str, &'static str)]) -> Machines {
         let server = ["kubernetes", "192.0.2.1", "10.96.0.1"].map(str::to_owned).to_vec();
-        Machines::new(vec![[192, 0, 2, 1].into()], server, "cluster.local".to_owned(), "10.96.0.0/16".to_owned(), || {
+        Machines::new(vec![[192, 0, 2, 1].into()], server, "cluster.local".to_owned(), ("10.244.0.0/16", "10.96.0.0/16".to_owned()), || {
             Ok(Held { nodes: nodes.iter().map(|(name, range)| ((*name).to_owned(), vec![(*range).to_owned()])).collect(), lock: Box::new(()) })
         })
     }

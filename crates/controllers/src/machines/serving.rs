@@ -12,13 +12,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Client, Delta, Informer, Meta};
+use client::{Client, Delta, EventType, Informer, Meta, Recorder};
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestStatus};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, ObjectReference};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use parking_lot::Mutex;
 
-use super::{Machines, Told, may_be_a_nodes, precedes};
+use super::{Machines, Told, may_be_a_nodes, precedes, same_name};
 use crate::certificates::{KUBELET_SERVING, NODE, Serving, condition, is, is_issued, kubelet_serving};
 use crate::range::Range;
 use crate::work::{Controller, Cx, Step};
@@ -33,7 +33,9 @@ const MESSAGE: &str = "Auto approving kubelet serving certificate: the names and
 pub(crate) async fn run(cx: Cx, machines: Machines) {
     let informers = &cx.informers;
     let (requests, nodes, ranges) = (informers.informer(), informers.informer(), informers.informer());
-    let controller = Arc::new(Approving { client: cx.client(ACCOUNT), requests, nodes, ranges, machines, told: Mutex::default() });
+    let client = cx.client(ACCOUNT);
+    let recorder = cx.recorder(&client, ACCOUNT);
+    let controller = Arc::new(Approving { client, recorder, requests, nodes, ranges, machines, told: Mutex::default() });
     cx.setup(&controller)
         .on(&controller.requests, |this, queue, change| match change {
             Delta::Deleted(request) => drop(this.told.lock().remove(request.name())),
@@ -52,12 +54,24 @@ pub(crate) async fn run(cx: Cx, machines: Machines) {
 
 struct Approving {
     client: Client,
+    recorder: Recorder,
     requests: Informer<CertificateSigningRequest>,
     nodes: Informer<Node>,
     ranges: Informer<ServiceCIDR>,
     machines: Machines,
     /// What was told in the log of a request, so that it is told once.
     told: Mutex<BTreeMap<String, String>>,
+}
+
+/// How events refer to a request.
+fn reference(request: &CertificateSigningRequest) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("certificates.k8s.io/v1".to_owned()),
+        kind: Some("CertificateSigningRequest".to_owned()),
+        name: request.metadata.name.clone(),
+        uid: request.metadata.uid.clone(),
+        ..ObjectReference::default()
+    }
 }
 
 /// Whether nobody has decided on a request for a kubelet's certificate as a server.
@@ -75,8 +89,8 @@ fn judge(request: &CertificateSigningRequest, nodes: &[Arc<Node>], machines: &Ma
     }
     let node = nodes.iter().find(|node| node.name() == name).ok_or_else(|| format!("there is no node {name} yet"))?;
     let others = nodes.iter().filter(|other| other.name() != name);
-    let others: Vec<(&str, bool, Told<'_>)> = others.map(|other| (other.name(), precedes(other, node), Told::of(other))).collect();
-    check(&serving, &Told::of(node), &others, machines, services)
+    let others: Vec<(&str, bool, Told<'_>)> = others.map(|other| (other.name(), precedes(other, node), Told::of(other, machines))).collect();
+    check(&serving, &Told::of(node, machines), &others, machines, services)
 }
 
 fn check(serving: &Serving, own: &Told<'_>, others: &[(&str, bool, Told<'_>)], machines: &Machines, services: &[Range]) -> Result<(), String> {
@@ -88,7 +102,7 @@ fn check(serving: &Serving, own: &Told<'_>, others: &[(&str, bool, Told<'_>)], m
             return Err(format!("{host} is a name of the cluster's"));
         }
         // A Node's own name is its own, whoever else tells it.
-        if let Some((other, ..)) = others.iter().find(|(name, first, told)| host == name || *first && told.is_called(host)) {
+        if let Some((other, ..)) = others.iter().find(|(name, first, told)| same_name(host, name) || *first && told.is_called(host)) {
             return Err(format!("{host} is a name of the node {other}"));
         }
     }
@@ -131,6 +145,7 @@ impl Controller for Approving {
         if let Err(why) = judge(&request, &self.nodes.list(), &self.machines, &services) {
             if self.told.lock().insert(name.clone(), why.clone()).as_ref() != Some(&why) {
                 tracing::warn!(request = name, why, "a kubelet's certificate as a server is not approved; `kubectl certificate approve` does it all the same");
+                self.recorder.event(&reference(&request), EventType::Warning, "NotApproved", format!("not approved by itself: {why}"));
             }
             return Ok(Some(AGAIN));
         }
@@ -170,6 +185,9 @@ mod tests {
             ("ExternalIP", "192.0.2.3"),
             ("ExternalIP", "192.0.2.4"),
             ("ExternalIP", "169.254.0.1"),
+            ("ExternalIP", "::ffff:10.96.0.1"),
+            ("ExternalIP", "::ffff:192.0.2.1"),
+            ("Hostname", "FIRST"),
             ("Hostname", "first"),
             ("Hostname", "young"),
             ("Hostname", "shared"),
@@ -199,6 +217,10 @@ mod tests {
             ("192.0.2.1", "192.0.2.1 is an address of the API server"),
             ("10.96.0.1", "10.96.0.1 is an address of the API server"),
             ("10.96.3.4", "10.96.3.4 is a Service's"),
+            ("::ffff:10.96.0.1", "an IP subjectAltName is no address"),
+            ("::ffff:192.0.2.1", "an IP subjectAltName is no address"),
+            ("FIRST", "FIRST is a name of the node first"),
+            ("first.", "first. is a name of the node first"),
             ("10.244.0.9", "10.244.0.9 is an address of the node first, or of a pod there"),
             ("192.0.2.3", "192.0.2.3 is an address of the node old, or of a pod there"),
             ("first", "first is a name of the node first"),
@@ -212,6 +234,13 @@ mod tests {
         for (host, why) in refused {
             assert_eq!(verdict(&serving("system:node:a", &["a", host])), Err(why.to_owned()));
         }
+    }
+
+    #[test]
+    fn no_node_keeps_others_from_their_own_by_a_range_that_is_no_pods() {
+        let wide = node("wide", "2026-01-01T00:00:00Z", &[], "192.0.2.0/24", true);
+        let all: Vec<Arc<Node>> = nodes().into_iter().chain([Arc::new(wide)]).collect();
+        assert_eq!(judge(&serving("system:node:a", &["a", "192.0.2.2"]), &all, &machines(&[]), &[]), Ok(()));
     }
 
     #[test]
@@ -232,6 +261,7 @@ mod tests {
         other.metadata.name = Some("waits".to_owned());
         let approving = Approving {
             client: fake.client(),
+            recorder: Recorder::new(fake.client(), ACCOUNT, ""),
             requests: Informer::fixed([serving("system:node:a", &["a"]), other]),
             nodes: Informer::fixed(nodes().iter().map(|node| Node::clone(node))),
             ranges: Informer::fixed([]),
@@ -239,9 +269,10 @@ mod tests {
             told: Mutex::default(),
         };
         assert_eq!(approving.reconcile(&"waits".to_owned()).await.expect("a step"), Some(AGAIN));
-        assert_eq!(fake.written(), [""; 0]);
+        let decided = || fake.written().into_iter().filter(|w| w.starts_with("PUT")).collect::<Vec<_>>();
+        assert_eq!(decided(), [""; 0]);
         assert_eq!(approving.reconcile(&"r".to_owned()).await.expect("a step"), None);
-        let written = fake.written();
+        let written = decided();
         assert!(written.len() == 1 && written[0].starts_with("PUT /apis/certificates.k8s.io/v1/certificatesigningrequests/r/approval"), "{written:?}");
         assert!(written[0].contains(r#""type":"Approved""#), "{written:?}");
     }
