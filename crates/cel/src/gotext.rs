@@ -104,60 +104,7 @@ pub fn duration(nanos: i64) -> String {
 
 /// `time.ParseDuration`.
 pub fn parse_duration(text: &str) -> Option<i64> {
-    let (negative, mut rest) = match text.as_bytes().first()? {
-        b'-' => (true, &text[1..]),
-        b'+' => (false, &text[1..]),
-        _ => (false, text),
-    };
-    if rest == "0" {
-        return Some(0);
-    }
-    if rest.is_empty() {
-        return None;
-    }
-    let mut total: u64 = 0;
-    while !rest.is_empty() {
-        let whole_end = digits(rest);
-        let (whole, after) = rest.split_at(whole_end);
-        let (fraction, after) = match after.strip_prefix('.') {
-            Some(after) => after.split_at(digits(after)),
-            None => ("", after),
-        };
-        if whole.is_empty() && fraction.is_empty() {
-            return None;
-        }
-        let unit_end = after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
-        let (unit, after) = after.split_at(unit_end);
-        let unit: u64 = match unit {
-            "ns" => 1,
-            "us" | "µs" | "μs" => 1_000,
-            "ms" => 1_000_000,
-            "s" => 1_000_000_000,
-            "m" => 60_000_000_000,
-            "h" => 3_600_000_000_000,
-            _ => return None,
-        };
-        let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-        let mut part = whole.checked_mul(unit)?;
-        if !fraction.is_empty() {
-            let mut value: u64 = 0;
-            let mut scale = 1f64;
-            for digit in fraction.bytes() {
-                // Digits that do not fit any more are beyond a nanosecond.
-                match value.checked_mul(10).and_then(|value| value.checked_add(u64::from(digit - b'0'))).filter(|value| *value <= 1 << 63) {
-                    Some(next) => (value, scale) = (next, scale * 10.0),
-                    None => break,
-                }
-            }
-            part = part.checked_add((value as f64 * (unit as f64 / scale)) as u64)?;
-        }
-        total = total.checked_add(part).filter(|total| *total <= 1 << 63)?;
-        rest = after;
-    }
-    if negative {
-        return Some((total as i64).wrapping_neg());
-    }
-    i64::try_from(total).ok()
+    machinery::time::parse_go_duration(text).ok()
 }
 
 /// How many digits a text begins with.

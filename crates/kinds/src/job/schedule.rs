@@ -62,35 +62,9 @@ fn descriptor(text: &str) -> Result<(), String> {
         return Ok(());
     }
     match text.strip_prefix("@every ") {
-        Some(duration) if is_duration(duration) => Ok(()),
-        Some(duration) => Err(format!("failed to parse duration {text}: time: invalid duration {duration:?}")),
+        Some(duration) => machinery::time::parse_go_duration(duration).map(drop).map_err(|why| format!("failed to parse duration {text}: {why}")),
         None => Err(format!("unrecognized descriptor: {text}")),
     }
-}
-
-/// A duration as Go writes it: `1h30m`, `1.5s`, `-2ms`.
-fn is_duration(text: &str) -> bool {
-    let mut rest = text.strip_prefix(['-', '+']).unwrap_or(text);
-    if rest == "0" {
-        return true;
-    }
-    if rest.is_empty() {
-        return false;
-    }
-    while !rest.is_empty() {
-        let number = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
-        let digits = &rest[..number];
-        if !digits.bytes().any(|b| b.is_ascii_digit()) || digits.matches('.').count() > 1 {
-            return false;
-        }
-        rest = &rest[number..];
-        let Some(unit) = ["ns", "us", "µs", "μs", "ms", "s", "m", "h"].into_iter().find(|u| rest.starts_with(u) && !(*u == "m" && rest.starts_with("ms")))
-        else {
-            return false;
-        };
-        rest = &rest[unit.len()..];
-    }
-    true
 }
 
 fn range(expression: &str, bounds: &Bounds) -> Result<(), String> {

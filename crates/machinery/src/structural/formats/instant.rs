@@ -35,38 +35,7 @@ fn is_zone(text: &str) -> bool {
 
 /// As Go reads durations, or numbers with the names of units anywhere in a text.
 pub(super) fn is_duration(text: &str) -> bool {
-    is_go_duration(text) || has_amount(text)
-}
-
-fn is_go_duration(text: &str) -> bool {
-    let mut rest = text.strip_prefix(['-', '+']).unwrap_or(text);
-    if rest == "0" {
-        return true;
-    }
-    if rest.is_empty() {
-        return false;
-    }
-    let mut total = 0.0;
-    while !rest.is_empty() {
-        let length = rest.bytes().take_while(|b| b.is_ascii_digit() || *b == b'.').count();
-        let (number, after) = rest.split_at(length);
-        if number.matches('.').count() > 1 || !number.bytes().any(|b| b.is_ascii_digit()) {
-            return false;
-        }
-        let end = after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
-        let ns = match &after[..end] {
-            "ns" => 1.0,
-            "us" | "µs" | "μs" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 60e9,
-            "h" => 3600e9,
-            _ => return false,
-        };
-        total += format!("0{number}").parse::<f64>().unwrap_or(f64::INFINITY) * ns;
-        rest = &after[end..];
-    }
-    total <= i64::MAX as f64
+    crate::time::parse_go_duration(text).is_ok() || has_amount(text)
 }
 
 fn has_amount(text: &str) -> bool {
