@@ -10,8 +10,9 @@ use crate::work;
 
 /// The digits of a fraction, unless the clause says how many.
 const PRECISION: usize = 6;
-/// The most digits or places that a clause may ask for: what is longer is no text that anyone reads. (The original takes any number.)
-const PRECISION_MAX: usize = 1 << 16;
+/// The most digits or places that a clause may ask for: what is longer is no text that anyone reads, and Rust writes no more. (The original
+/// takes any number.)
+const PRECISION_MAX: usize = u16::MAX as usize;
 
 type Text = Result<String, EvalError>;
 
@@ -242,4 +243,19 @@ fn scientific(value: f64, width: usize) -> String {
     };
     let length = text.chars().count();
     format!("{}{text}", " ".repeat(width.saturating_sub(length)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found by mutation: more digits than are written are no panic.
+    #[test]
+    fn no_precision_is_too_large() {
+        for clause in ["%.999999999f", "%.65536f", "%.65535f", "%.999999999e"] {
+            let args = [Value::text(clause), Value::list(vec![Value::Double(-1.5)])];
+            let made = work::with_all(|| format(&args)).0.expect("a text");
+            assert!(made.as_str().is_some_and(|text| text.len() >= PRECISION_MAX), "{clause}");
+        }
+    }
 }
