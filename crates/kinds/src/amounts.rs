@@ -7,7 +7,7 @@ use machinery::{
     names,
     quantity::Quantity,
 };
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// Resources without a prefix that quotas know.
 const QUOTA: [&str; 18] = [
@@ -178,7 +178,7 @@ fn one(name: &str, value: &Value, name_of: fn(&str, &Path, &mut ErrorList), path
 }
 
 fn claim_names(resources: &Value, known: &HashSet<&str>, path: &Path, errors: &mut ErrorList) {
-    let mut seen: HashSet<(&str, &str)> = HashSet::new();
+    let (mut seen, mut named): (HashSet<(&str, &str)>, HashSet<&str>) = Default::default();
     for (at, claim) in tree::list(resources, "claims").iter().enumerate() {
         let path = path.index(at);
         let (name, request) = (tree::text(claim, "name"), tree::text(claim, "request"));
@@ -189,16 +189,20 @@ fn claim_names(resources: &Value, known: &HashSet<&str>, path: &Path, errors: &m
         if !request.is_empty() {
             rules::name(request, &path.child("request"), names::dns1123_label(request), errors);
         }
-        let overlaps = seen.contains(&(name, "")) || (request.is_empty() && seen.iter().any(|(n, _)| *n == name));
+        let overlaps = seen.contains(&(name, "")) || (request.is_empty() && named.contains(name));
         if overlaps {
             errors.push(Error::duplicate(&path, name));
         } else if !seen.insert((name, request)) {
             errors.push(Error::duplicate(&path, format!("{name}/{request}")));
         }
+        named.insert(name);
         if !known.contains(name) {
-            let mut sorted: Vec<&str> = known.iter().copied().collect();
-            sorted.sort_unstable();
-            let rest = if sorted.is_empty() { " which is empty".to_owned() } else { format!(": {}", sorted.join(", ")) };
+            // Names times claims may be many: the first errors tell all names, the others none.
+            let rest = match () {
+                () if known.is_empty() => " which is empty".to_owned(),
+                () if errors.len() >= rules::LISTS_TOLD_MAX => String::new(),
+                () => format!(": {}", BTreeSet::from_iter(known.iter().copied()).into_iter().collect::<Vec<_>>().join(", ")),
+            };
             let mut error = Error::not_found(&path, name);
             error.detail = format!("must be one of the names in pod.spec.resourceClaims{rest}");
             errors.push(error);

@@ -203,8 +203,11 @@ fn one_scope(scope: &str, spec: &Value, place: &Path, list: &Path, shown: &Value
         let value = if place == list { shown.clone() } else { scope.into() };
         errors.push(Error::invalid(place, value, "unsupported scope"));
     }
-    for (name, _) in tree::entries(spec, "hard").filter(|(name, _)| amounts::is_quota(name) && !fits(scope, name)) {
-        let _ = name;
+    for _ in tree::entries(spec, "hard").filter(|(name, _)| amounts::is_quota(name) && !fits(scope, name)) {
+        // Scopes times resources may be many, and each error holds all scopes.
+        if errors.len() >= rules::LISTS_TOLD_MAX {
+            return;
+        }
         errors.push(Error::invalid(list, shown.clone(), "unsupported scope applied to resource"));
     }
 }

@@ -11,6 +11,8 @@ use machinery::{
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+/// How many errors of one kind are told that each show a whole list: as many of them as the list has items would be its square.
+pub(crate) const LISTS_TOLD_MAX: usize = 16;
 /// What is said of a field that may not change.
 pub(crate) const IMMUTABLE: &str = "field is immutable";
 /// What is said of a number below zero.

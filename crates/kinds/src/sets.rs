@@ -7,7 +7,7 @@ use machinery::{
     names,
 };
 use serde_json::json;
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashSet};
 
 /// The annotation in which daemon sets count the changes of their template.
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
@@ -171,7 +171,8 @@ fn effective_template(spec: &Value) -> Cow<'_, Value> {
         fields.remove("subdomain");
         let name = |claim: &'_ Value| tree::text(&claim["metadata"], "name").to_owned();
         let mut volumes: Vec<Value> = claims.iter().map(|c| json!({"name": name(c), "persistentVolumeClaim": {"claimName": name(c)}})).collect();
-        let own = tree::list(inner, "volumes").iter().filter(|v| !claims.iter().any(|c| name(c) == tree::text(v, "name")));
+        let claimed: HashSet<String> = claims.iter().map(name).collect();
+        let own = tree::list(inner, "volumes").iter().filter(|v| !claimed.contains(tree::text(v, "name")));
         volumes.extend(own.cloned());
         fields.insert("volumes".into(), volumes.into());
     }

@@ -419,3 +419,33 @@ fn control_characters_in_names_and_keys_are_refused_as_upstream_shows_them() {
         assert!(errors.len() == 1 && errors[0].starts_with(told), "{told}: {errors:?}");
     }
 }
+
+/// What would be the square of a list is told of its beginning: each error shows the whole list.
+#[test]
+fn long_lists_are_not_told_as_often_as_they_are_long() {
+    let hard: serde_json::Map<String, Value> = (0..100).map(|n| (format!("requests.hugepages-{n}Mi"), json!("1Mi"))).collect();
+    let quota = core("ResourceQuota", json!({"spec": {"hard": hard, "scopes": vec!["BestEffort"; 100]}}));
+    let told = problems("", "resourcequotas", &quota);
+    assert!(told.iter().filter(|line| line.ends_with("unsupported scope applied to resource")).count() <= crate::rules::LISTS_TOLD_MAX);
+    assert!(!told.is_empty());
+    let claims: Vec<Value> = (0..100).map(|n| json!({"name": format!("unknown-{n}")})).collect();
+    let known: Vec<Value> = (0..100).map(|n| json!({"name": format!("there-{n}"), "resourceClaimName": "r"})).collect();
+    let pod = core("Pod", json!({"spec": {"resourceClaims": known, "containers": [{"name": "c", "image": "i", "resources": {"claims": claims}}]}}));
+    let told = problems("", "pods", &defaulted("", "pods", &pod));
+    let missing = |line: &&String| line.contains("must be one of the names in pod.spec.resourceClaims");
+    assert_eq!(told.iter().filter(missing).count(), 100, "each is told");
+    let with_names = told.iter().filter(missing).filter(|line| line.contains("there-99")).count();
+    assert!((1..=crate::rules::LISTS_TOLD_MAX).contains(&with_names), "the names that there are, a few times: {with_names}");
+}
+
+/// Each that stands twice is told at its own place, however many they are.
+#[test]
+fn what_stands_twice_is_told_where_it_stands() {
+    let mount = |n: usize| json!({"name": "v", "mountPath": format!("/{}", n % 50)});
+    let volumes = json!([{"name": "v", "emptyDir": {}}]);
+    let container = json!({"name": "c", "image": "i", "volumeMounts": (0..100).map(mount).collect::<Vec<_>>()});
+    let pod = core("Pod", json!({"spec": {"volumes": volumes, "containers": [container]}}));
+    let told = problems("", "pods", &defaulted("", "pods", &pod));
+    assert_eq!(told.iter().filter(|line| line.ends_with("must be unique")).count(), 50);
+    assert_eq!(told[0], "spec.containers[0].volumeMounts[50].mountPath: Invalid value: \"/0\": must be unique");
+}

@@ -1,7 +1,7 @@
 //! Small moves on the value tree. None of them panics: a branch of an unexpected type is left alone.
 
 use machinery::{Map, Value, defaulting, gvk::Gvk, schema};
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashMap};
 
 /// An object's fields.
 pub(crate) type Fields = Map<String, Value>;
@@ -11,6 +11,15 @@ pub(crate) use machinery::tree::text;
 /// The elements of a list; none if it is absent.
 pub(crate) fn list<'v>(value: &'v Value, key: &str) -> &'v [Value] {
     machinery::tree::items(&value[key])
+}
+
+/// The elements of a list by a text that they have; the first of those with the same counts.
+pub(crate) fn by_text<'v>(list: &'v [Value], key: &str) -> HashMap<&'v str, &'v Value> {
+    let mut known = HashMap::with_capacity(list.len());
+    for item in list {
+        known.entry(text(item, key)).or_insert(item);
+    }
+    known
 }
 
 /// The entries of a map; none if it is absent.

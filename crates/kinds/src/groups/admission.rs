@@ -14,6 +14,7 @@ use machinery::{
     names,
 };
 use serde_json::json;
+use std::collections::HashSet;
 
 const MATCH_CONDITIONS_MAX: usize = 64;
 const AUDIT_ANNOTATIONS_MAX: usize = 20;
@@ -86,18 +87,19 @@ impl Strategy for Webhooks {
     }
 }
 
-/// The texts of the expressions that were stored before.
-fn conditions_of(hooks: Option<&Value>) -> Vec<&str> {
+/// The expressions that were stored before, without the space around them.
+fn conditions_of(hooks: Option<&Value>) -> HashSet<&str> {
     let hooks = hooks.map_or(&[][..], |old| tree::list(old, "webhooks"));
-    hooks.iter().flat_map(|hook| tree::list(hook, "matchConditions")).map(|condition| tree::text(condition, "expression")).collect()
+    hooks.iter().flat_map(|hook| texts(hook, "matchConditions", "expression")).map(str::trim).collect()
 }
 
 fn check_webhooks(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
     let (hooks, stored) = (tree::list(obj, "webhooks"), conditions_of(old));
     // Conditions that were taken before are not looked at again while none of them changes.
-    let conditions = |owner: &Value| tree::list(owner, "webhooks").iter().map(|hook| hook["matchConditions"].clone()).collect::<Vec<_>>();
-    let same = old.is_some_and(|old| conditions(old) == conditions(obj));
+    let same =
+        old.is_some_and(|old| hooks.iter().map(|hook| &hook["matchConditions"]).eq(tree::list(old, "webhooks").iter().map(|hook| &hook["matchConditions"])));
     {
+        let mut seen = HashSet::new();
         for (at, hook) in hooks.iter().enumerate() {
             let path = Path::root("webhooks").index(at);
             check_webhook(hook, &path, errors);
@@ -106,7 +108,7 @@ fn check_webhooks(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
             }
             check_review_versions(hook, &path.child("admissionReviewVersions"), errors);
             let name = tree::text(hook, "name");
-            if !name.is_empty() && hooks.iter().take(at).any(|h| h["name"] == name) {
+            if !name.is_empty() && !seen.insert(name) {
                 errors.push(Error::duplicate(&path.child("name"), name));
             }
         }
@@ -146,8 +148,9 @@ fn check_review_versions(hook: &Value, path: &Path, errors: &mut ErrorList) {
         errors.push(Error::required(path, "must specify one of v1, v1beta1"));
         return;
     }
+    let mut seen = HashSet::new();
     for (at, version) in checks::texts(hook, "admissionReviewVersions") {
-        if versions.iter().take(at).any(|v| v == version) {
+        if !seen.insert(version) {
             errors.push(Error::invalid(&path.index(at), version, "duplicate version"));
         } else {
             rules::name(version, &path.index(at), names::dns1035_label(version), errors);
@@ -184,7 +187,7 @@ fn check_rule(rule: &Value, path: &Path, errors: &mut ErrorList) {
 }
 
 fn check_resources(rule: &Value, path: &Path, errors: &mut ErrorList) {
-    let (mut whole, mut everywhere): (Vec<&str>, Vec<&str>) = Default::default();
+    let (mut whole, mut everywhere): (HashSet<&str>, HashSet<&str>) = Default::default();
     let mut plain_beside_star = false;
     for (at, resource) in checks::texts(rule, "resources") {
         if resource.is_empty() {
@@ -195,19 +198,19 @@ fn check_resources(rule: &Value, path: &Path, errors: &mut ErrorList) {
             plain_beside_star = resource != "*";
             continue;
         };
-        if whole.contains(&name) {
+        if whole.contains(name) {
             let detail = format!("if '{name}/*' is present, must not specify {resource}");
             errors.push(Error::invalid(&path.index(at), resource, detail));
         }
-        if everywhere.contains(&part) {
+        if everywhere.contains(part) {
             let detail = format!("if '*/{part}' is present, must not specify {resource}");
             errors.push(Error::invalid(&path.index(at), resource, detail));
         }
         if part == "*" {
-            whole.push(name);
+            whole.insert(name);
         }
         if name == "*" {
-            everywhere.push(part);
+            everywhere.insert(part);
         }
     }
     let list = tree::list(rule, "resources");
@@ -230,19 +233,20 @@ fn told<T>(compiled: Result<T, String>, expression: &str, path: &Path, errors: &
 }
 
 /// Conditions; `stored` are the texts that were taken before.
-fn check_match_conditions(owner: &Value, params: bool, stored: &[&str], path: &Path, errors: &mut ErrorList) {
+fn check_match_conditions(owner: &Value, params: bool, stored: &HashSet<&str>, path: &Path, errors: &mut ErrorList) {
     let declared = Declared { params, authorizer: true, patches: false };
     let (list, path) = (tree::list(owner, "matchConditions"), path.child("matchConditions"));
     if list.len() > MATCH_CONDITIONS_MAX {
         errors.push(Error::too_many(&path, list.len(), MATCH_CONDITIONS_MAX));
     }
+    let mut seen = HashSet::new();
     for (at, condition) in list.iter().enumerate() {
         let (place, name) = (path.index(at), tree::text(condition, "name"));
         let expression = tree::text(condition, "expression").trim();
         if expression.is_empty() {
             errors.push(Error::required(&place.child("expression"), ""));
         } else {
-            let compiled = Compiler::new(false).compile(expression, declared, Gives::Bool, stored.iter().any(|text| text.trim() == expression));
+            let compiled = Compiler::new(false).compile(expression, declared, Gives::Bool, stored.contains(expression));
             told(compiled, expression, &place.child("expression"), errors);
         }
         if name.is_empty() {
@@ -250,7 +254,7 @@ fn check_match_conditions(owner: &Value, params: bool, stored: &[&str], path: &P
             continue;
         }
         rules::name(name, &place.child("name"), names::qualified_name(name), errors);
-        if list.iter().take(at).any(|c| c["name"] == name) {
+        if !seen.insert(name) {
             errors.push(Error::duplicate(&place.child("name"), name));
         }
     }
@@ -337,10 +341,11 @@ impl Policies {
         }
         let params = !spec["paramKind"].is_null();
         if old.is_none() || spec["matchConditions"] != before["matchConditions"] {
-            check_match_conditions(spec, params, &texts(before, "matchConditions", "expression"), &path, errors);
+            let stored = texts(before, "matchConditions", "expression").map(str::trim).collect();
+            check_match_conditions(spec, params, &stored, &path, errors);
         }
         let variables = tree::list(spec, "variables");
-        let mut policy = Policy { compiler: Compiler::new(self.mutating || !variables.is_empty()), params, before };
+        let mut policy = Policy::new(Compiler::new(self.mutating || !variables.is_empty()), params, before);
         for (at, variable) in variables.iter().enumerate() {
             policy.check_variable(variable, &path.child("variables").index(at), errors);
         }
@@ -352,25 +357,36 @@ impl Policies {
 }
 
 /// The texts of a field of a list's items.
-fn texts<'v>(owner: &'v Value, list: &str, field: &str) -> Vec<&'v str> {
-    tree::list(owner, list).iter().map(|item| tree::text(item, field)).collect()
+fn texts<'v>(owner: &'v Value, list: &str, field: &'static str) -> impl Iterator<Item = &'v str> + use<'v> {
+    tree::list(owner, list).iter().map(move |item| tree::text(item, field))
 }
 
 /// A policy's expressions while they are checked.
 struct Policy<'p> {
     compiler: Compiler,
     params: bool,
-    /// The `spec` that was stored before, or null.
-    before: &'p Value,
+    /// What stood in the `spec` that was stored before, by list and field.
+    before: HashSet<(&'static str, &'static str, &'p str)>,
 }
 
-impl Policy<'_> {
+impl<'p> Policy<'p> {
+    /// Where texts are looked for that were taken before.
+    const STORED: [(&'static str, &'static str); 3] =
+        [("validations", "expression"), ("validations", "messageExpression"), ("auditAnnotations", "valueExpression")];
+
+    fn new(compiler: Compiler, params: bool, before: &'p Value) -> Policy<'p> {
+        let stored = Self::STORED.into_iter().flat_map(|(list, field)| texts(before, list, field).map(move |text| (list, field, text)));
+        let applied = tree::list(before, "mutations").iter().map(|mutation| tree::text(&mutation["applyConfiguration"], "expression"));
+        Policy { compiler, params, before: stored.chain(applied.map(|text| ("mutations", "applyConfiguration", text))).collect() }
+    }
+
     fn declared(&self, authorizer: bool, patches: bool) -> Declared {
         Declared { params: self.params, authorizer, patches }
     }
 
-    fn was(&self, list: &str, field: &str, text: &str) -> bool {
-        tree::list(self.before, list).iter().any(|item| tree::text(item, field) == text)
+    /// Whether a text stood in one of these fields before.
+    fn was(&self, list: &'static str, field: &'static str, text: &str) -> bool {
+        self.before.contains(&(list, field, text))
     }
 }
 
@@ -414,11 +430,11 @@ fn check_match(constraints: &Value, path: &Path, errors: &mut ErrorList) {
     for key in ["resourceRules", "excludeResourceRules"] {
         for (at, rule) in tree::list(constraints, key).iter().enumerate() {
             let place = path.child(key).index(at);
-            let resource_names = tree::list(rule, "resourceNames");
+            let mut seen = HashSet::new();
             for (at, name) in checks::texts(rule, "resourceNames") {
                 let place = place.child("resourceNames").index(at);
                 rules::name(name, &place, names::path_segment(name), errors);
-                if resource_names.iter().take(at).any(|n| n == name) {
+                if !seen.insert(name) {
                     errors.push(Error::duplicate(&place, name));
                 }
             }
@@ -484,6 +500,7 @@ fn check_validations(spec: &Value, name: &str, policy: &Policy<'_>, path: &Path,
     if audits.len() > AUDIT_ANNOTATIONS_MAX {
         errors.push(Error::invalid(&path, audits.to_vec(), format!("must not have more than {AUDIT_ANNOTATIONS_MAX} auditAnnotations")));
     }
+    let mut seen = HashSet::new();
     for (at, audit) in audits.iter().enumerate() {
         let (place, key) = (path.index(at), tree::text(audit, "key"));
         let whole = format!("{name}/{key}");
@@ -498,7 +515,7 @@ fn check_validations(spec: &Value, name: &str, policy: &Policy<'_>, path: &Path,
             let compiled = policy.compiler.compile(value.trim(), policy.declared(true, false), Gives::TextOrNull, stored);
             told(compiled, value, &place_of_value, errors);
         }
-        if audits.iter().take(at).any(|a| a["key"] == key) {
+        if !seen.insert(key) {
             errors.push(Error::duplicate(&place.child("key"), key));
         }
     }
@@ -535,7 +552,7 @@ fn check_mutations(spec: &Value, policy: &Policy<'_>, path: &Path, errors: &mut 
             errors.push(Error::required(&place.child(own).child("expression"), ""));
         } else {
             let expression = tree::text(&mutation[own], "expression").trim();
-            let stored = tree::list(policy.before, "mutations").iter().any(|before| tree::text(&before["applyConfiguration"], "expression") == expression);
+            let stored = policy.was("mutations", "applyConfiguration", expression);
             let gives = if kind == "JSONPatch" { Gives::Patch } else { Gives::Configuration };
             let compiled = policy.compiler.compile(expression, policy.declared(true, true), gives, stored);
             told(compiled, expression, &place.child(own).child("expression"), errors);
@@ -611,11 +628,12 @@ fn check_parameter(parameter: &Value, path: &Path, errors: &mut ErrorList) {
 
 fn check_actions(spec: &Value, path: &Path, errors: &mut ErrorList) {
     let actions = tree::list(spec, "validationActions");
+    let mut seen = HashSet::new();
     for (at, action) in checks::texts(spec, "validationActions") {
         if !matches!(action, "Audit" | "Deny" | "Warn") {
             errors.push(Error::not_supported(&path.index(at), action, &["Audit", "Deny", "Warn"]));
         }
-        if actions.iter().take(at).any(|a| a == action) {
+        if !seen.insert(action) {
             errors.push(Error::duplicate(&path.index(at), action));
         }
     }

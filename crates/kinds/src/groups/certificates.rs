@@ -9,6 +9,7 @@ use machinery::{
     field::{Error, ErrorList, Path},
     names, time,
 };
+use std::collections::HashSet;
 
 const USAGES: [&str; 23] = [
     "any",
@@ -167,12 +168,13 @@ fn check_request(obj: &Value, old: &Value, errors: &mut ErrorList) {
     if usages.is_empty() {
         errors.push(Error::required(&path.child("usages"), ""));
     }
+    let mut seen = HashSet::new();
     for (at, usage) in checks::texts(spec, "usages") {
         let place = path.child("usages").index(at);
         if !USAGES.contains(&usage) {
             errors.push(Error::not_supported(&place, usage, &USAGES));
         }
-        if usages.iter().take(at).any(|u| u == usage) {
+        if !seen.insert(usage) {
             errors.push(Error::duplicate(&place, usage));
         }
     }
@@ -195,6 +197,7 @@ fn check_request(obj: &Value, old: &Value, errors: &mut ErrorList) {
 
 fn check_conditions(status: &Value, errors: &mut ErrorList) {
     let (list, path) = (tree::list(status, "conditions"), Path::root("status").child("conditions"));
+    let mut seen = HashSet::new();
     for (at, condition) in list.iter().enumerate() {
         let (place, kind, value) = (path.index(at), tree::text(condition, "type"), tree::text(condition, "status"));
         if kind.is_empty() {
@@ -202,7 +205,7 @@ fn check_conditions(status: &Value, errors: &mut ErrorList) {
         }
         let allowed: &[&str] = if matches!(kind, "Approved" | "Denied" | "Failed") { &["True"] } else { &["False", "True", "Unknown"] };
         rules::one_of(&value.into(), &place.child("status"), allowed, errors);
-        if list.iter().take(at).any(|c| c["type"] == kind) {
+        if !seen.insert(kind) {
             errors.push(Error::duplicate(&place.child("type"), kind));
         }
     }

@@ -6,7 +6,7 @@ use machinery::{
     field::{Error, ErrorList, Path},
     names,
 };
-use std::net::IpAddr;
+use std::{collections::HashSet, net::IpAddr};
 
 /// A field is what it was, where upstream says so by declaration: such errors do not show the value.
 pub(super) fn fixed(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
@@ -273,10 +273,11 @@ fn webhook_path(url: &str, path: &Path, errors: &mut ErrorList) {
 
 /// Checks conditions of the common form (`meta/v1 Condition`).
 pub(super) fn conditions(status: &Value, path: &Path, errors: &mut ErrorList) {
-    let (list, path) = (tree::list(status, "conditions"), path.child("conditions"));
-    for (at, condition) in list.iter().enumerate() {
+    let path = path.child("conditions");
+    let mut seen = HashSet::new();
+    for (at, condition) in tree::list(status, "conditions").iter().enumerate() {
         let (place, kind) = (path.index(at), tree::text(condition, "type"));
-        if list.iter().take(at).any(|c| c["type"] == kind) {
+        if !seen.insert(kind) {
             errors.push(Error::duplicate(&place, kind));
         }
         if kind.is_empty() {

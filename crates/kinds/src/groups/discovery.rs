@@ -9,7 +9,7 @@ use machinery::{
     field::{Error, ErrorList, Path},
     names,
 };
-use std::net::IpAddr;
+use std::{collections::HashSet, net::IpAddr};
 
 const ADDRESSES_MAX: usize = 100;
 const PORTS_MAX: usize = 20_000;
@@ -97,12 +97,13 @@ fn check_head(obj: &Value, errors: &mut ErrorList) {
         errors.push(Error::too_many(&path, ports.len(), PORTS_MAX));
         return;
     }
+    let mut seen = HashSet::new();
     for (at, port) in ports.iter().enumerate() {
         let (place, name) = (path.index(at), tree::text(port, "name"));
         if !name.is_empty() {
             rules::name(name, &place.child("name"), names::dns1123_label(name), errors);
         }
-        if ports.iter().take(at).any(|p| tree::text(p, "name") == name) {
+        if !seen.insert(name) {
             errors.push(Error::duplicate(&place.child("name"), name));
         }
         rules::one_of(&port["protocol"], &place.child("protocol"), &["SCTP", "TCP", "UDP"], errors);
@@ -212,9 +213,10 @@ fn check_rest(endpoint: &Value, path: impl Fn() -> Path, errors: &mut ErrorList)
             errors.push(Error::too_many(&path().child("hints").child(key), hints.len(), HINTS_MAX));
             return;
         }
+        let mut seen = HashSet::new();
         for (at, hint) in hints.iter().enumerate() {
             let (name, problems) = (tree::text(hint, "name"), check(tree::text(hint, "name")));
-            let double = hints.iter().take(at).any(|h| h["name"] == name);
+            let double = !seen.insert(name);
             if double || !problems.is_empty() {
                 let place = path().child("hints").child(key).index(at).child("name");
                 errors.extend(double.then(|| Error::duplicate(&place, name)));

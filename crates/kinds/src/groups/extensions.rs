@@ -9,7 +9,7 @@ use machinery::{
     names, time,
 };
 use serde_json::json;
-use std::time::SystemTime;
+use std::{collections::HashSet, time::SystemTime};
 
 const APPROVAL: &str = "api-approved.kubernetes.io";
 
@@ -170,16 +170,18 @@ fn check_stored(obj: &Value, errors: &mut ErrorList) {
         return;
     }
     // Each is found once: a second version of the same name is not.
-    let mut left: Vec<&Value> = stored.iter().collect();
+    let mut left: HashSet<&str> = checks::texts(&obj["status"], "storedVersions").map(|(_, name)| name).collect();
+    let mut told = 0;
     for version in versions {
-        let known = left.len();
-        left.retain(|name| **name != version["name"]);
-        if version["storage"] == true && left.len() == known {
+        // Who has that many is told of it elsewhere: each error holds the whole list.
+        if !left.remove(tree::text(version, "name")) && version["storage"] == true && told < rules::LISTS_TOLD_MAX {
+            told += 1;
             let detail = format!("must have the storage version {}", tree::text(version, "name"));
             errors.push(Error::invalid(&path, stored.to_vec(), detail));
         }
     }
-    for (at, name) in checks::texts(&obj["status"], "storedVersions").filter(|(_, name)| !versions.iter().any(|v| v["name"] == *name)) {
+    let served: HashSet<&str> = versions.iter().map(|version| tree::text(version, "name")).collect();
+    for (at, name) in checks::texts(&obj["status"], "storedVersions").filter(|(_, name)| !served.contains(name)) {
         let detail = format!(
             "missing from spec.versions; {name} was previously a storage version, and must remain in spec.versions until a storage \
              migration ensures no data remains persisted in {name} and removes {name} from status.storedVersions"

@@ -8,6 +8,7 @@ use machinery::{
     names,
 };
 use serde_json::json;
+use std::collections::HashSet;
 
 const PRECEDENCE_MAX: i64 = 10_000;
 const QUEUES_MAX: i64 = 10_000_000;
@@ -47,10 +48,11 @@ fn check_fixed(obj: &Value, errors: &mut ErrorList) {
 /// Conditions have a type, and each type once.
 fn check_conditions(obj: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
-    let (list, path) = (tree::list(&obj["status"], "conditions"), Path::root("status").child("conditions"));
-    for (at, condition) in list.iter().enumerate() {
+    let path = Path::root("status").child("conditions");
+    let mut seen = HashSet::new();
+    for (at, condition) in tree::list(&obj["status"], "conditions").iter().enumerate() {
         let kind = tree::text(condition, "type");
-        if list.iter().take(at).any(|c| c["type"] == kind) {
+        if !seen.insert(kind) {
             errors.push(Error::duplicate(&path.index(at).child("type"), kind));
         }
         rules::required(condition, &path.index(at), "type", &mut errors);

@@ -163,10 +163,9 @@ impl Strategy for RuntimeClasses {
         let (scheduling, path) = (&obj["scheduling"], Path::root("scheduling"));
         rules::labels(&scheduling["nodeSelector"], &path.child("nodeSelector"), errors);
         pod::tolerations(scheduling, &path, errors);
-        let tolerations = tree::list(scheduling, "tolerations");
-        for (at, toleration) in tolerations.iter().enumerate() {
-            let same = |other: &&Value| ["key", "operator", "value", "effect"].iter().all(|f| other[*f] == toleration[*f]);
-            if tolerations.iter().take(at).any(|t| same(&t)) {
+        let mut seen = HashSet::new();
+        for (at, toleration) in tree::list(scheduling, "tolerations").iter().enumerate() {
+            if !seen.insert(["key", "operator", "value", "effect"].map(|field| tree::text(toleration, field))) {
                 errors.push(Error::duplicate(&path.child("tolerations").index(at), toleration.clone()));
             }
         }

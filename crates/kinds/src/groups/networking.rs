@@ -7,6 +7,7 @@ use machinery::{
     field::{Error, ErrorList, Path},
     names,
 };
+use std::collections::HashSet;
 
 /// The old way to name an ingress's class.
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
@@ -66,11 +67,11 @@ impl Strategy for Ingresses {
     fn validate_status(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let path = Path::root("status").child("loadBalancer").child("ingress");
-        let had = tree::list(&old["status"]["loadBalancer"], "ingress");
+        let had = tree::by_text(tree::list(&old["status"]["loadBalancer"], "ingress"), "ip");
         for (at, point) in tree::list(&obj["status"]["loadBalancer"], "ingress").iter().enumerate() {
             let place = path.index(at);
             let (ip, host) = (tree::text(point, "ip"), tree::text(point, "hostname"));
-            if !ip.is_empty() && !had.iter().any(|p| p["ip"] == ip) {
+            if !ip.is_empty() && !had.contains_key(ip) {
                 checks::ip(ip, &place.child("ip"), &mut errors);
             }
             if !host.is_empty() {
@@ -286,7 +287,7 @@ impl Strategy for NetworkPolicies {
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
-        check_policy(&obj["spec"], &[], errors);
+        check_policy(&obj["spec"], &HashSet::new(), errors);
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
@@ -296,14 +297,14 @@ impl Strategy for NetworkPolicies {
             let peers = if direction == "ingress" { "from" } else { "to" };
             tree::list(&old["spec"], direction).iter().flat_map(move |rule| tree::list(rule, peers))
         });
-        let had: Vec<&str> =
+        let had: HashSet<&str> =
             blocks.flat_map(|peer| tree::list(&peer["ipBlock"], "except").iter().chain([&peer["ipBlock"]["cidr"]])).filter_map(Value::as_str).collect();
         check_policy(&obj["spec"], &had, &mut errors);
         errors
     }
 }
 
-fn check_policy(spec: &Value, had: &[&str], errors: &mut ErrorList) {
+fn check_policy(spec: &Value, had: &HashSet<&str>, errors: &mut ErrorList) {
     let path = Path::root("spec");
     rules::label_selector(&spec["podSelector"], &path.child("podSelector"), errors);
     for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
@@ -350,7 +351,7 @@ fn check_policy_port(port: &Value, path: &Path, errors: &mut ErrorList) {
     }
 }
 
-fn check_peer(peer: &Value, had: &[&str], path: &Path, errors: &mut ErrorList) {
+fn check_peer(peer: &Value, had: &HashSet<&str>, path: &Path, errors: &mut ErrorList) {
     let selectors = ["podSelector", "namespaceSelector"].into_iter().filter(|key| !peer[*key].is_null());
     let mut peers = 0;
     for key in selectors {
@@ -368,8 +369,8 @@ fn check_peer(peer: &Value, had: &[&str], path: &Path, errors: &mut ErrorList) {
     }
 }
 
-fn check_block(block: &Value, had: &[&str], path: &Path, errors: &mut ErrorList) {
-    let known = |text: &str| had.contains(&text);
+fn check_block(block: &Value, had: &HashSet<&str>, path: &Path, errors: &mut ErrorList) {
+    let known = |text: &str| had.contains(text);
     let range = |text: &str, place: &Path, errors: &mut ErrorList| {
         let mut own = ErrorList::new();
         let range = checks::cidr(text, place, &mut own);

@@ -7,6 +7,7 @@ use machinery::{
     field::{Error, ErrorList, Path},
     names,
 };
+use std::collections::HashSet;
 
 const PARAMETERS_MAX: usize = 512;
 const PARAMETERS_BYTES_MAX: usize = 256 * 1024;
@@ -74,25 +75,27 @@ fn check_parameters(parameters: &Value, may_be_empty: bool, errors: &mut ErrorLi
 
 fn check_topologies(terms: &[Value], errors: &mut ErrorList) {
     let path = Path::root("allowedTopologies");
+    let mut known = HashSet::new();
     for (at, term) in terms.iter().enumerate() {
         let place = path.index(at).child("matchLabelExpressions");
         let expressions = tree::list(term, "matchLabelExpressions");
+        let mut keys = HashSet::new();
         for (at, expression) in expressions.iter().enumerate() {
             let (place, key, values) = (place.index(at), tree::text(expression, "key"), tree::list(expression, "values"));
             if values.is_empty() {
                 errors.push(Error::required(&place.child("values"), ""));
             }
-            for (at, value) in values.iter().enumerate().filter(|(at, value)| values[..*at].contains(value)) {
+            let mut seen = HashSet::new();
+            for (at, value) in values.iter().enumerate().filter(|(_, value)| !seen.insert(value.as_str())) {
                 errors.push(Error::duplicate(&place.child("values").index(at), value.clone()));
             }
             rules::name(key, &place.child("key"), names::qualified_name(key), errors);
-            if expressions.iter().take(at).any(|e| e["key"] == key) {
+            if !keys.insert(key) {
                 errors.push(Error::duplicate(&place.child("key"), key));
             }
         }
         // Upstream holds a term without expressions against one that has none yet.
-        let known = |other: &Value| tree::list(other, "matchLabelExpressions") == expressions;
-        if expressions.is_empty() || terms.iter().take(at).any(known) {
+        if expressions.is_empty() || !known.insert(expressions) {
             errors.push(Error::duplicate(&place, ""));
         }
     }
@@ -188,9 +191,10 @@ impl Strategy for Drivers {
 }
 
 fn check_tokens(requests: &[Value], path: &Path, errors: &mut ErrorList) {
+    let mut seen = HashSet::new();
     for (at, request) in requests.iter().enumerate() {
         let (place, audience) = (path.index(at), tree::text(request, "audience"));
-        if requests.iter().take(at).any(|r| tree::text(r, "audience") == audience) {
+        if !seen.insert(audience) {
             errors.push(Error::duplicate(&place.child("audience"), audience));
             continue;
         }
@@ -218,6 +222,7 @@ impl Strategy for Nodes {
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         let (drivers, path) = (tree::list(&obj["spec"], "drivers"), Path::root("spec").child("drivers"));
+        let mut seen = HashSet::new();
         for (at, driver) in drivers.iter().enumerate() {
             let (place, name, id) = (path.index(at), tree::text(driver, "name"), tree::text(driver, "nodeID"));
             rules::driver_name(name, &place.child("name"), errors);
@@ -228,15 +233,15 @@ impl Strategy for Nodes {
                 errors.push(Error::invalid(&place.child("nodeID"), id, format!("must be {NODE_ID_MAX_BYTES} characters or less")));
             }
             rules::not_negative(&driver["allocatable"]["count"], &place.child("allocatable").child("count"), errors);
-            if drivers.iter().take(at).any(|d| d["name"] == name) {
+            if !seen.insert(name) {
                 errors.push(Error::duplicate(&place.child("name"), name));
             }
-            let keys = tree::list(driver, "topologyKeys");
-            for (at, key) in checks::texts(driver, "topologyKeys") {
+            let mut keys = HashSet::new();
+            for (_, key) in checks::texts(driver, "topologyKeys") {
                 if key.is_empty() {
                     errors.push(Error::required(&place, ""));
                 }
-                if keys.iter().take(at).any(|k| k == key) {
+                if !keys.insert(key) {
                     errors.push(Error::duplicate(&place, key));
                 }
                 rules::name(key, &place, names::qualified_name(key), errors);
@@ -246,8 +251,9 @@ impl Strategy for Nodes {
 
     /// A driver that is there stays as it is, but for how many volumes it can take.
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
+        let known = tree::by_text(tree::list(&old["spec"], "drivers"), "name");
         for driver in tree::list(&obj["spec"], "drivers") {
-            let Some(had) = tree::list(&old["spec"], "drivers").iter().find(|d| d["name"] == driver["name"]) else { continue };
+            let Some(had) = known.get(tree::text(driver, "name")) else { continue };
             if ["nodeID", "topologyKeys"].iter().any(|field| driver[*field] != had[*field]) {
                 let shown = internal::text("storage.CSINodeDriver", driver);
                 errors.push(Error::invalid(&Path::root("spec").child("drivers"), driver.clone(), rules::IMMUTABLE).shown_as(shown));

@@ -24,6 +24,7 @@ pub(super) fn check(c: &Value, volumes: &Known<'_>, path: &Path, errors: &mut Er
 
 fn mount_list(c: &Value, mounts: &[Value], devices: &HashMap<&str, &str>, volumes: &Known<'_>, list: &Path, errors: &mut ErrorList) {
     let mut targets = HashSet::new();
+    let paths: HashSet<&str> = devices.values().copied().collect();
     for (at, mount) in mounts.iter().enumerate() {
         let path = list.index(at);
         let (name, target) = (tree::text(mount, "name"), tree::text(mount, "mountPath"));
@@ -42,7 +43,7 @@ fn mount_list(c: &Value, mounts: &[Value], devices: &HashMap<&str, &str>, volume
         if devices.contains_key(name) {
             errors.push(Error::invalid(&path.child("name"), name, "must not already exist in volumeDevices"));
         }
-        if devices.values().any(|d| *d == target) {
+        if paths.contains(target) {
             errors.push(Error::invalid(&path.child("mountPath"), target, "must not already exist as a path in volumeDevices"));
         }
         // In the rest upstream names the list, not the element.
@@ -89,6 +90,7 @@ fn propagation(c: &Value, mount: &Value, list: &Path, errors: &mut ErrorList) {
 
 fn device_list(devices: &[Value], mounts: &HashMap<&str, &str>, volumes: &Known<'_>, list: &Path, errors: &mut ErrorList) {
     let (mut seen, mut targets) = (HashSet::new(), HashSet::new());
+    let paths: HashSet<&str> = mounts.values().copied().collect();
     for (at, device) in devices.iter().enumerate() {
         let path = list.index(at);
         let (name, target) = (tree::text(device, "name"), tree::text(device, "devicePath"));
@@ -120,7 +122,7 @@ fn device_list(devices: &[Value], mounts: &HashMap<&str, &str>, volumes: &Known<
         if mounts.contains_key(name) {
             errors.push(Error::invalid(&named, name, "must not already exist in volumeMounts"));
         }
-        if mounts.values().any(|m| *m == target) {
+        if paths.contains(target) {
             errors.push(Error::invalid(&placed, target, "must not already exist as a path in volumeMounts"));
         }
     }

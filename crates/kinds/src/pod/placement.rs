@@ -10,7 +10,7 @@ use machinery::{
     names,
 };
 use serde_json::json;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// Checks affinity and anti-affinity.
 pub(super) fn affinity(affinity: &Value, path: &Path, errors: &mut ErrorList) {
@@ -203,17 +203,22 @@ fn label_keys(term: &Value, path: &Path, errors: &mut ErrorList) {
         }
     }
     let own = tree::list(term, "matchLabelKeys");
+    let mut places = HashMap::new();
+    for (at, key) in own.iter().enumerate() {
+        places.entry(key.as_str().unwrap_or_default()).or_insert(at);
+    }
     let mut seen: HashSet<&str> = tree::entries(selector, "matchLabels").map(|(key, _)| key).collect();
     for term in tree::list(selector, "matchExpressions") {
         let key = tree::text(term, "key");
         // The pod's own value has been added to the selector already; a second mention is the user's.
-        if let Some(at) = own.iter().position(|k| k == key).filter(|_| seen.contains(key)) {
-            errors.push(Error::invalid(&path.index(at), key, "exists in both matchLabelKeys and labelSelector"));
+        if let Some(at) = places.get(key).filter(|_| seen.contains(key)) {
+            errors.push(Error::invalid(&path.index(*at), key, "exists in both matchLabelKeys and labelSelector"));
         }
         seen.insert(key);
     }
+    let others: HashSet<&str> = tree::list(term, "mismatchLabelKeys").iter().filter_map(Value::as_str).collect();
     for (at, key) in own.iter().enumerate() {
-        if tree::list(term, "mismatchLabelKeys").contains(key) {
+        if key.as_str().is_some_and(|key| others.contains(key)) {
             errors.push(Error::invalid(&path.child("matchLabelKeys").index(at), key.clone(), "exists in both matchLabelKeys and mismatchLabelKeys"));
         }
     }

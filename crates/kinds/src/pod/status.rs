@@ -41,8 +41,9 @@ pub(super) fn preserve(status: &mut Fields, old: &Value) {
     if unset(status.get("observedGeneration")) && !unset(old.get("observedGeneration")) {
         status.insert("observedGeneration".into(), old["observedGeneration"].clone());
     }
+    let had = tree::by_text(tree::list(old, "conditions"), "type");
     for condition in tree::each(status, "conditions").filter(|c| unset(c.get("observedGeneration"))) {
-        let before = tree::list(old, "conditions").iter().find(|o| Some(&o["type"]) == condition.get("type"));
+        let before = condition.get("type").and_then(Value::as_str).and_then(|kind| had.get(kind));
         if let Some(generation) = before.map(|b| &b["observedGeneration"]).filter(|g| !unset(Some(g))) {
             condition.insert("observedGeneration".into(), generation.clone());
         }
@@ -96,14 +97,14 @@ fn states(new: &Value, old: &Value, spec: &Value, path: &Path, errors: &mut Erro
         if restarts_all && !containers.is_empty() {
             continue;
         }
+        let (statuses, specs) = (tree::by_text(tree::list(new, list), "name"), tree::by_text(tree::list(spec, containers), "name"));
         for (at, before) in tree::list(old, list).iter().enumerate().filter(|(_, b)| b["state"]["terminated"].is_object()) {
-            let now = tree::list(new, list).iter().find(|c| c["name"] == before["name"]);
-            if now.is_none_or(|c| c["state"]["terminated"].is_object()) {
+            let name = tree::text(before, "name");
+            if statuses.get(name).is_none_or(|c| c["state"]["terminated"].is_object()) {
                 continue;
             }
-            let container = tree::list(spec, containers).iter().find(|c| c["name"] == before["name"]);
             let exit_code = before["state"]["terminated"]["exitCode"].as_i64().unwrap_or(0);
-            if !container.is_some_and(|c| restarts(c, spec, exit_code)) {
+            if !specs.get(name).is_some_and(|c| restarts(c, spec, exit_code)) {
                 errors.push(Error::forbidden(&path.child(list).index(at).child("state"), "may not be transitioned to non-terminated state"));
             }
         }
@@ -133,8 +134,8 @@ fn addresses(new: &Value, old: &Value, one: &str, many: &str, path: &Path, error
     let (list, single, path) = (tree::list(new, many), tree::text(new, one), path.child(many));
     let form = if one == "podIP" { "[]core.PodIP" } else { "[]core.HostIP" };
     let bad = |detail: &str| Error::invalid(&path, new[many].clone(), detail).shown_as(internal::text(form, &new[many]));
-    let known = |ip: &str| tree::list(old, many).iter().any(|o| o["ip"] == ip);
-    for (at, ip) in list.iter().map(|i| tree::text(i, "ip")).enumerate().filter(|(_, ip)| !known(ip)) {
+    let known = tree::by_text(tree::list(old, many), "ip");
+    for (at, ip) in list.iter().map(|i| tree::text(i, "ip")).enumerate().filter(|(_, ip)| !known.contains_key(ip)) {
         rules::ip(ip, &path.index(at), errors);
     }
     let sixes = list.iter().filter(|i| tree::text(i, "ip").contains(':')).count();

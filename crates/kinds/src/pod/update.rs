@@ -9,6 +9,7 @@ use machinery::{
     Value,
     field::{Error, ErrorList, Path},
 };
+use std::collections::HashSet;
 
 const FORM: &str = "core.PodSpec";
 const FORBIDDEN: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,\
@@ -163,19 +164,18 @@ fn deadline(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) -> bo
 }
 
 fn tolerations(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
-    let now = tree::list(new, "tolerations");
-    let same = |a: &Value, b: &Value| ["key", "operator", "value", "effect"].iter().all(|k| tree::text(a, k) == tree::text(b, k));
-    let lost = tree::list(old, "tolerations").iter().any(|o| !now.iter().any(|n| same(n, o)));
-    if lost {
+    let own = |toleration: &'_ Value| ["key", "operator", "value", "effect"].map(|key| tree::text(toleration, key).to_owned());
+    let now: HashSet<_> = tree::list(new, "tolerations").iter().map(own).collect();
+    if tree::list(old, "tolerations").iter().any(|toleration| !now.contains(&own(toleration))) {
         let detail = "existing toleration can not be modified except its tolerationSeconds";
         errors.push(Error::forbidden(&path.child("tolerations"), detail));
     }
 }
 
 fn gates(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
-    let had = tree::list(old, "schedulingGates");
+    let had = tree::by_text(tree::list(old, "schedulingGates"), "name");
     for (at, gate) in tree::list(new, "schedulingGates").iter().enumerate() {
-        if !had.iter().any(|h| h["name"] == gate["name"]) {
+        if !had.contains_key(tree::text(gate, "name")) {
             let detail = format!("only deletion is allowed, but found new scheduling gate '{}'", tree::text(gate, "name"));
             errors.push(Error::forbidden(&path.child("schedulingGates").index(at).child("name"), detail));
         }

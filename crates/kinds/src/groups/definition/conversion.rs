@@ -8,6 +8,7 @@ use machinery::{
     field::{Error, ErrorList, Path},
     names,
 };
+use std::collections::HashSet;
 
 /// Whether one of the versions of reviews is known.
 pub(super) fn has_known_review(versions: &[Value]) -> bool {
@@ -60,8 +61,9 @@ fn check_reviews(webhook: &Value, asked: Asked, path: &Path, errors: &mut ErrorL
         errors.push(Error::required(path, ""));
         return;
     }
+    let mut seen = HashSet::new();
     for (at, version) in checks::texts(webhook, "conversionReviewVersions") {
-        if versions.iter().take(at).any(|v| v == version) {
+        if !seen.insert(version) {
             errors.push(Error::invalid(&path.index(at), version, "duplicate version"));
         } else {
             rules::name(version, &path.index(at), names::dns1035_label(version), errors);

@@ -26,7 +26,7 @@ use machinery::{
     field::{Error, ErrorList, Path},
     names, regexp,
 };
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// Bytes that the patterns of one definition may take compiled. Go's are compiled for each object again; here they stay.
 const PATTERN_BYTES_MAX: usize = 64 << 20;
@@ -87,13 +87,13 @@ pub(super) fn is_established(definition: &Value) -> bool {
 /// What a definition was before the change.
 struct Before<'v> {
     preexisting: Preexisting,
-    versions: &'v [Value],
+    versions: HashMap<&'v str, &'v Value>,
 }
 
 impl Before<'_> {
     /// How the rules of a version are looked at.
     fn options(&self, version: &Value) -> Options {
-        let unchanged = self.versions.iter().any(|old| old["name"] == version["name"] && old["schema"] == version["schema"]);
+        let unchanged = self.versions.get(tree::text(version, "name")).is_some_and(|old| old["schema"] == version["schema"]);
         Options { preexisting: self.preexisting.clone(), schema_unchanged: unchanged }
     }
 }
@@ -151,7 +151,7 @@ pub(super) fn check_spec(spec: &Value, old: Option<&Value>, errors: &mut ErrorLi
     let mut asked = old.map_or_else(Asked::of_new, Asked::of_change);
     let before = Before {
         preexisting: old.map(|old| Preexisting::of(&old["spec"])).unwrap_or_default(),
-        versions: old.map_or(&[][..], |old| tree::list(&old["spec"], "versions")),
+        versions: tree::by_text(old.map_or(&[][..], |old| tree::list(&old["spec"], "versions")), "name"),
     };
     let versions = Versions::of(spec);
     // First: what comes after it compiles them all.
@@ -255,7 +255,8 @@ fn check_version(versions: &Versions<'_>, version: &Value, asked: Asked, before:
 fn check_storage(versions: &Versions<'_>, path: &Path, errors: &mut ErrorList) {
     let (list, place) = (versions.list, path.child("versions"));
     let mut bad = |detail: &str| errors.push(shown::invalid(&place, &shown::versions(versions), detail));
-    if list.iter().enumerate().any(|(at, v)| list.iter().take(at).any(|w| w["name"] == v["name"])) {
+    let mut seen = HashSet::new();
+    if !list.iter().all(|version| seen.insert(tree::text(version, "name"))) {
         bad("must contain unique version names");
     }
     if list.iter().filter(|v| v["storage"] == true).count() != 1 {

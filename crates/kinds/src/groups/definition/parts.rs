@@ -11,6 +11,7 @@ use machinery::{
     json, names,
     quote::Quoted,
 };
+use std::collections::HashSet;
 
 const COLUMN_TYPES: &str = "boolean,date,integer,number,string";
 const COLUMN_FORMATS: &str = "byte,date,date-time,double,float,int32,int64,password";
@@ -116,7 +117,7 @@ pub(super) fn check_scale(scale: &Value, path: &Path, errors: &mut ErrorList) {
 }
 
 pub(super) fn check_selectable(fields: &[Value], schema: &Value, path: &Path, errors: &mut ErrorList) {
-    let mut known: Vec<Path> = Vec::new();
+    let mut known = HashSet::new();
     for (at, field) in fields.iter().enumerate() {
         let (text, place) = (tree::text(field, "jsonPath"), path.index(at).child("jsonPath"));
         if text.is_empty() {
@@ -137,10 +138,8 @@ pub(super) fn check_selectable(fields: &[Value], schema: &Value, path: &Path, er
             let detail = "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.";
             errors.push(Error::invalid(&place, text, detail));
         }
-        if known.contains(&found) {
+        if !known.insert(found.as_str().to_owned()) {
             errors.push(Error::duplicate(&place, text));
-        } else {
-            known.push(found);
         }
     }
     if known.len() > SELECTABLE_MAX {

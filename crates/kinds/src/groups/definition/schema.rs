@@ -3,12 +3,14 @@
 use super::{Asked, defaults, shown, structural};
 use crate::{
     groups::definition_rules::{self, Options},
+    rules::LISTS_TOLD_MAX,
     tree,
 };
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
 };
+use std::collections::HashSet;
 
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
 /// What the root may say besides its type if the status is apart, by the names of the original's fields.
@@ -270,7 +272,12 @@ fn keyed_list(schema: &Value, path: &Path, errors: &mut ErrorList) {
             errors.push(Error::invalid(&items_place.child("type"), kind, "must be object if parent array's x-kubernetes-list-type is map"));
         }
         Value::Object(_) => {
-            for (at, key) in keys.iter().enumerate() {
+            let (mut seen, before) = (HashSet::new(), errors.len());
+            for key in keys {
+                // Each error holds all keys.
+                if errors.len() - before >= LISTS_TOLD_MAX {
+                    break;
+                }
                 match items["properties"].get(key.as_str().unwrap_or_default()) {
                     Some(property) if matches!(tree::text(property, "type"), "array" | "object") => {
                         let place = items_place.child("properties").key(key.as_str().unwrap_or_default()).child("type");
@@ -279,7 +286,7 @@ fn keyed_list(schema: &Value, path: &Path, errors: &mut ErrorList) {
                     Some(_) => {}
                     None => errors.push(Error::invalid(&keys_place, keys.to_vec(), "entries must all be names of item properties")),
                 }
-                if keys.iter().take(at).any(|other| other == key) {
+                if !seen.insert(key.as_str()) {
                     errors.push(Error::invalid(&keys_place, keys.to_vec(), "must not contain duplicate entries"));
                 }
             }
@@ -305,10 +312,11 @@ pub(super) fn map_keys(schema: &Value, path: &Path) -> ErrorList {
     if word == "set" {
         return errors;
     }
+    let required: HashSet<&str> = tree::list(items, "required").iter().filter_map(Value::as_str).collect();
     for key in tree::list(schema, "x-kubernetes-list-map-keys").iter().filter_map(Value::as_str) {
         let Some(property) = items["properties"].get(key) else { continue };
         let place = place.child("properties").key(key);
-        if property["default"].is_null() && !tree::list(items, "required").iter().any(|name| name == key) {
+        if property["default"].is_null() && !required.contains(key) {
             let detail = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property";
             errors.push(Error::required(&place.child("default"), detail));
         }
