@@ -9,7 +9,9 @@ use crate::{
         Answered,
         forward::{self, Passed},
     },
-    astray, body, components, consumption, discovery, errors, health,
+    astray, body, components, consumption, discovery, errors,
+    gate::policies::SMALL_BYTES,
+    health,
     impersonation::impersonate,
     negotiate::{self, Accept, Accepted, Encoding, Form, Offered},
     offload::{self, Finish, GivenUp},
@@ -267,7 +269,9 @@ impl Asked {
         }
         let body = body::read(body).await?;
         let resource = &self.row.resource;
-        let heavy = self.is_heavy(body.len()) || self.row.strategy.judges_at_length() || self.world.gate().is_heavy(&resource.resource).await;
+        let heavy = self.is_heavy(body.len())
+            || self.row.strategy.judges_at_length()
+            || self.world.gate().is_heavy(&resource.resource, self.is_small(body.len())).await;
         let (given_up, cx) = (self.given_up.clone(), Arc::clone(&self.cx));
         let work = async move { self.answer(&body).await };
         let work = async move { if heavy { offload::run(work).await } else { work.await } };
@@ -304,6 +308,22 @@ impl Asked {
                     let entry = storage::get(self.world.store(), &self.row, &self.row.resource.key(namespace, &info.name));
                     entry.is_some_and(|entry| entry.json.len() >= offload::INLINE_BYTES_MAX)
                 }
+            }
+    }
+
+    /// Whether what is written, and what there is before it, is known to be small.
+    fn is_small(&self, body_bytes: usize) -> bool {
+        let info = &self.cx.info;
+        let before = || {
+            let namespace = if self.row.resource.namespaced { info.namespace.as_str() } else { "" };
+            let entry = storage::get(self.world.store(), &self.row, &self.row.resource.key(namespace, &info.name));
+            entry.is_none_or(|entry| entry.json.len() <= SMALL_BYTES)
+        };
+        body_bytes <= SMALL_BYTES
+            && match info.verb {
+                "create" => info.subresource.is_empty(),
+                "update" | "patch" | "delete" => before(),
+                _ => false,
             }
     }
 

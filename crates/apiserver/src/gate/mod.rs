@@ -33,12 +33,13 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// Whether policies, or the conditions of webhooks, may be thought about for longer than a moment when a resource is written.
-    pub(crate) async fn is_heavy(&self, resource: &str) -> bool {
-        are_heavy(&self.validating_policies, &self.validating_bindings, resource).await
-            || are_heavy(&self.mutating_policies, &self.mutating_bindings, resource).await
-            || ask_at_length(&self.mutating, resource).await
-            || ask_at_length(&self.validating, resource).await
+    /// Whether policies, or the conditions of webhooks, may be thought about for longer than a moment when an object of a resource is
+    /// written that is small, or of which that is not known.
+    pub(crate) async fn is_heavy(&self, resource: &str, small: bool) -> bool {
+        are_heavy(&self.validating_policies, &self.validating_bindings, resource, small).await
+            || are_heavy(&self.mutating_policies, &self.mutating_bindings, resource, small).await
+            || ask_at_length(&self.mutating, resource, small).await
+            || ask_at_length(&self.validating, resource, small).await
     }
 
     /// Over the objects of a store, with who the server is at its hooks.
@@ -51,24 +52,24 @@ impl Gate {
             mutating: hooks("mutatingwebhookconfigurations", true),
             validating: hooks("validatingwebhookconfigurations", false),
             mutating_policies: Source::new(store, "/registry/mutatingadmissionpolicies/", policies::policy),
-            mutating_bindings: Source::new(store, "/registry/mutatingadmissionpolicybindings/", policies::binding),
+            mutating_bindings: Source::arranged(store, "/registry/mutatingadmissionpolicybindings/", policies::binding, policies::by_policy),
             validating_policies: Source::new(store, "/registry/validatingadmissionpolicies/", policies::policy),
-            validating_bindings: Source::new(store, "/registry/validatingadmissionpolicybindings/", policies::binding),
+            validating_bindings: Source::arranged(store, "/registry/validatingadmissionpolicybindings/", policies::binding, policies::by_policy),
             event_limits: settings.event_limits(),
         }
     }
 }
 
-async fn are_heavy(policies: &Source<Policy>, bindings: &Source<Binding>, resource: &str) -> bool {
+async fn are_heavy(policies: &Source<Policy>, bindings: &Source<Binding>, resource: &str, small: bool) -> bool {
     let (policies, bindings) = (policies.all().await, bindings.all().await);
     policies.iter().any(|policy| {
         let concerned = || policy.constraints.as_ref().is_some_and(|about| about.rules.iter().any(|named| named.rule.names(resource)));
         // Once for each of its parameters, which may be many.
-        let many = || bindings.iter().any(|binding| binding.policy == policy.name && binding.selects());
-        concerned() && (policy.heavy || many())
+        let many = || policies::of_policy(&bindings, &policy.name).iter().any(|binding| binding.selects());
+        concerned() && (policy.heavy.counts(small) || many())
     })
 }
 
-async fn ask_at_length(hooks: &Source<Webhook>, resource: &str) -> bool {
-    hooks.all().await.iter().any(|hook| hook.heavy && hook.rules.iter().any(|rule| rule.names(resource)))
+async fn ask_at_length(hooks: &Source<Webhook>, resource: &str, small: bool) -> bool {
+    hooks.all().await.iter().any(|hook| hook.heavy.counts(small) && hook.rules.iter().any(|rule| rule.names(resource)))
 }

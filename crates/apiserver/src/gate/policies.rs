@@ -4,20 +4,38 @@
 
 use super::rules::Rule;
 use kinds::expressions::{Compiler, Declared, Gives};
-use kubecel::{Program, cost::Unsized, eval::Plan, regex::Patterns};
+use kubecel::{
+    Program, Type,
+    cost::{Size, Sizes, Unsized},
+    eval::Plan,
+    regex::Patterns,
+    types::Str,
+};
 use machinery::{Value, labels::Selector};
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 /// What may cost more is not evaluated on the threads that answer at once: a million is about a tenth of a second.
 const INLINE_COST_MAX: u64 = 50_000;
+/// Bytes of JSON of a small object. What goes through the elements of such a one is done in a moment, which nobody knows of others.
+pub(crate) const SMALL_BYTES: usize = 4 * 1024;
+
+/// The sizes of what lies in a small object.
+struct Small;
+
+impl Sizes for Small {
+    fn size(&self, path: &[Str], _ty: &Type) -> Option<Size> {
+        let is_within = path.first().is_some_and(|root| matches!(&**root, "object" | "oldObject"));
+        is_within.then(|| Size::new(0, SMALL_BYTES as u64))
+    }
+}
 
 /// An expression, with its text for errors.
 #[derive(Debug)]
 pub(crate) struct Expression {
     pub(crate) text: String,
     pub(crate) plan: Result<Plan, String>,
-    /// What it may cost at most.
-    cost_max: u64,
+    /// What it may cost at most: of any object, and of a small one.
+    cost_max: [u64; 2],
     /// How deep its own evaluation goes on the stack, in nodes.
     pub(crate) height: u32,
     /// The same with the variables that it reads, and those that they read.
@@ -26,14 +44,33 @@ pub(crate) struct Expression {
     reads: Vec<usize>,
 }
 
-/// Whether expressions may together take longer than a moment.
-pub(super) fn are_heavy<'e>(expressions: impl Iterator<Item = &'e Expression>) -> bool {
-    expressions.fold(0_u64, |sum, expression| sum.saturating_add(expression.cost_max)) > INLINE_COST_MAX
+/// Whether what is evaluated may take longer than a moment: of any object, and of a small one.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Heavy {
+    pub(crate) any: bool,
+    pub(crate) small: bool,
+}
+
+impl Heavy {
+    /// Of expressions together.
+    pub(super) fn of<'e>(expressions: impl Iterator<Item = &'e Expression>) -> Heavy {
+        let sums = expressions.fold([0_u64; 2], |[any, small], expression| {
+            let [own, own_small] = expression.cost_max;
+            [any.saturating_add(own), small.saturating_add(own_small)]
+        });
+        let [any, small] = sums.map(|sum| sum > INLINE_COST_MAX);
+        Heavy { any, small }
+    }
+
+    /// Of an object of which it is known whether it is small.
+    pub(super) fn counts(self, small: bool) -> bool {
+        if small { self.small } else { self.any }
+    }
 }
 
 impl Expression {
     fn of(text: &str, compiled: Result<Program, String>, variables: &Variables, patterns: &Patterns) -> Expression {
-        let cost_max = compiled.as_ref().map_or(0, |program| program.estimate(&Unsized).max);
+        let cost_max = compiled.as_ref().map_or([0; 2], |program| [program.estimate(&Unsized).max, program.estimate(&Small).max]);
         let height = compiled.as_ref().map_or(0, Program::height);
         let fields = compiled.as_ref().map(|program| program.fields_of("variables")).unwrap_or_default();
         let reads: Vec<usize> = fields.iter().filter_map(|name| variables.places.get(&**name).copied()).collect();
@@ -175,8 +212,8 @@ pub(crate) struct Policy {
     pub(crate) mutations: Vec<Mutation>,
     /// `reinvocationPolicy: IfNeeded`.
     pub(crate) reinvoked: bool,
-    /// Its expressions may take longer than a moment.
-    pub(crate) heavy: bool,
+    /// Whether its expressions may take longer than a moment.
+    pub(crate) heavy: Heavy,
 }
 
 /// Compiles a policy of either kind.
@@ -216,13 +253,13 @@ pub(crate) fn policy(object: &Value) -> Vec<Policy> {
         mutations: list(spec, "mutations").iter().map(mutation).collect(),
         variables: Variables::default(),
         reinvoked: spec["reinvocationPolicy"] == "IfNeeded",
-        heavy: false,
+        heavy: Heavy::default(),
     };
     let conditions = made.conditions.iter().map(|condition| &condition.expression);
     let validations = made.validations.iter().flat_map(|validation| [Some(&validation.expression), validation.message_expression.as_ref()]).flatten();
     let mutations = made.mutations.iter().map(|mutation| &mutation.expression);
     let all = conditions.chain(validations).chain(mutations).chain(&made.audits).chain(variables.list.iter().map(|variable| &variable.expression));
-    made.heavy = are_heavy(all);
+    made.heavy = Heavy::of(all);
     made.variables = variables;
     vec![made]
 }
@@ -273,6 +310,18 @@ pub(crate) fn binding(object: &Value) -> Vec<Binding> {
         denies: acts("Deny"),
         warns: acts("Warn"),
     }]
+}
+
+/// Puts bindings in the order of their policies' names, those of one in the order that they have: they are looked up by it.
+pub(super) fn by_policy(bindings: &mut [Arc<Binding>]) {
+    bindings.sort_by(|one, other| one.policy.cmp(&other.policy));
+}
+
+/// Of bindings in that order those of a policy.
+pub(crate) fn of_policy<'b>(bindings: &'b [Arc<Binding>], policy: &str) -> &'b [Arc<Binding>] {
+    let first = bindings.partition_point(|binding| binding.policy.as_str() < policy);
+    let many = bindings[first..].partition_point(|binding| binding.policy == policy);
+    &bindings[first..first + many]
 }
 
 fn text<'v>(value: &'v Value, field: &str) -> &'v str {

@@ -19,6 +19,7 @@ struct Inner<T> {
     store: Store,
     bucket: Bucket,
     compile: Box<Compile<T>>,
+    arrange: fn(&mut [Arc<T>]),
     state: ArcSwap<State<T>>,
     /// Held while a new state is made, so that many requests make one: by who waits for it to be made elsewhere, and by who makes it.
     waiting: tokio::sync::Mutex<()>,
@@ -42,18 +43,25 @@ impl<T> fmt::Debug for Source<T> {
 }
 
 impl<T: Send + Sync + 'static> Source<T> {
+    /// What is told in the order of the objects' names.
     pub(crate) fn new(store: &Store, prefix: &str, compile: impl Fn(&Value) -> Vec<T> + Send + Sync + 'static) -> Source<T> {
+        Source::arranged(store, prefix, compile, |_| {})
+    }
+
+    /// What is told in an order that `arrange` makes of that of the objects' names.
+    pub(crate) fn arranged(store: &Store, prefix: &str, compile: impl Fn(&Value) -> Vec<T> + Send + Sync + 'static, arrange: fn(&mut [Arc<T>])) -> Source<T> {
         Source(Arc::new(Inner {
             bucket: store.bucket(prefix),
             store: store.clone(),
             compile: Box::new(compile),
+            arrange,
             state: ArcSwap::from_pointee(State { mark: 0, objects: HashMap::new(), all: Arc::default() }),
             waiting: tokio::sync::Mutex::new(()),
             making: Mutex::new(()),
         }))
     }
 
-    /// What all objects say now, in the order of their names.
+    /// What all objects say now, in their order.
     pub(crate) async fn all(&self) -> Arc<Vec<Arc<T>>> {
         if let Some(all) = self.0.known() {
             return all;
@@ -113,6 +121,7 @@ impl<T> Inner<T> {
             all.extend(compiled.iter().cloned());
             objects.insert(Arc::clone(&entry.key), (entry.revision, compiled));
         }
+        (self.arrange)(&mut all);
         let all = Arc::new(all);
         self.state.store(Arc::new(State { mark, objects, all: Arc::clone(&all) }));
         all

@@ -1,7 +1,7 @@
 //! Webhook configurations, compiled.
 
 use super::{
-    policies::{self, Condition},
+    policies::{self, Condition, Heavy},
     rules::Rule,
 };
 use crate::hooks::{Address, ClientConfig, Credentials};
@@ -41,7 +41,7 @@ pub(crate) struct Webhook {
     pub(crate) reinvoked: bool,
     pub(crate) conditions: Vec<Condition>,
     /// Its conditions may take longer than a moment.
-    pub(crate) heavy: bool,
+    pub(crate) heavy: Heavy,
     pub(crate) address: Address,
 }
 
@@ -82,7 +82,7 @@ fn one(hook: &Value, name: &str, uid: String, mutating: bool, credentials: &Cred
             _ => None,
         }),
         reinvoked: mutating && hook["reinvocationPolicy"] == "IfNeeded",
-        heavy: policies::are_heavy(conditions.iter().map(|condition| &condition.expression)),
+        heavy: Heavy::of(conditions.iter().map(|condition| &condition.expression)),
         conditions,
         address: Address::new(ClientConfig::of(&hook["clientConfig"]), credentials.clone()),
     }
@@ -101,7 +101,13 @@ mod tests {
 
     #[test]
     fn conditions_that_may_take_long_are_told() {
-        assert!(!webhook("true").heavy);
-        assert!(webhook("object.a.all(a, object.b.all(b, object.c.all(c, a == b && b == c)))").heavy);
+        let heavy = |condition: &str| {
+            let heavy = webhook(condition).heavy;
+            [heavy.any, heavy.small]
+        };
+        assert_eq!(heavy("true"), [false, false]);
+        assert_eq!(heavy("object.data.all(k, k != 'a' && object.data[k].size() < 10)"), [true, false], "of a small object it is known how long it takes");
+        assert_eq!(heavy("object.a.all(a, object.b.all(b, object.c.all(c, a == b && b == c)))"), [true, true]);
+        assert_eq!(heavy("request.userInfo.groups.all(g, g != 'a')"), [true, true], "who asks may be in many groups");
     }
 }

@@ -41,7 +41,7 @@ pub(crate) fn handle<'a>(world: &'a World, cx: &'a Arc<Context>, request: Reques
     Box::pin(async move {
         let mut admitted = None;
         if let Some((row, options)) = connects {
-            let heavy = world.gate().is_heavy(&row.resource.resource).await;
+            let heavy = world.gate().is_heavy(&row.resource.resource, false).await;
             let (world, cx) = (world.clone(), Arc::clone(cx));
             let admit = Box::pin(async move { admission::connect(&world, &cx, &row, options).await });
             admitted = if heavy { offload::run(admit).await } else { admit.await }?;

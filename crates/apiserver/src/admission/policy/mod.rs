@@ -19,7 +19,7 @@ pub(super) use validating::validate;
 
 use super::attributes::{Attributes, Fits, Version};
 use crate::gate::{
-    policies::{Binding, Policy},
+    policies::{Binding, Policy, of_policy},
     source::Source,
 };
 use machinery::{Value, status::Status};
@@ -110,13 +110,10 @@ async fn find<'s>(asked: &Attributes<'_>, policies: &Source<Policy>, bindings: &
         return met;
     }
     let bound = bindings.all().await;
-    let mut by_policy: Vec<&Arc<Binding>> = bound.iter().collect();
-    by_policy.sort_by(|one, other| one.policy.cmp(&other.policy));
     let mut own = None;
     for policy in all.iter() {
-        let first = by_policy.partition_point(|binding| binding.policy < policy.name);
-        let theirs = by_policy[first..].iter().take_while(|binding| binding.policy == policy.name);
-        if theirs.clone().next().is_none() {
+        let theirs = of_policy(&bound, &policy.name);
+        if theirs.is_empty() {
             continue;
         }
         let version = match matching::of_policy(asked, policy, subject) {

@@ -9,6 +9,8 @@ use crate::gate::policies::{Policy, Validation};
 use kubecel::Value as Cel;
 use machinery::{Value, status::Status};
 
+/// After so much cost whoever else waits for this thread has his turn: each of the policies takes a moment, all of them may not.
+const TURN_COST: u64 = 20_000;
 /// Bytes of a message that an expression gives.
 const MESSAGE_MAX: usize = 5 * 1024;
 
@@ -35,7 +37,12 @@ pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Valu
         ));
     }
     let namespace = if met.invocations.is_empty() { None } else { namespace_of(asked)? };
+    let mut spent = 0;
     for invocation in &met.invocations {
+        if spent > TURN_COST {
+            spent = 0;
+            tokio::task::yield_now().await;
+        }
         in_time(asked)?;
         // Who is not converted is among the misconfigured.
         let Some(turned) = met.turned(&invocation.version) else { continue };
@@ -43,6 +50,7 @@ pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Valu
         let request = turned.request(asked);
         let base = || Scope::new(asked.write.cx, Subject { object, old }, request).with_params(invocation.param.as_deref());
         let outcome = run(asked, invocation, namespace.as_ref(), base);
+        spent += outcome.spent;
         for denial in outcome.denials {
             let binding = &invocation.binding;
             if binding.warns {
@@ -86,13 +94,15 @@ struct Outcome {
     denials: Vec<Denial>,
     /// Audit annotations that cannot be evaluated: they deny whatever the actions are.
     unaudited: Vec<String>,
+    /// What its expressions have cost.
+    spent: u64,
 }
 
 fn run<'v>(asked: &'v Attributes<'v>, invocation: &'v Invocation, namespace: Option<&'v Value>, base: impl Fn() -> Scope<'v>) -> Outcome {
     let policy = &*invocation.policy;
     let failed = |why: String| {
         let denials = if policy.ignore { Vec::new() } else { vec![Denial { message: why, reason: String::new() }] };
-        Outcome { denials, unaudited: Vec::new() }
+        Outcome { denials, unaudited: Vec::new(), spent: BUDGET }
     };
     let scope = || base().with_variables(&policy.variables);
     // A condition sees no namespace.
@@ -123,7 +133,7 @@ fn run<'v>(asked: &'v Attributes<'v>, invocation: &'v Invocation, namespace: Opt
             }
         });
     }
-    Outcome { denials, unaudited: audits(policy, &scope().with_namespace(namespace)) }
+    Outcome { denials, unaudited: audits(policy, &scope().with_namespace(namespace)), spent: BUDGET - budget }
 }
 
 /// The texts that message expressions give; none where there is none or it failed.

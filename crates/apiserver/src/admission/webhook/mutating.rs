@@ -19,22 +19,24 @@ pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Val
     }
     again.begin(object);
     let old = asked.old();
-    let mut viewed = asked.view(object).into_owned();
-    let (mut dirty, mut turned) = (false, Turned::default());
+    // The object as it is viewed, and what a webhook has made of it: most writes concern none of them, and are not copied.
+    let view = asked.view(object);
+    let mut made: Option<Value> = None;
+    let mut turned = Turned::default();
     for hook in hooks.iter() {
-        let Some(invocation) = Box::pin(matching::find(asked, hook, (&viewed, &old), &mut turned)).await? else { continue };
+        let viewed = made.as_ref().unwrap_or(&view);
+        let Some(invocation) = Box::pin(matching::find(asked, hook, (viewed, &old), &mut turned)).await? else { continue };
         if again.leaves_out(&hook.uid) {
             continue;
         }
-        let (own, before) = Box::pin(turned.of(asked, &invocation.version, &viewed, &old)).await.map_err(Status::internal)?;
+        let (own, before) = Box::pin(turned.of(asked, &invocation.version, viewed, &old)).await.map_err(Status::internal)?;
         let outcome = Box::pin(one(asked, &invocation, &own, &before)).await;
         let (changed, problem) = match outcome {
             Ok(None) => (false, None),
             Ok(Some(next)) => {
                 let changed = next.changed;
-                viewed = next.object;
+                made = Some(next.object);
                 turned.changed();
-                dirty = true;
                 (changed, None)
             }
             Err(problem) => (false, Some(problem)),
@@ -51,7 +53,8 @@ pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Val
             Some(Problem::Calling(why)) => call::failed(asked, &invocation, &why)?,
         }
     }
-    if dirty {
+    drop(view);
+    if let Some(viewed) = made {
         asked.put(viewed, object);
     }
     again.end(object);
