@@ -163,7 +163,13 @@ pub(crate) fn settled(row: &Row, mut value: Value) -> Value {
 /// # Errors
 /// A webhook does not convert it.
 pub(crate) async fn rehearsed(store: &Store, row: &Row, value: Value) -> Result<Value, Status> {
-    let Some(reader) = row.reader() else { return Ok(settled(row, value)) };
+    let Some(reader) = row.reader() else {
+        // What is stored in another version has what that version's schema leaves and fills in.
+        return Ok(match row.custom.as_ref().filter(|custom| custom.family.storage != row.resource.version) {
+            Some(custom) => custom.family.shown(&row.resource.version, &custom.family.stored(&row.resource.version, value)),
+            None => settled(row, value),
+        });
+    };
     Box::pin(reader.rehearsed(store, value)).await.map_err(|why| Status::new(500, "", why))
 }
 

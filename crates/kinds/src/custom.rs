@@ -410,6 +410,13 @@ fn date(value: &Value, text: &str, now: SystemTime) -> Value {
     if readable { print::since(value, now).into() } else { "<invalid>".into() }
 }
 
+/// As Go cuts a float on the processors that most servers have: what is no `i64` is the least of them.
+fn go_int(number: f64) -> i64 {
+    // 2^63, which is the first float that is too large.
+    let fits = (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&number);
+    if fits { number as i64 } else { i64::MIN }
+}
+
 impl Cell {
     fn of(&self, obj: &Value, now: SystemTime) -> Value {
         let Some(Ok(found)) = self.path.as_ref().map(|path| path.find(obj)) else { return Value::Null };
@@ -419,7 +426,7 @@ impl Cell {
             ("string", Value::String(text)) => text.as_str().into(),
             ("string", Value::Array(_) | Value::Object(_)) => String::from_utf8(machinery::json::encode(value)).unwrap_or_default().into(),
             ("string", other) => other.to_string().into(),
-            ("integer", Value::Number(number)) => number.as_i64().or_else(|| number.as_f64().map(|n| n as i64)).map_or(Value::Null, Value::from),
+            ("integer", Value::Number(number)) => number.as_i64().or_else(|| number.as_f64().map(go_int)).map_or(Value::Null, Value::from),
             ("number", Value::Number(number)) => number.as_f64().map_or(Value::Null, Value::from),
             ("boolean", Value::Bool(truth)) => (*truth).into(),
             ("date", Value::String(text)) => date(value, text, now),

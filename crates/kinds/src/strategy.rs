@@ -39,12 +39,12 @@ pub struct Judged {
     pub errors: ErrorList,
     /// What the client of one that is right should be told.
     pub warnings: Vec<String>,
-    /// What was let pass because it was there before, which is told of one that is wrong as well.
+    /// What is told of one that is wrong as well: what was let pass because it was there before, what preparing it has met.
     pub let_pass: Vec<String>,
 }
 
 impl Judged {
-    fn of(errors: ErrorList, warnings: impl FnOnce() -> Vec<String>) -> Self {
+    pub(crate) fn of(errors: ErrorList, warnings: impl FnOnce() -> Vec<String>) -> Self {
         let warnings = if errors.is_empty() { warnings() } else { Vec::new() };
         Self { errors, warnings, let_pass: Vec::new() }
     }
@@ -183,6 +183,9 @@ pub trait Strategy: Send + Sync {
             own => self.validate_part(own, obj, old),
         }
     }
+
+    /// Fills in the times that a new object has by default, before it is told whose its fields are.
+    fn default_times(&self, _cx: &Context, _obj: &mut Value) {}
 
     /// What is said of a new object. Setting `stop` ends what takes long of it: nobody waits for it then, and the object is not right.
     fn judge(&self, obj: &Value, _stop: &AtomicBool) -> Judged {

@@ -80,7 +80,10 @@ impl JsonPath {
                 rest = left;
             } else if let Some(after) = rest.strip_prefix('[') {
                 let (inside, left) = bracket(after)?;
-                steps.push(subscript(inside, filters)?);
+                match dotted(inside).and_then(|path| Self::parse_within(&path, filters)) {
+                    Some(path) => steps.extend(path.0),
+                    None => steps.push(subscript(inside, filters)?),
+                }
                 rest = left;
             } else {
                 return None;
@@ -168,6 +171,12 @@ fn bracket(text: &str) -> Option<(&str, &str)> {
         }
     }
     None
+}
+
+/// A quoted name with dots as the path that the original reads in it: `['a.b']` is `.a.b`, and the key with a dot is `['a\.b']`.
+fn dotted(text: &str) -> Option<String> {
+    let name = text.strip_prefix('\'')?.strip_suffix('\'')?;
+    (name.contains('.') && !name.contains('\'')).then(|| format!(".{name}"))
 }
 
 fn subscript(text: &str, filters: usize) -> Option<Step> {
@@ -377,7 +386,10 @@ mod tests {
             ("$.spec.n", json!([3])),
             (".spec.none.deeper", json!([])),
             (r".metadata.annotations.a\.b/c", json!(["x"])),
-            (".metadata.annotations['a.b/c']", json!(["x"])),
+            (r".metadata.annotations['a\.b/c']", json!(["x"])),
+            // The dot parts names here too, as in the original.
+            (".metadata.annotations['a.b/c']", json!([])),
+            (".['spec.n']", json!([3])),
             (r#".status.conditions[?(@.type=="Ready")].status"#, json!(["True"])),
             (".status.conditions[?(@.type!='Ready')].status", json!(["False"])),
             (".spec.list[?(@.v>1)].name", json!(["b"])),

@@ -29,6 +29,7 @@ pub(crate) async fn create(call: &Call<'_>, body: &Bytes) -> Result<Answer, Stat
     let mut value = call.decode(body, options.validation)?;
     check_kind(call.row, &value)?;
     default(call.row, &mut value);
+    call.row.strategy.default_times(&call.cx.strategy(), &mut value);
     create_value(call, call.row, call.namespace(), &options, value, false).await
 }
 
@@ -208,6 +209,7 @@ fn validate(world: &World, row: &Row, cx: &Context, name: &str, value: &Value) -
     let judged = row.strategy.judge(value, cx.stop());
     errors.extend(judged.errors);
     errors::show_blanks(&mut errors, &cx.blanks());
+    judged.let_pass.into_iter().for_each(|warning| cx.warn(warning));
     if errors.is_empty() { Ok(judged.warnings) } else { Err(errors::invalid(row, name, errors)) }
 }
 

@@ -128,10 +128,21 @@ fn untold(expected: &Gvk, tree: &Value, bytes: &[u8]) -> Option<Status> {
 pub(crate) fn custom(expected: Option<&Gvk>, bytes: &[u8], read: Result<Value, Status>) -> Result<Value, Status> {
     let untold_by = |tree: &Value| expected.and_then(|expected| untold(expected, tree, bytes));
     let found = match &read {
-        Ok(value) => untold_by(value),
+        Ok(value) => untold_by(value).or_else(|| expected.filter(|_| has_null_version(value, bytes)).map(null_version)),
         Err(_) => json::read(bytes).ok().filter(Value::is_object).and_then(|tree| untold_by(&tree)),
     };
     found.map_or(read, Err)
+}
+
+/// Whether what has no apiVersion says so itself.
+fn has_null_version(value: &Value, bytes: &[u8]) -> bool {
+    value["apiVersion"].is_null() && json::read(bytes).is_ok_and(|tree| tree.get("apiVersion").is_some_and(Value::is_null))
+}
+
+fn null_version(expected: &Gvk) -> Status {
+    let kind = &expected.kind;
+    let why = ".apiVersion accessor error: <nil> is of the type <nil>, expected string";
+    Status::bad_request(format!("{kind} in version \"\" cannot be handled as a {kind}: {why}"))
 }
 
 /// Decodes a message. An envelope that does not say what is in it holds what is expected.

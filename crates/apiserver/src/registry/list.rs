@@ -137,15 +137,16 @@ fn pick(call: &Call<'_>, selectors: &Selectors, options: &Options, converted: Op
         (None, Some(candidates)) => Box::new(candidates.range(&snapshot, &prefix, &start)),
         (None, None) => Box::new(snapshot.range(&prefix, &start)),
     };
-    let mut selected = all.filter(|entry| everything || selectors.matches(row, entry));
+    let selected = all.filter(|entry| everything || selectors.matches(row, entry));
     if options.limit == 0 {
         list.entries.extend(selected.cloned());
         return Some(list);
     }
-    list.entries.extend(selected.by_ref().take(options.limit).cloned());
-    // With a selector the rest is not counted, as upstream: one more match is enough to go on.
-    if selected.next().is_some() {
-        let after = list.entries.last().map(|e| storage::key(e).strip_prefix(prefix.as_str()).unwrap_or_default().to_owned());
+    list.entries.extend(selected.take(options.limit).cloned());
+    // With a selector the rest is not counted, as upstream: one more object is enough to go on, whether it matches or not.
+    let last = list.entries.last().filter(|_| list.entries.len() == options.limit);
+    if let Some(last) = last.filter(|last| snapshot.range(&prefix, &last.key).next().is_some()) {
+        let after = storage::key(last).strip_prefix(prefix.as_str()).map(str::to_owned);
         // Each page has one snapshot, so the pages before it tell what is left.
         let before = if options.after.is_empty() { u64::try_from(snapshot.count(&prefix)).ok() } else { options.left };
         list.remaining = before.filter(|_| everything).and_then(|before| before.checked_sub(list.entries.len() as u64));

@@ -34,6 +34,7 @@ use http::HeaderMap;
 use machinery::{
     Value,
     fields::FieldSelector,
+    gvk::Gvk,
     json::{self, Texts, Validation},
     labels::Selector,
     proto,
@@ -85,7 +86,7 @@ impl<'a> Call<'a> {
     pub(crate) fn decode_as(&self, bytes: &Bytes, ty: machinery::schema::TypeRef<'_>, validation: Validation) -> Result<Value, Status> {
         let read = self.read(bytes, ty, validation);
         let decoded = match ty.gvk().filter(|_| !ty.schema.is_lenient()) {
-            None => return declared::custom(ty.gvk(), bytes, read.map(|decoded| self.told(decoded))),
+            None => return declared::custom(ty.gvk(), bytes, self.as_it_says(bytes, read, validation).map(|decoded| self.told(decoded))),
             Some(expected) => {
                 let otherwise = |status| declared::otherwise(expected, bytes, status);
                 let decoded = read.map_err(otherwise)?;
@@ -94,6 +95,23 @@ impl<'a> Call<'a> {
             }
         };
         Ok(self.told(decoded))
+    }
+
+    /// A custom body as what it says that it is: one that names another version of its kind has the fields of that version, and one of another
+    /// kind has all (upstream's `unstructuredSchemaCoercer`). Both are refused for that later.
+    fn as_it_says(&self, bytes: &Bytes, read: Result<json::Decoded, Status>, validation: Validation) -> Result<json::Decoded, Status> {
+        let own = &self.row.resource.kind;
+        let said = |tree: &Value| Gvk::parse(tree["apiVersion"].as_str().unwrap_or_default(), tree["kind"].as_str().unwrap_or_default());
+        let said = match &read {
+            Ok(decoded) => said(&decoded.value),
+            Err(_) => json::read(bytes).map_or_else(|_| own.clone(), |tree| said(&tree)),
+        };
+        let Some(custom) = self.row.custom.as_ref().filter(|_| said != *own) else { return read };
+        let is_kind = (&said.group, &said.kind) == (&own.group, &own.kind);
+        match custom.family.ty(&said.version).filter(|_| is_kind) {
+            Some(ty) => self.read(bytes, ty, validation),
+            None => self.read(bytes, self.row.ty(), Validation::Ignore),
+        }
     }
 
     /// What was decoded; the client hears what was tolerated.

@@ -170,6 +170,15 @@ fn next(call: &Call<'_>, options: &WriteOptions, told: &mut Told<'_>, old: &Valu
             Ok(scale)
         }
         Told::Applied(applied) => {
+            let is_scale = applied["apiVersion"] == VERSION && applied["kind"] == "Scale";
+            if call.row.custom.is_some() && is_scale && machinery::tree::items(&old["metadata"]["managedFields"]).is_empty() {
+                // Who owns it before is noted in the versions of the custom kind, of which it is none.
+                let why = format!(
+                    "failed to create manager for existing fields: failed to convert live object (/; {VERSION}, Kind=Scale) to proper version: request to \
+                     convert CR to an invalid group/version: {VERSION}"
+                );
+                return Err(Status::new(500, "", why));
+            }
             let scale = apply::apply(ty, Some(old), applied, &options.manager, VERSION, "scale", options.force, &now, &nothing)?;
             if call.row.custom.is_some() && without_owners(&scale) != without_owners(old) {
                 // Upstream converts the Scale as if it were one of the custom objects.

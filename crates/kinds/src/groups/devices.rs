@@ -332,12 +332,16 @@ const RULE_CONDITIONS_MAX: usize = 8;
 pub(super) struct TaintRules;
 
 impl Strategy for TaintRules {
-    fn prepare_create(&self, cx: &Context, obj: &mut Value) {
-        tree::reset_status(obj);
-        tree::set_meta(obj, "generation", 1.into());
+    fn default_times(&self, cx: &Context, obj: &mut Value) {
         if let Some(taint) = tree::at(obj, &["spec", "taint"]) {
             tree::fill(taint, "timeAdded", time::rfc3339(cx.now));
         }
+    }
+
+    fn prepare_create(&self, cx: &Context, obj: &mut Value) {
+        tree::reset_status(obj);
+        tree::set_meta(obj, "generation", 1.into());
+        self.default_times(cx, obj);
     }
 
     fn prepare_update(&self, cx: &Context, obj: &mut Value, old: &Value) {

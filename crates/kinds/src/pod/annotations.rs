@@ -121,14 +121,28 @@ pub(super) fn warnings(owner: &Value, at: &Path, out: &mut Vec<String>) {
         if context["seccompProfile"].is_null() && !annotations[&key].is_null() {
             out.push(dead(&key));
         }
-        let key = format!("{APP_ARMOR}{name}");
-        let Some(annotation) = annotations[&key].as_str() else { continue };
-        let said = app_armor(annotation);
-        // A pod's own has become its containers' field by now, a template's is looked at as it is.
-        let alone =
-            if *at == Path::empty() { said.is_none() || said.as_ref() == Some(&context["appArmorProfile"]) } else { context["appArmorProfile"].is_null() };
-        if alone && (said.is_none() || said.as_ref() != Some(&pods_own["appArmorProfile"])) {
-            out.push(format!("{}: deprecated since v1.30; use the \"appArmorProfile\" field instead", path.key(&key)));
-        }
+        app_armor_warning(owner, container, at, out);
+    }
+}
+
+/// The same of AppArmor's annotations alone: the original tells it of a new pod while it prepares it, be it right or wrong.
+pub(super) fn app_armor_warnings(pod: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    for container in containers(&pod["spec"]) {
+        app_armor_warning(pod, container, &Path::empty(), &mut out);
+    }
+    out
+}
+
+fn app_armor_warning(owner: &Value, container: &Value, at: &Path, out: &mut Vec<String>) {
+    let (context, pods_own) = (&container["securityContext"], &owner["spec"]["securityContext"]);
+    let key = format!("{APP_ARMOR}{}", tree::text(container, "name"));
+    let Some(annotation) = owner["metadata"]["annotations"][&key].as_str() else { return };
+    let said = app_armor(annotation);
+    // A pod's own has become its containers' field by now, a template's is looked at as it is.
+    let alone = if *at == Path::empty() { said.is_none() || said.as_ref() == Some(&context["appArmorProfile"]) } else { context["appArmorProfile"].is_null() };
+    if alone && (said.is_none() || said.as_ref() != Some(&pods_own["appArmorProfile"])) {
+        let place = at.child("metadata").child("annotations").key(&key);
+        out.push(format!("{place}: deprecated since v1.30; use the \"appArmorProfile\" field instead"));
     }
 }

@@ -35,13 +35,14 @@ pub(crate) use security::Users;
 pub(crate) use sources::{default_source as default_volume_source, host_path, nfs, no_backsteps};
 pub(crate) use spec::check_spec;
 
-use crate::{Context, Selectable, Strategy, tree};
+use crate::{Context, Judged, Selectable, Strategy, tree};
 use machinery::{
     Value,
     field::{ErrorList, Path},
     names, time,
 };
 use serde_json::json;
+use std::sync::atomic::AtomicBool;
 
 /// The strategy of pods.
 #[derive(Debug, Clone, Copy)]
@@ -195,6 +196,14 @@ impl Strategy for Pods {
             ("status.podIP".into(), ip),
             ("status.nominatedNodeName".into(), text(status, "nominatedNodeName")),
         ]
+    }
+
+    fn judge(&self, obj: &Value, _stop: &AtomicBool) -> Judged {
+        let mut judged = Judged::of(self.validate(obj), || self.warnings(obj, None));
+        if !judged.errors.is_empty() {
+            judged.let_pass = annotations::app_armor_warnings(obj);
+        }
+        judged
     }
 
     // Updates of pods come from programs, and often.

@@ -58,9 +58,12 @@ fn compare_node(ty: Option<TypeRef<'_>>, said: Said, old: Option<&Value>, new: O
         Some(_) => false,
     };
     let leaf = matches!(shape, Shape::Leaf) || empty(old) && empty(new);
+    // Where no type is known a map may take the place of a text, or a text that of a map: the place itself is another then.
+    let other_form = |one: &Value, other: &Value| one.is_object() && !other.is_object() && !other.is_null();
     delta.changed_self = match (old, new) {
         (None, Some(_)) => true,
         (Some(old), Some(new)) if leaf => old != new,
+        (Some(old), Some(new)) if matches!(shape, Shape::Map(None)) => other_form(old, new) || other_form(new, old),
         _ => false,
     };
     delta.removed_self = old.is_some() && new.is_none();
