@@ -248,7 +248,10 @@ fn changed(obj: &Value, old: &Value, errors: &mut ErrorList) {
         }
     }
     let (new, old) = (&obj["spec"], &old["spec"]);
-    if !tree::empty(&old["podCIDRs"]) && new["podCIDRs"] != old["podCIDRs"] {
+    let (ranges, had) = (tree::list(new, "podCIDRs"), tree::list(old, "podCIDRs"));
+    // Unlike the original: a cluster of one family may become one of both, and its nodes with it.
+    let gains_a_family = had.len() == 1 && ranges.len() == 2 && ranges.starts_with(had);
+    if !had.is_empty() && ranges != had && !gains_a_family {
         errors.push(Error::forbidden(&Path::root("spec.podCIDRs"), POD_RANGE_FIXED));
     }
     let (id, had) = (tree::text(new, "providerID"), tree::text(old, "providerID"));

@@ -194,6 +194,12 @@ fn a_node_brings_its_status() {
     assert_eq!(obj["spec"]["podCIDRs"], json!(["10.244.0.0/24"]));
     let found = changes("", "nodes", &obj, |o| o["spec"] = json!({"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24"]}));
     assert_eq!(found, ["spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid"]);
+    let gains = |second: &str| changes("", "nodes", &obj, |o| o["spec"]["podCIDRs"] = json!(["10.244.0.0/24", second]));
+    assert_eq!(gains("fd00:244::/64"), Vec::<String>::new(), "unlike the original: the cluster has become one of both families");
+    assert_eq!(
+        gains("10.245.0.0/24"),
+        ["spec.podCIDRs: Invalid value: [\"10.244.0.0/24\",\"10.245.0.0/24\"]: may specify no more than one CIDR for each IP family"]
+    );
     let found = changes("", "nodes", &obj, |o| {
         o["spec"]["taints"] = json!([{"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoSchedule"}]);
     });

@@ -94,7 +94,7 @@ impl Keeper {
         }
         self.pki.renew(&self.names)?;
         if let Some((name, own)) = &mut self.node {
-            self.pki.renew_node(own, name, &[self.plan.node_ip().into()])?;
+            self.pki.renew_node(own, name, &self.plan.node_ips())?;
         }
         tracing::warn!("certificates that would have ended soon were made anew");
         self.write_contexts()

@@ -8,7 +8,7 @@ use crate::{
     token::{self, Token},
 };
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser as _};
-use network::Cidr;
+use network::Net;
 use std::{
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
@@ -109,12 +109,14 @@ pub struct Up {
     /// Port of the API server [default: 6443, or the next free one for a further cluster]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
-    /// Range of the pods' addresses, chosen at the first start [default: 10.244.0.0/16, or the next that is free]
-    #[arg(long)]
-    pub pod_cidr: Option<Cidr>,
-    /// Range of the Services' addresses, chosen at the first start [default: 10.96.0.0/16, or the next that is free]
-    #[arg(long)]
-    pub service_cidr: Option<Cidr>,
+    /// Range of the pods' addresses, chosen at the first start [default: 10.244.0.0/16, or the next that is free]; with one of IPv6 behind
+    /// it (A,B) pods have addresses of both families, also from a later start on
+    #[arg(long, visible_alias = "pod-cidr", value_delimiter = ',')]
+    pub cluster_cidr: Vec<Net>,
+    /// Range of the Services' addresses, chosen at the first start [default: 10.96.0.0/16, or the next that is free]; with one of IPv6
+    /// behind it (A,B) Services may have addresses of both families
+    #[arg(long, value_delimiter = ',')]
+    pub service_cidr: Vec<Net>,
     /// Further names and addresses for the API server's certificate; with `--listen` on all addresses the host's own are in it
     #[arg(long, value_delimiter = ',')]
     pub tls_san: Vec<String>,
@@ -309,6 +311,9 @@ pub struct Worker {
     /// Which of its nodes it is
     #[arg(long)]
     pub number: u32,
+    /// The cluster's ranges, as its plan has them: one that was told others is replaced
+    #[arg(long)]
+    pub range: Vec<Net>,
     /// Parts to leave out
     #[arg(long, value_delimiter = ',')]
     pub disable: Vec<Component>,

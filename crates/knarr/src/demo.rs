@@ -86,6 +86,8 @@ fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, Strin
 
 /// The address of a host.
 async fn address(host: &str) -> Result<IpAddr, String> {
+    // As a URL has an address of IPv6.
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let found = dial::addresses(host, NAME_MAX).await.map_err(|e| e.to_string())?;
     found.first().copied().ok_or_else(|| format!("{host} has no address"))
 }

@@ -5,7 +5,7 @@ use crate::cluster::{Cluster, DOMAIN, Plan};
 use client::Client;
 use kubelet::{Settings, Tls};
 use network::{
-    Cidr, Mark, dns,
+    Cidr, Ipv6, Mark, dns,
     pod::{OwnPort, PodNetwork},
     proxy::{self, NodePortAddresses},
 };
@@ -49,6 +49,16 @@ pub struct Node<'a> {
 }
 
 impl Node<'_> {
+    /// What it has of IPv6, in a cluster of both families.
+    fn ipv6(&self) -> Option<Ipv6> {
+        self.plan.ipv6_of(self.range)
+    }
+
+    /// Its addresses, the first family's first.
+    pub fn ips(&self) -> Vec<IpAddr> {
+        [self.address].into_iter().chain(self.ipv6().map(|v6| v6.node_ip())).collect()
+    }
+
     /// Settings of its pod network. `behind`: its namespace is one behind the first node's.
     pub fn network(&self, behind: bool) -> network::pod::Config {
         network::pod::Config {
@@ -60,6 +70,7 @@ impl Node<'_> {
             service_cidr: Some(self.plan.service_cidr()),
             mtu: self.mtu,
             own_ports: self.own_ports.clone(),
+            ipv6: self.ipv6(),
             behind,
         }
     }
@@ -72,8 +83,9 @@ impl Node<'_> {
         config.cgroup_root = self.home.name.clone();
         config.cluster_dns = vec![self.plan.dns_ip().into()];
         config.cluster_domain = DOMAIN.into();
-        config.pod_cidr = Some(self.range.to_string());
         config.pod_cidr_is_asked_for = self.assigned;
+        config.node_ips = self.ips();
+        config.pod_cidrs = [self.range.to_string()].into_iter().chain(self.ipv6().map(|v6| v6.pod_cidr.to_string())).collect();
         config.tls = Some(tls);
         config.api_service = Some((self.plan.api_ip(), 443).into());
         config.own_ports = self.own_ports.clone();
@@ -92,6 +104,7 @@ impl Node<'_> {
             service_cidr: Some(self.plan.service_cidr()),
             node_ports,
             own_ports: self.own_ports.clone(),
+            ipv6: self.ipv6(),
         }
     }
 
@@ -102,7 +115,7 @@ impl Node<'_> {
             listen: self.ip,
             cluster_ip: self.plan.dns_ip(),
             domain: DOMAIN.into(),
-            own_ranges: vec![self.plan.pod_cidr().into(), self.plan.service_cidr().into()],
+            own_ranges: [self.plan.pod_cidrs(), self.plan.service_cidrs()].concat(),
             upstream,
             publish: publisher.into().map(|client| client.user_agent("knarr-dns")),
         }
@@ -115,7 +128,7 @@ pub async fn end_pods(runtime: &Runtime, network: Option<PodNetwork>, node_ip: I
     let own = network.clone();
     // What has no address of its own has the node's, as when it was started.
     let ips = move |sandbox: &str| match own.as_ref().and_then(|network| network.addresses(sandbox)) {
-        Some(own) => own.ips.into_iter().map(IpAddr::V4).collect(),
+        Some(own) => own.ips,
         None => vec![node_ip],
     };
     kubelet::shutdown::end_pods(runtime.clone(), ips).await;

@@ -159,6 +159,7 @@ pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
         service_cidr: Some(cidr(&command.service_cidr)?),
         mtu: None,
         own_ports: own_ports.clone(),
+        ipv6: None,
         behind: false,
     };
     let network = tokio::task::spawn_blocking(move || network::pod::PodNetwork::open(network)).await?.context("the pod network")?;
@@ -166,7 +167,7 @@ pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
     config.cgroup_root = cluster.name.clone();
     config.cluster_dns = vec![command.cluster_dns];
     config.cluster_domain = command.cluster_domain.clone();
-    config.pod_cidr = Some(command.pod_cidr.clone());
+    config.pod_cidrs = vec![command.pod_cidr.clone()];
     config.tls = kubelet_tls(command)?;
     config.own_ports = own_ports;
     config.image_dir = cluster.runtime(None).root;
@@ -217,8 +218,9 @@ pub async fn proxy(command: &Proxy) -> anyhow::Result<()> {
         node_ip: command.node_ip,
         cluster_cidr: Some(cidr(&command.cluster_cidr)?),
         service_cidr: Some(cidr(&command.service_cidr)?),
-        node_ports: crate::serve::node_ports(command.node_ip, true, &command.node_port_addresses),
+        node_ports: crate::serve::node_ports(&[command.node_ip.into()], true, &command.node_port_addresses),
         own_ports: own_ports(&command.part, command.node_ip.into()).await?,
+        ipv6: None,
     };
     let (ready, _) = watch::channel(false);
     until_signal("service proxy", stop.clone(), network::proxy::run(config, informers, stop, ready)).await

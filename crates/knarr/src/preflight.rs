@@ -36,7 +36,7 @@ fn overlay(filesystems: &str) -> anyhow::Result<()> {
 }
 
 fn nftables() -> anyhow::Result<()> {
-    match network::netlink::Socket::open(network::netlink::NETFILTER).and_then(|mut socket| network::nft::tables(&mut socket)) {
+    match network::netlink::Socket::open(network::netlink::NETFILTER).and_then(|mut socket| network::nft::tables(&mut socket, network::nft::Family::V4)) {
         Ok(_) => Ok(()),
         Err(error) => bail!("this kernel has no nftables (CONFIG_NF_TABLES and its nat and masquerade parts; try `modprobe nf_tables`): {error}"),
     }

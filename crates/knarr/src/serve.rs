@@ -172,7 +172,7 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
     let mut node_pki = None;
     let (runtime, network) = match node {
         Some((runtime, network)) => {
-            let own = pki.node(&setup.node_name, &[plan.node_ip().into()])?;
+            let own = pki.node(&setup.node_name, &setup.node().ips())?;
             let (kept, of_services, token) = (network.clone(), informers.clone(), stop.clone());
             spawn(&mut parts, &rooms.node.handle, "pod network", async move {
                 tokio::join!(kept.keep(token.clone()), kept.lead_services(of_services, token));
@@ -274,7 +274,7 @@ fn api_server(setup: &Setup<'_>, store: store::Store, (pki, trust): (&ClusterPki
     let plan = setup.plan;
     let identity = apiserver::Identity::new(&store, Some(pki.directory()), ISSUER, trust)?;
     let config = Config {
-        service_cidrs: vec![(plan.services.into(), plan.services_prefix)],
+        service_cidrs: plan.service_cidrs().iter().map(|range| (range.base(), range.prefix())).collect(),
         runtime_config: setup.up.runtime_config.clone(),
         advertise_address: plan.advertise.or(Some(if has_node { plan.node_ip().into() } else { LOOPBACK })),
         advertise_port: plan.port,
@@ -333,7 +333,7 @@ fn control_plane(
     if setup.has(Component::Controllers) {
         let config = controllers::Config {
             root_ca: pki.ca.cert_pem().to_owned(),
-            cluster_cidr: Some(setup.plan.pod_cidr().to_string()),
+            cluster_cidr: Some(setup.plan.pod_cidrs().iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
             node_cidr_mask: setup.plan.node_prefix,
             signer: Some(signer(pki)),
             node_monitor_grace: setup.up.node_monitor_grace_period,
@@ -385,7 +385,6 @@ async fn services(
     stop: &CancellationToken,
     parts: &mut Parts,
 ) -> anyhow::Result<()> {
-    let plan = setup.plan;
     if !setup.has(Component::Kubelet) || !setup.has(Component::Proxy) {
         // Rules of a former start would go before those of whoever proxies now.
         let mark = Mark::new(&setup.cluster.name);
@@ -397,7 +396,7 @@ async fn services(
     let (ready, _) = watch::channel(false);
     let node = setup.node();
     if setup.has(Component::Proxy) {
-        let config = node.proxy(node_ports(plan.node_ip(), plan.is_first(), &setup.up.node_port_addresses));
+        let config = node.proxy(node_ports(&node.ips(), setup.plan.is_first(), &setup.up.node_port_addresses));
         spawn(parts, &room.handle, "service proxy", network::proxy::run(config, informers.clone(), stop.clone(), ready.clone()));
     }
     if setup.has(Component::Dns) {
@@ -409,11 +408,11 @@ async fn services(
 
 /// Where node ports are served. Further clusters (`alone` false) keep to their own node's address unless they are told otherwise, so
 /// that all can use the same ports.
-pub fn node_ports(node_ip: Ipv4Addr, alone: bool, asked: &[Ipv4Addr]) -> NodePortAddresses {
+pub fn node_ports(node: &[IpAddr], alone: bool, asked: &[Ipv4Addr]) -> NodePortAddresses {
     match asked {
         [] if alone => NodePortAddresses::All,
         all if all.iter().any(Ipv4Addr::is_unspecified) => NodePortAddresses::All,
-        some => NodePortAddresses::Only(BTreeSet::from_iter([node_ip].iter().chain(some).copied()).into_iter().collect()),
+        some => NodePortAddresses::Only(node.iter().copied().chain(some.iter().copied().map(IpAddr::V4)).collect::<BTreeSet<_>>().into_iter().collect()),
     }
 }
 
@@ -425,7 +424,7 @@ fn credentials(setup: &Setup<'_>, pki: &ClusterPki) -> anyhow::Result<()> {
         let (name, own) = match component {
             Component::Scheduler => ("scheduler", pki.scheduler.clone()),
             Component::Controllers => ("controllers", pki.controller_manager.clone()),
-            Component::Kubelet => ("kubelet", pki.node(&setup.node_name, &[setup.plan.node_ip().into()])?.client),
+            Component::Kubelet => ("kubelet", pki.node(&setup.node_name, &setup.node().ips())?.client),
             Component::Proxy => ("proxy", pki.proxy.clone()),
             Component::Dns => ("dns", pki.ca.client_cert("dns", addons::DNS_USER, &[])?),
             // Others that provision or measure have service accounts of their own.

@@ -273,7 +273,9 @@ async fn leave(common: &Common, wish: &Wish) -> anyhow::Result<()> {
 /// Makes the node's network namespace and its link, or puts them right.
 async fn join(common: &Common, number: u32, home: &Cluster) -> anyhow::Result<()> {
     let pod_cidr = common.plan.node_range(number).with_context(|| format!("the range {} has no part for it", common.plan.pod_cidr()))?;
-    let worker = network::worker::Worker { mark: Mark::new(&common.cluster.name), number, pod_cidr, host: common.plan.node_ip() };
+    let host6 = common.plan.ipv6_of(common.plan.node_cidr()).map(|first| first.node_ip());
+    let ipv6 = common.plan.ipv6_of(pod_cidr).zip(host6);
+    let worker = network::worker::Worker { mark: Mark::new(&common.cluster.name), number, pod_cidr, host: common.plan.node_ip(), ipv6 };
     let space = home.space();
     Ok(tokio::task::spawn_blocking(move || network::worker::open(&worker, &space)).await??)
 }
@@ -317,7 +319,8 @@ async fn start(common: &Common, wish: &Wish, home: &Cluster) -> anyhow::Result<P
 fn arguments(common: &Common, number: u32) -> Vec<OsString> {
     let own = ["node-process", "--name", &common.cluster.name, "--number"].map(OsString::from);
     let data = [OsString::from("--data-dir"), common.cluster.data.clone().into_os_string()];
-    own.into_iter().chain([number.to_string().into()]).chain(data).chain(common.options.iter().cloned()).collect()
+    let ranges = common.plan.ranges().iter().flat_map(|range| [OsString::from("--range"), range.to_string().into()]).collect::<Vec<_>>();
+    own.into_iter().chain([number.to_string().into()]).chain(data).chain(ranges).chain(common.options.iter().cloned()).collect()
 }
 
 /// A process that is watched.

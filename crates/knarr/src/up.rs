@@ -63,12 +63,11 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
     let _lock = cluster.lock(Work::Runs).await?;
     cluster.claim()?;
     let ranges = Ranges {
-        pods: up.pod_cidr,
-        services: up.service_cidr,
         port: up.port,
         node_prefix: up.machines.node_cidr_mask_size,
         advertise: up.machines.advertise_address,
         pod_network: up.machines.pod_network,
+        ..Ranges::of(&up.cluster_cidr, &up.service_cidr)?
     };
     let mut plan = tokio::task::spawn_blocking({
         let (cluster, nodes, alone) = (cluster.clone(), up.nodes, up.disable.contains(&Component::Kubelet));

@@ -58,6 +58,9 @@ pub async fn run(command: &cli::Worker) -> anyhow::Result<()> {
     preflight::node()?;
     let cluster = Cluster::find(&command.name, Some(command.data_dir.as_path()))?;
     let plan = cluster.kept().context("the cluster's addresses are not known: has it been started?")?;
+    if plan.ranges() != command.range {
+        anyhow::bail!("the cluster's ranges have changed since this was started");
+    }
     let wish = cluster.wishes()?.into_iter().find(|wish| wish.number == command.number).context("nobody wishes for this node")?;
     let home = cluster.node(wish.number);
     // Who finds the lock may send one.
@@ -104,13 +107,13 @@ struct Pki {
 }
 
 impl Pki {
-    fn load(cluster: &Cluster, plan: &Plan, name: &str, ip: Ipv4Addr) -> anyhow::Result<Pki> {
+    fn load(cluster: &Cluster, plan: &Plan, name: &str, ips: Vec<IpAddr>) -> anyhow::Result<Pki> {
         let ca = Ca::load_or_create(&cluster.data.join("pki"))?;
         let serving = Subject {
             common_name: format!("system:node:{name}"),
             organizations: vec!["system:nodes".into()],
             names: vec![name.to_owned()],
-            ips: vec![ip.into()],
+            ips,
             usage: Usage::Server,
         };
         let account = format!("system:serviceaccount:kube-system:{}", provision::ACCOUNT);
@@ -170,7 +173,8 @@ async fn start(command: &cli::Worker, cluster: &Cluster, home: &Cluster, plan: &
     let has = |component| !command.disable.contains(&component);
     let range = plan.node_range(wish.number).with_context(|| format!("the range {} has no part for node {}", plan.pod_cidr(), wish.number))?;
     let ip = range.nth(1).context("the range has no address")?;
-    let pki = Pki::load(cluster, plan, &wish.name, ip)?;
+    let ips = [ip.into()].into_iter().chain(plan.ipv6_of(range).map(|v6| v6.node_ip())).collect();
+    let pki = Pki::load(cluster, plan, &wish.name, ips)?;
     let on_loopback = loopback_servers(&std::fs::read_to_string(RESOLVER).unwrap_or_default());
     let node = Node {
         plan,

@@ -24,6 +24,8 @@ pub struct Config {
     pub node_name: String,
     /// The node's InternalIP; the address of `hostNetwork` pods.
     pub node_ip: IpAddr,
+    /// All of the node's addresses, that one first.
+    pub node_ips: Vec<IpAddr>,
     /// Labels for the Node object besides the well-known ones.
     pub labels: BTreeMap<String, String>,
     /// Taints to register with, as `key=value:Effect`.
@@ -39,8 +41,8 @@ pub struct Config {
     /// Domain of the cluster, `cluster.local`.
     pub cluster_domain: String,
     /// The range of pod addresses for the Node's spec, if this kubelet registers it.
-    pub pod_cidr: Option<String>,
-    /// That range is but asked for: where another node has it by now the node is made without one, and is given another.
+    pub pod_cidrs: Vec<String>,
+    /// Those ranges are but asked for: where another node has them by now the node is made without them, and is given others.
     pub pod_cidr_is_asked_for: bool,
     /// Pods that fit on the node (default 250).
     pub max_pods: u32,
@@ -141,6 +143,7 @@ impl Config {
         Self {
             node_name: node_name.into(),
             node_ip,
+            node_ips: vec![node_ip],
             labels: BTreeMap::new(),
             taints: Vec::new(),
             pod_logs_dir: root_dir.join("logs"),
@@ -149,7 +152,7 @@ impl Config {
             cgroup_root: String::new(),
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".into(),
-            pod_cidr: None,
+            pod_cidrs: Vec::new(),
             pod_cidr_is_asked_for: false,
             max_pods: 250,
             listen: SocketAddr::new(node_ip, PORT),

@@ -33,7 +33,7 @@ impl Machine {
             cpu_milli: i64::try_from(cpus).unwrap_or(1) * 1000,
             memory_bytes: meminfo("MemTotal"),
             huge_pages: huge_pages(Path::new("/sys/kernel/mm/hugepages")),
-            host_ips: vec![config.node_ip],
+            host_ips: config.node_ips.clone(),
         }
     }
 

@@ -1,10 +1,11 @@
 //! Ranges of addresses: of IPv4 ([`Cidr`]), which is what pods of this node have, and of either family ([`Net`]).
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use crate::Error;
+use crate::nft::Family;
 
 /// A range of IPv4 addresses by its first address and the length of its prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,6 +58,11 @@ impl Cidr {
         1 << (32 - u32::from(self.prefix))
     }
 
+    /// The place of an address in the range.
+    pub fn offset(self, address: Ipv4Addr) -> Option<u32> {
+        self.contains(address).then(|| address.to_bits() - self.base.to_bits())
+    }
+
     /// The address at an offset, if it lies in the range.
     pub fn nth(self, offset: u32) -> Option<Ipv4Addr> {
         (u64::from(offset) < self.size()).then(|| Ipv4Addr::from_bits(self.base.to_bits() + offset))
@@ -94,8 +100,14 @@ impl Net {
         Self { base: masked(address, prefix), prefix }
     }
 
-    fn bits(address: IpAddr) -> u8 {
+    pub(crate) fn bits(address: IpAddr) -> u8 {
         if address.is_ipv4() { 32 } else { 128 }
+    }
+
+    /// One address alone.
+    pub fn one(address: impl Into<IpAddr>) -> Self {
+        let address = address.into();
+        Self { base: address, prefix: Self::bits(address) }
     }
 
     /// The first address, which names the range.
@@ -108,16 +120,38 @@ impl Net {
         self.prefix
     }
 
-    /// Its family.
+    /// Whether it is of IPv4.
     pub fn is_ipv4(self) -> bool {
         self.base.is_ipv4()
+    }
+
+    /// Its family.
+    pub fn family(self) -> Family {
+        Family::of(self.base)
+    }
+
+    /// The bits that are the same in all of its addresses.
+    pub fn mask(self) -> IpAddr {
+        match self.base {
+            IpAddr::V4(_) => masked(Ipv4Addr::BROADCAST.into(), self.prefix),
+            IpAddr::V6(_) => masked(Ipv6Addr::from_bits(u128::MAX).into(), self.prefix),
+        }
+    }
+
+    /// The address at an offset, if it lies in the range.
+    pub fn nth(self, offset: u32) -> Option<IpAddr> {
+        let address: IpAddr = match self.base {
+            IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits().checked_add(offset)?).into(),
+            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits().checked_add(offset.into())?).into(),
+        };
+        self.contains(address).then_some(address)
     }
 
     /// The address after the one that names it: the node's, of a node's range.
     pub fn first(self) -> IpAddr {
         match self.base {
             IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits().wrapping_add(1)).into(),
-            IpAddr::V6(ip) => std::net::Ipv6Addr::from_bits(ip.to_bits().wrapping_add(1)).into(),
+            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits().wrapping_add(1)).into(),
         }
     }
 
@@ -143,7 +177,7 @@ fn masked(address: IpAddr, prefix: u8) -> IpAddr {
         IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() & Cidr::bits(prefix)).into(),
         IpAddr::V6(ip) => {
             let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
-            std::net::Ipv6Addr::from_bits(ip.to_bits() & mask).into()
+            Ipv6Addr::from_bits(ip.to_bits() & mask).into()
         }
     }
 }
@@ -209,6 +243,8 @@ mod tests {
         assert!(net("fd00::/16").holds(net("fd00:1::/32")) && !net("fd00:1::/32").holds(net("fd00::/16")) && net("fd00:1::/32").overlaps(net("fd00::/16")));
         assert!(net("::/0").contains("fd00::1".parse().unwrap()) && !net("::/0").contains("10.0.0.1".parse().unwrap()));
         assert!(!net("0.0.0.0/0").overlaps(net("::/0")) && net("10.1.0.0/16") == Net::from("10.1.2.3/16".parse::<Cidr>().unwrap()));
+        assert_eq!((net("fd00::/60").mask(), net("10.0.0.0/12").mask()), ("ffff:ffff:ffff:fff0::".parse().unwrap(), "255.240.0.0".parse().unwrap()));
+        assert_eq!((net("fd00::/124").nth(15), net("fd00::/124").nth(16)), (Some("fd00::f".parse().unwrap()), None));
         for wrong in ["10.0.0.0", "10.0.0.0/33", "fd00::/129", "x/8", ""] {
             assert!(wrong.parse::<Net>().is_err(), "{wrong}");
         }

@@ -3,9 +3,10 @@
 //! A UDP flow has no end that the kernel sees; as long as a client goes on sending, its packets follow the translation that
 //! the flow began with, also to a pod that no longer exists. TCP needs none of this: the client notices and dials anew.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use crate::netlink::{ACK, DUMP, Messages, Socket, attribute};
+use crate::nft::Family;
 use crate::{Error, Result};
 
 const SUBSYSTEM: u16 = 1 << 8;
@@ -21,10 +22,16 @@ const FILTER_PROTOCOL: u32 = 1 << 3;
 /// Of a tuple: the part about the protocol, and its number there.
 const TUPLE_PROTOCOL: u16 = 2;
 const PROTOCOL_NUMBER: u16 = 1;
-const HEADER: [u8; 4] = [libc::AF_INET as u8, 0, 0, 0];
+/// Of a tuple's part about addresses: source and destination, of IPv4 and of IPv6.
+const ADDRESSES: [[u16; 2]; 2] = [[1, 2], [3, 4]];
+
+fn header(family: Family) -> [u8; 4] {
+    let number = if family == Family::V4 { libc::AF_INET } else { libc::AF_INET6 };
+    [number as u8, 0, 0, 0]
+}
 
 /// One end of a flow's first packet or of its answer.
-pub type Side = (Ipv4Addr, u16);
+pub type Side = (IpAddr, u16);
 
 /// A tracked UDP flow: whom the client called and who answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,9 +49,12 @@ pub struct Flow {
 fn tuple(bytes: &[u8]) -> Option<(u8, Side, Side)> {
     let ip = attribute(bytes, 1)?;
     let proto = attribute(bytes, 2)?;
-    let address = |kind| attribute(ip, kind).and_then(|b| <[u8; 4]>::try_from(b).ok()).map(Ipv4Addr::from);
+    let address = |which: usize| {
+        let v4 = attribute(ip, ADDRESSES[0][which]).and_then(|b| <[u8; 4]>::try_from(b).ok()).map(IpAddr::from);
+        v4.or_else(|| attribute(ip, ADDRESSES[1][which]).and_then(|b| <[u8; 16]>::try_from(b).ok()).map(IpAddr::from))
+    };
     let port = |kind| attribute(proto, kind).and_then(|b| b.try_into().ok()).map(u16::from_be_bytes);
-    Some((*attribute(proto, 1)?.first()?, (address(1)?, port(2)?), (address(2)?, port(3)?)))
+    Some((*attribute(proto, 1)?.first()?, (address(0)?, port(2)?), (address(1)?, port(3)?)))
 }
 
 fn parse(body: &[u8]) -> Option<Flow> {
@@ -58,9 +68,9 @@ fn parse(body: &[u8]) -> Option<Flow> {
 
 /// The tracked UDP flows that are wanted: a machine may track hundreds of thousands, so the kernel is told to leave out the
 /// others (before Linux 5.8 it does not hear it), and none is kept that is not.
-pub fn udp_flows(socket: &mut Socket, wanted: impl Fn(&Flow) -> bool) -> Result<Vec<Flow>> {
+pub fn udp_flows(socket: &mut Socket, family: Family, wanted: impl Fn(&Flow) -> bool) -> Result<Vec<Flow>> {
     let mut m = Messages::new();
-    m.begin(GET, DUMP, &HEADER);
+    m.begin(GET, DUMP, &header(family));
     let tuple = m.nest(TUPLE_ORIGINAL);
     let protocol = m.nest(TUPLE_PROTOCOL);
     m.attr(PROTOCOL_NUMBER, &[libc::IPPROTO_UDP as u8]);
@@ -74,11 +84,11 @@ pub fn udp_flows(socket: &mut Socket, wanted: impl Fn(&Flow) -> bool) -> Result<
 }
 
 /// Forgets every UDP flow that `stale` says so of; how many there were.
-pub fn forget_udp(socket: &mut Socket, stale: impl Fn(&Flow) -> bool) -> Result<usize> {
-    let flows = udp_flows(socket, stale)?;
+pub fn forget_udp(socket: &mut Socket, family: Family, stale: impl Fn(&Flow) -> bool) -> Result<usize> {
+    let flows = udp_flows(socket, family, stale)?;
     for flow in &flows {
         let mut m = Messages::new();
-        m.begin(DELETE, ACK, &HEADER);
+        m.begin(DELETE, ACK, &header(family));
         let nest = m.nest(TUPLE_ORIGINAL);
         m.raw(&flow.original);
         m.end(nest).attr(ID, &flow.id);

@@ -14,6 +14,7 @@
 mod cidr;
 pub mod conntrack;
 pub mod dns;
+mod ipv6;
 pub mod link;
 mod mark;
 pub mod mesh;
@@ -26,6 +27,7 @@ mod ranges;
 pub mod worker;
 
 pub use cidr::{Cidr, Net};
+pub use ipv6::Ipv6;
 pub use mark::Mark;
 
 use std::io;

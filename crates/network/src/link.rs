@@ -3,11 +3,12 @@
 //! Each function appends one message to a buffer, so that a caller sends all its steps in one system call.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::RawFd;
 
-use crate::cidr::{Cidr, Net};
+use crate::cidr::Net;
 use crate::netlink::{ACK, CREATE, DUMP, EXCL, Messages, REPLACE, Socket, attribute, text};
+use crate::nft::octets;
 use crate::{Error, Result};
 
 pub(crate) const RTM_NEWLINK: u16 = 16;
@@ -44,6 +45,10 @@ pub(crate) const NUD_PERMANENT: u16 = 0x80;
 const RTPROT_STATIC: u8 = 4;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_PREFSRC: u16 = 7;
+/// Nobody is asked whether he has an address.
+const IFA_F_NODAD: u8 = 2;
 pub(crate) const RT_TABLE_MAIN: u8 = 254;
 pub(crate) const RTNH_F_ONLINK: u32 = 4;
 /// The whole of IPv4.
@@ -140,7 +145,7 @@ pub struct Settings<'a> {
     pub mtu: Option<u32>,
     /// Parameters below `net.ipv4.conf`.
     pub ipv4: &'a [(Ipv4Conf, u32)],
-    /// No IPv6 address is made for it (and none looked for duplicates of, which would delay it by seconds).
+    /// The kernel makes no IPv6 address for it (and looks for no duplicates of one, which would delay it by seconds).
     pub no_ipv6: bool,
 }
 
@@ -235,19 +240,30 @@ pub fn remove(socket: &mut Socket, name: &str) -> Result<()> {
     }
 }
 
-/// Gives a link an address of its own; one that it has already stays.
-pub fn add_address(m: &mut Messages, index: u32, address: Ipv4Addr) {
-    let mut fixed = [libc::AF_INET as u8, 32, 0, SCOPE_UNIVERSE, 0, 0, 0, 0];
+fn family(of: IpAddr) -> u8 {
+    let family = if of.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    family as u8
+}
+
+fn ifaddr(index: u32, address: IpAddr) -> [u8; 8] {
+    // At once: nobody else on a link of ours can have it, so nobody is asked.
+    let flags = if address.is_ipv4() { 0 } else { IFA_F_NODAD };
+    let mut fixed = [family(address), Net::bits(address), flags, SCOPE_UNIVERSE, 0, 0, 0, 0];
     fixed[4..8].copy_from_slice(&index.to_ne_bytes());
-    m.begin(RTM_NEWADDR, ACK | CREATE | REPLACE, &fixed).attr(2, &address.octets()).attr(1, &address.octets());
+    fixed
+}
+
+/// Gives a link an address of its own; one that it has already stays.
+pub fn add_address(m: &mut Messages, index: u32, address: impl Into<IpAddr>) {
+    let address = address.into();
+    m.begin(RTM_NEWADDR, ACK | CREATE | REPLACE, &ifaddr(index, address)).attr(2, &octets(address)).attr(1, &octets(address));
 }
 
 /// Takes an address from a link; one that it does not have is no error.
-pub fn remove_address(socket: &mut Socket, index: u32, address: Ipv4Addr) -> Result<()> {
-    let mut fixed = [libc::AF_INET as u8, 32, 0, SCOPE_UNIVERSE, 0, 0, 0, 0];
-    fixed[4..8].copy_from_slice(&index.to_ne_bytes());
+pub fn remove_address(socket: &mut Socket, index: u32, address: impl Into<IpAddr>) -> Result<()> {
+    let address = address.into();
     let mut m = Messages::new();
-    m.begin(RTM_DELADDR, ACK, &fixed).attr(2, &address.octets()).attr(1, &address.octets());
+    m.begin(RTM_DELADDR, ACK, &ifaddr(index, address)).attr(2, &octets(address)).attr(1, &octets(address));
     match socket.call("take an address from a link", &m) {
         Err(e) if e.errno() != Some(libc::EADDRNOTAVAIL) => Err(e),
         _ => Ok(()),
@@ -257,17 +273,27 @@ pub fn remove_address(socket: &mut Socket, index: u32, address: Ipv4Addr) -> Res
 /// The ranges that [`add_route`] has led out of a link.
 pub fn ranges_by(socket: &mut Socket, index: u32) -> Result<BTreeSet<Net>> {
     let mut found = BTreeSet::new();
-    let mut m = Messages::new();
-    m.begin(RTM_GETROUTE, DUMP, &[libc::AF_INET as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    let mut take = |kind: u16, body: &[u8]| {
-        let ours = kind == RTM_NEWROUTE && body.get(4..7) == Some(&[RT_TABLE_MAIN, RTPROT_STATIC, SCOPE_LINK]);
-        let Some(attributes) = body.get(12..).filter(|_| ours) else { return };
-        let by = attribute(attributes, RTA_OIF).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
-        let to = attribute(attributes, RTA_DST).and_then(|b| <[u8; 4]>::try_from(b).ok());
-        found.extend(to.filter(|_| by == Some(index)).map(|to| Net::new(IpAddr::from(to), body[1])));
-    };
-    socket.each("list routes", &m, &mut take)?;
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let mut m = Messages::new();
+        m.begin(RTM_GETROUTE, DUMP, &[family as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let mut take = |kind: u16, body: &[u8]| {
+            let ours = kind == RTM_NEWROUTE && body.get(4..6) == Some(&[RT_TABLE_MAIN, RTPROT_STATIC]);
+            let Some(attributes) = body.get(12..).filter(|_| ours) else { return };
+            let by = attribute(attributes, RTA_OIF).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
+            if by != Some(index) || attribute(attributes, RTA_GATEWAY).is_some() {
+                return;
+            }
+            found.extend(attribute(attributes, RTA_DST).and_then(address).map(|to| Net::new(to, body[1])));
+        };
+        socket.each("list routes", &m, &mut take)?;
+    }
     Ok(found)
+}
+
+/// An address by its bytes.
+pub(crate) fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
 /// Where packets for a range go.
@@ -278,67 +304,67 @@ pub enum Way {
         /// The link.
         index: u32,
         /// The source of the host's own packets.
-        source: Option<Ipv4Addr>,
+        source: Option<IpAddr>,
     },
     /// To a router that is to be found on a link, whatever the addresses there.
     Gateway {
         /// The link.
         index: u32,
         /// The router.
-        router: Ipv4Addr,
+        router: IpAddr,
         /// The source of the host's own packets.
-        source: Option<Ipv4Addr>,
+        source: Option<IpAddr>,
     },
     /// Nowhere; the sender is told.
     Unreachable,
 }
 
 /// Sets the route of a range, whatever it was.
-pub fn add_route(m: &mut Messages, to: Cidr, way: Way) {
-    write_route(m, REPLACE, to, way);
+pub fn add_route(m: &mut Messages, to: impl Into<Net>, way: Way) {
+    write_route(m, REPLACE, to.into(), way);
 }
 
 /// Sets the route of a range that has none; refused if it has.
-pub fn add_new_route(m: &mut Messages, to: Cidr, way: Way) {
-    write_route(m, EXCL, to, way);
+pub fn add_new_route(m: &mut Messages, to: impl Into<Net>, way: Way) {
+    write_route(m, EXCL, to.into(), way);
 }
 
-fn write_route(m: &mut Messages, how: u16, to: Cidr, way: Way) {
+fn write_route(m: &mut Messages, how: u16, to: Net, way: Way) {
     let (scope, kind, flags) = match way {
         Way::Link { .. } => (SCOPE_LINK, 1, 0),
         Way::Gateway { .. } => (SCOPE_UNIVERSE, 1, RTNH_F_ONLINK),
         Way::Unreachable => (SCOPE_UNIVERSE, 7, 0),
     };
-    let mut fixed = [libc::AF_INET as u8, to.prefix(), 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, kind, 0, 0, 0, 0];
+    let mut fixed = [family(to.base()), to.prefix(), 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, kind, 0, 0, 0, 0];
     fixed[8..12].copy_from_slice(&flags.to_ne_bytes());
     m.begin(RTM_NEWROUTE, ACK | CREATE | how, &fixed);
     if to.prefix() > 0 {
-        m.attr(1, &to.base().octets());
+        m.attr(RTA_DST, &octets(to.base()));
     }
-    match way {
+    let source = match way {
         Way::Link { index, source } => {
-            m.u32(4, index);
-            if let Some(source) = source {
-                m.attr(7, &source.octets());
-            }
+            m.u32(RTA_OIF, index);
+            source
         }
         Way::Gateway { index, router, source } => {
-            m.u32(4, index).attr(5, &router.octets());
-            if let Some(source) = source {
-                m.attr(7, &source.octets());
-            }
+            m.u32(RTA_OIF, index).attr(RTA_GATEWAY, &octets(router));
+            source
         }
-        Way::Unreachable => {}
+        Way::Unreachable => None,
+    };
+    if let Some(source) = source {
+        m.attr(RTA_PREFSRC, &octets(source));
     }
 }
 
 /// Removes the route of a range that [`add_route`] set on a link (`on_link`), or the one that leads nowhere. One that is gone
 /// already is no error.
-pub fn delete_route(socket: &mut Socket, to: Cidr, on_link: bool) -> Result<()> {
+pub fn delete_route(socket: &mut Socket, to: impl Into<Net>, on_link: bool) -> Result<()> {
+    let to = to.into();
     let (scope, kind) = if on_link { (SCOPE_LINK, 1) } else { (SCOPE_UNIVERSE, 7) };
     let mut m = Messages::new();
-    let fixed = [libc::AF_INET as u8, to.prefix(), 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, kind, 0, 0, 0, 0];
-    m.begin(RTM_DELROUTE, ACK, &fixed).attr(1, &to.base().octets());
+    let fixed = [family(to.base()), to.prefix(), 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, kind, 0, 0, 0, 0];
+    m.begin(RTM_DELROUTE, ACK, &fixed).attr(RTA_DST, &octets(to.base()));
     match socket.call("remove a route", &m) {
         Err(e) if e.errno() != Some(libc::ESRCH) => Err(e),
         _ => Ok(()),
@@ -346,11 +372,12 @@ pub fn delete_route(socket: &mut Socket, to: Cidr, on_link: bool) -> Result<()> 
 }
 
 /// Says, for good, which hardware address an address on a link has: nobody needs to ask.
-pub fn add_neighbour(m: &mut Messages, index: u32, address: Ipv4Addr, mac: [u8; 6]) {
-    let mut fixed = [libc::AF_INET as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+pub fn add_neighbour(m: &mut Messages, index: u32, address: impl Into<IpAddr>, mac: [u8; 6]) {
+    let address = address.into();
+    let mut fixed = [family(address), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     fixed[4..8].copy_from_slice(&index.to_ne_bytes());
     fixed[8..10].copy_from_slice(&NUD_PERMANENT.to_ne_bytes());
-    m.begin(RTM_NEWNEIGH, ACK | CREATE | REPLACE, &fixed).attr(1, &address.octets()).attr(2, &mac);
+    m.begin(RTM_NEWNEIGH, ACK | CREATE | REPLACE, &fixed).attr(1, &octets(address)).attr(2, &mac);
 }
 
 /// The number of a link that was just made, from the answers to a buffer with [`get`] in it.

@@ -11,7 +11,7 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -20,11 +20,12 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{NSFS_MAGIC, statfs};
 
-use crate::cidr::Cidr;
+use crate::cidr::{Cidr, Net};
 use crate::link::{self, End, Ipv4Conf, Settings, Way};
 use crate::mark::{Mark, NODE};
 use crate::netlink::{self, Messages, Socket};
-use crate::{Error, Result, netns, pod};
+use crate::nft::Family;
+use crate::{Error, Ipv6, Result, netns, pod};
 
 /// The node's end of its link. The rules for pods' links hold for it by the beginning of its name.
 const UPLINK: &str = "knarr0";
@@ -42,11 +43,21 @@ pub struct Worker {
     pub pod_cidr: Cidr,
     /// The host's address in the cluster: the first node's.
     pub host: Ipv4Addr,
+    /// Its IPv6, and the host's address of that; none: it has none.
+    pub ipv6: Option<(Ipv6, IpAddr)>,
 }
+
+/// One family of a worker: its range, its address, the host's.
+type Side = (Net, IpAddr, IpAddr);
 
 impl Worker {
     fn address(&self) -> Result<Ipv4Addr> {
         self.pod_cidr.nth(1).ok_or_else(|| Error::Config(format!("the pod range {} is too small", self.pod_cidr)))
+    }
+
+    fn sides(&self) -> Result<Vec<Side>> {
+        let v4 = (self.pod_cidr.into(), self.address()?.into(), self.host.into());
+        Ok([v4].into_iter().chain(self.ipv6.map(|(v6, host)| (v6.pod_cidr, v6.node_ip(), host))).collect())
     }
 
     /// The host's end of its link.
@@ -84,12 +95,13 @@ pub fn open(worker: &Worker, space: &Path) -> Result<()> {
         link::add_veth(&mut m, near, far, file.as_raw_fd(), pod::default_mtu(&mut route));
         route.call("make a node's link", &m)?;
     }
-    let no_ipv6 = link::has_ipv6();
-    if no_ipv6 {
-        pod::sysctl(&format!("ipv6/conf/{name}/disable_ipv6"), "1")?;
+    let has_ipv6 = link::has_ipv6();
+    if has_ipv6 {
+        pod::quiet(&name, worker.ipv6.is_some())?;
     }
-    outside(&mut route, worker, (&name, &alias), address, no_ipv6)?;
-    within(&mut inside, worker.host, address, no_ipv6)?;
+    let sides = worker.sides()?;
+    outside(&mut route, &sides, (&name, &alias), address, has_ipv6)?;
+    within(&mut inside, &sides, address, has_ipv6)?;
     pod::wait_active(&mut route, &name)
 }
 
@@ -99,30 +111,38 @@ const IPV4: [(Ipv4Conf, u32); 5] =
     [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::AcceptRedirects, 0), (Ipv4Conf::SendRedirects, 0), (Ipv4Conf::RpFilter, 1), (Ipv4Conf::RouteLocalnet, 1)];
 
 /// The host's side of the link.
-fn outside(route: &mut Socket, worker: &Worker, (name, alias): (&str, &str), address: Ipv4Addr, no_ipv6: bool) -> Result<()> {
+fn outside(route: &mut Socket, sides: &[Side], (name, alias): (&str, &str), address: Ipv4Addr, no_ipv6: bool) -> Result<()> {
     let mut m = Messages::new();
     link::set(&mut m, name, &Settings { up: true, alias: Some(alias), mtu: None, ipv4: &IPV4, no_ipv6 });
     link::get(&mut m, name);
     let index = link::index_of(&route.call("set up a node's link", &m)?, name)?;
     let mut m = Messages::new();
-    link::add_neighbour(&mut m, index, address, pod::pod_mac(address));
-    link::add_route(&mut m, worker.pod_cidr, Way::Gateway { index, router: address, source: Some(worker.host) });
+    for (range, own, host) in sides {
+        link::add_neighbour(&mut m, index, *own, pod::pod_mac(address));
+        // Of IPv6 a router must be known to be on a link before it is one.
+        if !own.is_ipv4() {
+            link::add_route(&mut m, Net::one(*own), Way::Link { index, source: Some(*host) });
+        }
+        link::add_route(&mut m, *range, Way::Gateway { index, router: *own, source: Some(*host) });
+    }
     route.call("route to a node", &m).map(drop)
 }
 
 /// The node's side of the link.
-fn within(inside: &mut Socket, host: Ipv4Addr, address: Ipv4Addr, no_ipv6: bool) -> Result<()> {
+fn within(inside: &mut Socket, sides: &[Side], address: Ipv4Addr, no_ipv6: bool) -> Result<()> {
     let mut m = Messages::new();
     link::up(&mut m, LOOPBACK_INDEX);
     link::set(&mut m, UPLINK, &Settings { up: true, ipv4: &IPV4, no_ipv6, ..Settings::default() });
     link::get(&mut m, UPLINK);
     let index = link::index_of(&inside.call("set up the link in a node", &m)?, UPLINK)?;
     let mut m = Messages::new();
-    // The bridge will have it, too; the routes need it before.
-    link::add_address(&mut m, index, address);
-    link::add_neighbour(&mut m, index, host, pod::host_mac(address));
-    link::add_route(&mut m, Cidr::new(host, 32), Way::Link { index, source: Some(address) });
-    link::add_route(&mut m, Cidr::new(Ipv4Addr::UNSPECIFIED, 0), Way::Gateway { index, router: host, source: Some(address) });
+    for (_, own, host) in sides {
+        // The bridge will have it, too; the routes need it before.
+        link::add_address(&mut m, index, *own);
+        link::add_neighbour(&mut m, index, *host, pod::host_mac(address));
+        link::add_route(&mut m, Net::one(*host), Way::Link { index, source: Some(*own) });
+        link::add_route(&mut m, pod::everything(Family::of(*host)), Way::Gateway { index, router: *host, source: Some(*own) });
+    }
     inside.call("set a node's address and routes", &m).map(drop)
 }
 
@@ -188,11 +208,16 @@ mod tests {
         // In a namespace of the test's own, which stands for the host's.
         netns::fresh(|| {
             let mark = Mark::new(format!("worker-{}", std::process::id()));
-            let worker = Worker { mark: mark.clone(), number: 2, pod_cidr: "10.199.1.0/24".parse().unwrap(), host: [10, 199, 0, 1].into() };
+            let net = |text: &str| text.parse::<Net>().unwrap();
+            let ipv6 = Ipv6 { pod_cidr: net("fd00:199:0:1::/64"), cluster_cidr: net("fd00:199::/56"), service_cidr: net("fd00:96::/112") };
+            let host6: IpAddr = "fd00:199::1".parse().unwrap();
+            let worker =
+                Worker { mark: mark.clone(), number: 2, pod_cidr: "10.199.1.0/24".parse().unwrap(), host: [10, 199, 0, 1].into(), ipv6: Some((ipv6, host6)) };
             let mut route = Socket::open(netlink::ROUTE)?;
             let mut m = Messages::new();
             link::up(&mut m, LOOPBACK_INDEX);
             link::add_address(&mut m, LOOPBACK_INDEX, worker.host);
+            link::add_address(&mut m, LOOPBACK_INDEX, host6);
             route.call("the host's address", &m)?;
             open(&worker, &space)?;
             let index = |route: &mut Socket| link::find(route, &worker.link()).unwrap().map(|l| (l.index, l.alias));
@@ -200,16 +225,20 @@ mod tests {
             assert_eq!(first.1, format!("{}node 2 10.199.1.0/24", mark.alias()));
             open(&worker, &space)?;
             assert_eq!(index(&mut route), Some(first), "what is there stays");
-            let reach = || {
-                let server = netns::within(&space, || std::net::UdpSocket::bind("10.199.1.1:0").map_err(|e| Error::io("bind", e)))?;
-                let client = std::net::UdpSocket::bind("0.0.0.0:0").map_err(|e| Error::io("bind", e))?;
+            let reach_at = |own: IpAddr, any: &str, host: IpAddr| {
+                let server = netns::within(&space, || std::net::UdpSocket::bind((own, 0)).map_err(|e| Error::io("bind", e)))?;
+                let client = std::net::UdpSocket::bind(any).map_err(|e| Error::io("bind", e))?;
                 client.send_to(b"?", server.local_addr().unwrap()).map_err(|e| Error::io("send", e))?;
                 server.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
                 let (_, from) = server.recv_from(&mut [0; 8]).map_err(|e| Error::io("hear", e))?;
-                assert_eq!(from.ip(), worker.host, "the host speaks by its address in the cluster");
+                assert_eq!(from.ip(), host, "the host speaks by its address in the cluster");
                 server.send_to(b"!", from).map_err(|e| Error::io("answer", e))?;
                 client.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
                 client.recv_from(&mut [0; 8]).map_err(|e| Error::io("hear the answer", e)).map(drop)
+            };
+            let reach = || {
+                reach_at(worker.address()?.into(), "0.0.0.0:0", worker.host.into())?;
+                worker.ipv6.map_or(Ok(()), |(own, host)| reach_at(own.node_ip(), "[::]:0", host))
             };
             reach()?;
             // Somebody takes the link: both ends are gone, and come again.

@@ -171,7 +171,7 @@ fn fresh(command: &Agent, data: &Path, name: &str, range: Option<String>) -> Nod
     let mut config = kubelet::Config::new(name, std::net::Ipv4Addr::UNSPECIFIED.into(), data.join("kubelet"));
     config.labels = command.labels.iter().cloned().collect();
     config.taints = command.taints.clone();
-    config.pod_cidr = range;
+    config.pod_cidrs = range.into_iter().collect();
     kubelet::node::fresh(&config)
 }
 

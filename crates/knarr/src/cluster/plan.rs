@@ -5,7 +5,7 @@
 //! start at the same time do not find the same.
 
 use anyhow::{Context as _, bail};
-use network::{Cidr, mesh::Kind};
+use network::{Cidr, Ipv6, Net, mesh::Kind};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -37,6 +37,11 @@ const PREFIX: u8 = 16;
 const NODE_PREFIX: u8 = 24;
 /// A node's range has room for some pods; the kernel's mesh and upstream's allocator take no narrower ones either.
 const NODE_PREFIXES: std::ops::RangeInclusive<u8> = 16..=28;
+/// The same of IPv6 (upstream's default).
+const NODE_PREFIX6: u8 = 64;
+/// Prefixes of IPv6: of pods, with room for a node's and no more nodes than upstream allows; of Services, as upstream's.
+const POD_PREFIXES6: std::ops::RangeInclusive<u8> = 48..=64;
+const SERVICE_PREFIXES6: std::ops::RangeInclusive<u8> = 64..=120;
 /// A range of pods has room for a node's (`/24`), a range of Services for the well-known ones; none is wider than upstream allows.
 const PREFIXES: std::ops::RangeInclusive<u8> = 12..=24;
 
@@ -57,6 +62,9 @@ pub struct Plan {
     /// Bits of its prefix.
     #[serde(default = "usual_prefix")]
     pub services_prefix: u8,
+    /// The ranges of IPv6 of a cluster of both families: of pods and of Services.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "ranges6")]
+    pub ipv6: Option<(Net, Net)>,
     /// The API server's port.
     pub port: u16,
     /// Bits of the prefix of a node's range of pods.
@@ -95,6 +103,26 @@ mod kind {
     }
 }
 
+/// Two ranges as a plan's file has them.
+mod ranges6 {
+    use network::Net;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _, ser::SerializeTuple as _};
+
+    pub(super) fn serialize<S: Serializer>(ranges: &Option<(Net, Net)>, to: S) -> Result<S::Ok, S::Error> {
+        let Some((pods, services)) = ranges else { return to.serialize_none() };
+        let mut pair = to.serialize_tuple(2)?;
+        pair.serialize_element(&pods.to_string())?;
+        pair.serialize_element(&services.to_string())?;
+        pair.end()
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<(Net, Net)>, D::Error> {
+        let range = |text: String| text.parse::<Net>().map_err(D::Error::custom);
+        let pair = Option::<(String, String)>::deserialize(from)?;
+        pair.map(|(pods, services)| Ok((range(pods)?, range(services)?))).transpose()
+    }
+}
+
 /// What the command line asks for.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ranges {
@@ -102,6 +130,8 @@ pub struct Ranges {
     pub pods: Option<Cidr>,
     /// The Services' network.
     pub services: Option<Cidr>,
+    /// Both of IPv6.
+    pub ipv6: Option<(Net, Net)>,
     /// The API server's port.
     pub port: Option<u16>,
     /// Bits of the prefix of a node's range of pods.
@@ -110,6 +140,39 @@ pub struct Ranges {
     pub advertise: Option<IpAddr>,
     /// How pods of machines are joined.
     pub pod_network: Option<Kind>,
+}
+
+impl Ranges {
+    /// The ranges of the flags: of each kind none, one of IPv4, or one of IPv4 and one of IPv6.
+    pub fn of(pods: &[Net], services: &[Net]) -> anyhow::Result<Ranges> {
+        let (pods, pods6) = families("--cluster-cidr", pods)?;
+        let (services, services6) = families("--service-cidr", services)?;
+        let ipv6 = match (pods6, services6) {
+            (Some(pods), Some(services)) => Some((pods, services)),
+            (None, None) => None,
+            _ => bail!("a cluster of both families has a range of each for pods and for Services: give two to --cluster-cidr and two to --service-cidr"),
+        };
+        if let Some((pods, services)) = ipv6 {
+            for (range, prefixes) in [(pods, POD_PREFIXES6), (services, SERVICE_PREFIXES6)] {
+                if !prefixes.contains(&range.prefix()) {
+                    bail!("the range {range} has a prefix of {} bits: such a one of IPv6 has {} to {}", range.prefix(), prefixes.start(), prefixes.end());
+                }
+            }
+            if pods.overlaps(services) {
+                bail!("the ranges {pods} and {services} have addresses in common");
+            }
+        }
+        Ok(Ranges { pods, services, ipv6, ..Ranges::default() })
+    }
+}
+
+fn families(flag: &str, ranges: &[Net]) -> anyhow::Result<(Option<Cidr>, Option<Net>)> {
+    match ranges {
+        [] => Ok((None, None)),
+        [first] if first.is_ipv4() => Ok((first.ipv4(), None)),
+        [first, second] if first.is_ipv4() && !second.is_ipv4() => Ok((first.ipv4(), Some(*second))),
+        _ => bail!("{flag} takes one range of IPv4, or one of IPv4 and then one of IPv6"),
+    }
 }
 
 impl Plan {
@@ -131,6 +194,7 @@ impl Plan {
             pods_prefix: PREFIX,
             services: Ipv4Addr::new(10, services, 0, 0),
             services_prefix: PREFIX,
+            ipv6: None,
             port: 6443 + u16::from(index),
             node_prefix: NODE_PREFIX,
             advertise: None,
@@ -185,9 +249,38 @@ impl Plan {
         Cidr::new(self.services, self.services_prefix)
     }
 
+    /// All pods' ranges, the first family's first.
+    pub fn pod_cidrs(&self) -> Vec<Net> {
+        [self.pod_cidr().into()].into_iter().chain(self.ipv6.map(|(pods, _)| pods)).collect()
+    }
+
+    /// The Services' ranges, the first family's first.
+    pub fn service_cidrs(&self) -> Vec<Net> {
+        [self.service_cidr().into()].into_iter().chain(self.ipv6.map(|(_, services)| services)).collect()
+    }
+
+    /// What the node with this range of pods has of IPv6: the part of that range at the same place.
+    pub fn ipv6_of(&self, range: Cidr) -> Option<Ipv6> {
+        let (pods, services) = self.ipv6?;
+        let place = u128::from(self.pod_cidr().offset(range.base())? >> (32 - self.node_prefix));
+        let IpAddr::V6(base) = pods.base() else { return None };
+        let own = IpAddr::V6((base.to_bits() | place << (128 - NODE_PREFIX6)).into());
+        pods.contains(own).then(|| Ipv6 { pod_cidr: Net::new(own, NODE_PREFIX6), cluster_cidr: pods, service_cidr: services })
+    }
+
+    /// The first node's addresses, the first family's first.
+    pub fn node_ips(&self) -> Vec<IpAddr> {
+        [self.node_ip().into()].into_iter().chain(self.ipv6_of(self.node_cidr()).map(|v6| v6.node_ip())).collect()
+    }
+
+    /// All ranges of the cluster.
+    pub fn ranges(&self) -> Vec<Net> {
+        [self.pod_cidrs(), self.service_cidrs()].concat()
+    }
+
     fn overlaps(&self, other: &Plan) -> bool {
-        let ours = [self.pod_cidr(), self.service_cidr()];
-        self.port == other.port || [other.pod_cidr(), other.service_cidr()].iter().any(|theirs| ours.iter().any(|own| own.overlaps(*theirs)))
+        let ours = self.ranges();
+        self.port == other.port || other.ranges().iter().any(|theirs| ours.iter().any(|own| own.overlaps(*theirs)))
     }
 
     /// The plan with what the command line asks for.
@@ -198,6 +291,7 @@ impl Plan {
         if let Some(services) = ranges.services {
             (self.services, self.services_prefix) = (services.base(), services.prefix());
         }
+        self.ipv6 = ranges.ipv6.or(self.ipv6);
         self.port = ranges.port.unwrap_or(self.port);
         self.node_prefix = ranges.node_prefix.unwrap_or(self.node_prefix);
         self.advertise = ranges.advertise.or(self.advertise);
@@ -240,20 +334,28 @@ pub(super) fn choose(name: &str, data: &Path, ranges: &Ranges, others: &[Plan]) 
     if let Some(mut plan) = read(&data.join(FILE)) {
         (plan.name, plan.data) = (name.to_owned(), data.to_owned());
         let asked = plan.clone().with(ranges);
-        if (asked.pod_cidr(), asked.service_cidr(), asked.node_prefix) != (plan.pod_cidr(), plan.service_cidr(), plan.node_prefix) {
+        // A second family may come later; nothing that was chosen changes.
+        let stays = |chosen: &[Net], asked: &[Net]| asked.starts_with(chosen);
+        let ranges = stays(&plan.pod_cidrs(), &asked.pod_cidrs()) && stays(&plan.service_cidrs(), &asked.service_cidrs());
+        if !ranges || asked.node_prefix != plan.node_prefix {
             bail!(
                 "the addresses of the cluster {name:?} were chosen at its first start ({} for pods, /{} for each node's, {} for Services): `knarr down --name \
                  {name}` first",
-                plan.pod_cidr(),
+                list(&plan.pod_cidrs()),
                 plan.node_prefix,
-                plan.service_cidr()
+                list(&plan.service_cidrs())
             );
+        }
+        if let (None, Some((pods, services))) = (plan.ipv6, asked.ipv6)
+            && let Some(who) = Taken::now(name).by6(pods).or_else(|| Taken::now(name).by6(services))
+        {
+            bail!("the cluster cannot have {pods} and {services}: {who}");
         }
         if let Some(other) = others.iter().find(|o| asked.overlaps(o)) {
             bail!(
                 "the cluster {:?} uses the addresses {} or port {} of this one: run `knarr down --name {}` first",
                 other.name,
-                asked.pod_cidr(),
+                list(&asked.pod_cidrs()),
                 asked.port,
                 other.name
             );
@@ -271,19 +373,26 @@ pub(super) fn choose(name: &str, data: &Path, ranges: &Ranges, others: &[Plan]) 
         if let Some(other) = others.iter().find(|o| plan.overlaps(o)) {
             return Some(format!("the cluster {:?} has {}, {} and port {}", other.name, other.pod_cidr(), other.service_cidr(), other.port));
         }
-        [plan.pod_cidr(), plan.service_cidr()].iter().find_map(|range| taken.by(*range).map(|who| format!("{range} is in use on this machine: {who}")))
+        let in_use = |range: &dyn std::fmt::Display, who: Option<String>| who.map(|who| format!("{range} is in use on this machine: {who}"));
+        let mut v4 = [plan.pod_cidr(), plan.service_cidr()].into_iter();
+        v4.find_map(|range| in_use(&range, taken.by(range)))
+            .or_else(|| plan.ipv6.and_then(|(pods, services)| [pods, services].into_iter().find_map(|range| in_use(&range, taken.by6(range)))))
     };
     let first = u8::from(name != DEFAULT);
     let mut candidates = (first..CLUSTERS_MAX).map(|i| Plan::nth(name, data, i).with(ranges));
     let mut last = String::new();
     let free = candidates.find(|plan| wrong(plan).map(|why| last = why).is_none());
-    free.with_context(|| format!("no free ranges of addresses for the cluster ({last}): choose with --pod-cidr and --service-cidr"))
+    free.with_context(|| format!("no free ranges of addresses for the cluster ({last}): choose with --cluster-cidr and --service-cidr"))
+}
+
+fn list(ranges: &[Net]) -> String {
+    ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// What this machine uses: routes and addresses.
 pub(super) struct Taken {
     routes: Vec<(String, Cidr)>,
-    addresses: Vec<(String, Ipv4Addr)>,
+    addresses: Vec<(String, IpAddr)>,
 }
 
 impl Taken {
@@ -291,7 +400,7 @@ impl Taken {
     fn now(cluster: &str) -> Taken {
         let routes = parse(&std::fs::read_to_string("/proc/net/route").unwrap_or_default());
         let all = nix::ifaddrs::getifaddrs().into_iter().flatten();
-        let addresses = all.filter_map(|i| Some((i.interface_name.clone(), i.address?.as_sockaddr_in()?.ip()))).collect();
+        let addresses = all.filter_map(|i| Some((i.interface_name.clone(), ip(i.address.as_ref()?)?))).collect();
         let links = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
         let aliases = links.filter_map(|l| Some((l.file_name().into_string().ok()?, std::fs::read_to_string(l.path().join("ifalias")).ok()?)));
         Taken { routes, addresses }.without(&network::Mark::new(cluster).alias(), aliases)
@@ -312,14 +421,24 @@ impl Taken {
     /// the cluster's own, more specific routes come before it.
     pub(super) fn by(&self, range: Cidr) -> Option<String> {
         let route = self.routes.iter().find(|(_, to)| to.prefix() >= range.prefix() && to.overlaps(range));
-        let address = self.addresses.iter().find(|(_, ip)| range.contains(*ip));
+        let address = self.addresses.iter().find(|(_, ip)| Net::from(range).contains(*ip));
         route.map(|(link, to)| format!("the route {to} by {link}")).or_else(|| address.map(|(link, ip)| format!("{link} has the address {ip}")))
+    }
+
+    /// Who is in the way of a range of IPv6: its addresses.
+    fn by6(&self, range: Net) -> Option<String> {
+        self.addresses.iter().find(|(_, ip)| range.contains(*ip)).map(|(link, ip)| format!("{link} has the address {ip}"))
     }
 
     #[cfg(test)]
     pub(super) fn of(routes: &str, addresses: &[(&str, Ipv4Addr)]) -> Taken {
-        Taken { routes: parse(routes), addresses: addresses.iter().map(|(link, ip)| ((*link).to_owned(), *ip)).collect() }
+        Taken { routes: parse(routes), addresses: addresses.iter().map(|(link, ip)| ((*link).to_owned(), IpAddr::V4(*ip))).collect() }
     }
+}
+
+fn ip(address: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
 }
 
 /// The routes of `/proc/net/route`.

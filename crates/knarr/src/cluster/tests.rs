@@ -191,9 +191,9 @@ fn node_ports_are_served_where_they_are_asked_for() {
     use network::proxy::NodePortAddresses::{All, Only};
     let (first, further) = (Plan::nth("c", Path::new("/d"), 0), Plan::nth("c", Path::new("/d"), 3));
     let lan = Ipv4Addr::new(192, 168, 1, 2);
-    let ports = |plan: &Plan, asked: &[Ipv4Addr]| node_ports(plan.node_ip(), plan.is_first(), asked);
+    let ports = |plan: &Plan, asked: &[Ipv4Addr]| node_ports(&[plan.node_ip().into()], plan.is_first(), asked);
     assert_eq!([ports(&first, &[]), ports(&further, &[Ipv4Addr::UNSPECIFIED])], [All, All]);
-    assert_eq!([ports(&further, &[]), ports(&first, &[lan])], [Only(vec![further.node_ip()]), Only(vec![first.node_ip(), lan])]);
+    assert_eq!([ports(&further, &[]), ports(&first, &[lan])], [Only(vec![further.node_ip().into()]), Only(vec![first.node_ip().into(), lan.into()])]);
 }
 
 #[test]
@@ -225,4 +225,46 @@ fn ranges_are_asked_for_once() {
     cluster.keep(&plan).unwrap();
     assert_eq!(choose(&cluster.name, &cluster.data, &Ranges::default(), &[]).unwrap(), plan, "what was chosen is kept");
     assert!(told(choose(&cluster.name, &cluster.data, &ranges("172.29.0.0/16", ""), &[])).contains("chosen at its first start"));
+}
+
+#[test]
+fn a_second_family_may_come_later_and_stays() {
+    let folder = Folder::new("families");
+    let cluster = Cluster { name: "f".into(), data: folder.0.clone(), run: folder.0.join("run") };
+    let net = |text: &str| text.parse::<network::Net>().unwrap();
+    let of =
+        |pods: &[&str], services: &[&str]| Ranges::of(&pods.iter().map(|t| net(t)).collect::<Vec<_>>(), &services.iter().map(|t| net(t)).collect::<Vec<_>>());
+    let told = |outcome: anyhow::Result<Plan>| format!("{:#}", outcome.unwrap_err());
+    let choose = |ranges: &Ranges, others: &[Plan]| choose(&cluster.name, &cluster.data, ranges, others);
+    let one = of(&["172.30.0.0/16"], &["172.31.0.0/16"]).unwrap();
+    let plan = choose(&one, &[]).unwrap();
+    assert_eq!(plan.ipv6_of(plan.node_cidr()), None);
+    fs::create_dir_all(&cluster.run).unwrap();
+    cluster.keep(&plan).unwrap();
+    let two = of(&["172.30.0.0/16", "fd00:f:a::/56"], &["172.31.0.0/16", "fd00:f:b::/112"]).unwrap();
+    let plan = choose(&two, &[]).unwrap();
+    cluster.keep(&plan).unwrap();
+    let third = plan.ipv6_of(plan.node_range(3).unwrap()).unwrap();
+    assert_eq!((third.pod_cidr, third.node_ip().to_string()), (net("fd00:f:a:2::/64"), "fd00:f:a:2::1".to_owned()));
+    assert_eq!((third.cluster_cidr, third.service_cidr), (net("fd00:f:a::/56"), net("fd00:f:b::/112")));
+    assert_eq!(plan.ipv6_of("172.30.255.0/24".parse().unwrap()).map(|v6| v6.pod_cidr), Some(net("fd00:f:a:ff::/64")));
+    for ranges in [Ranges::default(), one, two] {
+        assert_eq!(choose(&ranges, &[]).unwrap(), plan, "what was chosen is kept");
+    }
+    let other = of(&["172.30.0.0/16", "fd00:f:c::/56"], &["172.31.0.0/16", "fd00:f:b::/112"]).unwrap();
+    assert!(told(choose(&other, &[])).contains("172.30.0.0/16,fd00:f:a::/56 for pods"));
+    let beside = Plan { name: "o".into(), port: 1, ..Plan::nth("o", &folder.0, 7) };
+    assert!(choose(&two, std::slice::from_ref(&beside)).is_ok());
+    assert!(told(choose(&two, &[Plan { ipv6: plan.ipv6, ..beside }])).contains("the cluster \"o\""));
+    for (pods, services, why) in [
+        (&["fd00::/56"][..], &[][..], "one range of IPv4, or one of IPv4 and then one of IPv6"),
+        (&["172.30.0.0/16", "172.29.0.0/16"], &[], "one of IPv4 and then one of IPv6"),
+        (&["172.30.0.0/16", "fd00::/56"], &["172.31.0.0/16"], "give two to --cluster-cidr and two to --service-cidr"),
+        (&["172.30.0.0/16", "fd00::/40"], &["172.31.0.0/16", "fd01::/112"], "has 48 to 64"),
+        (&["172.30.0.0/16", "fd00::/56"], &["172.31.0.0/16", "fd01::/48"], "has 64 to 120"),
+        (&["172.30.0.0/16", "fd00::/56"], &["172.31.0.0/16", "fd00::/112"], "addresses in common"),
+    ] {
+        let error = of(pods, services).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
 }

@@ -235,8 +235,8 @@ pub fn fresh(config: &Config) -> Node {
     node.metadata.name = Some(config.node_name.clone());
     node.metadata.labels = Some(labels(config));
     node.metadata.annotations = Some(BTreeMap::from([("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned())]));
-    let pod_cidrs = config.pod_cidr.clone().map(|p| vec![p]);
-    node.spec = Some(NodeSpec { pod_cidr: config.pod_cidr.clone(), pod_cidrs, taints: taints(config), ..NodeSpec::default() });
+    let pod_cidrs = Some(config.pod_cidrs.clone()).filter(|all| !all.is_empty());
+    node.spec = Some(NodeSpec { pod_cidr: config.pod_cidrs.first().cloned(), pod_cidrs, taints: taints(config), ..NodeSpec::default() });
     node
 }
 
@@ -264,8 +264,17 @@ async fn try_register(cx: &Arc<Context>) -> Result<Node, crate::api::ApiError> {
     if wanted.iter().any(|(k, v)| have.get(k) != Some(v)) {
         cx.api.patch_node(&c.node_name, json!({"metadata": {"labels": wanted}}), false).await?;
     }
+    if gains_a_family(found.spec.as_ref(), &c.pod_cidrs) {
+        cx.api.patch_node(&c.node_name, json!({"spec": {"podCIDRs": c.pod_cidrs}}), false).await?;
+    }
     let fresh = status(cx, found.status.as_ref(), now);
     write_status(cx, found.status.as_ref(), fresh).await
+}
+
+/// Whether a node that has a range of one family is to have one of the other as well: the cluster has become one of both.
+fn gains_a_family(found: Option<&NodeSpec>, wanted: &[String]) -> bool {
+    let have = found.and_then(|spec| spec.pod_cidrs.as_deref()).unwrap_or_default();
+    !have.is_empty() && wanted.len() > have.len() && wanted.starts_with(have)
 }
 
 async fn write_status(cx: &Arc<Context>, old: Option<&NodeStatus>, new: NodeStatus) -> Result<Node, crate::api::ApiError> {

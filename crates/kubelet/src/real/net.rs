@@ -26,22 +26,17 @@ fn error(e: network::Error) -> CriError {
     CriError::Other(e.to_string())
 }
 
-/// The network's view of a port; none for one of an address family that pods do not have.
-fn port(p: HostPort) -> Option<network::pod::HostPort> {
-    let host_ip = match p.host_ip {
-        Some(IpAddr::V4(ip)) => Some(ip),
-        Some(IpAddr::V6(_)) => return None,
-        None => None,
-    };
-    Some(network::pod::HostPort { host_ip, host_port: p.host_port, container_port: p.container_port, protocol: p.protocol })
+/// The network's view of a port. At an address of a family that pods do not have it leads nowhere.
+fn port(p: HostPort) -> network::pod::HostPort {
+    network::pod::HostPort { host_ip: p.host_ip, host_port: p.host_port, container_port: p.container_port, protocol: p.protocol }
 }
 
 #[async_trait]
 impl PodNet for RealNet {
     async fn attach(&self, sandbox: &SandboxId, netns: &Path, host_ports: Vec<HostPort>) -> Result<Vec<IpAddr>, CriError> {
-        let request = AttachRequest { sandbox_id: sandbox.0.clone(), host_ports: host_ports.into_iter().filter_map(port).collect() };
+        let request = AttachRequest { sandbox_id: sandbox.0.clone(), host_ports: host_ports.into_iter().map(port).collect() };
         let got = self.inner.attach(netns, request).await.map_err(error)?;
-        Ok(got.ips.into_iter().map(IpAddr::from).collect())
+        Ok(got.ips)
     }
 
     async fn detach(&self, sandbox: &SandboxId) -> Result<(), CriError> {

@@ -1,6 +1,6 @@
 //! Who may ask.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::cidr::Net;
+use crate::pod::host_addresses;
 
 /// The host's addresses are looked up again, for a stranger, after this.
 const RELOAD: Duration = Duration::from_secs(5);
@@ -15,7 +16,7 @@ const RELOAD: Duration = Duration::from_secs(5);
 /// Whom the server is for: the cluster's pods and nodes, and the host itself.
 pub(super) struct Own {
     ranges: Vec<Net>,
-    host: Mutex<(Option<Instant>, HashSet<IpAddr>)>,
+    host: Mutex<(Option<Instant>, BTreeSet<IpAddr>)>,
 }
 
 impl Own {
@@ -31,15 +32,10 @@ impl Own {
         let mut host = self.host.lock();
         let now = Instant::now();
         if !host.1.contains(&address) && host.0.is_none_or(|looked| now - looked >= RELOAD) {
-            *host = (Some(now), host_addresses());
+            *host = (Some(now), host_addresses().unwrap_or_default());
         }
         host.1.contains(&address)
     }
-}
-
-fn host_addresses() -> HashSet<IpAddr> {
-    let all = nix::ifaddrs::getifaddrs().into_iter().flatten();
-    all.filter_map(|i| Some(IpAddr::V4(i.address?.as_sockaddr_in()?.ip()))).collect()
 }
 
 #[cfg(test)]

@@ -34,6 +34,7 @@ fn answerer(upstream: Vec<SocketAddr>) -> Answerer {
     let http = json!([{"name": "http", "port": 80, "protocol": "TCP"}, {"name": "dns", "port": 53, "protocol": "UDP"}]);
     let services = [
         service("web", json!({"clusterIP": "10.96.0.20", "clusterIPs": ["10.96.0.20"], "ports": http})),
+        service("both", json!({"clusterIP": "10.96.0.40", "clusterIPs": ["10.96.0.40", "fd00:97:0::28"], "ports": http})),
         service("db", json!({"clusterIP": "None", "clusterIPs": ["None"], "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]})),
         service("empty", json!({"clusterIP": "None", "clusterIPs": ["None"]})),
         service("inner", json!({"type": "ExternalName", "externalName": "web.default.svc.cluster.local"})),
@@ -83,12 +84,16 @@ async fn say(answerer: &Answerer, name: &str, kind: RecordType) -> Vec<String> {
     assert!(answer.metadata.authoritative && answer.metadata.recursion_available, "{name}");
     if answer.answers.is_empty() {
         assert!(matches!(answer.authorities[0].data, RData::SOA(_)), "{name}");
-        let zone = if name.ends_with("in-addr.arpa.") { "in-addr.arpa." } else { "cluster.local." };
+        let zone = ["in-addr.arpa.", "ip6.arpa."].into_iter().find(|zone| name.ends_with(zone)).unwrap_or("cluster.local.");
         assert_eq!(answer.authorities[0].name, Name::from_ascii(zone).unwrap());
         return vec![if answer.metadata.response_code == ResponseCode::NXDomain { "NXDOMAIN" } else { "NODATA" }.to_owned()];
     }
     texts(&answer)
 }
+
+/// Of `fd00:97::28`, which a Service has, and of `fd00:97::29`, which none has.
+const REVERSE: &str = "8.2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.7.9.0.0.0.0.d.f.ip6.arpa.";
+const REVERSE_OF_NOBODY: &str = "9.2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.7.9.0.0.0.0.d.f.ip6.arpa.";
 
 #[tokio::test]
 async fn names_of_services_and_pods() {
@@ -135,6 +140,10 @@ async fn names_of_services_and_pods() {
         ("1-2-3-4.other.pod.cluster.local.", A, &["NXDOMAIN"]),
         ("1-2-3.default.pod.cluster.local.", A, &["NXDOMAIN"]),
         ("dns-version.cluster.local.", TXT, &["1.1.0"]),
+        ("both.default.svc.cluster.local.", A, &["10.96.0.40"]),
+        ("both.default.svc.cluster.local.", AAAA, &["fd00:97::28"]),
+        (REVERSE, PTR, &["both.default.svc.cluster.local."]),
+        (REVERSE_OF_NOBODY, PTR, &["NXDOMAIN"]),
         ("20.0.96.10.in-addr.arpa.", PTR, &["web.default.svc.cluster.local."]),
         ("5.0.244.10.in-addr.arpa.", PTR, &["db-0.db.default.svc.cluster.local."]),
         ("6.0.244.10.in-addr.arpa.", PTR, &["10-244-0-6.db.default.svc.cluster.local."]),

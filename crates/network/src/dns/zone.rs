@@ -70,16 +70,21 @@ fn cluster_ips(service: &Service) -> Vec<String> {
     let Some(spec) = &service.spec else { return Vec::new() };
     let listed = spec.cluster_ips.iter().flatten();
     let mut out: Vec<String> = Vec::new();
-    for ip in listed.chain(&spec.cluster_ip).filter(|ip| !ip.is_empty() && *ip != "None") {
-        if !out.contains(ip) {
-            out.push(ip.clone());
+    for ip in listed.chain(&spec.cluster_ip).filter(|ip| !ip.is_empty() && *ip != "None").map(|ip| spelled(ip)) {
+        if !out.contains(&ip) {
+            out.push(ip);
         }
     }
     out
 }
 
+/// An address as it is looked for: of IPv6 there are many spellings.
+fn spelled(address: &str) -> String {
+    address.parse::<IpAddr>().map_or_else(|_| address.to_owned(), |ip| ip.to_string())
+}
+
 fn slice_addresses(slice: &EndpointSlice) -> Vec<String> {
-    slice.endpoints.iter().flatten().flat_map(|e| e.addresses.iter().cloned()).collect()
+    slice.endpoints.iter().flatten().flat_map(|e| e.addresses.iter().map(|a| spelled(a))).collect()
 }
 
 fn exists() -> Outcome {
@@ -281,7 +286,7 @@ impl Zone {
         if names.is_empty() {
             for slice in self.slices.by_index(BY_ADDRESS, &text) {
                 let Some(service) = slice.label(crate::proxy::SERVICE_NAME) else { continue };
-                for endpoint in slice.endpoints.iter().flatten().filter(|e| ready(e) && e.addresses.contains(&text)) {
+                for endpoint in slice.endpoints.iter().flatten().filter(|e| ready(e) && e.addresses.iter().any(|a| spelled(a) == text)) {
                     names.extend(self.name(&[&endpoint_label(endpoint, address), service, slice.namespace(), "svc"]));
                 }
             }

@@ -1,7 +1,7 @@
 //! What a rule is made of: expressions that load registers, compare them and decide.
 
 use super::numbers::{EXPR_DATA, EXPR_NAME, LIST_ELEM};
-use super::{Data, value, write_data};
+use super::{Data, Family, value, write_data};
 use crate::netlink::Messages;
 
 /// The `n`th of the sixteen four-byte registers. Values longer than four bytes take the registers that follow.
@@ -90,6 +90,8 @@ pub enum Expr {
     Ct { to: u32, key: u32 },
     /// Loads the type of an address in the routing tables (`RTN_*`).
     FibType { to: u32, of: Fib },
+    /// Loads the number of the link by which the source is reached, if that is the one by which the packet came; else 0.
+    FibBack { to: u32 },
     /// Goes on only if the comparison holds.
     Cmp { from: u32, op: Cmp, value: Vec<u8> },
     /// `to = (from & mask) ^ xor`.
@@ -105,13 +107,13 @@ pub enum Expr {
     /// Loads a random number below `modulus`.
     Random { to: u32, modulus: u32 },
     /// Changes the destination; port 0: only the address.
-    Dnat { address: u32, port: u32 },
+    Dnat { family: Family, address: u32, port: u32 },
     /// Changes the source; the port is chosen at random, so that two packets at a time do not choose the same.
-    Snat { address: u32 },
+    Snat { family: Family, address: u32 },
     /// Changes the source to the outgoing link's address.
     Masquerade,
     /// Tells the sender that nobody listens: ICMP port unreachable.
-    Reject,
+    Reject { family: Family },
     /// Remembers `key : data` in a map, or forgets it.
     Remember { set: String, key: u32, data: u32, timeout_s: u32 },
     /// Forgets a key (the kernel wants a data register for a map nevertheless).
@@ -131,6 +133,12 @@ const RANDOM_FULLY: u32 = 16;
 const DYNSET_UPDATE: u32 = 1;
 const DYNSET_DELETE: u32 = 2;
 const FIB_ADDRESS_TYPE: u32 = 3;
+const FIB_LINK: u32 = 1;
+/// The look-up is bound to the link by which the packet came.
+const FIB_SAME_LINK: u32 = 8;
+/// Of ICMP and ICMPv6: that a port is not reached.
+const PORT_UNREACHABLE: u8 = 3;
+const PORT_UNREACHABLE6: u8 = 4;
 
 impl Expr {
     fn name(&self) -> &'static str {
@@ -138,7 +146,7 @@ impl Expr {
             Self::Payload { .. } => "payload",
             Self::Meta { .. } | Self::SetMark { .. } => "meta",
             Self::Ct { .. } => "ct",
-            Self::FibType { .. } => "fib",
+            Self::FibType { .. } | Self::FibBack { .. } => "fib",
             Self::Cmp { .. } => "cmp",
             Self::Bits { .. } => "bitwise",
             Self::Load { .. } | Self::Verdict(_) => "immediate",
@@ -146,7 +154,7 @@ impl Expr {
             Self::Random { .. } => "numgen",
             Self::Dnat { .. } | Self::Snat { .. } => "nat",
             Self::Masquerade => "masq",
-            Self::Reject => "reject",
+            Self::Reject { .. } => "reject",
             Self::Remember { .. } | Self::Forget { .. } => "dynset",
             Self::Counter => "counter",
             Self::Notrack => "notrack",
@@ -178,6 +186,9 @@ impl Expr {
             Self::FibType { to, of } => {
                 m.be32(1, *to).be32(2, FIB_ADDRESS_TYPE).be32(3, *of as u32);
             }
+            Self::FibBack { to } => {
+                m.be32(1, *to).be32(2, FIB_LINK).be32(3, Fib::Source as u32 | FIB_SAME_LINK);
+            }
             Self::Cmp { from, op, value: v } => {
                 m.be32(1, *from).be32(2, *op as u32);
                 value(m, 3, v);
@@ -207,21 +218,21 @@ impl Expr {
             Self::Random { to, modulus } => {
                 m.be32(1, *to).be32(2, *modulus).be32(3, 1);
             }
-            Self::Dnat { address, port } => {
-                m.be32(1, NAT_DNAT).be32(2, u32::from(super::FAMILY)).be32(3, *address);
+            Self::Dnat { family, address, port } => {
+                m.be32(1, NAT_DNAT).be32(2, u32::from(family.number())).be32(3, *address);
                 if *port != 0 {
                     m.be32(5, *port);
                 }
             }
-            Self::Snat { address } => {
-                m.be32(1, NAT_SNAT).be32(2, u32::from(super::FAMILY)).be32(3, *address).be32(7, RANDOM_FULLY);
+            Self::Snat { family, address } => {
+                m.be32(1, NAT_SNAT).be32(2, u32::from(family.number())).be32(3, *address).be32(7, RANDOM_FULLY);
             }
             Self::Masquerade => {
                 m.be32(1, RANDOM_FULLY);
             }
-            // ICMP unreachable, code 3: port.
-            Self::Reject => {
-                m.be32(1, 0).attr(2, &[3]);
+            Self::Reject { family } => {
+                let code = if *family == Family::V4 { PORT_UNREACHABLE } else { PORT_UNREACHABLE6 };
+                m.be32(1, 0).attr(2, &[code]);
             }
             Self::Remember { set, key, data, timeout_s } => {
                 m.text(1, set).be32(3, DYNSET_UPDATE).be32(4, *key).be32(5, *data).be64(6, u64::from(*timeout_s) * 1000);
@@ -239,10 +250,11 @@ impl Expr {
 
 /// Steps that rules are often made of.
 pub mod step {
-    use std::net::Ipv4Addr;
+    use std::net::IpAddr;
 
+    use super::super::{Family, octets};
     use super::{Base, Cmp, Expr, Fib, Verdict, reg};
-    use crate::cidr::Cidr;
+    use crate::cidr::Net;
 
     /// `NFT_META_NFPROTO`.
     const META_NFPROTO: u32 = 15;
@@ -256,13 +268,13 @@ pub mod step {
     const LOCAL: u32 = 2;
 
     /// Loads the source address.
-    pub fn source(n: u32) -> Expr {
-        Expr::Payload { to: reg(n), base: Base::Network, offset: 12, length: 4 }
+    pub fn source(family: Family, n: u32) -> Expr {
+        Expr::Payload { to: reg(n), base: Base::Network, offset: family.source(), length: family.bytes() }
     }
 
     /// Loads the destination address.
-    pub fn destination(n: u32) -> Expr {
-        Expr::Payload { to: reg(n), base: Base::Network, offset: 16, length: 4 }
+    pub fn destination(family: Family, n: u32) -> Expr {
+        Expr::Payload { to: reg(n), base: Base::Network, offset: family.destination(), length: family.bytes() }
     }
 
     /// Loads protocol and destination port.
@@ -275,24 +287,25 @@ pub mod step {
         [Expr::Meta { to: reg(0), key: META_L4PROTO }, Expr::Cmp { from: reg(0), op: Cmp::Eq, value: vec![number] }]
     }
 
-    fn in_range(load: Expr, range: Cidr, op: Cmp) -> Vec<Expr> {
-        let (mask, value) = (range.mask().octets().to_vec(), range.base().octets().to_vec());
-        vec![load, Expr::Bits { from: reg(0), to: reg(0), mask, xor: vec![0; 4] }, Expr::Cmp { from: reg(0), op, value }]
+    fn in_range(load: Expr, range: Net, op: Cmp) -> Vec<Expr> {
+        let (mask, value) = (octets(range.mask()), octets(range.base()));
+        let xor = vec![0; mask.len()];
+        vec![load, Expr::Bits { from: reg(0), to: reg(0), mask, xor }, Expr::Cmp { from: reg(0), op, value }]
     }
 
     /// Goes on only if the source is in the range (or is not).
-    pub fn source_in(range: Cidr, op: Cmp) -> Vec<Expr> {
-        in_range(source(0), range, op)
+    pub fn source_in(range: Net, op: Cmp) -> Vec<Expr> {
+        in_range(source(range.family(), 0), range, op)
     }
 
     /// Goes on only if the destination is in the range (or is not).
-    pub fn destination_in(range: Cidr, op: Cmp) -> Vec<Expr> {
-        in_range(destination(0), range, op)
+    pub fn destination_in(range: Net, op: Cmp) -> Vec<Expr> {
+        in_range(destination(range.family(), 0), range, op)
     }
 
     /// Goes on only if the destination is this address.
-    pub fn destination_is(address: Ipv4Addr) -> [Expr; 2] {
-        [destination(0), Expr::Cmp { from: reg(0), op: Cmp::Eq, value: address.octets().to_vec() }]
+    pub fn destination_is(address: IpAddr) -> [Expr; 2] {
+        [destination(Family::of(address), 0), Expr::Cmp { from: reg(0), op: Cmp::Eq, value: octets(address) }]
     }
 
     /// Goes on only if that address is one of this host's.
@@ -305,9 +318,14 @@ pub mod step {
         [Expr::Meta { to: reg(0), key: META_IIFNAME }, Expr::Cmp { from: reg(0), op: Cmp::Eq, value: prefix.as_bytes().to_vec() }]
     }
 
-    /// Goes on only for IPv4, in a table that has IPv6 as well.
-    pub fn is_ipv4() -> [Expr; 2] {
-        [Expr::Meta { to: reg(0), key: META_NFPROTO }, Expr::Cmp { from: reg(0), op: Cmp::Eq, value: vec![super::super::FAMILY] }]
+    /// Goes on only if the source is not reached by the link by which the packet came.
+    pub fn comes_astray() -> [Expr; 2] {
+        [Expr::FibBack { to: reg(0) }, Expr::Cmp { from: reg(0), op: Cmp::Eq, value: vec![0; 4] }]
+    }
+
+    /// Goes on only for one family, in a table that has both.
+    pub fn is(family: Family) -> [Expr; 2] {
+        [Expr::Meta { to: reg(0), key: META_NFPROTO }, Expr::Cmp { from: reg(0), op: Cmp::Eq, value: vec![family.number()] }]
     }
 
     /// Goes on only if the packet leaves by a link whose name begins so.
@@ -337,7 +355,7 @@ pub mod step {
     }
 
     /// The source becomes this address.
-    pub fn snat(address: Ipv4Addr) -> [Expr; 2] {
-        [Expr::Load { to: reg(0), value: address.octets().to_vec() }, Expr::Snat { address: reg(0) }]
+    pub fn snat(address: IpAddr) -> [Expr; 2] {
+        [Expr::Load { to: reg(0), value: octets(address) }, Expr::Snat { family: Family::of(address), address: reg(0) }]
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::numbers::*;
-use super::{At, Batch, FAMILY, header};
+use super::{At, Batch, Family, header};
 use crate::Result;
 use crate::netlink::{DUMP, Messages, NETFILTER, News, Socket, attribute, attributes, text};
 
@@ -27,28 +27,28 @@ fn list<T>(socket: &mut Socket, what: &'static str, kind: u16, (family, of): (u8
     Ok(answers.iter().filter_map(|(_, body)| parse(*body.first()?, body.get(4..)?)).collect())
 }
 
-/// The names of all IPv4 tables.
-pub fn tables(socket: &mut Socket) -> Result<Vec<String>> {
-    list(socket, "list nf_tables tables", GETTABLE, (FAMILY, None), |_, table| attribute(table, TABLE).map(text))
+/// The names of all tables of a family.
+pub fn tables(socket: &mut Socket, family: Family) -> Result<Vec<String>> {
+    list(socket, "list nf_tables tables", GETTABLE, (family.number(), None), |_, table| attribute(table, TABLE).map(text))
 }
 
 /// The names of a table's chains, and whether the kernel enters them by itself.
-pub fn chains(socket: &mut Socket, of: &str) -> Result<Vec<(String, bool)>> {
-    list(socket, "list nf_tables chains", GETCHAIN, (FAMILY, None), |_, chain| {
+pub fn chains(socket: &mut Socket, family: Family, of: &str) -> Result<Vec<(String, bool)>> {
+    list(socket, "list nf_tables chains", GETCHAIN, (family.number(), None), |_, chain| {
         (attribute(chain, TABLE).map(text)? == of).then_some(())?;
         Some((attribute(chain, CHAIN_NAME).map(text)?, attribute(chain, CHAIN_HOOK).is_some()))
     })
 }
 
 /// The names of a table's sets and maps that have one.
-pub fn sets(socket: &mut Socket, of: &str) -> Result<Vec<String>> {
-    let names = list(socket, "list nf_tables sets", GETSET, (FAMILY, Some(of)), |_, set| attribute(set, SET_NAME).map(text))?;
+pub fn sets(socket: &mut Socket, family: Family, of: &str) -> Result<Vec<String>> {
+    let names = list(socket, "list nf_tables sets", GETSET, (family.number(), Some(of)), |_, set| attribute(set, SET_NAME).map(text))?;
     Ok(names.into_iter().filter(|name| !name.starts_with("__")).collect())
 }
 
 /// Of each rule of a table: its chain.
-pub fn rules(socket: &mut Socket, of: &str) -> Result<Vec<String>> {
-    list(socket, "list nf_tables rules", GETRULE, (FAMILY, Some(of)), |_, rule| attribute(rule, RULE_CHAIN).map(text))
+pub fn rules(socket: &mut Socket, family: Family, of: &str) -> Result<Vec<String>> {
+    list(socket, "list nf_tables rules", GETRULE, (family.number(), Some(of)), |_, rule| attribute(rule, RULE_CHAIN).map(text))
 }
 
 /// A chain that the kernel enters by itself.
@@ -75,7 +75,7 @@ impl BaseChain {
     }
 }
 
-/// All chains of IPv4 packets that the kernel enters by itself.
+/// All chains of IP packets that the kernel enters by itself.
 pub fn base_chains(socket: &mut Socket) -> Result<Vec<BaseChain>> {
     let number = |bytes: &[u8]| bytes.try_into().ok().map(u32::from_be_bytes);
     list(socket, "list nf_tables chains", GETCHAIN, (0, None), |family, chain| {
@@ -83,7 +83,7 @@ pub fn base_chains(socket: &mut Socket) -> Result<Vec<BaseChain>> {
         let drops = attribute(chain, CHAIN_POLICY).and_then(number) == Some(0);
         let told = |what| attribute(chain, what).map(text);
         let (table, name, kind) = (told(TABLE)?, told(CHAIN_NAME)?, told(CHAIN_TYPE)?);
-        [FAMILY, super::INET].contains(&family).then_some(BaseChain { family, table, name, kind, at, drops })
+        is_ip(family).then_some(BaseChain { family, table, name, kind, at, drops })
     })
 }
 
@@ -104,10 +104,10 @@ pub struct Commented {
     pub refuses: bool,
 }
 
-/// All rules for IPv4 packets, in their chains' order.
+/// All rules for IP packets, in their chains' order.
 pub fn commented_rules(socket: &mut Socket) -> Result<Vec<Commented>> {
     list(socket, "list nf_tables rules", GETRULE, (0, None), |family, rule| {
-        [FAMILY, super::INET].contains(&family).then_some(())?;
+        is_ip(family).then_some(())?;
         let comment = match attribute(rule, RULE_USERDATA) {
             Some([COMMENT, length, rest @ ..]) => text(rest.get(..usize::from(*length))?),
             _ => String::new(),
@@ -116,6 +116,11 @@ pub fn commented_rules(socket: &mut Socket) -> Result<Vec<Commented>> {
         let refuses = attribute(rule, RULE_EXPRESSIONS).is_some_and(refuses_all);
         Some(Commented { family, table: attribute(rule, TABLE).map(text)?, chain: attribute(rule, RULE_CHAIN).map(text)?, handle, comment, refuses })
     })
+}
+
+/// Whether a table of the kernel's family has packets of IPv4 or IPv6.
+fn is_ip(family: u8) -> bool {
+    family == super::INET || Family::ALL.iter().any(|one| one.number() == family)
 }
 
 /// Whether a rule's expressions look at nothing and refuse: how firewalls end that accept by policy.
@@ -138,16 +143,16 @@ fn refuses_all(expressions: &[u8]) -> bool {
 }
 
 /// Removes a table; one that is gone already is no error.
-pub fn delete_table(socket: &mut Socket, table: &str) -> Result<()> {
-    let mut batch = Batch::new(table);
+pub fn delete_table(socket: &mut Socket, family: Family, table: &str) -> Result<()> {
+    let mut batch = Batch::new(family, table);
     batch.add_table().delete_table();
     batch.commit(socket, "remove the nf_tables table")
 }
 
 /// The keys that are in a set now.
-pub fn keys(socket: &mut Socket, table: &str, set: &str) -> Result<Vec<Vec<u8>>> {
+pub fn keys(socket: &mut Socket, family: Family, table: &str, set: &str) -> Result<Vec<Vec<u8>>> {
     let mut m = Messages::new();
-    m.begin(GETSETELEM, DUMP, &header(FAMILY, 0)).text(TABLE, table).text(ELEMENTS_SET, set);
+    m.begin(GETSETELEM, DUMP, &header(family.number(), 0)).text(TABLE, table).text(ELEMENTS_SET, set);
     let answers = socket.call("list a set", &m)?;
     let mut out = Vec::new();
     for (_, body) in &answers {

@@ -5,14 +5,16 @@
 //! are compared in the registers' own form, see [`key`].
 
 mod expr;
+mod family;
 pub mod key;
 mod look;
 mod numbers;
 
 pub use expr::{Base, Cmp, Expr, Fib, Rule, Verdict, reg, step};
+pub use family::{Family, octets};
 pub use look::{BaseChain, Commented, Foreign, base_chains, chains, commented_rules, delete_table, keys, rules, sets, tables};
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use crate::netlink::{ACK, APPEND, BATCH_BEGIN, CREATE, Messages, Nest, Socket};
 use crate::{Error, Result};
@@ -26,12 +28,8 @@ const SET_MAP: u32 = 8;
 const SET_TIMEOUT: u32 = 0x10;
 const SET_EVAL: u32 = 0x20;
 
-/// The family of all of our tables: IPv4.
-const FAMILY: u8 = libc::NFPROTO_IPV4 as u8;
 /// IPv4 and IPv6 in one table, as many firewalls have it.
 pub const INET: u8 = libc::NFPROTO_INET as u8;
-/// The family of iptables' tables.
-pub const IP: u8 = FAMILY;
 
 /// Where a chain is entered by the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,11 +114,11 @@ fn header(family: u8, resource: u16) -> [u8; 4] {
 
 impl Batch {
     /// No changes yet.
-    pub fn new(table: &str) -> Self {
-        Self::of_family(FAMILY, table)
+    pub fn new(family: Family, table: &str) -> Self {
+        Self::of_family(family.number(), table)
     }
 
-    /// The same for a table of another family.
+    /// The same for a table of any kernel's family, such as one of both.
     pub fn of_family(family: u8, table: &str) -> Self {
         let mut m = Messages::new();
         m.begin(BATCH_BEGIN, 0, &header(0, SUBSYSTEM >> 8));
@@ -339,6 +337,6 @@ fn write_data(m: &mut Messages, kind: u16, data: &Data) {
 }
 
 /// Data of a map: an address and a port.
-pub fn endpoint_data(address: Ipv4Addr, port: u16) -> Vec<u8> {
-    key::join(&[&address.octets(), &port.to_be_bytes()])
+pub fn endpoint_data(address: IpAddr, port: u16) -> Vec<u8> {
+    key::join(&[&octets(address), &port.to_be_bytes()])
 }

@@ -3,21 +3,17 @@
 //!
 //! No rule of our own table can undo another table's drop, so rules go to the head of such a chain, in the form that
 //! `iptables` itself writes, with the mark as their comment: chains whose policy drops (Docker's and ufw's), and those that
-//! end with a rule which refuses all (firewalld's), of families `ip` and `inet`. Chains that accept by default are left alone.
+//! end with a rule which refuses all (firewalld's), of families `ip`, `ip6` and `inet`. Chains that accept by default are left alone.
 //! What is there is compared with what is to be, so that looking again changes nothing. iptables' older tables are another
 //! matter (`legacy`), and whether packets get through after all is tried (`probe`).
 
 use std::collections::BTreeMap;
 
 use crate::Result;
-use crate::cidr::Cidr;
+use crate::cidr::Net;
 use crate::mark::{ALIAS, Mark};
 use crate::netlink::Socket;
 use crate::nft::{self, At, BaseChain, Batch, Cmp, Commented, Expr, Rule, Verdict, commented_rules, step};
-
-/// Rules that each kind of chain gets.
-const FORWARD_RULES: usize = 2;
-const INPUT_RULES: usize = 1;
 
 /// In a rule's comment, after the mark.
 pub(super) const PODS: &str = "/pods";
@@ -26,18 +22,22 @@ pub(super) fn comment(mark: &Mark) -> String {
     format!("{}{PODS}", mark.alias().trim_end_matches('/'))
 }
 
-/// What the pods' packets are known by.
+/// What the pods' packets of one family are known by.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pods {
     /// Their range.
-    pub(super) range: Cidr,
+    pub(super) range: Net,
     /// The node, as they call it.
-    pub(super) gateway: std::net::Ipv4Addr,
+    pub(super) gateway: std::net::IpAddr,
 }
 
 impl Pods {
-    /// The rules for a chain, the last first.
+    /// The rules for a chain, the last first; none if it has other packets.
     fn rules(self, chain: &BaseChain) -> Vec<Rule> {
+        let family = self.range.family();
+        if chain.family != nft::INET && chain.family != family.number() {
+            return Vec::new();
+        }
         let mut rules = if chain.at == At::Input as u32 {
             let mut rule = step::source_in(self.range, Cmp::Eq);
             rule.extend(step::destination_is(self.gateway));
@@ -47,7 +47,7 @@ impl Pods {
         };
         for rule in &mut rules {
             if chain.family == nft::INET {
-                rule.splice(0..0, step::is_ipv4());
+                rule.splice(0..0, step::is(family));
             }
             rule.extend([Expr::Counter, Expr::Verdict(Verdict::Accept)]);
         }
@@ -81,7 +81,7 @@ pub(super) enum How {
 }
 
 /// Lets the pods' packets through others' chains.
-pub(super) fn open(socket: &mut Socket, mark: &Mark, pods: Pods, chains: &[BaseChain], how: How) -> Result<()> {
+pub(super) fn open(socket: &mut Socket, mark: &Mark, pods: &[Pods], chains: &[BaseChain], how: How) -> Result<()> {
     let mut filters = chains.iter().filter(|c| c.filters(At::Forward) || c.filters(At::Input)).peekable();
     if filters.peek().is_none() {
         return Ok(());
@@ -93,11 +93,8 @@ pub(super) fn open(socket: &mut Socket, mark: &Mark, pods: Pods, chains: &[BaseC
         let there = by_chain.get(&(chain.family, chain.table.as_str(), chain.name.as_str())).map_or(&[][..], Vec::as_slice);
         let refuses = chain.drops || there.last().is_some_and(|r| r.refuses);
         let ours: Vec<&&Commented> = there.iter().filter(|r| r.comment == comment).collect();
-        let wanted = match (refuses, chain.at == At::Input as u32) {
-            (false, _) => 0,
-            (true, true) => INPUT_RULES,
-            (true, false) => FORWARD_RULES,
-        };
+        let rules: Vec<Rule> = if refuses { pods.iter().flat_map(|pods| pods.rules(chain)).collect() } else { Vec::new() };
+        let wanted = rules.len();
         let whole = ours.len() == wanted && heads(there, &comment) == wanted;
         if whole && (how == How::WhereMissing || wanted == 0) {
             continue;
@@ -106,8 +103,8 @@ pub(super) fn open(socket: &mut Socket, mark: &Mark, pods: Pods, chains: &[BaseC
         for rule in ours {
             batch.delete_rule(&chain.name, rule.handle);
         }
-        if refuses {
-            for rule in &pods.rules(chain) {
+        if wanted > 0 {
+            for rule in &rules {
                 batch.insert_rule(&chain.name, rule, &comment);
             }
             if !whole {

@@ -5,11 +5,11 @@
 //! is taken before the node's own processes hear of it, also from the administrator.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{HostPort, OwnPort};
 
-type Port = (Option<Ipv4Addr>, u16, String);
+type Port = (Option<IpAddr>, u16, String);
 
 fn key(port: &HostPort) -> Port {
     (port.host_ip, port.host_port, port.protocol.clone())
@@ -36,7 +36,7 @@ impl Holders {
     /// Takes those of the ports that nobody has; which the pod has now.
     pub(super) fn take(&mut self, pod: Ipv4Addr, ports: &[HostPort]) -> Vec<HostPort> {
         let (held, own) = (&mut self.held, &self.own);
-        let free = ports.iter().filter(|p| !own.iter().any(|o| o.meets(p.host_ip.map(Into::into), p.host_port, &p.protocol)));
+        let free = ports.iter().filter(|p| !own.iter().any(|o| o.meets(p.host_ip, p.host_port, &p.protocol)));
         free.filter(|p| *held.entry(key(p)).or_insert(pod) == pod).cloned().collect()
     }
 
@@ -101,7 +101,7 @@ mod tests {
         let (node, host, pod) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(192, 168, 0, 1), Ipv4Addr::new(10, 0, 0, 9));
         let mut holders =
             Holders::but_for(vec![OwnPort { ip: Some(node.into()), port: 6443, protocol: "TCP" }, OwnPort { ip: None, port: 22, protocol: "TCP" }]);
-        let at = |ip, number| HostPort { host_ip: Some(ip), ..port(number, "TCP") };
+        let at = |ip: Ipv4Addr, number| HostPort { host_ip: Some(ip.into()), ..port(number, "TCP") };
         let given = [port(80, "TCP"), port(6443, "UDP"), at(host, 6443)];
         let refused = [port(6443, "TCP"), at(node, 6443), port(22, "TCP"), at(host, 22)];
         let all = [&refused[..], &given].concat();

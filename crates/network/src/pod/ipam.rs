@@ -27,6 +27,9 @@ pub(super) struct Record {
     pub(super) sandbox: String,
     /// The host's end of its link.
     pub(super) link: String,
+    /// It has an address of IPv6 as well, at the same place of that range.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) ipv6: bool,
     /// Ports of the host that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) ports: Vec<HostPort>,
@@ -60,7 +63,7 @@ impl Ipam {
             let name = name.to_string_lossy();
             if name == LAST {
                 let text = fs::read_to_string(entry.path()).unwrap_or_default();
-                this.last = text.trim().parse().ok().and_then(|a| this.offset(a)).unwrap_or(1);
+                this.last = text.trim().parse().ok().and_then(|a| range.offset(a)).unwrap_or(1);
                 continue;
             }
             let record: Option<Record> = fs::read(entry.path()).ok().and_then(|b| serde_json::from_slice(&b).ok());
@@ -75,14 +78,15 @@ impl Ipam {
         Ok(this)
     }
 
-    fn offset(&self, address: Ipv4Addr) -> Option<u32> {
-        self.range.contains(address).then(|| address.to_bits() - self.range.base().to_bits())
-    }
-
     /// The address of a sandbox.
     pub(super) fn find(&self, sandbox: &str) -> Option<(Ipv4Addr, &Record)> {
         let address = self.sandboxes.get(sandbox)?;
         Some((*address, self.records.get(address)?))
+    }
+
+    /// Who has an address.
+    pub(super) fn get(&self, address: Ipv4Addr) -> Option<&Record> {
+        self.records.get(&address)
     }
 
     /// All that is given away.
@@ -161,7 +165,7 @@ mod tests {
     use super::*;
 
     fn record(sandbox: &str) -> Record {
-        Record { sandbox: sandbox.into(), link: format!("kn{sandbox}"), ports: Vec::new(), ready: false }
+        Record { sandbox: sandbox.into(), link: format!("kn{sandbox}"), ipv6: false, ports: Vec::new(), ready: false }
     }
 
     fn directory(name: &str) -> PathBuf {

@@ -8,11 +8,19 @@ use std::io;
 use std::process::{Command, Stdio};
 
 use super::firewall::Pods;
+use crate::cidr::Net;
 use crate::mark::Mark;
+use crate::nft::Family;
 use crate::{Error, Result};
 
 /// What it is called where both are installed.
-const PROGRAM: &str = "iptables-legacy";
+fn program(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "iptables-legacy",
+        Family::V6 => "ip6tables-legacy",
+    }
+}
+
 /// Where administrators' programs are, also for a service without a path.
 const PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
 /// Seconds to wait for others who change the tables.
@@ -21,13 +29,14 @@ const WAIT_S: &str = "5";
 /// A rule as it is given to the program: behind the chain's name.
 type Rule = Vec<String>;
 
-/// Whether this network namespace has the older table of filters.
-pub(super) fn in_use() -> bool {
-    std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").is_ok_and(|names| names.lines().any(|name| name == "filter"))
+/// Whether this network namespace has the older table of filters of a family.
+pub(super) fn in_use(family: Family) -> bool {
+    let names = if family == Family::V4 { "ip_tables_names" } else { "ip6_tables_names" };
+    std::fs::read_to_string(format!("/proc/thread-self/net/{names}")).is_ok_and(|names| names.lines().any(|name| name == "filter"))
 }
 
-fn call(words: &[&str]) -> Result<String> {
-    run(PROGRAM, &[&["-w", WAIT_S], words].concat())
+fn call(family: Family, words: &[&str]) -> Result<String> {
+    run(program(family), &[&["-w", WAIT_S], words].concat())
 }
 
 fn run(program: &str, words: &[&str]) -> Result<String> {
@@ -47,7 +56,7 @@ fn is_missing(error: &Error) -> bool {
 
 /// The rules of a chain, the first first.
 fn rules(chain: &str, pods: Pods, comment: &str) -> Vec<Rule> {
-    let (range, gateway) = (pods.range.to_string(), format!("{}/32", pods.gateway));
+    let (range, gateway) = (pods.range.to_string(), Net::one(pods.gateway).to_string());
     let matches: &[&[&str]] = match chain {
         "INPUT" => &[&["-s", &range, "-d", &gateway]],
         _ => &[&["-d", &range], &["-s", &range]],
@@ -84,9 +93,9 @@ fn words(rule: &str) -> Vec<&str> {
 
 /// Lets the pods' packets through the tables, which are in use, where they are not yet.
 pub(super) fn open(mark: &Mark, pods: Pods) -> Result<()> {
-    let comment = super::firewall::comment(mark);
+    let (comment, family) = (super::firewall::comment(mark), pods.range.family());
     for chain in ["FORWARD", "INPUT"] {
-        let listed = call(&["-S", chain])?;
+        let listed = call(family, &["-S", chain])?;
         let there = read(chain, &listed);
         let wanted = if there.refuses { rules(chain, pods, &comment) } else { Vec::new() };
         let ours = there.rules.iter().filter(|r| has(r, &comment)).count();
@@ -96,40 +105,40 @@ pub(super) fn open(mark: &Mark, pods: Pods) -> Result<()> {
         if ours == wanted.len() && head == wanted {
             continue;
         }
-        remove(chain, &there, &comment)?;
+        remove(family, chain, &there, &comment)?;
         for rule in wanted.iter().rev() {
-            call(&[&["-I", chain], &rule.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat())?;
+            call(family, &[&["-I", chain], &rule.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat())?;
         }
         if !wanted.is_empty() {
-            tracing::info!(chain, "this host's {PROGRAM} refuses what it does not know; letting pods through");
+            tracing::info!(chain, "this host's {} refuses what it does not know; letting pods through", program(family));
         }
     }
     Ok(())
 }
 
-fn remove(chain: &str, there: &Chain<'_>, comment: &str) -> Result<()> {
+fn remove(family: Family, chain: &str, there: &Chain<'_>, comment: &str) -> Result<()> {
     // By their own words and not by number: somebody may have put a rule before them since they were listed.
     for rule in there.rules.iter().filter(|rule| has(rule, comment)) {
-        call(&[&["-D", chain], &words(rule)[..]].concat())?;
+        call(family, &[&["-D", chain], &words(rule)[..]].concat())?;
     }
     Ok(())
 }
 
 /// Takes the rules away again; how many there were.
-pub(super) fn close(mark: &Mark) -> Result<usize> {
+pub(super) fn close(mark: &Mark, family: Family) -> Result<usize> {
     let (comment, mut removed) = (super::firewall::comment(mark), 0);
-    if !in_use() {
+    if !in_use(family) {
         return Ok(0);
     }
     for chain in ["FORWARD", "INPUT"] {
-        let listed = match call(&["-S", chain]) {
+        let listed = match call(family, &["-S", chain]) {
             Ok(listed) => listed,
             Err(error) if is_missing(&error) => return Ok(removed),
             Err(other) => return Err(other),
         };
         let there = read(chain, &listed);
         removed += there.rules.iter().filter(|r| has(r, &comment)).count();
-        remove(chain, &there, &comment)?;
+        remove(family, chain, &there, &comment)?;
     }
     Ok(removed)
 }
@@ -157,7 +166,7 @@ mod tests {
 
     #[test]
     fn only_pods_and_the_node_are_named_and_the_rules_are_found_again() {
-        let pods = Pods { range: "10.244.0.0/16".parse().unwrap(), gateway: [10, 244, 0, 1].into() };
+        let pods = Pods { range: "10.244.0.0/16".parse().unwrap(), gateway: std::net::Ipv4Addr::new(10, 244, 0, 1).into() };
         let text = |chain| rules(chain, pods, "knarr:a/pods").iter().map(|r| r.join(" ")).collect::<Vec<_>>();
         let tail = "-m comment --comment knarr:a/pods -j ACCEPT";
         assert_eq!(text("FORWARD"), [format!("-d 10.244.0.0/16 {tail}"), format!("-s 10.244.0.0/16 {tail}")]);

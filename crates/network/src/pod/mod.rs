@@ -16,6 +16,8 @@
 //! "on" cannot be switched on again, so the kernel shows nothing of that wish. A chain at the forward hook shows it, be it empty, and
 //! so does forwarding that is on before knarr starts; from then on knarr decides about its own packets only.
 
+mod bridge;
+mod families;
 mod firewall;
 mod holders;
 mod ipam;
@@ -24,6 +26,8 @@ mod own;
 mod probe;
 mod rules;
 
+pub(crate) use bridge::quiet;
+pub(crate) use families::everything;
 pub use own::OwnPort;
 pub use probe::Passage;
 pub(crate) use rules::{LINKS, protocol};
@@ -44,12 +48,13 @@ use tokio_util::sync::CancellationToken;
 use crate::cidr::{Cidr, Net};
 use crate::conntrack::{self, Flow};
 use crate::link::{self, End, Ipv4Conf, Settings, Way};
-use crate::mark::{Mark, NODE, OVERLAY};
+use crate::mark::{ALIAS, Mark, NODE, OVERLAY};
 use crate::netlink::{self, Messages, Socket};
-use crate::nft::{self, At, Batch, Foreign};
-use crate::ranges::{self, ServiceRanges};
-use crate::{Error, Result, mesh, netns};
-use firewall::{How, Pods};
+use crate::nft::{self, At, Batch, Element, Family, Foreign};
+use crate::ranges::ServiceRanges;
+use crate::{Error, Ipv6, Result, mesh, netns};
+use bridge::{BRIDGE, Told};
+use firewall::How;
 use holders::Holders;
 use ipam::{Ipam, Record};
 
@@ -65,14 +70,8 @@ const NAME_ATTEMPTS: u32 = 8;
 const CARRIER_LOOK: Duration = Duration::from_micros(200);
 /// A link of which both ends are up has a carrier long before.
 const CARRIER_TIMEOUT: Duration = Duration::from_secs(2);
-/// In the bridge's alias, after the mark and before the pod range.
-const BRIDGE: &str = "bridge ";
-/// In the bridge's alias, after the range: it was this network that switched forwarding on.
-const FORWARDS: &str = " forward";
 /// What the names of all clusters' tables begin with.
 const TABLES: &str = "knarr-";
-/// The parameter that makes a host pass packets on.
-const IP_FORWARD: &str = "ipv4/ip_forward";
 /// Others' changes come in numbers; one look is for all that come within this.
 const SETTLE: Duration = Duration::from_millis(100);
 /// From the start to the first look whether packets get through: it is not to hold up the first pods.
@@ -99,6 +98,8 @@ pub struct Config {
     pub mtu: Option<u32>,
     /// Ports of the host that the node itself answers: no pod gets them, whatever it asks for.
     pub own_ports: Vec<OwnPort>,
+    /// What the node has of IPv6; none: pods have IPv4 alone.
+    pub ipv6: Option<Ipv6>,
     /// The node is a namespace behind a host ([`crate::worker`]) that translates what leaves the cluster.
     pub behind: bool,
 }
@@ -108,7 +109,7 @@ pub struct Config {
 pub struct HostPort {
     /// Address of the host; none: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host_ip: Option<Ipv4Addr>,
+    pub host_ip: Option<IpAddr>,
     /// Port of the host.
     pub host_port: u16,
     /// Port in the pod.
@@ -130,7 +131,7 @@ pub struct AttachRequest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodAddresses {
     /// Its addresses; the first is the pod's IP.
-    pub ips: Vec<Ipv4Addr>,
+    pub ips: Vec<IpAddr>,
     /// The host as the pod sees it.
     pub gateway: Ipv4Addr,
 }
@@ -147,7 +148,8 @@ struct Inner {
     bridge: String,
     gateway: Ipv4Addr,
     mtu: u32,
-    no_ipv6: bool,
+    /// This machine speaks IPv6.
+    has_ipv6: bool,
     state: Mutex<State>,
 }
 
@@ -157,10 +159,10 @@ struct State {
     ipam: Ipam,
     /// Who has the host's ports.
     holders: Holders,
-    /// It was this network that switched forwarding on.
-    switched: bool,
-    /// The rules let the host pass packets on for others than pods.
-    router: bool,
+    /// The families of which this network switched forwarding on.
+    switched: BTreeSet<Family>,
+    /// Those of which the rules let the host pass packets on for others than pods.
+    router: BTreeSet<Family>,
     /// All ranges of Services, once they are known; until then those that are led here stay.
     services: Option<BTreeSet<Net>>,
 }
@@ -168,20 +170,21 @@ struct State {
 /// What others have on this host.
 struct Others {
     chains: Vec<nft::BaseChain>,
-    /// Rules of `iptables-legacy`.
-    legacy: bool,
+    /// The families of which there are rules of `iptables-legacy`.
+    legacy: Vec<Family>,
 }
 
 impl Others {
     fn look(socket: &mut Socket) -> Result<Self> {
         let mut chains = nft::base_chains(socket)?;
         chains.retain(|c| !c.table.starts_with(TABLES));
-        Ok(Self { chains, legacy: legacy::in_use() })
+        Ok(Self { chains, legacy: Family::ALL.into_iter().filter(|family| legacy::in_use(*family)).collect() })
     }
 
-    /// Whether somebody has rules for packets that this host passes on.
-    fn pass_on(&self) -> bool {
-        self.legacy || self.chains.iter().any(|c| c.at == At::Forward as u32)
+    /// Whether somebody has rules for a family's packets that this host passes on.
+    fn pass_on(&self, family: Family) -> bool {
+        let concerns = |chain: &nft::BaseChain| chain.family == nft::INET || chain.family == family.number();
+        self.legacy.contains(&family) || self.chains.iter().any(|c| concerns(c) && c.at == At::Forward as u32)
     }
 }
 
@@ -209,18 +212,22 @@ impl PodNetwork {
             Some(mtu) => mtu,
             None => default_mtu(&mut route),
         };
-        let no_ipv6 = link::has_ipv6();
+        let has_ipv6 = link::has_ipv6();
+        if let Some(range) = config.ipv6.map(|v6| v6.pod_cidr).filter(|range| !has_ipv6 || range.is_ipv4() || range.prefix() > 112) {
+            let why = if has_ipv6 { "is none of IPv6 or too small" } else { "cannot be used: this machine's kernel does not speak IPv6" };
+            return Err(Error::Config(format!("the pod range {range} {why}")));
+        }
         let ipam = Ipam::open(config.run_dir.join("ipam"), config.pod_cidr)?;
         let holders = Holders::but_for(config.own_ports.clone());
-        let state = Mutex::new(State { route, nft, ipam, holders, switched: false, router: true, services: None });
-        let inner = Inner { mark: config.mark.clone(), config, bridge, gateway, mtu, no_ipv6, state };
+        let state = Mutex::new(State { route, nft, ipam, holders, switched: BTreeSet::new(), router: BTreeSet::from(Family::ALL), services: None });
+        let inner = Inner { mark: config.mark.clone(), config, bridge, gateway, mtu, has_ipv6, state };
         {
             let state = &mut *inner.state.lock();
             let others = Others::look(&mut state.nft)?;
             inner.make_bridge(state)?;
             // Those of a former start may be open still.
-            inner.keep_deaf(state)?;
-            state.router = !state.switched || others.pass_on();
+            inner.keep_quiet(state)?;
+            state.router = inner.routers(state, &others);
             inner.write_rules(state)?;
             // What a former start let through may be other ranges than these.
             inner.open_firewall(&mut state.nft, &others, How::Anew);
@@ -262,7 +269,8 @@ impl PodNetwork {
     /// Leads the ranges of ServiceCIDRs to the node as well, as they come and go, until `shutdown`: they are reached where the host has no
     /// default route, and by the node's address.
     pub async fn lead_services(&self, informers: Informers, shutdown: CancellationToken) {
-        let own = self.inner.config.service_cidr.map(Net::from);
+        let config = &self.inner.config;
+        let own: Vec<Net> = config.service_cidr.map(Net::from).into_iter().chain(config.ipv6.map(|v6| v6.service_cidr)).collect();
         let ranges = ServiceRanges::new(own, informers.informer());
         let mut changes = ranges.objects().subscribe();
         let known = async {
@@ -293,7 +301,7 @@ impl PodNetwork {
                 return before;
             }
         };
-        let why = if legacy::in_use() { "iptables-legacy has rules on this host" } else { "a firewall of this host" };
+        let why = if legacy::in_use(Family::V4) { "iptables-legacy has rules on this host" } else { "a firewall of this host" };
         match (pods && node, before) {
             (false, true) => tracing::warn!(pods, node, why, "packets of pods do not get through to each other (pods) or to DNS and the API (node)"),
             (true, false) => tracing::warn!("packets of pods get through again"),
@@ -321,8 +329,8 @@ impl PodNetwork {
     /// The addresses of a sandbox that is joined.
     pub fn addresses(&self, sandbox: &str) -> Option<PodAddresses> {
         let state = self.inner.state.lock();
-        let (address, _) = state.ipam.find(sandbox).filter(|(_, record)| record.ready)?;
-        Some(self.inner.answer(address))
+        let (address, record) = state.ipam.find(sandbox).filter(|(_, record)| record.ready)?;
+        Some(self.inner.answer(address, record.ipv6))
     }
 
     /// Joins a sandbox's namespace to the network. Asked again, it answers what it has, and finishes what is unfinished.
@@ -367,18 +375,10 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 }
 
 impl Inner {
-    /// Those of all nodes: what is of further nodes of this machine is passed on here.
-    fn pods(&self) -> Pods {
-        // They reach this one's address, its DNS, and its ports that lead to others.
-        Pods { range: self.cluster(), gateway: self.gateway }
-    }
-
-    fn cluster(&self) -> Cidr {
-        self.config.cluster_cidr.unwrap_or(self.config.pod_cidr)
-    }
-
-    fn rules(&self, router: bool) -> rules::Of {
-        rules::Of { router, behind: self.config.behind }
+    /// A family's table with the ports of these pods.
+    fn table(&self, family: Family, router: bool, pods: &[(IpAddr, Vec<HostPort>)]) -> Option<Batch> {
+        let of = rules::Of { router, behind: self.config.behind };
+        Some(rules::table(&self.mark, self.cluster_of(family)?, self.gateway_of(family)?, of, pods))
     }
 
     /// The table with the ports of the pods that exist.
@@ -390,13 +390,23 @@ impl Inner {
     fn write_rules_without(&self, state: &mut State, leaving: Option<Ipv4Addr>) -> Result<()> {
         let stay = state.ipam.records().filter(|(address, _)| Some(*address) != leaving);
         let ports = state.holders.settle(stay.map(|(address, record)| (address, record.ports.as_slice())));
-        let table = rules::table(&self.mark, self.cluster(), self.gateway, self.rules(state.router), &ports);
-        table.commit(&mut state.nft, "write the pod network's rules")
+        for family in Family::ALL {
+            let pod = |address: &Ipv4Addr| self.pod_of(family, *address, state.ipam.get(*address).is_some_and(|record| record.ipv6));
+            let pods: Vec<_> = ports.iter().filter_map(|(address, ports)| Some((pod(address)?, ports.clone()))).collect();
+            match self.table(family, state.router.contains(&family), &pods) {
+                Some(table) => table.commit(&mut state.nft, "write the pod network's rules")?,
+                // Of a former start, which had the family.
+                None if nft::tables(&mut state.nft, family)?.contains(&self.mark.table()) => nft::delete_table(&mut state.nft, family, &self.mark.table())?,
+                None => {}
+            }
+        }
+        Ok(())
     }
 
     fn open_firewall(&self, socket: &mut Socket, others: &Others, how: How) {
-        let opened = firewall::open(socket, &self.mark, self.pods(), &others.chains, how);
-        let opened = opened.and_then(|()| if others.legacy { legacy::open(&self.mark, self.pods()) } else { Ok(()) });
+        let opened = firewall::open(socket, &self.mark, &self.pods(), &others.chains, how);
+        let legacy = self.pods().into_iter().filter(|pods| others.legacy.contains(&pods.range.family()));
+        let opened = legacy.fold(opened, |opened, pods| opened.and_then(|()| legacy::open(&self.mark, pods)));
         if let Err(error) = opened {
             tracing::warn!(%error, "this host's firewall may keep pods from each other and from the node");
         }
@@ -415,21 +425,27 @@ impl Inner {
     fn repair_own(&self, others: &Others) -> Result<()> {
         let state = &mut *self.state.lock();
         let bridge = link::find(&mut state.route, &self.bridge)?;
-        let forwards = fs::read_to_string(format!("/proc/sys/net/{IP_FORWARD}")).is_ok_and(|v| v.trim() == "1");
-        if bridge.is_none_or(|b| !b.up) || !has_address(self.gateway)? || !forwards {
+        let forwards = self.families().iter().all(|family| bridge::is_forwarding(*family));
+        let here = host_addresses()?;
+        let addressed = self.families().iter().filter_map(|family| self.gateway_of(*family)).all(|ip| here.contains(&ip));
+        if bridge.is_none_or(|b| !b.up) || !addressed || !forwards {
             tracing::warn!(bridge = self.bridge, forwards, "somebody changed the pod network's bridge or forwarding; making them again");
             self.make_bridge(state)?;
         }
         self.route_services(state)?;
-        self.keep_deaf(state)?;
+        self.keep_quiet(state)?;
         let table = self.mark.table();
-        let there = nft::tables(&mut state.nft)?.contains(&table);
-        let untouched = there && nft::rules(&mut state.nft, &table)?.len() == rules::count(self.rules(state.router));
-        let router = !state.switched || others.pass_on();
+        let mut untouched = true;
+        for family in self.families() {
+            let whole = self.table(*family, state.router.contains(family), &[]).map_or(0, |table| table.rules());
+            let there = nft::tables(&mut state.nft, *family)?.contains(&table);
+            untouched &= there && nft::rules(&mut state.nft, *family, &table)?.len() == whole;
+        }
+        let router = self.routers(state, others);
         if !untouched {
             tracing::warn!(table, "somebody changed the pod network's rules; writing them again");
         } else if router != state.router {
-            tracing::info!(router, "whether somebody has rules for what this host passes on has changed: with none it passes on for pods alone");
+            tracing::info!(?router, "whether somebody has rules for what this host passes on has changed: with none it passes on for pods alone");
         } else {
             return Ok(());
         }
@@ -437,28 +453,26 @@ impl Inner {
         self.write_rules(state).inspect_err(|_| state.router = before)
     }
 
-    fn answer(&self, address: Ipv4Addr) -> PodAddresses {
-        PodAddresses { ips: vec![address], gateway: self.gateway }
-    }
-
     fn attach(&self, netns: &Path, request: AttachRequest) -> Result<PodAddresses> {
         let sandbox = request.sandbox_id;
         let space = File::open(netns).map_err(|e| Error::io(format!("open network namespace {}", netns.display()), e))?;
         let mut state = self.state.lock();
         let state = &mut *state;
+        let ipv6 = self.config.ipv6.is_some();
         let address = match state.ipam.find(&sandbox) {
-            Some((address, record)) if record.ready => return Ok(self.answer(address)),
+            Some((address, record)) if record.ready => return Ok(self.answer(address, record.ipv6)),
             Some((address, _)) => address,
             None => {
                 let link = self.mark.link(&sandbox);
-                state.ipam.allocate(Record { sandbox: sandbox.clone(), link, ports: Vec::new(), ready: false })?
+                state.ipam.allocate(Record { sandbox: sandbox.clone(), link, ipv6, ports: Vec::new(), ready: false })?
             }
         };
         let made = self.make_link(state, &sandbox, address, space.as_raw_fd()).and_then(|link| {
             self.inside(netns, address)?;
             wait_active(&mut state.route, &link)?;
+            state.ipam.update(address, Record { sandbox: sandbox.clone(), link: link.clone(), ipv6, ports: Vec::new(), ready: false })?;
             self.add_ports(state, address, &request.host_ports)?;
-            state.ipam.update(address, Record { sandbox: sandbox.clone(), link, ports: request.host_ports.clone(), ready: true })
+            state.ipam.update(address, Record { sandbox: sandbox.clone(), link, ipv6, ports: request.host_ports.clone(), ready: true })
         });
         if let Err(e) = made {
             // The namespace may be gone, and with it the link: nothing of it is to stay.
@@ -477,7 +491,7 @@ impl Inner {
             state.ipam.free(address)?;
             return Err(e);
         }
-        Ok(self.answer(address))
+        Ok(self.answer(address, ipv6))
     }
 
     /// Makes the pair of links and the host's side of it; the name of the host's end.
@@ -511,19 +525,22 @@ impl Inner {
         let (near, far) = (End { name, mac: host_mac(address) }, End { name: INSIDE, mac: pod_mac(address) });
         link::add_veth(&mut m, near, far, netns, self.mtu);
         state.route.call("make a pod's link", &m)?;
-        self.deafen(name)?;
+        self.quiet(name, self.config.ipv6.is_some())?;
         let mut m = Messages::new();
         // Strict source checks: a pod speaks for its own address alone. Loopback is let through towards pods, so that the
         // host reaches a node port at 127.0.0.1; from pods the guard chain drops it.
         // Redirects are advice of a router, and a pod is none; where the host forwards, the link's own word decides.
         let ipv4 =
             [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::AcceptRedirects, 0), (Ipv4Conf::SendRedirects, 0), (Ipv4Conf::RpFilter, 1), (Ipv4Conf::RouteLocalnet, 1)];
-        link::set(&mut m, name, &Settings { up: true, alias: Some(alias), mtu: None, ipv4: &ipv4, no_ipv6: self.no_ipv6 });
+        link::set(&mut m, name, &Settings { up: true, alias: Some(alias), mtu: None, ipv4: &ipv4, no_ipv6: self.has_ipv6 });
         link::get(&mut m, name);
         let index = link::index_of(&state.route.call("set up a pod's link", &m)?, name)?;
         let mut m = Messages::new();
-        link::add_neighbour(&mut m, index, address, pod_mac(address));
-        link::add_route(&mut m, Cidr::new(address, 32), Way::Link { index, source: Some(self.gateway) });
+        for family in self.families() {
+            let Some(ip) = self.pod_of(*family, address, true) else { continue };
+            link::add_neighbour(&mut m, index, ip, pod_mac(address));
+            link::add_route(&mut m, Net::one(ip), Way::Link { index, source: self.gateway_of(*family) });
+        }
         state.route.call("route to a pod", &m).map(drop)
     }
 
@@ -532,14 +549,17 @@ impl Inner {
         let mut socket = netns::within(netns, || Socket::open(netlink::ROUTE))?;
         let mut m = Messages::new();
         link::up(&mut m, LOOPBACK_INDEX);
-        link::set(&mut m, INSIDE, &Settings { up: true, no_ipv6: self.no_ipv6, ..Settings::default() });
+        link::set(&mut m, INSIDE, &Settings { up: true, no_ipv6: self.has_ipv6, ..Settings::default() });
         link::get(&mut m, INSIDE);
         let index = link::index_of(&socket.call("set up the link in a pod", &m)?, INSIDE)?;
         let mut m = Messages::new();
-        link::add_address(&mut m, index, address);
-        link::add_neighbour(&mut m, index, self.gateway, host_mac(address));
-        link::add_route(&mut m, Cidr::new(self.gateway, 32), Way::Link { index, source: None });
-        link::add_route(&mut m, Cidr::new(Ipv4Addr::UNSPECIFIED, 0), Way::Gateway { index, router: self.gateway, source: None });
+        for family in self.families() {
+            let Some((ip, gateway)) = self.pod_of(*family, address, true).zip(self.gateway_of(*family)) else { continue };
+            link::add_address(&mut m, index, ip);
+            link::add_neighbour(&mut m, index, gateway, host_mac(address));
+            link::add_route(&mut m, Net::one(gateway), Way::Link { index, source: None });
+            link::add_route(&mut m, everything(*family), Way::Gateway { index, router: gateway, source: None });
+        }
         socket.call("set a pod's address and routes", &m).map(drop)
     }
 
@@ -562,10 +582,46 @@ impl Inner {
         let had = state.holders.of(address, ports);
         let mut new = state.holders.take(address, ports);
         new.retain(|port| !had.contains(port));
-        let mut batch = Batch::new(&self.mark.table());
-        rules::change(&mut batch, address, &new, Batch::add_elements);
-        batch.commit(&mut state.nft, "open a pod's host ports").inspect_err(|_| state.holders.give_back(address, &new))?;
-        forget_flows(state, address, &new)
+        let opened = self.change_ports(state, address, &new, "open a pod's host ports", Batch::add_elements);
+        opened.inspect_err(|_| state.holders.give_back(address, &new))?;
+        self.forget_flows(state, address, &new)
+    }
+
+    /// Changes a pod's ports in the tables of its families.
+    fn change_ports(
+        &self,
+        state: &mut State,
+        address: Ipv4Addr,
+        ports: &[HostPort],
+        what: &str,
+        how: for<'a> fn(&'a mut Batch, &str, &[Element]) -> &'a mut Batch,
+    ) -> Result<()> {
+        let ipv6 = state.ipam.get(address).is_some_and(|record| record.ipv6);
+        let mut changed = Ok(());
+        for ip in self.answer(address, ipv6).ips {
+            let mut batch = Batch::new(Family::of(ip), &self.mark.table());
+            rules::change(&mut batch, ip, ports, how);
+            // One family's that was refused does not keep the other's.
+            changed = changed.and(batch.commit(&mut state.nft, what));
+        }
+        changed
+    }
+
+    /// UDP flows to these ports of the host begin anew: those that this pod answers, and those that the host itself did.
+    fn forget_flows(&self, state: &mut State, address: Ipv4Addr, ports: &[HostPort]) -> Result<()> {
+        let udp: Vec<&HostPort> = ports.iter().filter(|p| p.protocol == "UDP").collect();
+        if udp.is_empty() {
+            return Ok(());
+        }
+        let own = host_addresses()?;
+        let concerns = |flow: &Flow| udp.iter().any(|p| p.host_port == flow.called.1 && p.host_ip.is_none_or(|ip| ip == flow.called.0));
+        let ipv6 = state.ipam.get(address).is_some_and(|record| record.ipv6);
+        for pod in self.answer(address, ipv6).ips {
+            conntrack::forget_udp(&mut state.nft, Family::of(pod), |flow| {
+                concerns(flow) && (flow.answers.0 == pod || own.contains(&flow.called.0) && flow.answers == flow.called)
+            })?;
+        }
+        Ok(())
     }
 
     /// Takes the ports from a pod that goes, and gives each to who waits for it.
@@ -574,11 +630,9 @@ impl Inner {
         if held.is_empty() {
             return Ok(());
         }
-        let mut batch = Batch::new(&self.mark.table());
-        rules::change(&mut batch, address, &held, Batch::delete_elements);
-        match batch.commit(&mut state.nft, "close a pod's host ports") {
+        match self.change_ports(state, address, &held, "close a pod's host ports", Batch::delete_elements) {
             Err(e) if e.errno() != Some(libc::ENOENT) => return Err(e),
-            _ => forget_flows(state, address, &held)?,
+            _ => self.forget_flows(state, address, &held)?,
         }
         state.holders.give(address);
         let waiting: Vec<(Ipv4Addr, Vec<HostPort>)> = state
@@ -606,7 +660,9 @@ impl Inner {
         let Some((address, record)) = state.ipam.find(sandbox).map(|(a, r)| (a, r.clone())) else { return Ok(None) };
         self.remove_ports(state, address, &record.ports)?;
         // Without its route a pod is cut off both ways: what it sends fails the source check.
-        link::delete_route(&mut state.route, Cidr::new(address, 32), true)?;
+        for ip in self.answer(address, record.ipv6).ips {
+            link::delete_route(&mut state.route, Net::one(ip), true)?;
+        }
         state.ipam.free(address)?;
         Ok(Some(record.link))
     }
@@ -655,122 +711,11 @@ pub(crate) fn wait_active(route: &mut Socket, name: &str) -> Result<()> {
     }
 }
 
-/// UDP flows to these ports of the host begin anew: those that this pod answers, and those that the host itself did.
-fn forget_flows(state: &mut State, pod: Ipv4Addr, ports: &[HostPort]) -> Result<()> {
-    let udp: Vec<&HostPort> = ports.iter().filter(|p| p.protocol == "UDP").collect();
-    if udp.is_empty() {
-        return Ok(());
-    }
-    let own = host_addresses()?;
-    let concerns = |flow: &Flow| udp.iter().any(|p| p.host_port == flow.called.1 && p.host_ip.is_none_or(|ip| ip == flow.called.0));
-    conntrack::forget_udp(&mut state.nft, |flow| concerns(flow) && (flow.answers.0 == pod || own.contains(&flow.called.0) && flow.answers == flow.called))?;
-    Ok(())
-}
-
 /// The addresses of this host.
-pub(crate) fn host_addresses() -> Result<HashSet<Ipv4Addr>> {
+pub(crate) fn host_addresses() -> Result<BTreeSet<IpAddr>> {
     let all = nix::ifaddrs::getifaddrs().map_err(|e| Error::io("list this host's addresses", e.into()))?;
-    Ok(all.filter_map(|i| Some(i.address?.as_sockaddr_in()?.ip())).collect())
-}
-
-fn has_address(address: Ipv4Addr) -> Result<bool> {
-    Ok(host_addresses()?.contains(&address))
-}
-
-impl Inner {
-    /// Makes the bridge, its address and routes, and switches forwarding on; what is there already stays.
-    fn make_bridge(&self, state: &mut State) -> Result<()> {
-        let (config, name, route) = (&self.config, &self.bridge, &mut state.route);
-        // The range stands in the alias, so that whoever clears up knows which route to remove, and whether forwarding was off.
-        let ours = format!("{}{BRIDGE}", config.mark.alias());
-        let forwarded = fs::read_to_string(format!("/proc/sys/net/{IP_FORWARD}")).is_ok_and(|v| v.trim() == "1");
-        // What was so when the bridge was made counts: who has switched a router's forwarding off for a moment does not make it ours.
-        let found = link::find(route, name)?;
-        let former: Option<Cidr> = found.as_ref().and_then(|f| f.alias.strip_prefix(&ours)).and_then(|range| range.trim_end_matches(FORWARDS).parse().ok());
-        let switched = match found {
-            Some(found) if found.alias.starts_with(&ours) => found.alias.ends_with(FORWARDS),
-            Some(found) if found.alias.is_empty() => !forwarded,
-            Some(found) => return Err(Error::Config(format!("link {name} belongs to {:?}", found.alias))),
-            None => {
-                let mut m = Messages::new();
-                link::add_bridge(&mut m, name);
-                route.call(&format!("make the bridge {name}"), &m)?;
-                state.switched || !forwarded
-            }
-        };
-        self.deafen(name)?;
-        let alias = format!("{ours}{}{}", config.pod_cidr, if switched { FORWARDS } else { "" });
-        let mut m = Messages::new();
-        state.switched = switched;
-        let ipv4 = [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::AcceptRedirects, 0), (Ipv4Conf::RouteLocalnet, 1)];
-        link::set(&mut m, name, &Settings { up: true, alias: Some(&alias), mtu: Some(self.mtu), ipv4: &ipv4, no_ipv6: self.no_ipv6 });
-        link::get(&mut m, name);
-        let index = link::index_of(&route.call(&format!("set up the bridge {name}"), &m)?, name)?;
-        if let Some(former) = former.filter(|former| *former != config.pod_cidr) {
-            link::delete_route(route, former, false)?;
-            if let Some(address) = former.nth(1) {
-                link::remove_address(route, index, address)?;
-            }
-        }
-        let mut m = Messages::new();
-        link::add_address(&mut m, index, self.gateway);
-        // An address of the range that no pod has is answered at once, not waited for.
-        link::add_route(&mut m, config.pod_cidr, Way::Unreachable);
-        if let Some(services) = config.service_cidr {
-            link::add_route(&mut m, services, Way::Link { index, source: Some(self.gateway) });
-        }
-        route.call("set the bridge's address and routes", &m)?;
-        sysctl(IP_FORWARD, "1")
-    }
-
-    /// These are the Services' ranges.
-    fn lead(&self, ranges: BTreeSet<Net>) -> Result<()> {
-        let machine = host_addresses()?.into_iter().filter(|ip| *ip != self.gateway).map(IpAddr::V4).collect();
-        let led = ranges::apart(&ranges, Some(self.cluster().into()), &machine);
-        let state = &mut *self.state.lock();
-        state.services = Some(led);
-        self.route_services(state)
-    }
-
-    /// The Services' ranges lead to the bridge, and none that is no more. A route that somebody has for the very same range is his.
-    fn route_services(&self, state: &mut State) -> Result<()> {
-        let Some(wanted) = &state.services else { return Ok(()) };
-        let Some(bridge) = link::find(&mut state.route, &self.bridge)? else { return Ok(()) };
-        let there = link::ranges_by(&mut state.route, bridge.index)?;
-        for gone in there.difference(wanted).filter_map(|range| range.ipv4()) {
-            link::delete_route(&mut state.route, gone, true)?;
-        }
-        for range in wanted.difference(&there).filter_map(|range| range.ipv4()) {
-            let mut m = Messages::new();
-            link::add_new_route(&mut m, range, Way::Link { index: bridge.index, source: Some(self.gateway) });
-            match state.route.call(&format!("lead the Services' range {range} to the node"), &m) {
-                Err(e) if e.errno() == Some(libc::EEXIST) => tracing::warn!(%range, "the range of Services has another route on this machine, which stays"),
-                other => drop(other?),
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Inner {
-    /// The host hears nothing of IPv6 on this link, of which it has none for pods: by default it would take addresses and routes,
-    /// its default route among them, from whoever calls himself a router there. To be done before the link is up.
-    fn deafen(&self, link: &str) -> Result<()> {
-        if self.no_ipv6 { sysctl(&format!("ipv6/conf/{link}/disable_ipv6"), "1") } else { Ok(()) }
-    }
-
-    /// The links that are there take no advice from pods; others may have changed it (a network manager, a former version).
-    fn keep_deaf(&self, state: &State) -> Result<()> {
-        for link in state.ipam.records().map(|(_, record)| &record.link).chain([&self.bridge]) {
-            let deaf = self.deafen(link).and_then(|()| sysctl(&format!("ipv4/conf/{link}/accept_redirects"), "0"));
-            match deaf {
-                // It went with its namespace.
-                Err(_) if !Path::new("/proc/sys/net/ipv4/conf").join(link).exists() => {}
-                other => other?,
-            }
-        }
-        Ok(())
-    }
+    let of = |a: nix::sys::socket::SockaddrStorage| a.as_sockaddr_in().map(|a| IpAddr::V4(a.ip())).or_else(|| a.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())));
+    Ok(all.filter_map(|i| of(i.address?)).collect())
 }
 
 /// The MTU of the link of the host's default route.
@@ -795,30 +740,34 @@ pub(crate) fn sysctl(name: &str, value: &str) -> Result<()> {
 pub fn purge(mark: &Mark) -> Result<usize> {
     let mut route = Socket::open(netlink::ROUTE)?;
     let alias = mark.alias();
-    let (mut removed, mut switched) = (mesh::purge(&mut route, mark)?, false);
+    let (mut removed, mut switched) = (mesh::purge(&mut route, mark)?, BTreeSet::new());
     for link in link::list(&mut route)?.into_iter().filter(|l| l.alias.starts_with(&alias)) {
         link::remove(&mut route, &link.name)?;
         removed += 1;
-        if let Some(range) = link.alias[alias.len()..].strip_prefix(BRIDGE) {
-            switched |= range.ends_with(FORWARDS);
-            if let Ok(range) = range.trim_end_matches(FORWARDS).parse() {
+        if let Some(told) = link.alias[alias.len()..].strip_prefix(BRIDGE).map(Told::parse) {
+            switched.extend(told.switched);
+            for range in told.ranges {
                 link::delete_route(&mut route, range, false)?;
             }
         }
     }
     let mut nft = Socket::open(netlink::NETFILTER)?;
-    removed += firewall::close(&mut nft, mark)? + legacy::close(mark)?;
+    removed += firewall::close(&mut nft, mark)?;
     let ours = [mark.table(), mark.proxy_table()];
-    for table in nft::tables(&mut nft)?.iter().filter(|t| ours.contains(t)) {
-        nft::delete_table(&mut nft, table)?;
-        removed += 1;
+    for family in Family::ALL {
+        removed += legacy::close(mark, family)?;
+        for table in nft::tables(&mut nft, family)?.iter().filter(|t| ours.contains(t)) {
+            nft::delete_table(&mut nft, family, table)?;
+            removed += 1;
+        }
     }
     // Whoever came since and passes packets on (another cluster, Docker) found it on and did not say that he needs it.
-    let needed = legacy::in_use()
-        || nft::base_chains(&mut nft)?.iter().any(|c| c.at == At::Forward as u32)
-        || link::list(&mut route)?.iter().any(|l| l.alias.starts_with("knarr:"));
-    if switched && !needed {
-        sysctl(IP_FORWARD, "0")?;
+    let others = Others { chains: nft::base_chains(&mut nft)?, legacy: Family::ALL.into_iter().filter(|family| legacy::in_use(*family)).collect() };
+    let links = link::list(&mut route)?;
+    let bridges = || links.iter().filter(|l| l.alias.starts_with(ALIAS)).filter_map(|l| Some(Told::parse(l.alias.split_once('/')?.1.strip_prefix(BRIDGE)?)));
+    let beside = |family: Family| bridges().any(|told| told.ranges.iter().any(|range| range.family() == family));
+    for family in switched.into_iter().filter(|family| !beside(*family) && !others.pass_on(*family)) {
+        sysctl(bridge::forwarding(family), "0")?;
     }
     Ok(removed)
 }

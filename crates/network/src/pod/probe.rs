@@ -5,7 +5,7 @@
 //! the node. What goes further, to the outside, nobody here can answer for.
 
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ pub struct Passage {
 struct Guest<'a> {
     network: &'a Inner,
     sandbox: String,
-    address: Ipv4Addr,
+    address: IpAddr,
     path: PathBuf,
     /// Dropped, it ends the thread, and with it the namespace.
     _keep: mpsc::Sender<()>,
@@ -62,7 +62,7 @@ impl<'a> Guest<'a> {
     }
 
     fn socket(&self) -> Result<UdpSocket> {
-        netns::within(&self.path, || bind(Ipv4Addr::UNSPECIFIED))
+        netns::within(&self.path, || bind(Ipv4Addr::UNSPECIFIED.into()))
     }
 }
 
@@ -78,13 +78,13 @@ impl Drop for Guest<'_> {
     }
 }
 
-fn bind(address: Ipv4Addr) -> Result<UdpSocket> {
+fn bind(address: IpAddr) -> Result<UdpSocket> {
     let socket = UdpSocket::bind((address, 0)).and_then(|s| s.set_nonblocking(true).map(|()| s));
     socket.map_err(|e| Error::io("listen for a packet", e))
 }
 
 /// Which of these hear something from `from`.
-fn heard(from: &UdpSocket, to: [(&UdpSocket, Ipv4Addr); 2]) -> Result<[bool; 2]> {
+fn heard(from: &UdpSocket, to: [(&UdpSocket, IpAddr); 2]) -> Result<[bool; 2]> {
     let port = |s: &UdpSocket| s.local_addr().map(|a| a.port()).map_err(|e| Error::io("ask for a socket's port", e));
     let at = [(to[0].1, port(to[0].0)?), (to[1].1, port(to[1].0)?)];
     let (begun, mut heard) = (Instant::now(), [false; 2]);
@@ -110,9 +110,9 @@ impl Inner {
     /// Sends packets as pods do. Blocks for milliseconds, or for seconds where something refuses.
     pub(super) fn probe(&self) -> Result<Passage> {
         let (a, b) = (Guest::join(self, "a")?, Guest::join(self, "b")?);
-        let node = bind(self.gateway)?;
+        let node = bind(self.gateway.into())?;
         let (from, to) = (a.socket()?, b.socket()?);
-        let [pods, node] = heard(&from, [(&to, b.address), (&node, self.gateway)])?;
+        let [pods, node] = heard(&from, [(&to, b.address), (&node, self.gateway.into())])?;
         Ok(Passage { pods, node })
     }
 }

@@ -1,11 +1,11 @@
 //! The pod network's own table: ports of the host that lead into pods, egress, and a guard for the host's loopback.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::HostPort;
-use crate::cidr::Cidr;
+use crate::cidr::Net;
 use crate::mark::Mark;
-use crate::nft::{At, Batch, Cmp, Data, DataKind, Element, Expr, Fib, Hook, Set, Verdict, endpoint_data, key, reg, step};
+use crate::nft::{At, Batch, Cmp, Data, DataKind, Element, Expr, Family, Fib, Hook, Set, Verdict, endpoint_data, key, octets, reg, step};
 
 /// Ports of every address of the host.
 const PORTS: &str = "host-ports";
@@ -14,6 +14,7 @@ const ADDRESS_PORTS: &str = "host-address-ports";
 /// Pods that have ports of the host, paired with themselves.
 const SELVES: &str = "selves";
 const MULTICAST: (Ipv4Addr, u8) = (Ipv4Addr::new(224, 0, 0, 0), 4);
+const MULTICAST6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8);
 /// What every pod's link of any cluster begins with.
 pub(crate) const LINKS: &str = "kn";
 const LOOPBACK: (Ipv4Addr, u8) = (Ipv4Addr::new(127, 0, 0, 0), 8);
@@ -40,50 +41,60 @@ pub(super) struct Of {
 /// The whole table with the ports of the pods that exist.
 /// `cluster` is where pods are known by their own addresses: all nodes' pods. What leaves it has the host's address, whichever
 /// of the nodes of this machine it comes from.
-pub(super) fn table(mark: &Mark, cluster: Cidr, gateway: Ipv4Addr, of: Of, pods: &[(Ipv4Addr, Vec<HostPort>)]) -> Batch {
-    let mut batch = Batch::new(&mark.table());
+pub(super) fn table(mark: &Mark, cluster: Net, gateway: IpAddr, of: Of, pods: &[(IpAddr, Vec<HostPort>)]) -> Batch {
+    let family = cluster.family();
+    let mut batch = Batch::new(family, &mark.table());
     batch.fresh_table();
     let set = |name, key, data| Set { name, key, data, timeout_s: None, size: None };
-    batch.add_set(&set(PORTS, key::PROTO_PORT, DataKind::Value(key::IP_PORT)));
-    batch.add_set(&set(ADDRESS_PORTS, key::IP_PROTO_PORT, DataKind::Value(key::IP_PORT)));
-    batch.add_set(&set(SELVES, key::IP_IP, DataKind::None));
+    batch.add_set(&set(PORTS, key::PROTO_PORT, DataKind::Value(key::ip_port(family))));
+    batch.add_set(&set(ADDRESS_PORTS, key::ip_proto_port(family), DataKind::Value(key::ip_port(family))));
+    batch.add_set(&set(SELVES, key::ip_ip(family), DataKind::None));
     batch.add_chain("ports", None);
     batch.add_chain("prerouting", Some(Hook { kind: "nat", at: At::Prerouting, priority: -100 }));
     batch.add_chain("output", Some(Hook { kind: "nat", at: At::Output, priority: -100 }));
     batch.add_chain("postrouting", Some(Hook { kind: "nat", at: At::Postrouting, priority: 100 }));
     batch.add_chain("guard", Some(Hook { kind: "filter", at: At::Prerouting, priority: -300 }));
 
-    let loopback = Cidr::new(LOOPBACK.0, LOOPBACK.1);
+    let (loopback, multicast) = match family {
+        Family::V4 => (Some(Net::new(LOOPBACK.0.into(), LOOPBACK.1)), Net::new(MULTICAST.0.into(), MULTICAST.1)),
+        Family::V6 => (None, Net::new(MULTICAST6.0.into(), MULTICAST6.1)),
+    };
     let links = mark.link_prefix();
     let mut rule = step::came_by(&links).to_vec();
-    rule.extend(step::destination_in(loopback, Cmp::Eq));
+    match loopback {
+        Some(loopback) => rule.extend(step::destination_in(loopback, Cmp::Eq)),
+        // Who speaks for another's address: of IPv4 the kernel itself looks (`rp_filter`).
+        None => rule.extend(step::comes_astray()),
+    }
     rule.push(Expr::Verdict(Verdict::Drop));
     batch.add_rule("guard", &rule);
 
     let mut to_ports = step::is_local(Fib::Destination).to_vec();
     to_ports.push(step::jump("ports"));
     batch.add_rule("prerouting", &to_ports).add_rule("output", &to_ports);
-    let translate = Expr::Dnat { address: reg(4), port: reg(5) };
-    let mut rule = vec![step::destination(0)];
-    rule.extend(step::protocol_port(1));
-    rule.extend([Expr::Map { set: ADDRESS_PORTS.into(), from: reg(0), to: reg(4) }, translate.clone()]);
+    let translate = Expr::Dnat { family, address: reg(6), port: reg(6 + family.registers()) };
+    let mut rule = vec![step::destination(family, 0)];
+    rule.extend(step::protocol_port(family.registers()));
+    rule.extend([Expr::Map { set: ADDRESS_PORTS.into(), from: reg(0), to: reg(6) }, translate.clone()]);
     batch.add_rule("ports", &rule);
     let mut rule = step::protocol_port(0).to_vec();
-    rule.extend([Expr::Map { set: PORTS.into(), from: reg(0), to: reg(4) }, translate]);
+    rule.extend([Expr::Map { set: PORTS.into(), from: reg(0), to: reg(6) }, translate]);
     batch.add_rule("ports", &rule);
 
     // A pod that calls itself by the host's port, and the host's own loopback: answers must come back this way.
-    let mut rule = vec![step::source(0), step::destination(1), Expr::In { set: SELVES.into(), from: reg(0), not: false }];
+    let mut rule = vec![step::source(family, 0), step::destination(family, family.registers()), Expr::In { set: SELVES.into(), from: reg(0), not: false }];
     rule.extend(step::snat(gateway));
     batch.add_rule("postrouting", &rule);
-    let mut rule = step::leaves_by(&links).to_vec();
-    rule.extend(step::source_in(loopback, Cmp::Eq));
-    rule.extend(step::snat(gateway));
-    batch.add_rule("postrouting", &rule);
+    if let Some(loopback) = loopback {
+        let mut rule = step::leaves_by(&links).to_vec();
+        rule.extend(step::source_in(loopback, Cmp::Eq));
+        rule.extend(step::snat(gateway));
+        batch.add_rule("postrouting", &rule);
+    }
     if !of.behind {
         let mut rule = step::source_in(cluster, Cmp::Eq);
         rule.extend(step::destination_in(cluster, Cmp::Ne));
-        rule.extend(step::destination_in(Cidr::new(MULTICAST.0, MULTICAST.1), Cmp::Ne));
+        rule.extend(step::destination_in(multicast, Cmp::Ne));
         rule.push(Expr::Masquerade);
         batch.add_rule("postrouting", &rule);
     }
@@ -106,14 +117,8 @@ pub(super) fn table(mark: &Mark, cluster: Cidr, gateway: Ipv4Addr, of: Of, pods:
     batch
 }
 
-/// Rules in the table: by their number one sees that somebody took some away. (`table` says which they are.)
-pub(super) fn count(of: Of) -> usize {
-    let (egress, forward) = (if of.behind { 0 } else { 1 }, if of.router { 0 } else { 5 });
-    7 + egress + forward
-}
-
-/// Elements of a pod's ports: for every address, and for single ones.
-fn elements(address: Ipv4Addr, ports: &[HostPort]) -> (Vec<Element>, Vec<Element>) {
+/// Elements of a pod's ports: for every address, and for single ones of its family.
+fn elements(address: IpAddr, ports: &[HostPort]) -> (Vec<Element>, Vec<Element>) {
     let (mut all, mut single) = (Vec::new(), Vec::new());
     for port in ports {
         let Some(number) = protocol(&port.protocol) else { continue };
@@ -121,19 +126,20 @@ fn elements(address: Ipv4Addr, ports: &[HostPort]) -> (Vec<Element>, Vec<Element
         let (protocol, host) = ([number], port.host_port.to_be_bytes());
         match port.host_ip {
             None => all.push((key::join(&[&protocol, &host]), data)),
-            Some(ip) => single.push((key::join(&[&ip.octets(), &protocol, &host]), data)),
+            Some(ip) if ip.is_ipv4() == address.is_ipv4() => single.push((key::join(&[&octets(ip), &protocol, &host]), data)),
+            Some(_) => {}
         }
     }
     (all, single)
 }
 
 /// Adds or removes a pod's ports.
-pub(super) fn change(batch: &mut Batch, address: Ipv4Addr, ports: &[HostPort], how: for<'a> fn(&'a mut Batch, &str, &[Element]) -> &'a mut Batch) {
+pub(super) fn change(batch: &mut Batch, address: IpAddr, ports: &[HostPort], how: for<'a> fn(&'a mut Batch, &str, &[Element]) -> &'a mut Batch) {
     let (all, single) = elements(address, ports);
     if all.is_empty() && single.is_empty() {
         return;
     }
     how(batch, PORTS, &all);
     how(batch, ADDRESS_PORTS, &single);
-    how(batch, SELVES, &[(key::join(&[&address.octets(), &address.octets()]), None)]);
+    how(batch, SELVES, &[(key::join(&[&octets(address), &octets(address)]), None)]);
 }

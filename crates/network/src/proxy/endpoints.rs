@@ -1,13 +1,14 @@
 //! Which endpoints a Service's port has, and which of them take traffic (upstream: `pkg/proxy/topology.go`).
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::ServicePort;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use crate::cidr::{Cidr, Net};
+use crate::cidr::Net;
+use crate::nft::Family;
 use crate::pod::OwnPort;
 
 /// The node, as far as rules depend on it.
@@ -16,7 +17,9 @@ pub(super) struct Node {
     pub(super) name: String,
     /// Its zone (`topology.kubernetes.io/zone`), or empty.
     pub(super) zone: String,
-    pub(super) cluster_cidr: Option<Cidr>,
+    /// Of which family the rules are.
+    pub(super) family: Family,
+    pub(super) cluster_cidr: Option<Net>,
     /// The Services' ranges.
     pub(super) service_ranges: BTreeSet<Net>,
     /// Where its own processes listen.
@@ -27,8 +30,8 @@ impl Node {
     /// Whether a port at an address from outside is somebody's already, whatever a Service says: the node's own processes', or that of a
     /// Service whose cluster address it is. Who may make Services may write any address into them (CVE-2020-8554); upstream leaves that to
     /// the admission plug-in `DenyServiceExternalIPs`, and lets the API, the kubelet and DNS be taken where it is off.
-    pub(super) fn has(&self, ip: Ipv4Addr, port: u16, protocol: &str) -> bool {
-        self.service_ranges.iter().any(|range| range.contains(ip.into())) || self.own_ports.iter().any(|own| own.meets(Some(ip.into()), port, protocol))
+    pub(super) fn has(&self, ip: IpAddr, port: u16, protocol: &str) -> bool {
+        self.service_ranges.iter().any(|range| range.contains(ip)) || self.own_ports.iter().any(|own| own.meets(Some(ip), port, protocol))
     }
 
     /// The same of a port at all of the node's addresses.
@@ -38,7 +41,7 @@ impl Node {
 }
 
 /// Where a connection may go.
-pub(super) type Backend = (Ipv4Addr, u16);
+pub(super) type Backend = (IpAddr, u16);
 
 struct Endpoint {
     backend: Backend,
@@ -62,14 +65,14 @@ pub(super) struct Backends {
     /// Those that still answer, whatever new traffic they take: flows without an end may go on to them.
     pub(super) serving: BTreeSet<Backend>,
     /// Addresses of ready endpoints on this node: what a load balancer's health check counts.
-    pub(super) ready_here: BTreeSet<Ipv4Addr>,
+    pub(super) ready_here: BTreeSet<IpAddr>,
     /// Addresses that may be of this node.
-    pub(super) here: BTreeSet<Ipv4Addr>,
+    pub(super) here: BTreeSet<IpAddr>,
 }
 
 /// The endpoints of a port in a Service's slices, as `node` sees them.
 pub(super) fn of_port(port: &ServicePort, slices: &[Arc<EndpointSlice>], node: &Node) -> Backends {
-    let all: Vec<Endpoint> = slices.iter().flat_map(|s| of_slice(port, s, &node.name)).collect();
+    let all: Vec<Endpoint> = slices.iter().flat_map(|s| of_slice(port, s, node)).collect();
     // Endpoints that finish their work take new connections only if there is no other.
     let choose = |local_only: bool| -> BTreeSet<Backend> {
         let candidates = || all.iter().filter(move |e| e.local || !local_only);
@@ -99,8 +102,9 @@ fn preferred<'a>(ready: Vec<&'a Endpoint>, node: &Node) -> Vec<&'a Endpoint> {
     by(|e| &e.nodes, &node.name).or_else(|| by(|e| &e.zones, &node.zone)).unwrap_or(ready)
 }
 
-fn of_slice(port: &ServicePort, slice: &EndpointSlice, node: &str) -> Vec<Endpoint> {
-    if slice.address_type != "IPv4" {
+fn of_slice(port: &ServicePort, slice: &EndpointSlice, node: &Node) -> Vec<Endpoint> {
+    let (family, node) = (node.family, node.name.as_str());
+    if slice.address_type != family.name() {
         return Vec::new();
     }
     let protocol = port.protocol.as_deref().unwrap_or("TCP");
@@ -114,7 +118,8 @@ fn of_slice(port: &ServicePort, slice: &EndpointSlice, node: &str) -> Vec<Endpoi
         for endpoint in slice.endpoints.iter().flatten() {
             let conditions = endpoint.conditions.clone().unwrap_or_default();
             // The first address is the endpoint's; more have no meaning.
-            let Some(address) = endpoint.addresses.first().and_then(|a| a.parse().ok()) else { continue };
+            let address = endpoint.addresses.first().and_then(|a| a.parse().ok());
+            let Some(address) = address.filter(|ip| Family::of(*ip) == family) else { continue };
             out.push(Endpoint {
                 backend: (address, number),
                 ready: conditions.ready.unwrap_or(true),

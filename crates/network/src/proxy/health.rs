@@ -5,18 +5,21 @@
 //! number, at the addresses where node ports are; without such Services nothing listens.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use client::ObjectKey;
 use dial::guests::{Door, Guest, Places};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::Ipv6V6Only;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
 
 use super::NodePortAddresses;
+use crate::nft::Family;
 
 /// Bytes of a request's head.
 const MAX_HEAD: usize = 4096;
@@ -37,15 +40,17 @@ struct Check {
 
 /// The checks that are answered.
 pub(super) struct Checks {
-    addresses: Vec<Ipv4Addr>,
+    addresses: Vec<IpAddr>,
     checks: HashMap<ObjectKey, Check>,
 }
 
 impl Checks {
-    pub(super) fn new(at: NodePortAddresses) -> Self {
-        let addresses = match at {
-            NodePortAddresses::All => vec![Ipv4Addr::UNSPECIFIED],
-            NodePortAddresses::Only(addresses) => addresses,
+    /// Those at a family's addresses.
+    pub(super) fn new(at: &NodePortAddresses, family: Family) -> Self {
+        let addresses = match (at, family) {
+            (NodePortAddresses::All, Family::V4) => vec![Ipv4Addr::UNSPECIFIED.into()],
+            (NodePortAddresses::All, Family::V6) => vec![Ipv6Addr::UNSPECIFIED.into()],
+            (NodePortAddresses::Only(addresses), _) => addresses.iter().copied().filter(|ip| Family::of(*ip) == family).collect(),
         };
         Self { addresses, checks: HashMap::new() }
     }
@@ -66,10 +71,22 @@ impl Checks {
     }
 }
 
-async fn listen(at: (Ipv4Addr, u16), service: ObjectKey, endpoints: Arc<AtomicUsize>) {
+/// Listens at an address alone: all of IPv6's are not IPv4's as well, for which somebody else listens.
+fn bind(at: SocketAddr) -> std::io::Result<TcpListener> {
+    const BACKLOG: u32 = 128;
+    let socket = if at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    if at.is_ipv6() {
+        setsockopt(&socket, Ipv6V6Only, &true)?;
+    }
+    socket.bind(at)?;
+    socket.listen(BACKLOG)
+}
+
+async fn listen(at: (IpAddr, u16), service: ObjectKey, endpoints: Arc<AtomicUsize>) {
     let mut pause = RETRY;
     let listener = loop {
-        match TcpListener::bind(at).await {
+        match bind(at.into()) {
             Ok(listener) => break listener,
             // Perhaps the former Service's, whose task is just ending.
             Err(error) => tracing::warn!(%service, port = at.1, %error, "the health check of a Service cannot be answered; trying again"),

@@ -28,14 +28,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::cidr::Cidr;
+use crate::cidr::{Cidr, Net};
 use crate::conntrack::{self, Flow};
 use crate::mark::Mark;
 use crate::netlink::{self, Socket};
-use crate::nft::{self, Batch, Foreign};
+use crate::nft::{self, Batch, Family, Foreign};
 use crate::pod::{OwnPort, host_addresses};
 use crate::ranges::{self, ServiceRanges};
-use crate::{BY_SERVICE, Error, Result, service_of_slice};
+use crate::{BY_SERVICE, Error, Ipv6, Result, service_of_slice};
 use endpoints::Node;
 use plan::{Plan, UdpFront};
 use table::{Change, Frame, Table, There};
@@ -58,7 +58,7 @@ pub enum NodePortAddresses {
     /// All, loopback too.
     All,
     /// These alone: so that clusters beside each other can use the same ports.
-    Only(Vec<Ipv4Addr>),
+    Only(Vec<IpAddr>),
 }
 
 /// How a node's proxy works.
@@ -78,6 +78,29 @@ pub struct Config {
     pub node_ports: NodePortAddresses,
     /// Where the node's own processes listen: no Service has these ports at addresses from outside.
     pub own_ports: Vec<OwnPort>,
+    /// What the node has of IPv6; none: Services of IPv6 are not served here.
+    pub ipv6: Option<Ipv6>,
+}
+
+impl Config {
+    /// What the rules of each family that the node has are made for.
+    fn sides(&self) -> Vec<Side> {
+        let v4 = Side { node_ip: self.node_ip.into(), cluster_cidr: self.cluster_cidr.map(Into::into) };
+        let v6 = self.ipv6.map(|v6| Side { node_ip: v6.node_ip(), cluster_cidr: Some(v6.cluster_cidr) });
+        [v4].into_iter().chain(v6).collect()
+    }
+
+    /// The Services' ranges that the node was told.
+    fn own_ranges(&self) -> Vec<Net> {
+        self.service_cidr.map(Net::from).into_iter().chain(self.ipv6.map(|v6| v6.service_cidr)).collect()
+    }
+}
+
+/// What a family's rules are made for.
+#[derive(Clone, Copy, Debug)]
+struct Side {
+    node_ip: IpAddr,
+    cluster_cidr: Option<Net>,
 }
 
 /// Runs the proxy until `shutdown`; `ready` becomes true when all Services that there were at the start are served. The rules stay
@@ -86,7 +109,7 @@ pub async fn run(config: Config, informers: Informers, shutdown: CancellationTok
     let services = informers.informer::<Service>();
     let slices = informers.informer::<EndpointSlice>();
     let own = informers.informer_with::<k8s_openapi::api::core::v1::Node>(ListParams::fields(format!("metadata.name={}", config.node_name)));
-    let ranges = ServiceRanges::new(config.service_cidr.map(Into::into), informers.informer::<ServiceCIDR>());
+    let ranges = ServiceRanges::new(config.own_ranges(), informers.informer::<ServiceCIDR>());
     tokio::select! {
         () = shutdown.cancelled() => Ok(()),
         result = serve(config, services, slices, ranges, own, ready) => result,
@@ -95,12 +118,22 @@ pub async fn run(config: Config, informers: Informers, shutdown: CancellationTok
 
 /// Removes the rules that a proxy of this mark left, for whoever proxies in its place. Blocks for a moment.
 pub fn remove(mark: &Mark) -> Result<()> {
-    let mut socket = Socket::open(netlink::NETFILTER)?;
-    if nft::tables(&mut socket)?.contains(&mark.proxy_table()) { nft::delete_table(&mut socket, &mark.proxy_table()) } else { Ok(()) }
+    remove_of(mark, &Family::ALL)
 }
 
-/// The same on these informers.
-pub(crate) async fn serve(
+fn remove_of(mark: &Mark, families: &[Family]) -> Result<()> {
+    let mut socket = Socket::open(netlink::NETFILTER)?;
+    let table = mark.proxy_table();
+    for family in families {
+        if nft::tables(&mut socket, *family)?.contains(&table) {
+            nft::delete_table(&mut socket, *family, &table)?;
+        }
+    }
+    Ok(())
+}
+
+/// The same on these informers: each family by itself, as upstream's proxies of both.
+async fn serve(
     config: Config,
     services: Informer<Service>,
     slices: Informer<EndpointSlice>,
@@ -109,18 +142,45 @@ pub(crate) async fn serve(
     ready: watch::Sender<bool>,
 ) -> Result<()> {
     slices.add_index(BY_SERVICE, service_of_slice);
+    if config.ipv6.is_none() {
+        let mark = config.mark.clone();
+        // Of a former start, which had the family. (A kernel without IPv6 has no rules of it either.)
+        let removed = tokio::task::spawn_blocking(move || remove_of(&mark, &[Family::V6])).await;
+        if let Ok(Err(error)) = removed {
+            tracing::debug!(%error, "rules of IPv6 could not be looked for");
+        }
+    }
+    let sides = config.sides();
+    let waiting = std::sync::atomic::AtomicUsize::new(sides.len());
+    let is_ready = || {
+        if waiting.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) == 1 {
+            ready.send_replace(true);
+        }
+    };
+    let all = sides.iter().map(|side| serve_family(&config, *side, (services.clone(), slices.clone(), ranges.clone(), own.clone()), &is_ready));
+    let mut all = all.map(Box::pin).collect::<Vec<_>>();
+    match (all.pop(), all.pop()) {
+        (Some(one), Some(other)) => tokio::try_join!(one, other).map(drop),
+        (Some(one), None) => one.await,
+        (None, _) => Ok(()),
+    }
+}
+
+type Memory = (Informer<Service>, Informer<EndpointSlice>, ServiceRanges, Informer<k8s_openapi::api::core::v1::Node>);
+
+async fn serve_family(config: &Config, side: Side, (services, slices, ranges, own): Memory, is_ready: &(dyn Fn() + Sync)) -> Result<()> {
     let (service_changes, slice_changes) = (services.subscribe(), slices.subscribe());
     services.synced().await;
     slices.synced().await;
     let mut range_changes = ranges.objects().subscribe();
     let _ = tokio::time::timeout(RANGES_PATIENCE, ranges.objects().synced()).await;
-    let mut proxy = Proxy::new(&config, services, slices, ranges)?;
+    let mut proxy = Proxy::new(config, side, services, slices, ranges)?;
     let mut changes = Changes { services: service_changes, slices: slice_changes };
     let mut dirty = changes.take();
     dirty.extend(proxy.services.list().iter().map(|s| s.key()));
     proxy.start(&dirty).await;
-    tracing::info!(services = dirty.len(), "service proxy is in step");
-    ready.send_replace(true);
+    tracing::info!(services = dirty.len(), family = proxy.node.family.name(), "service proxy is in step");
+    is_ready();
     let mut news = Foreign::listen();
     // Its zone may be said later, or by nobody; it is not waited for.
     let mut places = own.subscribe();
@@ -213,19 +273,20 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn new(config: &Config, services: Informer<Service>, slices: Informer<EndpointSlice>, ranges: ServiceRanges) -> Result<Self> {
+    fn new(config: &Config, side: Side, services: Informer<Service>, slices: Informer<EndpointSlice>, ranges: ServiceRanges) -> Result<Self> {
         let all = ranges.now();
         let frame = Frame {
             table: config.mark.proxy_table(),
-            node_ip: config.node_ip,
-            cluster_cidr: config.cluster_cidr,
-            service_ranges: ranges::apart(&all, config.cluster_cidr.map(Into::into), &machine()),
+            node_ip: side.node_ip,
+            cluster_cidr: side.cluster_cidr,
+            service_ranges: ranges::apart(&all, side.cluster_cidr, &machine()),
             node_ports: config.node_ports.clone(),
         };
         let node = Node {
             name: config.node_name.clone(),
             zone: String::new(),
-            cluster_cidr: config.cluster_cidr,
+            family: Family::of(side.node_ip),
+            cluster_cidr: side.cluster_cidr,
             service_ranges: all,
             own_ports: config.own_ports.clone(),
         };
@@ -236,7 +297,7 @@ impl Proxy {
             node,
             table: Table::new(frame),
             socket: Arc::new(Mutex::new(Socket::open(netlink::NETFILTER)?)),
-            health: health::Checks::new(config.node_ports.clone()),
+            health: health::Checks::new(&config.node_ports, Family::of(side.node_ip)),
         })
     }
 
@@ -295,7 +356,7 @@ impl Proxy {
             return;
         }
         tracing::info!(ranges = %all.iter().map(ToString::to_string).collect::<Vec<_>>().join(","), "the Services' ranges have changed");
-        let led = ranges::apart(&all, self.node.cluster_cidr.map(Into::into), &machine());
+        let led = ranges::apart(&all, self.node.cluster_cidr, &machine());
         self.node.service_ranges = all;
         let services = self.services.list().iter().map(|s| s.key()).collect();
         self.update(&services).await;
@@ -335,11 +396,11 @@ impl Proxy {
 
     /// Whether the table is as it was written; else it is written anew.
     async fn look(&mut self) {
-        let (table, rules) = (self.table.name().to_owned(), self.table.rules());
+        let (table, rules, family) = (self.table.name().to_owned(), self.table.rules(), self.node.family);
         let found = self
             .kernel(move |socket| {
-                let there = nft::tables(socket)?.contains(&table);
-                Ok(if there { nft::rules(socket, &table)?.len() } else { 0 })
+                let there = nft::tables(socket, family)?.contains(&table);
+                Ok(if there { nft::rules(socket, family, &table)?.len() } else { 0 })
             })
             .await;
         match found {
@@ -354,13 +415,13 @@ impl Proxy {
 
     /// What is in the kernel's table.
     async fn there(&self) -> Result<There> {
-        let table = self.table.name().to_owned();
+        let (table, family) = (self.table.name().to_owned(), self.node.family);
         self.kernel(move |socket| {
-            if !nft::tables(socket)?.contains(&table) {
+            if !nft::tables(socket, family)?.contains(&table) {
                 return Ok(There::default());
             }
-            let chains = nft::chains(socket, &table)?.into_iter().filter(|(_, entered)| !entered).map(|(name, _)| name);
-            Ok(There { chains: chains.collect(), sets: nft::sets(socket, &table)? })
+            let chains = nft::chains(socket, family, &table)?.into_iter().filter(|(_, entered)| !entered).map(|(name, _)| name);
+            Ok(There { chains: chains.collect(), sets: nft::sets(socket, family, &table)? })
         })
         .await
     }
@@ -378,9 +439,10 @@ impl Proxy {
         if fronts.is_empty() {
             return;
         }
+        let family = self.node.family;
         let forgotten = self.kernel(move |socket| {
             let stale = Stale::new(&fronts);
-            conntrack::forget_udp(socket, |flow| stale.is(flow))
+            conntrack::forget_udp(socket, family, |flow| stale.is(flow))
         });
         match forgotten.await {
             Ok(0) => {}
@@ -392,7 +454,7 @@ impl Proxy {
 
 /// This machine's own addresses.
 fn machine() -> BTreeSet<IpAddr> {
-    host_addresses().unwrap_or_default().into_iter().map(IpAddr::V4).collect()
+    host_addresses().unwrap_or_default()
 }
 
 /// The UDP ports of a Service whose flows may be stale after this change: a backend went, or the first one came (until then
@@ -422,7 +484,7 @@ fn stale_fronts(before: Option<&Plan>, after: &Plan) -> Vec<UdpFront> {
 
 /// Decides which flows are stale, by whom they called.
 struct Stale<'a> {
-    addresses: BTreeMap<(Ipv4Addr, u16), &'a UdpFront>,
+    addresses: BTreeMap<(IpAddr, u16), &'a UdpFront>,
     ports: BTreeMap<u16, &'a UdpFront>,
 }
 

@@ -7,15 +7,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::endpoints::{self, Backend, Backends, Node};
-use crate::cidr::Cidr;
-use crate::nft::{Cmp, Data, DataKind, Element, Expr, Fib, Rule, Verdict, endpoint_data, key, reg, step};
+use crate::cidr::Net;
+use crate::nft::{Cmp, Data, DataKind, Element, Expr, Family, Fib, Rule, Verdict, endpoint_data, key, octets, reg, step};
 use crate::pod::protocol;
 
 /// A shared map or set of the table.
@@ -48,7 +48,7 @@ const AFFINITY_S: u32 = 10_800;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct UdpFront {
     /// Addresses with a port of the Service.
-    pub(super) addresses: BTreeSet<(Ipv4Addr, u16)>,
+    pub(super) addresses: BTreeSet<(IpAddr, u16)>,
     /// The node port.
     pub(super) node_port: Option<u16>,
     /// Who may answer.
@@ -67,11 +67,11 @@ pub(super) struct Plan {
     /// Maps that choose an endpoint, by name.
     pub(super) maps: BTreeMap<String, Fixed>,
     /// Pods of this node that may call themselves.
-    pub(super) selves: BTreeSet<Ipv4Addr>,
+    pub(super) selves: BTreeSet<IpAddr>,
     /// UDP ports, by chain.
     pub(super) udp: BTreeMap<String, UdpFront>,
     /// Addresses and ports from outside that are not the Service's to have.
-    pub(super) withheld: BTreeSet<(Ipv4Addr, u16)>,
+    pub(super) withheld: BTreeSet<(IpAddr, u16)>,
     /// Port of the health check and how many endpoints are on this node.
     pub(super) health: Option<(u16, usize)>,
 }
@@ -108,26 +108,34 @@ impl Plan {
     }
 }
 
-fn addresses(texts: &Option<Vec<String>>) -> impl Iterator<Item = Ipv4Addr> {
-    texts.iter().flatten().filter_map(|t| t.parse().ok())
+/// Those that are addresses of a family.
+fn addresses<'t>(texts: impl IntoIterator<Item = &'t String>, family: Family) -> impl Iterator<Item = IpAddr> {
+    texts.into_iter().filter_map(|t| t.parse().ok()).filter(move |ip| Family::of(*ip) == family)
 }
 
-/// Whether anything is to be done for this Service at all.
-pub(super) fn concerns(service: &Service) -> bool {
+/// The cluster addresses that a Service has in a family.
+fn cluster_ips(spec: &ServiceSpec, family: Family) -> BTreeSet<IpAddr> {
+    addresses(spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip), family).collect()
+}
+
+/// Whether anything is to be done for this Service in a family. One that has no cluster address there has nothing there (upstream's proxy
+/// of a family passes over it, too).
+pub(super) fn concerns(service: &Service, family: Family) -> bool {
     let Some(spec) = &service.spec else { return false };
     let ip = spec.cluster_ip.as_deref().unwrap_or_default();
     let labels = service.metadata.labels.as_ref();
     spec.type_.as_deref() != Some("ExternalName")
         && !ip.is_empty()
         && ip != "None"
+        && !cluster_ips(spec, family).is_empty()
         && !labels.is_some_and(|l| l.contains_key("service.kubernetes.io/service-proxy-name"))
 }
 
 /// What this Service needs.
 pub(super) fn of(service: &Service, slices: &[Arc<EndpointSlice>], node: &Node) -> Plan {
     let mut plan = Plan::default();
-    let Some(spec) = service.spec.as_ref().filter(|_| concerns(service)) else { return plan };
-    let mut local: BTreeSet<Ipv4Addr> = BTreeSet::new();
+    let Some(spec) = service.spec.as_ref().filter(|_| concerns(service, node.family)) else { return plan };
+    let mut local: BTreeSet<IpAddr> = BTreeSet::new();
     for port in spec.ports.iter().flatten() {
         let backends = endpoints::of_port(port, slices, node);
         local.extend(&backends.ready_here);
@@ -142,6 +150,27 @@ pub(super) fn of(service: &Service, slices: &[Arc<EndpointSlice>], node: &Node) 
 
 fn local_policy(policy: &Option<String>) -> bool {
     policy.as_deref() == Some("Local")
+}
+
+/// Where rules that choose an endpoint keep what.
+struct Registers {
+    address: u32,
+    port: u32,
+    client: u32,
+    random: u32,
+}
+
+fn unspecified(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// Loads an endpoint's address, and its port behind it. (One step loads 16 bytes at most.)
+fn load(to: u32, (address, port): &Backend) -> Rule {
+    let behind = to + Family::of(*address).registers();
+    vec![Expr::Load { to, value: octets(*address) }, Expr::Load { to: behind, value: key::join(&[&port.to_be_bytes()]) }]
 }
 
 /// Writes the plan of one port.
@@ -177,24 +206,29 @@ impl<'a> Planner<'a> {
         })
     }
 
-    fn key(&self, ip: Ipv4Addr) -> Vec<u8> {
-        key::join(&[&ip.octets(), &[self.protocol], &self.port.to_be_bytes()])
+    fn registers(&self) -> Registers {
+        let length = self.node.family.registers();
+        Registers { address: reg(4), port: reg(4 + length), client: reg(5 + length), random: reg(5 + 2 * length) }
     }
 
-    fn load_balancer_ips(&self) -> impl Iterator<Item = Ipv4Addr> {
+    fn key(&self, ip: IpAddr) -> Vec<u8> {
+        key::join(&[&octets(ip), &[self.protocol], &self.port.to_be_bytes()])
+    }
+
+    fn load_balancer_ips(&self) -> impl Iterator<Item = IpAddr> {
         let status = self.service.status.as_ref().and_then(|s| s.load_balancer.as_ref());
         let ingress = status.and_then(|l| l.ingress.as_ref()).into_iter().flatten();
-        ingress.filter(|i| i.ip_mode.as_deref() != Some("Proxy")).filter_map(|i| i.ip.as_ref()?.parse().ok())
+        addresses(ingress.filter(|i| i.ip_mode.as_deref() != Some("Proxy")).filter_map(|i| i.ip.as_ref()), self.node.family)
     }
 
     fn write(&self, plan: &mut Plan) {
         let Backends { cluster, local, serving, here, .. } = self.backends;
         let (svc, only, ext) = (format!("svc/{}", self.id), format!("local/{}", self.id), format!("ext/{}", self.id));
-        let cluster_ips: BTreeSet<Ipv4Addr> = self.spec.cluster_ip.iter().filter_map(|t| t.parse().ok()).collect();
-        let mut balancer: BTreeSet<Ipv4Addr> = self.load_balancer_ips().collect();
-        let mut outside: BTreeSet<Ipv4Addr> = addresses(&self.spec.external_ips).collect();
+        let cluster_ips = cluster_ips(self.spec, self.node.family);
+        let mut balancer: BTreeSet<IpAddr> = self.load_balancer_ips().collect();
+        let mut outside: BTreeSet<IpAddr> = addresses(self.spec.external_ips.iter().flatten(), self.node.family).collect();
         outside.extend(&balancer);
-        let may_have = |ip: &Ipv4Addr| !self.node.has(*ip, self.port, self.protocol_name);
+        let may_have = |ip: &IpAddr| !self.node.has(*ip, self.port, self.protocol_name);
         plan.withheld.extend(outside.iter().filter(|ip| !may_have(ip)).map(|ip| (*ip, self.port)));
         outside.retain(may_have);
         balancer.retain(may_have);
@@ -210,7 +244,7 @@ impl<'a> Planner<'a> {
             self.balance(plan, &only, local, &BTreeSet::new());
         }
         for ip in &cluster_ips {
-            plan.elements.insert((Shared::ClusterIps, ip.octets().to_vec()), None);
+            plan.elements.insert((Shared::ClusterIps, octets(*ip)), None);
             self.front(plan, Shared::Ips, Shared::NoEndpoints, self.key(*ip), inner_local, if inner_local { &only } else { &svc });
         }
         if external && !cluster.is_empty() {
@@ -271,7 +305,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The chain that chooses an endpoint.
-    fn balance(&self, plan: &mut Plan, chain: &str, backends: &BTreeSet<Backend>, cluster_ips: &BTreeSet<Ipv4Addr>) {
+    fn balance(&self, plan: &mut Plan, chain: &str, backends: &BTreeSet<Backend>, cluster_ips: &BTreeSet<IpAddr>) {
         let mut rules = Vec::new();
         if let Some(range) = self.node.cluster_cidr {
             for ip in cluster_ips {
@@ -287,9 +321,9 @@ impl<'a> Planner<'a> {
         if self.spec.session_affinity.as_deref() == Some("ClientIP") {
             self.remembering(plan, &mut rules, &mut pick, backends);
         } else {
-            let (address, port) = (reg(4), reg(5));
+            let Registers { address, port, .. } = self.registers();
             pick.extend(self.choose(plan, backends, address));
-            pick.push(Expr::Dnat { address, port });
+            pick.push(Expr::Dnat { family: self.node.family, address, port });
         }
         rules.push(pick);
         plan.chains.insert(chain.to_owned(), rules);
@@ -298,7 +332,8 @@ impl<'a> Planner<'a> {
     /// The same for clients that stay with their endpoint. Remembering is a rule of its own before the one that translates: when
     /// there is no room for another client, only the memory of him is lost.
     fn remembering(&self, plan: &mut Plan, rules: &mut Vec<Rule>, pick: &mut Rule, backends: &BTreeSet<Backend>) {
-        let (address, port, client) = (reg(4), reg(5), reg(6));
+        let (family, Registers { address, port, client, random }) = (self.node.family, self.registers());
+        let source = || step::source(family, client - reg(0));
         let config = self.spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
         let timeout_s = config.and_then(|c| c.timeout_seconds).and_then(|s| u32::try_from(s).ok()).unwrap_or(AFFINITY_S);
         // A set's timeout cannot be changed, so it is part of the name. All ways to the port share it.
@@ -306,31 +341,34 @@ impl<'a> Planner<'a> {
         let chain = |(address, port): &Backend| format!("ep/{}/{address}/{port}", self.id);
         let to_chain = |backend: &Backend| Some(Data::Verdict(Verdict::Goto(chain(backend))));
         let known = backends.iter().map(|b| (endpoint_data(b.0, b.1), to_chain(b))).collect();
-        let known = plan.map(&self.id, key::IP_PORT, DataKind::Verdict, known);
+        let known = plan.map(&self.id, key::ip_port(family), DataKind::Verdict, known);
         let recall = Expr::Map { set: set.clone(), from: client, to: address };
-        rules.push(vec![step::source(6), recall, Expr::Map { set: known, from: address, to: 0 }]);
+        rules.push(vec![source(), recall, Expr::Map { set: known, from: address, to: 0 }]);
         // Whoever is remembered with an endpoint that is gone is forgotten first: a refresh would not change where it goes.
         // The kernel reads no register that was not written; what stands in this one means nothing.
-        let nothing = Expr::Load { to: address, value: endpoint_data(Ipv4Addr::UNSPECIFIED, 0) };
-        rules.push(vec![step::source(6), nothing, Expr::Forget { set: set.clone(), key: client, data: address }]);
+        let forget = Expr::Forget { set: set.clone(), key: client, data: address };
+        rules.push([vec![source()], load(address, &(unspecified(family), 0)), vec![forget]].concat());
         let numbered = (0_u32..).zip(backends).map(|(n, b)| (n.to_ne_bytes().to_vec(), to_chain(b))).collect();
         let numbered = plan.map(&self.id, key::NUMBER, DataKind::Verdict, numbered);
-        pick.push(Expr::Random { to: reg(7), modulus: u32::try_from(backends.len()).unwrap_or(u32::MAX) });
-        pick.push(Expr::Map { set: numbered, from: reg(7), to: 0 });
+        pick.push(Expr::Random { to: random, modulus: u32::try_from(backends.len()).unwrap_or(u32::MAX) });
+        pick.push(Expr::Map { set: numbered, from: random, to: 0 });
         for backend in backends {
-            let load = Expr::Load { to: address, value: endpoint_data(backend.0, backend.1) };
+            let load = load(address, backend);
             let remember = Expr::Remember { set: set.clone(), key: client, data: address, timeout_s };
             let mut translate = step::protocol_is(self.protocol).to_vec();
-            translate.extend([load.clone(), Expr::Dnat { address, port }]);
-            plan.chains.insert(chain(backend), vec![vec![step::source(6), load, remember], translate]);
+            translate.extend(load.clone());
+            translate.push(Expr::Dnat { family, address, port });
+            plan.chains.insert(chain(backend), vec![[vec![source()], load, vec![remember]].concat(), translate]);
         }
         plan.affinity.insert(set, timeout_s);
     }
 
     /// Sources that may use a load balancer's addresses.
-    fn sources(&self, plan: &mut Plan, balancer: &BTreeSet<Ipv4Addr>) {
-        let ranges: Vec<Cidr> = self.spec.load_balancer_source_ranges.iter().flatten().filter_map(|r| r.trim().parse().ok()).collect();
-        if ranges.is_empty() || balancer.is_empty() || ranges.iter().any(|r| r.prefix() == 0) {
+    fn sources(&self, plan: &mut Plan, balancer: &BTreeSet<IpAddr>) {
+        let told: Vec<Net> = self.spec.load_balancer_source_ranges.iter().flatten().filter_map(|r| r.trim().parse().ok()).collect();
+        // Ranges of the other family alone let nobody of this one in.
+        let ranges: Vec<Net> = told.iter().copied().filter(|range| range.family() == self.node.family).collect();
+        if told.is_empty() || balancer.is_empty() || ranges.iter().any(|r| r.prefix() == 0) {
             return;
         }
         let chain = format!("from/{}", self.id);
@@ -351,13 +389,13 @@ impl<'a> Planner<'a> {
 
     /// Loads an endpoint's address and port, chosen at random, into two registers.
     fn choose(&self, plan: &mut Plan, backends: &BTreeSet<Backend>, to: u32) -> Rule {
-        if let (1, Some((address, port))) = (backends.len(), backends.first()) {
-            return vec![Expr::Load { to, value: endpoint_data(*address, *port) }];
+        if let (1, Some(backend)) = (backends.len(), backends.first()) {
+            return load(to, backend);
         }
         let numbered = (0_u32..).zip(backends);
         let elements = numbered.map(|(n, (a, p))| (n.to_ne_bytes().to_vec(), Some(Data::Value(endpoint_data(*a, *p))))).collect();
-        let set = plan.map(&self.id, key::NUMBER, DataKind::Value(key::IP_PORT), elements);
-        let from = reg(7);
+        let set = plan.map(&self.id, key::NUMBER, DataKind::Value(key::ip_port(self.node.family)), elements);
+        let from = self.registers().random;
         vec![Expr::Random { to: from, modulus: u32::try_from(backends.len()).unwrap_or(u32::MAX) }, Expr::Map { set, from, to }]
     }
 }

@@ -21,15 +21,15 @@
 //! Invariant: `plans`, `owners`, `selves` and `stale` describe what the kernel has after the last batch was committed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use client::ObjectKey;
 use tokio::time::Instant;
 
 use super::plan::{MARK, MARK_CHAIN, Plan, REJECT_CHAIN, Shared};
 use super::{NodePortAddresses, STALE};
-use crate::cidr::{Cidr, Net};
-use crate::nft::{At, Batch, Cmp, DataKind, Element, Expr, Fib, Hook, Rule, Set, Verdict, key, reg, step};
+use crate::cidr::Net;
+use crate::nft::{At, Batch, Cmp, DataKind, Element, Expr, Family, Fib, Hook, Rule, Set, Verdict, key, octets, reg, step};
 
 const SELVES: &str = "selves";
 const NODE_PORT_IPS: &str = "node-port-ips";
@@ -58,11 +58,11 @@ impl Shared {
         }
     }
 
-    fn set(self) -> Set<'static> {
+    fn set(self, family: Family) -> Set<'static> {
         let (key, data) = match self {
-            Self::Ips | Self::NoEndpoints | Self::Sources => (key::IP_PROTO_PORT, DataKind::Verdict),
+            Self::Ips | Self::NoEndpoints | Self::Sources => (key::ip_proto_port(family), DataKind::Verdict),
             Self::NodePorts | Self::NoNodePortEndpoints => (key::PROTO_PORT, DataKind::Verdict),
-            Self::ClusterIps => (key::IP, DataKind::None),
+            Self::ClusterIps => (key::ip(family), DataKind::None),
         };
         Set { name: self.name(), key, data, timeout_s: None, size: None }
     }
@@ -72,8 +72,8 @@ impl Shared {
 #[derive(Clone, Debug)]
 pub(super) struct Frame {
     pub(super) table: String,
-    pub(super) node_ip: Ipv4Addr,
-    pub(super) cluster_cidr: Option<Cidr>,
+    pub(super) node_ip: IpAddr,
+    pub(super) cluster_cidr: Option<Net>,
     /// The Services' ranges: what in them is nobody's is dropped.
     pub(super) service_ranges: BTreeSet<Net>,
     pub(super) node_ports: NodePortAddresses,
@@ -85,7 +85,7 @@ pub(super) struct Table {
     plans: HashMap<ObjectKey, Plan>,
     /// Whose an element of a shared map is: two Services may claim one external address and port, and the first has it.
     owners: HashMap<(Shared, Vec<u8>), ObjectKey>,
-    selves: HashMap<Ipv4Addr, usize>,
+    selves: HashMap<IpAddr, usize>,
     /// Services with an element that is another's.
     waiting: BTreeSet<ObjectKey>,
     /// Chains and maps of clients that nothing leads to any more.
@@ -178,8 +178,8 @@ pub(super) struct There {
 /// Elements to add or to remove, by set.
 type Elements = BTreeMap<&'static str, Vec<Element>>;
 
-fn pair(ip: Ipv4Addr) -> Element {
-    (key::join(&[&ip.octets(), &ip.octets()]), None)
+fn pair(ip: IpAddr) -> Element {
+    (key::join(&[&octets(ip), &octets(ip)]), None)
 }
 
 impl Table {
@@ -207,12 +207,13 @@ impl Table {
             }
         }
         self.count_selves(&old, &new, &mut gone, &mut come);
-        let (mut make, mut lead) = (Batch::new(&self.frame.table), Batch::new(&self.frame.table));
+        let family = self.frame.family();
+        let (mut make, mut lead) = (Batch::new(family, &self.frame.table), Batch::new(family, &self.frame.table));
         let empty = Plan::default();
         for (service, plan) in &new {
             let before = old.get(service).unwrap_or(&empty);
             self.recall(&mut make, before, plan);
-            make_new(&mut make, before, plan);
+            make_new(&mut make, family, before, plan);
             change_rules(&mut lead, before, plan);
             self.leave(before, plan, now);
         }
@@ -239,7 +240,7 @@ impl Table {
 
     /// Takes in other ranges of Services: the batch has what in them is nobody's dropped.
     pub(super) fn set_ranges(&mut self, ranges: BTreeSet<Net>) -> Batch {
-        let mut batch = Batch::new(&self.frame.table);
+        let mut batch = Batch::new(self.frame.family(), &self.frame.table);
         if self.frame.service_ranges != ranges {
             self.frame.service_ranges = ranges;
             batch.flush_chain(CLUSTER_IPS_CHECK);
@@ -312,7 +313,7 @@ impl Table {
     }
 
     fn count_selves(&mut self, old: &HashMap<ObjectKey, Plan>, new: &[(ObjectKey, Plan)], gone: &mut Elements, come: &mut Elements) {
-        let mut difference: BTreeMap<Ipv4Addr, isize> = BTreeMap::new();
+        let mut difference: BTreeMap<IpAddr, isize> = BTreeMap::new();
         for ip in old.values().flat_map(|p| &p.selves) {
             *difference.entry(*ip).or_default() -= 1;
         }
@@ -338,7 +339,7 @@ impl Table {
     /// The whole table anew, in one batch: connections that exist do not notice, no packet meets a half-made one, and clients
     /// that are remembered stay so. None: the table as it is there is not believed, and goes with all that is in it.
     pub(super) fn whole(&mut self, there: Option<&There>, now: Instant) -> Batch {
-        let mut batch = Batch::new(&self.frame.table);
+        let mut batch = Batch::new(self.frame.family(), &self.frame.table);
         if there.is_some() {
             batch.add_table().flush_table();
         } else {
@@ -354,7 +355,7 @@ impl Table {
         }
         let empty = Plan::default();
         for plan in self.plans.values() {
-            make_new(&mut batch, &empty, plan);
+            make_new(&mut batch, self.frame.family(), &empty, plan);
         }
         let mut come = Elements::new();
         for (at, owner) in &self.owners {
@@ -392,13 +393,13 @@ const CLUSTER_IPS_CHECK: &str = "cluster-ips-check";
 
 /// Makes what is new in a plan. All chains exist before the first rule or element, which may lead to any of them, and all maps before
 /// the first rule.
-fn make_new(batch: &mut Batch, before: &Plan, after: &Plan) {
+fn make_new(batch: &mut Batch, family: Family, before: &Plan, after: &Plan) {
     let new_chains = || after.chains.iter().filter(|(name, _)| !before.chains.contains_key(*name));
     for (name, _) in new_chains() {
         batch.add_chain(name, None);
     }
     for (name, timeout_s) in after.affinity.iter().filter(|(name, _)| !before.affinity.contains_key(*name)) {
-        batch.add_set(&Set { name, key: key::IP, data: DataKind::Value(key::IP_PORT), timeout_s: Some(*timeout_s), size: None });
+        batch.add_set(&Set { name, key: key::ip(family), data: DataKind::Value(key::ip_port(family)), timeout_s: Some(*timeout_s), size: None });
     }
     for (name, map) in after.maps.iter().filter(|(name, _)| !before.maps.contains_key(*name)) {
         let size = u32::try_from(map.elements.len()).ok();
@@ -425,12 +426,18 @@ fn change_rules(batch: &mut Batch, before: &Plan, after: &Plan) {
 }
 
 impl Frame {
+    /// The family of its packets.
+    fn family(&self) -> Family {
+        Family::of(self.node_ip)
+    }
+
     fn write(&self, batch: &mut Batch) {
+        let family = self.family();
         for shared in Shared::ALL {
-            batch.add_set(&shared.set());
+            batch.add_set(&shared.set(family));
         }
-        batch.add_set(&Set { name: SELVES, key: key::IP_IP, data: DataKind::None, timeout_s: None, size: None });
-        batch.add_set(&Set { name: NODE_PORT_IPS, key: key::IP, data: DataKind::None, timeout_s: None, size: None });
+        batch.add_set(&Set { name: SELVES, key: key::ip_ip(family), data: DataKind::None, timeout_s: None, size: None });
+        batch.add_set(&Set { name: NODE_PORT_IPS, key: key::ip(family), data: DataKind::None, timeout_s: None, size: None });
         self.node_port_ips(batch);
         for name in FRAME_CHAINS {
             batch.add_chain(name, None);
@@ -455,15 +462,15 @@ impl Frame {
 
     fn node_port_ips(&self, batch: &mut Batch) {
         if let NodePortAddresses::Only(ips) = &self.node_ports {
-            let ips: BTreeSet<&Ipv4Addr> = ips.iter().collect();
-            let elements: Vec<Element> = ips.iter().map(|ip| (ip.octets().to_vec(), None)).collect();
+            let ips: BTreeSet<&IpAddr> = ips.iter().filter(|ip| Family::of(**ip) == self.family()).collect();
+            let elements: Vec<Element> = ips.iter().map(|ip| (octets(**ip), None)).collect();
             batch.add_elements(NODE_PORT_IPS, &elements);
         }
     }
 
     /// Rules that do not depend on Services.
     fn rules(&self) -> usize {
-        let mut batch = Batch::new(&self.table);
+        let mut batch = Batch::new(self.family(), &self.table);
         self.write(&mut batch);
         batch.rules()
     }
@@ -472,22 +479,22 @@ impl Frame {
     fn at_node_ports(&self) -> Rule {
         match &self.node_ports {
             NodePortAddresses::All => step::is_local(Fib::Destination).to_vec(),
-            NodePortAddresses::Only(_) => vec![step::destination(0), Expr::In { set: NODE_PORT_IPS.into(), from: reg(0), not: false }],
+            NodePortAddresses::Only(_) => vec![step::destination(self.family(), 0), Expr::In { set: NODE_PORT_IPS.into(), from: reg(0), not: false }],
         }
     }
 
     fn translation(&self, batch: &mut Batch) {
         batch.add_rule("nat-prerouting", &vec![step::jump("services")]);
         batch.add_rule("nat-output", &vec![step::jump("services")]);
-        batch.add_rule("services", &by_address(Shared::Ips));
+        batch.add_rule("services", &by_address(self.family(), Shared::Ips));
         let mut rule = self.at_node_ports();
         rule.extend(by_port(Shared::NodePorts));
         batch.add_rule("services", &rule);
     }
 
     fn refusal(&self, batch: &mut Batch) {
-        batch.add_rule(REJECT_CHAIN, &vec![Expr::Reject]);
-        batch.add_rule("endpoints-check", &by_address(Shared::NoEndpoints));
+        batch.add_rule(REJECT_CHAIN, &vec![Expr::Reject { family: self.family() }]);
+        batch.add_rule("endpoints-check", &by_address(self.family(), Shared::NoEndpoints));
         self.unassigned(batch);
         // A pod's packet that belongs to no connection would pass untranslated and end the connection at its far end.
         if let Some(range) = self.cluster_cidr {
@@ -498,7 +505,7 @@ impl Frame {
         }
         let new = |then: Rule| -> Rule { step::new_connection().into_iter().chain(then).collect() };
         for chain in ["filter-prerouting", "filter-output"] {
-            batch.add_rule(chain, &new(by_address(Shared::Sources)));
+            batch.add_rule(chain, &new(by_address(self.family(), Shared::Sources)));
         }
         // What the host itself sends is looked at after translation: its own calls may use endpoints that the policy keeps
         // from the outside. Calls to its own addresses come in again by loopback.
@@ -516,11 +523,11 @@ impl Frame {
     /// What is called at a cluster address and was not translated is refused where a Service has the address, and dropped where none
     /// has: it must not leave for wherever the host's routes lead.
     fn unassigned(&self, batch: &mut Batch) {
-        let mut rule = vec![step::destination(0), Expr::In { set: Shared::ClusterIps.name().into(), from: reg(0), not: false }];
+        let mut rule = vec![step::destination(self.family(), 0), Expr::In { set: Shared::ClusterIps.name().into(), from: reg(0), not: false }];
         rule.push(step::goto(REJECT_CHAIN));
         batch.add_rule(CLUSTER_IPS_CHECK, &rule);
-        for range in self.service_ranges.iter().filter_map(|range| range.ipv4()) {
-            let mut rule = step::destination_in(range, Cmp::Eq);
+        for range in self.service_ranges.iter().filter(|range| range.family() == self.family()) {
+            let mut rule = step::destination_in(*range, Cmp::Eq);
             rule.push(Expr::Verdict(Verdict::Drop));
             batch.add_rule(CLUSTER_IPS_CHECK, &rule);
         }
@@ -532,7 +539,8 @@ impl Frame {
         batch.add_rule(MARK_CHAIN, &mark(MARK).to_vec());
         // A pod that was sent to itself would answer itself, past the translation.
         let mut rule = step::any_bit(Expr::Ct { to: reg(0), key: CT_STATUS }, TRANSLATED).to_vec();
-        rule.extend([step::source(0), step::destination(1), Expr::In { set: SELVES.into(), from: reg(0), not: false }]);
+        let family = self.family();
+        rule.extend([step::source(family, 0), step::destination(family, family.registers()), Expr::In { set: SELVES.into(), from: reg(0), not: false }]);
         rule.extend(step::snat(self.node_ip));
         batch.add_rule("nat-postrouting", &rule);
         let marked = || step::any_bit(Expr::Meta { to: reg(0), key: META_MARK }, MARK).to_vec();
@@ -550,9 +558,9 @@ impl Frame {
     }
 }
 
-fn by_address(shared: Shared) -> Rule {
-    let mut rule = vec![step::destination(1)];
-    rule.extend(step::protocol_port(2));
+fn by_address(family: Family, shared: Shared) -> Rule {
+    let mut rule = vec![step::destination(family, 1)];
+    rule.extend(step::protocol_port(1 + family.registers()));
     rule.push(Expr::Map { set: shared.name().into(), from: reg(1), to: 0 });
     rule
 }

@@ -8,13 +8,14 @@ use super::endpoints::Node;
 use super::plan::{self, Shared};
 use super::table::{Frame, Table};
 use super::*;
-use crate::nft::{Data, Verdict, key};
+use crate::nft::{Data, Family, Verdict, key};
 
 fn node() -> Node {
     let own = |ip: Option<[u8; 4]>, port, protocol| OwnPort { ip: ip.map(Into::into), port, protocol };
     Node {
         name: "n1".into(),
         zone: "z1".into(),
+        family: Family::V4,
         cluster_cidr: Some("10.244.0.0/16".parse().unwrap()),
         service_ranges: ["10.96.0.0/16", "10.97.0.0/24"].map(|range| range.parse().unwrap()).into(),
         own_ports: vec![own(Some([10, 244, 0, 1]), 53, "UDP"), own(None, 6443, "TCP"), own(None, 30443, "TCP")],
@@ -155,7 +156,7 @@ fn services_without_an_address_need_nothing() {
 fn empty_table() -> Table {
     Table::new(Frame {
         table: "t".into(),
-        node_ip: Ipv4Addr::new(10, 244, 0, 1),
+        node_ip: Ipv4Addr::new(10, 244, 0, 1).into(),
         cluster_cidr: None,
         service_ranges: BTreeSet::new(),
         node_ports: NodePortAddresses::All,

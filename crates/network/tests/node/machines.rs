@@ -48,7 +48,7 @@ fn address(socket: &mut Socket, name: &str, own: Ipv4Addr, other: Ipv4Addr) {
     let index = link::index_of(&socket.call("up", &m).unwrap(), name).unwrap();
     let mut m = Messages::new();
     link::add_address(&mut m, index, own);
-    link::add_route(&mut m, Cidr::new(other, 32), link::Way::Link { index, source: Some(own) });
+    link::add_route(&mut m, Cidr::new(other, 32), link::Way::Link { index, source: Some(own.into()) });
     socket.call("address", &m).unwrap();
 }
 

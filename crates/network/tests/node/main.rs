@@ -3,6 +3,7 @@
 //! Needs root and a kernel with nf_tables; nothing of it touches the host's own network.
 
 mod api;
+mod dual;
 mod machines;
 mod names;
 mod pods;

@@ -71,6 +71,7 @@ fn pods_and_the_host_resolve_names_through_the_service() {
                 service_cidr: node.config.service_cidr,
                 node_ports: NodePortAddresses::All,
                 own_ports: Vec::new(),
+                ipv6: None,
             };
             let informers = node.runtime.block_on(async { api.informers() });
             let dns = dns::Config {

@@ -6,8 +6,9 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use network::netlink::{self, Messages, Socket};
+use network::nft::Family;
 use network::pod::{self, HostPort, OwnPort, Passage, PodNetwork};
-use network::{link, nft};
+use network::{Net, link, nft};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -197,7 +198,7 @@ fn host_ports_lead_into_the_pod_from_everywhere() {
     machine(|outside| {
         let mut node = Node::new();
         let space = Space::new();
-        let single = HostPort { host_ip: Some(HOST), ..host_port(7001, "TCP") };
+        let single = HostPort { host_ip: Some(HOST.into()), ..host_port(7001, "TCP") };
         let ip = node.attach("a", &space.path, vec![host_port(7000, "TCP"), host_port(7000, "UDP"), single]);
         space.serve(8080, "a");
         let (other, ip_other) = node.pod("b");
@@ -272,7 +273,7 @@ fn pods_do_not_reach_the_hosts_loopback() {
         assert!(listener.recv(&mut [0; 8]).is_err(), "the guard drops it");
         // The same without the guard is heard: it is the guard that kept it off.
         let mut socket = Socket::open(netlink::NETFILTER).unwrap();
-        nft::delete_table(&mut socket, &node.config.mark.table()).unwrap();
+        nft::delete_table(&mut socket, Family::V4, &node.config.mark.table()).unwrap();
         listener.set_read_timeout(Some(DEADLINE)).unwrap();
         a.run(move || to_loopback(ip, 5555));
         assert_eq!(listener.recv(&mut [0; 8]).unwrap(), 1);
@@ -302,7 +303,7 @@ fn what_others_flush_is_written_again() {
         let table = node.config.mark.table();
         let rules = |table: &str| {
             let mut socket = Socket::open(netlink::NETFILTER).unwrap();
-            if nft::tables(&mut socket).unwrap().iter().any(|t| t == table) { nft::rules(&mut socket, table).unwrap().len() } else { 0 }
+            if nft::tables(&mut socket, Family::V4).unwrap().iter().any(|t| t == table) { nft::rules(&mut socket, Family::V4, table).unwrap().len() } else { 0 }
         };
         let whole = rules(&table);
         assert!(whole > 5);
@@ -319,7 +320,7 @@ fn what_others_flush_is_written_again() {
         until("the rules are back", || rules(&table) == whole);
         // Before the news is heard, a pod with a host's port does not wait for it.
         let mut socket = Socket::open(netlink::NETFILTER).unwrap();
-        nft::delete_table(&mut socket, &table).unwrap();
+        nft::delete_table(&mut socket, Family::V4, &table).unwrap();
         let space = Space::new();
         node.attach("b", &space.path, vec![host_port(7000, "TCP")]);
         space.serve(8080, "b");
@@ -336,7 +337,7 @@ fn as_somebody_else() {
     let Ok(line) = std::env::var("KNARR_TEST_FLUSH") else { return };
     let (what, table) = line.split_once(' ').unwrap();
     let mut socket = Socket::open(netlink::NETFILTER).unwrap();
-    let mut batch = nft::Batch::new(table);
+    let mut batch = nft::Batch::new(Family::V4, table);
     match what {
         "delete" => batch.add_table().delete_table(),
         "flush" => batch.flush_table(),
@@ -364,7 +365,7 @@ fn purge_removes_everything_with_the_mark_and_nothing_else() {
         assert!(names.contains("knarr-tes") && !names.contains("knarr-test"), "{names:?}");
         assert!(!names.iter().any(|n| n.starts_with(&node.config.mark.link_prefix())), "{names:?}");
         let mut socket = Socket::open(netlink::NETFILTER).unwrap();
-        assert_eq!(nft::tables(&mut socket).unwrap(), ["knarr-tes"]);
+        assert_eq!(nft::tables(&mut socket, Family::V4).unwrap(), ["knarr-tes"]);
         let routes = std::fs::read_to_string("/proc/thread-self/net/route").unwrap();
         assert!(!routes.contains("0000F40A"), "10.244.0.0 is no route any more: {routes}");
     });
@@ -390,7 +391,7 @@ fn ours(socket: &mut Socket, mark: &network::Mark) -> usize {
 fn a_firewall_that_forwards_nothing_lets_pods_through() {
     machine(|outside| {
         let mut socket = Socket::open(netlink::NETFILTER).unwrap();
-        let mut batch = nft::Batch::new("filter");
+        let mut batch = nft::Batch::new(Family::V4, "filter");
         firewall(&mut batch, true);
         batch.commit(&mut socket, "firewall").unwrap();
         let host = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 5353)).unwrap();
@@ -412,7 +413,7 @@ fn a_firewall_that_forwards_nothing_lets_pods_through() {
         assert_eq!(ours(&mut socket, &node.config.mark), before, "not twice");
         pod::purge(&node.config.mark).unwrap();
         assert_eq!(ours(&mut socket, &node.config.mark), 0);
-        assert_eq!(nft::tables(&mut socket).unwrap(), ["filter"]);
+        assert_eq!(nft::tables(&mut socket, Family::V4).unwrap(), ["filter"]);
     });
 }
 
@@ -529,7 +530,7 @@ fn the_ranges_of_services_lead_to_the_node() {
         cidrs("kubernetes", &["10.96.0.0/16"]);
         // Those of others lead nowhere: everything, pods' own, the machine's own, and what it reaches by another way.
         let mut m = Messages::new();
-        link::add_route(&mut m, "10.99.0.0/24".parse().unwrap(), link::Way::Unreachable);
+        link::add_route(&mut m, "10.99.0.0/24".parse::<Net>().unwrap(), link::Way::Unreachable);
         Socket::open(netlink::ROUTE).unwrap().call("another's route", &m).unwrap();
         cidrs("bad", &["0.0.0.0/0", "10.244.7.0/24", "192.168.0.0/16", "10.99.0.0/24"]);
         cidrs("more", &["10.97.0.0/24", "fd00:97::/112"]);
@@ -568,7 +569,7 @@ fn a_start_with_other_ranges_lets_those_through() {
     machine(|_outside| {
         let mut node = Node::new();
         let mut socket = Socket::open(netlink::NETFILTER).unwrap();
-        let mut batch = nft::Batch::new("filter");
+        let mut batch = nft::Batch::new(Family::V4, "filter");
         firewall(&mut batch, true);
         batch.commit(&mut socket, "firewall").unwrap();
         let opened =

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use network::link;
 use network::netlink::{self, Messages, Socket};
-use network::nft;
+use network::nft::{self, Family};
 use network::pod::OwnPort;
 use network::proxy::{self, NodePortAddresses};
 use serde_json::{Value, json};
@@ -22,9 +22,9 @@ const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 20);
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
 /// A node with pods, an API and a proxy.
-struct Cluster {
-    node: Node,
-    api: Server,
+pub struct Cluster {
+    pub node: Node,
+    pub api: Server,
     stop: CancellationToken,
 }
 
@@ -39,7 +39,7 @@ impl Cluster {
         Self::on(Node::new(), node_ports)
     }
 
-    fn on(node: Node, node_ports: NodePortAddresses) -> Self {
+    pub fn on(node: Node, node_ports: NodePortAddresses) -> Self {
         let this = Self { node, api: Server::default(), stop: CancellationToken::new() };
         this.start(node_ports);
         this
@@ -54,6 +54,7 @@ impl Cluster {
             service_cidr: self.node.config.service_cidr,
             node_ports,
             own_ports: self.node.config.own_ports.clone(),
+            ipv6: self.node.config.ipv6,
         };
         let (ready, mut told) = watch::channel(false);
         let (api, stop) = (self.api.clone(), self.stop.clone());
@@ -98,7 +99,7 @@ fn elsewhere(ip: Ipv4Addr) -> Value {
 }
 
 /// Waits until an answer is as wanted.
-fn until<T: std::fmt::Debug>(what: &str, ask: impl Fn() -> T, good: impl Fn(&T) -> bool) {
+pub fn until<T: std::fmt::Debug>(what: &str, ask: impl Fn() -> T, good: impl Fn(&T) -> bool) {
     drop(settle(what, ask, good));
 }
 
@@ -168,7 +169,7 @@ fn a_service_is_reached_from_pods_the_host_and_the_outside() {
 #[test]
 fn node_ports_only_at_the_nodes_own_addresses() {
     machine(|outside| {
-        let cluster = Cluster::new(NodePortAddresses::Only(vec![NODE_IP, LOCALHOST]));
+        let cluster = Cluster::new(NodePortAddresses::Only(vec![NODE_IP.into(), LOCALHOST.into()]));
         let (_a, ip_a) = cluster.node.pod("a");
         cluster.service("web", json!({"type": "NodePort", "ports": [{"name": "p", "port": 80, "nodePort": 30080}]}));
         cluster.endpoints("web", &[ready(ip_a)]);
@@ -510,7 +511,7 @@ fn clusters_beside_each_other_do_not_touch() {
     machine(|outside| {
         let second = Ipv4Addr::new(10, 245, 0, 1);
         let one = Cluster::new(NodePortAddresses::All);
-        let two = Cluster::on(Node::named("two", "10.245.0.0/16", "10.97.0.0/16"), NodePortAddresses::Only(vec![second]));
+        let two = Cluster::on(Node::named("two", "10.245.0.0/16", "10.97.0.0/16"), NodePortAddresses::Only(vec![second.into()]));
         let (a, ip_a) = one.node.pod("a");
         let (b, ip_b) = two.node.pod("b");
         let vip = Ipv4Addr::new(10, 97, 0, 20);
@@ -541,15 +542,15 @@ fn a_full_memory_of_clients_costs_only_the_memory() {
         // As many clients as there is room for, without their packets: what they would leave.
         let table = cluster.node.config.mark.proxy_table();
         let mut socket = Socket::open(netlink::NETFILTER).unwrap();
-        let sets = nft::sets(&mut socket, &table).unwrap();
+        let sets = nft::sets(&mut socket, Family::V4, &table).unwrap();
         let memory = sets.iter().find(|s| s.starts_with("aff-") && s.ends_with("/p")).unwrap();
-        let data = nft::endpoint_data(ip_a, 8080);
+        let data = nft::endpoint_data(ip_a.into(), 8080);
         let element = |n: u32| (Ipv4Addr::from_bits(Ipv4Addr::new(100, 64, 0, 0).to_bits() + n).octets().to_vec(), Some(nft::Data::Value(data.clone())));
-        let room = 65_535 - u32::try_from(nft::keys(&mut socket, &table, memory).unwrap().len()).unwrap();
-        let mut batch = nft::Batch::new(&table);
+        let room = 65_535 - u32::try_from(nft::keys(&mut socket, Family::V4, &table, memory).unwrap().len()).unwrap();
+        let mut batch = nft::Batch::new(Family::V4, &table);
         batch.add_elements(memory, &(0..room).map(element).collect::<Vec<_>>());
         batch.commit(&mut socket, "clients").unwrap();
-        let mut one_more = nft::Batch::new(&table);
+        let mut one_more = nft::Batch::new(Family::V4, &table);
         one_more.add_elements(memory, &[element(room)]);
         assert!(one_more.commit(&mut socket, "one more").is_err(), "it is full");
         for _ in 0..5 {
@@ -580,7 +581,7 @@ fn clients_are_remembered_over_a_new_process_and_a_flush() {
         let table = cluster.node.config.mark.proxy_table();
         let left = || {
             let mut socket = Socket::open(netlink::NETFILTER).unwrap();
-            nft::chains(&mut socket, &table).unwrap().into_iter().filter(|(name, _)| name.contains("/other/")).count()
+            nft::chains(&mut socket, Family::V4, &table).unwrap().into_iter().filter(|(name, _)| name.contains("/other/")).count()
         };
         until("nothing of it is left", left, |n| *n == 0);
         // Somebody flushes the rules, and then everything.

@@ -1,7 +1,7 @@
 //! A machine in a network namespace of its own, pods in theirs, and somebody outside.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -163,7 +163,7 @@ pub fn configure(socket: &mut Socket, name: &str, own: Ipv4Addr, other: Ipv4Addr
 
 fn default_route(socket: &mut Socket, index: u32, router: Ipv4Addr) -> Result<()> {
     let mut m = Messages::new();
-    link::add_route(&mut m, Cidr::new(Ipv4Addr::UNSPECIFIED, 0), Way::Gateway { index, router, source: None });
+    link::add_route(&mut m, Cidr::new(Ipv4Addr::UNSPECIFIED, 0), Way::Gateway { index, router: router.into(), source: None });
     socket.call("route", &m).map(drop)
 }
 
@@ -174,7 +174,7 @@ fn address(socket: &mut Socket, name: &str, address: Ipv4Addr, other: Ipv4Addr) 
     let index = link::index_of(&socket.call("up", &m)?, name)?;
     let mut m = Messages::new();
     link::add_address(&mut m, index, address);
-    link::add_route(&mut m, Cidr::new(other, 32), Way::Link { index, source: Some(address) });
+    link::add_route(&mut m, Cidr::new(other, 32), Way::Link { index, source: Some(address.into()) });
     socket.call("address", &m)?;
     Ok(index)
 }
@@ -216,6 +216,7 @@ impl Node {
             mtu: None,
             cluster_cidr: None,
             own_ports: Vec::new(),
+            ipv6: None,
             behind: false,
         }
     }
@@ -227,7 +228,13 @@ impl Node {
 
     pub fn attach(&self, sandbox: &str, netns: &Path, host_ports: Vec<HostPort>) -> Ipv4Addr {
         let request = AttachRequest { sandbox_id: sandbox.into(), host_ports };
-        self.runtime.block_on(self.network.attach(netns, request)).unwrap().ips[0]
+        self.runtime
+            .block_on(self.network.attach(netns, request))
+            .unwrap()
+            .ips
+            .into_iter()
+            .find_map(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None })
+            .unwrap()
     }
 
     pub fn detach(&self, sandbox: &str) {
