@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Client, DeleteParams, Delta, Informer, ListParams, Meta, PartialObject};
+use client::{Client, DeleteParams, Delta, Informer, List, ListParams, Meta, PartialObject};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, NamespaceStatus, Pod};
 use parking_lot::Mutex;
@@ -155,7 +155,7 @@ impl Namespaces {
         let api = self.client.at::<PartialObject>(resource.path_in(namespace));
         // Of most resources there is nothing, which one that is asked for tells as well as all.
         let first = ListParams { limit: 1, ..ListParams::default() };
-        if api.list(&first).await?.items().is_empty() {
+        if is_all_of_nothing(&api.list(&first).await?) {
             return Ok(());
         }
         if resource.can("deletecollection") {
@@ -261,9 +261,26 @@ fn set(status: &mut NamespaceStatus, kind: &str, value: &str, reason: &str, mess
     true
 }
 
+/// Whether a first page tells that there is nothing: a server may give fewer than it was asked for, none too, and say where it goes on.
+fn is_all_of_nothing<K>(page: &List<K>) -> bool {
+    page.items().is_empty() && page.metadata.continue_.as_deref().is_none_or(str::is_empty)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_page_that_no_other_follows_tells_of_nothing() {
+        for (page, nothing) in [
+            (r#"{"metadata": {}, "items": []}"#, true),
+            (r#"{"metadata": {"continue": ""}, "items": null}"#, true),
+            (r#"{"metadata": {"continue": "further"}, "items": []}"#, false),
+            (r#"{"metadata": {}, "items": [{"metadata": {"name": "a"}}]}"#, false),
+        ] {
+            assert_eq!(is_all_of_nothing::<PartialObject>(&serde_json::from_str(page).expect("a list")), nothing, "{page}");
+        }
+    }
 
     #[test]
     fn conditions_tell_what_is_left() {

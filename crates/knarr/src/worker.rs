@@ -155,6 +155,7 @@ pub async fn discard(cluster: &Cluster, number: u32, keep_data: bool) -> anyhow:
     tokio::task::spawn_blocking(move || {
         network::worker::close(&mark, number, &space).context("the network")?;
         kubelet::purge(&home.data.join("kubelet")).context("the pods' volumes")?;
+        kubelet::graceful::purge(&home.name).context("logind's settings")?;
         volume::disk::purge(&volumes::directory(&home.data)).context("the volumes' devices")?;
         if !keep_data {
             let kinds = [CLIENT, SERVING, READER, DNS, PROVISIONER];

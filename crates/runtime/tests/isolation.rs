@@ -225,6 +225,10 @@ async fn a_hook_finishes_the_root_before_it_is_one() {
     assert_eq!(host.run("s", with("a", vec![hook("", "0")])).await, "zero hook\n");
     let error = start_error(&host, with("b", vec![hook("", "0"), hook("no such library", "7")])).await;
     assert!(error.contains("error running createContainer hook #1: /bin/sh: exit status: 7, stderr: no such library"), "{error}");
+    // Why it failed is told at the end of what it says, in whatever bytes.
+    let long = "long ".repeat(1_000) + "\u{fffd} the end";
+    let error = start_error(&host, with("e", vec![hook(&long, "7")])).await;
+    assert!(error.contains("the end") && error.len() < 2_000, "{error}");
     let error = start_error(&host, with("c", vec![Hook { path: "/does/not/exist".into(), ..Hook::default() }])).await;
     assert!(error.contains("hook #0: /does/not/exist: No such file or directory"), "{error}");
 }

@@ -73,12 +73,18 @@ fn files(directory: &Path) -> io::Result<Vec<(PathBuf, String)>> {
     Ok(ours.collect())
 }
 
-/// Removes what a cluster's nodes have set.
+/// Removes what a node has set (`CLUSTER/NODE`), or all nodes of a cluster (`CLUSTER`).
 ///
 /// # Errors
 /// It cannot be removed.
 pub fn purge(mark: &str) -> io::Result<()> {
-    remove(Path::new(SETTINGS), |of| of.split(BETWEEN).next() == Some(mark))
+    remove(Path::new(SETTINGS), at_or_below(mark))
+}
+
+/// Whether a file's owner is this node or cluster, or a node of it.
+fn at_or_below(mark: &str) -> impl FnMut(&str) -> bool {
+    let own = owner(mark);
+    move |of| of.strip_prefix(&own).is_some_and(|rest| rest.is_empty() || rest.starts_with(BETWEEN))
 }
 
 fn remove(directory: &Path, mut whose: impl FnMut(&str) -> bool) -> io::Result<()> {
@@ -191,7 +197,11 @@ mod tests {
         stand_by(&settings, 40, "a+node-2").expect("written");
         assert_eq!(names(), ["99-knarr+0000000040+a+node-2.conf", "99-knarr+0000000060+b.conf", "99-knarr+0000000090+a.conf"]);
         assert!(fs::read_to_string(settings.join("99-knarr+0000000090+a.conf")).expect("a text").ends_with("\n[Login]\nInhibitDelayMaxSec=90\n"));
-        remove(&settings, |of| of.split(BETWEEN).next() == Some("a")).expect("removed");
-        assert_eq!(names(), ["99-knarr+0000000060+b.conf"]);
+        set(&settings, 70, "ab").expect("written");
+        remove(&settings, at_or_below("/a/node-2")).expect("removed");
+        assert_eq!(names(), ["99-knarr+0000000060+b.conf", "99-knarr+0000000070+ab.conf", "99-knarr+0000000090+a.conf"]);
+        set(&settings, 20, &owner("a/node-2")).expect("written");
+        remove(&settings, at_or_below("a")).expect("removed");
+        assert_eq!(names(), ["99-knarr+0000000060+b.conf", "99-knarr+0000000070+ab.conf"]);
     }
 }

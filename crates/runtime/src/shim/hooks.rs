@@ -5,7 +5,7 @@
 //! is a directory with a `config.json`, of which such tools read where the root is.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -20,8 +20,9 @@ use crate::proto::Spec;
 use crate::types::Hook;
 
 const OCI_VERSION: &str = "1.2.0";
-/// For a hook that names no time of its own: longer nobody waits for a container (upstream's `runtimeRequestTimeout`).
-const TIMEOUT_MAX: Duration = Duration::from_secs(120);
+/// For a hook that names no time of its own: somewhat less than a container is waited for (upstream's `runtimeRequestTimeout`, two
+/// minutes), so that its own words are told.
+const TIMEOUT_MAX: Duration = Duration::from_secs(110);
 /// Between two looks at a hook.
 const LOOK: Duration = Duration::from_millis(2);
 /// What is told of the words of one that failed.
@@ -33,7 +34,7 @@ pub(super) fn create_container(spec: &Spec, rootfs: &Path) -> Step<()> {
         return Ok(());
     }
     bundle(spec, rootfs).map_err(|e| format!("config.json for hooks: {e}"))?;
-    // Of the container's own process namespace, as runc tells it.
+    // As the container's own process namespace numbers it, as runc tells it; where that is another's (a pod's, the host's), as that does.
     let state = json!({"ociVersion": OCI_VERSION, "id": spec.config.id, "status": "creating", "pid": std::process::id(), "bundle": spec.container_dir,
         "annotations": spec.config.annotations})
     .to_string();
@@ -42,8 +43,11 @@ pub(super) fn create_container(spec: &Spec, rootfs: &Path) -> Step<()> {
     // They are the host's programs: what confines the container's next one is not for them.
     confine(spec, apparmor::UNCONFINED)?;
     let words = spec.container_dir.join("hook.log");
+    // A file: a pipe would be waited for where a hook does not read, and kill us where one has ended.
+    let told = spec.container_dir.join("state.json");
+    private(&told).and_then(|mut file| file.write_all(state.as_bytes())).map_err(|e| format!("state for hooks: {e}"))?;
     for (index, hook) in spec.config.hooks.iter().enumerate() {
-        one(hook, &state, &words).map_err(|e| format!("error running createContainer hook #{index}: {e}"))?;
+        one(hook, &told, &words).map_err(|e| format!("error running createContainer hook #{index}: {e}"))?;
     }
     process::set_umask(0);
     spec.apparmor.as_deref().map_or(Ok(()), |profile| confine(spec, profile))
@@ -70,18 +74,15 @@ fn private(path: &Path) -> io::Result<File> {
     fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
-fn one(hook: &Hook, state: &str, words: &Path) -> Step<()> {
+fn one(hook: &Hook, state: &Path, words: &Path) -> Step<()> {
     let mut command = Command::new(&hook.path);
     if let Some((name, args)) = hook.args.split_first() {
         command.arg0(name).args(args);
     }
     let stderr = private(words).map_err(|e| format!("{}: {e}", words.display()))?;
     command.env_clear().envs(hook.env.iter().filter_map(|entry| entry.split_once('=')));
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(stderr).spawn().map_err(|e| format!("{}: {e}", hook.path.display()))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // One that reads nothing may end before.
-        let _ = stdin.write_all(state.as_bytes());
-    }
+    let state = File::open(state).map_err(|e| format!("{}: {e}", state.display()))?;
+    let mut child = command.stdin(state).stdout(Stdio::null()).stderr(stderr).spawn().map_err(|e| format!("{}: {e}", hook.path.display()))?;
     let timeout = hook.timeout_s.map_or(TIMEOUT_MAX, |seconds| Duration::from_secs(seconds.into()));
     let begun = Instant::now();
     let status = loop {
@@ -98,7 +99,18 @@ fn one(hook: &Hook, state: &str, words: &Path) -> Step<()> {
     if status.success() {
         return Ok(());
     }
-    let mut told = String::new();
-    let _ = File::open(words).and_then(|file| file.take(WORDS_BYTES_MAX).read_to_string(&mut told));
-    Err(format!("{}: {status}, stderr: {}", hook.path.display(), told.trim()))
+    Err(format!("{}: {status}, stderr: {}", hook.path.display(), last_words(words).trim()))
+}
+
+/// The end of a file: there programs tell why they failed.
+fn last_words(path: &Path) -> String {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let from = file.metadata()?.len().saturating_sub(WORDS_BYTES_MAX);
+        file.seek(SeekFrom::Start(from))?;
+        let mut told = Vec::new();
+        file.take(WORDS_BYTES_MAX).read_to_end(&mut told)?;
+        Ok(told)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
 }

@@ -211,7 +211,13 @@ impl Shim {
         }
         if all {
             // A start that hangs (a source on a file system that does not answer) ends as one that failed.
-            self.launches.iter().filter(|l| l.container == id && !l.exec).for_each(|l| sys::kill(l.pid, signal));
+            for launch in self.launches.iter().filter(|l| l.container == id && !l.exec) {
+                sys::kill(launch.pid, signal);
+                // What it has begun (a hook) would run on beside the next attempt's.
+                for container in self.containers.iter().filter(|c| c.record.id == id) {
+                    cgroup::kill_all(&container.spec.cgroup);
+                }
+            }
         }
         for container in self.containers.iter().filter(|c| c.record.id == id && c.record.pid > 0) {
             sys::kill(container.record.pid as i32, signal);
@@ -227,6 +233,9 @@ impl Shim {
         self.stopping = true;
         for launch in &self.launches {
             sys::kill(launch.pid, libc::SIGKILL);
+            for container in self.containers.iter().filter(|c| !launch.exec && c.record.id == launch.container) {
+                cgroup::kill_all(&container.spec.cgroup);
+            }
         }
         for container in self.containers.iter().filter(|c| c.record.pid > 0) {
             sys::kill(container.record.pid as i32, libc::SIGKILL);

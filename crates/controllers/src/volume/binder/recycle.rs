@@ -122,10 +122,12 @@ impl Binder {
                 match pods.create(&pod).await {
                     Ok(created) => {
                         let made = (left_by(volume).to_owned(), created.uid().to_owned());
-                        // Of a volume that went meanwhile nobody would take it out again.
+                        // Of a volume that went meanwhile nobody would take it out again; who hears of that waits for the lock.
+                        let mut recycling = self.recycling.lock();
                         if self.shelf.volume(volume.name()).is_some_and(|known| known.uid() == volume.uid()) {
-                            self.recycling.lock().insert(volume.name().to_owned(), made);
+                            recycling.insert(volume.name().to_owned(), made);
                         }
+                        drop(recycling);
                         // What became of it meanwhile was heard when nobody knew it.
                         Ok(Some(SOON))
                     }

@@ -19,6 +19,8 @@ use crate::util;
 
 /// For an answer of how full a volume is (less than who asks waits for all of them); who is later is not asked for so long.
 const ANSWER_MAX: Duration = Duration::from_secs(4);
+/// Looks at the host for figures that one pod may have under way.
+const POD_LOOKS_MAX: usize = 4;
 const CALL_MAX: Duration = Duration::from_secs(3);
 const ALONE: Duration = Duration::from_secs(60);
 /// For so long a figure stands (upstream's `--volume-stats-agg-period`).
@@ -93,8 +95,8 @@ impl Persistent {
             return held.clone();
         }
         // All at once: one that is not answered takes no more of who waits for the whole pod than its own time.
-        let all = volumes.into_iter().map(async |volume| {
-            let stats = tokio::time::timeout(ANSWER_MAX, self.one(pod, &uid, volume)).await.ok()??;
+        let all = volumes.into_iter().enumerate().map(async |(index, volume)| {
+            let stats = tokio::time::timeout(ANSWER_MAX, self.one(pod, &uid, volume, index % POD_LOOKS_MAX)).await.ok()??;
             let claim = spec::claim_of(pod, volume).map(|(name, _)| name);
             let (bytes, inodes) = (stats.bytes.unwrap_or_default(), stats.inodes.unwrap_or_default());
             Some(VolumeStats { name: volume.name.clone(), claim, bytes, inodes })
@@ -118,7 +120,8 @@ impl Persistent {
         answer.ok()?.ok()
     }
 
-    async fn one(&self, pod: &Pod, uid: &PodUid, volume: &Volume) -> Option<Stats> {
+    /// `turn`: with which of the pod's volumes it takes turns, where it is a look at the host.
+    async fn one(&self, pod: &Pod, uid: &PodUid, volume: &Volume, turn: usize) -> Option<Stats> {
         let mine = |slot: &std::sync::Arc<super::Slot>| {
             let state = slot.state.lock();
             state.pods.get(uid).filter(|u| u.outer.contains(&volume.name) && u.published == Step::Done).cloned()
@@ -145,8 +148,9 @@ impl Persistent {
             None => return None,
         };
         let places = [self.0.places.local(&uid.0, &name), self.0.places.export(&uid.0, &name)];
-        // A look of its own: one that hangs holds up neither the pod's other volumes nor its set-up.
-        self.0.figures.look(&format!("{}/{}", uid.0, volume.name), move || Ok(places.iter().find_map(file_system))).await.ok().flatten()
+        // Not the pod's set-up's look: one that hangs holds up neither that nor most of the pod's other volumes. Nor has a pod as many as
+        // it has volumes: the places are all pods'.
+        self.0.figures.look(&format!("{}/{turn}", uid.0), move || Ok(places.iter().find_map(file_system))).await.ok().flatten()
     }
 }
 
