@@ -184,8 +184,8 @@ async fn ranges_of_addresses_and_nodes_are_told_how_they_are() {
     c.until(&format!("{ranges}/kubernetes"), |r| r["status"]["conditions"][0]["message"] == "Kubernetes Service CIDR is ready").await;
     let extra = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "extra"}, "spec": {"cidrs": ["172.31.0.0/24"]}});
     c.create(ranges, extra).await;
-    let extra = c.until(&format!("{ranges}/extra"), |r| r["metadata"]["finalizers"] == json!(["networking.k8s.io/service-cidr-finalizer"])).await;
-    assert!(extra["status"]["conditions"].is_null(), "nobody gives its addresses: {extra}");
+    let is_ready = |r: &Value| r["status"]["conditions"][0]["message"] == "Kubernetes Service CIDR is ready";
+    c.until(&format!("{ranges}/extra"), |r| r["metadata"]["finalizers"] == json!(["networking.k8s.io/service-cidr-finalizer"]) && is_ready(r)).await;
     c.create("/api/v1/nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "told"}})).await;
     c.until("/api/v1/nodes/told", |n| n["metadata"]["annotations"]["node.alpha.kubernetes.io/ttl"] == "0").await;
 }
