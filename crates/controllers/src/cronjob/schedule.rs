@@ -4,8 +4,6 @@
 //! What is hit is the wall clock: a time that a change of the clocks leaves out does not come that day, and one that it
 //! repeats comes twice.
 
-use std::time::Duration;
-
 use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::jiff::civil::Date;
 use k8s_openapi::jiff::tz::TimeZone;
@@ -50,7 +48,8 @@ impl Schedule {
             other => other,
         };
         if let Some(every) = text.strip_prefix("@every ") {
-            return duration_s(every.trim()).map(|s| Self::Every(s.max(1)));
+            // In whole seconds, and no less than one.
+            return machinery::time::parse_go_duration(every).ok().map(|nanos| Self::Every((nanos / 1_000_000_000).max(1)));
         }
         let fields: Vec<&str> = text.split_whitespace().collect();
         let [minute, hour, day, month, weekday] = fields.as_slice() else { return None };
@@ -161,24 +160,4 @@ fn field(text: &str, min: u32, max: u32, names: &[&str]) -> Option<(u64, bool)> 
         (first..=last).step_by(usize::try_from(step).ok()?).for_each(|n| bits |= 1u64 << n);
     }
     Some((bits, bare))
-}
-
-/// Go's durations in whole seconds: `1h30m`, `90s`.
-fn duration_s(text: &str) -> Option<i64> {
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let number: u64 = rest.get(..digits)?.parse().ok()?;
-        rest = &rest[digits..];
-        let (unit, length) = [("ms", 2), ("h", 1), ("m", 1), ("s", 1)].into_iter().find(|(u, _)| rest.starts_with(u))?;
-        total += match unit {
-            "h" => Duration::from_secs(number.checked_mul(3600)?),
-            "m" => Duration::from_secs(number.checked_mul(60)?),
-            "s" => Duration::from_secs(number),
-            _ => Duration::from_millis(number),
-        };
-        rest = &rest[length..];
-    }
-    i64::try_from(total.as_secs()).ok().filter(|_| !text.is_empty())
 }

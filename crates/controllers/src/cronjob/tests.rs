@@ -26,11 +26,12 @@ fn the_next_time_of_a_schedule() {
         ("@hourly", "2026-03-01T10:00", "2026-03-01T11:00"),
         ("5/20 * ? * *", "2026-03-01T10:30", "2026-03-01T10:45"),
         ("@every 1h30m", "2026-03-01T10:00", "2026-03-01T11:30"),
+        ("@every 1.5h", "2026-03-01T10:00", "2026-03-01T11:30"),
     ] {
         assert_eq!(schedule(text).after(at(from), &TimeZone::UTC), Some(at(want)), "{text}");
     }
     assert_eq!(schedule("0 0 30 2 *").after(at("2026-03-01T00:00"), &TimeZone::UTC), None);
-    for bad in ["", "* * * *", "60 * * * *", "* * * * 7-9", "*/0 * * * *", "5-1 * * * *", "@never"] {
+    for bad in ["", "* * * *", "60 * * * *", "* * * * 7-9", "*/0 * * * *", "5-1 * * * *", "@never", "@every 1d", "@every 9999999999h"] {
         assert!(Schedule::parse(bad).is_none(), "{bad}");
     }
 }
