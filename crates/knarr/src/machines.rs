@@ -170,7 +170,7 @@ pub fn mesh(cluster: &Cluster, plan: &Plan, node: &str) -> Option<mesh::Config> 
 
 /// What a node may bring along of the pods' range; in a cluster of this machine alone nobody is kept from anything.
 pub fn node_ranges(plan: &Plan) -> Vec<(String, u8)> {
-    plan.advertise.map(|_| (plan.pod_cidr().to_string(), plan.node_prefix)).into_iter().collect()
+    plan.advertise.map(|_| plan.node_parts()).unwrap_or_default()
 }
 
 /// The controllers' settings.
@@ -189,7 +189,11 @@ pub fn controllers(config: controllers::Config, cluster: &Cluster, plan: &Plan, 
 fn held(cluster: &Cluster, plan: &Plan) -> anyhow::Result<Held> {
     let (wishes, lock) = cluster.held_wishes()?;
     let all = wishes.into_iter().map(|wish| (wish.name, wish.number)).chain([(host::name(), FIRST)]);
-    let nodes: BTreeMap<_, _> = all.filter_map(|(name, number)| Some((name, vec![plan.node_range(number)?.to_string()]))).collect();
+    let ranges = |number| {
+        let range = plan.node_range(number)?;
+        Some([range.to_string()].into_iter().chain(plan.ipv6_of(range).map(|v6| v6.pod_cidr.to_string())).collect())
+    };
+    let nodes: BTreeMap<_, _> = all.filter_map(|(name, number)| Some((name, ranges(number)?))).collect();
     Ok(Held { nodes, lock: Box::new(lock) })
 }
 
@@ -310,6 +314,9 @@ mod tests {
         let held = held(&cluster, &plan).unwrap();
         let worker = format!("{}-2", host::name());
         assert_eq!(held.nodes, BTreeMap::from([(host::name(), vec!["10.244.0.0/24".to_owned()]), (worker, vec!["10.244.1.0/24".to_owned()])]));
+        let both = Plan { ipv6: Some(("fd00:1::/56".parse().unwrap(), "fd00:2::/112".parse().unwrap())), ..self::plan(Some("192.0.2.7")) };
+        assert_eq!(self::held(&cluster, &both).unwrap().nodes[&host::name()], ["10.244.0.0/24", "fd00:1::/64"]);
+        assert_eq!(node_ranges(&both), [("10.244.0.0/16".to_owned(), 24), ("fd00:1::/56".to_owned(), 64)]);
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -274,7 +274,7 @@ async fn leave(common: &Common, wish: &Wish) -> anyhow::Result<()> {
 async fn join(common: &Common, number: u32, home: &Cluster) -> anyhow::Result<()> {
     let pod_cidr = common.plan.node_range(number).with_context(|| format!("the range {} has no part for it", common.plan.pod_cidr()))?;
     let host6 = common.plan.ipv6_of(common.plan.node_cidr()).map(|first| first.node_ip());
-    let ipv6 = common.plan.ipv6_of(pod_cidr).zip(host6);
+    let ipv6 = common.plan.ipv6_part(pod_cidr)?.zip(host6);
     let worker = network::worker::Worker { mark: Mark::new(&common.cluster.name), number, pod_cidr, host: common.plan.node_ip(), ipv6 };
     let space = home.space();
     Ok(tokio::task::spawn_blocking(move || network::worker::open(&worker, &space)).await??)

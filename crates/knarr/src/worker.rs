@@ -174,7 +174,7 @@ async fn start(command: &cli::Worker, cluster: &Cluster, home: &Cluster, plan: &
     let has = |component| !command.disable.contains(&component);
     let range = plan.node_range(wish.number).with_context(|| format!("the range {} has no part for node {}", plan.pod_cidr(), wish.number))?;
     let ip = range.nth(1).context("the range has no address")?;
-    let ips = [ip.into()].into_iter().chain(plan.ipv6_of(range).map(|v6| v6.node_ip())).collect();
+    let ips = [ip.into()].into_iter().chain(plan.ipv6_part(range)?.map(|v6| v6.node_ip())).collect();
     let pki = Pki::load(cluster, plan, &wish.name, ips)?;
     let on_loopback = loopback_servers(&std::fs::read_to_string(RESOLVER).unwrap_or_default());
     let node = Node {

@@ -22,6 +22,11 @@ impl ServiceRanges {
         Self { own: own.into_iter().collect(), objects }
     }
 
+    /// Those told at the start.
+    pub(crate) fn own(&self) -> &[Net] {
+        &self.own
+    }
+
     /// All of them as they are now.
     pub(crate) fn now(&self) -> BTreeSet<Net> {
         let objects = self.objects.list();
@@ -41,9 +46,13 @@ impl ServiceRanges {
 }
 
 /// Those among them by which packets may be led away or dropped. Whoever may write ServiceCIDRs may write any range into one; what
-/// would take pods' or machines' own addresses leads nowhere, and the log says so.
-pub(crate) fn apart(ranges: &BTreeSet<Net>, pods: Option<Net>, machine: &BTreeSet<IpAddr>) -> BTreeSet<Net> {
+/// would take pods' or machines' own addresses leads nowhere, and the log says so. The node's own ranges are never left out: an address
+/// that the machine gets in one (of a private network, say) is the machine's all the same, the other addresses stay the Services'.
+pub(crate) fn apart(ranges: &BTreeSet<Net>, own: &[Net], pods: Option<Net>, machine: &BTreeSet<IpAddr>) -> BTreeSet<Net> {
     let may = |range: &&Net| {
+        if own.contains(range) {
+            return true;
+        }
         let in_the_way = pods.filter(|pods| pods.overlaps(**range)).map(|pods| format!("the pods' range {pods}"));
         let in_the_way = in_the_way.or_else(|| machine.iter().find(|ip| range.contains(**ip)).map(|ip| format!("this machine's address {ip}")));
         if let Some(what) = &in_the_way {
@@ -81,7 +90,9 @@ mod tests {
     #[test]
     fn nobodys_own_addresses_are_led_away() {
         let ranges = BTreeSet::from(["10.97.0.0/24", "10.0.0.0/8", "192.168.0.0/16", "0.0.0.0/0", "fd00:97::/112"].map(net));
-        let led = apart(&ranges, Some(net("10.244.0.0/16")), &BTreeSet::from(["192.168.77.1".parse().unwrap()]));
-        assert_eq!(led, BTreeSet::from(["10.97.0.0/24", "fd00:97::/112"].map(net)));
+        let machine = BTreeSet::from(["192.168.77.1", "10.97.0.9"].map(|ip| ip.parse().unwrap()));
+        let led = |own: &[Net]| apart(&ranges, own, Some(net("10.244.0.0/16")), &machine);
+        assert_eq!(led(&[]), BTreeSet::from([net("fd00:97::/112")]));
+        assert_eq!(led(&[net("10.97.0.0/24")]), BTreeSet::from(["10.97.0.0/24", "fd00:97::/112"].map(net)), "the cluster's own leads to it");
     }
 }

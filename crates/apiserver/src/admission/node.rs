@@ -157,14 +157,17 @@ fn nodes(world: &World, write: &Write<'_>, object: &Value, node: &str) -> Result
 }
 
 /// A node that brings its range of pods along (as those of the control plane's machine do) takes nothing of another's by it; upstream
-/// has no such rule. A range does not change any more once it is there.
+/// has no such rule. A range does not change any more once it is there, but one of the other family may come later.
 fn ranges(world: &World, write: &Write<'_>, object: &Value, node: &str) -> Result<(), Status> {
     fn of(node: &Value) -> Vec<&str> {
         items(&node["spec"]["podCIDRs"]).iter().filter_map(Value::as_str).chain(node["spec"]["podCIDR"].as_str()).collect()
     }
-    let wanted = of(object);
-    let is_new = write.operation == Operation::Create || write.old.is_some_and(|old| of(old).is_empty());
-    if wanted.is_empty() || write.operation == Operation::Delete || !is_new {
+    let mut wanted = of(object);
+    if write.operation != Operation::Create {
+        let had = write.old.map(of).unwrap_or_default();
+        wanted.retain(|range| !had.contains(range));
+    }
+    if wanted.is_empty() || write.operation == Operation::Delete {
         return Ok(());
     }
     let pools = &world.config().node_ranges;

@@ -254,6 +254,12 @@ impl Plan {
         [self.pod_cidr().into()].into_iter().chain(self.ipv6.map(|(pods, _)| pods)).collect()
     }
 
+    /// All pods' ranges with the length of a node's prefix in each, the first family's first.
+    pub fn node_parts(&self) -> Vec<(String, u8)> {
+        let first = (self.pod_cidr().to_string(), self.node_prefix);
+        [first].into_iter().chain(self.ipv6.map(|(pods, _)| (pods.to_string(), NODE_PREFIX6))).collect()
+    }
+
     /// The Services' ranges, the first family's first.
     pub fn service_cidrs(&self) -> Vec<Net> {
         [self.service_cidr().into()].into_iter().chain(self.ipv6.map(|(_, services)| services)).collect()
@@ -266,6 +272,15 @@ impl Plan {
         let IpAddr::V6(base) = pods.base() else { return None };
         let own = IpAddr::V6((base.to_bits() | place << (128 - NODE_PREFIX6)).into());
         pods.contains(own).then(|| Ipv6 { pod_cidr: Net::new(own, NODE_PREFIX6), cluster_cidr: pods, service_cidr: services })
+    }
+
+    /// As [`Self::ipv6_of`] for a further node, which has both families where the cluster has.
+    pub fn ipv6_part(&self, range: Cidr) -> anyhow::Result<Option<Ipv6>> {
+        let part = self.ipv6_of(range);
+        match self.ipv6 {
+            Some((pods, _)) if part.is_none() => anyhow::bail!("the range {pods} has no part for it: a node has a /{NODE_PREFIX6}"),
+            _ => Ok(part),
+        }
     }
 
     /// The first node's addresses, the first family's first.

@@ -248,6 +248,10 @@ fn a_second_family_may_come_later_and_stays() {
     assert_eq!((third.pod_cidr, third.node_ip().to_string()), (net("fd00:f:a:2::/64"), "fd00:f:a:2::1".to_owned()));
     assert_eq!((third.cluster_cidr, third.service_cidr), (net("fd00:f:a::/56"), net("fd00:f:b::/112")));
     assert_eq!(plan.ipv6_of("172.30.255.0/24".parse().unwrap()).map(|v6| v6.pod_cidr), Some(net("fd00:f:a:ff::/64")));
+    let small = Plan { ipv6: Some((net("fd00:f:a::/64"), net("fd00:f:b::/112"))), ..plan.clone() };
+    assert!(small.ipv6_part(small.node_cidr()).unwrap().is_some());
+    let why = small.ipv6_part(small.node_range(2).unwrap()).unwrap_err().to_string();
+    assert_eq!(why, "the range fd00:f:a::/64 has no part for it: a node has a /64");
     for ranges in [Ranges::default(), one, two] {
         assert_eq!(choose(&ranges, &[]).unwrap(), plan, "what was chosen is kept");
     }

@@ -154,11 +154,13 @@ impl Inner {
         let mut machine = host_addresses()?;
         machine.retain(|ip| Some(*ip) != self.gateway_of(Family::of(*ip)));
         let (v4, v6): (BTreeSet<Net>, BTreeSet<Net>) = ranges.into_iter().partition(|range| range.is_ipv4());
-        let mut led = ranges::apart(&v4, Some(self.cluster().into()), &machine);
+        let own: Vec<Net> = self.config.service_cidr.map(Net::from).into_iter().chain(self.config.ipv6.map(|own| own.service_cidr)).collect();
+        let mut led = ranges::apart(&v4, &own, Some(self.cluster().into()), &machine);
         // Where the node has no IPv6 they lead nowhere.
-        led.extend(self.config.ipv6.map(|own| ranges::apart(&v6, Some(own.cluster_cidr), &machine)).unwrap_or_default());
+        led.extend(self.config.ipv6.map(|own| ranges::apart(&v6, &[own.service_cidr], Some(own.cluster_cidr), &machine)).unwrap_or_default());
         let state = &mut *self.state.lock();
         state.services = Some(led);
+        state.elsewhere.clear();
         self.route_services(state)
     }
 
@@ -174,7 +176,12 @@ impl Inner {
             let mut m = Messages::new();
             link::add_new_route(&mut m, *range, Way::Link { index: bridge.index, source: self.gateway_of(range.family()) });
             match state.route.call(&format!("lead the Services' range {range} to the node"), &m) {
-                Err(e) if e.errno() == Some(libc::EEXIST) => tracing::warn!(%range, "the range of Services has another route on this machine, which stays"),
+                // Told once: this is looked at each minute.
+                Err(e) if e.errno() == Some(libc::EEXIST) => {
+                    if state.elsewhere.insert(*range) {
+                        tracing::warn!(%range, "the range of Services has another route on this machine, which stays");
+                    }
+                }
                 other => drop(other?),
             }
         }

@@ -165,6 +165,8 @@ struct State {
     router: BTreeSet<Family>,
     /// All ranges of Services, once they are known; until then those that are led here stay.
     services: Option<BTreeSet<Net>>,
+    /// Those of them of which it was told that another's route stays.
+    elsewhere: BTreeSet<Net>,
 }
 
 /// What others have on this host.
@@ -219,7 +221,16 @@ impl PodNetwork {
         }
         let ipam = Ipam::open(config.run_dir.join("ipam"), config.pod_cidr)?;
         let holders = Holders::but_for(config.own_ports.clone());
-        let state = Mutex::new(State { route, nft, ipam, holders, switched: BTreeSet::new(), router: BTreeSet::from(Family::ALL), services: None });
+        let state = Mutex::new(State {
+            route,
+            nft,
+            ipam,
+            holders,
+            switched: BTreeSet::new(),
+            router: BTreeSet::from(Family::ALL),
+            services: None,
+            elsewhere: BTreeSet::new(),
+        });
         let inner = Inner { mark: config.mark.clone(), config, bridge, gateway, mtu, has_ipv6, state };
         {
             let state = &mut *inner.state.lock();

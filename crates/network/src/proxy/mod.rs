@@ -279,7 +279,7 @@ impl Proxy {
             table: config.mark.proxy_table(),
             node_ip: side.node_ip,
             cluster_cidr: side.cluster_cidr,
-            service_ranges: ranges::apart(&all, side.cluster_cidr, &machine()),
+            service_ranges: ranges::apart(&all, ranges.own(), side.cluster_cidr, &machine()),
             node_ports: config.node_ports.clone(),
         };
         let node = Node {
@@ -356,7 +356,7 @@ impl Proxy {
             return;
         }
         tracing::info!(ranges = %all.iter().map(ToString::to_string).collect::<Vec<_>>().join(","), "the Services' ranges have changed");
-        let led = ranges::apart(&all, self.node.cluster_cidr, &machine());
+        let led = ranges::apart(&all, self.ranges.own(), self.node.cluster_cidr, &machine());
         self.node.service_ranges = all;
         let services = self.services.list().iter().map(|s| s.key()).collect();
         self.update(&services).await;
