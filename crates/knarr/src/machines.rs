@@ -314,6 +314,8 @@ mod tests {
         let held = held(&cluster, &plan).unwrap();
         let worker = format!("{}-2", host::name());
         assert_eq!(held.nodes, BTreeMap::from([(host::name(), vec!["10.244.0.0/24".to_owned()]), (worker, vec!["10.244.1.0/24".to_owned()])]));
+        // It holds the wishes.
+        drop(held);
         let both = Plan { ipv6: Some(("fd00:1::/56".parse().unwrap(), "fd00:2::/112".parse().unwrap())), ..self::plan(Some("192.0.2.7")) };
         assert_eq!(self::held(&cluster, &both).unwrap().nodes[&host::name()], ["10.244.0.0/24", "fd00:1::/64"]);
         assert_eq!(node_ranges(&both), [("10.244.0.0/16".to_owned(), 24), ("fd00:1::/56".to_owned(), 64)]);
