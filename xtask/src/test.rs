@@ -149,7 +149,8 @@ fn program(root: &Path, profile: Profile) -> anyhow::Result<PathBuf> {
         Profile::Release => (cargo(root), "release"),
     };
     match profile {
-        Profile::Dev => command.args(["build", "--workspace", "--bin", "knarr"]),
+        // With the examples, which bring along what tests depend on: alone it would be of other features, and half the workspace compiled again.
+        Profile::Dev => command.args(["build", "--workspace", "--examples", "--bin", "knarr"]),
         Profile::Release => command.args(["build", "--release", "--package", "knarr"]),
     };
     step(&format!("the program ({folder})"));
