@@ -5,8 +5,9 @@
 
 use std::net::IpAddr;
 
+use crate::link;
 use crate::netlink::{ACK, DUMP, Messages, Socket, attribute};
-use crate::nft::Family;
+use crate::nft::{Family, header};
 use crate::{Error, Result};
 
 const SUBSYSTEM: u16 = 1 << 8;
@@ -24,11 +25,6 @@ const TUPLE_PROTOCOL: u16 = 2;
 const PROTOCOL_NUMBER: u16 = 1;
 /// Of a tuple's part about addresses: source and destination, of IPv4 and of IPv6.
 const ADDRESSES: [[u16; 2]; 2] = [[1, 2], [3, 4]];
-
-fn header(family: Family) -> [u8; 4] {
-    let number = if family == Family::V4 { libc::AF_INET } else { libc::AF_INET6 };
-    [number as u8, 0, 0, 0]
-}
 
 /// One end of a flow's first packet or of its answer.
 pub type Side = (IpAddr, u16);
@@ -49,10 +45,7 @@ pub struct Flow {
 fn tuple(bytes: &[u8]) -> Option<(u8, Side, Side)> {
     let ip = attribute(bytes, 1)?;
     let proto = attribute(bytes, 2)?;
-    let address = |which: usize| {
-        let v4 = attribute(ip, ADDRESSES[0][which]).and_then(|b| <[u8; 4]>::try_from(b).ok()).map(IpAddr::from);
-        v4.or_else(|| attribute(ip, ADDRESSES[1][which]).and_then(|b| <[u8; 16]>::try_from(b).ok()).map(IpAddr::from))
-    };
+    let address = |which: usize| ADDRESSES.iter().find_map(|kinds| attribute(ip, kinds[which])).and_then(link::address);
     let port = |kind| attribute(proto, kind).and_then(|b| b.try_into().ok()).map(u16::from_be_bytes);
     Some((*attribute(proto, 1)?.first()?, (address(0)?, port(2)?), (address(1)?, port(3)?)))
 }
@@ -70,7 +63,7 @@ fn parse(body: &[u8]) -> Option<Flow> {
 /// others (before Linux 5.8 it does not hear it), and none is kept that is not.
 pub fn udp_flows(socket: &mut Socket, family: Family, wanted: impl Fn(&Flow) -> bool) -> Result<Vec<Flow>> {
     let mut m = Messages::new();
-    m.begin(GET, DUMP, &header(family));
+    m.begin(GET, DUMP, &header(family.number(), 0));
     let tuple = m.nest(TUPLE_ORIGINAL);
     let protocol = m.nest(TUPLE_PROTOCOL);
     m.attr(PROTOCOL_NUMBER, &[libc::IPPROTO_UDP as u8]);
@@ -88,7 +81,7 @@ pub fn forget_udp(socket: &mut Socket, family: Family, stale: impl Fn(&Flow) -> 
     let flows = udp_flows(socket, family, stale)?;
     for flow in &flows {
         let mut m = Messages::new();
-        m.begin(DELETE, ACK, &header(family));
+        m.begin(DELETE, ACK, &header(family.number(), 0));
         let nest = m.nest(TUPLE_ORIGINAL);
         m.raw(&flow.original);
         m.end(nest).attr(ID, &flow.id);

@@ -18,7 +18,7 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 pub(crate) const RTM_NEWROUTE: u16 = 24;
 pub(crate) const RTM_DELROUTE: u16 = 25;
-const RTM_GETROUTE: u16 = 26;
+pub(crate) const RTM_GETROUTE: u16 = 26;
 pub(crate) const RTM_NEWNEIGH: u16 = 28;
 
 pub(crate) const IFLA_ADDRESS: u16 = 1;
@@ -43,10 +43,10 @@ const OPER_UP: u8 = 6;
 
 pub(crate) const NUD_PERMANENT: u16 = 0x80;
 const RTPROT_STATIC: u8 = 4;
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
-const RTA_PREFSRC: u16 = 7;
+pub(crate) const RTA_DST: u16 = 1;
+pub(crate) const RTA_OIF: u16 = 4;
+pub(crate) const RTA_GATEWAY: u16 = 5;
+pub(crate) const RTA_PREFSRC: u16 = 7;
 /// Nobody is asked whether he has an address.
 const IFA_F_NODAD: u8 = 2;
 pub(crate) const RT_TABLE_MAIN: u8 = 254;
@@ -240,7 +240,8 @@ pub fn remove(socket: &mut Socket, name: &str) -> Result<()> {
     }
 }
 
-fn family(of: IpAddr) -> u8 {
+/// The kernel's number of an address's family.
+pub(crate) fn family(of: IpAddr) -> u8 {
     let family = if of.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     family as u8
 }
@@ -273,21 +274,32 @@ pub fn remove_address(socket: &mut Socket, index: u32, address: impl Into<IpAddr
 /// The ranges that [`add_route`] has led out of a link.
 pub fn ranges_by(socket: &mut Socket, index: u32) -> Result<BTreeSet<Net>> {
     let mut found = BTreeSet::new();
+    each_range(socket, index, |to, is_by| found.extend(is_by.then_some(to)))?;
+    Ok(found)
+}
+
+/// Those of some ranges that have another route, of whatever metric: beside one of another metric the kernel would take ours.
+pub fn ranges_elsewhere(socket: &mut Socket, index: u32, of: &BTreeSet<Net>) -> Result<BTreeSet<Net>> {
+    let mut found = BTreeSet::new();
+    each_range(socket, index, |to, is_by| found.extend((!is_by && of.contains(&to)).then_some(to)))?;
+    Ok(found)
+}
+
+/// The ranges of the main table's routes, and whether [`add_route`] has led them out of this link.
+fn each_range(socket: &mut Socket, index: u32, mut see: impl FnMut(Net, bool)) -> Result<()> {
     for family in [libc::AF_INET, libc::AF_INET6] {
         let mut m = Messages::new();
         m.begin(RTM_GETROUTE, DUMP, &[family as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         let mut take = |kind: u16, body: &[u8]| {
-            let ours = kind == RTM_NEWROUTE && body.get(4..6) == Some(&[RT_TABLE_MAIN, RTPROT_STATIC]);
-            let Some(attributes) = body.get(12..).filter(|_| ours) else { return };
+            let Some(attributes) = body.get(12..).filter(|_| kind == RTM_NEWROUTE && body[4] == RT_TABLE_MAIN) else { return };
+            let Some(to) = attribute(attributes, RTA_DST).and_then(address) else { return };
             let by = attribute(attributes, RTA_OIF).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
-            if by != Some(index) || attribute(attributes, RTA_GATEWAY).is_some() {
-                return;
-            }
-            found.extend(attribute(attributes, RTA_DST).and_then(address).map(|to| Net::new(to, body[1])));
+            let is_by = body[5] == RTPROT_STATIC && by == Some(index) && attribute(attributes, RTA_GATEWAY).is_none();
+            see(Net::new(to, body[1]), is_by);
         };
         socket.each("list routes", &m, &mut take)?;
     }
-    Ok(found)
+    Ok(())
 }
 
 /// An address by its bytes.
@@ -324,7 +336,7 @@ pub fn add_route(m: &mut Messages, to: impl Into<Net>, way: Way) {
     write_route(m, REPLACE, to.into(), way);
 }
 
-/// Sets the route of a range that has none; refused if it has.
+/// Sets the route of a range that has none; refused if it has one of the same metric.
 pub fn add_new_route(m: &mut Messages, to: impl Into<Net>, way: Way) {
     write_route(m, EXCL, to.into(), way);
 }

@@ -8,6 +8,7 @@ use client::Informer;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 
 use crate::cidr::Net;
+use crate::nft::Family;
 
 /// The Services' ranges.
 #[derive(Clone)]
@@ -32,6 +33,11 @@ impl ServiceRanges {
         let objects = self.objects.list();
         let told = objects.iter().flat_map(|o| o.spec.iter()).flat_map(|spec| spec.cidrs.iter().flatten());
         told.filter_map(|text| text.parse().ok()).chain(self.own.iter().copied()).collect()
+    }
+
+    /// Those of a family as they are now.
+    pub(crate) fn of(&self, family: Family) -> BTreeSet<Net> {
+        self.now().into_iter().filter(|range| range.family() == family).collect()
     }
 
     /// Whether an address lies in one of them.

@@ -1,17 +1,17 @@
 //! The words of rtnetlink for what leads to other machines, of both families: VXLAN devices, forwarding and neighbour entries, routes.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use super::plan::{Entries, Mac};
 use crate::Result;
 use crate::cidr::Net;
 use crate::link::{
-    IFLA_ADDRESS, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MTU, Link, NUD_PERMANENT, RT_TABLE_MAIN, RTM_DELROUTE, RTM_GETLINK,
-    RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE, RTNH_F_ONLINK, ifinfo, parse,
+    IFLA_ADDRESS, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MTU, Link, NUD_PERMANENT, RT_TABLE_MAIN, RTA_DST, RTA_GATEWAY, RTA_OIF,
+    RTA_PREFSRC, RTM_DELROUTE, RTM_GETLINK, RTM_GETROUTE, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE, RTNH_F_ONLINK, address, family, ifinfo, parse,
 };
 use crate::netlink::{ACK, CREATE, DUMP, EXCL, Messages, REPLACE, Socket, attribute, text};
+use crate::nft::octets;
 
-const RTM_GETROUTE: u16 = 26;
 pub(super) const RTM_DELNEIGH: u16 = 29;
 const RTM_GETNEIGH: u16 = 30;
 
@@ -27,34 +27,10 @@ const NDA_LLADDR: u16 = 2;
 const NTF_SELF: u8 = 2;
 const NUD_NOARP: u16 = 0x40;
 
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
-const RTA_PREFSRC: u16 = 7;
 const RTN_UNICAST: u8 = 1;
 /// Who made a route: a number that no daemon of `rt_protos` has, a `k`.
 const PROTOCOL: u8 = b'k';
-
-/// The kernel's number of an address's family.
-fn family(ip: IpAddr) -> u8 {
-    if ip.is_ipv4() { libc::AF_INET as u8 } else { libc::AF_INET6 as u8 }
-}
-
-fn octets(ip: IpAddr) -> Vec<u8> {
-    match ip {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    }
-}
-
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?).into()),
-        16 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into()),
-        _ => None,
-    }
-}
 
 fn number(bytes: &[u8]) -> Option<u32> {
     bytes.try_into().ok().map(u32::from_ne_bytes)

@@ -107,7 +107,7 @@ pub struct Batch {
     changes: usize,
 }
 
-fn header(family: u8, resource: u16) -> [u8; 4] {
+pub(crate) fn header(family: u8, resource: u16) -> [u8; 4] {
     let [a, b] = resource.to_be_bytes();
     [family, 0, a, b]
 }

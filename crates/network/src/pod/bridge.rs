@@ -137,7 +137,7 @@ impl Inner {
             // An address of the range that no pod has is answered at once, not waited for.
             link::add_route(&mut m, range, Way::Unreachable);
         }
-        for services in config.service_cidr.map(Net::from).into_iter().chain(config.ipv6.map(|v6| v6.service_cidr)) {
+        for services in self.own_services() {
             link::add_route(&mut m, services, Way::Link { index, source: self.gateway_of(services.family()) });
         }
         route.call("set the bridge's addresses and routes", &m)?;
@@ -154,10 +154,10 @@ impl Inner {
         let mut machine = host_addresses()?;
         machine.retain(|ip| Some(*ip) != self.gateway_of(Family::of(*ip)));
         let (v4, v6): (BTreeSet<Net>, BTreeSet<Net>) = ranges.into_iter().partition(|range| range.is_ipv4());
-        let own: Vec<Net> = self.config.service_cidr.map(Net::from).into_iter().chain(self.config.ipv6.map(|own| own.service_cidr)).collect();
+        let own = self.own_services();
         let mut led = ranges::apart(&v4, &own, Some(self.cluster().into()), &machine);
         // Where the node has no IPv6 they lead nowhere.
-        led.extend(self.config.ipv6.map(|own| ranges::apart(&v6, &[own.service_cidr], Some(own.cluster_cidr), &machine)).unwrap_or_default());
+        led.extend(self.config.ipv6.map(|ipv6| ranges::apart(&v6, &own, Some(ipv6.cluster_cidr), &machine)).unwrap_or_default());
         let state = &mut *self.state.lock();
         state.services = Some(led);
         state.elsewhere.clear();
@@ -172,17 +172,24 @@ impl Inner {
         for gone in there.difference(wanted) {
             link::delete_route(&mut state.route, *gone, true)?;
         }
-        for range in wanted.difference(&there) {
-            let mut m = Messages::new();
-            link::add_new_route(&mut m, *range, Way::Link { index: bridge.index, source: self.gateway_of(range.family()) });
-            match state.route.call(&format!("lead the Services' range {range} to the node"), &m) {
-                // Told once: this is looked at each minute.
-                Err(e) if e.errno() == Some(libc::EEXIST) => {
-                    if state.elsewhere.insert(*range) {
-                        tracing::warn!(%range, "the range of Services has another route on this machine, which stays");
+        let missing: BTreeSet<Net> = wanted.difference(&there).copied().collect();
+        let taken = if missing.is_empty() { BTreeSet::new() } else { link::ranges_elsewhere(&mut state.route, bridge.index, &missing)? };
+        for range in missing {
+            if !taken.contains(&range) {
+                let mut m = Messages::new();
+                link::add_new_route(&mut m, range, Way::Link { index: bridge.index, source: self.gateway_of(range.family()) });
+                match state.route.call(&format!("lead the Services' range {range} to the node"), &m) {
+                    // It came since.
+                    Err(e) if e.errno() == Some(libc::EEXIST) => {}
+                    other => {
+                        other?;
+                        continue;
                     }
                 }
-                other => drop(other?),
+            }
+            // Told once: this is looked at each minute.
+            if state.elsewhere.insert(range) {
+                tracing::warn!(%range, "the range of Services has another route on this machine, which stays");
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! What the network has of each family: IPv4 always, IPv6 where the node has a range of it.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::firewall::Pods;
 use super::{Inner, Others, PodAddresses, State};
@@ -55,6 +55,11 @@ impl Inner {
         self.config.cluster_cidr.unwrap_or(self.config.pod_cidr)
     }
 
+    /// The Services' ranges that the node was told.
+    pub(super) fn own_services(&self) -> Vec<Net> {
+        self.config.service_cidr.map(Net::from).into_iter().chain(self.config.ipv6.map(|v6| v6.service_cidr)).collect()
+    }
+
     /// What a pod is told of its addresses.
     pub(super) fn answer(&self, address: Ipv4Addr, ipv6: bool) -> PodAddresses {
         let ips = Family::ALL.into_iter().filter_map(|family| self.pod_of(family, address, ipv6)).collect();
@@ -64,8 +69,5 @@ impl Inner {
 
 /// All addresses of a family.
 pub(crate) fn everything(family: Family) -> Net {
-    match family {
-        Family::V4 => Net::new(Ipv4Addr::UNSPECIFIED.into(), 0),
-        Family::V6 => Net::new(Ipv6Addr::UNSPECIFIED.into(), 0),
-    }
+    Net::new(family.unspecified(), 0)
 }

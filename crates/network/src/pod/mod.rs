@@ -280,9 +280,7 @@ impl PodNetwork {
     /// Leads the ranges of ServiceCIDRs to the node as well, as they come and go, until `shutdown`: they are reached where the host has no
     /// default route, and by the node's address.
     pub async fn lead_services(&self, informers: Informers, shutdown: CancellationToken) {
-        let config = &self.inner.config;
-        let own: Vec<Net> = config.service_cidr.map(Net::from).into_iter().chain(config.ipv6.map(|v6| v6.service_cidr)).collect();
-        let ranges = ServiceRanges::new(own, informers.informer());
+        let ranges = ServiceRanges::new(self.inner.own_services(), informers.informer());
         let mut changes = ranges.objects().subscribe();
         let known = async {
             ranges.objects().synced().await;
@@ -481,7 +479,10 @@ impl Inner {
         let made = self.make_link(state, &sandbox, address, space.as_raw_fd()).and_then(|link| {
             self.inside(netns, address)?;
             wait_active(&mut state.route, &link)?;
-            state.ipam.update(address, Record { sandbox: sandbox.clone(), link: link.clone(), ipv6, ports: Vec::new(), ready: false })?;
+            // Half-made by a start that had other families.
+            if state.ipam.get(address).is_some_and(|record| record.ipv6 != ipv6) {
+                state.ipam.update(address, Record { sandbox: sandbox.clone(), link: link.clone(), ipv6, ports: Vec::new(), ready: false })?;
+            }
             self.add_ports(state, address, &request.host_ports)?;
             state.ipam.update(address, Record { sandbox: sandbox.clone(), link, ipv6, ports: request.host_ports.clone(), ready: true })
         });
@@ -594,7 +595,16 @@ impl Inner {
         let mut new = state.holders.take(address, ports);
         new.retain(|port| !had.contains(port));
         let opened = self.change_ports(state, address, &new, "open a pod's host ports", Batch::add_elements);
-        opened.inspect_err(|_| state.holders.give_back(address, &new))?;
+        if let Err(error) = opened {
+            state.holders.give_back(address, &new);
+            // What one family has taken must not lead to the next pod of the address. (Without a table, all is written by who called.)
+            if error.errno() != Some(libc::ENOENT)
+                && let Err(error) = self.write_rules(state)
+            {
+                tracing::warn!(%error, "the rules could not be written without ports that were refused");
+            }
+            return Err(error);
+        }
         self.forget_flows(state, address, &new)
     }
 

@@ -20,7 +20,7 @@ pub(super) struct Node {
     /// Of which family the rules are.
     pub(super) family: Family,
     pub(super) cluster_cidr: Option<Net>,
-    /// The Services' ranges.
+    /// The Services' ranges of that family.
     pub(super) service_ranges: BTreeSet<Net>,
     /// Where its own processes listen.
     pub(super) own_ports: Vec<OwnPort>,

@@ -5,7 +5,7 @@
 //! number, at the addresses where node ports are; without such Services nothing listens.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -47,10 +47,9 @@ pub(super) struct Checks {
 impl Checks {
     /// Those at a family's addresses.
     pub(super) fn new(at: &NodePortAddresses, family: Family) -> Self {
-        let addresses = match (at, family) {
-            (NodePortAddresses::All, Family::V4) => vec![Ipv4Addr::UNSPECIFIED.into()],
-            (NodePortAddresses::All, Family::V6) => vec![Ipv6Addr::UNSPECIFIED.into()],
-            (NodePortAddresses::Only(addresses), _) => addresses.iter().copied().filter(|ip| Family::of(*ip) == family).collect(),
+        let addresses = match at {
+            NodePortAddresses::All => vec![family.unspecified()],
+            NodePortAddresses::Only(addresses) => addresses.iter().copied().filter(|ip| Family::of(*ip) == family).collect(),
         };
         Self { addresses, checks: HashMap::new() }
     }

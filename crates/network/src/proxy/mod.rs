@@ -158,12 +158,7 @@ async fn serve(
         }
     };
     let all = sides.iter().map(|side| serve_family(&config, *side, (services.clone(), slices.clone(), ranges.clone(), own.clone()), &is_ready));
-    let mut all = all.map(Box::pin).collect::<Vec<_>>();
-    match (all.pop(), all.pop()) {
-        (Some(one), Some(other)) => tokio::try_join!(one, other).map(drop),
-        (Some(one), None) => one.await,
-        (None, _) => Ok(()),
-    }
+    futures_util::future::try_join_all(all).await.map(drop)
 }
 
 type Memory = (Informer<Service>, Informer<EndpointSlice>, ServiceRanges, Informer<k8s_openapi::api::core::v1::Node>);
@@ -274,7 +269,8 @@ struct Proxy {
 
 impl Proxy {
     fn new(config: &Config, side: Side, services: Informer<Service>, slices: Informer<EndpointSlice>, ranges: ServiceRanges) -> Result<Self> {
-        let all = ranges.now();
+        let family = Family::of(side.node_ip);
+        let all = ranges.of(family);
         let frame = Frame {
             table: config.mark.proxy_table(),
             node_ip: side.node_ip,
@@ -285,7 +281,7 @@ impl Proxy {
         let node = Node {
             name: config.node_name.clone(),
             zone: String::new(),
-            family: Family::of(side.node_ip),
+            family,
             cluster_cidr: side.cluster_cidr,
             service_ranges: all,
             own_ports: config.own_ports.clone(),
@@ -297,7 +293,7 @@ impl Proxy {
             node,
             table: Table::new(frame),
             socket: Arc::new(Mutex::new(Socket::open(netlink::NETFILTER)?)),
-            health: health::Checks::new(&config.node_ports, Family::of(side.node_ip)),
+            health: health::Checks::new(&config.node_ports, family),
         })
     }
 
@@ -351,7 +347,7 @@ impl Proxy {
 
     /// ServiceCIDRs have come or gone: other addresses are Services' alone.
     async fn follow_ranges(&mut self) {
-        let all = self.ranges.now();
+        let all = self.ranges.of(self.node.family);
         if all == self.node.service_ranges {
             return;
         }

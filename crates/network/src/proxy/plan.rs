@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
@@ -158,13 +158,6 @@ struct Registers {
     port: u32,
     client: u32,
     random: u32,
-}
-
-fn unspecified(family: Family) -> IpAddr {
-    match family {
-        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
-        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
-    }
 }
 
 /// Loads an endpoint's address, and its port behind it. (One step loads 16 bytes at most.)
@@ -347,7 +340,7 @@ impl<'a> Planner<'a> {
         // Whoever is remembered with an endpoint that is gone is forgotten first: a refresh would not change where it goes.
         // The kernel reads no register that was not written; what stands in this one means nothing.
         let forget = Expr::Forget { set: set.clone(), key: client, data: address };
-        rules.push([vec![source()], load(address, &(unspecified(family), 0)), vec![forget]].concat());
+        rules.push([vec![source()], load(address, &(family.unspecified(), 0)), vec![forget]].concat());
         let numbered = (0_u32..).zip(backends).map(|(n, b)| (n.to_ne_bytes().to_vec(), to_chain(b))).collect();
         let numbered = plan.map(&self.id, key::NUMBER, DataKind::Verdict, numbered);
         pick.push(Expr::Random { to: random, modulus: u32::try_from(backends.len()).unwrap_or(u32::MAX) });

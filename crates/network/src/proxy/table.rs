@@ -74,7 +74,7 @@ pub(super) struct Frame {
     pub(super) table: String,
     pub(super) node_ip: IpAddr,
     pub(super) cluster_cidr: Option<Net>,
-    /// The Services' ranges: what in them is nobody's is dropped.
+    /// The Services' ranges of its family: what in them is nobody's is dropped.
     pub(super) service_ranges: BTreeSet<Net>,
     pub(super) node_ports: NodePortAddresses,
 }
@@ -526,7 +526,7 @@ impl Frame {
         let mut rule = vec![step::destination(self.family(), 0), Expr::In { set: Shared::ClusterIps.name().into(), from: reg(0), not: false }];
         rule.push(step::goto(REJECT_CHAIN));
         batch.add_rule(CLUSTER_IPS_CHECK, &rule);
-        for range in self.service_ranges.iter().filter(|range| range.family() == self.family()) {
+        for range in &self.service_ranges {
             let mut rule = step::destination_in(*range, Cmp::Eq);
             rule.push(Expr::Verdict(Verdict::Drop));
             batch.add_rule(CLUSTER_IPS_CHECK, &rule);

@@ -531,8 +531,11 @@ fn the_ranges_of_services_lead_to_the_node() {
         // Those of others lead nowhere: everything, pods' own, the machine's own, and what it reaches by another way.
         let mut m = Messages::new();
         link::add_route(&mut m, "10.99.0.0/24".parse::<Net>().unwrap(), link::Way::Unreachable);
+        link::add_route(&mut m, "10.95.0.0/24".parse::<Net>().unwrap(), link::Way::Unreachable);
+        // `RTA_PRIORITY`: with a metric, as network managers give.
+        m.u32(6, 100);
         Socket::open(netlink::ROUTE).unwrap().call("another's route", &m).unwrap();
-        cidrs("bad", &["0.0.0.0/0", "10.244.7.0/24", "192.168.0.0/16", "10.99.0.0/24"]);
+        cidrs("bad", &["0.0.0.0/0", "10.244.7.0/24", "192.168.0.0/16", "10.99.0.0/24", "10.95.0.0/24"]);
         cidrs("more", &["10.97.0.0/24", "fd00:97::/112"]);
         let led = |node: &Node| {
             let mut socket = Socket::open(netlink::ROUTE).unwrap();
