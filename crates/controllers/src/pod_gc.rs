@@ -11,7 +11,7 @@ use client::{Client, DeleteParams, Delta, Informer, Meta, ObjectKey, Patch, Patc
 use k8s_openapi::api::core::v1::{Node, Pod};
 
 use crate::meta::created;
-use crate::node::eviction::disruption;
+use crate::node::{eviction::disruption, is_ready};
 use crate::pods;
 use crate::work::{Controller, Cx, Step};
 
@@ -44,8 +44,7 @@ struct Collector {
 }
 
 fn is_out_of_service(node: &Node) -> bool {
-    let ready = node.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True");
-    !ready && node.spec.iter().flat_map(|s| s.taints.iter().flatten()).any(|t| t.key == "node.kubernetes.io/out-of-service")
+    !is_ready(node) && node.spec.iter().flat_map(|s| s.taints.iter().flatten()).any(|t| t.key == "node.kubernetes.io/out-of-service")
 }
 
 impl Controller for Collector {

@@ -11,6 +11,14 @@ pub(crate) fn cidrs(node: &Node) -> Vec<String> {
     if all.is_empty() { spec.and_then(|s| s.pod_cidr.clone()).into_iter().filter(|c| !c.is_empty()).collect() } else { all }
 }
 
+/// An address as a number.
+pub(crate) fn number(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => ip.to_bits().into(),
+        IpAddr::V6(ip) => ip.to_bits(),
+    }
+}
+
 /// A range of addresses of either family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Range {
@@ -23,10 +31,8 @@ impl Range {
     pub(crate) fn parse(text: &str) -> Option<Range> {
         let (address, prefix) = text.trim().split_once('/')?;
         let (address, prefix): (IpAddr, u32) = (address.parse().ok()?, prefix.parse().ok()?);
-        let (bits, is_ipv4, number): (u32, _, _) = match address {
-            IpAddr::V4(ip) => (32, true, u128::from(ip.to_bits())),
-            IpAddr::V6(ip) => (128, false, ip.to_bits()),
-        };
+        let (is_ipv4, number) = (address.is_ipv4(), number(address));
+        let bits: u32 = if is_ipv4 { 32 } else { 128 };
         let rest = 1u128.checked_shl(bits.checked_sub(prefix)?).map_or(u128::MAX, |size| size - 1);
         Some(Range { is_ipv4, first: number & !rest, last: number | rest })
     }
@@ -45,12 +51,13 @@ impl Range {
         self.is_ipv4 == other.is_ipv4 && self.first <= other.first && other.last <= self.last
     }
 
+    /// Whether two ranges have addresses in common.
+    pub(crate) fn overlaps(self, other: Range) -> bool {
+        self.is_ipv4 == other.is_ipv4 && self.first <= other.last && other.first <= self.last
+    }
+
     pub(crate) fn contains(self, ip: IpAddr) -> bool {
-        let number = match ip {
-            IpAddr::V4(ip) => u128::from(ip.to_bits()),
-            IpAddr::V6(ip) => ip.to_bits(),
-        };
-        self.is_ipv4 == ip.is_ipv4() && (self.first..=self.last).contains(&number)
+        self.is_ipv4 == ip.is_ipv4() && (self.first..=self.last).contains(&number(ip))
     }
 }
 

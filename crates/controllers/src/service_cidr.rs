@@ -18,6 +18,7 @@ use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use serde_json::json;
 
 use crate::meta::{between, labels, plus, time};
+use crate::range::{Range, number};
 use crate::work::{Controller, Cx, Step};
 
 const FINALIZER: &str = "networking.k8s.io/service-cidr-finalizer";
@@ -36,53 +37,19 @@ pub(crate) async fn run(cx: Cx) {
     cx.setup(&controller).on(&controller.ranges, Ranges::heard).on(&controller.addresses, Ranges::heard_address).work(5).await;
 }
 
-/// A block of addresses.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Block {
-    first: u128,
-    last: u128,
-    is_v4: bool,
+/// Whether a Service may have an address of this block: neither its first nor, of IPv4, its last is ever given.
+fn block_gives(block: Range, ip: IpAddr) -> bool {
+    let ((first, last), at) = (block.bounds(), number(ip));
+    block.contains(ip) && at != first && !(block.is_ipv4() && at == last)
 }
 
-/// An address as a number.
-fn number(ip: IpAddr) -> u128 {
-    match ip {
-        IpAddr::V4(ip) => u32::from(ip).into(),
-        IpAddr::V6(ip) => ip.into(),
-    }
-}
-
-impl Block {
-    fn parse(text: &str) -> Option<Self> {
-        let (ip, prefix) = text.split_once('/')?;
-        let (ip, prefix): (IpAddr, u32) = (ip.parse().ok()?, prefix.parse().ok()?);
-        let bits = if ip.is_ipv4() { 32 } else { 128 };
-        // A shift by all 128 bits leaves nothing, which is what one address has beside itself.
-        let hosts = u128::MAX.checked_shr(128 - u32::checked_sub(bits, prefix)?).unwrap_or(0);
-        Some(Self { first: number(ip) & !hosts, last: number(ip) | hosts, is_v4: ip.is_ipv4() })
-    }
-
-    fn overlaps(self, other: Self) -> bool {
-        self.is_v4 == other.is_v4 && self.first <= other.last && other.first <= self.last
-    }
-
-    fn covers(self, other: Self) -> bool {
-        self.is_v4 == other.is_v4 && self.first <= other.first && other.last <= self.last
-    }
-
-    /// Whether a Service may have an address of this block: neither its first nor, of IPv4, its last is ever given.
-    fn gives(self, ip: IpAddr) -> bool {
-        let at = number(ip);
-        self.is_v4 == ip.is_ipv4() && self.first < at && at <= self.last && !(self.is_v4 && at == self.last)
-    }
-}
-
-fn blocks(range: &ServiceCIDR) -> impl Iterator<Item = Block> {
-    range.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten()).filter_map(|text| Block::parse(text))
+/// The blocks of addresses that a range is of.
+pub(crate) fn blocks(range: &ServiceCIDR) -> impl Iterator<Item = Range> {
+    range.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten()).filter_map(|text| Range::parse(text))
 }
 
 fn gives(range: &ServiceCIDR, ip: IpAddr) -> bool {
-    blocks(range).any(|block| block.gives(ip))
+    blocks(range).any(|block| block_gives(block, ip))
 }
 
 /// The address that an object stands for, if it is a Service's.
@@ -121,7 +88,7 @@ impl Ranges {
     fn is_free(&self, range: &ServiceCIDR) -> bool {
         let mut others = self.ranges.list();
         others.retain(|other| other.name() != range.name());
-        if blocks(range).all(|block| others.iter().any(|other| blocks(other).any(|b| b.covers(block)))) {
+        if blocks(range).all(|block| others.iter().any(|other| blocks(other).any(|b| b.holds(block)))) {
             return true;
         }
         let needs = |ip: IpAddr| gives(range, ip) && !others.iter().any(|other| gives(other, ip));
@@ -241,20 +208,20 @@ mod tests {
 
     #[test]
     fn blocks_are_what_their_text_says() {
-        let block = |text| Block::parse(text).expect(text);
+        let block = |text| Range::parse(text).expect(text);
         let ip = |text: &str| text.parse::<IpAddr>().expect(text);
         for text in ["", "10.0.0.0", "10.0.0.0/33", "::/129", "10.0.0/8", "10.0.0.0/-1", "x/8"] {
-            assert_eq!(Block::parse(text), None, "{text}");
+            assert_eq!(Range::parse(text), None, "{text}");
         }
         let (wide, narrow, all, one) = (block("10.96.0.0/16"), block("10.96.4.0/24"), block("0.0.0.0/0"), block("10.96.4.7/32"));
-        assert!(wide.covers(narrow) && wide.covers(wide) && all.covers(wide) && narrow.covers(one) && !narrow.covers(wide));
+        assert!(wide.holds(narrow) && wide.holds(wide) && all.holds(wide) && narrow.holds(one) && !narrow.holds(wide));
         assert!(narrow.overlaps(wide) && wide.overlaps(narrow) && !narrow.overlaps(block("10.96.5.0/24")));
-        assert!(!block("::/0").covers(all) && !block("::/0").overlaps(all) && block("::/0").covers(block("fd00::/108")));
+        assert!(!block("::/0").holds(all) && !block("::/0").overlaps(all) && block("::/0").holds(block("fd00::/108")));
         for (text, gives) in [("10.96.4.0", false), ("10.96.4.1", true), ("10.96.4.254", true), ("10.96.4.255", false), ("10.96.5.1", false), ("::1", false)] {
-            assert_eq!(narrow.gives(ip(text)), gives, "{text}");
+            assert_eq!(block_gives(narrow, ip(text)), gives, "{text}");
         }
-        let six = block("fd00::/120");
-        assert!(!six.gives(ip("fd00::")) && six.gives(ip("fd00::1")) && six.gives(ip("fd00::ff")) && !six.gives(ip("fd00::100")));
+        let six = |text: &str| block_gives(block("fd00::/120"), ip(text));
+        assert!(!six("fd00::") && six("fd00::1") && six("fd00::ff") && !six("fd00::100"));
     }
 
     #[test]

@@ -61,18 +61,22 @@ fn has_ended(secret: &Value, now: SystemTime) -> bool {
     field(secret, "expiration").and_then(|text| time::parse(&text).ok()).is_none_or(|end| end <= now)
 }
 
+/// Whether a token may have this group beside those that all have: `system:bootstrappers:`, and then lower-case letters, digits, colons and
+/// hyphens (upstream's rule).
+#[must_use]
+pub fn is_bootstrap_group(name: &str) -> bool {
+    let rest = name.strip_prefix(BOOTSTRAPPERS).and_then(|rest| rest.strip_prefix(':'));
+    rest.is_some_and(|rest| {
+        (1..=GROUP_MAX).contains(&rest.len()) && rest.bytes().all(|b| is_lower(b) || matches!(b, b':' | b'-')) && rest.bytes().last().is_some_and(is_lower)
+    })
+}
+
 /// All groups, in order; none if one that is asked for is not of bootstrappers.
 fn groups(further: &str) -> Option<Vec<String>> {
-    let is_group = |name: &str| {
-        let rest = name.strip_prefix(BOOTSTRAPPERS).and_then(|rest| rest.strip_prefix(':'));
-        rest.is_some_and(|rest| {
-            (1..=GROUP_MAX).contains(&rest.len()) && rest.bytes().all(|b| is_lower(b) || matches!(b, b':' | b'-')) && rest.bytes().last().is_some_and(is_lower)
-        })
-    };
     let mut all = BTreeSet::from([BOOTSTRAPPERS]);
     if !further.is_empty() {
         for name in further.split(',') {
-            if !is_group(name) {
+            if !is_bootstrap_group(name) {
                 return None;
             }
             all.insert(name);

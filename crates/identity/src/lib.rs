@@ -20,6 +20,7 @@ mod user;
 
 pub use authn::{Authenticator, Trust, Vouchers};
 pub use authz::Authorizer;
+pub use bootstrap::is_bootstrap_group;
 pub use error::Error;
 pub use node_labels::node_may_label;
 pub use objects::{Changes, Objects, Seen};

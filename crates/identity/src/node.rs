@@ -180,7 +180,7 @@ impl NodeAuthorizer {
         let on_node = || self.pod_on(node, asked.namespace, asked.name);
         match (asked.verb, asked.subresource) {
             ("get", "") => self.related(asked, on_node),
-            ("list" | "watch", "") if asked.fields.is_some_and(|fields| fields.exact("spec.nodeName") == Some(node)) => Ok(()),
+            ("list" | "watch", "") if wants_own(node, asked) => Ok(()),
             ("list" | "watch", "") if !asked.name.is_empty() => self.related(asked, on_node),
             ("list" | "watch", "") => no("can only list/watch pods with spec.nodeName field selector"),
             ("create" | "delete", "") | ("update" | "patch", "status") | ("create", "eviction") => Ok(()),
@@ -200,7 +200,7 @@ impl NodeAuthorizer {
                 let slice = self.objects.get(&format!("/registry/resourceslices/{}", asked.name));
                 slice.is_some_and(|slice| text(&slice["spec"], "nodeName") == node)
             }),
-            "watch" | "list" | "deletecollection" if asked.fields.is_some_and(|fields| fields.exact("spec.nodeName") == Some(node)) => Ok(()),
+            "watch" | "list" | "deletecollection" if wants_own(node, asked) => Ok(()),
             "watch" | "list" | "deletecollection" => no("can only list/watch/deletecollection resourceslices with nodeName field selector"),
             _ => no("only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection"),
         }
@@ -210,6 +210,11 @@ impl NodeAuthorizer {
         let found = self.objects.get(&format!("/registry/volumeattachments/{name}"));
         found.is_some_and(|attachment| text(&attachment["spec"], "nodeName") == node)
     }
+}
+
+/// Whether a request says that it wants what is on this node alone.
+fn wants_own(node: &str, asked: &Attributes<'_>) -> bool {
+    asked.fields.is_some_and(|fields| fields.exact("spec.nodeName") == Some(node))
 }
 
 fn own_node(node: &str, asked: &Attributes<'_>) -> Answer {

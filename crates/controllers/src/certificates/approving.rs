@@ -15,11 +15,11 @@ use std::time::Duration;
 use client::{Client, Informer, Meta};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestStatus};
-
 use k8s_openapi::api::core::v1::Node;
 
 use super::{KUBELET_CLIENT, NODE, condition, is, is_issued, kubelet_client};
 use crate::machines::Machines;
+use crate::node::is_ready;
 use crate::work::{Controller, Cx, Step};
 
 /// After so long it is asked again whether a requester may.
@@ -57,11 +57,6 @@ struct Approving {
 /// Whether nobody has decided on a request that may be decided on here.
 fn is_open(request: &CertificateSigningRequest) -> bool {
     request.spec.signer_name == KUBELET_CLIENT && !is_issued(request) && !is(request, "Approved") && !is(request, "Denied")
-}
-
-fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// The rights, each of which is enough, with what is told.

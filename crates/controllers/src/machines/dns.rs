@@ -5,7 +5,7 @@
 //! ranges of pods, and nobody else's. A node that is not Ready keeps its slice, as not ready; what is left out loses it, and so does a
 //! node that is deleted. Nodes of the control plane's machine write theirs themselves (`network::dns`).
 //!
-//! What holds it: nodes, slices and the Service are heard; a slice that somebody changed or deleted is put right.
+//! What holds it: nodes, slices, the Service and the ranges of Services are heard; a slice that somebody changed or deleted is put right.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,10 +14,12 @@ use std::sync::Arc;
 use client::{Client, DeleteParams, Delta, Informer, ListParams, Meta};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::{Machines, Told, may_be_a_nodes, precedes};
+use super::{Machines, Told, precedes};
+use crate::node::is_ready;
 use crate::range::{Range, cidrs};
 use crate::work::{Controller, Cx, Step};
 
@@ -37,8 +39,8 @@ const PORT: u16 = 53;
 pub(crate) async fn run(cx: Cx, machines: Machines) {
     let informers = &cx.informers;
     let slices = informers.informer_in(NAMESPACE, ListParams::labels(format!("{MANAGED_BY}={MANAGER}")));
-    let services = informers.informer();
-    let controller = Arc::new(Slices { client: cx.client(ACCOUNT), nodes: informers.informer(), slices, services, machines, told: Mutex::default() });
+    let (nodes, services, ranges) = (informers.informer(), informers.informer(), informers.informer());
+    let controller = Arc::new(Slices { client: cx.client(ACCOUNT), nodes, slices, services, ranges, machines, told: Mutex::default() });
     cx.setup(&controller)
         .on(&controller.nodes, |_, queue, change| {
             let same = matches!(change, Delta::Updated { old, new } if facts(old) == facts(new) && !Arc::ptr_eq(old, new));
@@ -47,6 +49,7 @@ pub(crate) async fn run(cx: Cx, machines: Machines) {
             }
         })
         .on(&controller.slices, |_, queue, _| queue.add(()))
+        .on(&controller.ranges, |_, queue, _| queue.add(()))
         .on(&controller.services, |_, queue, change| {
             let service = change.object();
             if (service.namespace(), service.name()) == (NAMESPACE, SERVICE) {
@@ -62,14 +65,10 @@ struct Slices {
     nodes: Informer<Node>,
     slices: Informer<EndpointSlice>,
     services: Informer<Service>,
+    ranges: Informer<ServiceCIDR>,
     machines: Machines,
     /// What was told in the log of a node, so that it is told once.
     told: Mutex<BTreeMap<String, String>>,
-}
-
-fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// What a node's slice, and the others', depend on.
@@ -79,17 +78,12 @@ fn facts(node: &Node) -> (Option<&str>, Option<&str>, Vec<&str>, Vec<String>, bo
 }
 
 /// Where the DNS of a node is that says so; else why it is not believed.
-fn place((node, own): &(&Node, Told<'_>), text: &str, all: &[(&Node, Told<'_>)], machines: &Machines) -> Result<IpAddr, String> {
+fn place((node, own): &(&Node, Told<'_>), text: &str, all: &[(&Node, Told<'_>)], machines: &Machines, services: &[Range]) -> Result<IpAddr, String> {
     let ip: IpAddr = text.parse().map_err(|_| format!("{text:?} is no address"))?;
     if !own.addresses.contains(&ip) && !own.ranges.iter().any(|range| range.contains(ip)) {
         return Err(format!("{ip} is neither its address nor in its range of pods"));
     }
-    if !may_be_a_nodes(ip) || machines.service_cidr.split(',').filter_map(Range::parse).any(|range| range.contains(ip)) {
-        return Err(format!("{ip} is no node's address"));
-    }
-    if machines.server.iter().any(|text| text.parse() == Ok(ip)) {
-        return Err(format!("{ip} is an address of the API server"));
-    }
+    machines.allows(ip, services)?;
     match all.iter().find(|(other, told)| other.name() != node.name() && precedes(other, node) && told.has(ip)) {
         Some((other, _)) => Err(format!("{ip} is an address of the node {}, or of a pod there", other.name())),
         None => Ok(ip),
@@ -129,10 +123,11 @@ impl Slices {
         let Some(service) = self.services.get(NAMESPACE, SERVICE).filter(|s| !selects(s) && !s.is_deleting()) else { return Ok(BTreeMap::new()) };
         let nodes = self.nodes.list();
         let all: Vec<(&Node, Told<'_>)> = nodes.iter().map(|node| (&**node, Told::of(node, &self.machines))).collect();
+        let services = self.machines.services(&self.ranges);
         let (mut wanted, mut left_out) = (BTreeMap::new(), BTreeMap::new());
         for one in &all {
             let (node, Some(text)) = (one.0, one.0.annotation(ANNOTATION)) else { continue };
-            match place(one, text, &all, &self.machines) {
+            match place(one, text, &all, &self.machines, &services) {
                 Ok(ip) => {
                     let slice: EndpointSlice = client::typed(&slice(node, ip, service.uid())).map_err(|e| client::Error::Decode(e.to_string()))?;
                     wanted.insert(slice.name().to_owned(), slice);
@@ -150,7 +145,9 @@ impl Slices {
 
     async fn put(&self, wanted: EndpointSlice) -> client::Result<()> {
         let (api, name) = (self.client.namespaced::<EndpointSlice>(NAMESPACE), wanted.name().to_owned());
-        let same = |live: &EndpointSlice| live.endpoints == wanted.endpoints && live.ports == wanted.ports && live.owner_uid() == wanted.owner_uid();
+        let is_labelled = |live: &EndpointSlice| wanted.metadata.labels.iter().flatten().all(|(key, value)| live.label(key) == Some(value.as_str()));
+        let is_right = |live: &EndpointSlice| live.endpoints == wanted.endpoints && live.ports == wanted.ports && live.owner_uid() == wanted.owner_uid();
+        let same = |live: &EndpointSlice| is_right(live) && is_labelled(live);
         match self.slices.get(NAMESPACE, &name) {
             None => match api.create(&wanted).await {
                 // What was just made is heard of; one that is not of this manager is left alone.
@@ -223,11 +220,13 @@ mod tests {
     async fn written(nodes: Vec<Node>, service: Option<Service>, slices: Vec<EndpointSlice>) -> Vec<String> {
         let meta = json!({"metadata": {}, "addressType": "IPv4", "endpoints": []});
         let fake = Fake::new(move |_, _| (200, meta.clone()));
+        let more: ServiceCIDR = client::typed(&json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["10.97.0.0/16"]}})).expect("a range");
         let slices = Slices {
             client: fake.client(),
             nodes: Informer::fixed(nodes),
             slices: Informer::fixed(slices),
             services: Informer::fixed(service),
+            ranges: Informer::fixed([more]),
             machines: machines(&[]),
             told: Mutex::default(),
         };
@@ -250,6 +249,10 @@ mod tests {
         assert_eq!(written(vec![first.clone(), a.clone()], Some(service(Value::Null)), vec![there.clone()]).await, [""; 0]);
         let anew = written(vec![first.clone(), with(a.clone(), "192.0.2.2")], Some(service(Value::Null)), vec![there.clone()]).await;
         assert!(anew.len() == 1 && anew[0].starts_with("PUT ") && anew[0].contains("192.0.2.2"), "{anew:?}");
+        let mut bare = there.clone();
+        bare.metadata.labels.get_or_insert_default().remove("kubernetes.io/service-name");
+        let labelled = written(vec![first.clone(), a.clone()], Some(service(Value::Null)), vec![bare]).await;
+        assert!(labelled.len() == 1 && labelled[0].starts_with("PUT ") && labelled[0].contains("kubernetes.io/service-name"), "{labelled:?}");
         for (nodes, service) in [(vec![first], Some(service(Value::Null))), (vec![a.clone()], Some(service(json!({"app": "coredns"})))), (vec![a], None)] {
             let gone = written(nodes, service, vec![there.clone()]).await;
             assert!(gone.len() == 1 && gone[0].starts_with("DELETE "), "{gone:?}");
@@ -259,8 +262,8 @@ mod tests {
     #[tokio::test]
     async fn nobody_is_led_to_what_is_not_the_nodes_own() {
         let first = node("first", "2026-01-01T00:00:00Z", &[("InternalIP", "10.244.0.1"), ("InternalIP", "192.0.2.9")], "10.244.0.0/24", true);
-        let told = ["192.0.2.2", "127.0.0.1", "192.0.2.1", "10.96.0.10", "10.244.0.7", "192.0.2.9"].map(|ip| ("InternalIP", ip));
-        for dns in ["127.0.0.1", "192.0.2.1", "10.96.0.10", "10.244.0.7", "192.0.2.9", "192.0.2.3", "10.244.7.1", "here", ""] {
+        let told = ["192.0.2.2", "127.0.0.1", "192.0.2.1", "10.96.0.10", "10.97.0.3", "10.244.0.7", "192.0.2.9"].map(|ip| ("InternalIP", ip));
+        for dns in ["127.0.0.1", "192.0.2.1", "10.96.0.10", "10.97.0.3", "10.244.0.7", "192.0.2.9", "192.0.2.3", "10.244.7.1", "here", ""] {
             let own = with(node("a", DAY, &told, "10.244.255.0/24", true), dns);
             assert_eq!(written(vec![first.clone(), own], Some(service(Value::Null)), vec![]).await, [""; 0], "{dns}");
         }

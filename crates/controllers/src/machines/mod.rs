@@ -13,11 +13,13 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use client::Meta;
+use client::{Informer, Meta};
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 
 use crate::meta::created;
 use crate::range::{Range, cidrs};
+use crate::service_cidr::blocks;
 
 /// The control plane's machine, as nodes of other machines have to do with it.
 #[derive(Clone)]
@@ -29,7 +31,7 @@ pub struct Machines {
     /// The cluster's DNS domain.
     pub domain: String,
     /// The server's own ranges of Services.
-    pub service_cidr: String,
+    services: Vec<Range>,
     /// The cluster's ranges of pods.
     pods: Vec<Range>,
     held: Arc<Hold>,
@@ -51,11 +53,31 @@ impl Machines {
         addresses: Vec<IpAddr>,
         server: Vec<String>,
         domain: String,
-        (pod_cidr, service_cidr): (&str, String),
+        (pod_cidr, service_cidr): (&str, &str),
         held: impl Fn() -> Result<Held, String> + Send + Sync + 'static,
     ) -> Machines {
-        let pods = pod_cidr.split(',').filter_map(Range::parse).collect();
-        Machines { addresses, server, domain, service_cidr, pods, held: Arc::new(held) }
+        let ranges = |text: &str| text.split(',').filter_map(Range::parse).collect::<Vec<_>>();
+        Machines { addresses, server, domain, services: ranges(service_cidr), pods: ranges(pod_cidr), held: Arc::new(held) }
+    }
+
+    /// All ranges of Services: the server's own, and those that somebody has made.
+    fn services(&self, made: &Informer<ServiceCIDR>) -> Vec<Range> {
+        let made = made.list();
+        self.services.iter().copied().chain(made.iter().flat_map(|range| blocks(range))).collect()
+    }
+
+    /// Whether an address may be a node's, being neither nobody's, nor the API server's, nor a Service's; else why not.
+    fn allows(&self, ip: IpAddr, services: &[Range]) -> Result<(), String> {
+        if !may_be_a_nodes(ip) {
+            return Err(format!("{ip} is no node's address"));
+        }
+        if self.server.iter().any(|text| text.parse() == Ok(ip)) {
+            return Err(format!("{ip} is an address of the API server"));
+        }
+        if services.iter().any(|range| range.contains(ip)) {
+            return Err(format!("{ip} is a Service's"));
+        }
+        Ok(())
     }
 
     /// The nodes of the control plane's machine.
@@ -146,7 +168,7 @@ pub(crate) mod tests {
     /// The machine with the address 192.0.2.1, whose nodes are these.
     pub(crate) fn machines(nodes: &'static [(&'static str, &'static str)]) -> Machines {
         let server = ["kubernetes", "192.0.2.1", "10.96.0.1"].map(str::to_owned).to_vec();
-        Machines::new(vec![[192, 0, 2, 1].into()], server, "cluster.local".to_owned(), ("10.244.0.0/16", "10.96.0.0/16".to_owned()), || {
+        Machines::new(vec![[192, 0, 2, 1].into()], server, "cluster.local".to_owned(), ("10.244.0.0/16", "10.96.0.0/16"), || {
             Ok(Held { nodes: nodes.iter().map(|(name, range)| ((*name).to_owned(), vec![(*range).to_owned()])).collect(), lock: Box::new(()) })
         })
     }

@@ -12,13 +12,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Client, Delta, EventType, Informer, Meta, Recorder};
+use client::{Client, Delta, EventType, Informer, Meta, Recorder, object_reference};
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestStatus};
-use k8s_openapi::api::core::v1::{Node, ObjectReference};
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use parking_lot::Mutex;
 
-use super::{Machines, Told, may_be_a_nodes, precedes, same_name};
+use super::{Machines, Told, precedes, same_name};
 use crate::certificates::{KUBELET_SERVING, NODE, Serving, condition, is, is_issued, kubelet_serving};
 use crate::range::Range;
 use crate::work::{Controller, Cx, Step};
@@ -63,17 +63,6 @@ struct Approving {
     told: Mutex<BTreeMap<String, String>>,
 }
 
-/// How events refer to a request.
-fn reference(request: &CertificateSigningRequest) -> ObjectReference {
-    ObjectReference {
-        api_version: Some("certificates.k8s.io/v1".to_owned()),
-        kind: Some("CertificateSigningRequest".to_owned()),
-        name: request.metadata.name.clone(),
-        uid: request.metadata.uid.clone(),
-        ..ObjectReference::default()
-    }
-}
-
 /// Whether nobody has decided on a request for a kubelet's certificate as a server.
 fn is_open(request: &CertificateSigningRequest) -> bool {
     request.spec.signer_name == KUBELET_SERVING && !is_issued(request) && !is(request, "Approved") && !is(request, "Denied")
@@ -110,15 +99,7 @@ fn check(serving: &Serving, own: &Told<'_>, others: &[(&str, bool, Told<'_>)], m
         if !own.addresses.contains(ip) {
             return Err(format!("{ip} is not in the status of its Node"));
         }
-        if !may_be_a_nodes(*ip) {
-            return Err(format!("{ip} is no node's address"));
-        }
-        if machines.server.iter().any(|text| text.parse() == Ok(*ip)) {
-            return Err(format!("{ip} is an address of the API server"));
-        }
-        if services.iter().any(|range| range.contains(*ip)) {
-            return Err(format!("{ip} is a Service's"));
-        }
+        machines.allows(*ip, services)?;
         if let Some((other, ..)) = others.iter().find(|(_, first, told)| *first && told.has(*ip)) {
             return Err(format!("{ip} is an address of the node {other}, or of a pod there"));
         }
@@ -139,13 +120,11 @@ impl Controller for Approving {
 
     async fn reconcile(&self, name: &String) -> Step {
         let Some(request) = self.requests.get("", name).filter(|request| is_open(request)) else { return Ok(None) };
-        let ranges = self.ranges.list();
-        let texts = ranges.iter().flat_map(|range| range.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten())).map(String::as_str);
-        let services: Vec<Range> = texts.chain(self.machines.service_cidr.split(',')).filter_map(Range::parse).collect();
+        let services = self.machines.services(&self.ranges);
         if let Err(why) = judge(&request, &self.nodes.list(), &self.machines, &services) {
             if self.told.lock().insert(name.clone(), why.clone()).as_ref() != Some(&why) {
                 tracing::warn!(request = name, why, "a kubelet's certificate as a server is not approved; `kubectl certificate approve` does it all the same");
-                self.recorder.event(&reference(&request), EventType::Warning, "NotApproved", format!("not approved by itself: {why}"));
+                self.recorder.event(&object_reference(&*request), EventType::Warning, "NotApproved", format!("not approved by itself: {why}"));
             }
             return Ok(Some(AGAIN));
         }

@@ -24,6 +24,11 @@ fn ready(node: &Node) -> Option<&str> {
     condition(node, "Ready").map(|c| c.status.as_str())
 }
 
+/// Whether it has told that it is ready.
+pub(crate) fn is_ready(node: &Node) -> bool {
+    ready(node) == Some("True")
+}
+
 /// How events refer to a node.
 fn reference(node: &Node) -> ObjectReference {
     ObjectReference {

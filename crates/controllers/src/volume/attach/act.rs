@@ -79,7 +79,7 @@ impl Attaching {
                 found,
                 reported,
                 mounted,
-                healthy: node.as_ref().is_some_and(|n| facts::is_ready(n)),
+                healthy: node.as_ref().is_some_and(|n| crate::node::is_ready(n)),
                 out_of_service: node.as_ref().is_some_and(|n| facts::is_out_of_service(n)),
                 link: link.clone(),
                 node: name,

@@ -9,6 +9,7 @@ use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 
 use super::names::{self, Volume};
 use super::plan::Found;
+use crate::node::is_ready;
 use crate::pods;
 use crate::volume::{index_claims, is_through, pods_of};
 
@@ -163,11 +164,6 @@ pub(super) fn attached_names(node: &Node) -> impl Iterator<Item = &str> {
 /// What a node has in use, or is about to.
 pub(super) fn in_use(node: &Node) -> impl Iterator<Item = &str> {
     node.status.iter().flat_map(|s| s.volumes_in_use.iter().flatten()).map(String::as_str)
-}
-
-pub(super) fn is_ready(node: &Node) -> bool {
-    let mut conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    conditions.any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 pub(super) fn is_out_of_service(node: &Node) -> bool {
