@@ -18,6 +18,9 @@ pub enum ApiError {
     /// 404.
     #[error("{0}")]
     NotFound(String),
+    /// 403.
+    #[error("{0}")]
+    Forbidden(String),
     /// 409.
     #[error("{0}")]
     Conflict(String),

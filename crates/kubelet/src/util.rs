@@ -43,6 +43,18 @@ pub fn private_dir(dir: &std::path::Path) -> std::io::Result<()> {
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
 }
 
+/// Writes a file that its owner alone may read; after a crash, also of the machine, the former or this one is there.
+pub fn write_private(file: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let fresh = file.with_extension("new");
+    let mut out = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    out.write_all(bytes)?;
+    out.sync_all()?;
+    std::fs::rename(&fresh, file)?;
+    std::fs::File::open(file.parent().unwrap_or(std::path::Path::new("/")))?.sync_all()
+}
+
 /// A time between half and one and a half of `around`, so that many do not look at the same moment.
 #[must_use]
 pub fn jittered(around: std::time::Duration) -> std::time::Duration {

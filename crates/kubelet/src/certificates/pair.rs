@@ -1,10 +1,9 @@
 //! A certificate with its key.
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Write as _};
+use std::fs;
+use std::io::ErrorKind;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -94,18 +93,9 @@ impl Pair {
     /// # Errors
     /// The file cannot be written.
     pub fn save(&self, file: &Path) -> Result<(), Error> {
-        let mut new = file.as_os_str().to_owned();
-        new.push(".new");
-        let write = || {
-            let folder = file.parent().unwrap_or(Path::new("/"));
-            util::private_dir(folder)?;
-            let mut to = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-            to.write_all(self.pem.as_bytes())?;
-            to.sync_all()?;
-            fs::rename(&new, file)?;
-            fs::File::open(folder)?.sync_all()
-        };
-        write().map_err(|e| Error::Pair(format!("cannot write {}: {e}", file.display())))
+        let folder = file.parent().unwrap_or(Path::new("/"));
+        let written = util::private_dir(folder).and_then(|()| util::write_private(file, self.pem.as_bytes()));
+        written.map_err(|e| Error::Pair(format!("cannot write {}: {e}", file.display())))
     }
 
     /// Who it says its owner is.

@@ -8,10 +8,11 @@ use client::Client;
 
 use super::{Pair, Wanted, obtain};
 use crate::config::Clock;
+use crate::util;
 
 /// The longest sleep: the clock may be set meanwhile, and a machine may have slept.
 const LOOK: Duration = Duration::from_secs(60 * 60);
-/// After a failure: the first pause, and the longest.
+/// After a failure: the first pause, and the longest, which also stands after each certificate.
 const AGAIN_MIN: Duration = Duration::from_secs(2);
 const AGAIN_MAX: Duration = Duration::from_secs(32);
 /// The part of a certificate's life, in hundredths, before which it is never renewed, and the length of the part in which it is.
@@ -50,6 +51,8 @@ impl Rotation {
                     }
                     tracing::info!(purpose = ?self.wanted.purpose, "a certificate was renewed");
                     (have, pause) = (Some(new), AGAIN_MIN);
+                    // By a clock that is ahead, or from a signer that gives little time, it may be due as it comes.
+                    tokio::time::sleep(AGAIN_MAX).await;
                 }
                 Err(error) => {
                     let ended = have.as_ref().is_some_and(|pair| pair.ends() <= self.clock.now());
@@ -64,11 +67,9 @@ impl Rotation {
 
 /// When a pair is to be renewed; drawn anew each time.
 fn due(pair: &Pair) -> SystemTime {
-    let mut byte = [0_u8];
-    // Without randomness (before the kernel has any) it is early.
-    let _ = getrandom::fill(&mut byte);
     let life = pair.ends().duration_since(pair.begins()).unwrap_or_default();
-    pair.begins() + life * EARLIEST / 100 + life * SPREAD / 100 * u32::from(byte[0]) / 255
+    let spread = life * SPREAD / 100;
+    pair.begins() + life * EARLIEST / 100 + util::jittered(spread).saturating_sub(spread / 2)
 }
 
 #[cfg(test)]

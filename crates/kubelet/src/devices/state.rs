@@ -5,8 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -119,19 +118,9 @@ impl Inner {
         let bytes = |all: &[Record]| serde_json::to_vec(all).map_err(|error| failed(&error));
         let fresh = bytes(&next)?;
         if fresh != bytes(&before)? {
-            write(&self.file, &fresh).map_err(|error| failed(&error))?;
+            util::write_private(&self.file, &fresh).map_err(|error| failed(&error))?;
         }
         *self.all.lock() = next;
         Ok(result)
     }
-}
-
-/// The old file stays until the new one is whole.
-fn write(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    let fresh = file.with_extension("new");
-    let mut out = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-    out.write_all(bytes)?;
-    out.sync_all()?;
-    fs::rename(&fresh, file)?;
-    fs::File::open(file.parent().unwrap_or(Path::new("/")))?.sync_all()
 }

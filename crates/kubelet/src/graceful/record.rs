@@ -2,8 +2,7 @@
 //! the process in a file, as upstream's `graceful_node_shutdown_state`.
 
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -72,11 +71,7 @@ fn read(bytes: &[u8]) -> Times {
 
 fn write(file: &std::path::Path, (start, end): Times) -> io::Result<()> {
     let text = |time: Option<SystemTime>| time.map_or_else(|| NEVER.to_owned(), machinery::time::rfc3339_micro);
-    let draft = file.with_extension("new");
-    let mut out = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    out.write_all(json!({"startTime": text(start), "endTime": text(end)}).to_string().as_bytes())?;
-    out.sync_all()?;
-    fs::rename(&draft, file)
+    crate::util::write_private(file, json!({"startTime": text(start), "endTime": text(end)}).to_string().as_bytes())
 }
 
 #[cfg(test)]

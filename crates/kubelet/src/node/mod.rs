@@ -247,7 +247,7 @@ async fn try_register(cx: &Arc<Context>) -> Result<Node, crate::api::ApiError> {
         let mut node = fresh(c);
         node.status = Some(status(cx, None, now));
         let created = match cx.api.create_node(&node).await {
-            Err(_) if c.pod_cidr_is_asked_for => {
+            Err(crate::api::ApiError::Forbidden(_)) if c.pod_cidr_is_asked_for => {
                 let spec = node.spec.get_or_insert_default();
                 (spec.pod_cidr, spec.pod_cidrs) = (None, None);
                 cx.api.create_node(&node).await?

@@ -66,6 +66,7 @@ pub struct RealApi {
 impl From<Error> for ApiError {
     fn from(e: Error) -> Self {
         match e.status() {
+            Some(s) if s.code == 403 => Self::Forbidden(e.to_string()),
             Some(s) if s.code == 404 => Self::NotFound(e.to_string()),
             Some(s) if s.code == 409 => Self::Conflict(e.to_string()),
             _ => Self::Other(e.to_string()),
@@ -315,7 +316,7 @@ impl KubeApi for RealApi {
     }
 
     async fn get_node(&self, name: &str) -> Result<Option<Node>, ApiError> {
-        within(self.client.all::<Node>().get_opt(name)).await
+        soon(self.client.all::<Node>().get_opt(name)).await
     }
 
     async fn create_node(&self, node: &Node) -> Result<Node, ApiError> {
@@ -331,7 +332,9 @@ impl KubeApi for RealApi {
     async fn renew_lease(&self, node: &Node, duration_s: i32) -> Result<(), ApiError> {
         let api = self.client.namespaced::<Lease>(LEASES);
         let renewal = Patch::Merge(json!({"spec": {"renewTime": client::now_micro()}}));
-        match soon(api.patch(&self.node_name, &renewal, &PatchParams::default())).await {
+        // Nobody waits for an answer longer than the lease stands.
+        let most = HEARTBEAT_MAX.min(Duration::from_secs(u64::try_from(duration_s).unwrap_or(0)));
+        match ends(most, api.patch(&self.node_name, &renewal, &PatchParams::default())).await {
             Ok(_) => return Ok(()),
             Err(e) if e.is_not_found() => {}
             Err(e) => return Err(e),
@@ -357,7 +360,7 @@ impl KubeApi for RealApi {
                 ..LeaseSpec::default()
             }),
         };
-        soon(api.create(&lease)).await?;
+        ends(most, api.create(&lease)).await?;
         Ok(())
     }
 

@@ -211,13 +211,7 @@ impl Shim {
         }
         if all {
             // A start that hangs (a source on a file system that does not answer) ends as one that failed.
-            for launch in self.launches.iter().filter(|l| l.container == id && !l.exec) {
-                sys::kill(launch.pid, signal);
-                // What it has begun (a hook) would run on beside the next attempt's.
-                for container in self.containers.iter().filter(|c| c.record.id == id) {
-                    cgroup::kill_all(&container.spec.cgroup);
-                }
-            }
+            self.launches.iter().filter(|l| l.container == id && !l.exec).for_each(|l| self.end_start(l, signal));
         }
         for container in self.containers.iter().filter(|c| c.record.id == id && c.record.pid > 0) {
             sys::kill(container.record.pid as i32, signal);
@@ -228,15 +222,18 @@ impl Shim {
         Ok(Some(Reply::Done))
     }
 
+    /// Ends a start, and what that of a container has begun (a hook), which would run on beside the next attempt's.
+    fn end_start(&self, launch: &Launch, signal: i32) {
+        sys::kill(launch.pid, signal);
+        for container in self.containers.iter().filter(|c| !launch.exec && c.record.id == launch.container) {
+            cgroup::kill_all(&container.spec.cgroup);
+        }
+    }
+
     /// Kills all; the loop ends when all have ended.
     fn shut_down(&mut self) {
         self.stopping = true;
-        for launch in &self.launches {
-            sys::kill(launch.pid, libc::SIGKILL);
-            for container in self.containers.iter().filter(|c| !launch.exec && c.record.id == launch.container) {
-                cgroup::kill_all(&container.spec.cgroup);
-            }
-        }
+        self.launches.iter().for_each(|l| self.end_start(l, libc::SIGKILL));
         for container in self.containers.iter().filter(|c| c.record.pid > 0) {
             sys::kill(container.record.pid as i32, libc::SIGKILL);
             cgroup::kill_all(&container.spec.cgroup);

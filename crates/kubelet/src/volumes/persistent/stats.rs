@@ -17,12 +17,13 @@ use super::{Persistent, spec};
 use crate::cri::PodUid;
 use crate::util;
 
-/// For an answer of how full a volume is (less than who asks waits for all of them); who is later is not asked for so long.
+/// For all that it takes to learn how full a volume is (less than who asks waits for all of them).
 const ANSWER_MAX: Duration = Duration::from_secs(4);
-/// Looks at the host for figures that one pod may have under way.
-const POD_LOOKS_MAX: usize = 4;
+/// For a driver's answer; who is later is not asked for so long.
 const CALL_MAX: Duration = Duration::from_secs(3);
 const ALONE: Duration = Duration::from_secs(60);
+/// Looks at the host for figures that one pod may have under way.
+const POD_LOOKS_MAX: usize = 4;
 /// For so long a figure stands (upstream's `--volume-stats-agg-period`).
 const STANDS: Duration = Duration::from_secs(60);
 
