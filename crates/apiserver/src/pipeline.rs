@@ -269,9 +269,8 @@ impl Asked {
         }
         let body = body::read(body).await?;
         let resource = &self.row.resource;
-        let heavy = self.is_heavy(body.len())
-            || self.row.strategy.judges_at_length()
-            || self.world.gate().is_heavy(&resource.resource, self.is_small(body.len())).await;
+        let heavy =
+            self.is_heavy(body.len()) || self.row.strategy.judges_at_length() || self.world.gate().is_heavy(&resource.resource, self.is_small(&body)).await;
         let (given_up, cx) = (self.given_up.clone(), Arc::clone(&self.cx));
         let work = async move { self.answer(&body).await };
         let work = async move { if heavy { offload::run(work).await } else { work.await } };
@@ -303,26 +302,26 @@ impl Asked {
                 }
                 "get" if as_it_lies && self.row.reader().is_none() => false,
                 _ if info.name.is_empty() => false,
-                _ => {
-                    let namespace = if self.row.resource.namespaced { info.namespace.as_str() } else { "" };
-                    let entry = storage::get(self.world.store(), &self.row, &self.row.resource.key(namespace, &info.name));
-                    entry.is_some_and(|entry| entry.json.len() >= offload::INLINE_BYTES_MAX)
-                }
+                _ => self.bytes_there() >= offload::INLINE_BYTES_MAX,
             }
     }
 
-    /// Whether what is written, and what there is before it, is known to be small.
-    fn is_small(&self, body_bytes: usize) -> bool {
+    /// Bytes of JSON of the object that the request names; 0 if there is none.
+    fn bytes_there(&self) -> usize {
         let info = &self.cx.info;
-        let before = || {
-            let namespace = if self.row.resource.namespaced { info.namespace.as_str() } else { "" };
-            let entry = storage::get(self.world.store(), &self.row, &self.row.resource.key(namespace, &info.name));
-            entry.is_none_or(|entry| entry.json.len() <= SMALL_BYTES)
-        };
-        body_bytes <= SMALL_BYTES
+        let namespace = if self.row.resource.namespaced { info.namespace.as_str() } else { "" };
+        let entry = storage::get(self.world.store(), &self.row, &self.row.resource.key(namespace, &info.name));
+        entry.map_or(0, |entry| entry.json.len())
+    }
+
+    /// Whether what is written, and what there is before it, is known to be small.
+    fn is_small(&self, body: &[u8]) -> bool {
+        let info = &self.cx.info;
+        body.len() <= SMALL_BYTES
+            && !may_grow(negotiate::media(&self.headers, header::CONTENT_TYPE).unwrap_or_default(), body)
             && match info.verb {
                 "create" => info.subresource.is_empty(),
-                "update" | "patch" | "delete" => before(),
+                "update" | "patch" | "delete" => self.bytes_there() <= SMALL_BYTES,
                 _ => false,
             }
     }
@@ -335,6 +334,12 @@ impl Asked {
         let bytes: usize = snapshot.range(&self.row.root_key, "").map(|entry| entry.json.len()).sum();
         bytes >= offload::INLINE_LIST_BYTES_MAX
     }
+}
+
+/// Whether what a body says may be much more than its bytes: a JSON patch copies what there is, an alias of YAML what stands before it.
+fn may_grow(media: &str, body: &[u8]) -> bool {
+    let media = media.to_ascii_lowercase();
+    media == "application/json-patch+json" || media.ends_with("yaml") && body.contains(&b'*')
 }
 
 /// Metadata is asked for as that of one or of many, as the answer is.
@@ -608,4 +613,20 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
 fn kept_an_hour(mut response: Response<Body>) -> Response<Body> {
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::may_grow;
+
+    #[test]
+    fn few_bytes_may_say_much() {
+        let copies = br#"[{"op": "copy", "from": "/data", "path": "/data/a"}]"#;
+        assert!(may_grow("application/json-patch+json", copies) && may_grow("application/yaml", b"a: &a [x]\nb: [*a, *a]"));
+        assert!(may_grow("application/apply-patch+yaml", b"a: &a [x]\nb: [*a, *a]"));
+        for media in ["", "application/json", "application/merge-patch+json", "application/apply-patch+yaml", "application/yaml"] {
+            assert!(!may_grow(media, b"{\"data\": {\"a\": \"b\"}}"), "{media}");
+        }
+        assert!(!may_grow("application/merge-patch+json", b"{\"data\": {\"a\": \"*\"}}"));
+    }
 }

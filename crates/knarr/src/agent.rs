@@ -30,7 +30,7 @@ use crate::{
     node::Node,
     preflight,
     progress::Steps,
-    serve::node_own_ports,
+    serve::{is_ready, node_own_ports},
     signals::{End, Signals},
     token::Token,
 };
@@ -61,6 +61,30 @@ const AGAIN_MIN: Duration = Duration::from_millis(200);
 const AGAIN_MAX: Duration = Duration::from_secs(10);
 /// Between two looks at the machine's address: links come and go, and the news of a way to the server would be many.
 const LOOK: Duration = Duration::from_secs(30);
+
+/// Tries of what a start waits for, with longer and longer pauses between them.
+struct Tries {
+    pause: Duration,
+    last: String,
+}
+
+impl Tries {
+    fn new() -> Tries {
+        Tries { pause: AGAIN_MIN, last: String::new() }
+    }
+
+    /// Whether this one has failed by something else than the last.
+    fn is_news(&mut self, why: &str) -> bool {
+        let is_news = self.last != why;
+        why.clone_into(&mut self.last);
+        is_news
+    }
+
+    async fn pause(&mut self) {
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(AGAIN_MAX);
+    }
+}
 
 /// Runs until a signal, or until a part fails.
 pub async fn run(command: Agent) -> anyhow::Result<()> {
@@ -218,11 +242,10 @@ impl Begun {
         };
         let how = ended.as_ref().map_or(End::Terminate, |(how, _)| *how);
         tokio::select! {
-            () = running.end(how) => {}
-            // Who asks again does not want to wait.
-            _ = signals.ended() => {}
+            () = running.end(how) => ended.map(|(_, outcome)| outcome),
+            // Who asks again does not want to wait, and who asks while it ends to be made anew does not want it any more.
+            _ = signals.ended() => ended.map(|_| Outcome::Ended),
         }
-        ended.map(|(_, outcome)| outcome)
     }
 
     /// Starts the parts.
@@ -295,7 +318,7 @@ impl Begun {
     /// What nodes must know of the cluster: as it is told, or as it was told last.
     async fn settings(&mut self, steps: &Steps) -> anyhow::Result<BTreeMap<String, String>> {
         let maps = self.access.client().namespaced::<ConfigMap>(settings::NAMESPACE);
-        let (mut pause, mut last) = (AGAIN_MIN, String::new());
+        let mut tries = Tries::new();
         loop {
             let why = match tokio::time::timeout(ANSWERS, maps.get(settings::NAME)).await {
                 Ok(Ok(map)) => {
@@ -326,33 +349,27 @@ impl Begun {
                 tracing::warn!(why, "the node starts as it was");
                 return Ok(self.joined.settings.clone());
             }
-            if why != last {
+            if tries.is_news(&why) {
                 steps.say(&format!("waiting for the cluster: {why}"));
-                last = why;
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(AGAIN_MAX);
+            tries.pause().await;
         }
     }
 
     /// Where others reach this machine.
     async fn address(&self, servers: &[Server], settings: &Settings) -> anyhow::Result<IpAddr> {
         let ranges: Vec<_> = settings.pods.iter().chain(&settings.services).copied().collect();
-        let (mut pause, mut last) = (AGAIN_MIN, String::new());
+        let mut tries = Tries::new();
         let ip = match self.command.node_ip {
             Some(ip) => ip,
             // After a reboot the machine's own network may come later than this.
             None => loop {
                 match server::own_address(servers).await {
                     Ok(ip) => break ip,
-                    Err(error) if error.to_string() != last => {
-                        last = error.to_string();
-                        tracing::warn!("waiting for the machine's network: {last}");
-                    }
+                    Err(error) if tries.is_news(&error.to_string()) => tracing::warn!("waiting for the machine's network: {error}"),
                     Err(_) => {}
                 }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(AGAIN_MAX);
+                tries.pause().await;
             },
         };
         server::check(ip, &server::addresses()?, &ranges)?;
@@ -364,15 +381,13 @@ impl Begun {
         let (client, joined) = (self.access.client(), self.joined.clone());
         let name = &joined.node;
         let given = async {
-            let (mut pause, mut last) = (AGAIN_MIN, String::new());
+            let mut tries = Tries::new();
             while let Err(error) = join::announced(&client, &self.command, &self.cluster, &joined).await {
                 let error = error.to_string();
-                if error != last {
+                if tries.is_news(&error) {
                     tracing::warn!(error, "the node's object is not there yet; trying again");
-                    last = error;
                 }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(AGAIN_MAX);
+                tries.pause().await;
             }
             of_node(informers, name, ranges).await
         };
@@ -459,10 +474,6 @@ fn ranges(node: &v1::Node) -> Option<Vec<String>> {
     let spec = node.spec.as_ref()?;
     let all = spec.pod_cidrs.clone().filter(|all| !all.is_empty());
     all.or_else(|| spec.pod_cidr.clone().filter(|range| !range.is_empty()).map(|range| vec![range]))
-}
-
-fn is_ready(node: &v1::Node) -> bool {
-    node.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 fn has_address(node: &v1::Node, ip: IpAddr) -> bool {

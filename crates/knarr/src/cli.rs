@@ -88,6 +88,11 @@ pub enum Component {
     Metrics,
 }
 
+impl Component {
+    /// Those that are on every node, by name: left out by `up`, they are left out on all of them.
+    pub const OF_NODES: [(Component, &'static str); 3] = [(Component::Proxy, "proxy"), (Component::Dns, "dns"), (Component::Storage, "storage")];
+}
+
 #[derive(Debug, Args)]
 pub struct Up {
     /// Manifests to apply when the cluster is there; their roll-out is waited for

@@ -181,7 +181,7 @@ pub fn controllers(config: controllers::Config, cluster: &Cluster, plan: &Plan, 
         move || held(&cluster, &plan).map_err(|error| format!("{error:#}"))
     };
     let ranges = (plan.pod_cidr().to_string(), plan.service_cidr().to_string());
-    let machines = Machines::new(vec![ip], names.all(), DOMAIN.to_owned(), (&ranges.0, ranges.1), held);
+    let machines = Machines::new(vec![ip], names.all(), DOMAIN.to_owned(), (&ranges.0, &ranges.1), held);
     controllers::Config { enabled: CONTROLLERS.map(str::to_owned).to_vec(), machines: Some(machines), ..config }
 }
 
@@ -244,8 +244,7 @@ fn cluster_info(server: &str, pki: &ClusterPki) -> Value {
 
 /// What a node of another machine must know of the cluster; lists have commas.
 fn settings(cluster: &Cluster, plan: &Plan, server: &str, disabled: &[Component]) -> Value {
-    let names = [(Component::Proxy, "proxy"), (Component::Dns, "dns"), (Component::Storage, "storage")];
-    let disabled: Vec<&str> = names.into_iter().filter(|(component, _)| disabled.contains(component)).map(|(_, name)| name).collect();
+    let disabled: Vec<&str> = Component::OF_NODES.into_iter().filter(|(component, _)| disabled.contains(component)).map(|(_, name)| name).collect();
     json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "knarr-node", "namespace": "kube-system"},

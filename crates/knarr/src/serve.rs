@@ -210,7 +210,7 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
 /// What the processes of the further nodes are told.
 fn worker_options(setup: &Setup<'_>) -> Vec<OsString> {
     let mut options = setup.up.node.arguments();
-    for (component, name) in [(Component::Proxy, "proxy"), (Component::Dns, "dns"), (Component::Storage, "storage")] {
+    for (component, name) in Component::OF_NODES {
         if !setup.has(component) {
             options.extend(["--disable", name].map(OsString::from));
         }
@@ -543,15 +543,18 @@ impl Running {
     }
 }
 
+/// Whether a node is Ready.
+pub fn is_ready(node: &v1::Node) -> bool {
+    node.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
 /// Waits until a node is Ready.
 pub async fn node_ready(informers: &Informers, name: &str) {
     let nodes = informers.informer::<v1::Node>();
     let mut changes = nodes.subscribe();
     while let Some(change) = changes.recv().await {
         let node = change.object();
-        let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
-        let ready = conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True");
-        if ready && node.metadata.name.as_deref() == Some(name) {
+        if is_ready(node) && node.metadata.name.as_deref() == Some(name) {
             return;
         }
     }

@@ -63,7 +63,8 @@ fn administrator(which: &Which) -> anyhow::Result<Client> {
         return Ok(Client::from_kubeconfig(file)?);
     }
     let own = Cluster::find(&which.name, which.data_dir.as_deref())?.data.join(ADMIN);
-    if !own.exists() {
+    // For whoever is not root it is not known: the directory is root's alone.
+    if !own.try_exists().with_context(|| format!("cannot look for {} (try sudo, or choose by --kubeconfig)", own.display()))? {
         bail!(
             "no cluster {:?} has its control plane on this machine ({} is not there): choose by --name, --data-dir or --kubeconfig",
             which.name,
@@ -112,10 +113,7 @@ pub const GROUP: &str = text::GROUP;
 
 /// Groups of tokens are such alone (upstream's rule).
 pub fn group(text: &str) -> Result<String, String> {
-    let rest = text.strip_prefix("system:bootstrappers:").unwrap_or_default();
-    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b':' || b == b'-';
-    let ends = rest.bytes().last().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    if ends && rest.bytes().all(fits) {
+    if identity::is_bootstrap_group(text) {
         Ok(text.to_owned())
     } else {
         Err("a token's group is system:bootstrappers: and lower-case letters, digits, colons and hyphens".to_owned())
@@ -132,5 +130,6 @@ mod tests {
         assert!(life("-1h").is_err() && life("soon").is_err());
         assert!(group(GROUP).is_ok() && group("system:bootstrappers:a").is_ok());
         assert!(group("system:masters").is_err() && group("system:bootstrappers:").is_err() && group("system:bootstrappers:A").is_err());
+        assert!(group(&format!("system:bootstrappers:{}", "a".repeat(257))).is_err(), "a token of which the server would take nothing");
     }
 }

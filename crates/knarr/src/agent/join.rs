@@ -12,6 +12,7 @@ use crate::{
     cluster::{Cluster, Joined},
     host,
     progress::Steps,
+    serve::is_ready,
     token::Token,
 };
 use anyhow::{Context as _, anyhow, bail};
@@ -130,10 +131,6 @@ fn joining(name: &str) -> anyhow::Error {
     anyhow!(
         "another machine joins as {name:?} at this moment: choose another --node-name. If it is this one, whose joining was interrupted, try again in a minute"
     )
-}
-
-fn is_ready(node: &Node) -> bool {
-    node.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// Makes the Node object, so that it gets its ranges of pods.

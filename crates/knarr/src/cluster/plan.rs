@@ -361,10 +361,11 @@ pub(super) fn choose(name: &str, data: &Path, ranges: &Ranges, others: &[Plan]) 
                 list(&plan.service_cidrs())
             );
         }
-        if let (None, Some((pods, services))) = (plan.ipv6, asked.ipv6)
-            && let Some(who) = Taken::now(name).by6(pods).or_else(|| Taken::now(name).by6(services))
-        {
-            bail!("the cluster cannot have {pods} and {services}: {who}");
+        if let (None, Some((pods, services))) = (plan.ipv6, asked.ipv6) {
+            let taken = Taken::now(name);
+            if let Some(who) = taken.by6(pods).or_else(|| taken.by6(services)) {
+                bail!("the cluster cannot have {pods} and {services}: {who}");
+            }
         }
         if let Some(other) = others.iter().find(|o| asked.overlaps(o)) {
             bail!(
