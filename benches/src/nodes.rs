@@ -40,6 +40,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         ("dead", &|| dead::run(PORT)),
         ("many", &|| if many > 0 { crowd(many) } else { Ok(()) }),
     ];
+    if let Some(unknown) = asked.split(',').find(|one| !one.is_empty() && !parts.iter().any(|(name, _)| name == one)) {
+        anyhow::bail!("--only {unknown}: there is no such part");
+    }
     parts.iter().filter(|(name, _)| asked.is_empty() || asked.split(',').any(|one| one == *name)).try_for_each(|(_, part)| part())
 }
 

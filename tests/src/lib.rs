@@ -14,6 +14,7 @@ pub mod netns;
 pub mod process;
 pub mod small;
 pub mod watching;
+pub mod web;
 pub mod workers;
 
 use process::{Output, Running};

@@ -1,11 +1,9 @@
 //! Machines beside each other: network namespaces on one switch, each with an address of its own. What runs in one reaches the others by
 //! that switch alone; disks and processes they have in common.
 
-use crate::{process, words};
-use std::{path::PathBuf, process::Command, time::Duration};
+use crate::netns::ip;
+use std::path::PathBuf;
 
-/// Requests to the kernel; each takes a moment.
-const LIMIT: Duration = Duration::from_secs(20);
 /// The switch's range, in the one that is set aside for such tests (RFC 2544).
 const RANGE: &str = "198.18.78";
 
@@ -13,10 +11,6 @@ const RANGE: &str = "198.18.78";
 pub struct Machines {
     name: String,
     number: usize,
-}
-
-fn ip(line: &str) -> process::Output {
-    process::run(Command::new("ip").args(words(line)), &[], LIMIT)
 }
 
 impl Machines {

@@ -3,7 +3,10 @@
 use crate::{Cluster, PATIENCE};
 use client::{Api, Client, Event, ListParams, Object};
 use futures_util::StreamExt as _;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
+
+/// Before a server that is gone for the moment is asked again.
+const AGAIN: Duration = Duration::from_millis(50);
 
 impl Cluster {
     /// A client with the administrator's rights.
@@ -37,6 +40,38 @@ impl Cluster {
         let work = async { tokio::time::timeout(limit, until(api, params, seen)).await };
         self.runtime.block_on(work).unwrap_or_else(|_| panic!("{what}: not within {limit:?}"));
     }
+
+    /// Waits until all objects that `params` name, by name, are as wanted: what is looked at was all there was at some moment.
+    #[track_caller]
+    pub fn until_all<K: Object>(&self, limit: Duration, api: &Api<K>, params: &ListParams, what: &str, wanted: impl Fn(&BTreeMap<String, K>) -> bool) {
+        let work = async { tokio::time::timeout(limit, until_all(api, params, wanted)).await };
+        self.runtime.block_on(work).unwrap_or_else(|_| panic!("{what}: not within {limit:?}"));
+    }
+}
+
+async fn until_all<K: Object>(api: &Api<K>, params: &ListParams, wanted: impl Fn(&BTreeMap<String, K>) -> bool) {
+    loop {
+        if let Ok(list) = api.list(params).await {
+            let revision = list.resource_version().to_owned();
+            let mut all: BTreeMap<String, K> = list.into_items().into_iter().map(|object| (object.name().to_owned(), object)).collect();
+            if wanted(&all) {
+                return;
+            }
+            if let Ok(mut events) = api.watch(params, &revision).await {
+                while let Some(Ok(event)) = events.next().await {
+                    match event {
+                        Event::Added(object) | Event::Modified(object) => drop(all.insert(object.name().to_owned(), object)),
+                        Event::Deleted(object) => drop(all.remove(object.name())),
+                        Event::Unread { .. } | Event::Bookmark { .. } => {}
+                    }
+                    if wanted(&all) {
+                        return;
+                    }
+                }
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 /// The same, awaited. A watch that the server ends is begun again.
@@ -50,6 +85,6 @@ pub async fn until<K: Object>(api: &Api<K>, params: &ListParams, mut seen: impl 
             }
         }
         // The server is gone for the moment: it is what some tests do to it.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(AGAIN).await;
     }
 }

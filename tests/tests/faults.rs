@@ -104,23 +104,7 @@ fn node_of(pod: &Pod) -> &str {
 
 /// Waits until the pods of a label are as wanted.
 fn until_pods(cluster: &Cluster, limit: Duration, app: &str, what: &str, wanted: impl Fn(&BTreeMap<String, Pod>) -> bool) {
-    let (api, which) = (cluster.client().namespaced::<Pod>("default"), ListParams::labels(format!("app={app}")));
-    let begun = Instant::now();
-    let mut all = BTreeMap::new();
-    cluster.until_within(limit, &api, &which, what, |event| {
-        match event {
-            Event::Added(pod) | Event::Modified(pod) => drop(all.insert(pod.name().to_owned(), pod.clone())),
-            Event::Deleted(pod) => drop(all.remove(pod.name())),
-            _ => {}
-        }
-        wanted(&all)
-    });
-    // A watch begins with some of them before it has told of all.
-    let listed = cluster.block_on("a list", api.list(&which)).expect("a list");
-    let whole = listed.items().iter().map(|pod| (pod.name().to_owned(), pod.clone())).collect();
-    if !wanted(&whole) {
-        until_pods(cluster, limit.saturating_sub(begun.elapsed()), app, what, wanted);
-    }
+    cluster.until_all(limit, &cluster.client().namespaced::<Pod>("default"), &ListParams::labels(format!("app={app}")), what, wanted);
 }
 
 /// So many are ready elsewhere, and none that was there stays.
@@ -259,13 +243,7 @@ fn workers_serve_while_nobody_rules_them_and_nothing_restarts_when_somebody_does
     }
     assert_eq!((facts(&cluster), host::containers(&cluster.name)), (before, processes));
     let report = report(load);
-    assert!(report["ok"].as_u64() > Some(1000) && report["connections"]["keepalive"]["failed"] == 0, "{report}");
-    // Known and not understood yet: some new connections to the first node's own port find one of the six pods out of reach, for a second
-    // or two after the kill and after the start. Those alone are let pass; the workers' own ports lose nothing.
-    let first = urls(&cluster).into_iter().next().unwrap_or_default();
-    let others = report["first_failures"].as_array().into_iter().flatten().filter(|failure| failure["whom"] != first.as_str());
-    assert_eq!(others.count(), 0, "{report}");
-    assert!(report["failed"].as_u64() < Some(60), "{report}");
+    assert!(report["ok"].as_u64() > Some(1000) && report["failed"] == 0, "{report}");
     assert_eq!(report["pods"].as_object().map(serde_json::Map::len), Some(6), "all of them serve: {report}");
 }
 

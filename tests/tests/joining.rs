@@ -3,7 +3,7 @@
 use client::{Client, Credentials, Endpoint, HttpTransport};
 use cluster_tests::{Cluster, PATIENCE, netns::Beside, process, words};
 use k8s_openapi::api::core::v1::ConfigMap;
-use std::{process::Command, sync::Arc};
+use std::{net::Ipv4Addr, process::Command, sync::Arc};
 
 /// The host's address toward the other machine.
 const ADDRESS: &str = "198.18.77.1";
@@ -53,7 +53,7 @@ fn node(range: &str) -> String {
 
 #[test]
 fn a_node_from_elsewhere_gets_its_certificates_its_range_and_no_more() {
-    let _other = Beside::new();
+    let _other = Beside::at(Ipv4Addr::new(198, 18, 77, 0));
     let mut cluster = Cluster::new("joining").with(&["--port=16443", "--advertise-address", ADDRESS]);
     cluster.start(&[]).assert_ok();
     let first = cluster.value("get nodes", "{.items[0].metadata.name}");

@@ -1,34 +1,13 @@
 //! A cluster of several machines: one with the control plane, and others that join it by one command.
 
-use cluster_tests::{Cluster, IMAGE, PATIENCE, host, knarr, leftovers, machines::Machines, process, words};
+use cluster_tests::{Cluster, PATIENCE, host, knarr, leftovers, machines::Machines, process, web, words};
 use nix::sys::signal::Signal;
-use serde_json::Value;
 use std::{
-    collections::BTreeMap,
     path::PathBuf,
     process::{Command, Stdio},
 };
 
-/// One pod a node, and a Service.
-fn web() -> String {
-    format!(
-        "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {{name: web}}\nspec:\n  selector: {{matchLabels: {{app: web}}}}\n  template:\n    metadata: {{labels: {{app: web}}}}\n    \
-        spec: {{containers: [{{name: web, image: '{IMAGE}', args: [web], readinessProbe: {{httpGet: {{port: 8080, path: /healthz}}, periodSeconds: 1}}}}]}}\n\
-        ---\napiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: 8080}}]}}\n"
-    )
-}
-
-/// Of each pod its node: name, address, and what must stay the same while nobody asks for anything else.
-fn pods(cluster: &Cluster) -> BTreeMap<String, (String, String, Value)> {
-    let list = cluster.json("get pods -l app=web");
-    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-    let facts = |p: &Value| {
-        let container = &p["status"]["containerStatuses"][0];
-        let same = serde_json::json!([p["metadata"]["uid"], container["containerID"], container["restartCount"]]);
-        (text(&p["spec"]["nodeName"]), (text(&p["metadata"]["name"]), text(&p["status"]["podIP"]), same))
-    };
-    list["items"].as_array().expect("pods").iter().map(facts).collect()
-}
+const SERVICE: &str = "ports: [{port: 80, targetPort: 8080}]";
 
 /// A machine's own part of the command line.
 struct Agent {
@@ -94,14 +73,9 @@ fn strs(words: &[String]) -> Vec<&str> {
 }
 
 /// Each pod reaches every pod, and the Service by its name, which its own node's DNS answers.
-fn all_reach_all(cluster: &Cluster, pods: &BTreeMap<String, (String, String, Value)>) {
-    let hosts = pods.values().map(|(_, ip, _)| format!("{ip}:8080")).chain(["web.default.svc.cluster.local:80".to_owned()]);
-    let urls: Vec<String> = hosts.map(|at| format!("--url=http://{at}/whoami")).collect();
-    for (pod, _, _) in pods.values() {
-        let mut all = words("exec");
-        all.extend([pod.as_str(), "--", "/knarr", "demo", "load", "--strict", "--quiet", "--rate=100", "--seconds=0.3", "--connections=new"]);
-        all.extend(urls.iter().map(String::as_str));
-        cluster.try_kubectl(&all).assert_ok();
+fn all_reach_all(cluster: &Cluster, pods: &web::Pods) {
+    web::reach(cluster, pods, &["web.default.svc.cluster.local:80".to_owned()]);
+    for (pod, ..) in pods.values() {
         cluster.kubectl(&format!("logs {pod}"));
     }
 }
@@ -122,22 +96,8 @@ fn machines_join_by_one_command_and_leave_without_a_trace() {
         words
     };
     let other = |text: &str| {
-        text.chars()
-            .rev()
-            .enumerate()
-            .map(|(at, c)| {
-                if at > 0 {
-                    c
-                } else if c == '0' {
-                    '1'
-                } else {
-                    '0'
-                }
-            })
-            .collect::<Vec<_>>()
-            .into_iter()
-            .rev()
-            .collect()
+        let (rest, last) = text.split_at(text.len() - 1);
+        format!("{rest}{}", if last == "0" { "1" } else { "0" })
     };
     assert!(b.refused(&strs(&with("--token", &other))).contains("secret of the token"));
     assert!(b.refused(&strs(&with("--discovery-token-ca-cert-hash", &other))).contains("not the cluster of this token"));
@@ -152,9 +112,9 @@ fn machines_join_by_one_command_and_leave_without_a_trace() {
         assert!(addresses.lines().any(|l| l == format!("{node} {}", machines.ip(at))), "{addresses}");
     }
 
-    cluster.apply(&web());
+    cluster.apply(&web::manifest(SERVICE));
     cluster.kubectl("rollout status daemonset/web --timeout=55s");
-    let before = pods(&cluster);
+    let before = web::pods(&cluster);
     assert_eq!(before.len(), 3);
     all_reach_all(&cluster, &before);
     let own_dns = cluster.value("-n kube-system get endpointslice kube-dns-b", "{.endpoints[0].addresses[0]} {.endpoints[0].hints.forNodes[0].name}");
@@ -166,7 +126,7 @@ fn machines_join_by_one_command_and_leave_without_a_trace() {
     running_b.signal(Signal::SIGKILL);
     running_b.end(PATIENCE);
     running_b = b.start(&[]);
-    assert_eq!((pods(&cluster), host::containers(&b.name)), (before.clone(), processes));
+    assert_eq!((web::pods(&cluster), host::containers(&b.name)), (before.clone(), processes));
     all_reach_all(&cluster, &before);
 
     // A name that is a node's is nobody else's.
@@ -192,9 +152,9 @@ fn machines_on_one_link_need_no_more_than_routes() {
     cluster.start(&[]).assert_ok();
     let b = Agent::new(&cluster, &machines, 1, "b");
     let running = b.start(&strs(&invitation(&cluster)));
-    cluster.apply(&web());
+    cluster.apply(&web::manifest(SERVICE));
     cluster.kubectl("rollout status daemonset/web --timeout=55s");
-    all_reach_all(&cluster, &pods(&cluster));
+    all_reach_all(&cluster, &web::pods(&cluster));
     drop(running);
     b.reset(&machines, 1);
     cluster.down();

@@ -1,38 +1,19 @@
 //! Several nodes on one machine: one cluster, and processes that end and come again apart from each other.
 
 use client::{Event, ListParams};
-use cluster_tests::{Cluster, IMAGE, PATIENCE, host, leftovers, process, words, workers::pid};
+use cluster_tests::{Cluster, PATIENCE, host, leftovers, process, web, workers::pid};
 use k8s_openapi::api::coordination::v1::Lease;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::Value;
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-/// One pod a node, and a Service at a port of every node.
-fn web() -> String {
-    format!(
-        "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {{name: web}}\nspec:\n  selector: {{matchLabels: {{app: web}}}}\n  template:\n    metadata: {{labels: {{app: web}}}}\n    \
-        spec: {{containers: [{{name: web, image: '{IMAGE}', args: [web], readinessProbe: {{httpGet: {{port: 8080, path: /healthz}}, periodSeconds: 1}}}}]}}\n\
-        ---\napiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{type: NodePort, selector: {{app: web}}, ports: [{{port: 80, targetPort: 8080, nodePort: 30080}}]}}\n"
-    )
-}
-
-/// Of each pod its node: name, address, and what must stay the same while nobody asks for anything else.
-fn pods(cluster: &Cluster) -> BTreeMap<String, (String, String, Value)> {
-    let list = cluster.json("get pods -l app=web");
-    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-    let facts = |p: &Value| {
-        let container = &p["status"]["containerStatuses"][0];
-        let same = serde_json::json!([p["metadata"]["uid"], container["containerID"], container["restartCount"]]);
-        (text(&p["spec"]["nodeName"]), (text(&p["metadata"]["name"]), text(&p["status"]["podIP"]), same))
-    };
-    list["items"].as_array().expect("pods").iter().map(facts).collect()
-}
+/// At a port of every node.
+const SERVICE: &str = "type: NodePort, ports: [{port: 80, targetPort: 8080, nodePort: 30080}]";
 
 #[test]
 fn three_nodes_of_one_machine_are_one_cluster_and_go_without_a_trace() {
@@ -50,21 +31,12 @@ fn three_nodes_of_one_machine_are_one_cluster_and_go_without_a_trace() {
     assert_eq!(ips.keys().map(|n| role(n)).collect::<Vec<_>>(), [true, false, false]);
 
     // A pod on each, and each reaches all pods, the Service by its name, and the port of every node.
-    cluster.apply(&web());
+    cluster.apply(&web::manifest(SERVICE));
     cluster.kubectl("rollout status daemonset/web --timeout=55s");
-    let before = pods(&cluster);
+    let before = web::pods(&cluster);
     assert_eq!(before.keys().collect::<Vec<_>>(), ips.keys().collect::<Vec<_>>());
-    let urls: Vec<String> = (before.values().map(|(_, ip, _)| format!("{ip}:8080")))
-        .chain(["web.default.svc.cluster.local:80".to_owned()])
-        .chain(ips.values().map(|ip| format!("{ip}:30080")))
-        .map(|at| format!("--url=http://{at}/whoami"))
-        .collect();
-    for (pod, _, _) in before.values() {
-        let mut all = words("exec");
-        all.extend([pod.as_str(), "--", "/knarr", "demo", "load", "--strict", "--quiet", "--rate=100", "--seconds=0.3", "--connections=new"]);
-        all.extend(urls.iter().map(String::as_str));
-        cluster.try_kubectl(&all).assert_ok();
-    }
+    let others: Vec<String> = ips.values().map(|ip| format!("{ip}:30080")).chain(["web.default.svc.cluster.local:80".to_owned()]).collect();
+    web::reach(&cluster, &before, &others);
     // The API server reaches the kubelet of each.
     for (pod, _, _) in before.values() {
         cluster.kubectl(&format!("logs {pod}"));
@@ -84,7 +56,7 @@ fn three_nodes_of_one_machine_are_one_cluster_and_go_without_a_trace() {
         *seen.get_or_insert_with(|| renewed.clone()) != renewed && pid(&cluster, 3).is_some_and(|now| now != old)
     });
     assert!(ready.starts_with("True ") && since(&last) == ready, "{ready}");
-    assert_eq!((pods(&cluster), host::containers(&cluster.name)), (before.clone(), processes.clone()));
+    assert_eq!((web::pods(&cluster), host::containers(&cluster.name)), (before.clone(), processes.clone()));
     cluster.kubectl(&format!("exec {} -- /knarr --version", before[&last].0));
 
     // So is the cluster's own, which finds its nodes again.
@@ -92,11 +64,11 @@ fn three_nodes_of_one_machine_are_one_cluster_and_go_without_a_trace() {
     cluster.kill();
     cluster.start(&[]).assert_ok();
     assert_eq!([2, 3].map(|number| pid(&cluster, number)).to_vec(), old);
-    assert_eq!((pods(&cluster), host::containers(&cluster.name)), (before.clone(), processes));
+    assert_eq!((web::pods(&cluster), host::containers(&cluster.name)), (before.clone(), processes));
 
     // One goes with its pod, and the others stay.
     process::run(&mut cluster.knarr(&["node", "rm", &last]), &[], PATIENCE).assert_ok();
-    let left = pods(&cluster);
+    let left = web::pods(&cluster);
     assert!(before.iter().filter(|(node, _)| **node != last).eq(&left), "{left:?}");
     assert_eq!(cluster.kubectl("get nodes -o name").lines().count(), 2);
     assert!(!cluster.run_folder().join("nodes/3").exists() && !cluster.data().join("nodes/3").exists());
@@ -112,11 +84,11 @@ fn of_two_clusters_of_three_nodes_one_goes_when_all_its_processes_were_killed_an
     let [mut gone, stays] = ["nodes-goes", "nodes-stays"].map(|name| {
         let mut cluster = Cluster::new(name).with(&["--nodes", "3"]);
         cluster.start(&[]).assert_ok();
-        cluster.apply(&web());
+        cluster.apply(&web::manifest(SERVICE));
         cluster.kubectl("rollout status daemonset/web --timeout=55s");
         cluster
     });
-    let (ours, theirs, processes) = (pods(&gone), pods(&stays), host::containers(&stays.name));
+    let (ours, theirs, processes) = (web::pods(&gone), web::pods(&stays), host::containers(&stays.name));
     assert!(ours.len() == 3 && ours.keys().eq(theirs.keys()) && ours.values().all(|(name, ..)| theirs.values().all(|(other, ..)| name != other)));
     // Whoever starts others first: then nobody comes again.
     gone.kill();
@@ -132,14 +104,8 @@ fn of_two_clusters_of_three_nodes_one_goes_when_all_its_processes_were_killed_an
         }
     }
     gone.down();
-    assert_eq!((pods(&stays), host::containers(&stays.name)), (theirs.clone(), processes));
-    let urls: Vec<String> = theirs.values().map(|(_, ip, _)| format!("--url=http://{ip}:8080/whoami")).collect();
-    for (pod, ..) in theirs.values() {
-        let mut all = words("exec");
-        all.extend([pod.as_str(), "--", "/knarr", "demo", "load", "--strict", "--quiet", "--rate=100", "--seconds=0.3", "--connections=new"]);
-        all.extend(urls.iter().map(String::as_str));
-        stays.try_kubectl(&all).assert_ok();
-    }
+    assert_eq!((web::pods(&stays), host::containers(&stays.name)), (theirs.clone(), processes));
+    web::reach(&stays, &theirs, &[]);
 }
 
 /// Waits until the file of a lock has another text than before, which is somebody's number.

@@ -3,12 +3,11 @@
 
 use super::within;
 use anyhow::{Context as _, ensure};
-use cluster_tests::{Cluster, IMAGE, process, words};
+use cluster_tests::{Cluster, IMAGE, netns::ip};
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::Command,
     sync::mpsc,
     time::{Duration, Instant},
 };
@@ -124,10 +123,6 @@ const FAR: Ipv4Addr = Ipv4Addr::new(198, 19, 255, 254);
 struct Bare {
     names: [String; 2],
     bridge: String,
-}
-
-fn ip(line: &str) -> process::Output {
-    process::run(Command::new("ip").args(words(line)), &[], LIMIT)
 }
 
 impl Bare {

@@ -39,7 +39,7 @@ pub fn run(port: &str, rounds: usize, others: u32) -> anyhow::Result<()> {
     };
     // Which the program takes for its own, and the host for its.
     route(&format!("-n {} route add local {RANGE} dev lo", beside.path().file_name().context("a name")?.display()))?;
-    route(&format!("route add {RANGE} via 198.18.77.2"))?;
+    route(&format!("route add {RANGE} via {}", beside.own()))?;
     let stop = Arc::new(AtomicBool::new(false));
     let servers = PORTS.map(|(port, word)| {
         let stop = Arc::clone(&stop);
