@@ -103,6 +103,11 @@ impl Cluster {
         holder::lock(&self.name, &self.run, work).await
     }
 
+    /// Removes the volatile directory, the lock in it last. Blocks on the disk.
+    pub fn remove_run(&self, lock: Lock) -> anyhow::Result<()> {
+        holder::remove(&self.run, lock)
+    }
+
     /// The process that runs the cluster or takes it away, if one does.
     pub fn running(&self) -> Option<i32> {
         holder::holder(&self.run)

@@ -82,8 +82,7 @@ pub async fn run(down: &Down) -> anyhow::Result<()> {
             steps.say(&format!("          kept, since knarr did not make it: {} in {}", left.join(", "), cluster.data.display()));
         }
     }
-    runtime::tree::remove(&cluster.run).with_context(|| format!("cannot remove {}", cluster.run.display()))?;
-    drop(lock);
+    cluster.remove_run(lock)?;
     steps.done(&format!("the cluster {:?} is gone", cluster.name));
     Ok(())
 }

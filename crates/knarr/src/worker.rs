@@ -163,14 +163,12 @@ pub async fn discard(cluster: &Cluster, number: u32, keep_data: bool) -> anyhow:
             files.for_each(|file| drop(std::fs::remove_file(pki.join(file))));
             runtime::tree::remove(&home.data).with_context(|| format!("cannot remove {}", home.data.display()))?;
         }
-        runtime::tree::remove(&home.run).with_context(|| format!("cannot remove {}", home.run.display()))
+        home.remove_run(lock)
     })
-    .await??;
-    drop(lock);
-    Ok(())
+    .await?
 }
 
-async fn start(command: &cli::Worker, cluster: &Cluster, home: &Cluster, plan: &Plan, wish: &Wish) -> anyhow::Result<(Running, Pki)> {
+async fn start(command: &cli::Worker, host: File, (cluster, home): (&Cluster, &Cluster), plan: &Plan, wish: &Wish) -> anyhow::Result<(Running, Pki)> {
     let has = |component| !command.disable.contains(&component);
     let range = plan.node_range(wish.number).with_context(|| format!("the range {} has no part for node {}", plan.pod_cidr(), wish.number))?;
     let ip = range.nth(1).context("the range has no address")?;

@@ -51,16 +51,34 @@ impl ServiceRanges {
     }
 }
 
+/// Addresses that are machines'.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Machines {
+    /// This machine's.
+    pub(crate) here: BTreeSet<IpAddr>,
+    /// Those of all nodes' machines ([`crate::mesh::machines`]).
+    pub(crate) nodes: BTreeSet<IpAddr>,
+}
+
+impl Machines {
+    /// One of them in a range, by whose it is.
+    fn within(&self, range: Net) -> Option<String> {
+        let here = self.here.iter().find(|ip| range.contains(**ip)).map(|ip| format!("this machine's address {ip}"));
+        here.or_else(|| self.nodes.iter().find(|ip| range.contains(**ip)).map(|ip| format!("a node's address {ip}")))
+    }
+}
+
 /// Those among them by which packets may be led away or dropped. Whoever may write ServiceCIDRs may write any range into one; what
-/// would take pods' or machines' own addresses leads nowhere, and the log says so. The node's own ranges are never left out: an address
-/// that the machine gets in one (of a private network, say) is the machine's all the same, the other addresses stay the Services'.
-pub(crate) fn apart(ranges: &BTreeSet<Net>, own: &[Net], pods: Option<Net>, machine: &BTreeSet<IpAddr>) -> BTreeSet<Net> {
+/// would take pods' or machines' own addresses leads nowhere, and the log says so: a node that led another's address to itself would not
+/// reach it any more, and if the API server is there, would not hear that the range has gone. The node's own ranges are never left out:
+/// an address that a machine gets in one (of a private network, say) is the machine's all the same, the other addresses stay the Services'.
+pub(crate) fn apart(ranges: &BTreeSet<Net>, own: &[Net], pods: Option<Net>, machines: &Machines) -> BTreeSet<Net> {
     let may = |range: &&Net| {
         if own.contains(range) {
             return true;
         }
         let in_the_way = pods.filter(|pods| pods.overlaps(**range)).map(|pods| format!("the pods' range {pods}"));
-        let in_the_way = in_the_way.or_else(|| machine.iter().find(|ip| range.contains(**ip)).map(|ip| format!("this machine's address {ip}")));
+        let in_the_way = in_the_way.or_else(|| machines.within(**range));
         if let Some(what) = &in_the_way {
             tracing::warn!(%range, "a range of Services is not led to them: in it is {what}");
         }
@@ -95,9 +113,10 @@ mod tests {
 
     #[test]
     fn nobodys_own_addresses_are_led_away() {
-        let ranges = BTreeSet::from(["10.97.0.0/24", "10.0.0.0/8", "192.168.0.0/16", "0.0.0.0/0", "fd00:97::/112"].map(net));
-        let machine = BTreeSet::from(["192.168.77.1", "10.97.0.9"].map(|ip| ip.parse().unwrap()));
-        let led = |own: &[Net]| apart(&ranges, own, Some(net("10.244.0.0/16")), &machine);
+        let ranges = BTreeSet::from(["10.97.0.0/24", "10.0.0.0/8", "192.168.0.0/16", "198.51.100.0/24", "0.0.0.0/0", "fd00:97::/112"].map(net));
+        let ips = |all: &[&str]| all.iter().map(|ip| ip.parse().unwrap()).collect();
+        let machines = Machines { here: ips(&["192.168.77.1", "10.97.0.9"]), nodes: ips(&["198.51.100.7"]) };
+        let led = |own: &[Net]| apart(&ranges, own, Some(net("10.244.0.0/16")), &machines);
         assert_eq!(led(&[]), BTreeSet::from([net("fd00:97::/112")]));
         assert_eq!(led(&[net("10.97.0.0/24")]), BTreeSet::from(["10.97.0.0/24", "fd00:97::/112"].map(net)), "the cluster's own leads to it");
     }

@@ -7,8 +7,8 @@
 use anyhow::{Context as _, bail};
 use nix::fcntl::{Flock, FlockArg};
 use std::{
-    fs::File,
-    io::{Seek as _, Write as _},
+    fs::{File, Metadata},
+    io::{ErrorKind, Seek as _, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::Path,
     time::{Duration, Instant},
@@ -20,6 +20,8 @@ use super::files::private;
 const FILE: &str = "lock";
 /// A process that was killed has let go of everything within this, however much it held.
 const DYING: Duration = Duration::from_secs(15);
+/// How often a directory that is removed is emptied: others may write there for a moment.
+const REMOVALS_MAX: usize = 100;
 /// Between two looks at a dying holder: its lock cannot be awaited with a limit.
 const LOOK: Duration = Duration::from_millis(5);
 /// `PF_EXITING` in the flags of `/proc/PID/stat`.
@@ -47,12 +49,16 @@ pub(super) async fn lock(name: &str, run: &Path, own: Work) -> anyhow::Result<Lo
     let path = run.join(FILE);
     let begun = Instant::now();
     loop {
-        private(run).with_context(|| format!("cannot make {}", run.display()))?;
-        let file = File::options().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path);
-        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        let opened = private(run).and_then(|()| File::options().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path));
+        if opened.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) && begun.elapsed() < DYING {
+            // The directory went since: a `down` has just come to its end.
+            tokio::time::sleep(LOOK).await;
+            continue;
+        }
+        let file = opened.with_context(|| format!("cannot make {}", path.display()))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             // A `down` that held it may have removed the file meanwhile: then the lock is on nothing.
-            Ok(mut lock) if std::fs::metadata(&path).is_ok_and(|m| lock.metadata().is_ok_and(|own| own.ino() == m.ino())) => {
+            Ok(mut lock) if std::fs::metadata(&path).is_ok_and(|there| is_of(&lock, &there)) => {
                 lock.set_len(0)?;
                 lock.rewind()?;
                 write!(lock, "{}{}", std::process::id(), if own == Work::Ends { ENDS } else { "" })?;
@@ -75,6 +81,43 @@ pub(super) async fn lock(name: &str, run: &Path, own: Work) -> anyhow::Result<Lo
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Removes a volatile directory with all that is in it. The lock goes last: who finds it free has a directory in which nobody removes
+/// anything any more, be it the one that was here or another.
+pub(super) fn remove(run: &Path, lock: Lock) -> anyhow::Result<()> {
+    let removed = || -> std::io::Result<()> {
+        for round in 0..REMOVALS_MAX {
+            for entry in std::fs::read_dir(run)? {
+                let entry = entry?;
+                if round > 0 && run.join(FILE).exists() {
+                    // A start that came since has it.
+                    return Ok(());
+                }
+                if entry.file_name() != FILE {
+                    runtime::tree::remove(&entry.path())?;
+                }
+            }
+            if std::fs::metadata(run.join(FILE)).is_ok_and(|there| is_of(&lock, &there)) {
+                std::fs::remove_file(run.join(FILE))?;
+            }
+            match std::fs::remove_dir(run) {
+                // A start has it already, or who asked for the nodes has left something.
+                Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
+                other => return other,
+            }
+        }
+        Err(ErrorKind::DirectoryNotEmpty.into())
+    };
+    match removed() {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).with_context(|| format!("cannot remove {}", run.display())),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the file with this lock is the one that is told of.
+fn is_of(lock: &Lock, there: &Metadata) -> bool {
+    lock.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (there.dev(), there.ino()))
 }
 
 /// The process that holds the lock of a volatile directory.
@@ -167,5 +210,37 @@ mod tests {
         assert!(error.contains("is being taken away"), "{error}");
         drop(ending);
         std::fs::remove_dir_all(&run).unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_starts_while_a_cluster_goes_keeps_what_he_writes() {
+        let run = std::env::temp_dir().join(format!("knarr-removed-{}", std::process::id()));
+        for _ in 0..50 {
+            let ending = lock("gone", &run, Work::Ends).await.unwrap();
+            for name in 0..50 {
+                std::fs::write(run.join(name.to_string()), "").unwrap();
+            }
+            let at = run.clone();
+            let starts = tokio::spawn(async move {
+                loop {
+                    if let Ok(lock) = lock("gone", &at, Work::Runs).await {
+                        std::fs::write(at.join("cluster.json"), "kept").unwrap();
+                        return lock;
+                    }
+                    tokio::task::yield_now().await;
+                }
+            });
+            tokio::task::yield_now().await;
+            let going = run.clone();
+            tokio::task::spawn_blocking(move || remove(&going, ending)).await.unwrap().unwrap();
+            let started = starts.await.unwrap();
+            assert_eq!(std::fs::read_to_string(run.join("cluster.json")).unwrap(), "kept");
+            remove(&run, started).unwrap();
+            assert!(!run.exists());
+        }
+        // What is gone already is no error.
+        let ending = lock("gone", &run, Work::Ends).await.unwrap();
+        std::fs::remove_dir_all(&run).unwrap();
+        remove(&run, ending).unwrap();
     }
 }

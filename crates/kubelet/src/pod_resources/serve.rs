@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use dial::guests::Told;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +30,7 @@ const SOCKET: &str = "kubelet.sock";
 /// Calls a second, and at once (upstream `DefaultQPS`, `DefaultBurstTokens`).
 const CALLS_PER_S: f64 = 100.0;
 const CALLS_AT_ONCE: f64 = 10.0;
-/// Connections, and calls under way on each: who watches devices is one program or a few.
+/// Connections, and calls under way on each: who watches devices is one program or a few. One more is hung up on, so that a client hears of it.
 const CONNECTIONS_MAX: usize = 32;
 const STREAMS_MAX: u32 = 32;
 /// The longest request is two names.
@@ -122,10 +123,10 @@ pub async fn serve(listener: UnixListener, cx: Arc<Context>, pods: Pods, stop: C
     let server = Arc::new(Server { cx, pods, rate: Rate::new() });
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let accept = async {
+        let mut full = Told::default();
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            match listener.accept().await {
-                Ok((stream, _)) => {
+            match next(&listener, &places, &mut full).await {
+                Ok((stream, place)) => {
                     let (server, stop) = (Arc::clone(&server), stop.clone());
                     tokio::spawn(async move {
                         stop.run_until_cancelled(connection(stream, server)).await;
@@ -140,6 +141,19 @@ pub async fn serve(listener: UnixListener, cx: Arc<Context>, pods: Pods, stop: C
         }
     };
     stop.run_until_cancelled(accept).await;
+}
+
+/// The next who has a place; who comes when there is none is hung up on.
+async fn next(listener: &UnixListener, places: &Arc<Semaphore>, full: &mut Told) -> io::Result<(UnixStream, OwnedSemaphorePermit)> {
+    loop {
+        let (stream, _) = listener.accept().await?;
+        if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+            return Ok((stream, place));
+        }
+        if full.due() {
+            tracing::warn!("too many connections ask for pods' devices; one is turned away");
+        }
+    }
 }
 
 async fn connection(stream: UnixStream, server: Arc<Server>) {
@@ -234,6 +248,7 @@ fn refused(code: u8, why: &str) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::AsyncReadExt as _;
 
     #[tokio::test(start_paused = true)]
     async fn calls_are_so_many_a_second() {
@@ -241,6 +256,24 @@ mod tests {
         assert_eq!((0..20).filter(|_| rate.allows()).count(), 10);
         tokio::time::advance(Duration::from_millis(35)).await;
         assert_eq!((0..20).filter(|_| rate.allows()).count(), 3);
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_place_hears_of_it() {
+        let root = std::env::temp_dir().join(format!("knarr-pod-resources-{}", std::process::id()));
+        let listener = listen(&root).unwrap();
+        let (socket, places, mut full) = (root.join(DIRECTORY).join(SOCKET), Arc::new(Semaphore::new(1)), Told::default());
+        let _first = UnixStream::connect(&socket).await.unwrap();
+        let (_, place) = next(&listener, &places, &mut full).await.unwrap();
+        let (mut second, mut byte) = (UnixStream::connect(&socket).await.unwrap(), [0]);
+        tokio::select! {
+            _ = next(&listener, &places, &mut full) => panic!("there is one place"),
+            read = second.read(&mut byte) => assert_eq!(read.unwrap(), 0, "hung up on"),
+        }
+        drop(place);
+        let _third = UnixStream::connect(&socket).await.unwrap();
+        drop(next(&listener, &places, &mut full).await.unwrap());
+        std::fs::remove_dir_all(&root).unwrap();
     }
 
     #[test]

@@ -14,6 +14,7 @@
 mod plan;
 mod wire;
 
+pub(crate) use plan::machines;
 pub use plan::{Entries, LeftOut, Own};
 
 use std::collections::{BTreeMap, BTreeSet};

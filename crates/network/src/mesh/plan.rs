@@ -95,6 +95,11 @@ fn addresses(node: &Node, ranges: &[Net]) -> Vec<IpAddr> {
     all.filter_map(|a| a.address.parse().ok()).filter(|ip| !ranges.iter().any(|range| range.contains(*ip))).collect()
 }
 
+/// The addresses of all nodes' machines.
+pub(crate) fn machines<'n>(nodes: impl Iterator<Item = &'n Node>) -> BTreeSet<IpAddr> {
+    nodes.flat_map(|node| addresses(node, &ranges(node))).filter(|ip| may_be_a_machines(*ip)).collect()
+}
+
 /// Whether an address may be a machine's.
 fn may_be_a_machines(ip: IpAddr) -> bool {
     !ip.is_loopback() && !ip.is_multicast() && !ip.is_unspecified() && ip != IpAddr::V4(Ipv4Addr::BROADCAST)

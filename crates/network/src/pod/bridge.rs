@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 
 use super::{Inner, LINKS, State, host_addresses, sysctl};
@@ -10,7 +11,7 @@ use crate::cidr::Net;
 use crate::link::{self, Ipv4Conf, Settings, Way};
 use crate::netlink::Messages;
 use crate::nft::Family;
-use crate::ranges;
+use crate::ranges::{self, Machines};
 use crate::{Error, Result};
 
 /// In the bridge's alias, after the mark and before the pod range.
@@ -149,15 +150,16 @@ impl Inner {
         [self.config.pod_cidr.into()].into_iter().chain(self.config.ipv6.map(|v6| v6.pod_cidr)).collect()
     }
 
-    /// These are the Services' ranges.
-    pub(super) fn lead(&self, ranges: BTreeSet<Net>) -> Result<()> {
-        let mut machine = host_addresses()?;
-        machine.retain(|ip| Some(*ip) != self.gateway_of(Family::of(*ip)));
+    /// These are the Services' ranges, and these the addresses of the nodes' machines.
+    pub(super) fn lead(&self, ranges: BTreeSet<Net>, nodes: BTreeSet<IpAddr>) -> Result<()> {
+        let mut here = host_addresses()?;
+        here.retain(|ip| Some(*ip) != self.gateway_of(Family::of(*ip)));
+        let machines = Machines { here, nodes };
         let (v4, v6): (BTreeSet<Net>, BTreeSet<Net>) = ranges.into_iter().partition(|range| range.is_ipv4());
         let own = self.own_services();
-        let mut led = ranges::apart(&v4, &own, Some(self.cluster().into()), &machine);
+        let mut led = ranges::apart(&v4, &own, Some(self.cluster().into()), &machines);
         // Where the node has no IPv6 they lead nowhere.
-        led.extend(self.config.ipv6.map(|ipv6| ranges::apart(&v6, &own, Some(ipv6.cluster_cidr), &machine)).unwrap_or_default());
+        led.extend(self.config.ipv6.map(|ipv6| ranges::apart(&v6, &own, Some(ipv6.cluster_cidr), &machines)).unwrap_or_default());
         let state = &mut *self.state.lock();
         state.services = Some(led);
         state.elsewhere.clear();

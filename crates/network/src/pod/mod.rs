@@ -41,6 +41,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use client::Informers;
+use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -76,6 +77,8 @@ const TABLES: &str = "knarr-";
 const SETTLE: Duration = Duration::from_millis(100);
 /// From the start to the first look whether packets get through: it is not to hold up the first pods.
 const PROBE_AFTER: Duration = Duration::from_secs(5);
+/// For nodes to be known before ranges are led: whoever runs alone may not be let see them.
+const NODES_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two looks for which there is no news: links, addresses, parameters.
 const LOOK: Duration = Duration::from_secs(60);
 
@@ -280,17 +283,29 @@ impl PodNetwork {
     /// Leads the ranges of ServiceCIDRs to the node as well, as they come and go, until `shutdown`: they are reached where the host has no
     /// default route, and by the node's address.
     pub async fn lead_services(&self, informers: Informers, shutdown: CancellationToken) {
-        let ranges = ServiceRanges::new(self.inner.own_services(), informers.informer());
-        let mut changes = ranges.objects().subscribe();
+        let (ranges, nodes) = (ServiceRanges::new(self.inner.own_services(), informers.informer()), informers.informer::<Node>());
+        let (mut changes, mut moves) = (ranges.objects().subscribe(), nodes.subscribe());
         let known = async {
             ranges.objects().synced().await;
+            let _ = tokio::time::timeout(NODES_PATIENCE, nodes.synced()).await;
+            let mut led = None;
             loop {
                 while changes.try_recv().is_ok() {}
-                let (inner, now) = (self.inner.clone(), ranges.now());
-                if let Err(error) = blocking(move || inner.lead(now)).await {
-                    tracing::warn!(%error, "the Services' ranges are not led to this node; trying again within a minute");
+                while moves.try_recv().is_ok() {}
+                let now = (ranges.now(), mesh::machines(nodes.list().iter().map(|node| &**node)));
+                if led.as_ref() != Some(&now) {
+                    let (inner, (ranges, machines)) = (self.inner.clone(), now.clone());
+                    led = Some(now);
+                    if let Err(error) = blocking(move || inner.lead(ranges, machines)).await {
+                        tracing::warn!(%error, "the Services' ranges are not led to this node; trying again within a minute");
+                        led = None;
+                    }
                 }
-                if changes.recv().await.is_none() {
+                let goes_on = tokio::select! {
+                    change = changes.recv() => change.is_some(),
+                    change = moves.recv() => change.is_some(),
+                };
+                if !goes_on {
                     return std::future::pending().await;
                 }
             }

@@ -19,8 +19,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Delta, Informer, Informers, ListParams, Meta, ObjectKey};
-use k8s_openapi::api::core::v1::Service;
+use client::{Delta, Informer, Informers, Meta, ObjectKey};
+use k8s_openapi::api::core::v1::{self, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use parking_lot::Mutex;
@@ -34,8 +34,8 @@ use crate::mark::Mark;
 use crate::netlink::{self, Socket};
 use crate::nft::{self, Batch, Family, Foreign};
 use crate::pod::{OwnPort, host_addresses};
-use crate::ranges::{self, ServiceRanges};
-use crate::{BY_SERVICE, Error, Ipv6, Result, service_of_slice};
+use crate::ranges::{self, Machines, ServiceRanges};
+use crate::{BY_SERVICE, Error, Ipv6, Result, mesh, service_of_slice};
 use endpoints::Node;
 use plan::{Plan, UdpFront};
 use table::{Change, Frame, Table, There};
@@ -108,11 +108,11 @@ struct Side {
 pub async fn run(config: Config, informers: Informers, shutdown: CancellationToken, ready: watch::Sender<bool>) -> Result<()> {
     let services = informers.informer::<Service>();
     let slices = informers.informer::<EndpointSlice>();
-    let own = informers.informer_with::<k8s_openapi::api::core::v1::Node>(ListParams::fields(format!("metadata.name={}", config.node_name)));
+    let nodes = informers.informer::<v1::Node>();
     let ranges = ServiceRanges::new(config.own_ranges(), informers.informer::<ServiceCIDR>());
     tokio::select! {
         () = shutdown.cancelled() => Ok(()),
-        result = serve(config, services, slices, ranges, own, ready) => result,
+        result = serve(config, Memory { services, slices, ranges, nodes }, ready) => result,
     }
 }
 
@@ -133,15 +133,8 @@ fn remove_of(mark: &Mark, families: &[Family]) -> Result<()> {
 }
 
 /// The same on these informers: each family by itself, as upstream's proxies of both.
-async fn serve(
-    config: Config,
-    services: Informer<Service>,
-    slices: Informer<EndpointSlice>,
-    ranges: ServiceRanges,
-    own: Informer<k8s_openapi::api::core::v1::Node>,
-    ready: watch::Sender<bool>,
-) -> Result<()> {
-    slices.add_index(BY_SERVICE, service_of_slice);
+async fn serve(config: Config, memory: Memory, ready: watch::Sender<bool>) -> Result<()> {
+    memory.slices.add_index(BY_SERVICE, service_of_slice);
     if config.ipv6.is_none() {
         let mark = config.mark.clone();
         // Of a former start, which had the family. (A kernel without IPv6 has no rules of it either.)
@@ -157,28 +150,52 @@ async fn serve(
             ready.send_replace(true);
         }
     };
-    let all = sides.iter().map(|side| serve_family(&config, *side, (services.clone(), slices.clone(), ranges.clone(), own.clone()), &is_ready));
+    let all = sides.iter().map(|side| serve_family(&config, *side, memory.clone(), &is_ready));
     futures_util::future::try_join_all(all).await.map(drop)
 }
 
-type Memory = (Informer<Service>, Informer<EndpointSlice>, ServiceRanges, Informer<k8s_openapi::api::core::v1::Node>);
+/// What the rules are made of, as the informers have it.
+#[derive(Clone)]
+struct Memory {
+    services: Informer<Service>,
+    slices: Informer<EndpointSlice>,
+    ranges: ServiceRanges,
+    nodes: Informer<v1::Node>,
+}
 
-async fn serve_family(config: &Config, side: Side, (services, slices, ranges, own): Memory, is_ready: &(dyn Fn() + Sync)) -> Result<()> {
-    let (service_changes, slice_changes) = (services.subscribe(), slices.subscribe());
-    services.synced().await;
-    slices.synced().await;
-    let mut range_changes = ranges.objects().subscribe();
-    let _ = tokio::time::timeout(RANGES_PATIENCE, ranges.objects().synced()).await;
-    let mut proxy = Proxy::new(config, side, services, slices, ranges)?;
+impl Memory {
+    /// The addresses of the nodes' machines.
+    fn machines(&self) -> BTreeSet<IpAddr> {
+        mesh::machines(self.nodes.list().iter().map(|node| &**node))
+    }
+
+    /// The ranges of Services of which all that is nobody's is dropped.
+    fn dropped(&self, side: Side, machines: &BTreeSet<IpAddr>) -> BTreeSet<Net> {
+        let machines = Machines { here: host_addresses().unwrap_or_default(), nodes: machines.clone() };
+        ranges::apart(&self.ranges.of(Family::of(side.node_ip)), self.ranges.own(), side.cluster_cidr, &machines)
+    }
+
+    /// The zone of a node, as far as it is said.
+    fn zone(&self, node: &str) -> String {
+        self.nodes.get("", node).and_then(|node| node.label(ZONE).map(str::to_owned)).unwrap_or_default()
+    }
+}
+
+async fn serve_family(config: &Config, side: Side, memory: Memory, is_ready: &(dyn Fn() + Sync)) -> Result<()> {
+    let (service_changes, slice_changes) = (memory.services.subscribe(), memory.slices.subscribe());
+    memory.services.synced().await;
+    memory.slices.synced().await;
+    // Their places may be said later, or by nobody.
+    let (mut range_changes, mut node_changes) = (memory.ranges.objects().subscribe(), memory.nodes.subscribe());
+    let _ = tokio::time::timeout(RANGES_PATIENCE, async { tokio::join!(memory.ranges.objects().synced(), memory.nodes.synced()) }).await;
+    let mut proxy = Proxy::new(config, side, memory)?;
     let mut changes = Changes { services: service_changes, slices: slice_changes };
     let mut dirty = changes.take();
-    dirty.extend(proxy.services.list().iter().map(|s| s.key()));
+    dirty.extend(proxy.memory.services.list().iter().map(|s| s.key()));
     proxy.start(&dirty).await;
     tracing::info!(services = dirty.len(), family = proxy.node.family.name(), "service proxy is in step");
     is_ready();
     let mut news = Foreign::listen();
-    // Its zone may be said later, or by nobody; it is not waited for.
-    let mut places = own.subscribe();
     let mut whole = Box::pin(tokio::time::sleep(WHOLE));
     loop {
         let stale = async {
@@ -192,8 +209,12 @@ async fn serve_family(config: &Config, side: Side, (services, slices, ranges, ow
                 Some(dirty) => proxy.update(&dirty).await,
                 None => return Err(Error::Closed),
             },
-            place = places.recv() => match place {
-                Some(delta) => proxy.move_to(delta.object().label(ZONE).unwrap_or_default()).await,
+            node = node_changes.recv() => match node {
+                Some(_) => {
+                    while node_changes.try_recv().is_ok() {}
+                    proxy.follow_zone().await;
+                    proxy.follow_ranges().await;
+                }
                 None => return Err(Error::Closed),
             },
             range = range_changes.recv() => match range {
@@ -258,39 +279,40 @@ impl Changes {
 }
 
 struct Proxy {
-    services: Informer<Service>,
-    slices: Informer<EndpointSlice>,
-    ranges: ServiceRanges,
+    memory: Memory,
     node: Node,
+    side: Side,
+    /// The nodes' machines of which the rules know.
+    machines: BTreeSet<IpAddr>,
     table: Table,
     socket: Arc<Mutex<Socket>>,
     health: health::Checks,
 }
 
 impl Proxy {
-    fn new(config: &Config, side: Side, services: Informer<Service>, slices: Informer<EndpointSlice>, ranges: ServiceRanges) -> Result<Self> {
+    fn new(config: &Config, side: Side, memory: Memory) -> Result<Self> {
         let family = Family::of(side.node_ip);
-        let all = ranges.of(family);
+        let (all, machines) = (memory.ranges.of(family), memory.machines());
         let frame = Frame {
             table: config.mark.proxy_table(),
             node_ip: side.node_ip,
             cluster_cidr: side.cluster_cidr,
-            service_ranges: ranges::apart(&all, ranges.own(), side.cluster_cidr, &machine()),
+            service_ranges: memory.dropped(side, &machines),
             node_ports: config.node_ports.clone(),
         };
         let node = Node {
             name: config.node_name.clone(),
-            zone: String::new(),
+            zone: memory.zone(&config.node_name),
             family,
             cluster_cidr: side.cluster_cidr,
             service_ranges: all,
             own_ports: config.own_ports.clone(),
         };
         Ok(Self {
-            services,
-            slices,
-            ranges,
+            memory,
             node,
+            side,
+            machines,
             table: Table::new(frame),
             socket: Arc::new(Mutex::new(Socket::open(netlink::NETFILTER)?)),
             health: health::Checks::new(&config.node_ports, family),
@@ -299,8 +321,8 @@ impl Proxy {
 
     fn plans(&self, dirty: &BTreeSet<ObjectKey>) -> Vec<(ObjectKey, Plan)> {
         let plan = |key: &ObjectKey| {
-            let service = self.services.get_key(key)?;
-            let slices = self.slices.by_index(BY_SERVICE, &key.to_string());
+            let service = self.memory.services.get_key(key)?;
+            let slices = self.memory.slices.by_index(BY_SERVICE, &key.to_string());
             Some(plan::of(&service, &slices, &self.node))
         };
         dirty.iter().map(|key| (key.clone(), plan(key).unwrap_or_default())).collect()
@@ -336,27 +358,35 @@ impl Proxy {
         self.forget_flows(fronts).await;
     }
 
-    /// The node is in this zone: endpoints may be preferred for it.
-    async fn move_to(&mut self, zone: &str) {
+    /// The node may be in another zone: endpoints may be preferred for it.
+    async fn follow_zone(&mut self) {
+        let zone = self.memory.zone(&self.node.name);
         if self.node.zone != zone {
-            zone.clone_into(&mut self.node.zone);
-            let all = self.services.list().iter().map(|s| s.key()).collect();
-            self.update(&all).await;
+            self.node.zone = zone;
+            self.update_all().await;
         }
     }
 
-    /// ServiceCIDRs have come or gone: other addresses are Services' alone.
+    /// Every Service may be served otherwise now.
+    async fn update_all(&mut self) {
+        let all = self.memory.services.list().iter().map(|s| s.key()).collect();
+        self.update(&all).await;
+    }
+
+    /// ServiceCIDRs or machines may have come or gone: other addresses are Services' alone.
     async fn follow_ranges(&mut self) {
-        let all = self.ranges.of(self.node.family);
-        if all == self.node.service_ranges {
+        let (all, machines) = (self.memory.ranges.of(self.node.family), self.memory.machines());
+        if all == self.node.service_ranges && machines == self.machines {
             return;
         }
-        tracing::info!(ranges = %all.iter().map(ToString::to_string).collect::<Vec<_>>().join(","), "the Services' ranges have changed");
-        let led = ranges::apart(&all, self.ranges.own(), self.node.cluster_cidr, &machine());
-        self.node.service_ranges = all;
-        let services = self.services.list().iter().map(|s| s.key()).collect();
-        self.update(&services).await;
-        let batch = self.table.set_ranges(led);
+        let dropped = self.memory.dropped(self.side, &machines);
+        self.machines = machines;
+        if all != self.node.service_ranges {
+            tracing::info!(ranges = %all.iter().map(ToString::to_string).collect::<Vec<_>>().join(","), "the Services' ranges have changed");
+            self.node.service_ranges = all;
+            self.update_all().await;
+        }
+        let batch = self.table.set_ranges(dropped);
         if let Err(error) = self.commit(batch, "drop what is nobody's in the Services' ranges").await {
             tracing::warn!(%error, "the kernel refused the Services' ranges; writing all rules anew");
             self.write_whole().await;
@@ -446,11 +476,6 @@ impl Proxy {
             Err(error) => tracing::warn!(%error, "UDP flows to endpoints that are gone may stay"),
         }
     }
-}
-
-/// This machine's own addresses.
-fn machine() -> BTreeSet<IpAddr> {
-    host_addresses().unwrap_or_default()
 }
 
 /// The UDP ports of a Service whose flows may be stale after this change: a backend went, or the first one came (until then

@@ -356,12 +356,12 @@ impl<'a> Planner<'a> {
         plan.affinity.insert(set, timeout_s);
     }
 
-    /// Sources that may use a load balancer's addresses.
+    /// Sources that may use a load balancer's addresses. Ranges of the other family say nothing of this one: where there are no others,
+    /// everybody may, as with upstream's proxy of the family (`newBaseServiceInfo`).
     fn sources(&self, plan: &mut Plan, balancer: &BTreeSet<IpAddr>) {
-        let told: Vec<Net> = self.spec.load_balancer_source_ranges.iter().flatten().filter_map(|r| r.trim().parse().ok()).collect();
-        // Ranges of the other family alone let nobody of this one in.
-        let ranges: Vec<Net> = told.iter().copied().filter(|range| range.family() == self.node.family).collect();
-        if told.is_empty() || balancer.is_empty() || ranges.iter().any(|r| r.prefix() == 0) {
+        let told = self.spec.load_balancer_source_ranges.iter().flatten().filter_map(|range| range.trim().parse().ok());
+        let ranges: Vec<Net> = told.filter(|range: &Net| range.family() == self.node.family).collect();
+        if ranges.is_empty() || balancer.is_empty() || ranges.iter().any(|r| r.prefix() == 0) {
             return;
         }
         let chain = format!("from/{}", self.id);

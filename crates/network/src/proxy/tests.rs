@@ -53,6 +53,22 @@ fn there() -> Value {
     json!({"addresses": ["10.244.1.5"], "conditions": {}, "nodeName": "n2"})
 }
 
+#[test]
+fn source_ranges_are_each_familys_own() {
+    let sources = |ranges: &[&str]| {
+        let spec = json!({"type": "LoadBalancer", "clusterIP": "10.96.0.7", "ports": [{"port": 80}], "loadBalancerSourceRanges": ranges});
+        let status = json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.7"}]}});
+        let service = serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "s"}, "spec": spec, "status": status})).unwrap();
+        let plan = plan::of(&service, &[], &node());
+        let chain = leads(&plan, Shared::Sources, key::join(&[&[203, 0, 113, 7], &[6], &80_u16.to_be_bytes()]))?;
+        Some(plan.chains[&chain].len())
+    };
+    assert_eq!(sources(&["192.0.2.0/24"]), Some(2), "one that may, and all others may not");
+    assert_eq!(sources(&["192.0.2.0/24", " 2001:db8::/32"]), Some(2), "what is of the other family is none");
+    assert_eq!(sources(&["2001:db8::/32"]), None, "nothing is said of this one");
+    assert_eq!(sources(&["192.0.2.0/24", "0.0.0.0/0"]), None);
+}
+
 const PORTS: &str = r#"[{"port": 80, "nodePort": 30080}]"#;
 
 fn spec(extra: &Value) -> Value {

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
+pub const NODES: &str = "/api/v1/nodes";
 pub const SERVICES: &str = "/api/v1/services";
 pub const SERVICE_CIDRS: &str = "/apis/networking.k8s.io/v1/servicecidrs";
 pub const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";

@@ -12,7 +12,7 @@ use network::{Net, link, nft};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{SERVICE_CIDRS, Server};
+use crate::api::{NODES, SERVICE_CIDRS, Server};
 use crate::world::{DEADLINE, HOST, NODE_IP, Node, OUTSIDE, Space, call, configure, join, machine};
 
 #[test]
@@ -563,6 +563,12 @@ fn the_ranges_of_services_lead_to_the_node() {
         assert_eq!(led(&node), ["10.96.0.0/16", "10.97.0.0/24", "10.98.0.0/24"], "what is not known yet stays");
         let leader = start(&node);
         until("what is gone leads here no more", || led(&node) == ["10.96.0.0/16", "10.97.0.0/24"]);
+        // Another machine joins that is in one of them: its neighbours are not locked out.
+        let machine = |ip: &str| json!({"metadata": {"name": "far"}, "status": {"addresses": [{"type": "InternalIP", "address": ip}]}});
+        api.put(NODES, machine("10.97.0.7"));
+        until("a range with a machine in it leads nowhere", || led(&node) == ["10.96.0.0/16"]);
+        api.put(NODES, machine("192.0.2.7"));
+        until("the machine has another address", || led(&node) == ["10.96.0.0/16", "10.97.0.0/24"]);
         end(&node, leader);
     });
 }
