@@ -81,6 +81,7 @@ async fn ours(folder: &Path, knarr: &Path, rounds: usize) -> anyhow::Result<Life
         cgroup_root: "/sys/fs/cgroup".into(),
         mark: mark.clone(),
         registries: None,
+        network: None,
         shim: knarr.to_owned(),
     })
     .await?;

@@ -133,6 +133,7 @@ impl Cluster {
             cgroup_root: "/sys/fs/cgroup".into(),
             mark: self.name.clone(),
             registries: registries.map(Path::to_owned).or_else(|| default.exists().then_some(default)),
+            network: None,
             shim: "/proc/self/exe".into(),
         }
     }

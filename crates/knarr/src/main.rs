@@ -45,6 +45,7 @@ mod up;
 mod volumes;
 mod worker;
 
+use anyhow::Context as _;
 use clap::Parser as _;
 use std::process::ExitCode;
 
@@ -76,9 +77,7 @@ fn run(command: cli::Command) -> anyhow::Result<()> {
     {
         return detach::parent();
     }
-    if let cli::Command::NodeProcess(worker) = &command {
-        worker::enter(worker)?;
-    }
+    let host = if let cli::Command::NodeProcess(worker) = &command { Some(worker::enter(worker)?) } else { None };
     memory::return_in_background();
     let runtime = rooms::runtime("api")?;
     let outcome = runtime.block_on(async {
@@ -88,7 +87,7 @@ fn run(command: cli::Command) -> anyhow::Result<()> {
             cli::Command::Node(node) => nodes::run(node).await,
             cli::Command::Agent(command) => agent::run(*command).await,
             cli::Command::Token(command) => token::run(command).await,
-            cli::Command::NodeProcess(worker) => worker::run(&worker).await,
+            cli::Command::NodeProcess(worker) => worker::run(&worker, host.context("it is in the node's network namespace")?).await,
             cli::Command::Image(image) => image::run(image).await,
             cli::Command::Volume(volume) => volumes::run(&volume),
             cli::Command::Scheduler(part) => part::scheduler(&part).await,

@@ -27,6 +27,7 @@ use network::{Mark, dns, proxy::NodePortAddresses};
 use runtime::Runtime;
 use std::{
     collections::BTreeSet,
+    fs::File,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -43,17 +44,21 @@ const SERVING: &str = "kubelet-";
 const READER: &str = "reader-";
 const DNS: &str = "dns-";
 const PROVISIONER: &str = "provisioner-";
+/// The network namespace of a process.
+const NETWORK: &str = "/proc/self/ns/net";
 /// The host's name servers.
 const RESOLVER: &str = "/etc/resolv.conf";
 
-/// Enters the node's network namespace; the process must have no other thread yet.
-pub fn enter(command: &cli::Worker) -> anyhow::Result<()> {
+/// Enters the node's network namespace; the process must have no other thread yet. The host's is what it was in.
+pub fn enter(command: &cli::Worker) -> anyhow::Result<File> {
     let home = Cluster::find(&command.name, Some(command.data_dir.as_path()))?.node(command.number);
-    network::worker::enter(&home.space()).with_context(|| format!("the network of node {}", command.number))
+    let host = File::open(NETWORK).with_context(|| format!("cannot open {NETWORK}"))?;
+    network::worker::enter(&home.space()).with_context(|| format!("the network of node {}", command.number))?;
+    Ok(host)
 }
 
 /// Runs until a signal, or until a part fails.
-pub async fn run(command: &cli::Worker) -> anyhow::Result<()> {
+pub async fn run(command: &cli::Worker, host: File) -> anyhow::Result<()> {
     log();
     preflight::node()?;
     let cluster = Cluster::find(&command.name, Some(command.data_dir.as_path()))?;
@@ -71,7 +76,7 @@ pub async fn run(command: &cli::Worker) -> anyhow::Result<()> {
         let _ = std::fs::remove_file(home.run.join("lock")).and_then(|()| home.run.ancestors().take(3).try_for_each(std::fs::remove_dir));
         anyhow::bail!("node {} was taken away", command.number);
     }
-    let (mut running, pki) = start(command, &cluster, &home, &plan, &wish).await?;
+    let (mut running, pki) = start(command, host, (&cluster, &home), &plan, &wish).await?;
     let ended = tokio::select! {
         told = signals.ended() => Ok(told),
         error = running.failed() => Err(error),
@@ -195,7 +200,8 @@ async fn start(command: &cli::Worker, host: File, (cluster, home): (&Cluster, &C
         node,
         behind: true,
         mesh: None,
-        runtime: cluster.node_runtime(home, command.registries.as_deref()),
+        // Registries are where they are for the first node: on the host's loopback, too.
+        runtime: runtime::Config { network: Some(Arc::new(host)), ..cluster.node_runtime(home, command.registries.as_deref()) },
         // Its images are the first node's.
         demo: None,
         disable: &command.disable,

@@ -420,6 +420,7 @@ mod tests {
             cgroup_root: "/sys/fs/cgroup".into(),
             mark: format!("knarr-follow-{}", std::process::id()),
             registries: None,
+            network: None,
             shim: "/bin/false".into(),
         };
         let rt = Runtime::open(config).await.unwrap();

@@ -5,7 +5,9 @@ mod stats;
 pub use stats::*;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +28,8 @@ pub struct Config {
     pub mark: String,
     /// A `registries.yaml` in k3s's format; it may be absent.
     pub registries: Option<PathBuf>,
+    /// The network namespace in which registries are reached; none: the process's own.
+    pub network: Option<Arc<File>>,
     /// The program that is re-executed as `PROGRAM shim …`; `/proc/self/exe` usually.
     pub shim: PathBuf,
 }

@@ -61,6 +61,7 @@ async fn command(args: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
         cgroup_root: "/sys/fs/cgroup".into(),
         mark: std::env::var("CTR_MARK").unwrap_or_else(|_| "knarr-ctr".into()),
         registries: std::env::var("CTR_REGISTRIES").ok().map(PathBuf::from),
+        network: None,
         shim: "/proc/self/exe".into(),
     };
     let rt = Runtime::open(config).await?;

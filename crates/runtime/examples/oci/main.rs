@@ -167,6 +167,7 @@ async fn open(dir: &Path) -> Done<Runtime> {
         cgroup_root: "/sys/fs/cgroup".into(),
         mark: MARK.into(),
         registries: None,
+        network: None,
         shim: "/proc/self/exe".into(),
     };
     Ok(Runtime::open(config).await?)

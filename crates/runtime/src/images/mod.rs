@@ -99,7 +99,7 @@ impl Images {
             known: RwLock::default(),
             layers,
             helper: Helper { program: config.shim.clone() },
-            registries: Registries::load(config.registries.as_deref())?,
+            registries: Registries::load(config.registries.as_deref(), config.network.clone())?,
             pulls: Mutex::default(),
             transfers: Mutex::default(),
         })

@@ -13,8 +13,10 @@
 //! refused: a misspelt one would be a setting that does not count.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -34,6 +36,9 @@ pub(crate) struct Registries {
     configs: BTreeMap<String, HostConfig>,
     #[serde(skip)]
     pub(super) proxies: Proxies,
+    /// In which network namespace they are reached.
+    #[serde(skip)]
+    pub(super) network: Option<Arc<File>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -104,7 +109,7 @@ impl Mirror {
 
 impl Registries {
     /// Reads the file; none is an empty one.
-    pub(crate) fn load(path: Option<&Path>) -> Result<Registries> {
+    pub(crate) fn load(path: Option<&Path>, network: Option<Arc<File>>) -> Result<Registries> {
         let text = match path.map(std::fs::read_to_string) {
             None => String::new(),
             Some(Err(e)) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
@@ -112,7 +117,7 @@ impl Registries {
         };
         let bad = |e: String| Error::Invalid(format!("{}: {e}", path.unwrap_or(Path::new("registries")).display()));
         let proxies = Proxies::from_environment().map_err(Error::Invalid)?;
-        Ok(Registries { proxies, ..Self::parse(&text).map_err(bad)? })
+        Ok(Registries { proxies, network, ..Self::parse(&text).map_err(bad)? })
     }
 
     fn parse(text: &str) -> std::result::Result<Registries, String> {

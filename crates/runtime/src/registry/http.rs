@@ -4,6 +4,9 @@
 //! its own: where a registry redirects to is spoken to as if it had been named.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +16,12 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
+use nix::sched::{CloneFlags, setns};
 use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 
 use super::config::Tls;
@@ -50,6 +54,8 @@ pub(super) struct Http {
     /// By host with port, as URLs name it.
     tls: BTreeMap<String, Tls>,
     proxies: Proxies,
+    /// The network namespace of its connections; none: the process's own.
+    network: Option<Arc<File>>,
     built: Mutex<BTreeMap<String, Arc<rustls::ClientConfig>>>,
     /// By scheme and host.
     idle: Mutex<BTreeMap<String, Vec<Sender>>>,
@@ -83,8 +89,8 @@ pub(super) fn unreachable(method: &Method, url: &str, e: &dyn std::fmt::Display)
 }
 
 impl Http {
-    pub(super) fn new(tls: BTreeMap<String, Tls>, proxies: Proxies) -> Http {
-        Http { tls, proxies, built: Mutex::default(), idle: Mutex::default() }
+    pub(super) fn new(tls: BTreeMap<String, Tls>, proxies: Proxies, network: Option<Arc<File>>) -> Http {
+        Http { tls, proxies, network, built: Mutex::default(), idle: Mutex::default() }
     }
 
     /// Sends a request and follows redirects. Another host, or the same one without TLS, does not get to see the
@@ -173,9 +179,9 @@ impl Http {
 
     async fn connect(&self, authority: &str, host: &str, port: u16, secure: bool, proxy: Option<&Proxy>) -> Result<Sender, String> {
         let mut stream: Box<dyn Wire> = match proxy {
-            None => Box::new(reach(host, port).await?),
+            None => Box::new(reach(host, port, self.network.as_ref()).await?),
             Some(proxy) => {
-                let stream = reach(&proxy.host, proxy.port).await.map_err(|e| format!("proxyconnect: {e}"))?;
+                let stream = reach(&proxy.host, proxy.port, self.network.as_ref()).await.map_err(|e| format!("proxyconnect: {e}"))?;
                 if proxy.secure { Box::new(self.enciphered(stream, &proxy.host, &proxy.host).await?) } else { Box::new(stream) }
             }
         };
@@ -210,11 +216,24 @@ trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Wire for T {}
 
-async fn reach(host: &str, port: u16) -> Result<TcpStream, String> {
+/// A connection, made in a network namespace.
+async fn connect(address: SocketAddr, network: Option<&Arc<File>>) -> io::Result<TcpStream> {
+    let Some(network) = network else { return TcpStream::connect(address).await };
+    let (network, (give, given)) = (Arc::clone(network), tokio::sync::oneshot::channel());
+    // A socket stays in the namespace where it was made; so does the thread, which ends.
+    std::thread::Builder::new().name("netns".into()).spawn(move || {
+        let entered = setns(&*network, CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
+        let made = entered.and_then(|()| if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() });
+        drop(give.send(made));
+    })?;
+    given.await.map_err(io::Error::other)??.connect(address).await
+}
+
+async fn reach(host: &str, port: u16, network: Option<&Arc<File>>) -> Result<TcpStream, String> {
     let addresses = dial::addresses(host, dial::ANSWER_MAX).await.map_err(|e| format!("dial tcp: {e}"))?;
     let mut last = format!("dial tcp: lookup {host}: no such host");
     for address in addresses {
-        match tokio::time::timeout(CONNECT_MAX, TcpStream::connect((address, port))).await {
+        match tokio::time::timeout(CONNECT_MAX, connect((address, port).into(), network)).await {
             Ok(Ok(stream)) => {
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
@@ -410,6 +429,27 @@ mod tests {
         assert_eq!(end(b"x", 3600).await, "nothing comes any more");
         assert_eq!(end(b"x", 20).await, "too little comes");
         assert_eq!(end(&[0; 10_000], 20).await, "goes on");
+    }
+
+    #[test]
+    fn a_registry_on_the_hosts_loopback_is_reached_from_another_namespace() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("needs root");
+            return;
+        }
+        let host = Arc::new(File::open("/proc/thread-self/ns/net").unwrap());
+        let registry = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = registry.local_addr().unwrap().port();
+        let elsewhere = move || {
+            nix::sched::unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                assert!(reach("127.0.0.1", port, None).await.is_err(), "its own loopback");
+                reach("127.0.0.1", port, Some(&host)).await.map(drop)
+            })
+        };
+        assert_eq!(std::thread::spawn(elsewhere).join().unwrap(), Ok(()));
+        registry.accept().unwrap();
     }
 
     #[test]

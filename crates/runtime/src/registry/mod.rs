@@ -69,7 +69,8 @@ async fn pull(
     let mut last = Error::NotFound { kind: "image", name: name.clone() };
     let origin = Origin::pulled(credentials.as_ref());
     for endpoint in registries.endpoints(reference, credentials.as_ref()) {
-        let session = Arc::new(Session::new(endpoint, Http::new(registries.tls(reference), registries.proxies.clone())));
+        let http = Http::new(registries.tls(reference), registries.proxies.clone(), registries.network.clone());
+        let session = Arc::new(Session::new(endpoint, http));
         match from(images, &session, (reference, &origin), &progress).await {
             Ok(image) => return Ok(image),
             Err(e) => {

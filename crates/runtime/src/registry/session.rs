@@ -168,7 +168,7 @@ mod tests {
 
     fn session(base: &str) -> Session {
         let endpoint = Endpoint { base: base.to_owned(), repository: "a".to_owned(), namespace: Some("docker.io".to_owned()), credentials: None };
-        Session::new(endpoint, Http::new(BTreeMap::new(), Proxies::default()))
+        Session::new(endpoint, Http::new(BTreeMap::new(), Proxies::default(), None))
     }
 
     #[tokio::test]

@@ -52,6 +52,7 @@ impl Host {
             cgroup_root: cgroup_root(),
             mark: name,
             registries: None,
+            network: None,
             shim: program(),
         };
         let rt = Runtime::open(config.clone()).await.expect("root, overlayfs and cgroups");
