@@ -33,9 +33,9 @@ usage: KNARR=PROGRAM benches NAME [OPTION…]
   volumes    claim and pod created to Ready on a new volume; a StatefulSet with claims, in order
              --rounds 20 --sets 5 --replicas 10 --size 1Gi --image IMAGE --import ARCHIVE
   footprint  memory, idle CPU and idle disk writes                     --pods 20 --seconds 60
-  nodes      three nodes from nothing; a node added and its first pod, what an idle one weighs; pod to pod across nodes; a Service of
+  nodes      three nodes from nothing; a node added and its first pod, what an idle one weighs; pod to pod across nodes and machines; a Service of
              1,000 endpoints that change; a node that dies; many at once
-             --rounds 5 --adds 5 --seconds 2 --changes 20 --services 1000 --many 50 --only start,add,path,services,dead,many
+             --rounds 5 --adds 5 --seconds 2 --changes 20 --services 1000 --many 50 --only start,add,path,vxlan,services,dead,many
   api        CPU of a request, requests a second, latency; beside the original kube-apiserver and etcd
              --apibench PROGRAM --peer SCRIPT --peer-bin FOLDER --rounds 2 --objects 2000 --content json --whole
   custom     custom objects, policies and definitions, beside the original kube-apiserver and etcd

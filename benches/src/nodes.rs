@@ -1,9 +1,10 @@
 //! Several nodes on one machine: from nothing to three that are Ready with DNS on each; a node added, and the first pod on it; what
-//! each further idle node weighs; what goes between pods of two nodes; endpoints that change; a node that dies; many at once.
+//! each further idle node weighs; what goes between pods of two nodes, and of two machines; endpoints that change; a node that dies; many at once.
 
 mod dead;
 mod path;
 mod services;
+mod vxlan;
 mod within;
 
 use crate::{Options, process, stats::Samples};
@@ -32,10 +33,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let asked = options.text("only").unwrap_or_default();
     let (rounds, many) = (options.number("rounds", 5_usize)?, options.number("many", 50_u32)?);
-    let parts: [(&str, &dyn Fn() -> anyhow::Result<()>); 6] = [
+    let parts: [(&str, &dyn Fn() -> anyhow::Result<()>); 7] = [
         ("start", &|| started(rounds)),
         ("add", &|| added(options.number("adds", 5_u32)?)),
         ("path", &|| path::run(PORT, options.number("seconds", 2.0)?)),
+        ("vxlan", &|| vxlan::run(options.number("seconds", 2.0)?)),
         ("services", &|| services::run(PORT, options.number("changes", 20)?, options.number("services", 1000)?)),
         ("dead", &|| dead::run(PORT)),
         ("many", &|| if many > 0 { crowd(many) } else { Ok(()) }),

@@ -1,8 +1,11 @@
 //! Machines beside each other: network namespaces on one switch, each with an address of its own. What runs in one reaches the others by
-//! that switch alone; disks and processes they have in common.
+//! that switch alone; disks and processes they have in common. One may join the cluster of another.
 
-use crate::netns::ip;
-use std::path::PathBuf;
+use crate::{Cluster, PATIENCE, knarr, leftovers, netns::ip, process, words};
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 /// The switch's range, in the one that is set aside for such tests (RFC 2544).
 const RANGE: &str = "198.18.78";
@@ -75,4 +78,79 @@ impl Drop for Machines {
             ip(&format!("netns del {space}"));
         }
     }
+}
+
+/// A machine's own part of the command line.
+pub struct Agent {
+    /// The name by which what it makes is marked.
+    pub name: String,
+    /// Its node's name.
+    pub node: &'static str,
+    /// Where its data lies, in a folder by the node's name.
+    pub folder: PathBuf,
+    /// The machine.
+    pub space: PathBuf,
+}
+
+impl Agent {
+    /// One that is to join the cluster on the machine `at`.
+    #[must_use]
+    pub fn new(cluster: &Cluster, machines: &Machines, at: usize, node: &'static str) -> Self {
+        Self { name: format!("{}-{node}", cluster.name), node, folder: cluster.folder.clone(), space: machines.path(at) }
+    }
+
+    /// `knarr agent WORDS…` on the machine.
+    #[must_use]
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.space.display())).arg(knarr()).arg("agent").args(words);
+        command.args(["--name", &self.name, "--node-name", self.node]).arg("--data-dir").arg(self.folder.join(self.node));
+        command.env("HOME", &self.folder).env_remove("KUBECONFIG");
+        command
+    }
+
+    /// Starts it, and waits until its node is Ready.
+    #[must_use]
+    pub fn start(&self, words: &[&str]) -> process::Running {
+        let mut running = process::Running::start(self.command(words).stdin(Stdio::null()));
+        running.line(PATIENCE, |line| line.contains(&format!("node {} Ready", self.node)));
+        running
+    }
+
+    /// Why the machine is not taken.
+    #[must_use]
+    pub fn refused(&self, words: &[&str]) -> String {
+        process::run(&mut self.command(words), &[], PATIENCE).assert_fails()
+    }
+
+    /// Leaves, and nothing may be left.
+    pub fn reset(&self, machines: &Machines, at: usize) {
+        process::run(&mut self.command(&["--reset"]), &[], PATIENCE).assert_ok();
+        let left = [leftovers::of(&self.name, &self.folder.join(self.node)), machines.left(at)].concat();
+        assert!(left.is_empty() && !self.folder.join(self.node).exists(), "left behind by {}: {left:#?}", self.node);
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // What a test that fails has left would be in the next one's way.
+        if std::thread::panicking() {
+            eprintln!("--- reset: {}", process::run(&mut self.command(&["--reset"]), &[], PATIENCE));
+        }
+    }
+}
+
+/// The words of the command that `knarr token create` prints, after `knarr agent`.
+#[must_use]
+pub fn invitation(cluster: &Cluster) -> Vec<String> {
+    let printed = process::run(&mut cluster.knarr(&["token", "create", "--description=for a test"]), &[], PATIENCE).assert_ok().stdout;
+    let all: Vec<String> = words(printed.trim()).into_iter().map(str::to_owned).collect();
+    assert_eq!(all[..2], ["knarr", "agent"], "{printed}");
+    all[2..].to_vec()
+}
+
+/// Words that are borrowed.
+#[must_use]
+pub fn strs(words: &[String]) -> Vec<&str> {
+    words.iter().map(String::as_str).collect()
 }

@@ -1,76 +1,13 @@
 //! A cluster of several machines: one with the control plane, and others that join it by one command.
 
-use cluster_tests::{Cluster, PATIENCE, host, knarr, leftovers, machines::Machines, process, web, words};
-use nix::sys::signal::Signal;
-use std::{
-    path::PathBuf,
-    process::{Command, Stdio},
+use cluster_tests::{
+    Cluster, PATIENCE, host, leftovers,
+    machines::{Agent, Machines, invitation, strs},
+    process, web,
 };
+use nix::sys::signal::Signal;
 
 const SERVICE: &str = "ports: [{port: 80, targetPort: 8080}]";
-
-/// A machine's own part of the command line.
-struct Agent {
-    name: String,
-    node: &'static str,
-    folder: PathBuf,
-    space: PathBuf,
-}
-
-impl Agent {
-    fn new(cluster: &Cluster, machines: &Machines, at: usize, node: &'static str) -> Self {
-        Self { name: format!("{}-{node}", cluster.name), node, folder: cluster.folder.clone(), space: machines.path(at) }
-    }
-
-    /// `knarr agent WORDS…` on the machine.
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.space.display())).arg(knarr()).arg("agent").args(words);
-        command.args(["--name", &self.name, "--node-name", self.node]).arg("--data-dir").arg(self.folder.join(self.node));
-        command.env("HOME", &self.folder).env_remove("KUBECONFIG");
-        command
-    }
-
-    /// Starts it, and waits until its node is Ready.
-    fn start(&self, words: &[&str]) -> process::Running {
-        let mut running = process::Running::start(self.command(words).stdin(Stdio::null()));
-        running.line(PATIENCE, |line| line.contains(&format!("node {} Ready", self.node)));
-        running
-    }
-
-    /// Why the machine is not taken.
-    fn refused(&self, words: &[&str]) -> String {
-        process::run(&mut self.command(words), &[], PATIENCE).assert_fails()
-    }
-
-    /// Leaves, and nothing may be left.
-    fn reset(&self, machines: &Machines, at: usize) {
-        process::run(&mut self.command(&["--reset"]), &[], PATIENCE).assert_ok();
-        let left = [leftovers::of(&self.name, &self.folder.join(self.node)), machines.left(at)].concat();
-        assert!(left.is_empty() && !self.folder.join(self.node).exists(), "left behind by {}: {left:#?}", self.node);
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        // What a test that fails has left would be in the next one's way.
-        if std::thread::panicking() {
-            eprintln!("--- reset: {}", process::run(&mut self.command(&["--reset"]), &[], PATIENCE));
-        }
-    }
-}
-
-/// The words of the command that `knarr token create` prints, after `knarr agent`.
-fn invitation(cluster: &Cluster) -> Vec<String> {
-    let printed = process::run(&mut cluster.knarr(&["token", "create", "--description=for a test"]), &[], PATIENCE).assert_ok().stdout;
-    let all: Vec<String> = words(printed.trim()).into_iter().map(str::to_owned).collect();
-    assert_eq!(all[..2], ["knarr", "agent"], "{printed}");
-    all[2..].to_vec()
-}
-
-fn strs(words: &[String]) -> Vec<&str> {
-    words.iter().map(String::as_str).collect()
-}
 
 /// Each pod reaches every pod, and the Service by its name, which its own node's DNS answers.
 fn all_reach_all(cluster: &Cluster, pods: &web::Pods) {

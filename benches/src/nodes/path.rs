@@ -26,36 +26,58 @@ struct Carried {
     p99: f64,
 }
 
-/// Measures both.
+/// Measures pods of nodes of this machine.
 pub fn run(port: &str, seconds: f64) -> anyhow::Result<()> {
     let mut cluster = Cluster::new("bench-path").with(&["--port", port, "--nodes", "3"]);
     cluster.start(&[]).assert_ok();
+    one_on_each(&cluster);
+    let pods: Vec<PathBuf> = (1..=3).map(|node| a_pod(&cluster.name, node)).collect::<Result<_, _>>()?;
+    let bare = Bare::new();
+    compare(
+        &[
+            ("two namespaces at a bridge", bare.spaces()),
+            ("pods of nodes 2 and 3", [pods[1].clone(), pods[2].clone()]),
+            ("pods of nodes 1 and 2", [pods[0].clone(), pods[1].clone()]),
+        ],
+        seconds,
+    )?;
+    cluster.down();
+    Ok(())
+}
+
+/// A pod on each node.
+pub(super) fn one_on_each(cluster: &Cluster) {
     cluster.apply(&format!(
         "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {{name: one}}\nspec:\n  selector: {{matchLabels: {{app: one}}}}\n  template:\n    metadata: {{labels: {{app: one}}}}\n    \
         spec: {{automountServiceAccountToken: false, containers: [{{name: c, image: '{IMAGE}', args: [web]}}]}}\n"
     ));
     cluster.kubectl("rollout status daemonset/one --timeout=55s");
-    let pods: Vec<PathBuf> =
-        (1..=3).map(|node| within::of_pods(&cluster.name, node).into_iter().next().context("a pod on each node")).collect::<Result<_, _>>()?;
-    let bare = Bare::new();
-    let spaces = [
-        ("two namespaces at a bridge", bare.spaces()),
-        ("pods of nodes 2 and 3", [pods[1].clone(), pods[2].clone()]),
-        ("pods of nodes 1 and 2", [pods[0].clone(), pods[1].clone()]),
-    ];
-    let mut all: Vec<Vec<Carried>> = spaces.iter().map(|_| Vec::new()).collect();
+}
+
+/// The network namespace of a pod on a node.
+pub(super) fn a_pod(cluster: &str, node: u32) -> anyhow::Result<PathBuf> {
+    within::of_pods(cluster, node).into_iter().next().with_context(|| format!("no pod runs on node {node} of {cluster}"))
+}
+
+/// Measures paths in turn and prints them, each beside the first one.
+pub(super) fn compare(paths: &[(&str, [PathBuf; 2])], seconds: f64) -> anyhow::Result<()> {
+    let mut all: Vec<Vec<Carried>> = paths.iter().map(|_| Vec::new()).collect();
     for _ in 0..ROUNDS {
-        for ((_, [from, to]), carried) in spaces.iter().zip(&mut all) {
+        for ((_, [from, to]), carried) in paths.iter().zip(&mut all) {
             carried.push(measure(from, to, Duration::from_secs_f64(seconds))?);
         }
     }
-    println!("{:<40} {:>9} {:>9} {:>9}", "best of ten rounds in turn", "Gbit/s", "p50, µs", "p99, µs");
-    for ((name, _), carried) in spaces.iter().zip(&all) {
+    let best = |carried: &[Carried]| {
         let of = |what: fn(&Carried) -> f64, best: fn(f64, f64) -> f64| carried.iter().map(what).fold(f64::NAN, best);
-        println!("{name:<40} {:>9.2} {:>9.1} {:>9.1}", of(|c| c.gigabits, f64::max), of(|c| c.p50, f64::min), of(|c| c.p99, f64::min));
+        Carried { gigabits: of(|c| c.gigabits, f64::max), p50: of(|c| c.p50, f64::min), p99: of(|c| c.p99, f64::min) }
+    };
+    let all: Vec<Carried> = all.iter().map(|carried| best(carried)).collect();
+    println!("{:<40} {:>9} {:>6} {:>9} {:>6} {:>9}", "best of ten rounds in turn", "Gbit/s", "%", "p50, µs", "%", "p99, µs");
+    for ((name, _), Carried { gigabits, p50, p99 }) in paths.iter().zip(&all) {
+        let (more, sooner) = (gigabits / all[0].gigabits * 100.0, all[0].p50 / p50 * 100.0);
+        println!("{name:<40} {gigabits:>9.2} {more:>6.1} {p50:>9.1} {sooner:>6.1} {p99:>9.1}");
     }
     println!();
-    cluster.down();
     Ok(())
 }
 
