@@ -1,5 +1,5 @@
 // Command shell does one thing by name: `cat`, `both` (a line to each output), `exit N`, `size` (of its terminal, now and at each change),
-// `serve PORT`, `count` (a line every 100 ms), `wait`.
+// `serve PORT`, `whoami PORT` (answers with its host's name), `fetch URL`, `show FILE`, `count` (a line every 100 ms), `wait`.
 package main
 
 import (
@@ -37,6 +37,27 @@ func main() {
 		http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "%s %s\n", r.Method, r.URL.Path) })
 		go http.ListenAndServe(":"+os.Args[2], nil)
 		wait(signals)
+	case "whoami":
+		name, _ := os.Hostname()
+		http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, name) })
+		go http.ListenAndServe(":"+os.Args[2], nil)
+		fmt.Println("serving as", name)
+		wait(signals)
+	case "fetch":
+		client := http.Client{Timeout: 5 * time.Second}
+		answer, err := client.Get(os.Args[2])
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		io.Copy(os.Stdout, answer.Body)
+	case "show":
+		text, err := os.ReadFile(os.Args[2])
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Stdout.Write(text)
 	case "count":
 		for i := 0; ; i++ {
 			fmt.Println("line", i)

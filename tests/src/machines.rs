@@ -61,6 +61,17 @@ impl Machines {
         format!("{RANGE}.{}", at + 1)
     }
 
+    /// Gives one a further address.
+    pub fn also(&self, at: usize, address: &str) {
+        ip(&format!("-n {} addr add {address}/24 dev eth0", self.space(at))).assert_ok();
+    }
+
+    /// Whether what one sends to an address is lost without a word.
+    pub fn loses(&self, at: usize, address: &str, lost: bool) {
+        let what = if lost { "add" } else { "del" };
+        ip(&format!("-n {} route {what} blackhole {address}/32", self.space(at))).assert_ok();
+    }
+
     /// What it has beside its own link and loopback: links, and routes by whatever they go.
     #[must_use]
     pub fn left(&self, at: usize) -> Vec<String> {

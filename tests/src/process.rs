@@ -111,18 +111,25 @@ impl Running {
 
     /// Waits for a line that is wanted, and returns it.
     #[track_caller]
-    pub fn line(&mut self, limit: Duration, wanted: impl Fn(&str) -> bool) -> String {
+    pub fn line(&mut self, limit: Duration, wanted: impl FnMut(&str) -> bool) -> String {
+        let line = self.line_or_end(limit, wanted);
+        line.unwrap_or_else(|| panic!("{}: ended before such a line, after {:#?}", self.name, self.seen))
+    }
+
+    /// The same of a program that may end before; then there is none.
+    #[track_caller]
+    pub fn line_or_end(&mut self, limit: Duration, mut wanted: impl FnMut(&str) -> bool) -> Option<String> {
         let end = Instant::now() + limit;
         loop {
             match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
                     self.seen.push(line.clone());
                     if wanted(&line) {
-                        return line;
+                        return Some(line);
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => panic!("{}: no such line within {limit:?}, only {:#?}", self.name, self.seen),
-                Err(RecvTimeoutError::Disconnected) => panic!("{}: ended before such a line, after {:#?}", self.name, self.seen),
+                Err(RecvTimeoutError::Disconnected) => return None,
             }
         }
     }

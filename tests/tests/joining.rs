@@ -123,10 +123,14 @@ fn a_node_from_elsewhere_gets_its_certificates_its_range_and_no_more() {
     }
     assert_eq!(cluster.kubectl(&format!("get --raw /api/v1/nodes/{first}/proxy/healthz")), "ok");
 
-    // The settings are kept for the next start.
+    // The settings are kept for the next start. A further node of this machine takes neither a name nor a range that another has.
+    cluster.kubectl_with("create -f -", &node("").replace("elsewhere", &format!("{first}-2"))).assert_ok();
+    let third = first_range.replace(".0.0/24", ".2.0/24");
+    cluster.kubectl_with("create -f -", &node(&format!("podCIDR: {third}, podCIDRs: [{third}]")).replace("elsewhere", "third")).assert_ok();
     cluster.down_keeping_data();
-    cluster = cluster.with(&["--port=16443"]);
+    cluster = cluster.with(&["--port=16443", "--nodes=2"]);
     cluster.start(&[]).assert_ok();
+    cluster.kubectl(&format!("wait node/{first}-4 --for=condition=Ready --timeout=50s"));
     without_name(&cluster, "kube-public", "cluster-info").expect("it is there");
     cluster.kubectl("delete node elsewhere");
 }

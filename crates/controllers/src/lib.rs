@@ -95,6 +95,8 @@ pub struct Config {
     pub terminated_pods_max: usize,
     /// Who signs approved requests for certificates; none: they are left to others.
     pub signer: Option<Signer>,
+    /// The life of what it signs where none is asked for, and the longest (upstream `--cluster-signing-duration`).
+    pub signing_life: Duration,
     /// The control plane's machine, where nodes of other machines join it: what they need is then done, too.
     pub machines: Option<Machines>,
 }
@@ -110,6 +112,7 @@ impl Default for Config {
             node_monitor_grace: Duration::from_secs(50),
             terminated_pods_max: 12_500,
             signer: None,
+            signing_life: Duration::from_secs(365 * 24 * 60 * 60),
             machines: None,
         }
     }

@@ -4,7 +4,7 @@
 //! after a restart and a reboot, and is renewed before it ends. It reads and writes as `system:node:NAME` and nobody else; what its
 //! proxy, its DNS and its way to other nodes read, a node may read.
 //!
-//! The control plane gives it the range of its pods, and says what else it must know ([`settings`]). Both are kept, so that a start
+//! The control plane gives it the range of its pods, and says what else it must know ([`settings`], [`told`]). Both are kept, so that a start
 //! without an API server runs the node as it was. When either changes, or the machine's address does, the node is put together anew in
 //! this process; its pods stay.
 //!
@@ -15,8 +15,10 @@ pub mod cluster_info;
 mod discovery;
 mod join;
 mod listed;
+mod manifest;
 mod server;
 mod settings;
+mod told;
 mod unit;
 
 pub use server::Server;
@@ -28,6 +30,7 @@ use crate::{
     log::log,
     member::{Api, Member, Running},
     node::Node,
+    node_rights::{NAME, NAMESPACE},
     preflight,
     progress::Steps,
     serve::{is_ready, node_own_ports},
@@ -45,10 +48,9 @@ use network::{
     pod::OwnPort,
     proxy::NodePortAddresses,
 };
-use settings::Settings;
+use settings::{Data, Settings};
 use std::{
-    collections::BTreeMap,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -92,6 +94,10 @@ pub async fn run(command: Agent) -> anyhow::Result<()> {
         print!("{}", unit::text(&command)?);
         return Ok(());
     }
+    if command.print_manifest {
+        print!("{}", manifest::text(&command)?);
+        return Ok(());
+    }
     if command.reset {
         return reset(&command).await;
     }
@@ -114,6 +120,7 @@ pub async fn run(command: Agent) -> anyhow::Result<()> {
     loop {
         match agent.node(&mut signals, &steps).await? {
             Outcome::Ended => return Ok(()),
+            Outcome::Taken => bail!(taken(&agent.joined.node)),
             Outcome::Anew(Anew::Range) => {
                 tracing::warn!("the range of the node's pods has changed: its pods are made anew");
                 let mark = Mark::new(&agent.cluster.name);
@@ -148,10 +155,21 @@ fn token(command: &Agent) -> anyhow::Result<Option<Token>> {
     command.token.clone().map_or_else(by_variable, |token| Ok(Some(token)))
 }
 
+fn taken(node: &str) -> String {
+    format!(
+        "another machine has joined as {node:?} since (the Node's annotation {} is not this one's), and two machines cannot be one node: `knarr agent --reset`, \
+         and join by another --node-name. If the other one is gone, `kubectl annotate node {node} {}-` lets this one go on",
+        join::MACHINE,
+        join::MACHINE
+    )
+}
+
 /// How a node's run has ended.
 enum Outcome {
     /// By a signal.
     Ended,
+    /// Another machine has become this node.
+    Taken,
     /// Something that it is made of has changed.
     Anew(Anew),
 }
@@ -223,7 +241,7 @@ impl Begun {
             _ = signals.ended() => return Ok(Outcome::Ended),
             started = self.start(&informers, steps) => started?,
         };
-        let dns = made.range.nth(1).filter(|_| made.has_dns).map(|address| (address, running.dns()));
+        let dns = made.dns.map(|address| listed::Answers { address, domain: made.settings.domain.clone(), ready: running.dns() });
         let listed = listed::keep(self.access.client(), &informers, &self.joined.node, dns);
         let serving = serving(&self.cluster, &self.joined, &self.access, &made, informers.clone());
         let ready = async {
@@ -236,6 +254,8 @@ impl Begun {
             how = signals.ended() => Ok((how, Outcome::Ended)),
             error = running.failed() => Err(error),
             anew = self.changed(&made, &informers) => Ok((if anew == Anew::Range { End::Interrupt } else { End::Terminate }, Outcome::Anew(anew))),
+            // The node's pods are the other's now, which starts them itself: nothing runs twice.
+            () = of_node(&informers, &self.joined.node, |node| self.joined.is_of_another(node).then_some(())) => Ok((End::Interrupt, Outcome::Taken)),
             never = serving => match never {},
             never = listed => match never {},
             never = ready => match never {},
@@ -252,6 +272,7 @@ impl Begun {
     async fn start(&mut self, informers: &Informers, steps: &Steps) -> anyhow::Result<(Running, Made)> {
         let data = self.settings(steps).await?;
         let settings = Settings::read(&data)?;
+        let cluster_ip = settings.dns.iter().find(|ip| ip.is_ipv4());
         let servers = self.servers()?;
         let ip = self.address(&servers, &settings).await?;
         let plan = settings.plan(&self.cluster, servers.first().map_or(6443, Server::port))?;
@@ -264,7 +285,8 @@ impl Begun {
         };
         self.cluster.keep(&plan)?;
         let disable: Vec<Component> = self.command.disable.iter().chain(&settings.disabled).copied().collect();
-        let has = |component| !disable.contains(&component);
+        let has = |component| !disable.contains(&component) && (component != Component::Dns || cluster_ip.is_some());
+        let disable: Vec<Component> = Component::OF_NODES.into_iter().map(|(component, _)| component).filter(|component| !has(*component)).collect();
         let shown = Arc::new(Shown::default());
         let authority = cluster_info::authorities(&self.joined.ca)?.into_iter().next().context("the cluster has no authority")?;
         let client = self.access.client();
@@ -284,13 +306,16 @@ impl Begun {
             address: ip,
             own_ports: node_own_ports(ip, false).chain(dns_ports).chain(vxlan).collect(),
             images: self.cluster.runtime(None).root,
+            cluster_dns: settings.dns.clone(),
+            domain: settings.domain.clone(),
             settings: self.command.node.settings()?,
         };
         let own = mesh::Own { node: self.joined.node.clone(), kind: settings.kind, addresses: vec![ip], cluster: settings.pods.clone() };
         let member = Member {
             node,
             behind: false,
-            mesh: Some(mesh::Config { mark: Mark::new(&self.cluster.name), own, gateways: vec![gateway.into()] }),
+            mesh: settings.reads_all.then(|| mesh::Config { mark: Mark::new(&self.cluster.name), own, gateways: vec![gateway.into()] }),
+            follows_ranges: settings.reads_all,
             runtime: self.cluster.runtime(self.command.registries.as_deref()),
             demo: Some(steps),
             disable: &disable,
@@ -308,46 +333,61 @@ impl Begun {
         };
         let running = member.start().await?;
         steps.done(&format!("node {} runs at {ip}, its pods in {range}", self.joined.node));
-        Ok((running, Made { data, ip, range, has_dns: has(Component::Dns), shown }))
+        if !settings.reads_all {
+            let theirs = "service proxy, DNS and the way to other nodes are for pods of the cluster's, as on its other nodes";
+            steps.say(&format!(
+                "the cluster has nothing for nodes of knarr's: {theirs} (`knarr agent --print-manifest` gives this one its own proxy and routes)"
+            ));
+        }
+        let dns = Some(gateway).filter(|_| has(Component::Dns));
+        Ok((running, Made { data, settings, ip, range, dns, shown }))
     }
 
     fn servers(&self) -> anyhow::Result<Vec<Server>> {
         self.joined.servers.iter().map(|text| text.parse().map_err(|why: String| anyhow::anyhow!(why))).collect()
     }
 
-    /// What nodes must know of the cluster: as it is told, or as it was told last.
-    async fn settings(&mut self, steps: &Steps) -> anyhow::Result<BTreeMap<String, String>> {
-        let maps = self.access.client().namespaced::<ConfigMap>(settings::NAMESPACE);
+    /// What nodes must know of the cluster: as it is told, or as it was told last; the command's flags come before both.
+    async fn settings(&mut self, steps: &Steps) -> anyhow::Result<Data> {
+        let client = self.access.client();
         let mut tries = Tries::new();
         loop {
-            let why = match tokio::time::timeout(ANSWERS, maps.get(settings::NAME)).await {
-                Ok(Ok(map)) => {
-                    let data: BTreeMap<_, _> = map.data.unwrap_or_default().into_iter().collect();
+            let is_kept = !self.joined.settings.is_empty();
+            let why = match tokio::time::timeout(ANSWERS, told::told(&client)).await {
+                Ok(Ok(told)) => {
+                    let is_told = told.is_some();
+                    let told = told.unwrap_or_else(told::nothing);
+                    let data = self.command.cluster.over(&told);
                     match Settings::read(&data) {
-                        // What makes no sense is not kept, so that it can be mended there.
-                        Err(error) if !self.joined.settings.is_empty() => format!("{error:#}"),
-                        Err(error) => return Err(error),
-                        Ok(_) => {
-                            self.joined.settings = data;
+                        // Of what is told no more the last is kept, but for flags.
+                        Ok(_) if is_told || !is_kept || self.joined.settings == told => {
+                            self.joined.settings = told;
                             self.cluster.keep_joined(&self.joined)?;
-                            return Ok(self.joined.settings.clone());
+                            return Ok(data);
                         }
+                        // What makes no sense is not kept, so that it can be mended there.
+                        Err(error) if is_told && !is_kept => return Err(error),
+                        Err(error) if is_told => format!("{error:#}"),
+                        _ => format!(
+                            "the cluster does not say what its nodes must know, neither by ConfigMap {NAMESPACE}/{NAME} (is it started with `knarr up \
+                             --advertise-address`?) nor by kubeadm's; --cluster-cidr and --service-cidr say it here"
+                        ),
                     }
                 }
-                Ok(Err(error)) if error.status().is_some_and(|status| status.code == 401) => {
-                    bail!("the cluster does not know this node's certificate any more ({error}): has it been made anew? `knarr agent --reset`, and join again")
+                Ok(Err(error)) => {
+                    let of_api = error.downcast_ref::<client::Error>();
+                    if of_api.and_then(client::Error::status).is_some_and(|status| status.code == 401) {
+                        bail!(
+                            "the cluster does not know this node's certificate any more ({error}): has it been made anew? `knarr agent --reset`, and join again"
+                        )
+                    }
+                    format!("{error:#}")
                 }
-                Ok(Err(error)) if error.is_not_found() => format!(
-                    "the cluster has no ConfigMap {}/{}, which tells its nodes what they must know: is it started with `knarr up --advertise-address`?",
-                    settings::NAMESPACE,
-                    settings::NAME
-                ),
-                Ok(Err(error)) => error.to_string(),
                 Err(_) => "the API server does not answer".to_owned(),
             };
-            if !self.joined.settings.is_empty() {
+            if is_kept {
                 tracing::warn!(why, "the node starts as it was");
-                return Ok(self.joined.settings.clone());
+                return Ok(self.command.cluster.over(&self.joined.settings));
             }
             if tries.is_news(&why) {
                 steps.say(&format!("waiting for the cluster: {why}"));
@@ -389,7 +429,7 @@ impl Begun {
                 }
                 tries.pause().await;
             }
-            of_node(informers, name, ranges).await
+            of_node(informers, name, |node| if joined.is_of_another(node) { Some(None) } else { ranges(node).map(Some) }).await
         };
         let kept = async {
             tokio::time::sleep(ANSWERS).await;
@@ -400,8 +440,9 @@ impl Begun {
         };
         let ranges = tokio::select! {
             ranges = given => ranges,
-            () = kept => self.joined.ranges.clone(),
+            () = kept => Some(self.joined.ranges.clone()),
         };
+        let Some(ranges) = ranges else { bail!(taken(name)) };
         if ranges != self.joined.ranges {
             self.joined.ranges = ranges;
             self.cluster.keep_joined(&self.joined)?;
@@ -414,11 +455,14 @@ impl Begun {
     async fn changed(&self, made: &Made, informers: &Informers) -> Anew {
         let range = made.range.to_string();
         let other = of_node(informers, &self.joined.node, |node| ranges(node).filter(|all| !all.contains(&range)));
-        let maps = informers.informer_in::<ConfigMap>(settings::NAMESPACE, ListParams::fields(format!("metadata.name={}", settings::NAME)));
         let told = async {
-            let mut changes = maps.subscribe();
+            if !made.settings.reads_all {
+                return std::future::pending().await;
+            }
+            let mut changes = informers.informer_in::<ConfigMap>(NAMESPACE, ListParams::fields(format!("metadata.name={NAME}"))).subscribe();
             while let Some(change) = changes.recv().await {
-                let data: BTreeMap<_, _> = change.object().data.clone().unwrap_or_default().into_iter().collect();
+                let told = change.object().data.clone().unwrap_or_default().into_iter().collect();
+                let data = self.command.cluster.over(&told);
                 // One that makes no sense is not followed; a start would fail by it.
                 if !matches!(change, Delta::Deleted(_)) && data != made.data && Settings::read(&data).is_ok() {
                     return;
@@ -448,10 +492,12 @@ impl Begun {
 
 /// What a node was put together of.
 struct Made {
-    data: BTreeMap<String, String>,
+    data: Data,
+    settings: Settings,
     ip: IpAddr,
     range: Cidr,
-    has_dns: bool,
+    /// Where its DNS answers.
+    dns: Option<Ipv4Addr>,
     shown: Arc<Shown>,
 }
 
@@ -489,6 +535,9 @@ async fn serving(cluster: &Cluster, joined: &Joined, access: &Access, made: &Mad
         client: access.client().user_agent("kubelet"),
         clock: kubelet::Clock::default(),
     };
+    if !made.settings.is_signed_for {
+        return by_itself(&rotation.wanted, &made.shown).await;
+    }
     let have = Pair::load(&rotation.file).inspect_err(|error| tracing::warn!(%error, "another certificate is asked for")).ok().flatten();
     let have = have.filter(|pair| pair.ends() > SystemTime::now() && rotation.wanted.is(pair));
     match &have {
@@ -496,4 +545,22 @@ async fn serving(cluster: &Cluster, joined: &Joined, access: &Access, made: &Mad
         None => of_node(&informers, &joined.node, |node| has_address(node, made.ip).then_some(())).await,
     }
     rotation.keep(have, |pair| made.shown.show(pair)).await
+}
+
+/// Shows a certificate of the kubelet's own, as the original's kubelet does in a cluster where nobody signs for it. It is made anew long
+/// before it ends.
+async fn by_itself(wanted: &Wanted, shown: &Shown) -> std::convert::Infallible {
+    loop {
+        let life = match wanted.self_signed(SystemTime::now()) {
+            Ok(pair) => {
+                shown.show(&pair);
+                pair.ends().duration_since(pair.begins()).unwrap_or_default()
+            }
+            Err(error) => {
+                tracing::error!(%error, "the kubelet's own API has no certificate; trying again");
+                AGAIN_MAX
+            }
+        };
+        tokio::time::sleep(life / 2).await;
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::{
     agent::Server,
+    cluster_flags::ClusterFlags,
     front_proxy::FrontProxyFlags,
     machine_flags::MachineFlags,
     node_flags::NodeFlags,
@@ -17,6 +18,7 @@ use std::{
 
 /// The original's.
 const NODE_MONITOR_GRACE: &str = "50s";
+const SIGNING_LIFE: &str = "8760h0m0s";
 
 /// Kubernetes v1.37 in one program.
 #[derive(Debug, Parser)]
@@ -150,6 +152,10 @@ pub struct Up {
     /// How long a node may give no sign of life before it is taken for dead, as kube-controller-manager has it
     #[arg(long, default_value = NODE_MONITOR_GRACE, value_parser = positive)]
     pub node_monitor_grace_period: Duration,
+    /// How long certificates are good that nodes and others ask for by requests, if they ask for no shorter time, as
+    /// kube-controller-manager has it
+    #[arg(long, default_value = SIGNING_LIFE, value_parser = positive)]
+    pub cluster_signing_duration: Duration,
     /// Where images come from: mirrors and credentials [default: DATA/registries.yaml, if it is there]
     #[arg(long)]
     pub registries: Option<PathBuf>,
@@ -263,6 +269,12 @@ pub struct Agent {
     /// Remove the node with everything that it has from this machine
     #[arg(long, conflicts_with = "print_unit")]
     pub reset: bool,
+    /// Print a manifest for a cluster whose control plane is not knarr's, by which its nodes of knarr's have their own service proxy and
+    /// routes, and do nothing else
+    #[arg(long, conflicts_with_all = ["print_unit", "reset"])]
+    pub print_manifest: bool,
+    #[command(flatten)]
+    pub cluster: ClusterFlags,
     #[command(flatten)]
     pub node: NodeFlags,
 }

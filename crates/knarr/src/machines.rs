@@ -7,7 +7,7 @@
 use crate::{
     cli::{Component, Up},
     cluster::{Cluster, DOMAIN, Plan, nodes::FIRST},
-    host, manifest,
+    host, manifest, node_rights,
 };
 use anyhow::{Context as _, anyhow, bail};
 use client::Client;
@@ -20,8 +20,7 @@ use network::{
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, net::SocketAddr};
 
-/// What kubeadm gives whoever joins (`kubeadm init phase bootstrap-token`), and what knarr's nodes read beside it: what their proxy, DNS
-/// and mesh answer from. A node's own rights (the Node authoriser) end at its own pods; these objects tell nothing of pods but addresses.
+/// What kubeadm gives whoever joins (`kubeadm init phase bootstrap-token`), and what the controllers may that serve such nodes.
 const RIGHTS: &str = r#"
 apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
@@ -61,33 +60,6 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
 metadata: {name: "kubeadm:node-autoapprove-certificate-rotation"}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient"}
-subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: "system:nodes"}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: knarr-node, namespace: kube-system}
-rules: [{apiGroups: [""], resources: [configmaps], resourceNames: [knarr-node], verbs: [get, list, watch]}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: knarr-node, namespace: kube-system}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: knarr-node}
-subjects:
-- {apiGroup: rbac.authorization.k8s.io, kind: Group, name: "system:nodes"}
-- {apiGroup: rbac.authorization.k8s.io, kind: Group, name: "system:bootstrappers:kubeadm:default-node-token"}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: "system:knarr-node"}
-rules:
-- {apiGroups: [""], resources: [services, nodes, namespaces], verbs: [get, list, watch]}
-- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}
-- {apiGroups: [networking.k8s.io], resources: [servicecidrs], verbs: [get, list, watch]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: "system:knarr-node"}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: "system:knarr-node"}
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: "system:nodes"}]
 ---
 apiVersion: rbac.authorization.k8s.io/v1
@@ -218,7 +190,7 @@ pub fn kubelets(up: &Up, known: &Kubelets) -> anyhow::Result<Option<Kubelets>> {
 /// there is left as it is.
 pub async fn apply(admin: &Client, cluster: &Cluster, plan: &Plan, pki: &ClusterPki, disabled: &[Component]) -> anyhow::Result<()> {
     let Some(server) = server(plan) else { return Ok(()) };
-    let rights = manifest::parse(RIGHTS)?;
+    let rights = [manifest::parse(RIGHTS)?, manifest::parse(node_rights::RIGHTS)?].concat();
     futures_util::future::try_join_all(rights.iter().map(|object| manifest::make(admin, object))).await?;
     for object in [cluster_info(&server, pki), settings(cluster, plan, &server, disabled)] {
         for object in manifest::parse(&object.to_string())? {
@@ -247,7 +219,7 @@ fn settings(cluster: &Cluster, plan: &Plan, server: &str, disabled: &[Component]
     let disabled: Vec<&str> = Component::OF_NODES.into_iter().filter(|(component, _)| disabled.contains(component)).map(|(_, name)| name).collect();
     json!({
         "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": "knarr-node", "namespace": "kube-system"},
+        "metadata": {"name": node_rights::NAME, "namespace": node_rights::NAMESPACE},
         "data": {
             "clusterName": cluster.name,
             "clusterCIDR": plan.pod_cidr().to_string(),
@@ -300,7 +272,8 @@ mod tests {
         });
         assert_eq!(told["data"], expected);
         assert_eq!(manifest::parse(&told.to_string()).unwrap().len(), 1);
-        assert!(manifest::parse(RIGHTS).unwrap().len() > 15, "they can be read");
+        let rights = |text: &str| manifest::parse(text).unwrap().len();
+        assert_eq!((rights(RIGHTS), rights(node_rights::RIGHTS)), (13, 4), "they can be read");
     }
 
     #[test]
@@ -309,7 +282,7 @@ mod tests {
         let cluster = Cluster { name: "m".into(), data: folder.join("data"), run: folder.join("run") };
         std::fs::create_dir_all(&cluster.data).unwrap();
         let plan = plan(None);
-        cluster.change_wishes(|wishes| crate::cluster::nodes::at_least(wishes, 2, &host::name(), &plan)).unwrap();
+        cluster.change_wishes(|wishes| crate::cluster::nodes::at_least(wishes, 2, &host::name(), |_| true)).unwrap();
         let held = held(&cluster, &plan).unwrap();
         let worker = format!("{}-2", host::name());
         assert_eq!(held.nodes, BTreeMap::from([(host::name(), vec!["10.244.0.0/24".to_owned()]), (worker, vec!["10.244.1.0/24".to_owned()])]));

@@ -31,6 +31,8 @@ pub struct Member<'a> {
     pub behind: bool,
     /// How it is joined to nodes of other machines, if it does that itself.
     pub mesh: Option<mesh::Config>,
+    /// Whether it leads Services of ServiceCIDRs, too, which it must be let read.
+    pub follows_ranges: bool,
     /// Settings of its runtime.
     pub runtime: runtime::Config,
     /// Whether it makes the demo images itself, telling these steps.
@@ -96,11 +98,17 @@ impl Member<'_> {
         let stop = CancellationToken::new();
         let kubelet_stop = stop.child_token();
         let (mut parts, room) = (Parts::new(), &Handle::current());
+        let follows_ranges = self.follows_ranges;
         let informers = Informers::new(self.api.reader.user_agent("knarr-informers"), stop.clone());
         spawn(&mut parts, room, "pod network", {
             let (kept, informers, token) = (network.clone(), informers.clone(), stop.clone());
             async move {
-                tokio::join!(kept.keep(token.clone()), kept.lead_services(informers, token));
+                let lead = async {
+                    if follows_ranges {
+                        kept.lead_services(informers, token.clone()).await
+                    }
+                };
+                tokio::join!(kept.keep(token.clone()), lead);
                 anyhow::Ok(())
             }
         });

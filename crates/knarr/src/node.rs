@@ -1,7 +1,7 @@
 //! What a node of the cluster is, whether it is the first, beside the API server, or a further one in a process of its own: its
 //! name, directories and addresses, and the settings of its parts.
 
-use crate::cluster::{Cluster, DOMAIN, Plan};
+use crate::cluster::{Cluster, Plan};
 use client::Client;
 use kubelet::{Settings, Tls};
 use network::{
@@ -44,6 +44,10 @@ pub struct Node<'a> {
     pub own_ports: Vec<OwnPort>,
     /// Where its images lie.
     pub images: PathBuf,
+    /// Whom its pods ask for names.
+    pub cluster_dns: Vec<IpAddr>,
+    /// The domain that they look in.
+    pub domain: String,
     /// What the node's flags say.
     pub settings: Settings,
 }
@@ -81,8 +85,8 @@ impl Node<'_> {
         config.labels = self.labels.clone();
         config.taints = self.taints.clone();
         config.cgroup_root = self.home.name.clone();
-        config.cluster_dns = vec![self.plan.dns_ip().into()];
-        config.cluster_domain = DOMAIN.into();
+        config.cluster_dns = self.cluster_dns.clone();
+        config.cluster_domain = self.domain.clone();
         config.pod_cidr_is_asked_for = self.assigned;
         config.node_ips = self.ips();
         config.pod_cidrs = [self.range.to_string()].into_iter().chain(self.ipv6().map(|v6| v6.pod_cidr.to_string())).collect();
@@ -113,8 +117,8 @@ impl Node<'_> {
         dns::Config {
             node_name: self.name.to_owned(),
             listen: self.ip,
-            cluster_ip: self.plan.dns_ip(),
-            domain: DOMAIN.into(),
+            cluster_ip: self.cluster_dns.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None }).unwrap_or(self.plan.dns_ip()),
+            domain: self.domain.clone(),
             own_ranges: [self.plan.pod_cidrs(), self.plan.service_cidrs()].concat(),
             upstream,
             publish: publisher.into().map(|client| client.user_agent("knarr-dns")),

@@ -19,6 +19,7 @@ use anyhow::{Context as _, anyhow, bail};
 use client::{Client, Informer, Informers, ListParams, Meta as _, Patch, PatchParams};
 use k8s_openapi::api::core::v1::{self, Pod, Taint};
 use machinery::Value;
+use network::Net;
 use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -92,15 +93,39 @@ fn list(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What nodes that joined otherwise have of what a further node of this machine would be given.
+struct Taken {
+    names: BTreeSet<String>,
+    ranges: Vec<Net>,
+}
+
+impl Taken {
+    async fn now(admin: &Client) -> anyhow::Result<Taken> {
+        Ok(Self::by(admin.all::<v1::Node>().list(&ListParams::default()).await.context("which nodes there are")?.items()))
+    }
+
+    fn by(nodes: &[v1::Node]) -> Taken {
+        let ranges = nodes.iter().filter_map(|node| node.spec.as_ref()).flat_map(|spec| spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr));
+        Taken { names: nodes.iter().map(|node| node.name().to_owned()).collect(), ranges: ranges.filter_map(|range| range.parse().ok()).collect() }
+    }
+
+    /// Whether a node of this number can be.
+    fn leaves(&self, plan: &Plan, number: u32) -> bool {
+        let range = plan.node_range(number).map(Net::from);
+        !self.names.contains(&nodes::name(&host::name(), number)) && range.is_some_and(|range| !self.ranges.iter().any(|taken| taken.overlaps(range)))
+    }
+}
+
+/// Wishes for so many nodes in all, now that it is known who has joined (`up --nodes`).
+pub async fn at_least(cluster: &Cluster, plan: &Plan, admin: &Client, nodes: u32) -> anyhow::Result<()> {
+    let taken = Taken::now(admin).await?;
+    cluster.change_wishes(|wishes| nodes::at_least(wishes, nodes, &host::name(), |number| taken.leaves(plan, number)))
+}
+
 async fn add(cluster: &Cluster, count: u32, labels: BTreeMap<String, String>) -> anyhow::Result<()> {
     let (steps, plan, admin) = (Steps::new(), plan(cluster)?, admin(cluster)?);
-    // Nodes that joined otherwise have ranges of the same, and names.
-    let there = admin.all::<v1::Node>().list(&ListParams::default()).await?;
-    let taken: BTreeSet<String> = there.items().iter().filter_map(|node| node.spec.as_ref()?.pod_cidr.clone()).collect();
-    let (known, host): (BTreeSet<&str>, String) = (there.items().iter().map(|node| node.name()).collect(), host::name());
-    let free =
-        |number: u32| !known.contains(format!("{host}-{number}").as_str()) && plan.node_range(number).is_some_and(|range| !taken.contains(&range.to_string()));
-    let names = cluster.change_wishes(|wishes| nodes::add(wishes, count, &host, &labels, free))?;
+    let taken = Taken::now(&admin).await?;
+    let names = cluster.change_wishes(|wishes| nodes::add(wishes, count, &host::name(), &labels, |number| taken.leaves(&plan, number)))?;
     let stop = CancellationToken::new();
     let informers = &Informers::new(admin, stop.clone());
     let steps = &steps;
@@ -282,6 +307,21 @@ mod tests {
             "spec": {"taints": [{"key": "mine", "effect": "NoExecute"}, {"key": CONTROL_PLANE, "effect": NO_SCHEDULE}]}}));
         assert_eq!((role(&done, None), role(&done, Some(ControlPlane::Taint))), (json!({}), json!({})));
         assert_eq!(role(&done, Some(ControlPlane::Schedule))["spec"]["taints"], json!([{"key": "mine", "effect": "NoExecute"}]));
+    }
+
+    #[test]
+    fn what_others_have_is_not_wished_for() {
+        let plan: Plan = serde_json::from_str(r#"{"name": "m", "data": "/", "pods": "10.244.0.0", "services": "10.96.0.0", "port": 6443}"#).unwrap();
+        let all = [("other", "10.244.1.0/24"), ("wide", "10.244.4.0/23"), (&nodes::name(&host::name(), 3), ""), ("odd", "somewhere")];
+        let all = all.map(|(name, range)| {
+            node(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {"podCIDR": range, "podCIDRs": [range]}}))
+        });
+        let taken = Taken::by(&all);
+        assert_eq!((2..9).filter(|number| taken.leaves(&plan, *number)).collect::<Vec<_>>(), [4, 7, 8]);
+        assert!(!taken.leaves(&plan, 300), "there is no such range");
+        let mut wishes = Vec::new();
+        nodes::at_least(&mut wishes, 3, &host::name(), |number| taken.leaves(&plan, number)).unwrap();
+        assert_eq!(wishes.iter().map(|wish| wish.number).collect::<Vec<_>>(), [4, 7]);
     }
 
     #[test]

@@ -119,6 +119,8 @@ impl Setup<'_> {
             address: self.plan.node_ip().into(),
             own_ports: own_ports(self),
             images: self.cluster.runtime(None).root,
+            cluster_dns: vec![self.plan.dns_ip().into()],
+            domain: DOMAIN.into(),
             settings: self.settings.clone(),
         }
     }
@@ -336,6 +338,7 @@ fn control_plane(
             cluster_cidr: Some(setup.plan.pod_cidrs().iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
             node_cidr_mask: setup.plan.node_prefix,
             signer: Some(signer(pki)),
+            signing_life: setup.up.cluster_signing_duration,
             node_monitor_grace: setup.up.node_monitor_grace_period,
             ..Default::default()
         };

@@ -9,7 +9,10 @@
 
 use crate::{
     cli::{Component, Up},
-    cluster::{Cluster, Plan, Ranges, Work, nodes},
+    cluster::{
+        Cluster, Plan, Ranges, Work,
+        nodes::{self, Wish},
+    },
     detach, farewell, host, image, kubeconfig,
     log::log,
     machines,
@@ -132,7 +135,13 @@ fn choose(cluster: &Cluster, ranges: &Ranges, nodes: Option<u32>, alone: bool) -
     // When it is served a network stands already, and this start's port and nodes would be kept for the next.
     drop(preflight::free(Ipv4Addr::LOCALHOST.into(), plan.port)?);
     if let Some(nodes) = nodes {
-        cluster.change_wishes(|wishes| nodes::at_least(wishes, nodes, &host::name(), &plan))?;
+        let at_least = |wishes: &mut Vec<Wish>| nodes::at_least(wishes, nodes, &host::name(), |number| plan.node_range(number).is_some());
+        if cluster.has_control_plane() {
+            // Nodes of other machines may have names and ranges of the same: that is known when the API is there. What cannot be is told now.
+            at_least(&mut cluster.wishes()?)?;
+        } else {
+            cluster.change_wishes(at_least)?;
+        }
     }
     cluster.keep(&plan)?;
     Ok(plan)
@@ -141,6 +150,9 @@ fn choose(cluster: &Cluster, ranges: &Ranges, nodes: Option<u32>, alone: bool) -
 /// Does what is left to do when the cluster is there, and then waits for a failure.
 async fn ready(setup: &Setup<'_>, running: &mut Running, objects: &[Object], steps: &Steps, detached: bool, unfinished: &mut bool) -> anyhow::Error {
     let outcome = async {
+        if let Some(nodes) = setup.up.nodes {
+            crate::nodes::at_least(setup.cluster, setup.plan, &running.admin, nodes).await?;
+        }
         running.ready(setup, steps).await?;
         if let Some(runtime) = &running.runtime {
             image::demo(runtime, steps).await?;

@@ -11,7 +11,7 @@
 use crate::{
     addons,
     cli::{self, Component},
-    cluster::{Cluster, Plan, Work, nodes::Wish},
+    cluster::{Cluster, DOMAIN, Plan, Work, nodes::Wish},
     log::log,
     member::{Api, Member, Running},
     node::Node,
@@ -194,12 +194,15 @@ async fn start(command: &cli::Worker, host: File, (cluster, home): (&Cluster, &C
         address: ip.into(),
         own_ports: node_own_ports(ip.into(), has(Component::Proxy) && has(Component::Dns)).collect(),
         images: cluster.runtime(None).root,
+        cluster_dns: vec![plan.dns_ip().into()],
+        domain: DOMAIN.into(),
         settings: command.node.settings()?,
     };
     let member = Member {
         node,
         behind: true,
         mesh: None,
+        follows_ranges: true,
         // Registries are where they are for the first node: on the host's loopback, too.
         runtime: runtime::Config { network: Some(Arc::new(host)), ..cluster.node_runtime(home, command.registries.as_deref()) },
         // Its images are the first node's.

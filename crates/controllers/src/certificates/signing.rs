@@ -22,9 +22,7 @@ use crate::work::{Controller, Cx, Step};
 const SIGNER: &str = "kubernetes.io/kube-apiserver-client";
 /// Signs whatever is approved. Requests for it are refused since v1 of the API; what lies in the store from before is signed.
 const LEGACY: &str = "kubernetes.io/legacy-unknown";
-/// A certificate's life where none is asked for, and the longest (upstream `--cluster-signing-duration`).
-const LIFE_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// The shortest: certificates begin some minutes before now, so that clocks may differ.
+/// The shortest that is asked for: certificates begin some minutes before now, so that clocks may differ.
 const LIFE_MIN: Duration = Duration::from_secs(10 * 60);
 
 /// How long to wait with a request that could not be signed: the authority's trouble is no fault of the request's, which would
@@ -56,7 +54,7 @@ impl fmt::Debug for Signer {
 pub(crate) async fn run(cx: Cx) {
     let Some(signer) = cx.config.signer.clone() else { return cx.shutdown.cancelled().await };
     let client = cx.client("certificate-controller");
-    let controller = Arc::new(Signing { client, signer, requests: cx.informers.informer() });
+    let controller = Arc::new(Signing { client, signer, life: cx.config.signing_life, requests: cx.informers.informer() });
     cx.setup(&controller)
         .on(&controller.requests, |_, queue, change| {
             let request = change.object();
@@ -71,6 +69,8 @@ pub(crate) async fn run(cx: Cx) {
 struct Signing {
     client: Client,
     signer: Signer,
+    /// Of a certificate for which none is asked, and the longest.
+    life: Duration,
     requests: Informer<CertificateSigningRequest>,
 }
 
@@ -102,8 +102,8 @@ fn check(usages: &[String]) -> Result<(), String> {
 }
 
 /// The life that is given for the one that is asked for.
-fn life(asked_s: Option<i32>) -> Duration {
-    asked_s.map_or(LIFE_MAX, |s| secs(s).clamp(LIFE_MIN, LIFE_MAX))
+fn life(asked_s: Option<i32>, longest: Duration) -> Duration {
+    asked_s.map(secs).filter(|asked| *asked <= longest).map_or(longest, |asked| asked.max(LIFE_MIN))
 }
 
 impl Controller for Signing {
@@ -137,7 +137,7 @@ impl Signing {
             Ok(pem) => pem,
             Err(error) => return Ok(Err(error.to_string())),
         };
-        let (signer, life) = (self.signer.clone(), life(request.spec.expiration_seconds));
+        let (signer, life) = (self.signer.clone(), life(request.spec.expiration_seconds, self.life));
         let usages = request.spec.usages.clone().unwrap_or_default();
         tokio::task::spawn_blocking(move || (signer.0)(&pem, &usages, life)).await.map_err(|error| error.to_string())?
     }
@@ -192,6 +192,9 @@ mod tests {
 
     #[test]
     fn a_life_has_bounds() {
-        assert_eq!([life(None), life(Some(600)), life(Some(3600)), life(Some(i32::MAX))], [LIFE_MAX, LIFE_MIN, secs(3600), LIFE_MAX]);
+        let [minute, day] = [60, 24 * 60 * 60].map(Duration::from_secs);
+        let lives = |longest| [None, Some(60), Some(3600), Some(i32::MAX)].map(|asked| life(asked, longest));
+        assert_eq!(lives(day), [day, LIFE_MIN, secs(3600), day]);
+        assert_eq!(lives(minute), [minute, LIFE_MIN, minute, minute], "as upstream: the least comes before the most");
     }
 }

@@ -16,17 +16,24 @@ use crate::{
     token::Token,
 };
 use anyhow::{Context as _, anyhow, bail};
-use client::{Client, Credentials};
+use client::{Client, Credentials, Meta as _, Patch, PatchParams};
 use k8s_openapi::api::core::v1::Node;
 use kubelet::certificates::{self, Pair, Wanted};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// Where the kubelet's certificates are, in the data directory.
 pub fn file(cluster: &Cluster, name: &str) -> PathBuf {
     cluster.data.join("pki").join(name)
 }
-/// Seconds within which a node that has joined tells of itself.
+/// The annotation of a Node by which a machine knows it as its own.
+pub const MACHINE: &str = "knarr.local/machine";
+/// Letters of what a machine calls itself there.
+const MACHINE_LEN: usize = 16;
+/// Seconds within which a node that was made becomes Ready, or nobody is it any more.
 const NEW_S: i64 = 60;
+/// Between others' writes to a Node, the tries to take it.
+const TAKES: usize = 5;
 /// Its certificate as a client.
 pub const CLIENT: &str = "kubelet-client.pem";
 /// That of its own API.
@@ -56,13 +63,14 @@ pub async fn first(command: &Agent, cluster: &Cluster, token: Option<&Token>, st
     // The one that answers first: what is written here is not written twice.
     let mut servers: Vec<String> = command.join.iter().map(Server::to_string).collect();
     servers.rotate_left(answers);
-    let joined = Joined { node: name, servers, ca: info.ca, settings: Default::default(), ranges: Vec::new() };
+    let machine = Token::letters(MACHINE_LEN)?;
+    let joined = Joined { node: name, machine, servers, ca: info.ca, settings: Default::default(), ranges: Vec::new() };
 
     let stranger = by_token(&joined, token)?;
     let was = look(&stranger, &joined.node).await?;
     let pair = obtain(&stranger, &joined.node, token).await?;
     steps.done(&format!("the certificate of node {} is signed", joined.node));
-    announce(&Access::new(&joined, &pair)?.client(), command, cluster, &joined.node, was).await?;
+    announce(&Access::new(&joined, &pair)?.client(), command, cluster, &joined, was).await?;
     pair.save(&file(cluster, CLIENT))?;
     cluster.keep_joined(&joined)?;
     Ok((joined, pair))
@@ -120,11 +128,10 @@ fn taken(name: &str) -> anyhow::Error {
     )
 }
 
-/// Whether somebody joins as this node at the moment: it is new, and has told nothing of itself yet.
+/// Whether somebody joins as this node at the moment: it is new, and not Ready yet.
 fn joins(node: &Node) -> bool {
-    let told = node.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.last_heartbeat_time.is_some());
     let age = node.metadata.creation_timestamp.as_ref().map_or(i64::MAX, |made| client::now().0.as_second() - made.0.as_second());
-    !told && age < NEW_S
+    !is_ready(node) && age < NEW_S
 }
 
 fn joining(name: &str) -> anyhow::Error {
@@ -133,18 +140,44 @@ fn joining(name: &str) -> anyhow::Error {
     )
 }
 
-/// Makes the Node object, so that it gets its ranges of pods.
-async fn announce(client: &Client, command: &Agent, cluster: &Cluster, name: &str, was: Was) -> anyhow::Result<()> {
-    let nodes = client.all::<Node>();
-    match nodes.create(&fresh(command, &cluster.data, name, None)).await {
+/// Makes the Node object, so that it gets its ranges of pods, or takes one that nobody is any more.
+async fn announce(client: &Client, command: &Agent, cluster: &Cluster, joined: &Joined, was: Was) -> anyhow::Result<()> {
+    let name = &joined.node;
+    match client.all::<Node>().create(&fresh(command, &cluster.data, joined, None)).await {
         // Somebody has taken the name since.
         Err(error) if error.is_already_exists() && was == Was::Absent => Err(taken(name)),
-        Err(error) if error.is_already_exists() => match nodes.get(name).await? {
-            node if is_ready(&node) => Err(taken(name)),
-            node if joins(&node) => Err(joining(name)),
-            _ => Ok(()),
-        },
+        Err(error) if error.is_already_exists() => take(client, joined).await,
         made => made.map(drop).with_context(|| format!("the node {name} cannot be made")),
+    }
+}
+
+/// Takes the Node of a machine that is gone, which may be this one. Of two that take it together the first has it.
+async fn take(client: &Client, joined: &Joined) -> anyhow::Result<()> {
+    let (nodes, name) = (client.all::<Node>(), &joined.node);
+    let mut former = None;
+    for _ in 0..TAKES {
+        let node = nodes.get(name).await?;
+        let owner = node.annotation(MACHINE).map(str::to_owned);
+        if is_ready(&node) {
+            return Err(taken(name));
+        }
+        if joins(&node) || *former.get_or_insert_with(|| owner.clone()) != owner {
+            return Err(joining(name));
+        }
+        let metadata = json!({"resourceVersion": node.metadata.resource_version, "annotations": {MACHINE: joined.machine}});
+        match nodes.patch(name, &Patch::Merge(json!({"metadata": metadata})), &PatchParams::default()).await {
+            // Who watches over nodes writes into it, too.
+            Err(error) if error.is_conflict() => {}
+            done => return done.map(drop).with_context(|| format!("the node {name} cannot be taken")),
+        }
+    }
+    bail!("the Node {name:?} is written by others all the time: try again")
+}
+
+impl Joined {
+    /// Whether another machine has become this node since.
+    pub fn is_of_another(&self, node: &Node) -> bool {
+        !self.machine.is_empty() && node.annotation(MACHINE).is_some_and(|owner| owner != self.machine)
     }
 }
 
@@ -152,7 +185,7 @@ async fn announce(client: &Client, command: &Agent, cluster: &Cluster, name: &st
 /// by now without one.
 pub async fn announced(client: &Client, command: &Agent, cluster: &Cluster, joined: &Joined) -> client::Result<()> {
     let nodes = client.all::<Node>();
-    let of = |range| fresh(command, &cluster.data, &joined.node, range);
+    let of = |range| fresh(command, &cluster.data, joined, range);
     let made = match nodes.create(&of(joined.ranges.first().cloned())).await {
         Err(error) if error.is_forbidden() && !joined.ranges.is_empty() => nodes.create(&of(None)).await,
         made => made,
@@ -163,13 +196,17 @@ pub async fn announced(client: &Client, command: &Agent, cluster: &Cluster, join
     }
 }
 
-fn fresh(command: &Agent, data: &Path, name: &str, range: Option<String>) -> Node {
+fn fresh(command: &Agent, data: &Path, joined: &Joined, range: Option<String>) -> Node {
     // Its address is told with its status.
-    let mut config = kubelet::Config::new(name, std::net::Ipv4Addr::UNSPECIFIED.into(), data.join("kubelet"));
+    let mut config = kubelet::Config::new(&joined.node, std::net::Ipv4Addr::UNSPECIFIED.into(), data.join("kubelet"));
     config.labels = command.labels.iter().cloned().collect();
     config.taints = command.taints.clone();
     config.pod_cidrs = range.into_iter().collect();
-    kubelet::node::fresh(&config)
+    let mut node = kubelet::node::fresh(&config);
+    if !joined.machine.is_empty() {
+        node.metadata.annotations.get_or_insert_default().insert(MACHINE.to_owned(), joined.machine.clone());
+    }
+    node
 }
 
 /// What a machine that has joined goes on with; the command may say it otherwise as far as it is the same node of the same cluster.
@@ -200,7 +237,8 @@ mod tests {
     }
 
     fn joined() -> Joined {
-        Joined { node: "b".into(), servers: vec!["https://192.0.2.1:6443".into()], ca: String::new(), settings: Default::default(), ranges: Vec::new() }
+        let servers = vec!["https://192.0.2.1:6443".into()];
+        Joined { node: "b".into(), machine: "own".into(), servers, ca: String::new(), settings: Default::default(), ranges: Vec::new() }
     }
 
     #[test]
@@ -249,7 +287,8 @@ mod tests {
         };
         let ready = |status: &str| serde_json::json!({"conditions": [{"type": "Ready", "status": status, "lastHeartbeatTime": "2026-01-01T00:00:00Z"}]});
         let silent = || serde_json::json!({});
-        assert!(joins(&node(1, silent())) && !joins(&node(90, silent())) && !joins(&node(1, ready("Unknown"))));
+        assert!(joins(&node(1, silent())) && joins(&node(1, ready("False"))) && !joins(&node(90, silent())) && !joins(&node(90, ready("Unknown"))));
+        assert!(!joins(&node(1, ready("True"))));
         assert!(is_ready(&node(1, ready("True"))) && !is_ready(&node(1, ready("Unknown"))));
     }
 
@@ -268,7 +307,9 @@ mod tests {
 
     #[test]
     fn a_node_is_made_with_its_labels_and_taints_and_without_a_range() {
-        let node = fresh(&command(&["--labels=topology.kubernetes.io/zone=z", "--taints=a=b:NoSchedule,c:NoExecute"]), Path::new("/d"), "b", None);
+        let node = fresh(&command(&["--labels=topology.kubernetes.io/zone=z", "--taints=a=b:NoSchedule,c:NoExecute"]), Path::new("/d"), &joined(), None);
+        assert!(node.annotation(MACHINE) == Some("own") && !joined().is_of_another(&node) && !joined().is_of_another(&Node::default()));
+        assert!(Joined { machine: "other".into(), ..joined() }.is_of_another(&node) && !Joined { machine: String::new(), ..joined() }.is_of_another(&node));
         let spec = node.spec.unwrap();
         assert_eq!(
             spec.taints.unwrap().iter().map(|t| format!("{}={:?}:{}", t.key, t.value, t.effect)).collect::<Vec<_>>(),
@@ -276,7 +317,7 @@ mod tests {
         );
         assert!(spec.pod_cidr.is_none() && spec.pod_cidrs.is_none() && node.status.is_none());
         assert_eq!(node.metadata.labels.unwrap()["topology.kubernetes.io/zone"], "z");
-        let again = fresh(&command(&[]), Path::new("/d"), "b", Some("10.244.7.0/24".into())).spec.unwrap();
+        let again = fresh(&command(&[]), Path::new("/d"), &joined(), Some("10.244.7.0/24".into())).spec.unwrap();
         assert_eq!((again.pod_cidr.as_deref(), again.pod_cidrs), (Some("10.244.7.0/24"), Some(vec!["10.244.7.0/24".to_owned()])));
         for wrong in [
             &["--taints=a:Sometimes"][..],
@@ -285,6 +326,9 @@ mod tests {
             &["--discovery-token-ca-cert-hash=md5:0"],
             &["--join=http://a"],
             &["--node-name=A_b"],
+            &["--cluster-domain=A_b"],
+            &["--pod-network=flannel"],
+            &["--print-manifest", "--reset"],
         ] {
             assert!(Cli::try_parse_from(["knarr", "agent"].iter().chain(wrong)).is_err(), "{wrong:?}");
         }

@@ -2,7 +2,7 @@
 //! cluster's DNS, since a node may write none. It is told when it is true, and taken back where the node has no DNS.
 
 use super::of_node;
-use crate::{cluster::DOMAIN, dns_probe};
+use crate::dns_probe;
 use client::{Client, Informers, Meta as _, Patch, PatchParams};
 use k8s_openapi::api::core::v1::Node;
 use serde_json::json;
@@ -15,17 +15,26 @@ pub const ANNOTATION: &str = "knarr.local/dns-address";
 const AGAIN_MIN: Duration = Duration::from_millis(200);
 const AGAIN_MAX: Duration = Duration::from_secs(10);
 
-/// Keeps the annotation as it is to be: also when somebody changes it, or the Node object is made anew. `dns`: where it answers, and
-/// what tells that it does.
-pub async fn keep(client: Client, informers: &Informers, node: &str, dns: Option<(Ipv4Addr, watch::Receiver<bool>)>) -> Infallible {
+/// A node's DNS.
+pub struct Answers {
+    /// Where it answers.
+    pub address: Ipv4Addr,
+    /// For which domain.
+    pub domain: String,
+    /// What tells that it does.
+    pub ready: watch::Receiver<bool>,
+}
+
+/// Keeps the annotation as it is to be: also when somebody changes it, or the Node object is made anew.
+pub async fn keep(client: Client, informers: &Informers, node: &str, dns: Option<Answers>) -> Infallible {
     let mut wanted = None;
-    if let Some((address, mut answers)) = dns {
-        if answers.wait_for(|answers| *answers).await.is_err() {
+    if let Some(Answers { address, domain, mut ready }) = dns {
+        if ready.wait_for(|answers| *answers).await.is_err() {
             // It has ended, and with it soon the node.
             return std::future::pending().await;
         }
         // Where another program has the port it is at another one, which nobody is told of.
-        dns_probe::answering(address.into(), DOMAIN).await;
+        dns_probe::answering(address.into(), &domain).await;
         wanted = Some(address.to_string());
     }
     let mut pause = AGAIN_MIN;

@@ -1,27 +1,27 @@
-//! What a node must know of its cluster: the ConfigMap `kube-system/knarr-node`, which the control plane publishes, and any administrator
-//! of another cluster may.
+//! What a node must know of its cluster. [`super::told`] says by whom.
 //!
 //! | key | what it says |
 //! | --- | --- |
 //! | `clusterCIDR` | all pods' ranges, one or two |
 //! | `serviceCIDR` | the Services' |
-//! | `clusterDNS` | the address of the cluster's DNS [the tenth of the Services'] |
+//! | `clusterDNS` | the addresses of the cluster's DNS; empty: it has none [the tenth of the Services'] |
 //! | `clusterDomain` | its domain [`cluster.local`] |
 //! | `podNetwork` | how machines' pods are joined: `vxlan`, `routes`, `none` [`vxlan`] |
 //! | `disabled` | the parts of a node that are somebody else's: `proxy`, `dns` |
+//! | `serverTLSBootstrap` | whether the cluster's authority signs for the kubelet's own API, as KubeletConfiguration has it [`true`] |
+//! | `from` | who says it, if the cluster has nothing for nodes of knarr's: `kubeadm`, `flags` |
 
 use crate::{
     cli::Component,
     cluster::{Cluster, DOMAIN, Plan},
+    node_rights::{NAME, NAMESPACE},
 };
 use anyhow::{Context as _, bail};
 use network::{Cidr, Net, mesh::Kind};
 use std::{collections::BTreeMap, net::IpAddr};
 
-/// Where it is.
-pub const NAMESPACE: &str = "kube-system";
-/// Its name.
-pub const NAME: &str = "knarr-node";
+/// As it is told and kept.
+pub type Data = BTreeMap<String, String>;
 
 /// What it says, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,18 +30,26 @@ pub struct Settings {
     pub pods: Vec<Net>,
     /// The Services'.
     pub services: Vec<Net>,
+    /// Whom pods ask for names.
+    pub dns: Vec<IpAddr>,
+    /// The domain that is looked in.
+    pub domain: String,
     /// How machines' pods are joined.
     pub kind: Kind,
     /// Parts of a node that are somebody else's.
     pub disabled: Vec<Component>,
+    /// Whether somebody signs for the kubelet's own API.
+    pub is_signed_for: bool,
+    /// Whether the cluster lets its nodes read what those of knarr's do: all Nodes, Services and where they lead.
+    pub reads_all: bool,
 }
 
-fn ranges(data: &BTreeMap<String, String>, key: &str) -> anyhow::Result<Vec<Net>> {
-    let text = data.get(key).with_context(|| format!("{NAMESPACE}/{NAME} has no {key}"))?;
+fn ranges(data: &Data, key: &str, flag: &str) -> anyhow::Result<Vec<Net>> {
+    let text = data.get(key).with_context(|| format!("nobody says the cluster's {key}, neither {NAMESPACE}/{NAME} nor kubeadm: {flag} does"))?;
     let all = text.split(',').map(str::trim).filter(|t| !t.is_empty());
-    let all = all.map(|t| t.parse::<Net>().with_context(|| format!("{key} in {NAMESPACE}/{NAME}"))).collect::<anyhow::Result<Vec<_>>>()?;
+    let all = all.map(|t| t.parse::<Net>().with_context(|| format!("{key} of the cluster"))).collect::<anyhow::Result<Vec<_>>>()?;
     if !all.iter().any(|net| net.is_ipv4()) {
-        bail!("{key} in {NAMESPACE}/{NAME} has no range of IPv4, which a node of this version needs");
+        bail!("{key} of the cluster has no range of IPv4, which a node of this version needs");
     }
     Ok(all)
 }
@@ -62,24 +70,36 @@ fn ipv4(ranges: &[Net]) -> anyhow::Result<Cidr> {
 }
 
 impl Settings {
-    /// Reads the ConfigMap's data.
-    pub fn read(data: &BTreeMap<String, String>) -> anyhow::Result<Settings> {
-        let settings = Settings {
-            pods: ranges(data, "clusterCIDR")?,
-            services: ranges(data, "serviceCIDR")?,
-            disabled: parts(data.get("disabled").map_or("", String::as_str)),
-            kind: data.get("podNetwork").map(|kind| kind.parse()).transpose().with_context(|| format!("podNetwork in {NAMESPACE}/{NAME}"))?.unwrap_or_default(),
+    /// Reads what is told.
+    pub fn read(data: &Data) -> anyhow::Result<Settings> {
+        let (pods, services) = (ranges(data, "clusterCIDR", "--cluster-cidr")?, ranges(data, "serviceCIDR", "--service-cidr")?);
+        let dns = match data.get("clusterDNS") {
+            None => ipv4(&services)?.nth(10).map(IpAddr::V4).into_iter().collect(),
+            Some(all) => all
+                .split(',')
+                .map(str::trim)
+                .filter(|t| !t.is_empty())
+                .map(|t| t.parse().with_context(|| format!("clusterDNS of the cluster: {t:?} is no address")))
+                .collect::<anyhow::Result<_>>()?,
         };
-        // What nodes are told nowhere else yet must be what they take for granted.
-        if let Some(other) = data.get("clusterDomain").filter(|domain| *domain != DOMAIN) {
-            bail!("the cluster's domain is {other}: nodes of this version are for {DOMAIN} alone");
+        let kind = data.get("podNetwork").map(|kind| kind.parse()).transpose().context("podNetwork of the cluster")?.unwrap_or_default();
+        let reads_all = !data.contains_key("from");
+        if !reads_all && kind != Kind::None {
+            bail!(
+                "--pod-network {kind} follows all Nodes, which this cluster lets none of its nodes read: `knarr agent --print-manifest …` prints the rights \
+                 (and {NAMESPACE}/{NAME}) for an administrator to apply"
+            );
         }
-        let usual = ipv4(&settings.services)?.nth(10);
-        let told = data.get("clusterDNS").and_then(|all| all.split(',').filter_map(|ip| ip.trim().parse::<IpAddr>().ok()).find(IpAddr::is_ipv4));
-        if let Some(other) = told.filter(|told| Some(*told) != usual.map(IpAddr::V4)) {
-            bail!("the cluster's DNS is at {other}: nodes of this version are for the tenth address of the Services alone");
-        }
-        Ok(settings)
+        Ok(Settings {
+            pods,
+            services,
+            dns,
+            domain: data.get("clusterDomain").filter(|domain| !domain.is_empty()).map_or(DOMAIN, String::as_str).to_owned(),
+            kind,
+            disabled: parts(data.get("disabled").map_or("", String::as_str)),
+            is_signed_for: data.get("serverTLSBootstrap").is_none_or(|told| told != "false"),
+            reads_all,
+        })
     }
 
     /// Its addresses, as they are kept for a cluster of this machine; so others that start here choose other ones.
@@ -105,9 +125,9 @@ mod tests {
             ("clusterDomain", "cluster.local"),
             ("podNetwork", "routes"),
         ];
-        let mut data: BTreeMap<String, String> = usual.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let mut data: Data = usual.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         data.extend(change.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
-        data.retain(|_, value| !value.is_empty());
+        data.retain(|_, value| value != "-");
         Settings::read(&data)
     }
 
@@ -115,8 +135,10 @@ mod tests {
     fn what_the_control_plane_publishes_is_read() {
         let settings = read(&[]).unwrap();
         assert_eq!((settings.pods.len(), settings.kind), (2, Kind::Routes));
+        assert!(settings.is_signed_for && settings.reads_all);
         assert_eq!(read(&[("disabled", "storage,dns")]).unwrap().disabled, [Component::Dns]);
-        assert_eq!(read(&[("clusterDNS", ""), ("clusterDomain", ""), ("podNetwork", "")]).unwrap().kind, Kind::Vxlan);
+        let usual = read(&[("clusterDNS", "-"), ("clusterDomain", "-"), ("podNetwork", "-")]).unwrap();
+        assert_eq!(usual, Settings { kind: Kind::Vxlan, ..settings.clone() });
         let cluster = Cluster { name: "n".into(), data: "/d".into(), run: "/r".into() };
         let plan = settings.plan(&cluster, 6443).unwrap();
         assert_eq!(
@@ -126,14 +148,22 @@ mod tests {
     }
 
     #[test]
+    fn dns_is_where_it_is_told() {
+        assert_eq!(read(&[("clusterDNS", "10.96.0.53, fd00::a")]).unwrap().dns, ["10.96.0.53", "fd00::a"].map(|ip| ip.parse::<IpAddr>().unwrap()));
+        assert!(read(&[("clusterDNS", "")]).unwrap().dns.is_empty());
+        assert_eq!(read(&[("clusterDomain", "example.com")]).unwrap().domain, "example.com");
+    }
+
+    #[test]
     fn what_cannot_be_done_is_refused_in_words() {
         for (key, value, why) in [
-            ("clusterCIDR", "", "has no clusterCIDR"),
+            ("clusterCIDR", "-", "nobody says the cluster's clusterCIDR"),
             ("clusterCIDR", "fd00::/56", "no range of IPv4"),
-            ("serviceCIDR", "somewhere", "serviceCIDR in kube-system/knarr-node"),
-            ("clusterDNS", "10.96.0.53", "10.96.0.53"),
-            ("clusterDomain", "example.com", "example.com"),
-            ("podNetwork", "flannel", "podNetwork in kube-system/knarr-node"),
+            ("serviceCIDR", "somewhere", "serviceCIDR of the cluster"),
+            ("clusterDNS", "ns.example.com", "\"ns.example.com\" is no address"),
+            ("podNetwork", "flannel", "podNetwork of the cluster"),
+            // Without rights of its own.
+            ("from", "kubeadm", "--print-manifest"),
         ] {
             let told = format!("{:#}", read(&[(key, value)]).unwrap_err());
             assert!(told.contains(why), "{key}: {told}");

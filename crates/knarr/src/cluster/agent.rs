@@ -14,6 +14,9 @@ pub(super) const FILE: &str = "agent.json";
 pub struct Joined {
     /// The node's name.
     pub node: String,
+    /// What this machine calls itself on the Node object, so that another that joins as the same node is seen.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub machine: String,
     /// Where the API servers are.
     pub servers: Vec<String>,
     /// Their authorities, as PEM.

@@ -11,7 +11,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fs::File, io::ErrorKind, os::unix::fs::OpenOptionsExt as _, path::PathBuf};
 
-use super::{Cluster, Plan, files};
+use super::{Cluster, files};
 
 /// The file of wishes.
 pub(super) const FILE: &str = "nodes.json";
@@ -102,6 +102,11 @@ impl Cluster {
     }
 }
 
+/// The name of a further node of a host.
+pub fn name(host: &str, number: u32) -> String {
+    format!("{host}-{number}")
+}
+
 /// Adds wishes for so many nodes of a host, with the lowest numbers that `free` grants; those, with their names.
 pub fn add(
     wishes: &mut Vec<Wish>,
@@ -115,25 +120,26 @@ pub fn add(
         let taken = |number: &u32| wishes.iter().any(|wish| wish.number == *number);
         let number = (FIRST + 1..=NODES_MAX).find(|number| !taken(number) && free(*number));
         let number = number.context("no further node has room: the pods' range has no free part, or the cluster has as many as it may have")?;
-        let name = format!("{host}-{number}");
+        let name = name(host, number);
         wishes.push(Wish { number, name: name.clone(), labels: labels.clone(), leaving: false });
         names.push((number, name));
     }
     Ok(names)
 }
 
-/// Wishes for so many nodes in all; more than that are not taken away by the way.
-pub fn at_least(wishes: &mut Vec<Wish>, nodes: u32, host: &str, plan: &Plan) -> anyhow::Result<()> {
+/// Wishes for so many nodes in all, with numbers as for [`add`]; more than that are not taken away by the way.
+pub fn at_least(wishes: &mut Vec<Wish>, nodes: u32, host: &str, free: impl Fn(u32) -> bool) -> anyhow::Result<()> {
     let there = u32::try_from(wishes.iter().filter(|wish| !wish.leaving).count()).unwrap_or(NODES_MAX) + FIRST;
     if there > nodes {
         bail!("the cluster has {there} nodes: take some away by `knarr node rm`, or leave --nodes out");
     }
-    add(wishes, nodes - there, host, &BTreeMap::new(), |number| plan.node_range(number).is_some()).map(drop)
+    add(wishes, nodes - there, host, &BTreeMap::new(), free).map(drop)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::Plan;
 
     #[test]
     fn numbers_are_used_again_and_nobody_is_taken_away_by_the_way() {
@@ -146,16 +152,18 @@ mod tests {
         let plan = Plan::nth("c", std::path::Path::new("/d"), 0);
         let range = |number| plan.node_range(number).map(|range| range.to_string());
         assert_eq!([range(FIRST), range(2), range(0)], [Some("10.244.0.0/24".to_owned()), Some("10.244.1.0/24".to_owned()), None]);
-        assert!(at_least(&mut wishes, 3, "h", &plan).unwrap_err().to_string().contains("has 4 nodes"));
-        at_least(&mut wishes, 5, "h", &plan).unwrap();
+        let inside = |number| plan.node_range(number).is_some();
+        assert!(at_least(&mut wishes, 3, "h", inside).unwrap_err().to_string().contains("has 4 nodes"));
+        at_least(&mut wishes, 5, "h", inside).unwrap();
         assert_eq!(wishes.iter().map(|wish| wish.number).collect::<Vec<_>>(), [2, 5, 4, 3]);
         assert!(wishes[0].labels == labels && wishes[2].labels.is_empty());
         wishes[3].leaving = true;
-        at_least(&mut wishes, 5, "h", &plan).unwrap();
+        at_least(&mut wishes, 5, "h", inside).unwrap();
         assert_eq!(wishes.last().map(|wish| wish.number), Some(6), "one that goes is none, and its number is not free yet");
-        let narrow = Plan { pods_prefix: 23, ..plan };
-        assert!(at_least(&mut Vec::new(), 3, "h", &narrow).is_err(), "a range of two parts has two nodes");
-        at_least(&mut Vec::new(), 2, "h", &narrow).unwrap();
+        let narrow = Plan { pods_prefix: 23, ..plan.clone() };
+        let inside = |number| narrow.node_range(number).is_some();
+        assert!(at_least(&mut Vec::new(), 3, "h", inside).is_err(), "a range of two parts has two nodes");
+        at_least(&mut Vec::new(), 2, "h", inside).unwrap();
     }
 
     #[test]

@@ -51,11 +51,18 @@ impl FromStr for Token {
 impl Token {
     /// A new one.
     pub fn random() -> anyhow::Result<Token> {
+        let mut text = Self::letters(ID_LEN + SECRET_LEN)?;
+        let secret = text.split_off(ID_LEN);
+        Ok(Token { id: text, secret })
+    }
+
+    /// So many random letters of those that tokens are made of.
+    pub fn letters(number: usize) -> anyhow::Result<String> {
         let source = rustls::crypto::ring::default_provider().secure_random;
         // Bytes beyond the last whole run of letters would make some likelier.
         let most = LETTERS.len() * (256 / LETTERS.len());
         let mut text = String::new();
-        while text.len() < ID_LEN + SECRET_LEN {
+        while text.len() < number {
             let mut byte = [0_u8];
             source.fill(&mut byte).map_err(|_| anyhow::anyhow!("this machine has no random numbers"))?;
             let byte = usize::from(byte[0]);
@@ -63,8 +70,7 @@ impl Token {
                 text.push(char::from(LETTERS[byte % LETTERS.len()]));
             }
         }
-        let secret = text.split_off(ID_LEN);
-        Ok(Token { id: text, secret })
+        Ok(text)
     }
 
     /// As it is given to those who join.

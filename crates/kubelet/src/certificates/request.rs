@@ -1,7 +1,7 @@
 //! A request for a certificate, and the wait for the answer.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use client::{Client, Delta, Informers, ListParams, Meta as _};
 use k8s_openapi::ByteString;
@@ -16,6 +16,8 @@ use super::{Error, Pair};
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// After this the log tells what is waited for: somebody may have to approve it.
 const TELL: Duration = Duration::from_secs(10);
+/// The life of a certificate that nobody else signs, as upstream's.
+const SELF_SIGNED: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Who nodes are.
 const NODES: &str = "system:nodes";
 
@@ -80,8 +82,25 @@ impl Wanted {
         format!("system:node:{}", self.node)
     }
 
+    /// The certificate of a new key that its own key alone has signed, good for a year from then: what the original's kubelet shows where
+    /// nobody signs for it (without `serverTLSBootstrap`).
+    ///
+    /// # Errors
+    /// A name that no certificate can have.
+    pub fn self_signed(&self, now: SystemTime) -> Result<Pair, Error> {
+        let failed = |e: rcgen::Error| Error::Pair(format!("a certificate cannot be made: {e}"));
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
+        let mut params = self.params().map_err(failed)?;
+        (params.not_before, params.not_after) = (now.into(), (now + SELF_SIGNED).into());
+        Pair::new(&params.self_signed(&key).map_err(failed)?.pem(), &key.serialize_pem())
+    }
+
     /// The request of a key, as PEM.
     fn request(&self, key: &KeyPair) -> Result<String, rcgen::Error> {
+        self.params()?.serialize_request(key)?.pem()
+    }
+
+    fn params(&self) -> Result<CertificateParams, rcgen::Error> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::OrganizationName, NODES);
@@ -90,7 +109,7 @@ impl Wanted {
             params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
         }
         params.subject_alt_names.extend(self.ips.iter().map(|ip| SanType::IpAddress(*ip)));
-        params.serialize_request(key)?.pem()
+        Ok(params)
     }
 }
 
@@ -177,5 +196,8 @@ mod tests {
         let serving = read(&Wanted::serving("a", &["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()]));
         assert_eq!(serving.subject_alt_names.len(), 3);
         assert_eq!(Purpose::Serving.usages(), ["digital signature", "server auth"]);
+        let wanted = Wanted::serving("a", &["192.0.2.1".parse().unwrap()]);
+        let own = wanted.self_signed(SystemTime::now()).unwrap();
+        assert!(wanted.is(&own) && own.ends() > SystemTime::now() + SELF_SIGNED / 2);
     }
 }

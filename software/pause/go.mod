@@ -1,0 +1,3 @@
+module software/pause
+
+go 1.25.0
