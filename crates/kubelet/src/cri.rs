@@ -25,7 +25,7 @@ use tokio::sync::{broadcast, mpsc};
 // own, below: each runtime chooses its identifiers, and the kubelet's numbers are the API's.
 pub use ::runtime::{APPARMOR_RUNTIME_DEFAULT, apparmor_default, apparmor_enabled};
 pub use ::runtime::{Bandwidth, BlockDevice, Detail, Pressure, Pressures, Stall, Stats, Throughput};
-pub use ::runtime::{ContainerState as State, Credentials, Device, DeviceOwner, ExecResult, Hook, Mount, Origin, Propagation, Seccomp};
+pub use ::runtime::{ContainerState as State, Credentials, Device, DeviceOwner, ExecResult, Hook, HookMoment, Mount, Origin, Propagation, Seccomp};
 
 /// Labels on sandboxes and containers, by which pods are found again after a restart. The names are those of CRI.
 pub mod label {

@@ -14,7 +14,9 @@ mod error;
 mod files;
 #[cfg(test)]
 mod fuzz;
+mod hooks;
 mod images;
+mod launch;
 mod layers;
 pub mod mounts;
 mod offline;

@@ -39,16 +39,21 @@ pub(crate) enum Request {
     Subscribe,
     /// Starts the container whose specification is `CONTAINER.json`.
     /// With `streams` its standard input, output and error lie beside, in place of its log. With `hold` its process stops before
-    /// its program, until `Release`.
+    /// its program, until `Release`. With `hooks` it stops, too, when its file system is made and not yet its root: so the
+    /// runtime can run hooks, and then sends `Release` or `Refuse`. A container that waits there ends with the connection.
     Start {
         container: String,
         #[serde(default)]
         hold: bool,
         #[serde(default)]
         streams: bool,
+        #[serde(default)]
+        hooks: bool,
     },
-    /// Lets a held container's program begin.
+    /// Lets a held container go on.
     Release { container: String },
+    /// Ends a container that waits for hooks, with the reason.
+    Refuse { container: String, message: String },
     /// Signals the container's first process, or all of its processes.
     Kill { container: String, signal: i32, all: bool },
     /// Runs a command; beside it the wanted ones of stdin, stdout, stderr (none with `tty`: the terminal comes back).
@@ -72,6 +77,7 @@ impl Request {
             Request::Subscribe => "subscribe",
             Request::Start { .. } => "start",
             Request::Release { .. } => "release",
+            Request::Refuse { .. } => "refuse",
             Request::Kill { .. } => "kill",
             Request::Exec { .. } => "exec",
             Request::Attach { .. } => "attach",

@@ -21,7 +21,7 @@ use crate::proto::{Record, Reply, Request, SandboxFile, Spec};
 use crate::stream::{AttachSession, ExecSession, Stream, Terminal};
 use crate::types::*;
 use crate::users::{self, Ranges};
-use crate::{files, prepare, sys};
+use crate::{files, hooks, prepare, sys};
 
 /// Events a slow listener may be behind before it is told that it missed some.
 const EVENTS_MAX: usize = 4096;
@@ -29,7 +29,7 @@ const EVENTS_MAX: usize = 4096;
 /// enough for hundreds of probes at once.
 const EXEC_OUTPUT_BYTES_MAX: u64 = 64 << 10;
 /// A container's program runs within this, or its start has failed: the kubelet's own limit of a call (runtimeRequestTimeout).
-const LAUNCH_MAX: Duration = Duration::from_secs(120);
+pub(crate) const LAUNCH_MAX: Duration = Duration::from_secs(120);
 /// Sandboxes are removed in order within this when everything is to go.
 const PURGE_MAX: Duration = Duration::from_secs(10);
 /// Killed processes are gone within this, unless the kernel holds them in a system call.
@@ -303,39 +303,6 @@ impl Runtime {
         Err(Error::NotFound { kind: "sandbox", name: sandbox })
     }
 
-    /// Starts a prepared container: when this returns its program runs.
-    pub async fn start_container(&self, id: &str) -> Result<()> {
-        self.launch(id, &Request::Start { container: id.to_owned(), hold: false, streams: false }, &[]).await
-    }
-
-    /// Makes a prepared container's process and all that it will see, and stops it before its program: the OCI's `create`. Its
-    /// standard input, output and error are these, and not its log.
-    pub async fn hold_container(&self, id: &str, streams: [OwnedFd; 3]) -> Result<()> {
-        self.launch(id, &Request::Start { container: id.to_owned(), hold: true, streams: true }, &streams).await
-    }
-
-    /// Lets a held container's program begin: the OCI's `start`.
-    pub async fn release_container(&self, id: &str) -> Result<()> {
-        self.launch(id, &Request::Release { container: id.to_owned() }, &[]).await
-    }
-
-    async fn launch(&self, id: &str, request: &Request, fds: &[OwnedFd]) -> Result<()> {
-        let connection = self.connect_container(id)?;
-        match connection.call(request, fds, LAUNCH_MAX).await {
-            Ok((Reply::Changed { container }, _)) => {
-                self.0.record(container);
-                Ok(())
-            }
-            Ok((other, _)) => Err(connection.unexpected(&other)),
-            Err(e @ Error::Timeout { .. }) => {
-                // What hangs on its way to the program will not be waited for any more.
-                self.signal(id, libc::SIGKILL, true).await?;
-                Err(e)
-            }
-            Err(e) => Err(e),
-        }
-    }
-
     /// Sends the stop signal, waits, then kills. Returns when the container has ended; at once if it has before.
     pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
         let Some(status) = self.container(id) else { return Ok(()) };
@@ -367,7 +334,7 @@ impl Runtime {
         self.signal(id, signal, false).await
     }
 
-    async fn signal(&self, id: &str, signal: i32, all: bool) -> Result<()> {
+    pub(crate) async fn signal(&self, id: &str, signal: i32, all: bool) -> Result<()> {
         self.ask(id, &Request::Kill { container: id.to_owned(), signal, all }, &[]).await.map(drop)
     }
 
@@ -389,6 +356,7 @@ impl Runtime {
         let (this, dir, name) = (self.clone(), self.sandbox_dir(&sandbox), id.to_owned());
         blocking(move || {
             this.0.cgroups.remove_plan(&spec.cgroup);
+            hooks::stopped(&spec);
             remove_tree(&spec.container_dir)?;
             let _ = std::fs::remove_file(spec_file(&dir, &name));
             Ok(())

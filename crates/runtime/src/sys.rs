@@ -79,6 +79,19 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Runs `f` with a path to the file that fits a socket address however long the real one is.
+/// A file in memory, closed on exec, of which nobody can make a program.
+pub(crate) fn memory_file(name: &CStr) -> io::Result<OwnedFd> {
+    /// `MFD_NOEXEC_SEAL`
+    const NO_PROGRAM: libc::c_uint = 8;
+    // SAFETY: the name is a live text.
+    let make = |flags| own(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | flags) }.into());
+    match make(NO_PROGRAM) {
+        // Before Linux 6.3.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => make(0),
+        made => made,
+    }
+}
+
 fn with_short_path<T>(path: &Path, f: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     let dir = std::fs::File::open(parent)?;

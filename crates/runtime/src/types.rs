@@ -5,6 +5,7 @@ mod stats;
 pub use stats::*;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -257,18 +258,63 @@ pub enum DeviceOwner {
     },
 }
 
-/// A program of the host that runs when a container's file system is made, in its namespaces and before it is its root (OCI:
-/// `createContainer`). It reads the container's state from its standard input.
+/// When a hook runs, and where (OCI runtime specification, `config.md`, POSIX-platform hooks).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HookMoment {
+    /// A program of the host, in the runtime's namespaces, when the container's file system is made and not yet its root. The
+    /// specification's older name of [`HookMoment::CreateRuntime`], before which it runs.
+    Prestart,
+    /// As [`HookMoment::Prestart`].
+    CreateRuntime,
+    /// A program of the host, in the container's namespaces, after those.
+    #[default]
+    CreateContainer,
+    /// A program of the container's own root, in its namespaces and with the rights of its program, just before that.
+    StartContainer,
+    /// A program of the host, in the runtime's namespaces, when the container's program runs.
+    Poststart,
+    /// A program of the host, in the runtime's namespaces, when the container is gone.
+    Poststop,
+}
+
+impl HookMoment {
+    /// All, in the order in which they come.
+    pub const ALL: [HookMoment; 6] =
+        [HookMoment::Prestart, HookMoment::CreateRuntime, HookMoment::CreateContainer, HookMoment::StartContainer, HookMoment::Poststart, HookMoment::Poststop];
+
+    /// The specification's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            HookMoment::Prestart => "prestart",
+            HookMoment::CreateRuntime => "createRuntime",
+            HookMoment::CreateContainer => "createContainer",
+            HookMoment::StartContainer => "startContainer",
+            HookMoment::Poststart => "poststart",
+            HookMoment::Poststop => "poststop",
+        }
+    }
+}
+
+impl fmt::Display for HookMoment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A program that runs at a moment of a container's life. It reads the container's state from its standard input.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Hook {
+    /// When and where.
+    pub moment: HookMoment,
     /// The program, absolute.
     pub path: PathBuf,
     /// Its arguments, its own name first.
     pub args: Vec<String>,
     /// All of its environment, `NAME=value`.
     pub env: Vec<String>,
-    /// Seconds after which it is ended, and the container does not start.
+    /// Seconds after which it is ended, and has failed.
     pub timeout_s: Option<u32>,
 }
 

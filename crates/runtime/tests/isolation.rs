@@ -208,32 +208,6 @@ async fn the_kernels_file_systems_need_ordinary_directories() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hook_finishes_the_root_before_it_is_one() {
-    let host = strict().await;
-    host.sandbox("s").await;
-    // As tools of drivers do: the state tells the bundle, the bundle's configuration the root.
-    let script = r#"bundle=$(sed -n 's/.*"bundle":"\([^"]*\)".*/\1/p'); root=$(sed -n 's/.*"path":"\([^"]*\)".*/\1/p' "$bundle/config.json")
-        [ -d "$root/proc/self" ] || exit 3
-        echo "$0 $NAME" > "$root/made"; echo "$1" >&2; exit "$2""#;
-    let hook = |words: &str, code: &str| Hook {
-        path: "/bin/sh".into(),
-        args: ["sh", "-c", script, "zero", words, code].map(str::to_owned).into(),
-        env: vec!["NAME=hook".into(), "PATH=/usr/bin:/bin".into()],
-        timeout_s: Some(60),
-    };
-    let with = |id: &str, hooks: Vec<Hook>| ContainerConfig { hooks, readonly_rootfs: true, ..host.container(id, &["read", "/made"]) };
-    assert_eq!(host.run("s", with("a", vec![hook("", "0")])).await, "zero hook\n");
-    let error = start_error(&host, with("b", vec![hook("", "0"), hook("no such library", "7")])).await;
-    assert!(error.contains("error running createContainer hook #1: /bin/sh: exit status: 7, stderr: no such library"), "{error}");
-    // Why it failed is told at the end of what it says, in whatever bytes.
-    let long = "long ".repeat(1_000) + "\u{fffd} the end";
-    let error = start_error(&host, with("e", vec![hook(&long, "7")])).await;
-    assert!(error.contains("the end") && error.len() < 2_000, "{error}");
-    let error = start_error(&host, with("c", vec![Hook { path: "/does/not/exist".into(), ..Hook::default() }])).await;
-    assert!(error.contains("hook #0: /does/not/exist: No such file or directory"), "{error}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_user_that_was_checked_is_the_one_that_runs() {
     let host = strict().await;
     host.sandbox("s").await;

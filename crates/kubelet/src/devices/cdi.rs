@@ -3,8 +3,7 @@
 //!
 //! A device is named `VENDOR/CLASS=NAME`. One that two specifications of the same weight have is nobody's; of different weight the
 //! heavier counts; a specification with anything wrong in it does not count at all. Environment, device nodes, bind mounts, groups and
-//! hooks of the kind `createContainer` are given; other hooks, network devices and Intel RDT this runtime does not have, and a device that
-//! needs them is refused.
+//! hooks are given; network devices and Intel RDT this runtime does not have, and a device that needs them is refused.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -13,7 +12,7 @@ use std::path::{Path, PathBuf};
 use machinery::Value;
 use machinery::json::Validation;
 
-use crate::cri::{ContainerSpec, Device, DeviceOwner, Hook, Mount, Propagation};
+use crate::cri::{ContainerSpec, Device, DeviceOwner, Hook, HookMoment, Mount, Propagation};
 
 /// Specifications that are read, and the bytes of one.
 const FILES_MAX: usize = 1_000;
@@ -23,10 +22,6 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 const VERSIONS: [&str; 10] = ["0.1.0", "0.2.0", "0.3.0", "0.4.0", "0.5.0", "0.6.0", "0.7.0", "0.8.0", "1.0.0", "1.1.0"];
 /// What an edit may consist of.
 const EDITS: [&str; 7] = ["env", "deviceNodes", "mounts", "hooks", "additionalGids", "intelRdt", "netDevices"];
-
-/// The kinds of hooks that there are, and the one that this runtime has.
-const HOOKS: [&str; 6] = ["prestart", "createRuntime", HOOK, "startContainer", "poststart", "poststop"];
-const HOOK: &str = "createContainer";
 
 /// The permissions of a device that is shown and no more.
 const NO_PERMISSIONS: &str = "none";
@@ -42,7 +37,7 @@ pub struct Edits {
     pub mounts: Vec<Mount>,
     /// Further groups.
     pub groups: Vec<i64>,
-    /// Programs that finish the container's file system, in their order.
+    /// Programs at moments of the container's life, in their order.
     pub hooks: Vec<Hook>,
 }
 
@@ -201,7 +196,7 @@ fn valid_edits(edits: &Value) -> Result<(), String> {
     for hook in list(edits, "hooks") {
         only(hook, &["hookName", "path", "args", "env", "timeout"], &["hookName", "path"])?;
         let name = hook["hookName"].as_str().unwrap_or_default();
-        if !HOOKS.contains(&name) {
+        if moment(name).is_none() {
             return Err(format!("invalid hook name {name:?}"));
         }
         if hook["path"].as_str().unwrap_or_default().is_empty() {
@@ -260,15 +255,16 @@ fn apply(edit: &Value, edits: &mut Edits) -> Result<(), String> {
         edits.mounts.push(mount);
     }
     for told in list(edit, "hooks") {
-        let name = told["hookName"].as_str().unwrap_or_default();
-        if name != HOOK {
-            return Err(format!("hooks {name} are not supported by this runtime"));
-        }
+        let moment = moment(told["hookName"].as_str().unwrap_or_default()).unwrap_or_default();
         let texts = |field: &str| list(told, field).filter_map(Value::as_str).map(str::to_owned).collect();
-        edits.hooks.push(Hook { path: absolute(told, "path")?, args: texts("args"), env: texts("env"), timeout_s: u32_of(&told["timeout"]) });
+        edits.hooks.push(Hook { moment, path: absolute(told, "path")?, args: texts("args"), env: texts("env"), timeout_s: u32_of(&told["timeout"]) });
     }
     edits.groups.extend(list(edit, "additionalGids").filter_map(Value::as_i64).filter(|group| *group != 0));
     Ok(())
+}
+
+fn moment(name: &str) -> Option<HookMoment> {
+    HookMoment::ALL.into_iter().find(|moment| moment.name() == name)
 }
 
 fn u32_of(value: &Value) -> Option<u32> {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::driven::Driven;
 use super::*;
-use crate::cri::{DeviceOwner, Hook};
+use crate::cri::{DeviceOwner, Hook, HookMoment};
 use crate::testing::{FakeApi, TempDir};
 
 /// A claim with a device of its own name, for these pods.
@@ -248,9 +248,16 @@ fn a_device_is_what_its_specification_says() {
     assert!(told("d.io/gpu=block").ends_with("CDI device (\"/dev/null\", \"/dev/null\"), host type mismatch (b, c)"));
     assert!(told("d.io/gpu=other").ends_with("/dev/null: other numbers than the host's are not supported by this runtime"));
     assert_eq!(told("d.io/gpu=none"), "CDI device injection failed: unresolvable CDI devices d.io/gpu=none");
-    let hook = Hook { path: "/x".into(), args: vec!["x".to_owned(), "link".to_owned()], env: vec!["A=b".to_owned()], timeout_s: Some(5) };
+    let hook = Hook {
+        moment: HookMoment::CreateContainer,
+        path: "/x".into(),
+        args: vec!["x".to_owned(), "link".to_owned()],
+        env: vec!["A=b".to_owned()],
+        timeout_s: Some(5),
+    };
     assert_eq!(of(&["d.io/gpu=hook"]).expect("edits").hooks, [hook]);
-    assert_eq!(told("d.io/gpu=late"), "CDI device injection failed: d.io/gpu=late: hooks poststop are not supported by this runtime");
+    let late = of(&["d.io/gpu=late"]).expect("edits").hooks;
+    assert_eq!((late[0].moment, late[0].path.to_str()), (HookMoment::Poststop, Some("/x")));
     assert!(told("d.io/gpu=lost").ends_with("failed to stat CDI host device \"/dev/does-not-exist\": no such file or directory"));
     // Of what is wrong in any part nothing counts.
     let of_texts = [

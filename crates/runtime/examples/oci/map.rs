@@ -190,7 +190,7 @@ fn mount(dir: &Path, mount: &config::Mount) -> Result<Option<Mount>, Refused> {
 
 fn hook(hook: &config::Hook) -> Hook {
     let timeout_s = hook.timeout.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX));
-    Hook { path: hook.path.clone(), args: hook.args.clone(), env: hook.env.clone(), timeout_s }
+    Hook { path: hook.path.clone(), args: hook.args.clone(), env: hook.env.clone(), timeout_s, ..Hook::default() }
 }
 
 /// The runtime gives the host's device files.

@@ -21,7 +21,8 @@ use super::rootfs::{self, Ground, Sources};
 use super::users::Users;
 use super::{Host, Step, process};
 use crate::proto::{Sets, Spec};
-use crate::{apparmor, caps, cgroup, seccomp, sys};
+use crate::types::HookMoment;
+use crate::{apparmor, caps, cgroup, hooks, seccomp, sys};
 
 /// As many descriptors as the usual container runtimes allow.
 const OPEN_FILES: u64 = 1 << 20;
@@ -33,7 +34,9 @@ pub(super) const FAILED: u8 = b'E';
 pub(super) const PROCESS: u8 = b'P';
 /// A packet that says that all is made, and that the program waits for [`GO`].
 pub(super) const HELD: u8 = b'H';
-/// What the shim answers to it.
+/// A packet that says that the file system is made and not yet the root, and that hooks may run until [`GO`].
+pub(super) const MADE: u8 = b'R';
+/// What the shim answers to either.
 pub(super) const GO: u8 = b'G';
 /// First byte of a packet with the file system of processes of a new namespace beside it.
 pub(super) const PROC: u8 = b'M';
@@ -48,6 +51,8 @@ pub(super) struct Command<'a> {
     pub(super) tty: bool,
     /// Not before the shim says so.
     pub(super) hold: bool,
+    /// It is a container's first, before which hooks run.
+    pub(super) first: bool,
 }
 
 /// The process namespace of a container.
@@ -66,6 +71,8 @@ pub(super) struct Start {
     pub(super) joined: bool,
     pub(super) pids: Pids,
     pub(super) hold: bool,
+    /// It waits for hooks of the runtime.
+    pub(super) hooks: bool,
 }
 
 /// Runs `work` in the child and never returns: either it has become the program, or its error is told.
@@ -85,7 +92,7 @@ pub(super) fn run(channel: &OwnedFd, work: impl FnOnce() -> Step<()>) -> ! {
 
 /// Becomes a container's first process.
 pub(super) fn container(host: &Host, spec: &Spec, start: Start, stdio: Stdio, channel: &OwnedFd) -> Step<()> {
-    let Start { joined, pids, hold } = start;
+    let Start { joined, pids, hold, hooks } = start;
     prologue(host, spec, joined, None, &stdio)?;
     let others = if let Pids::Join(pids) = &pids { Some(pids) } else { None };
     let sources = Sources::open(spec, host, others)?;
@@ -111,8 +118,8 @@ pub(super) fn container(host: &Host, spec: &Spec, start: Start, stdio: Stdio, ch
             None
         }
     };
-    let terminal = rootfs::build(spec, ground, pids.as_ref())?;
-    become_program(spec, &Command { argv: &spec.argv, tty: spec.config.tty, hold }, Streams { stdio, terminal, channel }, pids, &Wording::START)
+    let terminal = rootfs::build(spec, ground, pids.as_ref(), || if hooks { wait_for_go(channel, MADE) } else { Ok(()) })?;
+    become_program(spec, &Command { argv: &spec.argv, tty: spec.config.tty, hold, first: true }, Streams { stdio, terminal, channel }, pids, &Wording::START)
 }
 
 /// Becomes a further process of a running container, whose first process is `pid`.
@@ -176,7 +183,7 @@ struct Streams<'a> {
 
 /// The last part of the way, in the container's file system. With `pids` it leads through a process that joins them.
 fn become_program(spec: &Spec, command: &Command<'_>, streams: Streams<'_>, pids: Option<OwnedFd>, wording: &Wording) -> Step<()> {
-    let &Command { argv, tty, hold } = command;
+    let &Command { argv, tty, hold, first } = command;
     let channel = streams.channel;
     let stdio = standard_streams(spec, tty, streams)?;
     // Nothing of the host stays open: neither to be seen nor to be the working directory (CVE-2024-21626).
@@ -184,6 +191,8 @@ fn become_program(spec: &Spec, command: &Command<'_>, streams: Streams<'_>, pids
     keep.extend(pids.as_ref().map(AsRawFd::as_raw_fd));
     process::close_all_but(&keep);
     process::set_umask(0o022);
+    let told =
+        if first && hooks::has(spec, &[HookMoment::StartContainer]) { Some(hooks::Told::new().map_err(|e| format!("state for hooks: {e}"))?) } else { None };
     let cwd = sys::c_str(&spec.cwd).map_err(|e| e.to_string())?;
     let in_cwd = process::chdir(&cwd);
     let filter: Vec<libc::sock_filter> = spec.filter.iter().map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect();
@@ -199,7 +208,7 @@ fn become_program(spec: &Spec, command: &Command<'_>, streams: Streams<'_>, pids
         pass_on(channel)?;
     }
     if hold {
-        wait_for_go(channel)?;
+        wait_for_go(channel, HELD)?;
     }
     if tty {
         process::control_terminal(&stdio[0]).map_err(|e| format!("take the terminal: {e}"))?;
@@ -226,13 +235,18 @@ fn become_program(spec: &Spec, command: &Command<'_>, streams: Streams<'_>, pids
         // A strict profile need allow nothing but what the program itself does.
         install(&filter, spec)?;
     }
+    if let Some(mut told) = told {
+        // Programs of the image: they get no right that the container's own has not, and come after its filter.
+        told.state(spec, "created", std::process::id()).map_err(|e| format!("state for hooks: {e}"))?;
+        hooks::run(spec, HookMoment::StartContainer, &mut told)?;
+    }
     Err(format!("{}{}", wording.0, execute(&argv[0], &words, &env, search)))
 }
 
-/// All is made, and nothing of the container's runs until the shim says so.
-fn wait_for_go(channel: &OwnedFd) -> Step<()> {
+/// So far it has come, and does not go on until the shim says so.
+fn wait_for_go(channel: &OwnedFd, so_far: u8) -> Step<()> {
     let fail = |e: io::Error| format!("wait for the start: {e}");
-    sys::send_packet(channel, &[HELD], &[]).map_err(fail)?;
+    sys::send_packet(channel, &[so_far], &[]).map_err(fail)?;
     loop {
         match sys::receive_packet(channel) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

@@ -114,10 +114,18 @@ struct Launch {
 enum Held {
     /// Nobody wants it, or it has not come that far.
     No,
-    /// It waits.
+    /// Its file system is made, and it waits for hooks.
+    Made,
+    /// All is made, and it waits.
     Waiting,
     /// It was let go.
     Released,
+}
+
+impl Held {
+    fn waits(self) -> bool {
+        matches!(self, Held::Made | Held::Waiting)
+    }
 }
 
 /// A connection to a port of the pod that is not made yet: its listener is slow to take it.
@@ -336,7 +344,7 @@ impl Shim {
         }
     }
 
-    /// Who started an exec and leaves does not want it any more.
+    /// Who started an exec, or runs hooks for a container, and leaves does not want it any more.
     fn drop_client(&mut self, id: u64) {
         self.clients.retain(|c| c.id != id);
         self.connecting.retain(|c| c.client != id);
@@ -348,6 +356,7 @@ impl Shim {
         for launch in self.launches.iter().filter(|l| l.client == id && l.exec) {
             sys::kill(launch.pid, libc::SIGKILL);
         }
+        self.launches.iter().filter(|l| l.client == id && l.held == Held::Made).for_each(|l| self.end_start(l, libc::SIGKILL));
     }
 
     fn reply(&mut self, id: u64, reply: &Reply, fds: &[OwnedFd]) {
@@ -431,15 +440,21 @@ impl Shim {
                 Ok((bytes, fds)) => match bytes.first() {
                     Some(&child::TERMINAL) => launch.terminal = fds.into_iter().next(),
                     Some(&child::PROCESS) => {
+                        let (before, container) = (launch.pid, launch.container.clone());
                         launch.pid = bytes[1..].try_into().map_or(launch.pid, i32::from_le_bytes);
                         launch.known = true;
+                        // Who waited for hooks ends now, and its number may become another's.
+                        let told = self.containers.iter_mut().find(|c| c.record.id == container && c.record.pid == before as u32);
+                        if let Some(told) = told {
+                            told.record.pid = launch.pid as u32;
+                        }
                         // Who was killed when all were is the one that made it.
                         if stopping {
                             sys::kill(launch.pid, libc::SIGKILL);
                         }
                     }
-                    Some(&child::HELD) => {
-                        launch.held = Held::Waiting;
+                    Some(&so_far @ (child::HELD | child::MADE)) => {
+                        launch.held = if so_far == child::MADE { Held::Made } else { Held::Waiting };
                         let (pid, client, container) = (launch.pid, launch.client, launch.container.clone());
                         self.held(pid, client, &container);
                     }
@@ -453,7 +468,7 @@ impl Shim {
             }
         }
         let mut launch = self.launches.swap_remove(at);
-        if (!launch.known || launch.held == Held::Waiting) && launch.failure.is_none() {
+        if (!launch.known || launch.held.waits()) && launch.failure.is_none() {
             launch.failure = Some("the process was killed before it became the program".to_owned());
         }
         if launch.exec {
@@ -474,7 +489,7 @@ impl Shim {
         self.reply(launch.client, &reply, &[]);
     }
 
-    /// All of a container is made, and its program waits for its release.
+    /// A container has come as far as it was to come, and waits for its release.
     fn held(&mut self, pid: i32, client: u64, id: &str) {
         let Some(container) = self.container(id) else { return };
         container.record.pid = pid as u32;

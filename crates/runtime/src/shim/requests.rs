@@ -18,11 +18,15 @@ impl Shim {
                 self.subscribe(client);
                 return;
             }
-            Request::Start { container, hold, streams } => match self.start(client, &container, hold, streams.then_some(fds)) {
+            Request::Start { container, hold, streams, hooks } => match self.start(client, &container, [hold, hooks], streams.then_some(fds)) {
                 Ok(()) => return,
                 Err(message) => Err(self.refuse_start(&container, message)),
             },
             Request::Release { container } => match self.release(client, &container) {
+                Ok(()) => return,
+                Err(reply) => Err(reply),
+            },
+            Request::Refuse { container, message } => match self.refuse(client, &container, message) {
                 Ok(()) => return,
                 Err(reply) => Err(reply),
             },
@@ -86,7 +90,7 @@ impl Shim {
     }
 
     /// Clones the container's first process; the answer comes when it has become its program.
-    fn start(&mut self, client: u64, id: &str, hold: bool, given: Option<Vec<OwnedFd>>) -> Step<()> {
+    fn start(&mut self, client: u64, id: &str, [hold, hooks]: [bool; 2], given: Option<Vec<OwnedFd>>) -> Step<()> {
         if self.stopping {
             return Err("the sandbox is ending".to_owned());
         }
@@ -115,7 +119,7 @@ impl Shim {
         let fresh = known && !self.host.sandbox.host_pid;
         let Cloned { pid, joined } = clone_child(&container.spec, if fresh { libc::CLONE_NEWPID } else { 0 })?;
         if pid == 0 {
-            child::run(&theirs, || child::container(&self.host, &container.spec, child::Start { joined, pids, hold }, stdio, &theirs));
+            child::run(&theirs, || child::container(&self.host, &container.spec, child::Start { joined, pids, hold, hooks }, stdio, &theirs));
         }
         self.containers.push(container);
         let container = id.to_owned();
@@ -128,10 +132,20 @@ impl Shim {
         if !self.containers.iter().any(|c| c.record.id == id) {
             return Err(missing(id));
         }
-        let found = self.launches.iter_mut().find(|l| l.container == id && l.held == Held::Waiting);
+        let found = self.launches.iter_mut().find(|l| l.container == id && l.held.waits());
         let launch = found.ok_or_else(|| failed(format!("container {id:?} is not waiting to be started")))?;
         sys::send_packet(&launch.channel, &[child::GO], &[]).map_err(|e| failed(format!("start: {e}")))?;
         (launch.client, launch.held) = (client, Held::Released);
+        Ok(())
+    }
+
+    /// Ends a container that waits for hooks; the answer comes when it has ended, and is the reason.
+    fn refuse(&mut self, client: u64, id: &str, message: String) -> Result<(), Reply> {
+        let at = self.launches.iter().position(|l| l.container == id && l.held == Held::Made);
+        let at = at.ok_or_else(|| failed(format!("container {id:?} is not waiting for hooks")))?;
+        let launch = &mut self.launches[at];
+        (launch.client, launch.failure) = (client, Some(message));
+        self.end_start(&self.launches[at], libc::SIGKILL);
         Ok(())
     }
 
@@ -174,7 +188,7 @@ impl Shim {
             let (channel, theirs) = process::packet_pair().map_err(|e| format!("socket: {e}"))?;
             let Cloned { pid: child, joined } = clone_child(&container.spec, 0)?;
             if child == 0 {
-                child::run(&theirs, || child::exec(host, &container.spec, pid, joined, &Command { argv: cmd, tty, hold: false }, stdio, &theirs));
+                child::run(&theirs, || child::exec(host, &container.spec, pid, joined, &Command { argv: cmd, tty, hold: false, first: false }, stdio, &theirs));
             }
             Ok((child, channel))
         };
@@ -223,7 +237,7 @@ impl Shim {
     }
 
     /// Ends a start, and what that of a container has begun (a hook), which would run on beside the next attempt's.
-    fn end_start(&self, launch: &Launch, signal: i32) {
+    pub(super) fn end_start(&self, launch: &Launch, signal: i32) {
         sys::kill(launch.pid, signal);
         for container in self.containers.iter().filter(|c| !launch.exec && c.record.id == launch.container) {
             cgroup::kill_all(&container.spec.cgroup);

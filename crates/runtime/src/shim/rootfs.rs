@@ -236,8 +236,9 @@ impl Ground {
 }
 
 /// Builds everything and makes it the root. Runs in the container's own mount and cgroup namespaces; `pids` is its process
-/// namespace, if that is not the present one. Answers the terminal, if the container has one.
-pub(super) fn build(spec: &Spec, ground: Ground, pids: Option<&OwnedFd>) -> Step<Option<Terminal>> {
+/// namespace, if that is not the present one; `made` runs when all is in its place and nothing of it the root. Answers the
+/// terminal, if the container has one.
+pub(super) fn build(spec: &Spec, ground: Ground, pids: Option<&OwnedFd>, made: impl FnOnce() -> Step<()>) -> Step<Option<Terminal>> {
     let root = ground.root().map_err(|e| format!("rootfs: {e}"))?;
     let own: Vec<&Path> = spec.config.mounts.iter().map(|m| m.container.as_path()).collect();
     let default = |path: &str| !own.iter().any(|p| *p == Path::new(path));
@@ -287,6 +288,7 @@ pub(super) fn build(spec: &Spec, ground: Ground, pids: Option<&OwnedFd>) -> Step
     if own_users && !spec.config.hooks.is_empty() {
         return Err("hooks in a pod with users of its own are not supported by this runtime".to_owned());
     }
+    made()?;
     hooks::create_container(spec, &rootfs)?;
     restrict::elsewhere(&root, spec, [("/proc/", default("/proc")), ("/sys/", default("/sys"))])?;
     working_directory(&root, spec)?;
