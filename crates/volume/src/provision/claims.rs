@@ -124,6 +124,12 @@ impl Provisioner {
         }
     }
 
+    /// In the words of the library that provisioners are made with (sig-storage-lib-external-provisioner).
+    fn not_made(&self, claim: &PersistentVolumeClaim, why: &str) {
+        let text = format!("failed to provision volume with StorageClass {:?}: {why}", class_name(claim));
+        self.event(claim, EventType::Warning, FAILED, text);
+    }
+
     fn refuse(&self, claim: &PersistentVolumeClaim, refusal: Refusal) -> Step {
         match refusal {
             Refusal::Populator => {
@@ -131,7 +137,7 @@ impl Provisioner {
                 Step::Done
             }
             Refusal::Failed(text) => {
-                self.event(claim, EventType::Warning, FAILED, text);
+                self.not_made(claim, &text);
                 Step::Again
             }
             Refusal::Infeasible(text) => {
@@ -146,7 +152,7 @@ impl Provisioner {
         if failure.code == Code::InvalidArgument {
             return Ok(self.refuse(claim, Refusal::Infeasible(words(failure))));
         }
-        self.event(claim, EventType::Warning, FAILED, words(failure));
+        self.not_made(claim, &words(failure));
         // Another node may have room. (A claim that waits for no pod would come back at once.)
         if failure.code == Code::ResourceExhausted && class.volume_binding_mode.as_deref().unwrap_or(IMMEDIATE) != IMMEDIATE {
             let api = self.client.namespaced::<PersistentVolumeClaim>(claim.namespace());

@@ -407,9 +407,8 @@ async fn a_size_that_cannot_be_is_told_and_a_full_disk_gives_the_node_back() {
             let (_, event) = next(&mut written, "/events").await;
             events.push(event);
         }
-        let told = events
-            .iter()
-            .any(|e| e["reason"] == "ProvisioningFailed" && e["message"].as_str().unwrap().starts_with(&format!("rpc error: code = {code} desc = ")));
+        let words = format!("failed to provision volume with StorageClass \"standard\": rpc error: code = {code} desc = ");
+        let told = events.iter().any(|e| e["reason"] == "ProvisioningFailed" && e["message"].as_str().unwrap().starts_with(&words));
         assert!(told, "{events:?}");
         assert!(place.there().is_empty());
     }
