@@ -1,10 +1,12 @@
 //! What controllers do with many objects where nothing runs pods: a Deployment that is to have a thousand, a Job of a thousand
-//! completions whose pods this program tells done as soon as it sees them, a Namespace of ten thousand objects that is deleted;
-//! beside the original's kube-apiserver, etcd and kube-controller-manager (its client's limits raised), in turn, in one run.
+//! completions whose pods this program tells done as soon as it sees them, a Namespace of ten thousand objects that is deleted, a thousand
+//! autoscalers (`autoscalers.rs`); beside the original's kube-apiserver, etcd and kube-controller-manager (its client's limits raised), in turn, in one run.
 //!
 //! With `--kills N` the Job is done once more while knarr is killed with SIGKILL N times, each time just after it has counted some
 //! more pods: each that ended must have been counted once.
 
+mod autoscalers;
+mod measured;
 mod node;
 
 use crate::{
@@ -14,7 +16,7 @@ use crate::{
     stats::Samples,
 };
 use anyhow::{Context as _, bail};
-use client::{Api, Client, DeleteParams, Event, ListParams, Patch, PatchParams};
+use client::{Api, Client, DeleteParams, Event, ListParams, Meta as _, Patch, PatchParams};
 use cluster_tests::{Cluster, watching};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::{
@@ -24,6 +26,7 @@ use k8s_openapi::api::{
 };
 use serde_json::json;
 use std::{
+    collections::HashSet,
     path::Path,
     time::{Duration, Instant},
 };
@@ -43,6 +46,7 @@ struct Sizes {
     completions: usize,
     parallelism: usize,
     objects: usize,
+    autoscalers: usize,
 }
 
 /// What one side was measured at.
@@ -51,6 +55,7 @@ struct Measured {
     deployment: Samples,
     job: Samples,
     namespace: Samples,
+    autoscalers: Option<autoscalers::Figures>,
 }
 
 /// Runs the program.
@@ -61,19 +66,20 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         completions: options.number("completions", 1000)?,
         parallelism: options.number("parallelism", 100)?,
         objects: options.number("objects", 10_000)?,
+        autoscalers: options.number("autoscalers", 1000)?,
     };
     let kills: usize = options.number("kills", 0)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let mut cluster = Cluster::new("bench-controllers").with(&["--port", "7443", "--disable", "scheduler,kubelet,proxy,dns,storage,metrics"]);
     cluster.start(&[]).assert_ok();
-    let ours = measure(&runtime, cluster.kubeconfig(), sizes);
+    let ours = measure(&runtime, cluster.kubeconfig(), &[cluster.pid()], sizes);
     let killed = if ours.is_ok() && kills > 0 { Some(through_kills(&runtime, &mut cluster, sizes, kills)) } else { None };
     cluster.down();
     let ours = ours?;
     let theirs = match Peer::of(options)? {
         Some(peer) => {
             peer.up_controllers()?;
-            Some(measure(&runtime, &peer.kubeconfig(), sizes)?)
+            Some(measure(&runtime, &peer.kubeconfig(), &peer.processes()?, sizes)?)
         }
         None => None,
     };
@@ -99,20 +105,28 @@ fn table(sizes: Sizes, ours: &Measured, theirs: Option<&Measured>) {
             println!("{what}: {:.3} of it", knarr.at(0.5) / original.at(0.5));
         }
     }
+    for (who, figures) in [("knarr", &ours.autoscalers), ("the original", theirs.map_or(&None, |t| &t.autoscalers))] {
+        if let Some(figures) = figures {
+            figures.print(who, sizes.autoscalers);
+        }
+    }
 }
 
-fn measure(runtime: &tokio::runtime::Runtime, kubeconfig: &Path, sizes: Sizes) -> anyhow::Result<Measured> {
+fn measure(runtime: &tokio::runtime::Runtime, kubeconfig: &Path, pids: &[i32], sizes: Sizes) -> anyhow::Result<Measured> {
     let client = {
         let _inside = runtime.enter();
         Client::from_kubeconfig(kubeconfig)?
     };
     runtime.block_on(async {
-        tokio::time::timeout(PATIENCE, pods::account(&client)).await.context("no service account")??;
+        tokio::time::timeout(PATIENCE, pods::account(&client)).await.context("no service account")?;
         let mut measured = Measured::default();
         for round in 0..sizes.rounds {
             measured.deployment.add(deployment(&client, &format!("web-{round}"), sizes.replicas).await?);
             measured.job.add(job(&client, &format!("work-{round}"), sizes).await?);
             measured.namespace.add(namespace(&client, &format!("many-{round}"), sizes.objects).await?);
+        }
+        if sizes.autoscalers > 0 {
+            measured.autoscalers = Some(autoscalers::measure(&client, pids, sizes.autoscalers).await?);
         }
         Ok(measured)
     })
@@ -135,23 +149,33 @@ async fn deployment(client: &Client, name: &str, replicas: usize) -> anyhow::Res
     let seen = |event: &Event<Deployment>| matches!(event, Event::Added(d) | Event::Modified(d) if d.status.as_ref().is_some_and(|s| s.observed_generation == Some(1)));
     soon("the Deployment is seen", watching::until(&deployments, &only, seen)).await?;
     let own = ListParams::labels(format!("app={name}"));
-    let since = pods.list(&own).await?;
-    let mut events = pods.watch(&own, since.resource_version()).await?;
+    let mut names = HashSet::new();
+    // A server may end the watch of who is slow to read it, and then it begins anew with all that are there.
+    let created = watching::until(&pods, &own, |event| {
+        if let Event::Added(pod) = event {
+            names.insert(pod.name().to_owned());
+        }
+        names.len() == replicas
+    });
+    let (scaled, params) = (Patch::Merge(json!({"spec": {"replicas": replicas}})), PatchParams::default());
     let started = Instant::now();
-    let scaled = Patch::Merge(json!({"spec": {"replicas": replicas}}));
-    deployments.patch(name, &scaled, &PatchParams::default()).await?;
-    soon("the pods are created", count(&mut events, replicas, |event| matches!(event, Event::Added(_)))).await??;
+    let (patched, created) = tokio::join!(deployments.patch(name, &scaled, &params), soon("the pods are created", created));
     let time = started.elapsed();
+    patched?;
+    created?;
     deployments.delete(name, &DeleteParams::background()).await?;
-    soon("the pods are deleted", count(&mut events, replicas, |event| matches!(event, Event::Deleted(_)))).await??;
+    gone(&pods, &own).await?;
     Ok(time)
 }
 
-/// Awaits so many events of a kind.
-async fn count(events: &mut pods::Events, wanted: usize, is_wanted: impl Fn(&Event<Pod>) -> bool) -> anyhow::Result<()> {
-    let mut seen = 0;
-    while seen < wanted {
-        seen += usize::from(is_wanted(&events.next().await.context("the watch ended")??));
+/// Awaits that no pods are there any more.
+async fn gone(pods: &Api<Pod>, which: &ListParams) -> anyhow::Result<()> {
+    let (begun, first) = (Instant::now(), ListParams { limit: 1, ..which.clone() });
+    while !pods.list(&first).await?.items().is_empty() {
+        if begun.elapsed() > PATIENCE {
+            bail!("pods of {} stay", which.label_selector);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())
 }
@@ -206,17 +230,8 @@ async fn check(client: &Client, name: &str, sizes: Sizes) -> anyhow::Result<()> 
 }
 
 async fn remove(client: &Client, name: &str) -> anyhow::Result<()> {
-    let pods = client.namespaced::<Pod>(NAMESPACE);
-    let own = ListParams::labels(format!("job-name={name}"));
     client.namespaced::<Job>(NAMESPACE).delete(name, &DeleteParams::background()).await?;
-    let begun = Instant::now();
-    while !pods.list(&own).await?.items().is_empty() {
-        if begun.elapsed() > PATIENCE {
-            bail!("pods of {name} stay");
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    Ok(())
+    gone(&client.namespaced(NAMESPACE), &ListParams::labels(format!("job-name={name}"))).await
 }
 
 /// A Job while knarr is killed and started again.
@@ -264,13 +279,22 @@ async fn namespace(client: &Client, name: &str, objects: usize) -> anyhow::Resul
         }
     };
     stream::iter(0..objects).map(fill).buffer_unordered(WORKERS).try_collect::<()>().await?;
-    let list = namespaces.list(&ListParams { limit: 1, ..ListParams::default() }).await?;
-    let mut events = namespaces.watch(&ListParams::fields(format!("metadata.name={name}")), list.resource_version()).await?;
+    let only = ListParams::fields(format!("metadata.name={name}"));
     let started = Instant::now();
     namespaces.delete(name, &DeleteParams::default()).await?;
-    soon("the Namespace is gone", async {
-        while !matches!(events.next().await.context("the watch ended")??, Event::Deleted(_)) {}
-        Ok(started.elapsed())
-    })
-    .await?
+    let gone = async {
+        loop {
+            // As it is now, then each change.
+            let mut events = namespaces.watch(&only, "").await?;
+            if namespaces.get_opt(name).await?.is_none() {
+                return anyhow::Ok(started.elapsed());
+            }
+            while let Some(Ok(event)) = events.next().await {
+                if matches!(event, Event::Deleted(_)) {
+                    return Ok(started.elapsed());
+                }
+            }
+        }
+    };
+    soon("the Namespace is gone", gone).await?
 }

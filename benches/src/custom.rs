@@ -52,7 +52,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let theirs = match Peer::of(options)? {
         Some(peer) => {
             peer.up()?;
-            let pids = peer.pids()?.split(',').map(str::parse).collect::<Result<Vec<i32>, _>>()?;
+            let pids = peer.processes()?;
             Some(measure(&runtime, &peer.kubeconfig(), pids, objects, definitions)?)
         }
         None => None,

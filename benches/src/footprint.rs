@@ -30,7 +30,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     };
     let names: Vec<String> = (0..count).map(|n| format!("idle-{n}")).collect();
     runtime.block_on(async {
-        pods::account(&client).await?;
+        pods::account(&client).await;
         pods::create(&client.namespaced::<Pod>("default"), IMAGE, &names).await
     })?;
     sleep(SETTLE);

@@ -19,6 +19,7 @@ mod process;
 mod size;
 mod start;
 mod stats;
+mod tls;
 mod unpack;
 mod volumes;
 
@@ -40,8 +41,9 @@ usage: KNARR=PROGRAM benches NAME [OPTION…]
              --apibench PROGRAM --peer SCRIPT --peer-bin FOLDER --rounds 2 --objects 2000 --content json --whole
   custom     custom objects, policies and definitions, beside the original kube-apiserver and etcd
              --peer SCRIPT --peer-bin FOLDER --objects 2000 --definitions 500
-  controllers  a Deployment of 1,000 pods, a Job of 1,000 completions, a Namespace of 10,000 objects deleted, beside the original
-             --rounds 3 --replicas 1000 --completions 1000 --parallelism 100 --objects 10000 --kills 0
+  controllers  a Deployment of 1,000 pods, a Job of 1,000 completions, a Namespace of 10,000 objects deleted, 1,000 autoscalers, beside
+             the original
+             --rounds 3 --replicas 1000 --completions 1000 --parallelism 100 --objects 10000 --autoscalers 1000 --kills 0
              --peer SCRIPT --peer-bin FOLDER
   engines    what a durable write costs on fjall and on redb           --seconds 3
   containers a container's whole life, beside runc                     --rounds 50 --runc PROGRAM

@@ -43,6 +43,8 @@ impl Peer {
     pub fn up_controllers(&self) -> anyhow::Result<()> {
         let mut command = self.call(&["up", "etcd", "apiserver", "cm"]);
         command.env("CM_ARGS", "--controllers=* --kube-api-qps=100000 --kube-api-burst=100000").stdout(Stdio::null());
+        // Aggregated servers are reached by their Service, which may be a name.
+        command.env("API_ARGS", "--enable-aggregator-routing=false");
         if !command.status()?.success() {
             bail!("the original does not start");
         }
@@ -66,7 +68,12 @@ impl Peer {
         Ok([self.folder.join("run/containerd.sock"), self.programs.clone()])
     }
 
-    /// Their processes, with commas.
+    /// Their processes.
+    pub fn processes(&self) -> anyhow::Result<Vec<i32>> {
+        Ok(self.pids()?.split(',').map(str::parse).collect::<Result<_, _>>()?)
+    }
+
+    /// The same, with commas.
     pub fn pids(&self) -> anyhow::Result<String> {
         Ok(String::from_utf8(self.call(&["pids"]).output()?.stdout)?.trim().to_owned())
     }

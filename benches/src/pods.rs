@@ -4,7 +4,7 @@
 use crate::{Options, stats::Samples};
 use anyhow::{Context as _, bail};
 use client::{Api, Client, DeleteParams, Event, ListParams};
-use cluster_tests::{Cluster, IMAGE};
+use cluster_tests::{Cluster, IMAGE, watching};
 use futures_util::{StreamExt as _, future::try_join_all, stream::BoxStream};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use std::{
@@ -33,7 +33,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     let client = cluster.client();
     let ours = async {
-        tokio::time::timeout(PATIENCE, account(&client)).await.context("no service account")??;
+        tokio::time::timeout(PATIENCE, account(&client)).await.context("no service account")?;
         measure(&client, image, rounds).await
     };
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?.block_on(ours)?;
@@ -62,14 +62,9 @@ pub fn import(cluster: &Cluster, archive: &str) -> anyhow::Result<()> {
 }
 
 /// Waits for the namespace's service account, without which no pod is admitted.
-pub async fn account(client: &Client) -> anyhow::Result<()> {
-    let mut events = client.namespaced::<ServiceAccount>(NAMESPACE).watch(&ListParams::fields("metadata.name=default"), "").await?;
-    while let Some(event) = events.next().await {
-        if matches!(event?, Event::Added(_)) {
-            return Ok(());
-        }
-    }
-    bail!("the watch ended")
+pub async fn account(client: &Client) {
+    let only = ListParams::fields("metadata.name=default");
+    watching::until(&client.namespaced::<ServiceAccount>(NAMESPACE), &only, |event| matches!(event, Event::Added(_))).await;
 }
 
 async fn measure(client: &Client, image: &str, rounds: usize) -> anyhow::Result<()> {

@@ -50,7 +50,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     let client = cluster.client();
     let work = async {
-        tokio::time::timeout(PATIENCE, pods::account(&client)).await.context("no service account")??;
+        tokio::time::timeout(PATIENCE, pods::account(&client)).await.context("no service account")?;
         println!("volumes  of {size}, class {}; pods of {image}", classes(&client).await?);
         let storage = Storage::new(&client, image, size);
         storage.one_at_a_time(rounds).await?;
