@@ -323,11 +323,10 @@ impl Memory {
             return bucket.clone();
         }
         let mut unclaimed = self.unclaimed.lock();
-        let mut mine = unclaimed.split_off(prefix);
-        let end = mine.keys().find(|k| !k.starts_with(prefix)).cloned();
-        if let Some(end) = end {
-            unclaimed.append(&mut mine.split_off(&end));
-        }
+        // One by one: there are as many buckets as resources, and putting the others together again would go through all that is there.
+        let below = unclaimed.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).map(|(key, _)| key).take_while(|key| key.starts_with(prefix));
+        let below: Vec<Arc<str>> = below.cloned().collect();
+        let mine = below.into_iter().filter_map(|key| unclaimed.remove_entry(&key)).collect();
         // As long as a list can be continued, and until the next mark.
         let age_max = self.compaction + 2 * MARK_EVERY;
         let bucket = Bucket::new(prefix, mine, self.revision(), age_max);
