@@ -6,11 +6,17 @@
 use super::EvalError;
 use super::node::{Attribute, Base, Qualifier, QualifierKey};
 use super::run::{Machine, Slot};
-use crate::value::{Value, double_to_int, shown};
+use crate::value::{Json, Map, Value, double_to_int, shown};
 
 impl<'p, 'v> Machine<'p, 'v> {
     /// The value of an attribute, without the cost of reading it.
     pub(super) fn resolve(&mut self, attribute: &'p Attribute) -> Result<Value<'v>, EvalError> {
+        if let Some(json) = self.plain(attribute) {
+            for _ in &attribute.qualifiers {
+                self.charge(1)?;
+            }
+            return Ok(Value::json(json));
+        }
         let value = match &attribute.base {
             Base::Variable(slot) => self.variable(*slot)?,
             Base::Local(slot, init) => self.local(*slot, *init)?,
@@ -28,6 +34,36 @@ impl<'p, 'v> Machine<'p, 'v> {
             return Ok(value);
         }
         self.qualified(value, attribute)
+    }
+
+    /// What fields lead to from a variable that is JSON without a schema, if all of them are there: most attributes of policies. It is found
+    /// without a value for each step.
+    fn plain(&self, attribute: &'p Attribute) -> Option<&'v Json> {
+        let (Base::Variable(slot), [first, rest @ ..]) = (&attribute.base, attribute.qualifiers.as_slice()) else { return None };
+        let Some(Value::Map(Map::Json(fields))) = self.variables.get(*slot)? else { return None };
+        rest.iter().try_fold(fields.get(self.name(first)?)?, |json, qualifier| json.as_object()?.get(self.name(qualifier)?))
+    }
+
+    /// The name of a field that is neither optional nor only tried, if it is constant or a text that a comprehension goes through.
+    fn name(&self, qualifier: &'p Qualifier) -> Option<&str> {
+        if qualifier.optional || qualifier.test {
+            return None;
+        }
+        match &qualifier.key {
+            QualifierKey::Const(key) => key.as_str(),
+            QualifierKey::Attribute(key) => self.held(key)?.as_str(),
+        }
+    }
+
+    /// The value of a variable of a comprehension, where the attribute is that alone and it has one.
+    pub(super) fn held(&self, attribute: &Attribute) -> Option<&Value<'v>> {
+        match (&attribute.base, attribute.qualifiers.as_slice()) {
+            (Base::Local(slot, _), []) => match self.locals.get(*slot)? {
+                Slot::Set(Ok(value)) => Some(value),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     fn qualified(&mut self, value: Value<'v>, attribute: &'p Attribute) -> Result<Value<'v>, EvalError> {

@@ -64,8 +64,10 @@ impl<'p, 'v> Machine<'p, 'v> {
     /// One turn; whether there may be another.
     fn turn(&mut self, fold: &'p Fold) -> Result<bool, EvalError> {
         // A condition that is no answer does not end it.
-        if let Ok(Value::Bool(false)) = self.argument(&fold.condition)? {
-            return Ok(false);
+        match self.eval(&fold.condition) {
+            Ok(Value::Bool(false)) => return Ok(false),
+            Err(error) if error.is_final() => return Err(error),
+            _ => {}
         }
         let accumulated = self.argument(&fold.step)?;
         self.locals[fold.accumulator] = Slot::Set(accumulated);

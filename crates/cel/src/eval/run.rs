@@ -108,7 +108,11 @@ impl<'p, 'v> Machine<'p, 'v> {
     fn logic(&mut self, terms: &'p [Node], decides: bool) -> Result<Value<'v>, EvalError> {
         let mut failed = None;
         for term in terms {
-            match self.eval(term) {
+            let value = match self.flag(term) {
+                Some(flag) => self.charge(1).map(|()| Value::Bool(flag)),
+                None => self.eval(term),
+            };
+            match value {
                 Ok(Value::Bool(value)) if value == decides => return Ok(Value::Bool(decides)),
                 Ok(Value::Bool(_)) => {}
                 Ok(_) => failed = failed.or_else(|| Some(EvalError::no_such_overload())),
@@ -119,8 +123,27 @@ impl<'p, 'v> Machine<'p, 'v> {
         failed.map_or(Ok(Value::Bool(!decides)), Err)
     }
 
+    /// A variable of a comprehension that is true or false; an accumulator is, most of the time.
+    fn flag(&self, node: &Node) -> Option<bool> {
+        match node {
+            Node::Attribute(attribute) => match self.held(attribute)? {
+                Value::Bool(flag) => Some(*flag),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// `==` and `!=`: what cannot be compared is an error of the one and a difference to the other.
     fn equality(&mut self, sides: &'p [Node; 2], same: bool) -> Result<Value<'v>, EvalError> {
+        if let [Node::Attribute(attribute), Node::Const(other)] = sides
+            && let Some(value) = self.held(attribute)
+        {
+            let (result, cost) = (is_same(value, other, same), standard::equality_cost(value, other, same));
+            self.charge(1)?;
+            self.charge(cost)?;
+            return result;
+        }
         let left = self.argument(&sides[0])?;
         let right = self.argument(&sides[1])?;
         let (Ok(a), Ok(b)) = (&left, &right) else {
@@ -128,11 +151,7 @@ impl<'p, 'v> Machine<'p, 'v> {
             self.charge(standard::equality_cost(left.as_ref().unwrap_or(&null), right.as_ref().unwrap_or(&null), same))?;
             return left.and(right);
         };
-        let result = match equal(a, b) {
-            Ok(equal) => Ok(Value::Bool(equal == same)),
-            Err(error) if same => Err(error),
-            Err(_) => Ok(Value::Bool(true)),
-        };
+        let result = is_same(a, b, same);
         self.charge(standard::equality_cost(a, b, same))?;
         result
     }
@@ -148,14 +167,23 @@ impl<'p, 'v> Machine<'p, 'v> {
     fn call(&mut self, call: &'p Call) -> Result<Value<'v>, EvalError> {
         match &*call.args {
             [] => self.apply(call, &[]),
-            [one] => {
-                let one = self.argument(one)?;
-                self.apply_strict(call, [one])
-            }
-            [one, two] if call.all_args => {
-                let args = [self.argument(one)?, self.argument(two)?];
-                self.apply_strict(call, args)
-            }
+            [one] => match (call.non_strict, self.flag(one)) {
+                // What every turn of `all` and `exists` asks.
+                (true, Some(flag)) => {
+                    self.charge(1)?;
+                    self.charge(1)?;
+                    Ok(Value::Bool(flag))
+                }
+                _ => match self.eval(one) {
+                    Ok(one) => self.apply(call, &[one]),
+                    Err(error) if error.is_final() => Err(error),
+                    failed => self.apply_strict(call, [failed]),
+                },
+            },
+            [one, two] if call.all_args => match (self.argument(one)?, self.argument(two)?) {
+                (Ok(one), Ok(two)) => self.apply(call, &[one, two]),
+                (one, two) => self.apply_strict(call, [one, two]),
+            },
             nodes => {
                 // The first error ends it, and then the call costs nothing unless its arguments are all there.
                 let mut args = Vec::with_capacity(nodes.len());
@@ -362,6 +390,15 @@ impl<'p, 'v> Machine<'p, 'v> {
             _ => return Err(EvalError::no_such_overload()),
         }
         bounded(Value::Map(Map::Owned(map, depth)))
+    }
+}
+
+/// Whether two values are the same, or are not.
+fn is_same<'v>(left: &Value<'v>, right: &Value<'v>, same: bool) -> Result<Value<'v>, EvalError> {
+    match equal(left, right) {
+        Ok(equal) => Ok(Value::Bool(equal == same)),
+        Err(error) if same => Err(error),
+        Err(_) => Ok(Value::Bool(true)),
     }
 }
 
