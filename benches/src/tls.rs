@@ -45,6 +45,10 @@ impl Server {
             while let Ok((stream, _)) = listener.accept().await {
                 let (acceptor, answer) = (acceptor.clone(), answer.clone());
                 tokio::spawn(async move {
+                    // As Go's servers do: the second part of an answer does not wait until the first is acknowledged.
+                    if stream.set_nodelay(true).is_err() {
+                        return;
+                    }
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let served = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service_fn(answer)).await;
                     if let Err(error) = served {

@@ -9,7 +9,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -28,18 +28,27 @@ struct State<S> {
     held: Vec<u8>,
     /// How many of the held bytes have left.
     sent: usize,
+    /// Who waits on the connection's side for what is held to leave: the stream itself wakes whoever asked it last.
+    waiting: Option<Waker>,
 }
 
 /// Splits a stream into both sides.
 pub(crate) fn gather<S>(stream: S, gathers: bool) -> (Gather<S>, Rest<S>) {
-    let state = Arc::new(Mutex::new(State { stream, gathers, held: Vec::new(), sent: 0 }));
+    let state = Arc::new(Mutex::new(State { stream, gathers, held: Vec::new(), sent: 0, waiting: None }));
     (Gather(Arc::clone(&state)), Rest(state))
 }
 
 impl<S: AsyncWrite + Unpin> Rest<S> {
     /// Sends what is held. Pending as long as the stream takes no more; the task is woken when it does.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.lock().send(cx)
+        let mut state = self.0.lock();
+        let sent = state.send(cx);
+        if sent.is_ready()
+            && let Some(waiting) = state.waiting.take()
+        {
+            waiting.wake();
+        }
+        sent
     }
 }
 
@@ -58,7 +67,24 @@ impl<S: AsyncWrite + Unpin> State<S> {
 
     /// Makes room for a write; pending while the stream takes nothing.
     fn room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.held.len() < HELD_MAX { Poll::Ready(Ok(())) } else { self.send(cx) }
+        if self.held.len() < HELD_MAX {
+            return Poll::Ready(Ok(()));
+        }
+        let sent = self.send(cx);
+        self.wait(cx, sent)
+    }
+
+    fn shut(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.send(cx))?;
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    /// Remembers who waits.
+    fn wait<T>(&mut self, cx: &Context<'_>, outcome: Poll<T>) -> Poll<T> {
+        if outcome.is_pending() {
+            self.waiting = Some(cx.waker().clone());
+        }
+        outcome
     }
 }
 
@@ -100,15 +126,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.0.lock();
-        ready!(state.send(cx))?;
-        Pin::new(&mut state.stream).poll_shutdown(cx)
+        let shut = state.shut(cx);
+        state.wait(cx, shut)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::future::poll_fn;
+    use std::{
+        future::poll_fn,
+        sync::atomic::{AtomicBool, Ordering},
+        task::Wake,
+    };
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     #[tokio::test]
@@ -149,5 +179,34 @@ mod tests {
         writing.await.unwrap();
         assert_eq!(got, whole);
         drop(rest);
+    }
+
+    /// Both sides wait for one stream, which wakes the last alone that has asked.
+    #[tokio::test]
+    async fn who_waits_on_the_other_side_is_woken() {
+        let (near, mut far) = tokio::io::duplex(10_000);
+        let (mut stream, rest) = gather(near, true);
+        let woken = Arc::new(Woken::default());
+        let (waker, other) = (Waker::from(Arc::clone(&woken)), Waker::noop());
+        let mut write = |bytes: &[u8]| Pin::new(&mut stream).poll_write(&mut Context::from_waker(&waker), bytes);
+        while write(&[7; 16_384]).is_ready() {}
+        let send = || rest.poll(&mut Context::from_waker(other)).map(Result::unwrap);
+        assert!(send().is_pending());
+        let mut buffer = [0; 10_000];
+        while send().is_pending() {
+            assert!(!woken.0.load(Ordering::Relaxed), "there is no room yet");
+            far.read_exact(&mut buffer).await.unwrap();
+        }
+        assert!(woken.0.load(Ordering::Relaxed));
+        assert!(write(&[7]).is_ready());
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
     }
 }

@@ -31,6 +31,7 @@ mod impersonation;
 mod ledger;
 mod legacy_tokens;
 mod listing;
+mod local;
 mod meta;
 mod metrics;
 #[cfg(test)]

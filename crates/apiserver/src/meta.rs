@@ -1,7 +1,7 @@
 //! What the server itself writes into `metadata`, and how it reads it.
 
 use machinery::{Map, Value, names};
-use std::time::SystemTime;
+use std::{cell::RefCell, time::SystemTime};
 
 /// Characters of generated names: no vowels and no look-alikes, so that no words come out, as upstream's.
 const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -67,15 +67,40 @@ pub(crate) fn uuid() -> String {
     names::uuid(random())
 }
 
+/// Random bytes that are asked of the system at once: a write makes several UIDs. No secret is made of them.
+struct Stock {
+    bytes: [u8; 512],
+    used: usize,
+}
+
+thread_local! {
+    static STOCK: RefCell<Stock> = const { RefCell::new(Stock { bytes: [0; 512], used: 512 }) };
+}
+
 /// Random bytes of the system.
 fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    if getrandom::fill(&mut bytes).is_err() {
-        // Without randomness uniqueness still holds by time and address; secrets are not made here.
-        let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
-        for (at, byte) in bytes.iter_mut().enumerate() {
-            *byte = (nanos >> ((at % 16) * 8)) as u8;
+    STOCK.with_borrow_mut(|stock| {
+        if stock.used + N > stock.bytes.len() {
+            if getrandom::fill(&mut stock.bytes).is_err() {
+                return by_time();
+            }
+            stock.used = 0;
         }
+        let mut taken = [0; N];
+        if let Some(bytes) = stock.bytes.get(stock.used..stock.used + N) {
+            taken.copy_from_slice(bytes);
+        }
+        stock.used += N;
+        taken
+    })
+}
+
+/// Bytes where there is no randomness: uniqueness still holds by time and address.
+fn by_time<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = (nanos >> ((at % 16) * 8)) as u8;
     }
     bytes
 }

@@ -1,19 +1,22 @@
 //! TLS and HTTP before the path: the accept loop, one task a connection, and the end of both.
 //!
 //! The requests of an HTTP/2 connection are polled by the connection's own task ([`Local`]): most are answered in some
-//! tens of microseconds, less than it costs to wake another thread for each.
+//! tens of microseconds.
 //!
 //! What a client may hold follows upstream's server (`secure_serving.go`, `UnauthenticatedHTTP2DOSMitigation`): the times for
 //! a head and between two requests, streams of a connection, and an HTTP/2 connection on which nobody in particular asks ends
 //! with that request. Beside that each address has a share of the connections, and those who have not asked anything yet a
 //! smaller one, so that nobody shuts out the others.
 
-use crate::{ApiServer, Body, BoxError, gather::gather};
+use crate::{
+    ApiServer, Body, BoxError,
+    gather::gather,
+    local::{Local, Tasks},
+};
 use dial::guests::{self, Door, Guest, Idle, Place, Places, Told};
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use hyper::{body::Incoming, rt::Executor, service::service_fn};
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
@@ -22,11 +25,11 @@ use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 use std::{
     convert::Infallible,
-    future::{Future, poll_fn},
+    future::poll_fn,
     net::IpAddr,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{Arc, OnceLock},
-    task::{Context, Poll, Waker},
+    task::Poll,
     time::{Duration, SystemTime},
 };
 use tokio::net::TcpListener;
@@ -192,7 +195,7 @@ async fn connection(server: ApiServer, acceptor: TlsAcceptor, (guest, stranger):
     let gathers = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let (stream, rest) = gather(stream, gathers);
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
-    let mut tasks = FuturesUnordered::new();
+    let mut tasks = Tasks::default();
     let mut ending = pin!(async {
         tokio::select! {
             () = shutdown.cancelled() => {}
@@ -209,14 +212,13 @@ async fn connection(server: ApiServer, acceptor: TlsAcceptor, (guest, stranger):
                 connection.as_mut().graceful_shutdown();
             }
             let done = connection.as_mut().poll(cx);
-            local.drain_into(&mut tasks, cx);
-            while let Poll::Ready(Some(())) = tasks.poll_next_unpin(cx) {}
+            local.poll(&mut tasks, cx);
             match done {
                 Poll::Ready(result) => return Poll::Ready(result),
                 // Who does not hear the farewell, or never said a word, is cut.
                 Poll::Pending if told && over.as_mut().poll(cx).is_ready() => return Poll::Ready(Ok(())),
                 // A task may have made the connection ready, or the connection new tasks.
-                Poll::Pending if local.is_empty() => {
+                Poll::Pending if local.is_idle() => {
                     return match rest.poll(cx) {
                         Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
                         _ => Poll::Pending,
@@ -241,47 +243,4 @@ fn builder(local: &Local) -> auto::Builder<Local> {
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_header_list_size(64 * 1024);
     builder
-}
-
-type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// An executor whose tasks are polled by the one connection that it belongs to.
-#[derive(Clone, Default)]
-struct Local(Arc<Mutex<Queue>>);
-
-#[derive(Default)]
-struct Queue {
-    tasks: Vec<Task>,
-    waker: Option<Waker>,
-}
-
-impl<F> Executor<F> for Local
-where
-    F: Future + Send + 'static,
-    F::Output: Send,
-{
-    fn execute(&self, task: F) {
-        let mut queue = self.0.lock();
-        queue.tasks.push(Box::pin(async move {
-            task.await;
-        }));
-        if let Some(waker) = queue.waker.take() {
-            waker.wake();
-        }
-    }
-}
-
-impl Local {
-    fn drain_into(&self, tasks: &mut FuturesUnordered<Task>, cx: &Context<'_>) {
-        let mut queue = self.0.lock();
-        tasks.extend(queue.tasks.drain(..));
-        match &queue.waker {
-            Some(waker) if waker.will_wake(cx.waker()) => {}
-            _ => queue.waker = Some(cx.waker().clone()),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.lock().tasks.is_empty()
-    }
 }

@@ -58,6 +58,13 @@ pub(crate) struct Version {
     row: Option<Arc<Row>>,
 }
 
+impl Version {
+    /// Whether it is another by the same names. Scale is one kind in all versions of what has it; the resource tells which is meant.
+    pub(crate) fn is_same(&self, other: &Version) -> bool {
+        (&self.kind, &self.group, &self.version, &self.resource) == (&other.kind, &other.group, &other.version, &other.resource)
+    }
+}
+
 /// A version that a rule names.
 pub(crate) enum Fits {
     /// The request's own.
@@ -66,10 +73,11 @@ pub(crate) enum Fits {
 }
 
 impl Fits {
-    pub(crate) fn version(self, asked: &Attributes<'_>) -> Version {
+    /// The version; the request's own is made once, whoever asks for it.
+    pub(crate) fn version(self, asked: &Attributes<'_>, own: &mut Option<Arc<Version>>) -> Arc<Version> {
         match self {
-            Fits::Own => asked.version(),
-            Fits::Other(version) => version,
+            Fits::Own => Arc::clone(own.get_or_insert_with(|| Arc::new(asked.version()))),
+            Fits::Other(version) => Arc::new(version),
         }
     }
 }

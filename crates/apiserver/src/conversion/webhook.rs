@@ -2,7 +2,7 @@
 
 use super::answer::{self, Answered, Review, kind_of};
 use crate::{
-    hooks::{Address, ClientConfig, Credentials, Services},
+    hooks::{Address, ClientConfig, Credentials, Pools, Services},
     meta, offload,
 };
 use machinery::{Value, json};
@@ -33,7 +33,7 @@ impl Webhook {
         }
         let versions = webhook["conversionReviewVersions"].as_array().into_iter().flatten();
         let review = { versions }.filter_map(Value::as_str).find_map(Review::named);
-        Some(Webhook { address: Address::new(config, Credentials::default()), review })
+        Some(Webhook { address: Address::new(config, Credentials::default(), Pools::default()), review })
     }
 
     /// The objects in another version, by one review. All of them are in some version that it is not; `bytes` is about how many

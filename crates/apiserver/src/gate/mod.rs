@@ -14,6 +14,7 @@ pub(crate) mod settings;
 pub(crate) mod source;
 pub(crate) mod webhooks;
 
+use crate::hooks::Pools;
 use event_limits::Limit;
 use policies::{Binding, Policy};
 use source::Source;
@@ -45,8 +46,8 @@ impl Gate {
     /// Over the objects of a store, with who the server is at its hooks.
     pub(crate) fn new(store: &Store, settings: &settings::AdmissionSettings) -> Gate {
         let hooks = |resource: &str, mutating| {
-            let credentials = settings.credentials(mutating);
-            Source::new(store, &format!("/registry/{resource}/"), move |value| webhooks::compile(value, mutating, &credentials))
+            let (credentials, pools) = (settings.credentials(mutating), Pools::default());
+            Source::new(store, &format!("/registry/{resource}/"), move |value| webhooks::compile(value, mutating, &credentials, &pools))
         };
         Gate {
             mutating: hooks("mutatingwebhookconfigurations", true),
@@ -62,11 +63,11 @@ impl Gate {
 
 async fn are_heavy(policies: &Source<Policy>, bindings: &Source<Binding>, resource: &str, small: bool) -> bool {
     let (policies, bindings) = (policies.all().await, bindings.all().await);
-    policies.iter().any(|policy| {
+    policies::with_bindings(&policies, &bindings).any(|(policy, bindings)| {
         let concerned = || policy.constraints.as_ref().is_some_and(|about| about.rules.iter().any(|named| named.rule.names(resource)));
         // Once for each of its parameters, which may be many.
-        let many = || policies::of_policy(&bindings, &policy.name).iter().any(|binding| binding.selects());
-        concerned() && (policy.heavy.counts(small) || many())
+        let many = || bindings.iter().any(|binding| binding.selects());
+        (policy.heavy.counts(small) || many()) && concerned()
     })
 }
 

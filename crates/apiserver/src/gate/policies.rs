@@ -317,11 +317,17 @@ pub(super) fn by_policy(bindings: &mut [Arc<Binding>]) {
     bindings.sort_by(|one, other| one.policy.cmp(&other.policy));
 }
 
-/// Of bindings in that order those of a policy.
-pub(crate) fn of_policy<'b>(bindings: &'b [Arc<Binding>], policy: &str) -> &'b [Arc<Binding>] {
-    let first = bindings.partition_point(|binding| binding.policy.as_str() < policy);
-    let many = bindings[first..].partition_point(|binding| binding.policy == policy);
-    &bindings[first..first + many]
+/// The policies that have bindings, with these; both are in the order of the policies' names.
+pub(crate) fn with_bindings<'p>(policies: &'p [Arc<Policy>], bindings: &'p [Arc<Binding>]) -> impl Iterator<Item = (&'p Arc<Policy>, &'p [Arc<Binding>])> {
+    let mut rest = bindings;
+    policies.iter().filter_map(move |policy| {
+        // Of bindings to what is no policy nobody asks.
+        let before = rest.iter().take_while(|binding| binding.policy < policy.name).count();
+        let own = rest[before..].iter().take_while(|binding| binding.policy == policy.name).count();
+        let (theirs, others) = rest[before..].split_at(own);
+        rest = others;
+        (own > 0).then_some((policy, theirs))
+    })
 }
 
 fn text<'v>(value: &'v Value, field: &str) -> &'v str {
@@ -334,4 +340,22 @@ fn list<'v>(value: &'v Value, field: &str) -> &'v [Value] {
 
 fn texts(value: &Value, field: &str) -> Vec<String> {
     list(value, field).iter().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn each_policy_is_met_with_its_own_bindings() {
+        let policies: Vec<Arc<Policy>> = ["a", "b", "c", "e"].iter().flat_map(|name| policy(&json!({"metadata": {"name": name}}))).map(Arc::new).collect();
+        let bound = |at: usize, name: &str| binding(&json!({"metadata": {"name": format!("x{at}")}, "spec": {"policyName": name}}));
+        let names = ["e", "c", "aa", "", "c", "zz", "a"];
+        let mut bindings: Vec<Arc<Binding>> = names.iter().enumerate().flat_map(|(at, name)| bound(at, name)).map(Arc::new).collect();
+        by_policy(&mut bindings);
+        let met = with_bindings(&policies, &bindings);
+        let met: Vec<(&str, Vec<&str>)> = met.map(|(policy, bindings)| (&*policy.name, bindings.iter().map(|binding| &*binding.name).collect())).collect();
+        assert_eq!(met, [("a", vec!["x6"]), ("c", vec!["x1", "x4"]), ("e", vec!["x0"])], "not the one to \"aa\", which is none, nor \"b\", which has none");
+    }
 }

@@ -4,7 +4,7 @@ use super::{
     policies::{self, Condition, Heavy},
     rules::Rule,
 };
-use crate::hooks::{Address, ClientConfig, Credentials};
+use crate::hooks::{Address, ClientConfig, Credentials, Pools};
 use kubecel::regex::Patterns;
 use machinery::{Value, labels::Selector};
 use std::{collections::HashMap, time::Duration};
@@ -45,8 +45,8 @@ pub(crate) struct Webhook {
     pub(crate) address: Address,
 }
 
-/// The webhooks of a configuration, in its order.
-pub(crate) fn compile(configuration: &Value, mutating: bool, credentials: &Credentials) -> Vec<Webhook> {
+/// The webhooks of a configuration, in its order, with their servers' connections among these.
+pub(crate) fn compile(configuration: &Value, mutating: bool, credentials: &Credentials, pools: &Pools) -> Vec<Webhook> {
     let own = configuration["metadata"]["name"].as_str().unwrap_or_default();
     let mut names: HashMap<&str, usize> = HashMap::new();
     let patterns = Patterns::default();
@@ -57,12 +57,13 @@ pub(crate) fn compile(configuration: &Value, mutating: bool, credentials: &Crede
             let count = names.entry(name).or_default();
             let uid = format!("{own}/{name}/{count}");
             *count += 1;
-            one(hook, name, uid, mutating, credentials, &patterns)
+            let address = Address::new(ClientConfig::of(&hook["clientConfig"]), credentials.clone(), pools.clone());
+            one(hook, name, uid, mutating, address, &patterns)
         })
         .collect()
 }
 
-fn one(hook: &Value, name: &str, uid: String, mutating: bool, credentials: &Credentials, patterns: &Patterns) -> Webhook {
+fn one(hook: &Value, name: &str, uid: String, mutating: bool, address: Address, patterns: &Patterns) -> Webhook {
     let versions = hook["admissionReviewVersions"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let selector = |field: &str| if hook[field].is_null() { Ok(Selector::nothing()) } else { Selector::from_label_selector(&hook[field]) };
     let conditions = policies::conditions(hook, patterns);
@@ -84,7 +85,7 @@ fn one(hook: &Value, name: &str, uid: String, mutating: bool, credentials: &Cred
         reinvoked: mutating && hook["reinvocationPolicy"] == "IfNeeded",
         heavy: Heavy::of(conditions.iter().map(|condition| &condition.expression)),
         conditions,
-        address: Address::new(ClientConfig::of(&hook["clientConfig"]), credentials.clone()),
+        address,
     }
 }
 
@@ -96,7 +97,7 @@ mod tests {
     fn webhook(condition: &str) -> Webhook {
         let conditions = json!([{"name": "c", "expression": condition}]);
         let hook = json!({"name": "h", "clientConfig": {"url": "https://127.0.0.1/"}, "matchConditions": conditions});
-        compile(&json!({"metadata": {"name": "w"}, "webhooks": [hook]}), true, &Credentials::default()).remove(0)
+        compile(&json!({"metadata": {"name": "w"}, "webhooks": [hook]}), true, &Credentials::default(), &Pools::default()).remove(0)
     }
 
     #[test]

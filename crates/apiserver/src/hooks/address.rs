@@ -1,6 +1,6 @@
 //! Where one hook is and who the server is there, as it is configured.
 
-use super::{ClientConfig, Credentials, Target};
+use super::{ClientConfig, Credentials, Pools, Target};
 use crate::offload;
 use parking_lot::Mutex;
 use std::{
@@ -16,12 +16,14 @@ const FILES_LIFE: Duration = Duration::from_secs(60);
 pub(crate) struct Address {
     config: ClientConfig,
     credentials: Credentials,
+    pools: Pools,
     made: Mutex<Option<(Instant, Arc<Target>)>>,
 }
 
 impl Address {
-    pub(crate) fn new(config: ClientConfig, credentials: Credentials) -> Address {
-        Address { config, credentials, made: Mutex::default() }
+    /// One with its server's connections among these.
+    pub(crate) fn new(config: ClientConfig, credentials: Credentials, pools: Pools) -> Address {
+        Address { config, credentials, pools, made: Mutex::default() }
     }
 
     /// One whose target is found out now.
@@ -29,19 +31,32 @@ impl Address {
     /// # Errors
     /// What is wrong with it.
     pub(crate) fn found(config: ClientConfig, credentials: Credentials) -> Result<Address, String> {
-        let target = Arc::new(Target::new(&config, &credentials)?);
-        Ok(Address { config, credentials, made: Mutex::new(Some((Instant::now(), target))) })
+        let pools = Pools::default();
+        let target = Arc::new(Target::new(&config, &credentials, &pools)?);
+        Ok(Address { config, credentials, pools, made: Mutex::new(Some((Instant::now(), target))) })
     }
 
     /// The target; found out when it is asked first, and again where tokens and certificates lie in files that are replaced. What
     /// is wrong at first is not kept: it may be right the next time. Files that cannot be read later leave the target as it was, as
     /// client-go keeps a token whose file is being replaced.
     pub(crate) async fn target(&self) -> Result<Arc<Target>, String> {
+        let known = self.made.lock().as_ref().filter(|(since, _)| self.is_fresh(*since)).map(|(_, target)| Arc::clone(target));
+        match known {
+            Some(target) => Ok(target),
+            None => Box::pin(self.find()).await,
+        }
+    }
+
+    fn is_fresh(&self, since: Instant) -> bool {
+        !self.credentials.has_files() || since.elapsed() < FILES_LIFE
+    }
+
+    async fn find(&self) -> Result<Arc<Target>, String> {
         let mut reading = Reading { made: &self.made, before: None };
         let known = {
             let mut made = self.made.lock();
             if let Some((since, target)) = made.as_mut() {
-                if !self.credentials.has_files() || since.elapsed() < FILES_LIFE {
+                if self.is_fresh(*since) {
                     return Ok(Arc::clone(target));
                 }
                 // Who comes meanwhile uses what there is: the files are read by one.
@@ -49,8 +64,8 @@ impl Address {
             }
             made.clone()
         };
-        let (config, credentials) = (self.config.clone(), self.credentials.clone());
-        let target = match (offload::call(move || Target::new(&config, &credentials)).await, known) {
+        let (config, credentials, pools) = (self.config.clone(), self.credentials.clone(), self.pools.clone());
+        let target = match (offload::call(move || Target::new(&config, &credentials, &pools)).await, known) {
             (Ok(target), _) => Arc::new(target),
             (Err(why), Some((_, target))) => {
                 tracing::warn!(why, "a hook's credentials could not be read again; those of before are used");
@@ -93,7 +108,7 @@ mod tests {
         std::fs::write(folder.join("config"), config).expect("written");
         let credentials = Credentials::load(&folder.join("config")).expect("credentials");
         assert!(credentials.has_files() && !Credentials::default().has_files());
-        let address = Address::new(ClientConfig::of(&json!({"url": "https://127.0.0.1/"})), credentials);
+        let address = Address::new(ClientConfig::of(&json!({"url": "https://127.0.0.1/"})), credentials, Pools::default());
         assert!(address.target().await.is_err(), "there is no token yet");
         std::fs::write(folder.join("token"), "t").expect("written");
         let target = address.target().await.expect("a token");

@@ -4,6 +4,11 @@
 //! the service network as every process of the host does.
 
 use super::{Services, words};
+use crate::{
+    BoxError,
+    gather::{Rest, gather},
+    local::{Local, Tasks},
+};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -11,17 +16,20 @@ use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1, http2},
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use machinery::Value;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use std::{
+    fmt::Display,
+    future::poll_fn,
     io::{self, ErrorKind},
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWrite, net::TcpStream};
 use tokio_rustls::TlsConnector;
 
 /// How long one address may take to accept (Go's dialer has 30 s, which no webhook's time exceeds).
@@ -30,7 +38,7 @@ const DIAL_MAX: Duration = Duration::from_secs(30);
 const HEAD_BYTES_MAX: usize = 1 << 20;
 
 /// Where a target is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Place {
     /// A name or an address.
     Host { host: String, port: u16 },
@@ -41,7 +49,8 @@ pub(super) enum Place {
 /// A connection that takes requests.
 pub(super) enum Sender {
     One(http1::SendRequest<Full<Bytes>>),
-    Two(http2::SendRequest<Full<Bytes>>),
+    /// With what counts those who have it.
+    Two(http2::SendRequest<Full<Bytes>>, Arc<()>),
 }
 
 /// Why a request has no answer, with the request if not a byte of it was sent.
@@ -59,21 +68,21 @@ impl Unanswered {
 
 impl Sender {
     pub(super) fn is_two(&self) -> bool {
-        matches!(self, Sender::Two(_))
+        matches!(self, Sender::Two(..))
     }
 
-    /// Another sender on the same connection, if it takes several requests at a time.
-    pub(super) fn shared(&self) -> Option<Sender> {
+    /// Another sender on the same connection, if it takes several requests at a time and there are no more than so many others.
+    pub(super) fn shared(&self, others_max: usize) -> Option<Sender> {
         match self {
-            Sender::One(_) => None,
-            Sender::Two(sender) => Some(Sender::Two(sender.clone())),
+            Sender::Two(sender, holders) if Arc::strong_count(holders) <= others_max => Some(Sender::Two(sender.clone(), Arc::clone(holders))),
+            _ => None,
         }
     }
 
     pub(super) fn is_closed(&self) -> bool {
         match self {
             Sender::One(sender) => sender.is_closed(),
-            Sender::Two(sender) => sender.is_closed(),
+            Sender::Two(sender, _) => sender.is_closed(),
         }
     }
 
@@ -86,7 +95,7 @@ impl Sender {
                 }
                 sender.try_send_request(request).await
             }
-            Sender::Two(sender) => sender.try_send_request(request).await,
+            Sender::Two(sender, _) => sender.try_send_request(request).await,
         };
         sent.map_err(|error| Unanswered(Box::new(error)))
     }
@@ -105,10 +114,11 @@ pub(super) async fn connect(host: &str, port: u16, name: ServerName<'static>, tl
     let stream = to_host(host, port).await?;
     let stream = TlsConnector::from(tls).connect(name, stream).await.map_err(|error| words::of_tls(&error))?;
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        let builder = http2::Builder::new(TokioExecutor::new());
+        let (local, (stream, rest)) = (Local::default(), gather(stream, true));
+        let builder = http2::Builder::new(local.clone());
         let (sender, connection) = { builder }.timer(TokioTimer::new()).handshake(TokioIo::new(stream)).await.map_err(|error| words::of_http(&error))?;
-        tokio::spawn(told(connection));
-        return Ok(Sender::Two(sender));
+        tokio::spawn(told(driven(connection, local, rest)));
+        return Ok(Sender::Two(sender, Arc::default()));
     }
     let mut builder = http1::Builder::new();
     builder.max_buf_size(HEAD_BYTES_MAX);
@@ -118,10 +128,39 @@ pub(super) async fn connect(host: &str, port: u16, name: ServerName<'static>, tl
 }
 
 /// What went wrong is told to whoever waits for the answer as well.
-async fn told(connection: impl Future<Output = hyper::Result<()>>) {
+async fn told<E: Display>(connection: impl Future<Output = Result<(), E>>) {
     if let Err(error) = connection.await {
         tracing::debug!(%error, "a connection to a webhook ended");
     }
+}
+
+/// A connection of HTTP/2 with the tasks of its streams, in one task.
+async fn driven<S: AsyncWrite + Unpin>(connection: impl Future<Output = hyper::Result<()>>, local: Local, rest: Rest<S>) -> Result<(), BoxError> {
+    let (mut asked, mut tasks, mut over) = (Some(Box::pin(connection)), Tasks::default(), None);
+    poll_fn(|cx| {
+        loop {
+            if let Some(asking) = &mut asked
+                && let Poll::Ready(result) = asking.as_mut().poll(cx)
+            {
+                over = Some(result);
+                // That nobody asks any more is heard by the others when this is gone.
+                asked = None;
+            }
+            local.poll(&mut tasks, cx);
+            if !local.is_idle() {
+                continue;
+            }
+            if let Poll::Ready(Err(error)) = rest.poll(cx) {
+                return Poll::Ready(Err(error.into()));
+            }
+            // What is under way, the farewell among it, comes to its end.
+            return match over.take_if(|_| tasks.is_empty()) {
+                Some(result) => Poll::Ready(result.map_err(Into::into)),
+                None => Poll::Pending,
+            };
+        }
+    })
+    .await
 }
 
 pub(crate) async fn to_host(host: &str, port: u16) -> Result<TcpStream, String> {
@@ -163,5 +202,39 @@ pub(crate) fn resolve(services: &dyn Services, namespace: &str, name: &str, port
         }
         "ExternalName" => Ok((text("externalName"), port)),
         other => Err(format!("unsupported service type {other:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::future::join_all;
+    use http_body_util::BodyExt as _;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioExecutor;
+
+    /// Bodies far beyond what is held and what the stream takes go both ways, and the connection ends with the last who could ask.
+    #[tokio::test]
+    async fn one_task_does_all_of_a_connection_and_ends_with_those_who_ask() {
+        let (near, far) = tokio::io::duplex(10_000);
+        let echo = service_fn(async |request: Request<Incoming>| {
+            let body = request.into_body().collect().await?.to_bytes();
+            Ok::<_, hyper::Error>(Response::new(Full::new(body)))
+        });
+        let served = tokio::spawn(hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(far), echo));
+        let (local, (stream, rest)) = (Local::default(), gather(near, true));
+        let (sender, connection) = http2::Builder::new(local.clone()).handshake(TokioIo::new(stream)).await.expect("HTTP/2");
+        let driven = tokio::spawn(driven(connection, local, rest));
+        let ask = async |n: u8| {
+            let request = Request::post("https://a/").body(Full::new(Bytes::from(vec![n; 100_000]))).expect("a request");
+            let answer = sender.clone().try_send_request(request).await.map_err(TrySendError::into_error).expect("an answer");
+            let body = answer.into_body().collect().await.expect("a body").to_bytes();
+            assert!(body.len() == 100_000 && body.iter().all(|byte| *byte == n));
+        };
+        join_all((0..50).map(ask)).await;
+        assert!(!driven.is_finished());
+        drop(sender);
+        driven.await.expect("no panic").expect("it ends well");
+        served.await.expect("no panic").expect("it ends well on the other side, too");
     }
 }

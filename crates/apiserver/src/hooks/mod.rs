@@ -1,9 +1,10 @@
 //! What the server asks of others over HTTPS: admission webhooks, the conversion of custom objects, image policies.
 //!
-//! A [`Target`] is where one hook is, by URL or by Service, whom it is believed to be and who the server is there; it keeps its
-//! connections. A [`Target::post`] is one POST of a review: it ends at its deadline whatever the other side does, follows no
-//! redirect, and takes no more than [`ANSWER_BYTES_MAX`]. What goes wrong is told in the words of Go's client, since people and
-//! tests match on them ([`Failure`]). A hook that hangs, lies or floods costs the request that asked it, and nobody else.
+//! A [`Target`] is where one hook is, by URL or by Service, whom it is believed to be and who the server is there; it has its connections
+//! from a pool, those of HTTP/2 with the others at the same server. A [`Target::post`] is one POST of a review: it ends at its deadline
+//! whatever the other side does, follows no redirect, and takes no more than [`ANSWER_BYTES_MAX`]. What goes wrong is told in the words
+//! of Go's client, since people and tests match on them ([`Failure`]). A hook that hangs, lies or floods costs the request that asked it,
+//! and nobody else.
 //!
 //! Upstream's rules: `apiserver/pkg/util/webhook` (client, authentication, service resolver) and `client-go/rest`.
 
@@ -11,12 +12,14 @@ mod address;
 mod answer;
 pub(crate) mod connect;
 mod credentials;
+mod pool;
 mod target;
 pub(crate) mod trust;
 pub(crate) mod words;
 
 pub(crate) use address::Address;
 pub(crate) use credentials::Credentials;
+pub(crate) use pool::Pools;
 pub(crate) use target::{ClientConfig, Target};
 
 use machinery::{Value, status::Status};

@@ -1,36 +1,29 @@
 //! Where a hook is, and one call of it.
-//!
-//! Connections of HTTP/1.1 are kept for the next call, as many as Go keeps for a host. Upstream speaks HTTP/1.1 to all but this
-//! host, since a connection of HTTP/2 would have all calls reach one backend of a Service; so it is here. One of HTTP/2 is shared by
-//! all calls from the moment that it stands.
 
 use super::{
-    Failure, Services, answer, connect,
+    Failure, Services, answer,
     connect::{Place, Sender},
     credentials::Credentials,
-    trust, words,
+    pool::{Pool, Pools},
+    words,
 };
-use crate::offload;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header, response::Parts};
 use http_body_util::Full;
 use machinery::Value;
-use parking_lot::Mutex;
-use rustls::ClientConfig as Tls;
 use rustls_pki_types::ServerName;
 use std::{
-    net::IpAddr,
+    pin::{Pin, pin},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::{Instant, Sleep};
 
-/// Idle connections that are kept to one target, as client-go's transport does.
-const IDLE_MAX: usize = 25;
-/// How long a connection is kept idle, as Go's default transport does.
-const IDLE_LIFE: Duration = Duration::from_secs(90);
 const PORT: u16 = 443;
 /// How often somebody who asks for it is asked again.
 const RETRIES_MAX: usize = 10;
+/// What Go says when a call's time is over.
+const LATE: &str = "context deadline exceeded";
 const AGENT: HeaderValue = HeaderValue::from_static("kube-apiserver-admission");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -76,11 +69,8 @@ pub(crate) struct Target {
     /// What errors name and what is asked: scheme, host, port as given, path.
     base: String,
     uri: Uri,
-    place: Place,
-    server_name: ServerName<'static>,
-    tls: Arc<Tls>,
+    pool: Arc<Pool>,
     authorization: Option<HeaderValue>,
-    idle: Mutex<Vec<(Instant, Sender)>>,
 }
 
 impl std::fmt::Debug for Target {
@@ -90,11 +80,11 @@ impl std::fmt::Debug for Target {
 }
 
 impl Target {
-    /// A target that nobody has been at yet.
+    /// A target that nobody has been at yet, with its server's connections among these.
     ///
     /// # Errors
     /// The configuration cannot be used; in upstream's words.
-    pub(crate) fn new(config: &ClientConfig, credentials: &Credentials) -> Result<Target, String> {
+    pub(crate) fn new(config: &ClientConfig, credentials: &Credentials, pools: &Pools) -> Result<Target, String> {
         let (base, place, named) = match (&config.service, &config.url) {
             (Some(service), _) => {
                 let host = format!("{}.{}.svc", service.name, service.namespace);
@@ -110,10 +100,9 @@ impl Target {
         };
         let who = credentials.of(&format!("{host}:{port}"))?;
         let server_name = ServerName::try_from(named).map_err(|error| format!("parse {base:?}: {error}"))?;
-        let local = matches!(&place, Place::Host { host, .. } if is_local(host));
-        let tls = trust::config(&config.ca_bundle, who.certificate, local)?;
+        let pool = pools.get(place, server_name, &config.ca_bundle, who.certificate)?;
         let uri = base.parse().map_err(|error| format!("parse {base:?}: {error}"))?;
-        Ok(Target { uri, base, place, server_name, tls: Arc::new(tls), authorization: who.authorization, idle: Mutex::default() })
+        Ok(Target { uri, base, pool, authorization: who.authorization })
     }
 
     /// Asks, with a body of JSON, and gives the body of a good answer. `within` is what is told to the other side (`timeout=`) and
@@ -123,60 +112,45 @@ impl Target {
     /// There is no answer by then, or it tells an error.
     pub(crate) async fn post(&self, services: &dyn Services, body: Bytes, within: Duration) -> Result<Bytes, Failure> {
         let query = format!("?timeout={}s", within.as_secs() + u64::from(within.subsec_nanos() > 0));
-        let until = tokio::time::Instant::now() + within;
+        let until = Instant::now() + within;
+        let mut over = pin!(tokio::time::sleep_until(until));
         for _ in 0..RETRIES_MAX {
-            let (parts, body) = self.once(services, &query, body.clone(), until).await?;
+            let (parts, body) = self.once(services, &query, body.clone(), over.as_mut()).await?;
             match wait(&parts) {
                 // Not added to the time: what the other side asks for may be more than there is.
-                Some(wait) if wait < until.saturating_duration_since(tokio::time::Instant::now()) => tokio::time::sleep(wait).await,
+                Some(wait) if wait < until.saturating_duration_since(Instant::now()) => tokio::time::sleep(wait).await,
                 Some(_) => {
-                    tokio::time::sleep_until(until).await;
-                    return Err(Failure::Transport(format!("Post {:?}: context deadline exceeded", format!("{}{query}", self.base))));
+                    over.await;
+                    return Err(Failure::Transport(format!("Post {:?}: {LATE}", format!("{}{query}", self.base))));
                 }
                 None => return answer::judge(&parts, body),
             }
         }
-        let (parts, body) = self.once(services, &query, body, until).await?;
+        let (parts, body) = self.once(services, &query, body, over).await?;
         answer::judge(&parts, body)
     }
 
-    /// One exchange, with its whole body.
-    async fn once(&self, services: &dyn Services, query: &str, body: Bytes, until: tokio::time::Instant) -> Result<(Parts, Bytes), Failure> {
+    /// One exchange, with its whole body, until it is over.
+    async fn once(&self, services: &dyn Services, query: &str, body: Bytes, mut over: Pin<&mut Sleep>) -> Result<(Parts, Bytes), Failure> {
         let shown = |why: String| Failure::Transport(format!("Post {:?}: {why}", format!("{}{query}", self.base)));
-        let answered = tokio::time::timeout_at(until, self.exchange(services, query, body)).await;
-        let late = || "context deadline exceeded".to_owned();
-        let response = answered.unwrap_or_else(|_| Err(late())).map_err(shown)?;
-        let (response, sender) = response;
+        let (response, sender) = in_time(self.exchange(services, query, body), over.as_mut()).await.map_err(shown)?;
         let unread = |why: String| Failure::Transport(format!("unexpected error when reading response body. Please retry. Original error: {why}"));
         let (parts, body) = response.into_parts();
-        let read = tokio::time::timeout_at(until, answer::read(body)).await.unwrap_or_else(|_| Err(late())).map_err(unread)?;
-        self.keep(sender);
+        let read = in_time(answer::read(body), over).await.map_err(unread)?;
+        self.pool.keep(sender);
         Ok((parts, read))
     }
 
     async fn exchange(&self, services: &dyn Services, query: &str, body: Bytes) -> Result<(http::Response<hyper::body::Incoming>, Sender), String> {
         // A kept connection may be closed just now: hyper then gives the request back, unsent.
         loop {
-            let (mut sender, kept) = match self.kept() {
-                Some(sender) => (sender, true),
-                None => {
-                    let made = self.connect(services).await?;
-                    self.share(&made);
-                    (made, false)
-                }
-            };
+            let (mut sender, kept) = self.pool.take(services).await?;
             match sender.send(self.request(query, body.clone(), sender.is_two())?).await {
                 Ok(response) => return Ok((response, sender)),
                 Err(unsent) if kept && unsent.is_unsent() => {}
                 Err(error) => return Err(words::of_http(&error.into_error())),
             }
         }
-    }
-
-    async fn connect(&self, services: &dyn Services) -> Result<Sender, String> {
-        let (host, port) = connect::locate(&self.place, services)?;
-        let (name, tls) = (self.server_name.clone(), Arc::clone(&self.tls));
-        offload::at_home(async move { connect::connect(&host, port, name, tls).await }).await
     }
 
     fn request(&self, query: &str, body: Bytes, two: bool) -> Result<Request<Full<Bytes>>, String> {
@@ -202,32 +176,14 @@ impl Target {
         }
         Ok(request)
     }
+}
 
-    fn kept(&self) -> Option<Sender> {
-        let mut idle = self.idle.lock();
-        idle.retain(|(since, sender)| since.elapsed() < IDLE_LIFE && !sender.is_closed());
-        if let Some((since, shared)) = idle.iter_mut().find_map(|(since, sender)| Some((since, sender.shared()?))) {
-            *since = Instant::now();
-            return Some(shared);
-        }
-        idle.pop().map(|(_, sender)| sender)
-    }
-
-    /// Lets others use what several may use at a time.
-    fn share(&self, sender: &Sender) {
-        let Some(shared) = sender.shared() else { return };
-        let mut idle = self.idle.lock();
-        if !idle.iter().any(|(_, kept)| kept.is_two() && !kept.is_closed()) {
-            idle.push((Instant::now(), shared));
-        }
-    }
-
-    /// Keeps what one call at a time may use, for the next.
-    fn keep(&self, sender: Sender) {
-        let mut idle = self.idle.lock();
-        if !sender.is_two() && idle.len() < IDLE_MAX && !sender.is_closed() {
-            idle.push((Instant::now(), sender));
-        }
+/// The outcome, if it is there before the time is over.
+async fn in_time<T>(outcome: impl Future<Output = Result<T, String>>, over: Pin<&mut Sleep>) -> Result<T, String> {
+    tokio::select! {
+        biased;
+        outcome = outcome => outcome,
+        () = over => Err(LATE.to_owned()),
     }
 }
 
@@ -259,10 +215,6 @@ fn of_url(url: &str) -> Result<(String, Place, String), String> {
     let port = parsed.port_u16().unwrap_or(PORT);
     let authority = parsed.authority().map_or(host, |authority| authority.as_str());
     Ok((format!("https://{authority}{}", joined(parsed.path())), Place::Host { host: bare.clone(), port }, bare))
-}
-
-fn is_local(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]

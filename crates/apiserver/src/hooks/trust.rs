@@ -5,7 +5,7 @@
 //! the authority and tells of the first that is wrong.
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    CipherSuite, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -33,7 +33,12 @@ const FILES: [&str; 6] = [
     "/etc/ssl/cert.pem",
 ];
 
-type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+/// What is offered before the others, as Go does: a server that leaves it to the client takes the one that costs both least.
+const FIRST: [CipherSuite; 3] =
+    [CipherSuite::TLS13_AES_128_GCM_SHA256, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256];
+
+/// A certificate with those between it and its authority, and its key.
+pub(crate) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 /// TLS to a hook: whom to believe (nobody named: the host's authorities), who to be, whether to offer HTTP/2.
 pub(crate) fn config(bundle: &[u8], identity: Option<Identity>, two: bool) -> Result<ClientConfig, String> {
@@ -41,7 +46,9 @@ pub(crate) fn config(bundle: &[u8], identity: Option<Identity>, two: bool) -> Re
     if roots.is_empty() && !bundle.is_empty() {
         return Err("unable to load root certificates: unable to parse bytes as PEM block".into());
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut provider = rustls::crypto::ring::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| !FIRST.contains(&suite.suite()));
+    let provider = Arc::new(provider);
     let verifier = Arc::new(Verifier::new(roots, Arc::clone(&provider)));
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);

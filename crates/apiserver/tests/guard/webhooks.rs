@@ -7,7 +7,15 @@ use crate::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::Method;
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::Notify;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const CONFIGURATIONS: &str = "/apis/admissionregistration.k8s.io/v1/";
@@ -460,7 +468,43 @@ async fn a_webhook_of_this_host_is_asked_on_one_connection() {
     for answer in futures_util::future::join_all(names.iter().map(|name| cluster.post(MAPS, map(name)))).await {
         answer.expect(201);
     }
-    assert_eq!((hook.on("/v").len(), hook.connections.load(std::sync::atomic::Ordering::Relaxed)), (41, 1));
+    assert_eq!((hook.on("/v").len(), hook.connections.load(Ordering::Relaxed)), (41, 1));
+}
+
+/// All hooks at one server of this host share its connections, each of which has room for a hundred calls at a time.
+#[tokio::test]
+async fn webhooks_of_one_server_share_its_connections() {
+    let cluster = Cluster::start().await;
+    let (told, holds) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+    let (tell, held) = (Arc::clone(&told), Arc::clone(&holds));
+    let hook = Hook::start(move |_, request| {
+        if !held.load(Ordering::Relaxed) {
+            return yes();
+        }
+        let review = json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": {"uid": request["uid"], "allowed": true}});
+        Act::After(Arc::clone(&tell), review.to_string())
+    })
+    .await;
+    let hooks = |range: std::ops::Range<u32>| range.map(|n| entry(&format!("v{n}.example.com"), hook.by_url(&format!("/{n}")))).collect();
+    cluster.register("Validating", "one", hooks(0..5)).await;
+    cluster.register("Validating", "two", hooks(5..10)).await;
+    cluster.post(MAPS, map("first")).await.expect(201);
+    assert_eq!((hook.seen.lock().unwrap().len(), hook.connections.load(Ordering::Relaxed)), (10, 1), "who comes at once shares what the first has made");
+
+    holds.store(true, Ordering::Relaxed);
+    let names: Vec<String> = (0..25).map(|n| format!("m{n}")).collect();
+    let mut all = pin!(futures_util::future::join_all(names.iter().map(|name| cluster.post(MAPS, map(name)))));
+    let answers = loop {
+        tokio::select! {
+            answers = &mut all => break answers,
+            () = tokio::time::sleep(Duration::from_millis(1)) => {}
+        }
+        if hook.seen.lock().unwrap().len() == 260 {
+            told.notify_waiters();
+        }
+    };
+    answers.into_iter().for_each(|answer| drop(answer.expect(201)));
+    assert_eq!((hook.seen.lock().unwrap().len(), hook.connections.load(Ordering::Relaxed)), (260, 3));
 }
 
 #[tokio::test]

@@ -2,11 +2,12 @@
 
 use super::{
     super::attributes::{Attributes, Version},
-    scope::{self, CONDITIONS_BUDGET, Scope, Subject},
+    scope::{CONDITIONS_BUDGET, Scope, Subject, Told},
 };
 use crate::gate::policies::Condition;
 use kubecel::Value as Cel;
 use machinery::Value;
+use std::sync::OnceLock;
 
 /// Whether the conditions of a webhook hold; `object` and `old` are in its version.
 ///
@@ -20,8 +21,8 @@ pub(in crate::admission) fn meets(
     object: &Value,
     old: &Value,
 ) -> Result<bool, String> {
-    let request = scope::request(asked, version);
-    let scope = Scope::new(asked.write.cx, Subject { object, old }, &request).with_authorizer(asked);
+    let made = OnceLock::new();
+    let scope = Scope::new(asked.write.cx, Subject { object, old }, Told::of(asked, version, &made)).with_authorizer(asked);
     all(&scope, conditions, ignore)
 }
 

@@ -17,13 +17,13 @@ pub(super) use conditions::meets;
 pub(super) use mutating::admit;
 pub(super) use validating::validate;
 
-use super::attributes::{Attributes, Fits, Version};
+use super::attributes::{Attributes, Version};
 use crate::gate::{
-    policies::{Binding, Policy, of_policy},
+    policies::{Binding, Policy, with_bindings},
     source::Source,
 };
 use machinery::{Value, status::Status};
-use scope::Subject;
+use scope::{Subject, Told};
 use std::{
     borrow::Cow,
     sync::{Arc, OnceLock},
@@ -46,9 +46,9 @@ struct Turned<'s> {
 }
 
 impl Turned<'_> {
-    /// `request` in expressions: made once, and only if there are any.
-    fn request(&self, asked: &Attributes<'_>) -> &Value {
-        self.request.get_or_init(|| scope::request(asked, &self.version))
+    /// `request` in expressions.
+    fn request<'t>(&'t self, asked: &'t Attributes<'t>) -> Told<'t> {
+        Told::of(asked, &self.version, &self.request)
     }
 }
 
@@ -76,10 +76,8 @@ struct Met<'s> {
 
 impl<'s> Met<'s> {
     /// The object in a version that was asked for.
-    fn turned(&self, version: &Version) -> Option<&Turned<'s>> {
-        // Scale is one kind in all versions of what has it; the request tells which was meant.
-        let id = |v: &Version| (v.kind.clone(), v.group.clone(), v.version.clone(), v.resource.clone());
-        self.versions.iter().find(|turned| id(&turned.version) == id(version))
+    fn turned(&self, version: &Arc<Version>) -> Option<&Turned<'s>> {
+        self.versions.iter().find(|turned| Arc::ptr_eq(&turned.version, version) || turned.version.is_same(version))
     }
 
     async fn convert(&mut self, asked: &Attributes<'_>, version: &Arc<Version>, subject: &Subject<'s>) -> Result<(), String> {
@@ -111,14 +109,9 @@ async fn find<'s>(asked: &Attributes<'_>, policies: &Source<Policy>, bindings: &
     }
     let bound = bindings.all().await;
     let mut own = None;
-    for policy in all.iter() {
-        let theirs = of_policy(&bound, &policy.name);
-        if theirs.is_empty() {
-            continue;
-        }
+    for (policy, theirs) in with_bindings(&all, &bound) {
         let version = match matching::of_policy(asked, policy, subject) {
-            Ok(Some(Fits::Own)) => Arc::clone(own.get_or_insert_with(|| Arc::new(asked.version()))),
-            Ok(Some(Fits::Other(version))) => Arc::new(version),
+            Ok(Some(fits)) => fits.version(asked, &mut own),
             Ok(None) => continue,
             Err(why) => {
                 met.misconfigured.push(Misconfigured::new(policy, None, &why));

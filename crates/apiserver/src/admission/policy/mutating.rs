@@ -5,7 +5,7 @@ use super::{
     Invocation, Misconfigured, conditions, find, in_time,
     merge::{self, Unfit},
     namespace_of,
-    scope::{BUDGET, Scope, Subject},
+    scope::{BUDGET, Scope, Subject, Told},
 };
 use crate::own;
 use machinery::{Value, status::Status};
@@ -73,7 +73,7 @@ fn one(
     asked: &Attributes<'_>,
     invocation: &Invocation,
     (object, old): (&Value, &Value),
-    request: &Value,
+    request: Told<'_>,
     namespace: Option<&Value>,
 ) -> Result<Option<Changed>, Status> {
     let (policy, version) = (&*invocation.policy, &invocation.version);

@@ -19,7 +19,7 @@ use machinery::Value;
 use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 /// What the expressions of a policy may cost for one binding and parameter (upstream's `RuntimeCELCostBudget`).
@@ -39,11 +39,35 @@ pub(super) struct Subject<'a> {
     pub(super) old: &'a Value,
 }
 
+/// `request`: the review without its objects. Few expressions read it, so it is made for the first that does.
+#[derive(Clone, Copy)]
+pub(super) struct Told<'v> {
+    made: &'v OnceLock<Value>,
+    of: Option<(&'v Attributes<'v>, &'v Version)>,
+}
+
+impl<'v> Told<'v> {
+    /// What is told of a write in a version, to be kept here.
+    pub(super) fn of(asked: &'v Attributes<'v>, version: &'v Version, made: &'v OnceLock<Value>) -> Told<'v> {
+        Told { made, of: Some((asked, version)) }
+    }
+
+    /// What was made before.
+    #[cfg(test)]
+    fn made(made: &'v OnceLock<Value>) -> Told<'v> {
+        Told { made, of: None }
+    }
+
+    fn value(self) -> &'v Value {
+        self.made.get_or_init(|| self.of.map_or(Value::Null, |(asked, version)| asked.request(version)))
+    }
+}
+
 /// What expressions see.
 pub(super) struct Scope<'v> {
     cx: &'v Context,
     subject: Subject<'v>,
-    request: &'v Value,
+    request: Told<'v>,
     namespace: Option<&'v Value>,
     params: Option<&'v Value>,
     /// Whose rights are asked for, and who answers: made when an expression first reads it.
@@ -65,7 +89,7 @@ pub(super) struct Scope<'v> {
 pub(super) struct Spent(pub(super) String);
 
 impl<'v> Scope<'v> {
-    pub(super) fn new(cx: &'v Context, subject: Subject<'v>, request: &'v Value) -> Scope<'v> {
+    pub(super) fn new(cx: &'v Context, subject: Subject<'v>, request: Told<'v>) -> Scope<'v> {
         Scope {
             cx,
             subject,
@@ -193,7 +217,7 @@ impl<'v> Activation<'v> for Scope<'v> {
         match name {
             "object" => or_null(Some(self.subject.object)),
             "oldObject" => or_null(Some(self.subject.old)),
-            "request" => or_null(Some(self.request)),
+            "request" => or_null(Some(self.request.value())),
             "namespaceObject" => or_null(self.namespace),
             "params" => or_null(self.params),
             "authorizer" => self.authorizer().map(|(own, _)| authorizer::authorizer(Arc::clone(own))),
@@ -207,11 +231,6 @@ impl<'v> Activation<'v> for Scope<'v> {
         let found = self.variables.and_then(|variables| variables.find(field));
         found.map(|(at, variable)| self.variable(at, variable)).transpose()
     }
-}
-
-/// `request`: the review without its objects.
-pub(super) fn request(asked: &Attributes<'_>, version: &Version) -> Value {
-    asked.request(version)
 }
 
 /// Who answers what expressions ask of rights, as whoever sent the request.
@@ -285,8 +304,9 @@ mod tests {
             let spec = json!({"variables": variables, "validations": [{"expression": validation}]});
             let policy = policies::policy(&json!({"metadata": {"name": "p"}, "spec": spec})).remove(0);
             let cx = Context::new(Arc::default(), RequestInfo::default(), String::new(), SystemTime::now());
-            let (object, request) = (json!({"data": {"a": "1"}}), json!({}));
-            let scope = Scope::new(&cx, Subject { object: &object, old: &Value::Null }, &request).with_variables(&policy.variables);
+            let object = json!({"data": {"a": "1"}});
+            let made = OnceLock::from(json!({}));
+            let scope = Scope::new(&cx, Subject { object: &object, old: &Value::Null }, Told::made(&made)).with_variables(&policy.variables);
             let mut budget = BUDGET;
             let value = scope.evaluate(&policy.validations[0].expression, &mut budget).map_err(|spent| spent.0)?;
             Ok(value.map(|value| format!("{value:?}")))

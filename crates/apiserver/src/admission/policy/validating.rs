@@ -47,8 +47,7 @@ pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Valu
         // Who is not converted is among the misconfigured.
         let Some(turned) = met.turned(&invocation.version) else { continue };
         let Ok((object, old)) = &turned.both else { continue };
-        let request = turned.request(asked);
-        let base = || Scope::new(asked.write.cx, Subject { object, old }, request).with_params(invocation.param.as_deref());
+        let base = || Scope::new(asked.write.cx, Subject { object, old }, turned.request(asked)).with_params(invocation.param.as_deref());
         let outcome = run(asked, invocation, namespace.as_ref(), base);
         spent += outcome.spent;
         for denial in outcome.denials {
@@ -106,10 +105,12 @@ fn run<'v>(asked: &'v Attributes<'v>, invocation: &'v Invocation, namespace: Opt
     };
     let scope = || base().with_variables(&policy.variables);
     // A condition sees no namespace.
-    match conditions::all(&scope().with_authorizer(asked), &policy.conditions, policy.ignore) {
-        Ok(true) => {}
-        Ok(false) => return Outcome::default(),
-        Err(why) => return failed(why),
+    if !policy.conditions.is_empty() {
+        match conditions::all(&scope().with_authorizer(asked), &policy.conditions, policy.ignore) {
+            Ok(true) => {}
+            Ok(false) => return Outcome::default(),
+            Err(why) => return failed(why),
+        }
     }
     let mut budget = BUDGET;
     let main = scope().with_namespace(namespace).with_authorizer(asked);
@@ -120,7 +121,7 @@ fn run<'v>(asked: &'v Attributes<'v>, invocation: &'v Invocation, namespace: Opt
             Err(spent) => return failed(spent.0),
         }
     }
-    let messages = messages(policy, &scope().with_namespace(namespace), &mut budget);
+    let messages = messages(policy, || scope().with_namespace(namespace), &mut budget);
     let mut denials = Vec::new();
     for (at, (validation, result)) in policy.validations.iter().zip(results).enumerate() {
         let errs = |why: String| (!policy.ignore).then_some(Denial { message: why, reason: String::new() });
@@ -133,11 +134,15 @@ fn run<'v>(asked: &'v Attributes<'v>, invocation: &'v Invocation, namespace: Opt
             }
         });
     }
-    Outcome { denials, unaudited: audits(policy, &scope().with_namespace(namespace)), spent: BUDGET - budget }
+    Outcome { denials, unaudited: audits(policy, || scope().with_namespace(namespace)), spent: BUDGET - budget }
 }
 
-/// The texts that message expressions give; none where there is none or it failed.
-fn messages<'v>(policy: &'v Policy, scope: &Scope<'v>, budget: &mut u64) -> Result<Vec<Option<String>>, String> {
+/// The texts that message expressions give; none where there is none or it failed. Most policies have none at all.
+fn messages<'v>(policy: &'v Policy, scope: impl FnOnce() -> Scope<'v>, budget: &mut u64) -> Result<Vec<Option<String>>, String> {
+    if policy.validations.iter().all(|validation| validation.message_expression.is_none()) {
+        return Ok(Vec::new());
+    }
+    let scope = scope();
     let one = |validation: &'v Validation, budget: &mut u64| {
         let Some(expression) = &validation.message_expression else { return Ok(None) };
         let value = scope.evaluate(expression, budget).map_err(|spent| spent.0)?;
@@ -154,7 +159,11 @@ fn message(validation: &Validation, computed: Option<&str>) -> String {
 }
 
 /// Why audit annotations have no value: nobody writes an audit log here, but who counts on one is told that it would lack them.
-fn audits<'v>(policy: &'v Policy, scope: &Scope<'v>) -> Vec<String> {
+fn audits<'v>(policy: &'v Policy, scope: impl FnOnce() -> Scope<'v>) -> Vec<String> {
+    if policy.audits.is_empty() {
+        return Vec::new();
+    }
+    let scope = scope();
     let mut budget = BUDGET;
     let mut out = Vec::new();
     for audit in &policy.audits {

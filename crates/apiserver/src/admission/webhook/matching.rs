@@ -6,19 +6,41 @@ use super::super::{
 };
 use crate::{Operation, gate::webhooks::Webhook, world::World};
 use machinery::{Value, labels::Selector, status::Status};
-use std::{collections::HashMap, sync::Arc};
+use std::{ops::Deref, sync::Arc};
 
 /// A webhook that is asked, and the version in which it wants the object.
 pub(super) struct Invocation {
     pub(super) hook: Arc<Webhook>,
-    pub(super) version: Version,
+    pub(super) version: Arc<Version>,
 }
+
+/// An object in another version than the request's, as it was wanted before.
+type Known = Vec<(Arc<Version>, Arc<Value>)>;
 
 /// The object of a write and the one before it, in the versions that webhooks want them in: each is converted once, whoever asks.
 #[derive(Default)]
 pub(super) struct Turned {
-    objects: HashMap<String, Arc<Value>>,
-    olds: HashMap<String, Arc<Value>>,
+    own: Option<Arc<Version>>,
+    objects: Known,
+    olds: Known,
+}
+
+/// An object in the version that a webhook wants.
+pub(super) enum Form<'o> {
+    /// The request's.
+    Own(&'o Value),
+    Turned(Arc<Value>),
+}
+
+impl Deref for Form<'_> {
+    type Target = Value;
+
+    fn deref(&self) -> &Value {
+        match self {
+            Form::Own(value) => value,
+            Form::Turned(value) => value,
+        }
+    }
 }
 
 impl Turned {
@@ -26,18 +48,28 @@ impl Turned {
     ///
     /// # Errors
     /// A webhook does not convert one; in upstream's words.
-    pub(super) async fn of(&mut self, asked: &Attributes<'_>, version: &Version, object: &Value, old: &Value) -> Result<(Arc<Value>, Arc<Value>), String> {
+    pub(super) async fn of<'o>(
+        &mut self,
+        asked: &Attributes<'_>,
+        version: &Arc<Version>,
+        object: &'o Value,
+        old: &'o Value,
+    ) -> Result<(Form<'o>, Form<'o>), String> {
+        if asked.is_as_asked(version) {
+            return Ok((Form::Own(object), Form::Own(old)));
+        }
         let object = Self::one(&mut self.objects, asked, version, object).await?;
-        Ok((object, Self::one(&mut self.olds, asked, version, old).await?))
+        let old = Self::one(&mut self.olds, asked, version, old).await?;
+        Ok((Form::Turned(object), Form::Turned(old)))
     }
 
-    async fn one(known: &mut HashMap<String, Arc<Value>>, asked: &Attributes<'_>, version: &Version, object: &Value) -> Result<Arc<Value>, String> {
-        let name = version.kind.api_version();
-        if let Some(found) = known.get(&name) {
+    async fn one(known: &mut Known, asked: &Attributes<'_>, version: &Arc<Version>, object: &Value) -> Result<Arc<Value>, String> {
+        let same = |other: &Version| (&other.kind.group, &other.kind.version) == (&version.kind.group, &version.kind.version);
+        if let Some((_, found)) = known.iter().find(|(other, _)| same(other)) {
             return Ok(Arc::clone(found));
         }
         let turned = Arc::new(asked.to(version, object.clone()).await?);
-        known.insert(name, Arc::clone(&turned));
+        known.push((Arc::clone(version), Arc::clone(&turned)));
         Ok(turned)
     }
 
@@ -64,7 +96,7 @@ pub(super) async fn find(
         return Ok(None);
     }
     let Some(fits) = asked.fitting(hook.rules.iter(), hook.equivalent) else { return Ok(None) };
-    let version = fits.version(asked);
+    let version = fits.version(asked, &mut turned.own);
     by_namespace?;
     by_object?;
     if !hook.conditions.is_empty() {

@@ -29,8 +29,10 @@ pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Val
         if again.leaves_out(&hook.uid) {
             continue;
         }
-        let (own, before) = Box::pin(turned.of(asked, &invocation.version, viewed, &old)).await.map_err(Status::internal)?;
-        let outcome = Box::pin(one(asked, &invocation, &own, &before)).await;
+        let outcome = {
+            let (own, before) = Box::pin(turned.of(asked, &invocation.version, viewed, &old)).await.map_err(Status::internal)?;
+            Box::pin(one(asked, &invocation, &own, &before)).await
+        };
         let (changed, problem) = match outcome {
             Ok(None) => (false, None),
             Ok(Some(next)) => {

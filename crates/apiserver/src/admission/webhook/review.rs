@@ -4,9 +4,9 @@ use super::super::attributes::{Attributes, Version};
 use crate::{gate::webhooks::Review, hooks::words};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use machinery::{Value, gvk::Gvk, json, tree::json_type};
+use machinery::{Value, json, tree::json_type};
 use parking_lot::Mutex;
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 const GROUP: &str = "admission.k8s.io";
 
@@ -36,8 +36,7 @@ pub(super) struct Forms(Mutex<Vec<Form>>);
 
 struct Form {
     review: Review,
-    resource: String,
-    kind: Gvk,
+    version: Arc<Version>,
     /// The body of the first request, and where its UID stands.
     first: Bytes,
     uid: Range<usize>,
@@ -45,16 +44,16 @@ struct Form {
 
 impl Forms {
     /// A request's body.
-    pub(super) fn body(&self, asked: &Attributes<'_>, version: &Version, review: Review, uid: &str, object: &Value, old: &Value) -> Bytes {
+    pub(super) fn body(&self, asked: &Attributes<'_>, version: &Arc<Version>, review: Review, uid: &str, object: &Value, old: &Value) -> Bytes {
         let mut forms = self.0.lock();
-        let resource = format!("{}/{}/{}", version.group, version.version, version.resource);
-        if let Some(form) = forms.iter().find(|form| form.review == review && form.resource == resource && form.kind == version.kind) {
+        let same = |other: &Arc<Version>| Arc::ptr_eq(other, version) || other.is_same(version);
+        if let Some(form) = forms.iter().find(|form| form.review == review && same(&form.version)) {
             return [&form.first[..form.uid.start], uid.as_bytes(), &form.first[form.uid.end..]].concat().into();
         }
         let body: Bytes = request(asked, version, review, uid, object, old).into();
         // It is made at random for this request, and stands before all that others have written but who asks.
         if let Some(at) = body.windows(uid.len()).position(|text| text == uid.as_bytes()) {
-            forms.push(Form { review, resource, kind: version.kind.clone(), first: body.clone(), uid: at..at + uid.len() });
+            forms.push(Form { review, version: Arc::clone(version), first: body.clone(), uid: at..at + uid.len() });
         }
         body
     }
