@@ -1,6 +1,6 @@
 //! A walk through what people do with kubectl, on the example application.
 
-use cluster_tests::{Cluster, IMAGE, PATIENCE, example, http, process, process::Running, words};
+use cluster_tests::{Cluster, IMAGE, PATIENCE, example, http, kubectl, process, process::Running, words};
 use serde_json::Value;
 use std::{fs, path::Path, process::Command};
 
@@ -327,4 +327,48 @@ fn a_following_log_survives_nothing_less_than_its_container() {
     assert_eq!(whole.matches("serves on").count(), 1, "{whole}");
     contains_all(&cluster.try_kubectl(&words("exec web -- /knarr demo --help")).assert_ok().stdout, &["Usage: knarr demo"]);
     cluster.kubectl("delete pod web --timeout=30s");
+}
+
+/// A port that nobody uses, nor will soon.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("its address").port()
+}
+
+#[test]
+fn metrics_of_the_control_plane() {
+    let (scheduler, controllers) = (free_port(), free_port());
+    let ports = ["--scheduler-secure-port".to_owned(), scheduler.to_string(), "--controllers-secure-port".to_owned(), controllers.to_string()];
+    let mut cluster = Cluster::new("metrics").with(&ports.each_ref().map(String::as_str));
+    cluster.start(&[]).assert_ok();
+    // A cluster beside another has its ports at its node's own address.
+    let ip = Some(cluster.node_ip()).filter(|ip| !ip.starts_with("10.244.")).unwrap_or_else(|| "127.0.0.1".to_owned());
+    let at = |port: u16, path: &str, who: &str| format!("get --raw {path} --server https://{ip}:{port} --insecure-skip-tls-verify {who}");
+    assert_eq!(cluster.kubectl(&at(scheduler, "/readyz", "")), "ok");
+    assert_eq!(cluster.kubectl(&at(controllers, "/healthz/deployment-controller", "")), "ok");
+    cluster.apply("apiVersion: v1\nkind: Pod\nmetadata: {name: waits}\nspec: {nodeSelector: {no: where}, containers: [{name: c, image: x, resources: {requests: {cpu: 250m}}}]}\n").assert_ok();
+    cluster.kubectl("wait --for=condition=PodScheduled=False pod/waits --timeout=60s");
+    let told = cluster.kubectl(&at(scheduler, "/metrics", ""));
+    assert!(told.lines().any(|l| l == "scheduler_pending_pods{queue=\"unschedulable\"} 1"), "{told}");
+    assert!(told.contains("scheduler_schedule_attempts_total{profile=\"default-scheduler\",result=\"unschedulable\"} "), "{told}");
+    let resources = cluster.kubectl(&at(scheduler, "/metrics/resources", ""));
+    assert!(resources.contains("pod=\"waits\"") && resources.contains("unit=\"cores\"} 0.25"), "{resources}");
+    let told = cluster.kubectl(&at(controllers, "/metrics", ""));
+    assert!(told.contains("workqueue_adds_total{name=\"serviceaccount\"}"), "{told}");
+    assert!(told.contains("rest_client_requests_total{code=\"201\""), "{told}");
+    // Who may is the API server's to say.
+    cluster.kubectl("create serviceaccount watcher");
+    let token = cluster.kubectl("create token watcher");
+    // Without the administrator's certificate, which would count.
+    let watch = |port: u16| {
+        let mut kubectl = Command::new(kubectl());
+        kubectl.args(words(&at(port, "/metrics", "--kubeconfig /dev/null"))).args(["--token", token.trim()]);
+        process::run(&mut kubectl, b"", PATIENCE)
+    };
+    let why = watch(scheduler).assert_fails();
+    assert!(why.contains("orbidden"), "{why}");
+    cluster.kubectl("create clusterrolebinding watcher --clusterrole=system:monitoring --serviceaccount=default:watcher");
+    // What the scheduler was told before it believes for ten seconds.
+    assert!(watch(controllers).assert_ok().stdout.contains("process_start_time_seconds"));
+    cluster.down();
 }

@@ -25,6 +25,7 @@ use crate::list::List;
 use crate::object::{Object, Plural};
 use crate::params::{DeleteParams, ListParams, Patch, PatchParams};
 use crate::partial::PartialObject;
+use crate::request_metrics::RequestMetrics;
 use crate::transport::{Body, Transport};
 use crate::watch::{self, Event, Frames};
 
@@ -66,6 +67,13 @@ impl Client {
         if let Ok(value) = HeaderValue::from_str(name) {
             self.user_agent = value;
         }
+        self
+    }
+
+    /// The same, with its requests counted.
+    #[must_use]
+    pub fn counted(mut self, metrics: &RequestMetrics) -> Self {
+        self.transport = metrics.over(self.transport);
         self
     }
 

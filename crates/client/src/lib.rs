@@ -7,6 +7,7 @@
 
 mod api;
 mod codec;
+mod delegated;
 pub mod devices;
 mod error;
 mod failover;
@@ -20,14 +21,17 @@ mod object;
 mod params;
 mod partial;
 mod queue;
+mod queue_metrics;
 mod recorder;
 mod report;
+mod request_metrics;
 mod tls;
 mod transport;
 mod watch;
 
 pub use api::{Api, Client, escape};
 pub use codec::{Coded, Frame, Told, typed};
+pub use delegated::{Asker, Delegated};
 pub use error::{Error, Result};
 pub use failover::Failover;
 pub use http_transport::HttpTransport;
@@ -38,8 +42,10 @@ pub use object::{Meta, Object, ObjectKey, Plural, object_reference, own_claim};
 pub use params::{DeleteParams, ListParams, Patch, PatchParams, Preconditions, Propagation};
 pub use partial::PartialObject;
 pub use queue::{Backoff, WorkQueue};
+pub use queue_metrics::QueueMetrics;
 pub use recorder::{EventType, Recorder};
 pub use report::Reports;
+pub use request_metrics::RequestMetrics;
 pub use transport::{Body, BoxError, Transport};
 pub use watch::Event;
 

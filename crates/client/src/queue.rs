@@ -4,14 +4,16 @@
 //! worked on is queued again when its worker is done; no key is worked on by two at the same time. Delays are those of
 //! tokio's clock, so tests pause it.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::queue_metrics::{Busy, QueueMetrics, Told};
 
 /// How long a failed key waits: doubling from `base` to `max` with each failure in a row.
 #[derive(Clone, Copy, Debug)]
@@ -55,14 +57,17 @@ struct Shared<T> {
     state: Mutex<State<T>>,
     changed: Notify,
     backoff: Backoff,
+    /// What counts what happens here, if anything does.
+    told: OnceLock<Told>,
 }
 
 #[derive(Debug)]
 struct State<T> {
     ready: VecDeque<T>,
-    /// In `ready`, or to be queued once its worker is done.
-    dirty: HashSet<T>,
-    working: HashSet<T>,
+    /// In `ready`, or to be queued once its worker is done; since when.
+    dirty: HashMap<T, Instant>,
+    /// With workers, since when.
+    working: HashMap<T, Instant>,
     /// When a key is due, and the reverse; the number breaks ties.
     due: HashMap<T, (Instant, u64)>,
     waiting: BTreeMap<(Instant, u64), T>,
@@ -83,32 +88,48 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
     pub fn new(backoff: Backoff) -> Self {
         let state = State {
             ready: VecDeque::new(),
-            dirty: HashSet::new(),
-            working: HashSet::new(),
+            dirty: HashMap::new(),
+            working: HashMap::new(),
             due: HashMap::new(),
             waiting: BTreeMap::new(),
             sequence: 0,
             failures: HashMap::new(),
             closed: false,
         };
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), changed: Notify::new(), backoff }) }
+        Self { shared: Arc::new(Shared { state: Mutex::new(state), changed: Notify::new(), backoff, told: OnceLock::new() }) }
+    }
+
+    /// Counts what happens from now on, under this name. The first name stays.
+    pub fn measure(&self, metrics: &QueueMetrics, name: &str)
+    where
+        T: Send + Sync + 'static,
+    {
+        if self.shared.told.get().is_none() {
+            let told = metrics.queue(name, Arc::downgrade(&self.shared) as _);
+            // Another thread may have been quicker: then it is that one's.
+            let _ = self.shared.told.set(told);
+        }
     }
 
     /// Queues a key.
     pub fn add(&self, key: T) {
-        if self.shared.state.lock().add(key) {
+        if self.shared.state.lock().add(key, Instant::now(), self.shared.told.get()) {
             self.shared.changed.notify_one();
         }
     }
 
     /// Queues a key after a while; of several delays the soonest counts.
     pub fn add_after(&self, key: T, delay: Duration) {
-        if delay.is_zero() {
-            return self.add(key);
-        }
         let mut state = self.shared.state.lock();
         if state.closed {
             return;
+        }
+        if let Some(told) = self.shared.told.get() {
+            told.retries.inc();
+        }
+        if delay.is_zero() {
+            drop(state);
+            return self.add(key);
         }
         let due = Instant::now() + delay;
         match state.due.get(&key) {
@@ -155,15 +176,20 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
             let changed = self.shared.changed.notified();
             let next = {
                 let mut state = self.shared.state.lock();
-                state.wake(Instant::now());
+                let now = Instant::now();
+                state.wake(now, self.shared.told.get());
                 if state.closed {
                     // Every waiting worker must learn of it.
                     self.shared.changed.notify_one();
                     return None;
                 }
                 if let Some(key) = state.ready.pop_front() {
-                    state.dirty.remove(&key);
-                    state.working.insert(key.clone());
+                    let since = state.dirty.remove(&key);
+                    state.working.insert(key.clone(), now);
+                    if let Some(told) = self.shared.told.get() {
+                        told.depth.add(-1);
+                        told.waited.took(since.map(|since| now - since).unwrap_or_default());
+                    }
                     if !state.ready.is_empty() || !state.waiting.is_empty() {
                         // This wake-up may have been meant for more than one worker.
                         self.shared.changed.notify_one();
@@ -182,8 +208,10 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
     /// The work on a key is over.
     pub fn done(&self, key: &T) {
         let mut state = self.shared.state.lock();
-        state.working.remove(key);
-        if state.dirty.contains(key) {
+        if let (Some(since), Some(told)) = (state.working.remove(key), self.shared.told.get()) {
+            told.worked.took(since.elapsed());
+        }
+        if state.dirty.contains_key(key) {
             state.ready.push_back(key.clone());
             drop(state);
             self.shared.changed.notify_one();
@@ -210,13 +238,26 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
     }
 }
 
+impl<T: Send + Sync> Busy for Shared<T> {
+    fn working(&self) -> (Duration, Duration) {
+        let (state, now) = (self.state.lock(), Instant::now());
+        let each = state.working.values().map(|since| now - *since);
+        each.fold((Duration::ZERO, Duration::ZERO), |(all, longest), one| (all + one, longest.max(one)))
+    }
+}
+
 impl<T: Eq + Hash + Clone> State<T> {
     /// Whether a worker is to be woken.
-    fn add(&mut self, key: T) -> bool {
-        if self.closed || !self.dirty.insert(key.clone()) {
+    fn add(&mut self, key: T, now: Instant, told: Option<&Told>) -> bool {
+        if self.closed || self.dirty.contains_key(&key) {
             return false;
         }
-        if self.working.contains(&key) {
+        self.dirty.insert(key.clone(), now);
+        if let Some(told) = told {
+            told.adds.inc();
+            told.depth.add(1);
+        }
+        if self.working.contains_key(&key) {
             return false;
         }
         self.ready.push_back(key);
@@ -224,14 +265,14 @@ impl<T: Eq + Hash + Clone> State<T> {
     }
 
     /// Queues what is due.
-    fn wake(&mut self, now: Instant) {
+    fn wake(&mut self, now: Instant, told: Option<&Told>) {
         while let Some(entry) = self.waiting.first_entry() {
             if entry.key().0 > now {
                 break;
             }
             let key = entry.remove();
             self.due.remove(&key);
-            self.add(key);
+            self.add(key, now, told);
         }
     }
 }
@@ -282,6 +323,61 @@ mod tests {
         assert_eq!(start.elapsed(), Duration::from_secs(1));
         queue.done(&"a");
         assert!(tokio::time::timeout(Duration::from_secs(100), queue.get()).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_happens_is_counted_under_the_original_s_names() {
+        let (registry, queue) = (instruments::Registry::default(), WorkQueue::default());
+        queue.measure(&QueueMetrics::new(&registry), "letters");
+        let samples = || {
+            let of = |line: &&str| !line.starts_with('#') && !line.contains("_bucket{");
+            let text = registry.text();
+            let short = |line: &str| line.trim_start_matches("workqueue_").replace("{name=\"letters\"}", "");
+            text.lines().filter(of).map(short).collect::<Vec<_>>()
+        };
+        queue.add("a");
+        queue.add("a");
+        queue.add("b");
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(queue.get().await, Some("a"));
+        queue.add("a");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(
+            samples(),
+            [
+                "adds_total 3",
+                // One is ready, one will be when its worker is done.
+                "depth 2",
+                "longest_running_processor_seconds 2",
+                "queue_duration_seconds_sum 3",
+                "queue_duration_seconds_count 1",
+                "retries_total 0",
+                "unfinished_work_seconds 2",
+                "work_duration_seconds_sum 0",
+                "work_duration_seconds_count 0",
+            ]
+        );
+        queue.add_rate_limited("a");
+        queue.done(&"a");
+        assert_eq!((queue.get().await, queue.get().await), (Some("b"), Some("a")));
+        queue.done(&"b");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let now = samples();
+        assert_eq!(now[..2], ["adds_total 3", "depth 0"], "the failure's turn has not come");
+        assert_eq!(
+            now[2..],
+            [
+                "longest_running_processor_seconds 1",
+                "queue_duration_seconds_sum 10",
+                "queue_duration_seconds_count 3",
+                "retries_total 1",
+                "unfinished_work_seconds 1",
+                "work_duration_seconds_sum 2",
+                "work_duration_seconds_count 2",
+            ]
+        );
+        drop(queue);
+        assert!(!registry.text().contains("unfinished_work_seconds{"), "nobody works on it any more");
     }
 
     #[tokio::test(start_paused = true)]

@@ -89,6 +89,7 @@ pub fn signature(content: &str, id: &str, secret: &[u8]) -> String {
 }
 
 impl Controller for Signer {
+    const QUEUE: &'static str = "bootstrap_signer_queue";
     type Key = ();
 
     async fn reconcile(&self, (): &()) -> Step {

@@ -29,6 +29,7 @@ struct Aggregation {
 }
 
 impl Controller for Aggregation {
+    const QUEUE: &'static str = "ClusterRoleAggregator";
     type Key = String;
 
     async fn reconcile(&self, name: &String) -> Step {

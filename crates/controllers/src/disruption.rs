@@ -164,6 +164,7 @@ fn told(budget: &PodDisruptionBudget) -> String {
 }
 
 impl Controller for Budgets {
+    const QUEUE: &'static str = "disruption";
     type Key = Key;
 
     async fn reconcile(&self, key: &Key) -> Step {

@@ -130,6 +130,7 @@ impl Cleaner {
 }
 
 impl Controller for Cleaner {
+    const QUEUE: &'static str = "legacy-serviceaccount-token-cleaner-controller";
     type Key = ();
 
     async fn reconcile(&self, (): &()) -> Step {

@@ -55,6 +55,7 @@ mod root_ca;
 mod service_account;
 mod service_cidr;
 mod statefulset;
+mod synced;
 mod token_cleaner;
 mod ttl;
 mod volume;
@@ -63,8 +64,9 @@ mod work;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Client, Informers};
+use client::{Client, Informers, QueueMetrics};
 use futures_util::future::{BoxFuture, FutureExt};
+use instruments::{Family, Kind, Registry};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
 use tokio::sync::mpsc;
@@ -99,6 +101,8 @@ pub struct Config {
     pub signing_life: Duration,
     /// The control plane's machine, where nodes of other machines join it: what they need is then done, too.
     pub machines: Option<Machines>,
+    /// Where what the controllers count is told.
+    pub metrics: Registry,
 }
 
 impl Default for Config {
@@ -114,6 +118,7 @@ impl Default for Config {
             signer: None,
             signing_life: Duration::from_secs(365 * 24 * 60 * 60),
             machines: None,
+            metrics: Registry::default(),
         }
     }
 }
@@ -128,6 +133,8 @@ pub enum Error {
     #[error("the {0} ended: {1}")]
     Ended(String, String),
 }
+
+const MANAGED: Family = Family::new("running_managed_controllers", Kind::Gauge, "[ALPHA] Indicates where instances of a controller are currently running");
 
 type Start = fn(Cx) -> BoxFuture<'static, ()>;
 
@@ -199,6 +206,11 @@ impl Config {
         word.unwrap_or_else(|| !OFF.contains(&name) && self.enabled.iter().any(|e| e == "*"))
     }
 
+    /// The names of those that are to run.
+    pub fn running(&self) -> impl Iterator<Item = &'static str> {
+        names().filter(|name| self.runs(name))
+    }
+
     fn check(&self) -> Result<(), Error> {
         let known = |e: &&String| e.as_str() == "*" || names().any(|n| n == e.strip_prefix('-').unwrap_or(e));
         match self.enabled.iter().find(|e| !known(e)) {
@@ -222,7 +234,9 @@ pub async fn run(
 ) -> Result<(), Error> {
     config.check()?;
     let (fatal, mut broken) = mpsc::unbounded_channel();
-    let cx = Cx { config: Arc::new(config), informers, shutdown: shutdown.child_token(), client_for: Arc::new(client_for), fatal };
+    let queues = QueueMetrics::new(&config.metrics);
+    let cx = Cx { config: Arc::new(config), informers, shutdown: shutdown.child_token(), client_for: Arc::new(client_for), fatal, queues };
+    let managed = cx.config.metrics.gauges(&MANAGED, ["manager", "name"]);
     let _end_all = cx.shutdown.clone().drop_guard();
     let mut running = JoinSet::new();
     if let Some(machines) = &cx.config.machines {
@@ -240,8 +254,9 @@ pub async fn run(
         }
     }
     for (name, start) in ALL.iter().filter(|(name, _)| cx.config.runs(name)) {
-        let work = start(cx.clone());
+        let (work, counted) = (start(cx.clone()), managed.with(["kube-controller-manager", name]).hold());
         running.spawn(async move {
+            let _counted = counted;
             work.await;
             *name
         });

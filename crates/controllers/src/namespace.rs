@@ -63,6 +63,7 @@ struct Found {
 }
 
 impl Controller for Namespaces {
+    const QUEUE: &'static str = "namespace";
     type Key = String;
 
     async fn reconcile(&self, name: &String) -> Step {

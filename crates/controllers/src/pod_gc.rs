@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Client, DeleteParams, Delta, Informer, Meta, ObjectKey, Patch, PatchParams, WorkQueue};
+use instruments::{Counter, Family, Kind, Labelled};
 use k8s_openapi::api::core::v1::{Node, Pod};
 
 use crate::meta::created;
@@ -18,11 +19,23 @@ use crate::work::{Controller, Cx, Step};
 /// A node that is gone may come back: its pods wait (upstream `quarantineTime`).
 const QUARANTINE: Duration = Duration::from_secs(40);
 
+const REMOVED: Family = Family::new(
+    "pod_gc_collector_force_delete_pods_total",
+    Kind::Counter,
+    "[ALPHA] Number of pods that are being forcefully deleted since the Pod GC Controller started.",
+);
+const FAILED: Family = Family::new(
+    "pod_gc_collector_force_delete_pod_errors_total",
+    Kind::Counter,
+    "[ALPHA] Number of errors encountered when forcefully deleting the pods since the Pod GC Controller started.",
+);
+
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("pod-garbage-collector");
     let (nodes, pods) = (cx.informers.informer(), cx.informers.informer());
-    let collector = Arc::new(Collector { client, nodes, pods, ended_max: cx.config.terminated_pods_max });
+    let (removed, failed) = (cx.metrics().counters(&REMOVED, ["namespace", "reason"]), cx.metrics().counters(&FAILED, ["namespace", "reason"]));
+    let collector = Arc::new(Collector { client, nodes, pods, ended_max: cx.config.terminated_pods_max, removed, failed });
     pods::index_node(&collector.pods);
     cx.setup(&collector).on(&collector.nodes, Collector::heard_node).on(&collector.pods, Collector::heard_pod).work(1).await;
 }
@@ -41,6 +54,38 @@ struct Collector {
     nodes: Informer<Node>,
     pods: Informer<Pod>,
     ended_max: usize,
+    removed: Arc<Labelled<2, Counter>>,
+    failed: Arc<Labelled<2, Counter>>,
+}
+
+/// Why a pod is removed.
+#[derive(Clone, Copy)]
+enum Why {
+    Terminated,
+    Unscheduled,
+    OutOfService,
+    Orphaned,
+}
+
+impl Why {
+    /// As it is counted.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Terminated => "terminated",
+            Self::Unscheduled => "unscheduled",
+            Self::OutOfService => "out-of-service",
+            Self::Orphaned => "orphaned",
+        }
+    }
+
+    /// What is told of it, if the pod itself cannot tell its end.
+    fn told(self) -> Option<&'static str> {
+        match self {
+            Self::Terminated | Self::Unscheduled => None,
+            Self::OutOfService => Some("PodGC: node out of service"),
+            Self::Orphaned => Some("PodGC: node no longer exists"),
+        }
+    }
 }
 
 fn is_out_of_service(node: &Node) -> bool {
@@ -48,13 +93,14 @@ fn is_out_of_service(node: &Node) -> bool {
 }
 
 impl Controller for Collector {
+    const QUEUE: &'static str = "orphaned_pods_nodes";
     type Key = Key;
 
     async fn reconcile(&self, key: &Key) -> Step {
         match key {
             Key::Pod(key) => {
                 if let Some(pod) = self.pods.get_key(key).filter(|p| p.is_deleting() && pods::node_name(p).is_empty()) {
-                    self.remove(&pod, None).await?;
+                    self.remove(&pod, Why::Unscheduled).await?;
                 }
             }
             Key::Node(name) => self.node(name).await?,
@@ -99,7 +145,7 @@ impl Collector {
         if let Some(node) = self.nodes.get("", name) {
             if is_out_of_service(&node) {
                 for pod in pods.iter().filter(|p| p.is_deleting()) {
-                    self.remove(pod, Some("PodGC: node out of service")).await?;
+                    self.remove(pod, Why::OutOfService).await?;
                 }
             }
             return Ok(());
@@ -108,7 +154,7 @@ impl Collector {
             return Ok(());
         }
         for pod in &pods {
-            self.remove(pod, Some("PodGC: node no longer exists")).await?;
+            self.remove(pod, Why::Orphaned).await?;
         }
         Ok(())
     }
@@ -121,12 +167,22 @@ impl Collector {
         }
         ended.sort_by(|a, b| created(&**a).cmp(&created(&**b)).then_with(|| a.name().cmp(b.name())));
         for pod in &ended[..ended.len() - self.ended_max] {
-            self.remove(pod, None).await?;
+            self.remove(pod, Why::Terminated).await?;
         }
         Ok(())
     }
 
-    async fn remove(&self, pod: &Pod, why: Option<&str>) -> client::Result<()> {
+    async fn remove(&self, pod: &Pod, why: Why) -> client::Result<()> {
+        let labels = [pod.namespace(), why.reason()];
+        self.removed.with(labels).inc();
+        let done = self.delete(pod, why.told()).await;
+        if done.is_err() {
+            self.failed.with(labels).inc();
+        }
+        done
+    }
+
+    async fn delete(&self, pod: &Pod, why: Option<&str>) -> client::Result<()> {
         let api = self.client.namespaced::<Pod>(pod.namespace());
         if let Some(why) = why.filter(|_| !pods::is_terminal(pod)) {
             let patch = disruption(pod, "DeletionByPodGC", why, Some("Failed"));

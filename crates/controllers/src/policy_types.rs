@@ -51,6 +51,7 @@ struct Types {
 type Gvk = (String, String, String);
 
 impl Controller for Types {
+    const QUEUE: &'static str = "validatingadmissionpolicy-status";
     type Key = String;
 
     async fn reconcile(&self, name: &String) -> Step {

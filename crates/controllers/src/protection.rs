@@ -86,6 +86,9 @@ fn heard<K>(queue: &WorkQueue<ObjectKey>, change: &Delta<K>, classes: fn(&K) -> 
 
 /// Who may use an object of a kind.
 trait Users<K>: Send + Sync + 'static {
+    /// The queue's name.
+    const QUEUE: &'static str;
+
     /// Whether somebody does.
     fn use_it(&self, client: &Client, object: &K) -> impl Future<Output = client::Result<bool>> + Send;
 }
@@ -99,6 +102,7 @@ struct Protector<K: Object, U> {
 }
 
 impl<K: Object + k8s_openapi::Resource, U: Users<K>> Controller for Protector<K, U> {
+    const QUEUE: &'static str = U::QUEUE;
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {
@@ -128,6 +132,8 @@ impl Pods {
 }
 
 impl Users<PersistentVolumeClaim> for Pods {
+    const QUEUE: &'static str = "pvcprotection";
+
     async fn use_it(&self, client: &Client, claim: &PersistentVolumeClaim) -> client::Result<bool> {
         if pods_of(&self.0, &claim.key()).iter().any(|pod| uses(pod, claim)) {
             return Ok(true);
@@ -142,6 +148,8 @@ impl Users<PersistentVolumeClaim> for Pods {
 struct Binding;
 
 impl Users<PersistentVolume> for Binding {
+    const QUEUE: &'static str = "pvprotection";
+
     async fn use_it(&self, _: &Client, volume: &PersistentVolume) -> client::Result<bool> {
         Ok(volume.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Bound")))
     }
@@ -154,6 +162,8 @@ struct Named {
 }
 
 impl Users<VolumeAttributesClass> for Named {
+    const QUEUE: &'static str = "vacprotection";
+
     async fn use_it(&self, _: &Client, class: &VolumeAttributesClass) -> client::Result<bool> {
         let name = class.name();
         Ok(self.claims.list().iter().any(|claim| claim_classes(claim).contains(&name)) || self.volumes.list().iter().any(|v| volume_classes(v).contains(&name)))

@@ -214,6 +214,7 @@ fn resource_of(name: &str) -> &str {
 }
 
 impl Controller for Quotas {
+    const QUEUE: &'static str = "resourcequota_primary";
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {

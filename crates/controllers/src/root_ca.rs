@@ -8,15 +8,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use client::{Client, Informer, ListParams, Meta};
+use instruments::{Family, Kind};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 
 use crate::meta::{annotations, annotations_mut, new_meta};
 use crate::service_account::{heard_namespace, is_active};
+use crate::synced::Synced;
 use crate::work::{Controller, Cx, Step};
 
 const NAME: &str = "kube-root-ca.crt";
 const DESCRIPTION: &str = "kubernetes.io/description";
 const DESCRIBED: &str = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters.";
+
+const SYNCS: Family = Family::new("root_ca_cert_publisher_sync_total", Kind::Counter, "[ALPHA] Number of namespace syncs happened in root ca cert publisher.");
+const SYNC: Family =
+    Family::new("root_ca_cert_publisher_sync_duration_seconds", Kind::Histogram, "[ALPHA] Number of namespace syncs happened in root ca cert publisher.");
 
 /// Runs the controller until the end; without an authority there is nothing to publish.
 pub(crate) async fn run(cx: Cx) {
@@ -28,6 +34,7 @@ pub(crate) async fn run(cx: Cx) {
         root_ca: cx.config.root_ca.clone(),
         namespaces: cx.informers.informer(),
         maps: cx.informers.informer_with(ListParams::fields(format!("metadata.name={NAME}"))),
+        synced: Synced::new(cx.metrics(), &SYNCS, &SYNC),
     });
     cx.setup(&controller)
         .on(&controller.namespaces, |_, queue, change| heard_namespace(queue, change))
@@ -41,12 +48,20 @@ struct Publisher {
     root_ca: String,
     namespaces: Informer<Namespace>,
     maps: Informer<ConfigMap>,
+    synced: Synced,
 }
 
 impl Controller for Publisher {
+    const QUEUE: &'static str = "root_ca_cert_publisher";
     type Key = String;
 
     async fn reconcile(&self, namespace: &String) -> Step {
+        self.synced.count(self.publish(namespace)).await
+    }
+}
+
+impl Publisher {
+    async fn publish(&self, namespace: &str) -> Step {
         if !self.namespaces.get("", namespace).is_some_and(|ns| is_active(&ns)) {
             return Ok(None);
         }

@@ -34,6 +34,7 @@ struct Accounts {
 }
 
 impl Controller for Accounts {
+    const QUEUE: &'static str = "serviceaccount";
     type Key = String;
 
     async fn reconcile(&self, namespace: &String) -> Step {

@@ -129,6 +129,7 @@ fn settled<T>(written: client::Result<T>) -> client::Result<()> {
 }
 
 impl Controller for Ranges {
+    const QUEUE: &'static str = "ipaddresses";
     type Key = String;
 
     async fn reconcile(&self, name: &String) -> Step {

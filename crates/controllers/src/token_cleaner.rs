@@ -42,6 +42,7 @@ pub(crate) fn left(token: &Secret) -> Option<Duration> {
 }
 
 impl Controller for Cleaner {
+    const QUEUE: &'static str = "token_cleaner";
     type Key = String;
 
     async fn reconcile(&self, name: &String) -> Step {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use client::{Client, DeleteParams, Informer, Meta, ObjectKey, Preconditions, Propagation};
+use instruments::{Family, Histogram, Kind, exponential};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::jiff::Timestamp;
 
@@ -10,10 +11,17 @@ use crate::job::finished_at;
 use crate::meta::{between, plus, secs};
 use crate::work::{Controller, Cx, Step};
 
+const LATE: Family = Family::new(
+    "ttl_after_finished_controller_job_deletion_duration_seconds",
+    Kind::Histogram,
+    "[ALPHA] The time it took to delete the job since it became eligible for deletion",
+);
+static LATE_S: [f64; 14] = exponential(0.1, 2.0);
+
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("ttl-after-finished-controller");
-    let controller = Arc::new(Ttl { client, jobs: cx.informers.informer() });
+    let controller = Arc::new(Ttl { client, jobs: cx.informers.informer(), late: cx.metrics().histogram(&LATE, &LATE_S) });
     cx.setup(&controller)
         .on(&controller.jobs, |_, queue, change| {
             let job = change.object();
@@ -28,6 +36,8 @@ pub(crate) async fn run(cx: Cx) {
 struct Ttl {
     client: Client,
     jobs: Informer<Job>,
+    /// How much later than their times jobs are deleted.
+    late: Arc<Histogram>,
 }
 
 /// When a job is to go; none while it is under way, or without such a wish.
@@ -37,6 +47,7 @@ fn ends(job: &Job) -> Option<Timestamp> {
 }
 
 impl Controller for Ttl {
+    const QUEUE: &'static str = "ttl_jobs_to_delete";
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {
@@ -50,7 +61,11 @@ impl Controller for Ttl {
         let params = DeleteParams { propagation: Some(Propagation::Foreground), preconditions, ..DeleteParams::default() };
         match self.client.namespaced::<Job>(&key.namespace).delete(&key.name, &params).await {
             Err(error) if !error.is_not_found() => Err(error),
-            _ => Ok(None),
+            Err(_) => Ok(None),
+            Ok(()) => {
+                self.late.took(between(end, client::timestamp()));
+                Ok(None)
+            }
         }
     }
 }

@@ -21,8 +21,9 @@ use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Client, Delta, Informer, Informers, Object, ObjectKey, Recorder, WorkQueue};
+use client::{Client, Delta, Informer, Informers, Object, ObjectKey, QueueMetrics, Recorder, WorkQueue};
 use futures_util::future::{BoxFuture, FutureExt};
+use instruments::Registry;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +46,8 @@ pub(crate) type Step = client::Result<Option<Duration>>;
 
 /// Moves the world, one key at a time.
 pub(crate) trait Controller: Send + Sync + 'static {
+    /// The queue's name in metrics: the original's, where it has such a queue.
+    const QUEUE: &'static str;
     /// What is worked on: most often an object's key.
     type Key: Clone + Eq + Hash + Debug + Send + Sync + 'static;
 
@@ -61,12 +64,19 @@ pub(crate) struct Cx {
     pub(crate) client_for: Arc<dyn Fn(&str) -> Client + Send + Sync>,
     /// Told of what must not be lived on with.
     pub(crate) fatal: mpsc::UnboundedSender<String>,
+    /// What is counted of all queues.
+    pub(crate) queues: QueueMetrics,
 }
 
 impl Cx {
     /// The client of a controller's service account.
     pub(crate) fn client(&self, account: &str) -> Client {
         (self.client_for)(account)
+    }
+
+    /// Where what a controller counts is told.
+    pub(crate) fn metrics(&self) -> &Registry {
+        &self.config.metrics
     }
 
     /// Events as this component tells them.
@@ -105,6 +115,7 @@ impl Cx {
 
     /// Begins to set a controller up that queues keys by itself, too.
     pub(crate) fn setup_with<C: Controller>(&self, queue: WorkQueue<C::Key>, controller: &Arc<C>) -> Setup<C> {
+        queue.measure(&self.queues, C::QUEUE);
         Setup { cx: self.clone(), controller: controller.clone(), queue, first_lists: Vec::new() }
     }
 
@@ -270,7 +281,8 @@ mod tests {
         let client = Client::new(Arc::new(Silent));
         let shutdown = CancellationToken::new();
         let informers = Informers::new(client.clone(), shutdown.clone());
-        (Cx { config: Arc::default(), informers, shutdown, client_for: Arc::new(move |_| client.clone()), fatal }, told)
+        let queues = QueueMetrics::new(&instruments::Registry::default());
+        (Cx { config: Arc::default(), informers, shutdown, client_for: Arc::new(move |_| client.clone()), fatal, queues }, told)
     }
 
     fn maps(count: usize) -> Informer<ConfigMap> {
@@ -321,6 +333,7 @@ mod tests {
     }
 
     impl Controller for Falls {
+        const QUEUE: &'static str = "falls";
         type Key = u32;
 
         async fn reconcile(&self, _: &u32) -> Step {

@@ -19,6 +19,9 @@ use std::{
 /// The original's.
 const NODE_MONITOR_GRACE: &str = "50s";
 const SIGNING_LIFE: &str = "8760h0m0s";
+/// Where the originals serve health and metrics.
+pub const SCHEDULER_PORT: u16 = 10259;
+pub const CONTROLLERS_PORT: u16 = 10257;
 
 /// Kubernetes v1.37 in one program.
 #[derive(Debug, Parser)]
@@ -149,6 +152,12 @@ pub struct Up {
     /// Profiles, plugins and extenders of the scheduler: a KubeSchedulerConfiguration, as kube-scheduler reads it
     #[arg(long)]
     pub scheduler_config: Option<PathBuf>,
+    /// Port of the scheduler's own health and metrics, on loopback, and for a further cluster at its node's address; 0: none
+    #[arg(long, default_value_t = SCHEDULER_PORT)]
+    pub scheduler_secure_port: u16,
+    /// Port of the controllers' own health and metrics, likewise; 0: none
+    #[arg(long, default_value_t = CONTROLLERS_PORT)]
+    pub controllers_secure_port: u16,
     /// How long a node may give no sign of life before it is taken for dead, as kube-controller-manager has it
     #[arg(long, default_value = NODE_MONITOR_GRACE, value_parser = positive)]
     pub node_monitor_grace_period: Duration,
@@ -396,12 +405,34 @@ pub struct Leader {
     pub leader_elect: bool,
 }
 
+/// Where a part that runs alone serves its own health and metrics, and what it shows there.
+#[derive(Debug, Clone, Args)]
+pub struct Serving {
+    /// Address of the part's own health and metrics
+    #[arg(long, default_value = "127.0.0.1")]
+    pub bind_address: IpAddr,
+    /// Port of the part's own health and metrics, as the original's; 0: none [default: 10259 of the scheduler, 10257 of the controllers]
+    #[arg(long)]
+    pub secure_port: Option<u16>,
+    /// Authority of the clients that show certificates there [default: the API server's, as it tells it]
+    #[arg(long)]
+    pub client_ca_file: Option<PathBuf>,
+    /// Certificate that is shown there [default: one that the part signs itself]
+    #[arg(long, requires = "tls_private_key_file")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// Its key
+    #[arg(long, requires = "tls_cert_file")]
+    pub tls_private_key_file: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub struct Scheduler {
     #[command(flatten)]
     pub part: Part,
     #[command(flatten)]
     pub leader: Leader,
+    #[command(flatten)]
+    pub serving: Serving,
     /// Profiles, plugins and extenders: a KubeSchedulerConfiguration, as kube-scheduler reads it
     #[arg(long)]
     pub config: Option<PathBuf>,
@@ -413,6 +444,8 @@ pub struct Controllers {
     pub part: Part,
     #[command(flatten)]
     pub leader: Leader,
+    #[command(flatten)]
+    pub serving: Serving,
     /// The controllers to run: `*` for all, `NAME`, `-NAME`
     #[arg(long, value_delimiter = ',', default_value = "*")]
     pub controllers: Vec<String>,

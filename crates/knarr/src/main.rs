@@ -34,6 +34,7 @@ mod node_rights;
 mod nodes;
 mod part;
 mod parts;
+mod port;
 mod preflight;
 mod progress;
 mod reach;

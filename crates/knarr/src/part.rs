@@ -2,10 +2,11 @@
 
 use crate::{
     accounts::Accounts,
-    cli::{Controllers, Dns, Kubelet, Leader, Part, Proxy, Scheduler},
+    cli::{CONTROLLERS_PORT, Controllers, Dns, Kubelet, Leader, Part, Proxy, SCHEDULER_PORT, Scheduler, Serving},
     cluster::{Cluster, Work},
     host, image,
     log::log,
+    port::{self, Check, Pages},
     preflight,
     progress::Steps,
     serve::node_own_ports,
@@ -13,17 +14,19 @@ use crate::{
 };
 use anyhow::Context as _;
 use client::lease::{self, LeaderElector, Term};
-use client::{Client, Endpoint, HttpTransport, Informers, Reports};
+use client::{Client, Delegated, Endpoint, HttpTransport, Informers, Reports, RequestMetrics};
 use http::Uri;
+use instruments::{Family, Gauge, Kind, Registry};
+use k8s_openapi::api::core::v1::Pod;
 use network::{Cidr, pod::OwnPort};
 use std::{
     future::Future,
     hash::{BuildHasher, RandomState},
     net::IpAddr,
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use volume::Drivers;
 
@@ -49,15 +52,25 @@ struct Ready {
     /// Where what the server refuses is told.
     reports: Reports,
     stop: CancellationToken,
+    requests: RequestMetrics,
 }
 
-fn connect(part: &Part) -> anyhow::Result<Ready> {
+/// Connects to the part's server; requests are counted there.
+fn connect(part: &Part, registry: &Registry) -> anyhow::Result<Ready> {
     log();
     let endpoint = Endpoint::from_kubeconfig(&part.kubeconfig)?;
     let reports = Reports::new(&part.kubeconfig, &endpoint);
-    let client = Client::new(reports.over(HttpTransport::new(endpoint)?));
+    let requests = RequestMetrics::new(registry, &host(&endpoint.server));
+    let client = Client::new(reports.over(HttpTransport::new(endpoint)?)).counted(&requests);
     let stop = CancellationToken::new();
-    Ok(Ready { informers: Informers::new(client.clone(), stop.clone()), client, reports, stop })
+    Ok(Ready { informers: Informers::new(client.clone(), stop.clone()), client, reports, stop, requests })
+}
+
+/// Name and port of a server, without what else may stand in its address.
+fn host(server: &str) -> String {
+    let Ok(uri) = server.parse::<Uri>() else { return String::new() };
+    let port = uri.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}{port}", uri.host().unwrap_or_default())
 }
 
 /// Runs a part until a signal; the part then has the time that it needs.
@@ -71,9 +84,26 @@ async fn until_signal<E: Into<anyhow::Error>>(name: &str, stop: CancellationToke
     part.await.map_err(Into::into)
 }
 
+const LEADS: Family = Family::new(
+    "leader_election_master_status",
+    Kind::Gauge,
+    "[ALPHA] Gauge of if the reporting system is master of the relevant lease, 0 indicates backup, 1 indicates master. 'name' is the string used to identify the lease. Please make sure to group by name.",
+);
+
+/// Whether the part leads by this lease: told in the registry.
+pub fn leads(registry: &Registry, lease: &str) -> Arc<Gauge> {
+    registry.gauges(&LEADS, ["name"]).with([lease])
+}
+
 /// Runs a part only while it leads, so that several may stand by: the original's names of the leases, so that it may be one of
-/// them.
-async fn elected<E, F>(leader: &Leader, lease: &str, client: &Client, stop: CancellationToken, part: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
+/// them. Whether it leads is told in the registry.
+async fn elected<E, F>(
+    leader: &Leader,
+    lease: &str,
+    (client, registry): (&Client, &Registry),
+    stop: CancellationToken,
+    part: impl FnOnce(CancellationToken) -> F,
+) -> anyhow::Result<()>
 where
     E: Into<anyhow::Error>,
     F: Future<Output = Result<(), E>>,
@@ -81,6 +111,11 @@ where
     if !leader.leader_elect {
         return part(stop).await.map_err(Into::into);
     }
+    let leads = leads(registry, lease);
+    let part = |term| async move {
+        let _leads = leads.hold();
+        part(term).await
+    };
     // Unique among those who compete, also after a restart under the same process number; it need not be secret.
     let identity = format!("{}_{:016x}", host::name(), RandomState::new().hash_one(std::process::id()));
     let elector = LeaderElector::new(client.clone(), lease::Config::new("kube-system", lease, &identity));
@@ -99,15 +134,71 @@ pub fn scheduler_config(file: Option<&Path>) -> anyhow::Result<scheduler::Config
 /// The scheduler alone.
 pub async fn scheduler(command: &Scheduler) -> anyhow::Result<()> {
     let config = scheduler_config(command.config.as_deref())?;
-    let Ready { client, informers, stop, .. } = connect(&command.part)?;
+    let registry = config.metrics.registry().clone();
+    let Ready { client, informers, stop, .. } = connect(&command.part, &registry)?;
     let client = client.user_agent("kube-scheduler");
+    let pages = scheduler_pages(&config, &informers);
+    let served = serve_port(&command.serving, ("scheduler", SCHEDULER_PORT), &client, pages, &stop).await?;
     let run = |term| scheduler::run(config, client.clone(), informers, term);
-    until_signal("scheduler", stop.clone(), elected(&command.leader, "kube-scheduler", &client, stop, run)).await
+    let part = elected(&command.leader, "kube-scheduler", (&client, &registry), stop.clone(), run);
+    until_signal("scheduler", stop, Box::pin(beside(served, part))).await
+}
+
+/// What the scheduler's port shows.
+pub fn scheduler_pages(config: &scheduler::Config, informers: &Informers) -> Pages {
+    let (has_read, informers) = (config.has_read.clone(), informers.clone());
+    let check = Check::of_readiness("sched-handler-sync", move || has_read.load(Ordering::Acquire));
+    let has_read = config.has_read.clone();
+    Pages::new(config.metrics.registry().clone(), vec![check]).with_resources(move |out| {
+        // One that does not lead has read nothing, and has nothing to tell.
+        if has_read.load(Ordering::Acquire) {
+            let pods = informers.informer::<Pod>().list();
+            scheduler::metrics::pods::tell(pods.iter().map(AsRef::as_ref), out);
+        }
+    })
+}
+
+/// What the controllers' port shows. A controller that ends ends them all: as long as somebody answers, each is well.
+pub fn controllers_pages(config: &controllers::Config) -> Pages {
+    Pages::new(config.metrics.clone(), config.running().map(|name| Check::new(name, || true)).collect())
+}
+
+/// Begins to serve a part's own port, if it is to have one.
+async fn serve_port(
+    serving: &Serving,
+    (part, usual): (&str, u16),
+    client: &Client,
+    pages: Pages,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<JoinHandle<()>>> {
+    let (ip, number) = (serving.bind_address, serving.secure_port.unwrap_or(usual));
+    if number == 0 {
+        return Ok(None);
+    }
+    let listener = port::listen(part, "--secure-port", ip, number)?;
+    let files = port::Files { cert: serving.tls_cert_file.clone(), key: serving.tls_private_key_file.clone() };
+    let tls = match &serving.client_ca_file {
+        Some(file) => {
+            let authority = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+            port::fixed(port::own(&files, ip, Some(&authority))?)
+        }
+        None => port::of_server(files, ip, client.clone()).await?,
+    };
+    let port = port::Port::new(listener, tls, Delegated::new(client.clone()), pages);
+    Ok(Some(tokio::spawn(port.serve(stop.clone()))))
+}
+
+/// Runs a part beside its port, which ends with it.
+async fn beside(served: Option<JoinHandle<()>>, part: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let done = part.await;
+    served.inspect(JoinHandle::abort);
+    done
 }
 
 /// The controllers alone. The kubeconfig's identity reads; each controller writes as its service account.
 pub async fn controllers(command: &Controllers) -> anyhow::Result<()> {
-    let Ready { client, informers, reports, stop } = connect(&command.part)?;
+    let registry = Registry::default();
+    let Ready { client, informers, reports, stop, requests } = connect(&command.part, &registry)?;
     let accounts = Accounts::new(&command.part.kubeconfig, reports)?;
     let root_ca = match &command.root_ca_file {
         Some(file) => std::fs::read_to_string(file).with_context(|| file.display().to_string())?,
@@ -123,11 +214,14 @@ pub async fn controllers(command: &Controllers) -> anyhow::Result<()> {
         node_cidr_mask: command.node_cidr_mask_size_ipv4,
         node_cidr_mask_v6: command.node_cidr_mask_size_ipv6,
         root_ca,
+        metrics: registry.clone(),
         ..controllers::Config::default()
     };
-    let client_for = move |name: &str| accounts.client(name);
+    let served = serve_port(&command.serving, ("controllers", CONTROLLERS_PORT), &client, controllers_pages(&config), &stop).await?;
+    let client_for = move |name: &str| accounts.client(name).counted(&requests);
     let run = |term| controllers::run(config, client_for, informers, term);
-    until_signal("controllers", stop.clone(), Box::pin(elected(&command.leader, "kube-controller-manager", &client, stop, run))).await
+    let part = elected(&command.leader, "kube-controller-manager", (&client, &registry), stop.clone(), run);
+    until_signal("controllers", stop, Box::pin(beside(served, part))).await
 }
 
 /// A certificate as a PEM block (RFC 7468: lines of 64 characters).
@@ -142,7 +236,7 @@ pub(crate) fn pem(der: &[u8]) -> String {
 pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
     let settings = command.node.settings()?;
     preflight::node()?;
-    let Ready { client, informers, stop, .. } = connect(&command.part)?;
+    let Ready { client, informers, stop, .. } = connect(&command.part, &Registry::default())?;
     let cluster = Cluster::find(&command.name, command.data_dir.as_deref())?;
     let _lock = cluster.lock(Work::Runs).await?;
     cluster.claim()?;
@@ -211,7 +305,7 @@ fn kubelet_tls(command: &Kubelet) -> anyhow::Result<Option<kubelet::Tls>> {
 /// The service proxy alone.
 pub async fn proxy(command: &Proxy) -> anyhow::Result<()> {
     preflight::node()?;
-    let Ready { informers, stop, .. } = connect(&command.part)?;
+    let Ready { informers, stop, .. } = connect(&command.part, &Registry::default())?;
     let config = network::proxy::Config {
         mark: network::Mark::new(&command.name),
         node_name: command.node_name.clone().unwrap_or_else(host::name),
@@ -229,7 +323,7 @@ pub async fn proxy(command: &Proxy) -> anyhow::Result<()> {
 /// The cluster's DNS alone.
 pub async fn dns(command: &Dns) -> anyhow::Result<()> {
     preflight::root()?;
-    let Ready { client, informers, stop, .. } = connect(&command.part)?;
+    let Ready { client, informers, stop, .. } = connect(&command.part, &Registry::default())?;
     let config = network::dns::Config {
         node_name: command.node_name.clone().unwrap_or_else(host::name),
         listen: command.listen,
@@ -257,6 +351,12 @@ mod tests {
         drop(runtime);
         std::fs::remove_dir_all(&directory).unwrap();
         assert_eq!(has, [true, true]);
+    }
+
+    #[test]
+    fn a_server_is_known_by_name_and_port_alone() {
+        assert_eq!(host("https://me:secret@[::1]:6443/path"), "[::1]:6443");
+        assert_eq!(host("https://api.example.com"), "api.example.com");
     }
 
     #[tokio::test]

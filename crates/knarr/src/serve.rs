@@ -3,14 +3,15 @@
 
 use crate::{
     addons, certificates,
-    cli::{Component, Up},
+    cli::{self, Component, Up},
     cluster::{Cluster, DOMAIN, Plan},
     dns_probe,
     local::{self, Door},
     machines,
     node::{self, Node},
-    nodes,
+    nodes, part,
     parts::{self, KUBELET, Parts, spawn},
+    port::{self, Port},
     preflight,
     progress::Steps,
     rooms::Room,
@@ -20,7 +21,7 @@ use crate::{
 };
 use anyhow::{Context as _, anyhow};
 use apiserver::{AdmissionOptions, AdmissionSettings, ApiServer, Config};
-use client::{Client, Informers};
+use client::{Client, Delegated, Informers, RequestMetrics};
 use identity::{
     Trust,
     pki::{Ca, ClusterNames, ClusterPki},
@@ -170,7 +171,7 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
     let door = Door::new(&server);
     let admin = door.client(local::user("kubernetes-admin", &["system:masters"]));
     let informers = informers(&door, &rooms.control, &stop);
-    control_plane(setup, &door, (&pki, &names), (&informers, &rooms.control), &pods_stop, &mut parts)?;
+    control_plane(setup, &door, (&pki, &names), (&informers, &rooms.control), &pods_stop, (&mut parts, steps))?;
     let mut node_pki = None;
     let (runtime, network) = match node {
         Some((runtime, network)) => {
@@ -330,8 +331,10 @@ fn control_plane(
     (pki, names): (&ClusterPki, &ClusterNames),
     (informers, room): (&Informers, &Room),
     stop: &CancellationToken,
-    parts: &mut Parts,
+    (parts, steps): (&mut Parts, &Steps),
 ) -> anyhow::Result<()> {
+    let host = format!("{LOOPBACK}:{}", setup.plan.port);
+    let _inside = room.handle.enter();
     if setup.has(Component::Controllers) {
         let config = controllers::Config {
             root_ca: pki.ca.cert_pem().to_owned(),
@@ -343,16 +346,56 @@ fn control_plane(
             ..Default::default()
         };
         let config = machines::controllers(config, setup.cluster, setup.plan, names);
+        let requests = RequestMetrics::new(&config.metrics, &host);
+        if let Some(listener) = port_of(setup, "controllers", setup.up.controllers_secure_port, steps)? {
+            let reviewer = door.client(local::user("system:kube-controller-manager", &[])).user_agent("kube-controller-manager").counted(&requests);
+            let port = Port::new(listener, port_tls(pki)?, Delegated::new(reviewer), part::controllers_pages(&config));
+            spawn_port(parts, &room.handle, "controllers' port", port, stop);
+        }
         let door = door.clone();
-        let client_for = move |name: &str| door.client(local::service_account(name)).user_agent(name);
+        let client_for = move |name: &str| door.client(local::service_account(name)).user_agent(name).counted(&requests);
         spawn(parts, &room.handle, "controllers", controllers::run(config, client_for, informers.clone(), stop.clone()));
     }
     if setup.has(Component::Scheduler) {
-        let client = door.client(local::user("system:kube-scheduler", &[])).user_agent("kube-scheduler");
-        let config = crate::part::scheduler_config(setup.up.scheduler_config.as_deref())?;
+        let config = part::scheduler_config(setup.up.scheduler_config.as_deref())?;
+        let requests = RequestMetrics::new(config.metrics.registry(), &host);
+        let client = door.client(local::user("system:kube-scheduler", &[])).user_agent("kube-scheduler").counted(&requests);
+        if let Some(listener) = port_of(setup, "scheduler", setup.up.scheduler_secure_port, steps)? {
+            let port = Port::new(listener, port_tls(pki)?, Delegated::new(client.clone()), part::scheduler_pages(&config, informers));
+            spawn_port(parts, &room.handle, "scheduler's port", port, stop);
+        }
         spawn(parts, &room.handle, "scheduler", scheduler::run(config, client, informers.clone(), stop.clone()));
     }
     Ok(())
+}
+
+/// Where a part of the control plane serves its own health and metrics: on loopback, a further cluster's at its node's address, as its
+/// node ports are. That the usual port is taken keeps no cluster from starting; one that was asked for must be free.
+fn port_of(setup: &Setup<'_>, part: &str, number: u16, steps: &Steps) -> anyhow::Result<Option<TcpListener>> {
+    let (flag, usual) = (format!("--{part}-secure-port"), [cli::SCHEDULER_PORT, cli::CONTROLLERS_PORT].contains(&number));
+    let ip = if setup.plan.is_first() { Some(LOOPBACK) } else { setup.node().ips().first().copied().filter(|_| setup.has(Component::Kubelet)) };
+    let Some(ip) = ip.filter(|_| number != 0) else { return Ok(None) };
+    match port::listen(part, &flag, ip, number) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if usual => {
+            steps.say(&format!("knarr: no health and metrics of the {part}: {error:#}"));
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Its certificate is one that it signs itself, as the originals' is; clients show the cluster's.
+fn port_tls(pki: &ClusterPki) -> anyhow::Result<watch::Receiver<Arc<rustls::ServerConfig>>> {
+    Ok(port::fixed(port::own(&port::Files::default(), LOOPBACK, Some(pki.ca.cert_pem()))?))
+}
+
+fn spawn_port(parts: &mut Parts, room: &Handle, name: &'static str, port: Port, stop: &CancellationToken) {
+    let stop = stop.clone();
+    spawn(parts, room, name, async move {
+        port.serve(stop).await;
+        Ok::<_, std::convert::Infallible>(())
+    });
 }
 
 fn start_kubelet(

@@ -27,6 +27,8 @@ pub struct Cache {
     index: HashMap<String, usize>,
     /// By UID.
     pods: HashMap<String, Placed>,
+    /// How many of them are only assumed.
+    assumed: usize,
 }
 
 impl Cache {
@@ -34,6 +36,12 @@ impl Cache {
     #[must_use]
     pub fn nodes(&self) -> &[NodeInfo] {
         &self.nodes
+    }
+
+    /// How many pods there are, and how many of them are only assumed where they are.
+    #[must_use]
+    pub fn pods(&self) -> (usize, usize) {
+        (self.pods.len(), self.assumed)
     }
 
     /// A node.
@@ -89,12 +97,14 @@ impl Cache {
         if let Some(at) = self.index.get(node) {
             self.nodes[*at].add(pod.clone());
         }
+        self.assumed += usize::from(assumed);
         self.pods.insert(uid, Placed { pod, node: node.to_owned(), assumed });
     }
 
     /// Takes a pod off its node; its last state.
     pub fn remove(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
         let placed = self.pods.remove(uid)?;
+        self.assumed -= usize::from(placed.assumed);
         if let Some(at) = self.index.get(&placed.node) {
             self.nodes[*at].remove_this(&placed.pod);
         }

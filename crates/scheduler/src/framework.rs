@@ -12,7 +12,9 @@ use client::Meta;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
+use tokio::time::Instant;
 
+use crate::metrics::{ProfileMetrics, Stage, Status};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::profile::Profile;
@@ -55,6 +57,27 @@ pub struct Cycle<'a> {
     pub profile: &'a Profile,
     /// The state of the cluster.
     pub snapshot: Snapshot<'a>,
+    /// Whether single plugins are timed in it.
+    pub is_sample: bool,
+}
+
+impl<'a> Cycle<'a> {
+    /// A cycle that begins now.
+    #[must_use]
+    pub fn new(pod: &'a PodInfo, profile: &'a Profile, snapshot: Snapshot<'a>) -> Self {
+        Self { pod, profile, snapshot, is_sample: profile.metrics.samples() }
+    }
+
+    /// Times what a plugin does, in a cycle that is a sample.
+    pub(crate) fn timed<T>(&self, stage: Stage, plugin: &str, work: impl FnOnce() -> T, status: impl FnOnce(&T) -> Status) -> T {
+        if !self.is_sample {
+            return work();
+        }
+        let begun = Instant::now();
+        let done = work();
+        self.profile.metrics.plugin(stage, plugin, status(&done), begun.elapsed());
+        done
+    }
 }
 
 /// Why a node does not do.
@@ -97,6 +120,15 @@ impl<'a> Prepared<'a> {
     /// Look at the nodes with this filter.
     pub fn filter(filter: impl Filter<'a> + 'a) -> Self {
         Self::Filter(Box::new(filter))
+    }
+
+    /// How it is counted.
+    pub(crate) fn status(&self) -> Status {
+        match self {
+            Self::Skip => Status::Skip,
+            Self::Reject(rejection) => Status::rejected(rejection),
+            Self::Filter(_) | Self::Nodes(..) => Status::Success,
+        }
     }
 }
 
@@ -204,6 +236,34 @@ pub enum Change<'a> {
     Namespace,
 }
 
+impl Change<'_> {
+    /// Its name among the original's events. Those tell further what of a node or a pod has changed; here it is an update.
+    #[must_use]
+    pub fn event(&self) -> &'static str {
+        match self {
+            Self::NodeAdded(_) => "NodeAdd",
+            Self::NodeUpdated { .. } => "NodeUpdate",
+            Self::NodeRemoved(_) => "NodeDelete",
+            Self::PodPlaced(_) => "AssignedPodAdd",
+            Self::PodUpdated { .. } => "AssignedPodUpdate",
+            Self::PodGone(_) => "AssignedPodDelete",
+            Self::Own { .. } => "UnscheduledPodUpdate",
+            Self::Claim(turn) => turn.event("PersistentVolumeClaimAdd", "PersistentVolumeClaimUpdate"),
+            Self::Volume(turn) => turn.event("PersistentVolumeAdd", "PersistentVolumeUpdate"),
+            Self::Class(turn) => turn.event("storage.k8s.io/StorageClassAdd", "storage.k8s.io/StorageClassUpdate"),
+            Self::CsiNode(turn) => turn.event("storage.k8s.io/CSINodeAdd", "storage.k8s.io/CSINodeUpdate"),
+            Self::Driver(turn) => turn.event("storage.k8s.io/CSIDriverAdd", "storage.k8s.io/CSIDriverUpdate"),
+            Self::Capacity(turn) => turn.event("storage.k8s.io/CSIStorageCapacityAdd", "storage.k8s.io/CSIStorageCapacityUpdate"),
+            Self::AttachmentGone(_) => "storage.k8s.io/VolumeAttachmentDelete",
+            Self::ResourceClaim(turn) => turn.event("resource.k8s.io/ResourceClaimAdd", "resource.k8s.io/ResourceClaimUpdate"),
+            Self::ResourceClaimGone(_) => "resource.k8s.io/ResourceClaimDelete",
+            Self::DeviceClass => "resource.k8s.io/DeviceClassUpdate",
+            Self::Devices => "resource.k8s.io/ResourceSliceUpdate",
+            Self::Namespace => "NamespaceUpdate",
+        }
+    }
+}
+
 /// An object that came or changed.
 #[derive(Clone, Copy)]
 pub struct Turn<'a, K> {
@@ -213,14 +273,27 @@ pub struct Turn<'a, K> {
     pub new: &'a K,
 }
 
+impl<K> Turn<'_, K> {
+    fn event(&self, came: &'static str, changed: &'static str) -> &'static str {
+        if self.old.is_none() { came } else { changed }
+    }
+}
+
 /// Filters prepared for a pod, in the plugins' order.
 pub struct Filters<'a> {
     list: Vec<(&'static str, Box<dyn Filter<'a> + 'a>)>,
+    /// Where each is timed, in a cycle that is a sample.
+    timed: Option<Arc<ProfileMetrics>>,
 }
 
 impl<'a> Filters<'a> {
-    pub(crate) fn new(list: Vec<(&'static str, Box<dyn Filter<'a> + 'a>)>) -> Self {
-        Self { list }
+    pub(crate) fn new(list: Vec<(&'static str, Box<dyn Filter<'a> + 'a>)>, timed: Option<Arc<ProfileMetrics>>) -> Self {
+        Self { list, timed }
+    }
+
+    /// Whose they are, in order.
+    pub(crate) fn names(&self) -> impl ExactSizeIterator<Item = &'static str> {
+        self.list.iter().map(|(name, _)| *name)
     }
 
     /// The first rejection, and who spoke it.
@@ -228,13 +301,21 @@ impl<'a> Filters<'a> {
     /// # Errors
     /// The node does not do.
     pub fn check(&self, node: &NodeInfo) -> Result<(), (&'static str, Rejection)> {
-        self.list.iter().try_for_each(|(name, filter)| filter.check(node).map_err(|r| (*name, r)))
+        let Some(timed) = &self.timed else {
+            return self.list.iter().try_for_each(|(name, filter)| filter.check(node).map_err(|r| (*name, r)));
+        };
+        self.list.iter().try_for_each(|(name, filter)| {
+            let begun = Instant::now();
+            let verdict = filter.check(node);
+            timed.plugin(Stage::Filter, name, Status::of(&verdict), begun.elapsed());
+            verdict.map_err(|r| (*name, r))
+        })
     }
 
     /// A copy to play with.
     #[must_use]
     pub fn fork(&self) -> Self {
-        Self { list: self.list.iter().map(|(name, filter)| (*name, filter.fork())).collect() }
+        Self { list: self.list.iter().map(|(name, filter)| (*name, filter.fork())).collect(), timed: self.timed.clone() }
     }
 
     /// Puts a pod on a node, in thought.

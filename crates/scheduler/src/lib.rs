@@ -11,6 +11,7 @@ pub mod constraint;
 pub mod devices;
 pub mod extender;
 pub mod framework;
+pub mod metrics;
 pub mod node;
 pub mod plugins;
 pub mod pod;
@@ -30,6 +31,7 @@ use client::{Client, Informers};
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
+pub use metrics::Metrics;
 
 /// Why the scheduler ended by itself.
 #[derive(Debug, thiserror::Error)]

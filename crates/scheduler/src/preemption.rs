@@ -9,10 +9,14 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use machinery::labels::Selector;
 
 use crate::framework::{Cycle, Diagnosis, Filters, Pick, Rejection};
+use crate::metrics::Status;
 use crate::node::NodeInfo;
 use crate::plugins::dynamic_resources;
 use crate::pod::PodInfo;
 use crate::rules;
+
+/// What is told where a plugin had turned all nodes away before preemption is asked: the original finds no state of its own.
+const NOT_ASKED: &str = "not found";
 
 /// What preemption found.
 #[derive(Debug, Default)]
@@ -20,6 +24,8 @@ pub enum Outcome {
     /// Leave everything as it is.
     #[default]
     Nothing,
+    /// As before: a plugin had turned all nodes away before anybody was asked for room.
+    NotAsked,
     /// It cannot help: the pod waits for no node any more.
     Hopeless,
     /// These have to go, and the pod waits for this node.
@@ -29,6 +35,17 @@ pub enum Outcome {
         /// Who has to go.
         victims: Vec<Arc<PodInfo>>,
     },
+}
+
+impl Outcome {
+    /// How it is counted.
+    pub(crate) fn status(&self) -> Status {
+        match self {
+            Self::Evict { .. } => Status::Success,
+            Self::NotAsked => Status::Error,
+            Self::Nothing | Self::Hopeless => Status::Unschedulable,
+        }
+    }
 }
 
 /// A node on which some have to go.
@@ -54,8 +71,14 @@ pub struct Candidates {
 pub fn evaluate(cycle: &Cycle<'_>, filters: Option<&Filters<'_>>, diagnosis: &Diagnosis, pick: Pick<'_>) -> (Outcome, String) {
     match candidates(cycle, filters, diagnosis, pick) {
         Ok(candidates) => choose(candidates),
-        Err(text) => (Outcome::Nothing, text),
+        Err(text) => refused(text),
     }
+}
+
+/// That nobody has to go, for this reason of [`candidates`].
+#[must_use]
+pub fn refused(why: String) -> (Outcome, String) {
+    (if why == NOT_ASKED { Outcome::NotAsked } else { Outcome::Nothing }, why)
 }
 
 /// Looks for nodes where some may have to go.
@@ -67,7 +90,7 @@ pub fn candidates(cycle: &Cycle<'_>, filters: Option<&Filters<'_>>, diagnosis: &
     // which is asked before preemption is, it finds no state of it and says no more than this.
     let asked = || cycle.profile.pre_filter.iter().skip_while(|p| p.name() != dynamic_resources::NAME).any(|p| diagnosis.plugins.contains(p.name()));
     if filters.is_none() && !asked() {
-        return Err("not found".into());
+        return Err(NOT_ASKED.into());
     }
     let Some(limits) = &cycle.profile.preemption else { return Err(String::new()) };
     if let Some(why) = not_eligible(cycle, diagnosis) {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::config::raw::{Args, PluginSet, PreemptionArgs, RawPlugin, RawPlugins, RawProfile};
 use crate::config::validate;
 use crate::framework::Plugin;
+use crate::metrics::{ProfileMetrics, Stage};
 use crate::plugins::{self, Point, dynamic_resources};
 
 /// The sum that weighed scores may have at most (upstream `MaxTotalScore`).
@@ -42,6 +43,8 @@ pub struct Profile {
     pub devices: Option<Duration>,
     /// Whether pods whose claims of devices are not made yet are held back.
     pub waits_for_claims: bool,
+    /// What is counted of it.
+    pub metrics: Arc<ProfileMetrics>,
 }
 
 impl std::fmt::Debug for Profile {
@@ -118,18 +121,23 @@ fn make(raw: &RawProfile, args: &Args, ignored: &Ignored, name: &str) -> Result<
     for absent in needed.iter().filter(|name| plugins::absent(name).is_some()) {
         tracing::warn!(plugin = absent, profile = name, "this plugin is not here: it does nothing");
     }
+    let (pre_filter, filter, score) = (here(Point::PreFilter), here(Point::Filter), here(Point::Score));
+    let counted = [(Stage::PreFilter, &pre_filter), (Stage::Filter, &filter), (Stage::PreScore, &score), (Stage::Score, &score)];
+    let counted = counted.into_iter().flat_map(|(stage, plugins)| plugins.iter().map(move |plugin| (stage, plugin.name())));
+    let metrics = Arc::new(ProfileMetrics::new(name, counted));
     Ok(Profile {
         name: name.to_owned(),
         percentage_of_nodes: raw.percentage_of_nodes_to_score,
-        pre_filter: here(Point::PreFilter),
-        filter: here(Point::Filter),
-        score: here(Point::Score).into_iter().map(|plugin| (weights.get(plugin.name()).copied().unwrap_or(1), plugin)).map(|(weight, p)| (p, weight)).collect(),
+        pre_filter,
+        filter,
+        score: score.into_iter().map(|plugin| (weights.get(plugin.name()).copied().unwrap_or(1), plugin)).map(|(weight, p)| (p, weight)).collect(),
         gates: has(Point::PreEnqueue, "SchedulingGates"),
         preemption: has(Point::PostFilter, "DefaultPreemption").then(|| args.preemption.clone()),
         volumes: (has(Point::Reserve, "VolumeBinding") && has(Point::PreBind, "VolumeBinding"))
             .then(|| Duration::from_secs(args.volumes.bind_timeout_seconds.unwrap_or_default().unsigned_abs())),
         devices: (has(Point::Reserve, dynamic_resources::NAME) && has(Point::PreBind, dynamic_resources::NAME)).then(|| args.devices.patience()),
         waits_for_claims: has(Point::PreEnqueue, dynamic_resources::NAME),
+        metrics,
     })
 }
 

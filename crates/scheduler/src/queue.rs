@@ -17,11 +17,26 @@ use tokio::time::Instant;
 use crate::config::Config;
 use crate::extender::EXTENDER;
 use crate::framework::Change;
+use crate::metrics::{NEW, Part, QueueMetrics, Tries};
+use crate::plugins::dynamic_resources;
 use crate::pod::PodInfo;
 use crate::profile::Profiles;
 
 /// A parked pod is looked at again after this, whatever happened (upstream `DefaultPodMaxInUnschedulablePodsDuration`).
 const PARKED_MAX: Duration = Duration::from_secs(300);
+
+/// What holds a pod back that has a gate.
+const GATES: &str = "SchedulingGates";
+
+/// What brings a pod to another place, beside changes of the cluster (the original's special events).
+mod event {
+    pub(super) const CHANGED: &str = "UnscheduledPodUpdate";
+    pub(super) const FAILURE: &str = "ScheduleAttemptFailure";
+    pub(super) const RESTED: &str = "BackoffComplete";
+    pub(super) const EARLY: &str = "PopFromBackoffQ";
+    pub(super) const TIMEOUT: &str = "UnschedulableTimeout";
+    pub(super) const FORCED: &str = "ForceActivate";
+}
 
 /// The order among the active: priority, time, order of arrival; the UID.
 type Rank = (Reverse<i32>, Instant, u64, String);
@@ -32,8 +47,22 @@ enum Place {
     Backoff(Instant, Rank),
     Failed(Instant),
     Parked(Instant),
-    Gated,
+    /// By this plugin.
+    Gated(&'static str),
     Taken,
+}
+
+impl Place {
+    /// Where it is, as it is counted.
+    fn part(&self) -> Option<Part> {
+        match self {
+            Self::Active(_) => Some(Part::Active),
+            Self::Backoff(..) | Self::Failed(_) => Some(Part::Backoff),
+            Self::Parked(_) => Some(Part::Unschedulable),
+            Self::Gated(_) => Some(Part::Gated),
+            Self::Taken => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -44,6 +73,22 @@ struct Waiting {
     failures: u32,
     /// Who turned it away the last time.
     plugins: BTreeSet<&'static str>,
+    /// How often it was taken, and when for the first time.
+    tries: u32,
+    first: Option<Instant>,
+    /// Whether nothing but time let it back the last time.
+    flushed: bool,
+}
+
+impl Waiting {
+    /// Counts who holds it back, where somebody does.
+    fn count_held(&self, metrics: &QueueMetrics, by: i64) {
+        match self.place {
+            Place::Parked(_) => metrics.held(self.plugins.iter().copied(), self.pod.scheduler_name(), by),
+            Place::Gated(plugin) => metrics.held([plugin].into_iter(), self.pod.scheduler_name(), by),
+            _ => {}
+        }
+    }
 }
 
 /// The queue.
@@ -59,6 +104,7 @@ pub struct Queue {
     failed: BTreeSet<(Instant, String)>,
     parked: BTreeSet<(Instant, String)>,
     arrivals: u64,
+    metrics: QueueMetrics,
 }
 
 impl Default for Queue {
@@ -81,6 +127,7 @@ impl Queue {
             failed: BTreeSet::new(),
             parked: BTreeSet::new(),
             arrivals: 0,
+            metrics: config.metrics.queue.clone(),
         }
     }
 
@@ -113,29 +160,31 @@ impl Queue {
     /// a gate.
     pub fn upsert(&mut self, pod: Arc<PodInfo>, held: bool, now: Instant) {
         let uid = pod.pod.uid().to_owned();
-        let gated = held || self.is_gated(&pod);
+        let gate = if self.is_gated(&pod) { Some(GATES) } else { held.then_some(dynamic_resources::NAME) };
         let Some(waiting) = self.waiting.get_mut(&uid) else {
-            self.waiting.insert(uid.clone(), Waiting { pod, place: Place::Gated, failures: 0, plugins: BTreeSet::new() });
-            if !gated {
-                self.activate(&uid, now);
+            let new = Waiting { pod, place: Place::Taken, failures: 0, plugins: BTreeSet::new(), tries: 0, first: None, flushed: false };
+            self.waiting.insert(uid.clone(), new);
+            match gate {
+                Some(gate) => self.enter(&uid, Place::Gated(gate), NEW),
+                None => self.make_active(&uid, NEW, now),
             }
             return;
         };
         let old = std::mem::replace(&mut waiting.pod, pod);
         let wake = match self.waiting.get(&uid) {
-            Some(Waiting { place: Place::Gated, .. }) => !gated,
+            Some(Waiting { place: Place::Gated(_), .. }) => gate.is_none(),
             Some(waiting @ Waiting { place: Place::Parked(_), .. }) => self.concerns(waiting, &Change::Own { old: &old }),
             _ => false,
         };
         if wake {
-            self.wake_one(&uid, now);
+            self.wake_one(&uid, event::CHANGED, now);
         }
     }
 
     /// Those of the pods that are held back.
     #[must_use]
     pub fn held(&self, is: impl Fn(&PodInfo) -> bool) -> Vec<Arc<PodInfo>> {
-        let held = |waiting: &&Waiting| waiting.place == Place::Gated && is(&waiting.pod);
+        let held = |waiting: &&Waiting| matches!(waiting.place, Place::Gated(_)) && is(&waiting.pod);
         self.waiting.values().filter(held).map(|waiting| waiting.pod.clone()).collect()
     }
 
@@ -148,14 +197,27 @@ impl Queue {
     /// The pod to look at now.
     pub fn pop(&mut self, now: Instant) -> Option<Arc<PodInfo>> {
         self.flush(now);
-        let uid = match self.active.first().or_else(|| self.backoff.first().map(|(_, rank)| rank)) {
-            Some(rank) => rank.3.clone(),
-            None => return None,
+        let uid = match (self.active.first(), self.backoff.first()) {
+            (Some(rank), _) => rank.3.clone(),
+            (None, Some((_, rank))) => {
+                let uid = rank.3.clone();
+                self.make_active(&uid, event::EARLY, now);
+                uid
+            }
+            (None, None) => return None,
         };
         self.leave(&uid);
         let waiting = self.waiting.get_mut(&uid)?;
-        waiting.place = Place::Taken;
+        waiting.tries += 1;
+        waiting.first.get_or_insert(now);
         Some(waiting.pod.clone())
+    }
+
+    /// The way of a pod so far that was taken.
+    #[must_use]
+    pub fn tries(&self, uid: &str) -> Option<Tries> {
+        let waiting = self.waiting.get(uid)?;
+        Some(Tries { count: waiting.tries, since: waiting.first?, flushed: waiting.flushed })
     }
 
     /// No node did for the pod that was taken; these plugins turned it away.
@@ -166,8 +228,8 @@ impl Queue {
         };
         waiting.failures += 1;
         waiting.plugins = plugins;
-        waiting.place = Place::Parked(now);
-        self.parked.insert((now, uid.to_owned()));
+        waiting.flushed = false;
+        self.enter(uid, Place::Parked(now), event::FAILURE);
     }
 
     /// Something went wrong with the pod that was taken: it is tried again by itself.
@@ -177,14 +239,10 @@ impl Queue {
             return;
         };
         waiting.failures += 1;
-        let failures = waiting.failures;
         waiting.plugins.clear();
-        let until = now + self.rest(failures);
-        let Some(waiting) = self.waiting.get_mut(uid) else {
-            return;
-        };
-        waiting.place = Place::Failed(until);
-        self.failed.insert((until, uid.to_owned()));
+        waiting.flushed = false;
+        let failures = waiting.failures;
+        self.enter(uid, Place::Failed(now + self.rest(failures)), event::FAILURE);
     }
 
     /// What was to let a parked pod back went wrong: it is tried again by itself.
@@ -202,21 +260,25 @@ impl Queue {
         let helped: Vec<String> =
             self.parked.iter().filter(|(_, uid)| self.waiting.get(uid).is_some_and(|w| self.concerns(w, change))).map(|(_, uid)| uid.clone()).collect();
         for uid in helped {
-            self.wake_one(&uid, now);
+            self.wake_one(&uid, change.event(), now);
         }
     }
 
     /// Lets a parked pod back at once.
     pub fn activate(&mut self, uid: &str, now: Instant) {
-        if self.waiting.get(uid).is_none_or(|w| !matches!(w.place, Place::Parked(_) | Place::Gated | Place::Backoff(..) | Place::Failed(_))) {
-            return;
+        self.let_back(uid, event::FORCED, now);
+    }
+
+    fn let_back(&mut self, uid: &str, event: &'static str, now: Instant) {
+        if self.waiting.get(uid).is_some_and(|w| matches!(w.place, Place::Parked(_) | Place::Gated(_) | Place::Backoff(..) | Place::Failed(_))) {
+            self.make_active(uid, event, now);
         }
+    }
+
+    fn make_active(&mut self, uid: &str, event: &'static str, now: Instant) {
         self.leave(uid);
         let rank = self.rank(uid, now);
-        if let Some(waiting) = self.waiting.get_mut(uid) {
-            waiting.place = Place::Active(rank.clone());
-            self.active.insert(rank);
-        }
+        self.enter(uid, Place::Active(rank), event);
     }
 
     /// When something is to be done without a change of the cluster.
@@ -233,7 +295,7 @@ impl Queue {
         self.waiting.get(uid).map(|w| &w.pod)
     }
 
-    fn wake_one(&mut self, uid: &str, now: Instant) {
+    fn wake_one(&mut self, uid: &str, event: &'static str, now: Instant) {
         let Some(waiting) = self.waiting.get(uid) else {
             return;
         };
@@ -242,14 +304,11 @@ impl Queue {
             _ => now,
         };
         if until <= now {
-            return self.activate(uid, now);
+            return self.let_back(uid, event, now);
         }
         self.leave(uid);
         let rank = self.rank(uid, now);
-        if let Some(waiting) = self.waiting.get_mut(uid) {
-            waiting.place = Place::Backoff(until, rank.clone());
-            self.backoff.insert((until, rank));
-        }
+        self.enter(uid, Place::Backoff(until, rank), event);
     }
 
     fn rank(&mut self, uid: &str, now: Instant) -> Rank {
@@ -258,30 +317,56 @@ impl Queue {
         (Reverse(priority), now, self.arrivals, uid.to_owned())
     }
 
+    /// Puts a pod that is nowhere into a place, because of this event.
+    fn enter(&mut self, uid: &str, place: Place, event: &'static str) {
+        let Some(waiting) = self.waiting.get_mut(uid) else {
+            return;
+        };
+        match &place {
+            Place::Active(rank) => drop(self.active.insert(rank.clone())),
+            Place::Backoff(until, rank) => drop(self.backoff.insert((*until, rank.clone()))),
+            Place::Failed(until) => drop(self.failed.insert((*until, uid.to_owned()))),
+            Place::Parked(since) => drop(self.parked.insert((*since, uid.to_owned()))),
+            Place::Gated(_) | Place::Taken => {}
+        }
+        waiting.place = place;
+        if let Some(part) = waiting.place.part() {
+            self.metrics.enter(part, event);
+        }
+        waiting.count_held(&self.metrics, 1);
+    }
+
     /// Takes a pod out of the place where it is.
     fn leave(&mut self, uid: &str) {
         let Some(waiting) = self.waiting.get_mut(uid) else {
             return;
         };
+        if let Some(part) = waiting.place.part() {
+            self.metrics.leave(part);
+        }
+        waiting.count_held(&self.metrics, -1);
         match std::mem::replace(&mut waiting.place, Place::Taken) {
             Place::Active(rank) => drop(self.active.remove(&rank)),
             Place::Backoff(until, rank) => drop(self.backoff.remove(&(until, rank))),
             Place::Failed(until) => drop(self.failed.remove(&(until, uid.to_owned()))),
             Place::Parked(since) => drop(self.parked.remove(&(since, uid.to_owned()))),
-            Place::Gated | Place::Taken => {}
+            Place::Gated(_) | Place::Taken => {}
         }
     }
 
     /// Lets back those whose time has come.
     fn flush(&mut self, now: Instant) {
         while let Some((_, uid)) = self.failed.first().filter(|(until, _)| *until <= now).cloned() {
-            self.activate(&uid, now);
+            self.let_back(&uid, event::RESTED, now);
         }
         while let Some((_, uid)) = self.parked.first().filter(|(since, _)| *since + PARKED_MAX <= now).cloned() {
-            self.activate(&uid, now);
+            self.let_back(&uid, event::TIMEOUT, now);
+            if let Some(waiting) = self.waiting.get_mut(&uid) {
+                waiting.flushed = true;
+            }
         }
         while let Some((_, rank)) = self.backoff.first().filter(|(until, _)| *until <= now).cloned() {
-            self.activate(&rank.3, now);
+            self.let_back(&rank.3, event::RESTED, now);
         }
     }
 }
@@ -336,6 +421,61 @@ mod tests {
         assert_eq!(popped(&mut queue, now), ["a"]);
         queue.park("a", BTreeSet::new(), now);
         assert_eq!(popped(&mut queue, now + PARKED_MAX), ["a"]);
+    }
+
+    #[test]
+    fn where_pods_are_and_what_brought_them_there_is_counted() {
+        let config = Config::default();
+        let (mut queue, now) = (Queue::new(&config), Instant::now());
+        let samples = |names: [&str; 2]| {
+            let text = config.metrics.registry().text();
+            let of = |line: &&str| names.iter().any(|name| line.starts_with(&format!("scheduler_{name}{{"))) && !line.ends_with(" 0");
+            text.lines().filter(of).map(|line| line.trim_start_matches("scheduler_").to_owned()).collect::<Vec<_>>()
+        };
+        queue.upsert(pod("a", 0, &[]), false, now);
+        queue.upsert(pod("b", 0, &["wait"]), false, now);
+        queue.upsert(pod("c", 0, &[]), true, now);
+        queue.pop(now);
+        queue.park("a", ["NodeResourcesFit", "NodeAffinity"].into(), now);
+        assert_eq!(samples(["pending_pods", "queued_entities"])[..2], [r#"pending_pods{queue="gated"} 2"#, r#"pending_pods{queue="unschedulable"} 1"#]);
+        assert_eq!(
+            samples(["unschedulable_pods"; 2]),
+            [
+                r#"unschedulable_pods{plugin="DynamicResources",profile="default-scheduler"} 1"#,
+                r#"unschedulable_pods{plugin="NodeAffinity",profile="default-scheduler"} 1"#,
+                r#"unschedulable_pods{plugin="NodeResourcesFit",profile="default-scheduler"} 1"#,
+                r#"unschedulable_pods{plugin="SchedulingGates",profile="default-scheduler"} 1"#,
+            ]
+        );
+        queue.upsert(pod("b", 0, &[]), false, now);
+        queue.change(&Change::PodGone(&pod("x", 0, &[])), now);
+        assert_eq!(
+            samples(["pending_pods"; 2]),
+            [r#"pending_pods{queue="active"} 1"#, r#"pending_pods{queue="backoff"} 1"#, r#"pending_pods{queue="gated"} 1"#]
+        );
+        assert_eq!(popped(&mut queue, now), ["b", "a"]);
+        assert_eq!(queue.tries("a"), Some(Tries { count: 2, since: now, flushed: false }));
+        queue.park("a", ["NodeAffinity"].into(), now);
+        let later = now + PARKED_MAX;
+        assert_eq!(popped(&mut queue, later), ["a"]);
+        assert_eq!(queue.tries("a"), Some(Tries { count: 3, since: now, flushed: true }));
+        queue.fail("a", later);
+        queue.remove("b");
+        queue.remove("c");
+        assert_eq!(samples(["pending_pods", "unschedulable_pods"]), [r#"pending_pods{queue="backoff"} 1"#]);
+        assert_eq!(
+            samples(["queue_incoming_pods_total"; 2]),
+            [
+                r#"queue_incoming_pods_total{event="AssignedPodDelete",queue="backoff"} 1"#,
+                r#"queue_incoming_pods_total{event="PopFromBackoffQ",queue="active"} 1"#,
+                r#"queue_incoming_pods_total{event="ScheduleAttemptFailure",queue="backoff"} 1"#,
+                r#"queue_incoming_pods_total{event="ScheduleAttemptFailure",queue="unschedulable"} 2"#,
+                r#"queue_incoming_pods_total{event="UnschedulableTimeout",queue="active"} 1"#,
+                r#"queue_incoming_pods_total{event="UnscheduledPodAdd",queue="active"} 1"#,
+                r#"queue_incoming_pods_total{event="UnscheduledPodAdd",queue="unschedulable"} 2"#,
+                r#"queue_incoming_pods_total{event="UnscheduledPodUpdate",queue="active"} 1"#,
+            ]
+        );
     }
 
     #[test]

@@ -53,6 +53,13 @@ impl Resources {
         }
     }
 
+    /// Takes what is said for a pod as a whole in the place of what its containers say.
+    fn set_for_all(&mut self, list: Option<&List>) {
+        for (name, amount) in list.into_iter().flatten().filter(|(n, _)| *n == "cpu" || *n == "memory" || n.starts_with("hugepages-")) {
+            self.set(name, amount_of(name, amount));
+        }
+    }
+
     /// The amount of one resource.
     #[must_use]
     pub fn get(&self, name: &str) -> i64 {
@@ -156,7 +163,34 @@ pub fn scored(pod: &Pod) -> Scored {
     Scored { milli_cpu: all.milli_cpu, memory: all.memory }
 }
 
+/// What a pod may take at most, where that is limited (upstream's `PodLimits`).
+#[must_use]
+pub fn limited(pod: &Pod) -> Resources {
+    let mut total = of_containers(pod, |container| limit(pod, container));
+    let Some(spec) = &pod.spec else { return total };
+    total.set_for_all(spec.resources.as_ref().and_then(|r| r.limits.as_ref()));
+    // It makes no limit where there is none.
+    let overhead = Resources::from_list(spec.overhead.as_ref());
+    let beside = |limit: &mut i64, more: i64| *limit = if *limit == 0 { 0 } else { limit.saturating_add(more) };
+    beside(&mut total.milli_cpu, overhead.milli_cpu);
+    beside(&mut total.memory, overhead.memory);
+    beside(&mut total.ephemeral_storage, overhead.ephemeral_storage);
+    total.scalar.iter_mut().for_each(|(name, limit)| beside(limit, overhead.get(name)));
+    total
+}
+
 fn aggregate(pod: &Pod, request: impl Fn(&Container) -> Resources) -> Resources {
+    let mut total = of_containers(pod, request);
+    let Some(spec) = &pod.spec else { return total };
+    total.set_for_all(spec.resources.as_ref().and_then(|r| r.requests.as_ref()));
+    if let Some(overhead) = &spec.overhead {
+        total.add(&Resources::from_list(Some(overhead)));
+    }
+    total
+}
+
+/// The most that a pod's containers take at one time.
+fn of_containers(pod: &Pod, request: impl Fn(&Container) -> Resources) -> Resources {
     let Some(spec) = &pod.spec else {
         return Resources::default();
     };
@@ -179,14 +213,6 @@ fn aggregate(pod: &Pod, request: impl Fn(&Container) -> Resources) -> Resources 
         }
     }
     total.raise(&peak);
-    if let Some(list) = spec.resources.as_ref().and_then(|r| r.requests.as_ref()) {
-        for (name, amount) in list.iter().filter(|(n, _)| *n == "cpu" || *n == "memory" || n.starts_with("hugepages-")) {
-            total.set(name, amount_of(name, amount));
-        }
-    }
-    if let Some(overhead) = &spec.overhead {
-        total.add(&Resources::from_list(Some(overhead)));
-    }
     total
 }
 
@@ -205,6 +231,22 @@ fn request(pod: &Pod, container: &Container) -> Resources {
         known.raise(&asked);
     }
     known
+}
+
+/// A container's limit; while it is resized in place, the more of what is asked for and in force.
+fn limit(pod: &Pod, container: &Container) -> Resources {
+    let mut asked = Resources::from_list(container.resources.as_ref().and_then(|r| r.limits.as_ref()));
+    if let Some(status) = status_of(pod, &container.name) {
+        let in_force = Resources::from_list(status.resources.as_ref().and_then(|r| r.limits.as_ref()));
+        if in_force.is_empty() {
+            return asked;
+        }
+        if resize_infeasible(pod) {
+            return in_force;
+        }
+        asked.raise(&in_force);
+    }
+    asked
 }
 
 fn status_of<'p>(pod: &'p Pod, name: &str) -> Option<&'p ContainerStatus> {
@@ -253,6 +295,15 @@ mod tests {
             "resources": {"requests": {"cpu": "2", "hugepages-2Mi": "4Mi"}}}));
         let got = requested(&with);
         assert_eq!((got.milli_cpu, got.memory, got.scalar["hugepages-2Mi"]), (2050, 1 << 20, 4 << 20));
+    }
+
+    #[test]
+    fn overhead_makes_no_limit_where_there_is_none() {
+        let with = pod(json!({"containers": [{"name": "a", "resources": {"limits": {"cpu": "1", "example.com/x": "2"}}}],
+            "overhead": {"cpu": "50m", "memory": "1Mi"}}));
+        let got = limited(&with);
+        assert_eq!((got.milli_cpu, got.memory, got.scalar["example.com/x"]), (1050, 0, 2));
+        assert_eq!(limited(&pod(json!({"containers": [container("1", "1")]}))), Resources::default());
     }
 
     #[test]

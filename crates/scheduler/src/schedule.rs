@@ -1,10 +1,14 @@
-//! The decision: which node for a pod. A pure function of a snapshot; chance comes in by `pick`.
+//! The decision: which node for a pod. A pure function of a snapshot; chance comes in by `pick`. The clock is looked at only to
+//! count how long stages take.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use client::Meta;
+use tokio::time::Instant;
 
 use crate::framework::{Cycle, Diagnosis, Filter, Filters, Pick, Prepared, Rejection, Snapshot};
+use crate::metrics::{Stage, Status};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::preemption;
@@ -53,12 +57,14 @@ pub fn schedule(profile: &Profile, snapshot: Snapshot<'_>, pod: &PodInfo, start:
     if snapshot.nodes.is_empty() {
         return Decision::Wait(Box::new(Failure::no_nodes()));
     }
-    let cycle = Cycle { pod, profile, snapshot };
+    let cycle = Cycle::new(pod, profile, snapshot);
     let mut survey = Survey::new(&cycle, start, false);
     if !survey.feasible.is_empty() {
         return Decision::Bind(best(&cycle, &survey.feasible, &BTreeMap::new(), pick).name().to_owned());
     }
+    let begun = Instant::now();
     let (outcome, message) = preemption::evaluate(&cycle, survey.filters.as_ref(), &survey.diagnosis, pick);
+    profile.metrics.stage(Stage::PostFilter, outcome.status(), begun);
     survey.diagnosis.after = message;
     Decision::Wait(Box::new(Failure::new(survey.diagnosis, outcome)))
 }
@@ -78,24 +84,35 @@ impl<'a> Survey<'a> {
     #[must_use]
     pub fn new(cycle: &Cycle<'a>, start: usize, others_score: bool) -> Self {
         let mut diagnosis = Diagnosis { nodes: cycle.snapshot.nodes.len(), ..Diagnosis::default() };
+        let (metrics, begun) = (&cycle.profile.metrics, Instant::now());
         match prepare(cycle, &mut diagnosis) {
-            Some((filters, only)) => {
+            Ok((filters, only)) => {
+                metrics.stage(Stage::PreFilter, Status::Success, begun);
+                let begun = Instant::now();
                 // Where nobody scores the first does.
                 let enough = if cycle.profile.score.is_empty() && !others_score { 1 } else { enough(cycle.profile, cycle.snapshot.nodes.len()) };
                 let feasible = feasible(cycle, &filters, only.as_ref(), (start, enough), &mut diagnosis);
+                metrics.stage(Stage::Filter, Status::Success, begun);
                 Self { feasible, diagnosis, filters: Some(filters) }
             }
-            None => Self { feasible: Vec::new(), diagnosis, filters: None },
+            Err(status) => {
+                metrics.stage(Stage::PreFilter, status, begun);
+                Self { feasible: Vec::new(), diagnosis, filters: None }
+            }
         }
     }
 }
 
-/// Prepares all plugins; none if one turns all nodes away.
-fn prepare<'a>(cycle: &Cycle<'a>, diagnosis: &mut Diagnosis) -> Option<(Filters<'a>, Option<BTreeSet<String>>)> {
+/// Prepares all plugins.
+///
+/// # Errors
+/// One turns all nodes away: in which way.
+fn prepare<'a>(cycle: &Cycle<'a>, diagnosis: &mut Diagnosis) -> Result<(Filters<'a>, Option<BTreeSet<String>>), Status> {
     let mut prepared: Vec<(&'static str, Box<dyn Filter<'a> + 'a>)> = Vec::new();
     let mut only: Option<BTreeSet<String>> = None;
     for plugin in &cycle.profile.pre_filter {
-        match plugin.prepare(cycle) {
+        cycle.profile.metrics.evaluated(Stage::PreFilter, plugin.name(), 1);
+        match cycle.timed(Stage::PreFilter, plugin.name(), || plugin.prepare(cycle), Prepared::status) {
             Prepared::Skip => {}
             Prepared::Filter(filter) => prepared.push((plugin.name(), filter)),
             Prepared::Nodes(names, filter) => {
@@ -105,13 +122,14 @@ fn prepare<'a>(cycle: &Cycle<'a>, diagnosis: &mut Diagnosis) -> Option<(Filters<
                 diagnosis.plugins.insert(plugin.name());
             }
             Prepared::Reject(rejection) => {
+                let status = Status::rejected(&rejection);
                 diagnosis.before = Some(rejection.reasons.join(", "));
                 diagnosis.plugins.insert(plugin.name());
-                return None;
+                return Err(status);
             }
         }
     }
-    Some((Filters::new(judges(cycle, prepared)), only))
+    Ok((Filters::new(judges(cycle, prepared), cycle.is_sample.then(|| cycle.profile.metrics.clone())), only))
 }
 
 /// Those who judge each node, in their order. One that was not to speak before prepares itself all the same.
@@ -158,14 +176,20 @@ fn feasible<'a>(
         return vec![node];
     }
     let mut found = Vec::new();
+    // How many nodes were turned away by each, the last number being of those that were not.
+    let mut ended = vec![0_u64; filters.names().len() + 1];
     for at in (0..nodes.len()).map(|i| (start + i) % nodes.len()) {
         let node = &nodes[at];
         if only.is_some_and(|names| !names.contains(node.name())) {
             continue;
         }
         match filters.check_with_nominated(cycle, node) {
-            Ok(()) => found.push(node),
+            Ok(()) => {
+                found.push(node);
+                *ended.last_mut().expect("there is one") += 1;
+            }
             Err((plugin, rejection)) => {
+                ended[filters.names().position(|name| name == plugin).unwrap_or_default()] += 1;
                 diagnosis.plugins.insert(plugin);
                 diagnosis.rejected.insert(at, rejection);
             }
@@ -174,7 +198,17 @@ fn feasible<'a>(
             break;
         }
     }
+    count_asked(cycle, filters, &ended);
     found
+}
+
+/// Counts how often each filter was asked: of every node that none before it had turned away.
+fn count_asked(cycle: &Cycle<'_>, filters: &Filters<'_>, ended: &[u64]) {
+    let mut asked: u64 = ended.iter().sum();
+    for (name, ended) in filters.names().zip(ended) {
+        cycle.profile.metrics.evaluated(Stage::Filter, name, asked);
+        asked -= ended;
+    }
 }
 
 /// The best of the nodes that do; between equals `pick` decides. `more`: what others add to a node's score.
@@ -193,16 +227,30 @@ pub fn best<'a>(cycle: &Cycle<'a>, feasible: &[&'a NodeInfo], more: &BTreeMap<St
 
 /// The weighted sum of all plugins' scores for each node.
 pub(crate) fn scores<'a>(cycle: &Cycle<'a>, feasible: &[&'a NodeInfo]) -> Vec<i64> {
+    let (metrics, begun) = (&cycle.profile.metrics, Instant::now());
     let mut totals = vec![0_i64; feasible.len()];
+    let mut preparing = Duration::ZERO;
     for (plugin, weight) in &cycle.profile.score {
-        let Some(score) = plugin.prepare_score(cycle, feasible) else {
+        let (name, prepare) = (plugin.name(), Instant::now());
+        metrics.evaluated(Stage::PreScore, name, 1);
+        let status = |prepared: &Option<_>| if prepared.is_some() { Status::Success } else { Status::Skip };
+        let prepared = cycle.timed(Stage::PreScore, name, || plugin.prepare_score(cycle, feasible), status);
+        preparing += prepare.elapsed();
+        let Some(score) = prepared else {
             continue;
         };
-        let mut raw: Vec<i64> = feasible.iter().map(|n| score.score(n)).collect();
-        score.normalize(&mut raw);
+        metrics.evaluated(Stage::Score, name, feasible.len() as u64);
+        let weigh = || {
+            let mut raw: Vec<i64> = feasible.iter().map(|n| score.score(n)).collect();
+            score.normalize(&mut raw);
+            raw
+        };
+        let raw = cycle.timed(Stage::Score, name, weigh, |_| Status::Success);
         for (total, score) in totals.iter_mut().zip(raw) {
             *total = total.saturating_add(score.saturating_mul(*weight));
         }
     }
+    metrics.stage_took(Stage::PreScore, Status::Success, preparing);
+    metrics.stage_took(Stage::Score, Status::Success, begun.elapsed().saturating_sub(preparing));
     totals
 }

@@ -10,6 +10,7 @@
 //! change. What was recommended and done lately is in memory only, by the UID: a new one of the same name begins anew.
 
 mod behavior;
+mod counts;
 mod metric;
 mod metrics;
 mod replicas;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Client, Delta, EventType, Informer, Meta, ObjectKey, Recorder, WorkQueue, object_reference};
+use instruments::Registry;
 use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::autoscaling::v2::{HPAScalingRules, HorizontalPodAutoscaler, HorizontalPodAutoscalerBehavior, MetricStatus};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
@@ -34,6 +36,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use behavior::{Bounds, Memory};
+use counts::Counts;
 use metric::{Reader, propose};
 use metrics::Metrics;
 use replicas::{Scene, TOLERANCE, Tolerances};
@@ -59,7 +62,9 @@ const WORKERS: usize = 5;
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("horizontal-pod-autoscaler");
     let (recorder, workloads) = (cx.recorder(&client, "horizontal-pod-autoscaler"), Workloads::of(&cx.informers));
-    let controller = Arc::new(Autoscalers::new(&client, recorder, cx.informers.informer(), &cx.informers.informer(), workloads));
+    let mut controller = Autoscalers::new(&client, recorder, cx.informers.informer(), &cx.informers.informer(), workloads);
+    controller.counts = Counts::new(cx.metrics(), &controller.autoscalers);
+    let controller = Arc::new(controller);
     cx.setup(&controller)
         .on(&controller.autoscalers, Autoscalers::heard)
         .on(&cx.informers.informer::<Pod>(), |c, _, change| drop(c.members.heard(&change.object().key())))
@@ -76,6 +81,7 @@ struct Autoscalers {
     targets: Targets,
     workloads: Workloads,
     metrics: Metrics,
+    counts: Counts,
     kept: Mutex<HashMap<ObjectKey, Kept>>,
 }
 
@@ -116,6 +122,8 @@ impl Autoscalers {
         Self {
             client: client.clone(),
             recorder,
+            // Told nowhere until it is said where.
+            counts: Counts::new(&Registry::default(), &autoscalers),
             autoscalers,
             members: Members::new(pods),
             targets: Targets::new(client.clone()),
@@ -366,6 +374,7 @@ fn tolerances(behavior: Option<&HorizontalPodAutoscalerBehavior>) -> Tolerances 
 }
 
 impl Controller for Autoscalers {
+    const QUEUE: &'static str = "horizontalpodautoscaler";
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {
@@ -378,8 +387,9 @@ impl Controller for Autoscalers {
         if self.kept(&autoscaler, |kept| kept.written).is_some_and(|(written, at)| written > seen && at.elapsed() < UNSEEN_MAX) {
             return Ok(Some(UNSEEN));
         }
-        let mut report = Report::of(&autoscaler);
+        let (begun, mut report) = (Instant::now(), Report::of(&autoscaler));
         self.look(&autoscaler, &mut report).await;
+        self.counts.looked(&report, begun.elapsed());
         self.tell(&autoscaler, report).await;
         Ok(Some(PERIOD))
     }

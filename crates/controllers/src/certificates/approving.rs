@@ -69,6 +69,7 @@ fn rights(request: &CertificateSigningRequest) -> Vec<(&'static str, &'static st
 }
 
 impl Controller for Approving {
+    const QUEUE: &'static str = "certificate";
     type Key = String;
 
     async fn reconcile(&self, name: &String) -> Step {

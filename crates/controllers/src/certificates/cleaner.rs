@@ -76,6 +76,7 @@ fn expiry(request: &CertificateSigningRequest) -> Option<Timestamp> {
 }
 
 impl Controller for Cleaner {
+    const QUEUE: &'static str = "certificatesigningrequest-cleaner-controller";
     type Key = String;
 
     async fn reconcile(&self, name: &String) -> Step {
@@ -92,6 +93,7 @@ impl Controller for Cleaner {
 }
 
 impl Controller for OfPods {
+    const QUEUE: &'static str = "podcertificaterequest-cleaner-controller";
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {

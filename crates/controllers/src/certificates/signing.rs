@@ -107,6 +107,7 @@ fn life(asked_s: Option<i32>, longest: Duration) -> Duration {
 }
 
 impl Controller for Signing {
+    const QUEUE: &'static str = "certificate";
     type Key = String;
 
     async fn reconcile(&self, name: &String) -> Step {

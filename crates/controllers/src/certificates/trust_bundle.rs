@@ -9,15 +9,22 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use client::{Client, DeleteParams, Informer, ListParams, Meta, WorkQueue};
+use instruments::{Family, Kind};
 use k8s_openapi::api::certificates::v1::{ClusterTrustBundle, ClusterTrustBundleSpec};
 use sha2::{Digest, Sha256};
 
 use crate::meta::new_meta;
+use crate::synced::Synced;
 use crate::work::{Controller, Cx, Step};
 
 const SIGNER: &str = "kubernetes.io/kube-apiserver-serving";
 /// Bytes of the hash that the name shows.
 const HASH_BYTES: usize = 12;
+
+const SYNCS: Family =
+    Family::new("clustertrustbundle_publisher_sync_total", Kind::Counter, "[ALPHA] Number of syncs that occurred in cluster trust bundle publisher.");
+const SYNC: Family =
+    Family::new("clustertrustbundle_publisher_sync_duration_seconds", Kind::Histogram, "[ALPHA] The time it took to sync a cluster trust bundle.");
 
 /// Runs the controller until the end; without an authority there is nothing to publish.
 pub(crate) async fn run(cx: Cx) {
@@ -28,6 +35,7 @@ pub(crate) async fn run(cx: Cx) {
         client: cx.client("kube-apiserver-serving-clustertrustbundle-publisher"),
         root_ca: cx.config.root_ca.clone(),
         bundles: cx.informers.informer_with(ListParams::fields(format!("spec.signerName={SIGNER}"))),
+        synced: Synced::new(cx.metrics(), &SYNCS, &SYNC),
     });
     let queue = WorkQueue::default();
     queue.add(());
@@ -38,6 +46,7 @@ struct Publisher {
     client: Client,
     root_ca: String,
     bundles: Informer<ClusterTrustBundle>,
+    synced: Synced,
 }
 
 /// The name of the bundle with these certificates.
@@ -50,9 +59,16 @@ fn bundle_name(pem: &str) -> String {
 }
 
 impl Controller for Publisher {
+    const QUEUE: &'static str = "ca_cert_publisher_cluster_trust_bundles";
     type Key = ();
 
     async fn reconcile(&self, (): &()) -> Step {
+        self.synced.count(self.publish()).await
+    }
+}
+
+impl Publisher {
+    async fn publish(&self) -> Step {
         let name = bundle_name(&self.root_ca);
         let api = self.client.all::<ClusterTrustBundle>();
         let spec = ClusterTrustBundleSpec { signer_name: Some(SIGNER.to_owned()), trust_bundle: self.root_ca.clone() };
@@ -96,7 +112,8 @@ mod tests {
             Some((what, code, reason)) if format!("{method} {path}").ends_with(what) => refusal(code, reason),
             _ => (200, json!({"kind": "ClusterTrustBundle", "apiVersion": "certificates.k8s.io/v1", "metadata": {}, "spec": {"trustBundle": ""}})),
         });
-        let publisher = Publisher { client: fake.client(), root_ca: "PEM".to_owned(), bundles: Informer::fixed(bundles.to_vec()) };
+        let synced = Synced::new(&instruments::Registry::default(), &SYNCS, &SYNC);
+        let publisher = Publisher { client: fake.client(), root_ca: "PEM".to_owned(), bundles: Informer::fixed(bundles.to_vec()), synced };
         let failed = publisher.reconcile(&()).await.is_err();
         (fake.written(), failed)
     }

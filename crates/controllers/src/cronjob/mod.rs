@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Client, DeleteParams, EventType, Informer, Meta, ObjectKey, Recorder, object_reference};
+use instruments::{Family, Histogram, Kind, exponential};
 use k8s_openapi::api::batch::v1::{CronJob, CronJobStatus, Job};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
@@ -22,13 +23,20 @@ use schedule::Schedule;
 const WORKERS: usize = 5;
 /// Times are looked through one by one up to so many; beyond, the clock has jumped or the schedule was long suspended.
 const MISSED_MAX: usize = 100;
+const SKEW: Family = Family::new(
+    "cronjob_controller_job_creation_skew_duration_seconds",
+    Kind::Histogram,
+    "[STABLE] Time between when a cronjob is scheduled to be run, and when the corresponding job is created",
+);
+static SKEW_S: [f64; 10] = exponential(1.0, 2.0);
 const SCHEDULED_AT: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
 
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("cronjob-controller");
     let recorder = cx.recorder(&client, "cronjob-controller");
-    let controller = Arc::new(Crons { client, recorder, crons: cx.informers.informer(), jobs: cx.informers.informer() });
+    let controller =
+        Arc::new(Crons { client, recorder, crons: cx.informers.informer(), jobs: cx.informers.informer(), skew: cx.metrics().histogram(&SKEW, &SKEW_S) });
     controller.jobs.add_index("controller", |job| job.controller().map(|o| o.uid.clone()).into_iter().collect());
     cx.setup(&controller)
         .on(&controller.crons, itself)
@@ -46,6 +54,8 @@ struct Crons {
     recorder: Recorder,
     crons: Informer<CronJob>,
     jobs: Informer<Job>,
+    /// How much later than their times jobs are made.
+    skew: Arc<Histogram>,
 }
 
 /// What a clock asks for.
@@ -161,6 +171,7 @@ impl Crons {
         let made = job(cron, at);
         match self.client.namespaced::<Job>(cron.namespace()).create(&made).await {
             Ok(job) => {
+                self.skew.took(between(at, client::timestamp()));
                 self.tell(cron, EventType::Normal, "SuccessfulCreate", format!("Created job {}", job.name()));
                 status.active.get_or_insert_default().push(reference(&job));
             }
@@ -213,6 +224,7 @@ impl Crons {
 }
 
 impl Controller for Crons {
+    const QUEUE: &'static str = "cronjob";
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {

@@ -209,6 +209,7 @@ impl Daemons {
 }
 
 impl Controller for Daemons {
+    const QUEUE: &'static str = "daemonset";
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {

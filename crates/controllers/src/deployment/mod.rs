@@ -318,6 +318,7 @@ impl Deployments {
 }
 
 impl Controller for Deployments {
+    const QUEUE: &'static str = "deployment";
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {

@@ -45,6 +45,8 @@ impl Taints {
             return Ok(Some(left));
         }
         if self.evict(&pod).await? {
+            self.deletions.inc();
+            self.latency.took(between(due.at, client::timestamp()));
             let mut evicted = self.evicted.lock();
             due.rules.iter().for_each(|(_, uid)| *evicted.entry(uid.clone()).or_default() += 1);
             drop(evicted);

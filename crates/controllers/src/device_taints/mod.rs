@@ -16,10 +16,12 @@ use std::time::Duration;
 
 use client::devices::{self, results};
 use client::{Client, Delta, Informer, Meta, ObjectKey, Recorder, WorkQueue};
+use instruments::{Counter, Family, Histogram, Kind};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{DeviceTaintRule, ResourceClaim, ResourceSlice};
 use parking_lot::Mutex;
 
+use crate::node::eviction::LATENCY_S;
 use crate::work::{Controller, Cx, Step};
 
 /// Upstream `--concurrent-device-taint-eviction-syncs`.
@@ -28,6 +30,17 @@ const WORKERS: usize = 8;
 const STATUS_PERIOD: Duration = Duration::from_secs(10);
 /// The controller's name: in events, and as the owner of fields.
 const NAME: &str = "device-taint-eviction-controller";
+
+const DELETIONS: Family = Family::new(
+    "device_taint_eviction_controller_pod_deletions_total",
+    Kind::Counter,
+    "[ALPHA] Total number of Pods deleted by DeviceTaintEvictionController since its start.",
+);
+const LATENCY: Family = Family::new(
+    "device_taint_eviction_controller_pod_deletion_duration_seconds",
+    Kind::Histogram,
+    "[ALPHA] Latency, in seconds, between the time when a device taint effect has been activated and a Pod's deletion via DeviceTaintEvictionController.",
+);
 
 /// The index of claims and slices by the pools of their devices.
 const BY_POOL: &str = "devices/pool";
@@ -47,6 +60,8 @@ pub(crate) async fn run(cx: Cx) {
         rules: cx.informers.informer(),
         due: Mutex::default(),
         evicted: Mutex::default(),
+        deletions: cx.metrics().counter(&DELETIONS),
+        latency: cx.metrics().histogram(&LATENCY, &LATENCY_S),
     });
     controller.index();
     cx.setup_with(queue, &controller)
@@ -83,9 +98,12 @@ struct Taints {
     due: Mutex<HashSet<String>>,
     /// How many pods a rule has cost, by its UID.
     evicted: Mutex<HashMap<String, u64>>,
+    deletions: Arc<Counter>,
+    latency: Arc<Histogram>,
 }
 
 impl Controller for Taints {
+    const QUEUE: &'static str = "device-taint-eviction-controller";
     type Key = Key;
 
     async fn reconcile(&self, key: &Key) -> Step {

@@ -54,6 +54,8 @@ fn made(claim: ResourceClaim, slices: Vec<ResourceSlice>, rules: Vec<DeviceTaint
         rules: Informer::fixed(rules),
         due: Mutex::default(),
         evicted: Mutex::default(),
+        deletions: Arc::default(),
+        latency: Arc::new(Histogram::new(&LATENCY_S)),
     };
     taints.index();
     let written = move || fake.written().into_iter().filter(|w| !w.contains("/events ")).collect();

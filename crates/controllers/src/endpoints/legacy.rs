@@ -52,6 +52,7 @@ struct Legacy {
 }
 
 impl Controller for Legacy {
+    const QUEUE: &'static str = "endpoint";
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {

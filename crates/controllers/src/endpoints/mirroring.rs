@@ -5,7 +5,9 @@ use std::sync::Arc;
 use client::{EventType, Informer, Meta, ObjectKey, Recorder, object_reference};
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointSubset, Endpoints, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort};
+use tokio::time::Instant;
 
+use super::metrics::{Mirrored, OF_ENDPOINTS};
 use super::plan::{Desired, Plan, Template};
 use super::slice::Writer;
 use super::{MANAGED_BY, SERVICE_NAME, TRIGGER_TIME, facts};
@@ -28,7 +30,8 @@ pub(crate) async fn run(cx: Cx) {
         services: cx.informers.informer(),
         endpoints: cx.informers.informer(),
         recorder: cx.recorder(&client, "endpoint-slice-mirroring-controller"),
-        writer: Writer::new(&cx, client),
+        writer: Writer::new(&cx, client, &OF_ENDPOINTS),
+        mirrored: Mirrored::new(cx.metrics()),
     });
     cx.setup(&controller)
         .on(&controller.services, itself)
@@ -43,12 +46,15 @@ struct Mirroring {
     endpoints: Informer<Endpoints>,
     recorder: Recorder,
     writer: Writer,
+    mirrored: Mirrored,
 }
 
 impl Controller for Mirroring {
+    const QUEUE: &'static str = "endpoint_slice_mirroring";
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {
+        let begun = Instant::now();
         let existing = self.writer.of(key, CONTROLLER);
         let mirrored = self.endpoints.get_key(key).filter(|e| is_mirrored(e));
         let wanted = mirrored.filter(|_| {
@@ -66,15 +72,18 @@ impl Controller for Mirroring {
             let desired = wanted.as_ref().map(|e| desired(e, family)).filter(|(_, any)| *any);
             match (desired, &wanted) {
                 (Some((desired, _)), Some(endpoints)) => {
-                    let part = super::plan::plan(&template(endpoints, family), desired, &mine, None);
-                    plan.create.extend(part.create);
-                    plan.update.extend(part.update);
-                    plan.delete.extend(part.delete);
+                    plan.extend(super::plan::plan(&template(endpoints, family), desired, &mine, None));
                 }
-                _ => plan.delete.extend(mine),
+                _ => plan.remove(mine),
             }
         }
-        self.writer.write(key, plan).await?;
+        if wanted.is_none() && existing.is_empty() {
+            self.writer.metrics.forget(key);
+            return Ok(self.writer.overlay.look_again(key));
+        }
+        let written = self.writer.write(key, plan, existing.len()).await;
+        self.mirrored.ended(wanted.as_deref().map_or(0, skipped), begun.elapsed());
+        written?;
         Ok(self.writer.overlay.look_again(key))
     }
 }

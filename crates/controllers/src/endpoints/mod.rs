@@ -11,6 +11,7 @@
 
 mod facts;
 pub(crate) mod legacy;
+mod metrics;
 pub(crate) mod mirroring;
 mod plan;
 pub(crate) mod slice;

@@ -50,6 +50,33 @@ pub(super) struct Plan {
     pub(super) create: Vec<EndpointSlice>,
     pub(super) update: Vec<EndpointSlice>,
     pub(super) delete: Vec<Arc<EndpointSlice>>,
+    /// Endpoints that are to be, those of them that are new, and those that were and are not to be.
+    pub(super) desired: usize,
+    pub(super) added: usize,
+    pub(super) removed: usize,
+    /// How many slices it would take.
+    pub(super) wanted_slices: usize,
+}
+
+impl Plan {
+    /// Adds what is to be written of another family.
+    pub(super) fn extend(&mut self, other: Plan) {
+        self.create.extend(other.create);
+        self.update.extend(other.update);
+        self.delete.extend(other.delete);
+        self.desired += other.desired;
+        self.added += other.added;
+        self.removed += other.removed;
+        self.wanted_slices += other.wanted_slices;
+    }
+
+    /// Adds slices that are to go.
+    pub(super) fn remove(&mut self, slices: impl IntoIterator<Item = Arc<EndpointSlice>>) {
+        for slice in slices {
+            self.removed += slice.endpoints.as_ref().map_or(0, Vec::len);
+            self.delete.push(slice);
+        }
+    }
 }
 
 impl Desired {
@@ -84,7 +111,7 @@ pub(super) fn plan(template: &Template, mut desired: Desired, existing: &[Arc<En
         if desired.groups.contains_key(&key) {
             by_ports.entry(key).or_default().push(slice.clone());
         } else {
-            out.delete.push(slice.clone());
+            out.remove([slice.clone()]);
         }
     }
     for (key, group) in std::mem::take(&mut desired.groups) {
@@ -115,6 +142,8 @@ fn placeholder(template: &Template, out: &mut Plan) {
 /// One group of ports.
 fn lay_out(template: &Template, group: Group, slices: Vec<Arc<EndpointSlice>>, out: &mut Plan) {
     let mut wanted: BTreeMap<String, Endpoint> = group.endpoints.into_iter().map(|e| (endpoint_key(&e), e)).collect();
+    out.desired += wanted.len();
+    out.wanted_slices += wanted.len().div_ceil(template.endpoints_max.max(1));
     let (mut touched, mut untouched) = (Vec::new(), Vec::new());
     for slice in slices {
         let (mut kept, mut changed) = (Vec::new(), false);
@@ -124,7 +153,10 @@ fn lay_out(template: &Template, group: Group, slices: Vec<Arc<EndpointSlice>>, o
                     changed |= new != *old;
                     kept.push(new);
                 }
-                None => changed = true,
+                None => {
+                    changed = true;
+                    out.removed += 1;
+                }
             }
         }
         if changed && kept.is_empty() {
@@ -137,6 +169,7 @@ fn lay_out(template: &Template, group: Group, slices: Vec<Arc<EndpointSlice>>, o
         }
     }
     let mut rest: Vec<Endpoint> = wanted.into_values().collect();
+    out.added += rest.len();
     // The fullest first, so that the others may become empty in time.
     touched.sort_by_key(|(_, kept)| std::cmp::Reverse(kept.len()));
     for (_, kept) in &mut touched {

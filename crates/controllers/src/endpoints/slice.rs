@@ -6,6 +6,7 @@ use client::{Client, DeleteParams, Delta, EventType, Informer, Meta, ObjectKey, 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+use super::metrics::{Metrics, Names, OF_SERVICES, Syncs};
 use super::plan::{Desired, ENDPOINTS_MAX, Plan, Template};
 use super::{Backends, HEADLESS, MANAGED_BY, SERVICE_NAME, Triggers, facts, selects};
 use crate::claim::owner_reference;
@@ -24,9 +25,10 @@ pub(crate) async fn run(cx: Cx) {
     let controller = Arc::new(Slices {
         recorder: cx.recorder(&client, "endpoint-slice-controller"),
         backends: Backends::new(&services, &pods),
+        syncs: Syncs::new(cx.metrics(), &services),
         services,
         nodes: cx.informers.informer(),
-        writer: Writer::new(&cx, client),
+        writer: Writer::new(&cx, client, &OF_SERVICES),
         triggers: Triggers::default(),
     });
     cx.setup(&controller)
@@ -48,13 +50,14 @@ pub(super) struct Writer {
     pub(super) client: Client,
     pub(super) slices: Informer<EndpointSlice>,
     pub(super) overlay: Overlay<EndpointSlice>,
+    pub(super) metrics: Metrics,
 }
 
 impl Writer {
-    pub(super) fn new(cx: &Cx, client: Client) -> Self {
+    pub(super) fn new(cx: &Cx, client: Client, names: &'static Names) -> Self {
         let slices = cx.informers.informer::<EndpointSlice>();
         slices.add_index("service", |slice| service_key(slice).map(|k| k.to_string()).into_iter().collect());
-        Self { client, slices, overlay: Overlay::default() }
+        Self { client, slices, overlay: Overlay::default(), metrics: Metrics::new(cx.metrics(), names) }
     }
 
     /// A slice of this controller changed: by itself, or by somebody who should not.
@@ -82,8 +85,9 @@ impl Writer {
         self.overlay.over(key, seen)
     }
 
-    /// Writes a plan; created first, so that no endpoint is missing in between.
-    pub(super) async fn write(&self, key: &ObjectKey, plan: Plan) -> client::Result<()> {
+    /// Writes a plan for an owner that has so many slices; created first, so that no endpoint is missing in between.
+    pub(super) async fn write(&self, key: &ObjectKey, plan: Plan, existing: usize) -> client::Result<()> {
+        self.metrics.planned(key, &plan, existing);
         let result = self.write_all(key, plan).await;
         if result.is_err() {
             self.overlay.forget(key);
@@ -95,18 +99,25 @@ impl Writer {
         let api = self.client.namespaced::<EndpointSlice>(&key.namespace);
         for slice in &plan.create {
             match api.create(slice).await {
-                Ok(slice) => self.overlay.wrote(key, slice),
+                Ok(slice) => {
+                    self.metrics.changed("create");
+                    self.overlay.wrote(key, slice);
+                }
                 Err(error) if error.is_namespace_terminating() => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
         for slice in &plan.update {
             self.overlay.wrote(key, api.replace(slice.name(), slice).await?);
+            self.metrics.changed("update");
         }
         for slice in &plan.delete {
             match api.delete(slice.name(), &DeleteParams::default()).await {
                 Err(error) if !error.is_not_found() => return Err(error),
-                _ => self.overlay.deleted(key, slice.name()),
+                _ => {
+                    self.metrics.changed("delete");
+                    self.overlay.deleted(key, slice.name());
+                }
             }
         }
         Ok(())
@@ -120,9 +131,11 @@ struct Slices {
     writer: Writer,
     recorder: Recorder,
     triggers: Triggers,
+    syncs: Syncs,
 }
 
 impl Controller for Slices {
+    const QUEUE: &'static str = "endpoint_slice";
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {
@@ -130,6 +143,7 @@ impl Controller for Slices {
             // The slices go by their owner reference.
             self.triggers.forget(key);
             self.writer.overlay.forget(key);
+            self.writer.metrics.forget(key);
             return Ok(None);
         };
         if !selects(&service) || service.is_deleting() {
@@ -142,14 +156,16 @@ impl Controller for Slices {
         let mut plan = Plan::default();
         for family in &families {
             let mine: Vec<_> = existing.iter().filter(|s| s.address_type == *family).cloned().collect();
-            let part = super::plan::plan(&template(&service, family), self.desired(&service, &pods, family), &mine, trigger);
-            plan.create.extend(part.create);
-            plan.update.extend(part.update);
-            plan.delete.extend(part.delete);
+            plan.extend(super::plan::plan(&template(&service, family), self.desired(&service, &pods, family), &mine, trigger));
         }
         // The Service no longer has that address family.
-        plan.delete.extend(existing.into_iter().filter(|s| !families.contains(&s.address_type.as_str())));
-        match self.writer.write(key, plan).await {
+        let count = existing.len();
+        plan.remove(existing.into_iter().filter(|s| !families.contains(&s.address_type.as_str())));
+        let changes = plan.create.len() + plan.update.len() + plan.delete.len();
+        let written = self.writer.write(key, plan, count).await;
+        let distribution = service.spec.as_ref().and_then(|s| s.traffic_distribution.as_deref()).unwrap_or_default();
+        self.syncs.ended(written.is_err(), distribution, changes);
+        match written {
             Err(error) if !error.is_conflict() && !error.is_not_found() => {
                 let message = format!("Error updating Endpoint Slices for Service {key}: {error}");
                 self.recorder.event(&object_reference(&*service), EventType::Warning, "FailedToUpdateEndpointSlices", message);

@@ -46,6 +46,7 @@ pub(crate) async fn run(cx: Cx) {
     let client = cx.client("generic-garbage-collector");
     let recorder = cx.recorder(&client, "garbage-collector-controller");
     let queue = WorkQueue::default();
+    queue.measure(&cx.queues, Collector::QUEUE);
     let collector = Arc::new(Collector {
         client,
         recorder,
@@ -136,6 +137,7 @@ impl Collector {
 }
 
 impl Controller for Collector {
+    const QUEUE: &'static str = "garbage_collector_attempt_to_delete";
     type Key = Work;
 
     async fn reconcile(&self, work: &Work) -> Step {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Delta, Informer, Object, PartialObject};
+use instruments::{Family, Kind as MetricKind};
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
@@ -58,10 +59,14 @@ pub(super) struct First {
 pub(super) async fn start(cx: &Cx, collector: &Arc<Collector>) -> bool {
     let mut monitors = Monitors { cx: cx.clone(), collector: collector.clone(), running: HashMap::new() };
     let changed = Arc::new(Notify::new());
+    let errors = cx.metrics().counter(&ERRORS);
     let synced = loop {
         match monitors.refresh().await {
             Ok(synced) => break synced,
-            Err(error) => tracing::debug!(%error, "discovery failed"),
+            Err(error) => {
+                errors.inc();
+                tracing::debug!(%error, "discovery failed");
+            }
         }
         if cx.shutdown.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
             return false;
@@ -78,6 +83,7 @@ pub(super) async fn start(cx: &Cx, collector: &Arc<Collector>) -> bool {
                 changed.notified().await;
                 tokio::time::sleep(SETTLE).await;
                 if let Err(error) = monitors.refresh().await {
+                    errors.inc();
                     tracing::debug!(%error, "discovery failed");
                     tokio::time::sleep(RETRY).await;
                     changed.notify_one();
@@ -89,6 +95,9 @@ pub(super) async fn start(cx: &Cx, collector: &Arc<Collector>) -> bool {
     let all = async { futures_util::future::join_all(synced).await };
     cx.shutdown.run_until_cancelled(tokio::time::timeout(SYNC_MAX, all)).await.is_some()
 }
+
+const ERRORS: Family =
+    Family::new("garbagecollector_controller_resources_sync_error_total", MetricKind::Counter, "[ALPHA] Number of garbage collector resources sync errors");
 
 type Synced = futures_util::future::BoxFuture<'static, ()>;
 

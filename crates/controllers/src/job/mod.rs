@@ -4,6 +4,7 @@
 //! gone are heard of by the pod and by the job.
 
 mod indexes;
+mod metrics;
 mod plan;
 mod policy;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use machinery::labels::Selector;
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::burst::Burst;
 use crate::claim::{claim_with_finalizer, controller_key};
@@ -24,6 +26,7 @@ use crate::expectations::Expectations;
 use crate::meta::{labels, selector};
 use crate::pods::{self, PodControl};
 use crate::work::{Controller, Cx, Step};
+use metrics::Metrics;
 pub(crate) use plan::finished_at;
 use plan::{FINALIZER, Plan};
 
@@ -51,6 +54,7 @@ pub(crate) async fn run(cx: Cx) {
         pods: cx.informers.informer(),
         expectations: Expectations::default(),
         selectors: Compiled::default(),
+        metrics: Metrics::new(cx.metrics()),
     });
     pods::index_controller(&controller.pods);
     cx.setup(&controller).on(&controller.jobs, Jobs::heard_job).on(&controller.pods, Jobs::heard_pod).work(WORKERS).await;
@@ -71,6 +75,12 @@ struct Jobs {
     pods: Informer<Pod>,
     expectations: Expectations,
     selectors: Compiled<Selector>,
+    metrics: Metrics,
+}
+
+/// The controller that a Job says is to care for it, if that is another.
+fn other_controller(job: &Job) -> Option<&str> {
+    job.spec.as_ref()?.managed_by.as_deref().filter(|by| *by != "kubernetes.io/job-controller")
 }
 
 fn selector_of(job: &Job) -> Selector {
@@ -88,6 +98,9 @@ impl Jobs {
     }
 
     fn heard_job(&self, queue: &WorkQueue<Key>, change: &Delta<Job>) {
+        if let Delta::Added(job) = change {
+            other_controller(job).into_iter().for_each(|other| self.metrics.others(other));
+        }
         if let Delta::Deleted(job) = change {
             self.expectations.forget(job.uid());
             self.selectors.forget(&job.key());
@@ -99,6 +112,7 @@ impl Jobs {
 
     fn heard_pod(&self, queue: &WorkQueue<Key>, change: &Delta<Pod>) {
         let pod = change.object();
+        self.metrics.heard_pod(change);
         let Some(job) = self.owner(pod) else {
             if pod.has_finalizer(FINALIZER) && !matches!(change, Delta::Deleted(_)) {
                 queue.add(Key::Orphan(pod.key()));
@@ -119,20 +133,23 @@ impl Jobs {
 
     async fn job(&self, key: &ObjectKey) -> Step {
         let Some(job) = self.jobs.get_key(key) else { return Ok(None) };
-        if job.spec.as_ref().is_some_and(|s| s.managed_by.as_deref().is_some_and(|m| m != "kubernetes.io/job-controller")) {
+        if other_controller(&job).is_some() {
             return Ok(None);
         }
         if is_finished(&job) {
             let left = pods::of_controller(&self.pods, job.uid());
             return self.release(left.iter().filter(|p| p.has_finalizer(FINALIZER))).await.map(|()| None);
         }
+        let begun = Instant::now();
         let act = self.expectations.satisfied(job.uid());
         let selector = self.selector(&job);
         let all = pods::of_controller_and_orphans(&self.pods, job.uid(), job.namespace());
         let pods = claim_with_finalizer::<Job, Pod>(&self.client, &job, &selector, all, FINALIZER).await?;
         let plan = plan::plan(&job, &pods, act, client::timestamp());
-        let again = plan.again;
-        self.carry_out(&job, plan).await?;
+        let (again, action) = (plan.again, metrics::action(act, &plan));
+        let done = self.carry_out(&job, plan).await;
+        self.metrics.synced(&job, action, done.is_err(), begun.elapsed());
+        done?;
         Ok(again.into_iter().chain(self.expectations.look_again(job.uid())).min())
     }
 
@@ -145,6 +162,7 @@ impl Jobs {
                 Err(error) if error.is_not_found() => return Ok(()),
                 other => other.map(drop)?,
             }
+            self.metrics.written(job, &plan.status);
         }
         let about = object_reference(job);
         for (warning, reason, message) in &plan.tell {
@@ -175,6 +193,7 @@ impl Jobs {
 }
 
 impl Controller for Jobs {
+    const QUEUE: &'static str = "job";
     type Key = Key;
 
     async fn reconcile(&self, key: &Key) -> Step {

@@ -37,6 +37,7 @@ struct Addresses {
 }
 
 impl Controller for Addresses {
+    const QUEUE: &'static str = "knarr_machines_address";
     type Key = String;
 
     async fn reconcile(&self, name: &String) -> Step {

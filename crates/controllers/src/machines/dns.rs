@@ -178,6 +178,7 @@ impl Owned for EndpointSlice {
 }
 
 impl Controller for Slices {
+    const QUEUE: &'static str = "knarr_machines_dns";
     type Key = ();
 
     async fn reconcile(&self, (): &()) -> Step {

@@ -116,6 +116,7 @@ fn is_clusters(host: &str, machines: &Machines) -> bool {
 }
 
 impl Controller for Approving {
+    const QUEUE: &'static str = "knarr_machines_serving";
     type Key = String;
 
     async fn reconcile(&self, name: &String) -> Step {

@@ -41,6 +41,7 @@ struct Candidate {
 }
 
 impl Controller for Migrator {
+    const QUEUE: &'static str = "storage-version-migrator-controller";
     type Key = String;
 
     async fn reconcile(&self, name: &String) -> Step {

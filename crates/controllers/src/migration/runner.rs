@@ -45,6 +45,7 @@ pub(super) fn plan(migrations: Vec<Migration>) -> Plan {
 }
 
 impl Controller for Runner {
+    const QUEUE: &'static str = "resource-version-controller";
     type Key = Target;
 
     async fn reconcile(&self, target: &Target) -> Step {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use client::{Client, DeleteParams, Delta, EventType, Informer, Meta, ObjectKey, Patch, PatchParams, Recorder, WorkQueue, object_reference};
+use instruments::{Counter, Family, Histogram, Kind};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use machinery::placement::{NO_EXECUTE, Tolerations};
 use parking_lot::Mutex;
@@ -17,6 +18,19 @@ use crate::work::{Controller, Cx, Step};
 
 const WORKERS: usize = 8;
 
+const DELETIONS: Family = Family::new(
+    "taint_eviction_controller_pod_deletions_total",
+    Kind::Counter,
+    "[ALPHA] Total number of Pods deleted by TaintEvictionController since its start.",
+);
+const LATENCY: Family = Family::new(
+    "taint_eviction_controller_pod_deletion_duration_seconds",
+    Kind::Histogram,
+    "[ALPHA] Latency, in seconds, between the time when a taint effect has been activated for the Pod and its deletion via TaintEvictionController.",
+);
+/// Upper ends of its buckets, of the controller of devices' taints as well.
+pub(crate) static LATENCY_S: [f64; 12] = [0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0, 120.0, 180.0, 240.0];
+
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("node-controller");
@@ -26,6 +40,8 @@ pub(crate) async fn run(cx: Cx) {
         nodes: cx.informers.informer(),
         pods: cx.informers.informer(),
         since: Mutex::default(),
+        deletions: cx.metrics().counter(&DELETIONS),
+        latency: cx.metrics().histogram(&LATENCY, &LATENCY_S),
     });
     pods::index_node(&controller.pods);
     cx.setup(&controller).on(&controller.nodes, Eviction::heard_node).on(&controller.pods, Eviction::heard_pod).work(WORKERS).await;
@@ -42,9 +58,12 @@ struct Eviction {
     pods: Informer<Pod>,
     /// Since when which pod, by key and UID, is to leave.
     since: Mutex<HashMap<ObjectKey, (String, Instant)>>,
+    deletions: Arc<Counter>,
+    latency: Arc<Histogram>,
 }
 
 impl Controller for Eviction {
+    const QUEUE: &'static str = "noexec_taint_pod";
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {
@@ -73,7 +92,11 @@ impl Controller for Eviction {
         if !left.is_zero() {
             return Ok(Some(left));
         }
-        self.evict(&pod).await?;
+        if self.evict(&pod).await? {
+            self.deletions.inc();
+            // From when its time had come.
+            self.latency.took((since + stay).elapsed());
+        }
         self.since.lock().remove(key);
         Ok(None)
     }
@@ -100,10 +123,11 @@ impl Eviction {
         }
     }
 
-    async fn evict(&self, pod: &Pod) -> client::Result<()> {
+    /// Whether it was there to be deleted.
+    async fn evict(&self, pod: &Pod) -> client::Result<bool> {
         let message = format!("Marking for deletion Pod {}", pod.key());
         self.recorder.event(&object_reference(pod), EventType::Normal, "TaintManagerEviction", message);
-        delete_as_target(&self.client, pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint").await.map(drop)
+        delete_as_target(&self.client, pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint").await
     }
 }
 

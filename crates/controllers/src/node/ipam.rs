@@ -65,6 +65,7 @@ fn concerned(nodes: &[Arc<Node>], change: &Delta<Node>) -> Vec<String> {
 }
 
 impl Controller for Ipam {
+    const QUEUE: &'static str = "cidrallocator_node";
     type Key = String;
 
     async fn reconcile(&self, name: &String) -> Step {

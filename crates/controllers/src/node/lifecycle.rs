@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Client, Delta, EventType, Informer, ListParams, Meta, ObjectKey, Patch, PatchParams, Recorder, WorkQueue, object_reference};
+use instruments::{Counter, Families, Family, Histogram, Kind, Labelled, exponential};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod};
 use parking_lot::Mutex;
@@ -20,7 +21,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::taints::{self, Evict};
-use super::zones::{Word, Zones};
+use super::zones::{Word, Zones, zone};
 use super::{condition, ready, reference};
 use crate::meta::created;
 use crate::pods;
@@ -30,6 +31,22 @@ const LEASES: &str = "kube-node-lease";
 /// What is not known of a node that is silent.
 const CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 const WORKERS: usize = 8;
+
+const ZONE_HEALTH: Family = Family::new("node_collector_zone_health", Kind::Gauge, "[ALPHA] Gauge measuring percentage of healthy nodes per zone.");
+const ZONE_SIZE: Family = Family::new("node_collector_zone_size", Kind::Gauge, "[ALPHA] Gauge measuring number of registered Nodes per zones.");
+const ZONE_UNHEALTHY: Family =
+    Family::new("node_collector_unhealthy_nodes_in_zone", Kind::Gauge, "[ALPHA] Gauge measuring number of not Ready Nodes per zones.");
+const EVICTIONS: Family = Family::new(
+    "node_collector_evictions_total",
+    Kind::Counter,
+    "[STABLE] Number of Node evictions that happened since current instance of NodeController started.",
+);
+const JUDGING: Family = Family::new(
+    "node_collector_update_node_health_duration_seconds",
+    Kind::Histogram,
+    "[ALPHA] Duration in seconds for NodeController to update the health of a single node.",
+);
+static JUDGING_S: [f64; 8] = exponential(0.001, 4.0);
 
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
@@ -45,6 +62,12 @@ pub(crate) async fn run(cx: Cx) {
         zones: Mutex::default(),
         unmarked: Mutex::default(),
         queue: queue.clone(),
+        evictions: cx.metrics().counters(&EVICTIONS, ["zone"]),
+        judging: cx.metrics().histogram(&JUDGING, &JUDGING_S),
+    });
+    cx.metrics().collect(&[(&ZONE_HEALTH, &["zone"]), (&ZONE_SIZE, &["zone"]), (&ZONE_UNHEALTHY, &["zone"])], {
+        let controller = Arc::downgrade(&controller);
+        move |out| controller.upgrade().into_iter().for_each(|controller| controller.tell_zones(out))
     });
     pods::index_node(&controller.pods);
     cx.setup_with(queue, &controller)
@@ -82,9 +105,22 @@ struct Lifecycle {
     /// Nodes that turned silent and whose pods do not all say so yet.
     unmarked: Mutex<HashSet<String>>,
     queue: WorkQueue<Key>,
+    /// Nodes whose pods were sent away.
+    evictions: Arc<Labelled<1, Counter>>,
+    /// How long a look at a node takes.
+    judging: Arc<Histogram>,
 }
 
 impl Lifecycle {
+    fn tell_zones(&self, out: &mut Families) {
+        self.zones.lock().each(|zone, alive, dead| {
+            let (size, labels) = ((alive + dead) as f64, [("zone", zone)]);
+            out.add(&ZONE_HEALTH, &labels, 100.0 * alive as f64 / size, None);
+            out.add(&ZONE_SIZE, &labels, size, None);
+            out.add(&ZONE_UNHEALTHY, &labels, dead as f64, None);
+        });
+    }
+
     fn sign(&self, node: &str) {
         self.signs.lock().insert(node.to_owned(), Instant::now());
     }
@@ -254,6 +290,9 @@ impl Lifecycle {
                 Err(error) if error.is_not_found() => return Ok(None),
                 other => other.map(drop)?,
             }
+            if evict == Evict::Yes && !taints::evicts(&node) {
+                self.evictions.with([&zone(&node)]).inc();
+            }
         }
         if ready(&node).is_none_or(|r| r == "True") {
             self.unmarked.lock().remove(name);
@@ -267,11 +306,17 @@ impl Lifecycle {
 }
 
 impl Controller for Lifecycle {
+    const QUEUE: &'static str = "node_lifecycle_controller";
     type Key = Key;
 
     async fn reconcile(&self, key: &Key) -> Step {
         match key {
-            Key::Node(name) => self.node(name).await,
+            Key::Node(name) => {
+                let begun = Instant::now();
+                let step = self.node(name).await;
+                self.judging.took(begun.elapsed());
+                step
+            }
             Key::Pod(key) => {
                 let pod = self.pods.get_key(key).filter(|p| self.is_dead(pods::node_name(p)));
                 match pod {

@@ -84,6 +84,7 @@ impl Ttl {
 }
 
 impl Controller for Ttl {
+    const QUEUE: &'static str = "ttlcontroller";
     type Key = String;
 
     async fn reconcile(&self, name: &String) -> Step {

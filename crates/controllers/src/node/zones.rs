@@ -151,6 +151,11 @@ impl Zones {
         Turned { nodes: concerned.map(|(name, _)| name.clone()).collect(), came_back }
     }
 
+    /// Shows each zone with its nodes that live and those that do not.
+    pub(super) fn each(&self, mut show: impl FnMut(&str, usize, usize)) {
+        self.zones.iter().filter(|(_, zone)| zone.size() > 0).for_each(|(name, zone)| show(name, zone.alive, zone.dead));
+    }
+
     /// Whether no zone has a node that lives.
     pub(super) fn is_cut_off(&self) -> bool {
         self.cut_off
@@ -175,11 +180,11 @@ impl Zones {
 }
 
 /// A node's zone: its region and zone together, as upstream's `GetZoneKey` has them.
-fn zone(node: &Node) -> String {
+pub(super) fn zone(node: &Node) -> String {
     let label = |stable: &str, old: &str| labels(node).get(stable).or_else(|| labels(node).get(old)).cloned().unwrap_or_default();
     let region = label("topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region");
     let zone = label("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone");
-    format!("{region}:\0:{zone}")
+    if region.is_empty() && zone.is_empty() { String::new() } else { format!("{region}:\0:{zone}") }
 }
 
 #[cfg(test)]

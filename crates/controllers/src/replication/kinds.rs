@@ -9,6 +9,7 @@ use crate::meta;
 
 impl Replicated for ReplicaSet {
     const ACCOUNT: &'static str = "replicaset-controller";
+    const QUEUE: &'static str = "replicaset";
     const COMPONENT: &'static str = "replicaset-controller";
     const TERMINATING: bool = true;
 
@@ -67,6 +68,7 @@ impl Replicated for ReplicaSet {
 
 impl Replicated for ReplicationController {
     const ACCOUNT: &'static str = "replication-controller";
+    const QUEUE: &'static str = "replicationmanager";
     const COMPONENT: &'static str = "replication-controller";
     const TERMINATING: bool = false;
 

@@ -33,6 +33,8 @@ const WORKERS: usize = 5;
 pub(crate) trait Replicated: Object + Plural + k8s_openapi::Resource<Scope = NamespaceResourceScope> {
     /// The service account's name.
     const ACCOUNT: &'static str;
+    /// The queue's name.
+    const QUEUE: &'static str;
     /// The name in events.
     const COMPONENT: &'static str;
     /// Whether the status tells how many pods are terminating.
@@ -210,6 +212,7 @@ impl<K: Replicated> Replication<K> {
 }
 
 impl<K: Replicated> Controller for Replication<K> {
+    const QUEUE: &'static str = K::QUEUE;
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {

@@ -63,7 +63,10 @@ impl Claims {
             return Err(format!("resource claim template {template:?}: resourceclaimtemplate.resource.k8s.io {template:?} not found"));
         };
         let api = self.client.namespaced::<ResourceClaim>(pod.namespace());
-        let made = api.create(&of_template(pod, &claim.name, &template)).await.map_err(|error| format!("create ResourceClaim : {error}"))?;
+        let wanted = of_template(pod, &claim.name, &template);
+        let made = api.create(&wanted).await;
+        self.created.count(&wanted, made.is_ok());
+        let made = made.map_err(|error| format!("create ResourceClaim : {error}"))?;
         let name = made.name().to_owned();
         // The memory may have been quicker than the answer.
         if self.claims.get_key(&made.key()).is_none() {

@@ -8,6 +8,7 @@
 //! looked at when the process starts, when it changes, and when a pod that names it changes or goes.
 
 mod make;
+mod metrics;
 mod release;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use parking_lot::Mutex;
 
 use crate::pods;
 use crate::work::{Controller, Cx, Step};
+use metrics::Created;
 
 /// Upstream `--concurrent-resource-claim-syncs`.
 const WORKERS: usize = 50;
@@ -46,6 +48,11 @@ pub(crate) async fn run(cx: Cx) {
         templates: cx.informers.informer(),
         gone: Mutex::default(),
         made: Mutex::default(),
+        created: Created::new(cx.metrics()),
+    });
+    cx.metrics().collect(metrics::TOLD, {
+        let claims = controller.claims.clone();
+        move |out| metrics::tell(&claims.list(), out)
     });
     controller.index();
     cx.setup(&controller)
@@ -76,6 +83,7 @@ struct Claims {
     gone: Mutex<Gone>,
     /// What was made and is not in memory yet, by the pod's UID and its name for it.
     made: Mutex<HashMap<(String, String), Arc<ResourceClaim>>>,
+    created: Created,
 }
 
 /// The last pods that were deleted.
@@ -100,6 +108,7 @@ impl Gone {
 }
 
 impl Controller for Claims {
+    const QUEUE: &'static str = "resource_claim";
     type Key = Key;
 
     async fn reconcile(&self, key: &Key) -> Step {

@@ -59,6 +59,7 @@ fn made(pods: Vec<Pod>, claims: Vec<ResourceClaim>, live: Option<Value>) -> (Arc
         templates: Informer::fixed([template()]),
         gone: Mutex::default(),
         made: Mutex::default(),
+        created: Created::new(&instruments::Registry::default()),
     };
     controller.index();
     let written = move || {

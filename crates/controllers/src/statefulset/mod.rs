@@ -235,6 +235,7 @@ impl Sets {
 }
 
 impl Controller for Sets {
+    const QUEUE: &'static str = "statefulset";
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use client::{Client, Delta, EventType, Informer, Meta, ObjectKey, Recorder, WorkQueue, object_reference};
+use instruments::{Counter, Family, Kind};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimTemplate, Pod, Volume};
 use machinery::status::Status;
 
@@ -19,11 +20,22 @@ use crate::work::{Controller, Cx, Step};
 /// Upstream `--concurrent-ephemeralvolume-syncs`.
 const WORKERS: usize = 5;
 
+const CREATED: Family = Family::new("ephemeral_volume_controller_create_total", Kind::Counter, "[ALPHA] Number of PersistentVolumeClaim creation requests");
+const FAILED: Family =
+    Family::new("ephemeral_volume_controller_create_failures_total", Kind::Counter, "[ALPHA] Number of PersistentVolumeClaim creation requests");
+
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("ephemeral-volume-controller");
     let recorder = cx.recorder(&client, "ephemeral_volume");
-    let controller = Arc::new(Ephemeral { client, recorder, pods: cx.informers.informer(), claims: cx.informers.informer() });
+    let controller = Arc::new(Ephemeral {
+        client,
+        recorder,
+        pods: cx.informers.informer(),
+        claims: cx.informers.informer(),
+        created: cx.metrics().counter(&CREATED),
+        failed: cx.metrics().counter(&FAILED),
+    });
     index_claims(&controller.pods);
     cx.setup(&controller)
         .on(&controller.pods, |_: &Ephemeral, queue, change| {
@@ -46,6 +58,8 @@ struct Ephemeral {
     recorder: Recorder,
     pods: Informer<Pod>,
     claims: Informer<PersistentVolumeClaim>,
+    created: Arc<Counter>,
+    failed: Arc<Counter>,
 }
 
 fn enqueue(queue: &WorkQueue<ObjectKey>, pod: &Pod) {
@@ -78,6 +92,10 @@ impl Ephemeral {
             Some(_) => Err(format!("PVC {namespace}/{name} was not created for pod {namespace}/{} (pod is not owner)", pod.name())),
             None => {
                 let made = self.client.namespaced::<PersistentVolumeClaim>(namespace).create(&claim(pod, &name, template)).await;
+                self.created.inc();
+                if made.is_err() {
+                    self.failed.inc();
+                }
                 made.map(drop).map_err(|error| format!("create PVC {name}: {error}"))
             }
         }
@@ -85,6 +103,7 @@ impl Ephemeral {
 }
 
 impl Controller for Ephemeral {
+    const QUEUE: &'static str = "ephemeral_volume";
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {
@@ -126,7 +145,8 @@ mod tests {
         });
         let (client, pods) = (fake.client(), Informer::fixed([pod()]));
         let recorder = Recorder::new(client.clone(), "ephemeral_volume", "");
-        let ephemeral = Ephemeral { client, recorder, pods, claims: Informer::fixed(claims) };
+        let (created, failed) = Default::default();
+        let ephemeral = Ephemeral { client, recorder, pods, claims: Informer::fixed(claims), created, failed };
         let step = ephemeral.reconcile(&ObjectKey::new("n", "web")).await;
         let written = fake.written().into_iter().filter(|w| w.contains("persistentvolumeclaims ")).collect();
         (step, written)

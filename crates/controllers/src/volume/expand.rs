@@ -46,6 +46,7 @@ struct Expander {
 }
 
 impl Controller for Expander {
+    const QUEUE: &'static str = "volume_expand";
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {

@@ -7,6 +7,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod binder;
+mod counts;
 pub(crate) mod ephemeral;
 pub(crate) mod expand;
 mod migrated;

@@ -247,6 +247,7 @@ fn mount_labels(pod: &Pod) -> BTreeMap<String, BTreeSet<Label>> {
 }
 
 impl Controller for Watcher {
+    const QUEUE: &'static str = "selinux_warning";
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {

@@ -84,6 +84,7 @@ fn told(claim: &PersistentVolumeClaim, used: bool, now: Time) -> Option<Persiste
 }
 
 impl Controller for Watcher {
+    const QUEUE: &'static str = "knarr_unused_claims";
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {

@@ -16,11 +16,13 @@ pub(crate) mod validate;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 pub(crate) use machinery::time::parse_go_duration as duration_ns;
 
 use crate::extender::Extender;
+use crate::metrics::Metrics;
 use crate::profile::{Profile, Profiles};
 use raw::Raw;
 
@@ -35,6 +37,10 @@ pub struct Config {
     pub backoff_min: Duration,
     /// At most.
     pub backoff_max: Duration,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Set when the first lists are read: from then on pods are placed.
+    pub has_read: Arc<AtomicBool>,
 }
 
 impl Default for Config {
@@ -72,8 +78,11 @@ impl Config {
         }
         let extenders = raw.extenders.iter().map(|extender| Extender::new(extender).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
         let seconds = |n: i64| Duration::from_secs(n.unsigned_abs());
+        let profiles = Profiles::new(profiles);
         Ok(Self {
-            profiles: Arc::new(Profiles::new(profiles)),
+            metrics: Arc::new(Metrics::new(&profiles)),
+            has_read: Arc::default(),
+            profiles: Arc::new(profiles),
             extenders,
             backoff_min: seconds(raw.pod_initial_backoff_seconds.unwrap_or(1)),
             backoff_max: seconds(raw.pod_max_backoff_seconds.unwrap_or(10)),

@@ -264,7 +264,7 @@ fn the_emptier_and_the_more_balanced() {
     let it = pod("p", asks("1", "0"));
     let uneven = [plain("a", &[pod("x", asks("2", "2Gi"))]), plain("b", &[pod("y", asks("1", "4Gi"))])];
     let standard = standard();
-    let cycle = Cycle { pod: &it, profile: &standard, snapshot: Snapshot { nodes: &uneven, world: &world, nominated: &nominated } };
+    let cycle = Cycle::new(&it, &standard, Snapshot { nodes: &uneven, world: &world, nominated: &nominated });
     let plugin = standard.plugin("NodeResourcesBalancedAllocation").unwrap();
     let score = plugin.prepare_score(&cycle, &[]).unwrap();
     // cpu 0.50 → 0.75 beside memory 0.25; cpu 0.25 → 0.50 beside memory 0.50.

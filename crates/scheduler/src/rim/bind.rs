@@ -17,9 +17,11 @@ use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use super::Report;
 use crate::extender::Extender;
+use crate::metrics::{Metrics, ProfileMetrics, Stage, Status};
 use crate::plugins::dynamic_resources::Grant;
 use crate::plugins::volume_binding::{self, SELECTED_NODE, Step};
 
@@ -107,6 +109,10 @@ pub(super) struct Work {
     pub undertaking: Arc<Undertaking>,
     /// Who binds in our place.
     pub binder: Option<Arc<Extender>>,
+    pub metrics: Arc<Metrics>,
+    /// The profile's name, and what is counted of it.
+    pub profile: String,
+    pub stages: Arc<ProfileMetrics>,
 }
 
 impl Work {
@@ -119,6 +125,23 @@ impl Work {
     }
 
     async fn carry_out(&mut self) -> Result<(), Option<String>> {
+        let begun = Instant::now();
+        let prepared = self.prepare().await;
+        self.stages.stage(Stage::PreBind, status(&prepared), begun);
+        prepared.map_err(Some)?;
+        self.undertaking.send().map_err(Some)?;
+        let begun = Instant::now();
+        let bound = self.bind().await;
+        self.stages.stage(Stage::Bind, status(&bound), begun);
+        bound?;
+        let (namespace, name) = (self.pod.namespace(), self.pod.name());
+        let text = format!("Successfully assigned {namespace}/{name} to {}", self.node.name());
+        self.recorder.event(&client::object_reference(&*self.pod), EventType::Normal, "Scheduled", text);
+        Ok(())
+    }
+
+    /// What comes before the binding: the pod's volumes and devices.
+    async fn prepare(&mut self) -> Result<(), String> {
         if !self.steps.is_empty() || !self.grants.is_empty() {
             self.announce().await;
         }
@@ -129,7 +152,10 @@ impl Work {
                 why = undertaking.called_off() => Err(why),
                 done = self.bind_volumes() => done,
             };
-            done.map_err(|why| Some(format!("running PreBind plugin \"VolumeBinding\": {why}")))?;
+            done.map_err(|why| {
+                self.metrics.volume_errors.with(["bind"]).inc();
+                format!("running PreBind plugin \"VolumeBinding\": {why}")
+            })?;
         }
         if !self.grants.is_empty() {
             // Not called off half-way: what is written must be known.
@@ -142,23 +168,22 @@ impl Work {
                     done = self.devices_bound() => done,
                 },
             };
-            done.map_err(|why| Some(format!("running PreBind plugin \"DynamicResources\": {why}")))?;
+            done.map_err(|why| format!("running PreBind plugin \"DynamicResources\": {why}"))?;
         }
-        self.undertaking.send().map_err(Some)?;
-        match &self.binder {
-            Some(extender) => {
-                let bound: BoxFuture<'_, Result<(), String>> = Box::pin(extender.bind(&self.pod, self.node.name()));
-                bound.await.map_err(Some)?;
-            }
-            None => self.bind().await.map_err(|error| (!error.is_not_found()).then(|| format!("running Bind plugin \"DefaultBinder\": {error}")))?,
-        }
-        let (namespace, name) = (self.pod.namespace(), self.pod.name());
-        let text = format!("Successfully assigned {namespace}/{name} to {}", self.node.name());
-        self.recorder.event(&client::object_reference(&*self.pod), EventType::Normal, "Scheduled", text);
         Ok(())
     }
 
-    async fn bind(&self) -> Result<(), Error> {
+    async fn bind(&self) -> Result<(), Option<String>> {
+        match &self.binder {
+            Some(extender) => {
+                let bound: BoxFuture<'_, Result<(), String>> = Box::pin(extender.bind(&self.pod, self.node.name()));
+                bound.await.map_err(Some)
+            }
+            None => self.write_binding().await.map_err(|error| (!error.is_not_found()).then(|| format!("running Bind plugin \"DefaultBinder\": {error}"))),
+        }
+    }
+
+    async fn write_binding(&self) -> Result<(), Error> {
         let (namespace, name) = (self.pod.namespace(), self.pod.name());
         let binding = Binding {
             metadata: ObjectMeta {
@@ -279,6 +304,11 @@ impl Work {
     }
 }
 
+/// How a stage is counted.
+fn status<T, E>(done: &Result<T, E>) -> Status {
+    if done.is_ok() { Status::Success } else { Status::Error }
+}
+
 /// An object's revision as a number; 0 if it has none.
 pub(super) fn revision(object: &impl Meta) -> u64 {
     object.resource_version().parse().unwrap_or_default()
@@ -318,6 +348,7 @@ mod tests {
     fn work(steps: Vec<Step>, claim: Option<PersistentVolumeClaim>, volume: Option<PersistentVolume>) -> (Work, watch::Sender<()>) {
         let client = Client::new(Arc::new(Willing));
         let (changed, changes) = watch::channel(());
+        let config = crate::Config::default();
         let recorder = Recorder::new(client.clone(), "default-scheduler", "");
         let node = serde_json::from_value(json!({"metadata": {"name": "node", "labels": {"zone": "here"}}})).expect("a node");
         let work = Work {
@@ -336,6 +367,9 @@ mod tests {
             device_patience: Duration::ZERO,
             undertaking: Arc::default(),
             binder: None,
+            profile: "default-scheduler".into(),
+            stages: config.profiles.get("default-scheduler").expect("a profile").metrics.clone(),
+            metrics: config.metrics,
         };
         (work, changed)
     }

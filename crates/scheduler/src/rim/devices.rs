@@ -5,11 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::devices::{EXTENDED, FINALIZER, allocation, is_reserved_for};
+use client::devices::{EXTENDED, FINALIZER, allocation, is_reserved_for, results};
 use client::{Client, DeleteParams, Error, EventType, Meta, Patch, PatchParams};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimConsumerReference};
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::Report;
 use super::bind::Work;
@@ -23,6 +24,27 @@ const PAUSE: Duration = Duration::from_millis(10);
 struct Failure {
     message: String,
     is_conflict: bool,
+}
+
+/// Why a pod's devices were not bound by their drivers.
+enum Unbound {
+    /// A driver says that it cannot.
+    Failed(String),
+    /// It took too long.
+    Late(String),
+    /// There is nothing to be bound any more.
+    Gone(String),
+}
+
+impl Unbound {
+    /// How it is counted, and what is told.
+    fn told(self) -> (&'static str, String) {
+        match self {
+            Self::Failed(why) => ("failure", why),
+            Self::Late(why) => ("timeout", why),
+            Self::Gone(why) => ("error", why),
+        }
+    }
 }
 
 impl Failure {
@@ -43,7 +65,9 @@ impl Work {
                 continue;
             }
             if grant.mappings.is_some() {
-                let made = create(&self.client, &grant.claim).await?;
+                let made = create(&self.client, &grant.claim).await;
+                self.metrics.claim_made(made.is_ok());
+                let made = made?;
                 let _ = self.reports.send(Report::Claimed(grant.claim.uid().to_owned(), made.uid().to_owned()));
                 grant.claim = Arc::new(made);
             }
@@ -70,24 +94,32 @@ impl Work {
         }
         let text = format!("waiting for binding conditions for device on node {}", self.node.name());
         self.recorder.event(&client::object_reference(&*self.pod), EventType::Normal, "BindingConditionsPending", text);
-        let late = |_| "device binding timeout: context deadline exceeded".to_owned();
-        tokio::time::timeout(self.device_patience, self.all_bound()).await.map_err(late)?
+        let (begun, late) = (Instant::now(), "device binding timeout: context deadline exceeded");
+        let done = tokio::time::timeout(self.device_patience, self.all_bound()).await.unwrap_or_else(|_| Err(Unbound::Late(late.to_owned())));
+        let (status, done) = match done.map_err(Unbound::told) {
+            Ok(()) => ("success", Ok(())),
+            Err((status, why)) => (status, Err(why)),
+        };
+        let given = self.grants.iter().flat_map(|grant| results(&grant.claim));
+        let devices = given.map(|one| (one.driver.as_str(), one.binding_conditions.as_ref().is_some_and(|wanted| !wanted.is_empty())));
+        self.metrics.devices_waited(&self.profile, devices, status, begun.elapsed());
+        done
     }
 
-    async fn all_bound(&mut self) -> Result<(), String> {
+    async fn all_bound(&mut self) -> Result<(), Unbound> {
         loop {
             let mut all = true;
             for grant in &mut self.grants {
                 let (namespace, name) = (grant.claim.namespace(), grant.claim.name());
                 let now = self.device_claims.get(namespace, name).filter(|now| now.uid() == grant.claim.uid());
-                let now = now.ok_or_else(|| format!("could not find ResourceClaim \"{namespace}/{name}\""))?;
+                let now = now.ok_or_else(|| Unbound::Gone(format!("could not find ResourceClaim \"{namespace}/{name}\"")))?;
                 let older = |a: &ResourceClaim, b: &ResourceClaim| super::bind::revision(a) < super::bind::revision(b);
                 if !older(&now, &grant.claim) {
                     grant.claim = now;
                 }
-                if !is_ready(&grant.claim)? {
+                if !is_ready(&grant.claim).map_err(Unbound::Failed)? {
                     if is_late(&grant.claim, self.device_patience) {
-                        return Err(format!("device binding timeout: claim={}", grant.claim.name()));
+                        return Err(Unbound::Late(format!("device binding timeout: claim={}", grant.claim.name())));
                     }
                     all = false;
                 }

@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use client::Meta;
 use futures_util::future::join_all;
+use tokio::time::Instant;
 
 use crate::extender::{EXTENDER, Extender};
 use crate::framework::{Cycle, Pick, Rejection, Snapshot};
+use crate::metrics::Stage;
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::preemption::{self, Candidates, Outcome};
@@ -30,7 +32,7 @@ pub(super) async fn schedule(
     if snapshot.nodes.is_empty() {
         return Ok(Decision::Wait(Box::new(Failure::no_nodes())));
     }
-    let cycle = Cycle { pod, profile, snapshot };
+    let cycle = Cycle::new(pod, profile, snapshot);
     let others_score = extenders.iter().any(|e| e.scores() || e.filters());
     let mut survey = Survey::new(&cycle, start, others_score);
     filter(&cycle, &mut survey, extenders).await?;
@@ -38,13 +40,15 @@ pub(super) async fn schedule(
         let more = if survey.feasible.len() > 1 { scores(&cycle, &survey.feasible, extenders).await } else { BTreeMap::new() };
         return Ok(Decision::Bind(best(&cycle, &survey.feasible, &more, pick).name().to_owned()));
     }
+    let begun = Instant::now();
     let (outcome, message) = match preemption::candidates(&cycle, survey.filters.as_ref(), &survey.diagnosis, pick) {
         Ok(candidates) => match ask_for_leave(&cycle, candidates, extenders).await {
             Ok(candidates) => preemption::choose(candidates),
             Err(error) => (Outcome::Nothing, format!("preemption: {error}")),
         },
-        Err(text) => (Outcome::Nothing, text),
+        Err(text) => preemption::refused(text),
     };
+    profile.metrics.stage(Stage::PostFilter, outcome.status(), begun);
     survey.diagnosis.after = message;
     Ok(Decision::Wait(Box::new(Failure::new(survey.diagnosis, outcome))))
 }

@@ -9,6 +9,7 @@ mod write;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use client::{Client, Delta, Informer, Informers, Meta, ObjectKey, Recorder};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::cache::Cache;
 use crate::framework::{Change, Nominated, Snapshot, Turn};
+use crate::metrics::{Attempt, Stage, Status};
 use crate::plugins::{dynamic_resources, volume_binding};
 use crate::pod::{self, PodInfo};
 use crate::preemption::Outcome;
@@ -110,6 +112,7 @@ pub(crate) async fn run(config: Config, client: Client, informers: Informers) ->
     world.synced().await;
     pods.synced().await;
     nodes.synced().await;
+    config.has_read.store(true, Ordering::Release);
     let (reports, receiver) = mpsc::unbounded_channel();
     let changes = watch::Sender::new(());
     follow_others(&world, &reports, &changes);
@@ -180,6 +183,15 @@ fn turn<K>(delta: &Delta<K>) -> Option<Turn<'_, K>> {
     }
 }
 
+/// The name of an event: something came, changed or went.
+fn told<K>(delta: &Delta<K>, [added, updated, deleted]: [&'static str; 3]) -> &'static str {
+    match delta {
+        Delta::Added(_) => added,
+        Delta::Updated { .. } => updated,
+        Delta::Deleted(_) => deleted,
+    }
+}
+
 impl Scheduler {
     async fn run(
         mut self,
@@ -198,6 +210,7 @@ impl Scheduler {
             while let Ok(report) = reports.try_recv() {
                 self.on_report(report);
             }
+            self.count_cache();
             if let Some(pod) = self.queue.pop(Instant::now()) {
                 self.place(&pod).await;
                 turns += 1;
@@ -227,8 +240,25 @@ impl Scheduler {
         self.queue.change(change, Instant::now());
     }
 
+    fn count_cache(&self) {
+        let (cache, (pods, assumed)) = (&self.config.metrics.cache, self.cache.pods());
+        for (gauge, count) in [(&cache.nodes, self.cache.nodes().len()), (&cache.pods, pods), (&cache.assumed, assumed)] {
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Counts how long was worked on an event that came then.
+    fn handled(&self, event: &'static str, since: Instant) {
+        self.config.metrics.events.with([event]).took(since.elapsed());
+    }
+
     fn on_node(&mut self, delta: &Delta<Node>) {
         let now = Instant::now();
+        self.take_node(delta, now);
+        self.handled(told(delta, ["NodeAdd", "NodeUpdate", "NodeDelete"]), now);
+    }
+
+    fn take_node(&mut self, delta: &Delta<Node>, now: Instant) {
         let (Delta::Added(node) | Delta::Updated { new: node, .. }) = delta else {
             let node = delta.object();
             self.call_off_on(node.name());
@@ -256,6 +286,16 @@ impl Scheduler {
     }
 
     fn on_pod(&mut self, delta: &Delta<Pod>) {
+        let (since, is_placed) = (Instant::now(), !pod::node_name(delta.object()).is_empty());
+        self.take_pod(delta);
+        let events = match is_placed {
+            true => ["AssignedPodAdd", "AssignedPodUpdate", "AssignedPodDelete"],
+            false => ["UnscheduledPodAdd", "UnscheduledPodUpdate", "UnscheduledPodDelete"],
+        };
+        self.handled(told(delta, events), since);
+    }
+
+    fn take_pod(&mut self, delta: &Delta<Pod>) {
         let pod = delta.object();
         let gone = matches!(delta, Delta::Deleted(_)) || pod::is_finished(pod);
         let node = pod::node_name(pod);
@@ -314,7 +354,8 @@ impl Scheduler {
     }
 
     fn on_other(&mut self, other: &Other) {
-        match other {
+        let since = Instant::now();
+        let change = match other {
             Other::Claim(delta) => {
                 let claim = delta.object();
                 self.world.assumed.heard_claim(&claim.key(), self.world.claims.get_key(&claim.key()).as_ref().map(|c| c.resource_version()));
@@ -338,9 +379,12 @@ impl Scheduler {
             Other::DeviceClass => Some(Change::DeviceClass),
             Other::Devices => Some(Change::Devices),
             Other::Namespace => Some(Change::Namespace),
+        };
+        // What concerns nobody who waits is no event.
+        if let Some(change) = change {
+            self.queue.change(&change, since);
+            self.handled(change.event(), since);
         }
-        .into_iter()
-        .for_each(|change| self.queue.change(&change, Instant::now()));
     }
 
     /// Whether a pod's claims of devices are not all made yet, where that counts.
@@ -372,6 +416,7 @@ impl Scheduler {
         if self.cache.contains(uid) {
             return;
         }
+        let begun = Instant::now();
         let mut chance = self.chance;
         let mut pick = |bound: usize| {
             // xorshift: the tie break needs to be fair, not secret.
@@ -387,12 +432,20 @@ impl Scheduler {
         } else {
             Box::pin(extended::schedule(&profile, snapshot, pod, self.start, &interested, &mut pick)).await
         };
+        self.config.metrics.algorithm.took(begun.elapsed());
         self.chance = chance;
         self.start = (self.start + 1) % self.cache.nodes().len().max(1);
         match decision {
-            Ok(Decision::Bind(node)) => self.bind(pod, &profile, &node),
-            Ok(Decision::Wait(failure)) => self.wait(pod, *failure),
+            Ok(Decision::Bind(node)) => self.bind(pod, &profile, &node, begun),
+            Ok(Decision::Wait(failure)) => {
+                profile.metrics.attempt(Attempt::Unschedulable, begun.elapsed());
+                if profile.preemption.is_some() && !self.cache.nodes().is_empty() && !matches!(failure.preemption, Outcome::NotAsked) {
+                    self.config.metrics.preemptions.inc();
+                }
+                self.wait(pod, *failure);
+            }
             Err(error) => {
+                profile.metrics.attempt(Attempt::Error, begun.elapsed());
                 self.queue.fail(uid, Instant::now());
                 self.give_back(uid, "");
                 self.note(pod, "SchedulerError", error, Nomination::Clear);
@@ -400,14 +453,17 @@ impl Scheduler {
         }
     }
 
-    fn bind(&mut self, pod: &Arc<PodInfo>, profile: &Profile, name: &str) {
-        let uid = pod.pod.uid().to_owned();
+    /// Has a pod put on a node; its cycle began then.
+    fn bind(&mut self, pod: &Arc<PodInfo>, profile: &Profile, name: &str, begun: Instant) {
+        let (uid, reserve) = (pod.pod.uid().to_owned(), Instant::now());
         let Some(found) = self.cache.node(name) else { return };
         let node = found.node.clone();
         let steps = profile.volumes.map(|_| volume_binding::plan(pod, &node, &self.world)).unwrap_or_default();
         let grants = match profile.devices.map(|_| dynamic_resources::plan(pod, found, &self.world)).transpose() {
             Ok(grants) => grants.unwrap_or_default(),
             Err(why) => {
+                profile.metrics.stage(Stage::Reserve, Status::Error, reserve);
+                profile.metrics.attempt(Attempt::Error, begun.elapsed());
                 self.queue.fail(&uid, Instant::now());
                 self.give_back(&uid, "");
                 return self.note(pod, "SchedulerError", format!("running Reserve plugin {:?}: {why}", dynamic_resources::NAME), Nomination::Clear);
@@ -418,6 +474,7 @@ impl Scheduler {
             grant.allocation.iter().for_each(|given| self.world.assumed.pend(&grant.claim, given.clone()));
         }
         self.cache.assume(pod.clone(), name);
+        profile.metrics.stage(Stage::Reserve, Status::Success, reserve);
         // It is there now, and no longer one that waits for the node.
         self.give_back(&uid, name);
         let undertaking = Arc::new(Undertaking::default());
@@ -441,15 +498,27 @@ impl Scheduler {
             device_patience: profile.devices.unwrap_or_default(),
             undertaking,
             binder,
+            metrics: self.config.metrics.clone(),
+            profile: profile.name.clone(),
+            stages: profile.metrics.clone(),
         };
-        let reports = self.reports.clone();
+        let (reports, metrics, stages, tries) = (self.reports.clone(), self.config.metrics.clone(), profile.metrics.clone(), self.queue.tries(&uid));
         tokio::spawn(async move {
+            let _counted = metrics.binding.hold();
             let waited = !work.steps.is_empty() || !work.grants.is_empty();
             // That it was taken the informer tells. The scheduler may have ended: then nobody needs to know.
             match Box::pin(work.run()).await {
-                Err(why) => drop(reports.send(Report::NotBound(uid, why))),
-                Ok(()) if waited => drop(reports.send(Report::Bound(uid))),
-                Ok(()) => {}
+                Err(why) => {
+                    stages.attempt(Attempt::Error, begun.elapsed());
+                    drop(reports.send(Report::NotBound(uid, why)));
+                }
+                Ok(()) => {
+                    stages.attempt(Attempt::Scheduled, begun.elapsed());
+                    tries.into_iter().for_each(|tries| metrics.placed(tries));
+                    if waited {
+                        drop(reports.send(Report::Bound(uid)));
+                    }
+                }
             }
         });
     }
@@ -481,7 +550,7 @@ impl Scheduler {
         self.free_devices(pod, &mut failure);
         self.queue.park(uid, failure.plugins, Instant::now());
         let nomination = match failure.preemption {
-            Outcome::Nothing => Nomination::Keep,
+            Outcome::Nothing | Outcome::NotAsked => Nomination::Keep,
             Outcome::Hopeless => {
                 self.give_back(uid, "");
                 Nomination::Clear
@@ -529,6 +598,7 @@ impl Scheduler {
     fn evict(&mut self, pod: &Arc<PodInfo>, node: &str, victims: Vec<Arc<PodInfo>>) {
         let uid = pod.pod.uid().to_owned();
         self.preempting.insert(uid.clone());
+        self.config.metrics.victims.observe(victims.len() as f64);
         let text = format!("Preempted by pod {uid} on node {node}");
         // Those that are not there yet need not go: their placement is called off, and they look elsewhere.
         let (called_off, victims): (Vec<_>, Vec<_>) = victims.into_iter().partition(|victim| {
@@ -540,9 +610,11 @@ impl Scheduler {
             self.recorders.of(&pod.pod).event(&client::object_reference(&*victim.pod), client::EventType::Normal, "Preempted", text);
         }
         let (client, recorder, reports) = (self.client.clone(), self.recorders.of(&pod.pod).clone(), self.reports.clone());
-        let by = pod.scheduler_name().to_owned();
+        let (by, metrics) = (pod.scheduler_name().to_owned(), self.config.metrics.clone());
         tokio::spawn(async move {
+            let begun = Instant::now();
             let done = Box::pin(write::evict(&client, &recorder, &victims, &by, &text)).await;
+            metrics.evicted(done.is_ok(), begun.elapsed());
             if let Err(error) = &done {
                 tracing::warn!(%error, "a pod could not be preempted");
             }

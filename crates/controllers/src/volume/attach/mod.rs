@@ -189,6 +189,7 @@ impl Attaching {
 }
 
 impl Controller for Attaching {
+    const QUEUE: &'static str = "pvcs";
     type Key = Key;
 
     async fn reconcile(&self, key: &Key) -> Step {

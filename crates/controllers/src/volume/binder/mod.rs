@@ -41,7 +41,7 @@ use machinery::status::Status;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{claim_names, index_claims, volume_name};
+use super::{claim_names, counts, index_claims, volume_name};
 use crate::pods::node_name;
 use crate::work::{Controller, Cx, Step};
 use claims::{Sight, is_default};
@@ -74,6 +74,7 @@ const WORKERS: usize = 8;
 pub(crate) async fn run(cx: Cx) {
     let (client, queue) = (cx.client("persistent-volume-binder"), WorkQueue::default());
     let (volumes, claims) = (cx.informers.informer(), cx.informers.informer());
+    counts::register(cx.metrics(), &volumes, &claims);
     let controller =
         Arc::new(Binder::new(&client, cx.recorder(&client, "persistentvolume-controller"), queue.clone(), &cx.informers.informer(), &cx.informers.informer()));
     cx.setup_with(queue, &controller)
@@ -447,6 +448,7 @@ impl Binder {
 }
 
 impl Controller for Binder {
+    const QUEUE: &'static str = "claims";
     type Key = Key;
 
     async fn reconcile(&self, key: &Key) -> Step {

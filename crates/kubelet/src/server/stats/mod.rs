@@ -3,10 +3,9 @@
 //! A measure is one step on a thread that may block, for all pods at once: it opens some files of the kernel for each container, so its
 //! costs grow with what runs and not with who asks how often. What is costly to find out (space on disk) is kept for a minute ([`crate::walks`]).
 //!
-//! The parts: [`summary`] as JSON · [`resource`] for the Metrics API · [`cadvisor`] all that is known of cgroups · [`exposition`] the text format.
+//! The parts: [`summary`] as JSON · [`resource`] for the Metrics API · [`cadvisor`] all that is known of cgroups. The text format is [`instruments`]'.
 
 mod cadvisor;
-mod exposition;
 mod rates;
 mod resource;
 mod summary;
@@ -32,8 +31,8 @@ use crate::pod::manager::Pods;
 use crate::probes::counts;
 use crate::statics::is_static;
 use crate::util;
-use exposition::{Families, Family, Kind};
 use http::StatusCode;
+use instruments::{Families, Family, Kind};
 
 /// A container that runs.
 struct MeasuredContainer {

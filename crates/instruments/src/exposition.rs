@@ -5,30 +5,37 @@ use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What the values of a family are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Only grows.
     Counter,
+    /// Goes up and down.
     Gauge,
+    /// How values are spread.
     Histogram,
 }
 
 /// A family of samples.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Family {
-    pub(super) name: &'static str,
-    kind: Kind,
+pub struct Family {
+    /// Its name.
+    pub name: &'static str,
+    /// What its values are.
+    pub kind: Kind,
     help: &'static str,
 }
 
 impl Family {
-    pub(super) const fn new(name: &'static str, kind: Kind, help: &'static str) -> Self {
+    /// A family of this name. Its help begins with its stability, as the original's does.
+    #[must_use]
+    pub const fn new(name: &'static str, kind: Kind, help: &'static str) -> Self {
         Self { name, kind, help }
     }
 }
 
 /// Samples by family.
 #[derive(Debug, Default)]
-pub(super) struct Families(BTreeMap<&'static str, (Family, String)>);
+pub struct Families(BTreeMap<&'static str, (Family, String)>);
 
 impl Families {
     fn of(&mut self, family: &Family) -> &mut String {
@@ -36,7 +43,7 @@ impl Families {
     }
 
     /// A sample; `at` is when it was measured, if that is to be told. Labels are in the order of their names.
-    pub(super) fn add(&mut self, family: &Family, labels: &[(&str, &str)], value: f64, at: Option<SystemTime>) {
+    pub fn add(&mut self, family: &Family, labels: &[(&str, &str)], value: f64, at: Option<SystemTime>) {
         let out = self.of(family);
         out.push_str(family.name);
         write_labels(out, labels);
@@ -49,7 +56,7 @@ impl Families {
     }
 
     /// A histogram of durations: how many were in each bucket with its upper end, the last being that without one, and the sum.
-    pub(super) fn add_histogram(&mut self, family: &Family, labels: &[(&str, &str)], ends_s: &[f64], buckets: &[u64], sum_s: f64) {
+    pub fn add_histogram(&mut self, family: &Family, labels: &[(&str, &str)], ends_s: &[f64], buckets: &[u64], sum_s: f64) {
         let out = self.of(family);
         let mut all = 0;
         for (at, count) in buckets.iter().enumerate() {
@@ -71,7 +78,8 @@ impl Families {
     }
 
     /// The whole text.
-    pub(super) fn finish(self) -> String {
+    #[must_use]
+    pub fn finish(self) -> String {
         let mut out = String::new();
         for (family, samples) in self.0.values() {
             let kind = match family.kind {
@@ -130,8 +138,9 @@ fn write_number(out: &mut String, value: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probes::counts::BUCKETS_S;
     use std::time::Duration;
+
+    const BUCKETS_S: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
     #[test]
     fn numbers_are_go_s() {
