@@ -66,6 +66,8 @@ impl Cut {
         let cut = Self { space: cluster.run_folder().join(format!("nodes/{number}/netns")) };
         // Tokens for one byte: no packet has enough.
         cut.tc("add dev knarr0 root tbf rate 1kbit burst 1 limit 1").assert_ok();
+        // The lane to other further nodes, where the kernel has one.
+        cut.tc("add dev knarr1 root tbf rate 1kbit burst 1 limit 1");
         cut
     }
 
@@ -79,6 +81,7 @@ impl Cut {
 impl Drop for Cut {
     fn drop(&mut self) {
         let joined = self.tc("del dev knarr0 root");
+        self.tc("del dev knarr1 root");
         if !std::thread::panicking() {
             joined.assert_ok();
         }

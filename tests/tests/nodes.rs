@@ -14,6 +14,9 @@ use std::{
 
 /// At a port of every node.
 const SERVICE: &str = "type: NodePort, ports: [{port: 80, targetPort: 8080, nodePort: 30080}]";
+/// The same pods at another port, from outside those of each node alone.
+const LOCAL: &str = "---\napiVersion: v1\nkind: Service\nmetadata: {name: local}\nspec: {type: NodePort, externalTrafficPolicy: Local, selector: {app: web}, \
+    ports: [{port: 80, targetPort: 8080, nodePort: 30081}]}\n";
 
 #[test]
 fn three_nodes_of_one_machine_are_one_cluster_and_go_without_a_trace() {
@@ -30,12 +33,14 @@ fn three_nodes_of_one_machine_are_one_cluster_and_go_without_a_trace() {
     let role = |node: &str| cluster.value(&format!("get node {node}"), "{.metadata.labels}").contains("node-role.kubernetes.io/control-plane");
     assert_eq!(ips.keys().map(|n| role(n)).collect::<Vec<_>>(), [true, false, false]);
 
-    // A pod on each, and each reaches all pods, the Service by its name, and the port of every node.
-    cluster.apply(&web::manifest(SERVICE));
+    // A pod on each, and each reaches all pods, the Service by its name, and the ports of every node: who calls one is answered by it,
+    // wherever the pod is.
+    cluster.apply(&(web::manifest(SERVICE) + LOCAL));
     cluster.kubectl("rollout status daemonset/web --timeout=55s");
     let before = web::pods(&cluster);
     assert_eq!(before.keys().collect::<Vec<_>>(), ips.keys().collect::<Vec<_>>());
-    let others: Vec<String> = ips.values().map(|ip| format!("{ip}:30080")).chain(["web.default.svc.cluster.local:80".to_owned()]).collect();
+    let ports = ips.values().flat_map(|ip| [30080, 30081].map(|port| format!("{ip}:{port}")));
+    let others: Vec<String> = ports.chain(["web.default.svc.cluster.local:80".to_owned()]).collect();
     web::reach(&cluster, &before, &others);
     // The API server reaches the kubelet of each.
     for (pod, _, _) in before.values() {

@@ -19,7 +19,10 @@ use k8s_openapi::api::{
     core::v1::{Node, PersistentVolume, Pod},
     discovery::v1::EndpointSlice,
 };
-use network::Mark;
+use network::{
+    Mark,
+    lane::{self, Member},
+};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::json;
@@ -83,6 +86,19 @@ struct Common {
     /// Options of every node's process.
     options: Vec<OsString>,
     admin: Client,
+}
+
+impl Common {
+    /// A node and the others, as they reach each other.
+    fn on_lane(&self, number: u32) -> anyhow::Result<(Member, Vec<Member>)> {
+        let member = |number: u32| -> anyhow::Result<Member> {
+            let range = self.plan.node_range(number).with_context(|| format!("the range {} has no part for it", self.plan.pod_cidr()))?;
+            let ranges = [range.into()].into_iter().chain(self.plan.ipv6_part(range)?.map(|v6| v6.pod_cidr)).collect();
+            Ok(Member { number, space: self.cluster.node(number).space(), ranges })
+        };
+        let others = self.cluster.wishes()?.into_iter().filter(|wish| wish.number != number && !wish.leaving);
+        Ok((member(number)?, others.filter_map(|wish| member(wish.number).ok()).collect()))
+    }
 }
 
 /// Keeps the nodes while it is not dropped.
@@ -248,6 +264,11 @@ async fn leave(common: &Common, wish: &Wish) -> anyhow::Result<()> {
         gone(volumes.patch(name, &patch, &PatchParams::default()).await.map(drop))?;
         gone(volumes.delete(name, &DeleteParams::default()).await)?;
     }
+    if let Ok((own, others)) = common.on_lane(wish.number) {
+        // Else the others would send to nobody, and not to the host, which says that the node is gone.
+        let forgotten = tokio::task::spawn_blocking(move || lane::forget(&own, &others)).await?;
+        forgotten.unwrap_or_else(|error| tracing::debug!(node = wish.name, %error, "other nodes of this machine have routes to one that is gone"));
+    }
     worker::discard(&common.cluster, wish.number, false).await?;
     let slices = common.admin.namespaced::<EndpointSlice>("kube-system");
     gone(slices.delete(&format!("kube-dns-{}", wish.name), &DeleteParams::default()).await)?;
@@ -276,8 +297,15 @@ async fn join(common: &Common, number: u32, home: &Cluster) -> anyhow::Result<()
     let host6 = common.plan.ipv6_of(common.plan.node_cidr()).map(|first| first.node_ip());
     let ipv6 = common.plan.ipv6_part(pod_cidr)?.zip(host6);
     let worker = network::worker::Worker { mark: Mark::new(&common.cluster.name), number, pod_cidr, host: common.plan.node_ip(), ipv6 };
-    let space = home.space();
-    Ok(tokio::task::spawn_blocking(move || network::worker::open(&worker, &space)).await??)
+    let (space, (own, others)) = (home.space(), common.on_lane(number)?);
+    let put = move || {
+        network::worker::open(&worker, &space)?;
+        if let Err(error) = lane::join(&worker.mark, &own, &others) {
+            tracing::debug!(number, %error, "packets between this node and others of the machine go by the host");
+        }
+        anyhow::Ok(())
+    };
+    tokio::task::spawn_blocking(put).await?
 }
 
 /// The node's process: the one that runs, or a new one.

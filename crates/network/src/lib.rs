@@ -15,6 +15,7 @@ mod cidr;
 pub mod conntrack;
 pub mod dns;
 mod ipv6;
+pub mod lane;
 pub mod link;
 mod mark;
 pub mod mesh;

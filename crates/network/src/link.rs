@@ -24,6 +24,7 @@ pub(crate) const RTM_NEWNEIGH: u16 = 28;
 pub(crate) const IFLA_ADDRESS: u16 = 1;
 pub(crate) const IFLA_IFNAME: u16 = 3;
 pub(crate) const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
 const IFLA_OPERSTATE: u16 = 16;
 pub(crate) const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
@@ -34,6 +35,8 @@ const IFLA_NUM_RX_QUEUES: u16 = 32;
 pub(crate) const IFLA_INFO_KIND: u16 = 1;
 pub(crate) const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
+const IFLA_MACVLAN_MODE: u16 = 1;
+const MACVLAN_BRIDGE: u32 = 4;
 const IFLA_INET_CONF: u16 = 1;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
@@ -55,6 +58,8 @@ pub(crate) const RTNH_F_ONLINK: u32 = 4;
 const SCOPE_UNIVERSE: u8 = 0;
 /// On this link.
 const SCOPE_LINK: u8 = 253;
+/// `RT_SCOPE_NOWHERE`: when a route is removed, of whatever scope.
+const SCOPE_ANY: u8 = 255;
 
 /// A link's parameters below `net.ipv4.conf`, by the kernel's numbers (`IPV4_DEVCONF_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +131,18 @@ pub fn add_veth(m: &mut Messages, near: End, far: End, netns: RawFd, mtu: u32) {
     ends(m, far, mtu);
     m.u32(IFLA_NET_NS_FD, netns as u32);
     m.end(peer).end(data).end(info);
+}
+
+/// Makes a device on another link of this namespace, at once in the namespace of `netns`: frames for others on that link go to those at once
+/// (macvlan, as a bridge). Refused if the name is taken there.
+pub fn add_macvlan(m: &mut Messages, end: End, netns: RawFd, on: u32, mtu: u32) {
+    m.begin(RTM_NEWLINK, ACK | CREATE | EXCL, &ifinfo(0, 0));
+    m.text(IFLA_IFNAME, end.name).attr(IFLA_ADDRESS, &end.mac).u32(IFLA_MTU, mtu).u32(IFLA_LINK, on).u32(IFLA_NET_NS_FD, netns as u32);
+    let info = m.nest(IFLA_LINKINFO);
+    m.text(IFLA_INFO_KIND, "macvlan");
+    let data = m.nest(IFLA_INFO_DATA);
+    m.u32(IFLA_MACVLAN_MODE, MACVLAN_BRIDGE);
+    m.end(data).end(info);
 }
 
 fn ends(m: &mut Messages, end: End, mtu: u32) {
@@ -377,6 +394,17 @@ pub fn delete_route(socket: &mut Socket, to: impl Into<Net>, on_link: bool) -> R
     let mut m = Messages::new();
     let fixed = [family(to.base()), to.prefix(), 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, kind, 0, 0, 0, 0];
     m.begin(RTM_DELROUTE, ACK, &fixed).attr(RTA_DST, &octets(to.base()));
+    match socket.call("remove a route", &m) {
+        Err(e) if e.errno() != Some(libc::ESRCH) => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Removes the route of a range that leads out of a link, by a router or not. One that is gone already is no error.
+pub fn delete_route_by(socket: &mut Socket, to: Net, index: u32) -> Result<()> {
+    let mut m = Messages::new();
+    let fixed = [family(to.base()), to.prefix(), 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, SCOPE_ANY, 0, 0, 0, 0, 0];
+    m.begin(RTM_DELROUTE, ACK, &fixed).attr(RTA_DST, &octets(to.base())).u32(RTA_OIF, index);
     match socket.call("remove a route", &m) {
         Err(e) if e.errno() != Some(libc::ESRCH) => Err(e),
         _ => Ok(()),

@@ -105,15 +105,17 @@ pub fn open(worker: &Worker, space: &Path) -> Result<()> {
     pod::wait_active(&mut route, &name)
 }
 
-/// Of both ends, as of a pod's link: who speaks by it must be reached by it, and what the host calls from its loopback (a node port)
-/// may leave by it. What comes by it from a loopback address is dropped by the rules.
-const IPV4: [(Ipv4Conf, u32); 5] =
-    [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::AcceptRedirects, 0), (Ipv4Conf::SendRedirects, 0), (Ipv4Conf::RpFilter, 1), (Ipv4Conf::RouteLocalnet, 1)];
+/// Of both ends, as of a pod's link: what the host calls from its loopback (a node port) may leave by it, and what comes by it from a
+/// loopback address is dropped by the rules. Who speaks to the host by it must be reached by it; what comes into a node comes from the host,
+/// which has looked, and its answer may go by the lane.
+const fn ipv4(sources: u32) -> [(Ipv4Conf, u32); 5] {
+    [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::AcceptRedirects, 0), (Ipv4Conf::SendRedirects, 0), (Ipv4Conf::RpFilter, sources), (Ipv4Conf::RouteLocalnet, 1)]
+}
 
 /// The host's side of the link.
 fn outside(route: &mut Socket, sides: &[Side], (name, alias): (&str, &str), address: Ipv4Addr, no_ipv6: bool) -> Result<()> {
     let mut m = Messages::new();
-    link::set(&mut m, name, &Settings { up: true, alias: Some(alias), mtu: None, ipv4: &IPV4, no_ipv6 });
+    link::set(&mut m, name, &Settings { up: true, alias: Some(alias), mtu: None, ipv4: &ipv4(1), no_ipv6 });
     link::get(&mut m, name);
     let index = link::index_of(&route.call("set up a node's link", &m)?, name)?;
     let mut m = Messages::new();
@@ -132,7 +134,7 @@ fn outside(route: &mut Socket, sides: &[Side], (name, alias): (&str, &str), addr
 fn within(inside: &mut Socket, sides: &[Side], address: Ipv4Addr, no_ipv6: bool) -> Result<()> {
     let mut m = Messages::new();
     link::up(&mut m, LOOPBACK_INDEX);
-    link::set(&mut m, UPLINK, &Settings { up: true, ipv4: &IPV4, no_ipv6, ..Settings::default() });
+    link::set(&mut m, UPLINK, &Settings { up: true, ipv4: &ipv4(0), no_ipv6, ..Settings::default() });
     link::get(&mut m, UPLINK);
     let index = link::index_of(&inside.call("set up the link in a node", &m)?, UPLINK)?;
     let mut m = Messages::new();
@@ -183,7 +185,7 @@ fn holds_namespace(space: &Path) -> Result<bool> {
 }
 
 /// Makes a namespace and mounts it on a file.
-fn hold(space: &Path) -> Result<()> {
+pub(crate) fn hold(space: &Path) -> Result<()> {
     let failed = |e: std::io::Error| Error::io(format!("hold a network namespace on {}", space.display()), e);
     File::options().create(true).truncate(false).write(true).mode(0o600).open(space).map_err(failed)?;
     netns::fresh(|| {

@@ -14,8 +14,8 @@
 mod plan;
 mod wire;
 
-pub(crate) use plan::machines;
 pub use plan::{Entries, LeftOut, Own};
+pub(crate) use plan::{machines, ranges};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -78,7 +78,7 @@ pub fn vni(cluster: &[Net]) -> u32 {
 }
 
 /// The ranges of a node's pods; what is no range is none.
-fn ranges(node: &Node) -> Vec<Net> {
+pub(crate) fn ranges(node: &Node) -> Vec<Net> {
     let spec = node.spec.as_ref();
     let all = spec.and_then(|s| s.pod_cidrs.clone()).filter(|all| !all.is_empty());
     let all = all.or_else(|| Some(vec![spec?.pod_cidr.clone()?])).unwrap_or_default();

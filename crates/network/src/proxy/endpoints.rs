@@ -20,6 +20,8 @@ pub(super) struct Node {
     /// Of which family the rules are.
     pub(super) family: Family,
     pub(super) cluster_cidr: Option<Net>,
+    /// The range of its own pods, as far as its Node tells it.
+    pub(super) pod_cidr: Option<Net>,
     /// The Services' ranges of that family.
     pub(super) service_ranges: BTreeSet<Net>,
     /// Where its own processes listen.

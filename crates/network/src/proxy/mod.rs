@@ -175,6 +175,12 @@ impl Memory {
         ranges::apart(&self.ranges.of(Family::of(side.node_ip)), self.ranges.own(), side.cluster_cidr, &machines)
     }
 
+    /// The range of a node's pods, as far as it has one.
+    fn pod_cidr(&self, node: &str, family: Family) -> Option<Net> {
+        let node = self.nodes.get("", node)?;
+        mesh::ranges(&node).into_iter().find(|range| range.family() == family)
+    }
+
     /// The zone of a node, as far as it is said.
     fn zone(&self, node: &str) -> String {
         self.nodes.get("", node).and_then(|node| node.label(ZONE).map(str::to_owned)).unwrap_or_default()
@@ -212,7 +218,7 @@ async fn serve_family(config: &Config, side: Side, memory: Memory, is_ready: &(d
             node = node_changes.recv() => match node {
                 Some(_) => {
                     while node_changes.try_recv().is_ok() {}
-                    proxy.follow_zone().await;
+                    proxy.follow_node().await;
                     proxy.follow_ranges().await;
                 }
                 None => return Err(Error::Closed),
@@ -305,6 +311,7 @@ impl Proxy {
             zone: memory.zone(&config.node_name),
             family,
             cluster_cidr: side.cluster_cidr,
+            pod_cidr: memory.pod_cidr(&config.node_name, family),
             service_ranges: all,
             own_ports: config.own_ports.clone(),
         };
@@ -358,11 +365,11 @@ impl Proxy {
         self.forget_flows(fronts).await;
     }
 
-    /// The node may be in another zone: endpoints may be preferred for it.
-    async fn follow_zone(&mut self) {
-        let zone = self.memory.zone(&self.node.name);
-        if self.node.zone != zone {
-            self.node.zone = zone;
+    /// The node may have a range of pods now, or be in another zone: endpoints may be preferred for it.
+    async fn follow_node(&mut self) {
+        let (zone, pod_cidr) = (self.memory.zone(&self.node.name), self.memory.pod_cidr(&self.node.name, self.node.family));
+        if self.node.zone != zone || self.node.pod_cidr != pod_cidr {
+            (self.node.zone, self.node.pod_cidr) = (zone, pod_cidr);
             self.update_all().await;
         }
     }

@@ -37,6 +37,8 @@ const NODE_PORT_IPS: &str = "node-port-ips";
 const TRANSLATED: u32 = 1 << 5;
 /// `NF_CT_STATE_INVALID_BIT`.
 const INVALID: u32 = 1;
+/// `NF_CT_STATE_BIT` of `IP_CT_ESTABLISHED` and of `IP_CT_RELATED`.
+const KNOWN: u32 = 1 << 1 | 1 << 2;
 /// `NFT_CT_STATE`.
 const CT_STATE: u32 = 0;
 /// `NFT_CT_STATUS`.
@@ -496,6 +498,12 @@ impl Frame {
         batch.add_rule(REJECT_CHAIN, &vec![Expr::Reject { family: self.family() }]);
         batch.add_rule("endpoints-check", &by_address(self.family(), Shared::NoEndpoints));
         self.unassigned(batch);
+        // Most packets are of a connection that was let pass: they are looked at no further.
+        for chain in ["filter-input", "filter-forward", "filter-output-post-nat"] {
+            let mut rule = step::any_bit(Expr::Ct { to: reg(0), key: CT_STATE }, KNOWN).to_vec();
+            rule.push(Expr::Verdict(Verdict::Accept));
+            batch.add_rule(chain, &rule);
+        }
         // A pod's packet that belongs to no connection would pass untranslated and end the connection at its far end.
         if let Some(range) = self.cluster_cidr {
             let mut rule = step::source_in(range, Cmp::Eq);

@@ -17,6 +17,7 @@ fn node() -> Node {
         zone: "z1".into(),
         family: Family::V4,
         cluster_cidr: Some("10.244.0.0/16".parse().unwrap()),
+        pod_cidr: Some("10.244.0.0/24".parse().unwrap()),
         service_ranges: ["10.96.0.0/16", "10.97.0.0/24"].map(|range| range.parse().unwrap()).into(),
         own_ports: vec![own(Some([10, 244, 0, 1]), 53, "UDP"), own(None, 6443, "TCP"), own(None, 30443, "TCP")],
     }
@@ -51,6 +52,19 @@ fn here(ready: bool) -> Value {
 
 fn there() -> Value {
     json!({"addresses": ["10.244.1.5"], "conditions": {}, "nodeName": "n2"})
+}
+
+#[test]
+fn another_nodes_pod_is_answered_by_the_node_that_it_called() {
+    let plan = planned(spec(&json!({"externalTrafficPolicy": "Local"})), json!([here(true), there()]));
+    let from = |range: &str, verdict: nft::Expr| -> nft::Rule {
+        let mut rule = nft::step::source_in(range.parse().unwrap(), nft::Cmp::Eq);
+        rule.push(verdict);
+        rule
+    };
+    let (all, mark) = (nft::step::goto("svc/ns/s/tcp/80"), nft::step::jump(plan::MARK_CHAIN));
+    let first = [from("10.244.0.0/24", all.clone()), from("10.244.0.0/16", mark), from("10.244.0.0/16", all)];
+    assert_eq!(plan.chains["ext/ns/s/tcp/80"][..3], first, "this node's pods by their own address, others' by the node's");
 }
 
 #[test]
