@@ -76,15 +76,24 @@ def run(cluster, machines, plane, agents, out, told):
     cluster.reach(pods, service)
     node.end_proxy()
 
+    # Where nobody tells a node anything, its flags do.
+    cluster.works("what kubeadm told its nodes goes", "delete", "configmap", "kubeadm-config", "kubelet-config", "-n", "kube-system")
+    second.run(*joins)
+    cluster.comes("a second node waits, and says for what", lambda: "--cluster-cidr and --service-cidr say it" in second.said())
+    second.end()
+    second.run("--cluster-cidr", PODS, "--service-cidr", SERVICES, "--cluster-dns", "10.96.0.10")
+    cluster.comes("it is told, and Ready", lambda: cluster.is_ready(second.node), 60)
+    second.end()
+
     # With rights of its own: its own proxy, and routes between nodes of knarr's.
     done = subprocess.run([first.knarr, "agent", "--print-manifest", "--cluster-cidr", PODS, "--service-cidr", SERVICES, "--pod-network", "routes"], stdout=subprocess.PIPE, text=True)
     cluster.works("what --print-manifest prints is applied", "apply", "-f", "-", input=done.stdout)
     before = cluster.get("pod", pods[first.node][0])["status"]["containerStatuses"][0]["containerID"]
     first.end()
     first.run()
-    second.run(*joins)
-    cluster.comes("a second node", lambda: cluster.is_ready(second.node), 60)
-    told("its images", subprocess.run(machines.on(2, second.knarr, "image", "import", *second.options, f"{out}/images/kubernetes.tar"), stdout=subprocess.DEVNULL).returncode == 0)
+    second.run()
+    cluster.comes("both nodes", lambda: cluster.is_ready(second.node) and cluster.is_ready(first.node), 60)
+    told("the second's images", subprocess.run(machines.on(2, second.knarr, "image", "import", *second.options, f"{out}/images/kubernetes.tar"), stdout=subprocess.DEVNULL).returncode == 0)
     pods = cluster.comes("pods on both", lambda: (p := cluster.pods()) and len(p) == 2 and p, 90) or {}
     told("the first node's pod has stayed", cluster.get("pod", pods[first.node][0])["status"]["containerStatuses"][0]["containerID"] == before)
     cluster.reach(pods, service)

@@ -1,7 +1,7 @@
 //! What happens to nodes of other machines over time: another machine of their name, certificates that end, API servers that go.
 
 use cluster_tests::{
-    Cluster, IMAGE, PATIENCE,
+    Cluster, IMAGE, PATIENCE, host,
     machines::{Agent, Machines, invitation, strs},
     process::Running,
 };
@@ -12,8 +12,8 @@ const LIFE: &str = "64s";
 /// For a certificate to be renewed twice, each 32 seconds after the last.
 const RENEWED: Duration = Duration::from_secs(150);
 
-fn pod(name: &str) -> String {
-    format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{nodeName: b, containers: [{{name: c, image: '{IMAGE}', args: [web]}}]}}\n")
+fn pod(name: &str, node: &str) -> String {
+    format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{nodeName: {node}, containers: [{{name: c, image: '{IMAGE}', args: [web]}}]}}\n")
 }
 
 /// Starts it, and waits until its node is Ready, or it ends; which of them.
@@ -46,10 +46,14 @@ fn two_machines_of_one_name_do_not_become_one_node() {
     assert!(twins[1 - first].refused(&strs(&invited)).contains("choose another --node-name"));
     assert_eq!(cluster.value("get nodes", "{.items[*].metadata.name}").split(' ').count(), 2);
 
-    // One that has joined and is another machine's since ends, and does not come back.
+    // One that has joined and is another machine's since ends with its pods, and does not come back.
+    cluster.apply(&pod("own", "twin"));
+    cluster.ready("default", "own");
+    assert_eq!(host::containers(&twins[first].name).len(), 1);
     cluster.kubectl("annotate --overwrite node twin knarr.local/machine=another");
     let running = both.into_iter().nth(first).expect("it runs").0;
     assert!(!running.end(PATIENCE).1.success());
+    assert!(host::containers(&twins[first].name).is_empty());
     let why = twins[first].refused(&[]);
     assert!(why.contains("another machine has joined as \"twin\"") && why.contains("--reset"), "{why}");
     cluster.kubectl("annotate node twin knarr.local/machine-");
@@ -73,14 +77,19 @@ fn certificates_are_renewed_and_an_api_server_that_goes_is_not_waited_for() {
     let mut requests = cluster.kubectl_running(
         "get csr --watch --no-headers -o custom-columns=NAME:.metadata.name,WHO:.spec.username,SIGNER:.spec.signerName,CERTIFICATE:.status.certificate",
     );
-    let running = b.start(&[&strs(&invitation(&cluster))[..], &["--join", &format!("https://{second}:6443")]].concat());
-    cluster.apply(&pod("stays"));
+    let mut invited = invitation(&cluster);
+    let at = invited.iter().position(|word| word == "--join").expect("where to") + 1;
+    invited.extend(["--join".to_owned(), invited[at].replace(&machines.ip(0), second)]);
+    let running = b.start(&strs(&invited));
+    cluster.apply(&pod("stays", "b"));
     cluster.ready("default", "stays");
     let before = cluster.value("get pod stays", "{.status.containerStatuses[0].containerID}");
 
     // The one that it talks to goes without a word.
     machines.loses(1, &machines.ip(0), true);
-    cluster.apply(&pod("comes"));
+    cluster.apply(&pod("comes", "b"));
+    // A connection that nobody ends is given up after half a minute or so.
+    cluster.try_kubectl(&["wait", "pod/comes", "--for=condition=Ready", "--timeout=50s"]);
     cluster.ready("default", "comes");
     machines.loses(1, &machines.ip(0), false);
 

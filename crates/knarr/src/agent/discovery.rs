@@ -14,7 +14,10 @@ use anyhow::{Context as _, anyhow, bail};
 use client::{Client, Credentials, Endpoint, HttpTransport};
 use k8s_openapi::api::core::v1::ConfigMap;
 use rustls::pki_types::CertificateDer;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 use tokio::time::Instant;
 
 /// A new token's signature comes a moment after the token, and a control plane that was just started makes `cluster-info` then.
@@ -52,13 +55,22 @@ async fn one(server: &Server, trust: &Trust<'_>) -> anyhow::Result<ClusterInfo> 
     let info = ClusterInfo::read(content)?;
     let info = if trust.hashes.is_empty() { info } else { info.pinned(trust.hashes)? };
     let again = read(&client(server, Some(info.authorities()?))?).await.map_err(|error| match error {
-        client::Error::Transport(why) => anyhow!("the certificate of the API server is not for {server}, or is not of the cluster's authority ({why})"),
+        client::Error::Transport(why) => not_believed(server, &why),
         other => other.into(),
     })?;
     if again.as_ref().map(cluster_info::content).transpose()? != Some(content) {
         bail!("the API server says something else to those who trust it than to those who do not: somebody is between");
     }
     Ok(info)
+}
+
+/// Why a server's certificate is not taken.
+fn not_believed(server: &Server, why: &str) -> anyhow::Error {
+    if ["certificate not valid yet", "certificate expired"].iter().any(|told| why.contains(told)) {
+        let now = machinery::time::rfc3339(SystemTime::now());
+        return anyhow!("the certificate of the API server at {server} is not good at {now}, which is this machine's time: is its clock right? ({why})");
+    }
+    anyhow!("the certificate of the API server is not for {server}, or is not of the cluster's authority ({why})")
 }
 
 /// A client without an identity; without authorities of one that believes anybody.
@@ -156,6 +168,17 @@ mod tests {
         assert!(why(map("")).await.contains("does not know the token abcdef"));
         assert!(why(map("e30..AA")).await.contains("the secret of the token abcdef is another"));
         assert!(why(status(404, "NotFound")).await.contains("--advertise-address") && why(status(403, "Forbidden")).await.contains("--advertise-address"));
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_is_asked_after() {
+        use rustls::{CertificateError, pki_types::UnixTime};
+        let server: Server = "192.0.2.1".parse().unwrap();
+        let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let told = |error| not_believed(&server, &rustls::Error::InvalidCertificate(error).to_string()).to_string();
+        assert!(told(CertificateError::NotValidYetContext { time: at(1), not_before: at(2) }).contains("is its clock right?"));
+        assert!(told(CertificateError::ExpiredContext { time: at(2), not_after: at(1) }).contains("is its clock right?"));
+        assert!(told(CertificateError::NotValidForName).contains("is not for https://192.0.2.1:6443"));
     }
 
     #[tokio::test]
