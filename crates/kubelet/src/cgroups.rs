@@ -18,6 +18,8 @@ use crate::util;
 
 /// Controllers of version 1 in which pods have cgroups.
 const V1_CONTROLLERS: [&str; 5] = ["cpu", "memory", "pids", "cpuset", "hugetlb"];
+/// Version 1's limit of memory and swap together; where it stands, the limit of memory alone cannot be above it.
+const SWAP_TOO: &str = "memory.memsw.limit_in_bytes";
 
 /// The cgroups of this kubelet.
 pub struct Cgroups {
@@ -151,14 +153,22 @@ impl Cgroups {
             }
         } else {
             let _ = fs::write(self.base.join("cpu").join(rel).join("cpu.cfs_quota_us"), "-1");
-            let _ = fs::write(self.base.join("memory").join(rel).join("memory.limit_in_bytes"), "-1");
+            // Memory with swap is never below memory alone, so it goes first; without accounting of swap there is no such file.
+            for file in [SWAP_TOO, "memory.limit_in_bytes"] {
+                let _ = fs::write(self.base.join("memory").join(rel).join(file), "-1");
+            }
         }
         self.set(&path, &CgroupLimits { cpu_shares: wanted.cpu_shares, ..CgroupLimits::default() });
     }
 
-    /// Sets the pod's own limits.
+    /// Sets the pod's own limits, after [`Self::widen_pod`]. Swap is none of a pod's.
     pub fn limit_pod(&self, pod: &Pod) {
-        self.set(&self.pod_path(pod), &resources::pod_limits(pod));
+        let (path, limits) = (self.pod_path(pod), resources::pod_limits(pod));
+        self.set(&path, &limits);
+        if !self.unified && limits.memory_limit_bytes > 0 {
+            let file = self.dir("memory", &path).join(SWAP_TOO);
+            let _ = fs::write(file, limits.memory_limit_bytes.to_string());
+        }
     }
 
     fn dirs(&self, path: &str) -> Vec<PathBuf> {
@@ -328,6 +338,24 @@ mod tests {
         Cgroups::new(old.path(), "").limit_node(&limits, Some(100)).unwrap();
         let at = |file: &str| fs::read_to_string(old.path().join(file)).unwrap();
         assert_eq!((at("memory/kubepods/memory.limit_in_bytes"), at("pids/kubepods/pids.max")), ((1 << 30).to_string(), "100".into()));
+    }
+
+    #[test]
+    fn a_pod_that_grows_has_its_new_limits_of_memory_with_swap_too() {
+        let dir = crate::testing::TempDir::new("growth");
+        let cgroups = Cgroups::new(dir.path(), "");
+        let spec = serde_json::json!({"containers": [{"name": "c", "resources": {"limits": {"cpu": "1", "memory": "96Mi"}}}]});
+        let pod: Pod = serde_json::from_value(serde_json::json!({"metadata": {"uid": "u"}, "spec": spec})).unwrap();
+        let at = |controller: &str, file: &str| dir.path().join(controller).join(cgroups.pod_path(&pod).trim_start_matches('/')).join(file);
+        for controller in ["cpu", "memory"] {
+            fs::create_dir_all(at(controller, "")).unwrap();
+        }
+        let texts = || ["memory.limit_in_bytes", SWAP_TOO].map(|file| fs::read_to_string(at("memory", file)).unwrap());
+        cgroups.widen_pod(&pod);
+        assert_eq!(texts(), ["-1", "-1"]);
+        cgroups.limit_pod(&pod);
+        assert_eq!(texts(), [(96 << 20).to_string(), (96 << 20).to_string()]);
+        assert_eq!(fs::read_to_string(at("cpu", "cpu.cfs_quota_us")).unwrap(), "100000");
     }
 
     #[test]

@@ -338,6 +338,8 @@ pub struct FakeRuntime {
     pub stalled: std::sync::atomic::AtomicBool,
     /// Containers cannot be stopped.
     pub stuck: std::sync::atomic::AtomicBool,
+    /// Containers cannot be made.
+    pub full: std::sync::atomic::AtomicBool,
     /// Commands cannot be run at all.
     pub broken: std::sync::atomic::AtomicBool,
     /// The next look at the sandboxes panics.
@@ -362,6 +364,7 @@ impl FakeRuntime {
             events: broadcast::Sender::new(64),
             stalled: std::sync::atomic::AtomicBool::new(false),
             stuck: std::sync::atomic::AtomicBool::new(false),
+            full: std::sync::atomic::AtomicBool::new(false),
             broken: std::sync::atomic::AtomicBool::new(false),
             trap: std::sync::atomic::AtomicBool::new(false),
             exec: Mutex::default(),
@@ -467,6 +470,9 @@ impl ContainerRuntime for FakeRuntime {
         Ok(())
     }
     async fn create_container(&self, sandbox: &SandboxId, spec: ContainerSpec) -> Result<ContainerId, CriError> {
+        if self.full.load(Ordering::Relaxed) {
+            return Err(CriError::Other("no space left on device".into()));
+        }
         let id = ContainerId(format!("c{}", self.ids.fetch_add(1, Ordering::Relaxed)));
         self.containers.lock().push(Container {
             id: id.clone(),

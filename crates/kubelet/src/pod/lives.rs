@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -248,6 +249,34 @@ async fn resources_change_in_place() {
     assert_eq!(reasons, ["ResizeStarted", "ResizeCompleted", "ResizeInfeasible"], "each once");
     assert_eq!(events[0].1, r#"Pod resize started: {"containers":[{"name":"a","resources":{"requests":{"cpu":"200m"}}}],"generation":0}"#);
     assert!(events[2].1.starts_with("Pod resize Infeasible: {") && events[2].1.contains(r#""error":"Node didn't have enough capacity"#), "{}", events[2].1);
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_is_started_anew_for_its_resources_has_them_before_the_change_is_told_complete() {
+    let node = Node::fresh("anew");
+    let with = |memory: &str| {
+        let policy = json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
+        pod(json!({"containers": [{"name": "a", "image": "img:1", "resizePolicy": policy, "resources": {"limits": {"memory": memory}}}]}))
+    };
+    let reasons = || node.api.reasons().into_iter().filter(|r| r.starts_with("Resize")).collect::<Vec<_>>();
+    let first = |p: &Pod| p.status.as_ref()?.container_statuses.as_ref()?.first().cloned();
+    let mut p = with("64Mi");
+    node.apply(&p);
+    p.status = node.until("ready", is_ready).await.status;
+    node.runtime.full.store(true, Ordering::Relaxed);
+    let mut more = with("96Mi");
+    more.status = p.status;
+    node.apply(&more);
+    node.until("killed", |p| first(p).and_then(|s| s.state).is_some_and(|s| s.running.is_none())).await;
+    a_while(3).await;
+    assert_eq!(reasons(), ["ResizeStarted"], "it does not run with them yet");
+    node.runtime.full.store(false, Ordering::Relaxed);
+    let has = |p: &Pod| first(p)?.resources?.limits?.remove("memory").map(|q| q.0);
+    let p = node.until("running with them", |p| is_ready(p) && has(p).as_deref() == Some("96Mi")).await;
+    assert_eq!(first(&p).map(|s| s.restart_count), Some(1));
+    a_while(1).await;
+    assert_eq!(reasons(), ["ResizeStarted", "ResizeCompleted"]);
     node.end().await;
 }
 

@@ -118,9 +118,20 @@ pub fn message(what: &str, pod: &Pod, generation: i64, error: &str) -> String {
     format!("Pod resize {what}: {}", serde_json::to_string(&summary).unwrap_or_default())
 }
 
-/// Gives containers, and the pod as a whole, the numbers of the spec. Answers who has them now, and what went wrong.
+/// Whether a pod's own cgroup is without its limits, so that its containers can grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wide {
+    /// Nothing has been looked at yet.
+    Unknown,
+    /// It has the limits of its spec.
+    No,
+    /// It was made wide for the spec of this generation.
+    For(i64),
+}
+
+/// Makes the pod's cgroup wide enough and gives containers the numbers of the spec. Answers who has them now, and what went wrong.
+/// [`narrow`] follows when all containers have what they are to have.
 pub async fn apply(cx: &Arc<Context>, pod: &Arc<Pod>, containers: Vec<(ContainerId, Spec)>) -> (Vec<(ContainerId, ResourceRequirements)>, Option<String>) {
-    // The pod's cgroup must be wide enough before and is made narrow only after: the containers' numbers come in between.
     let (c, p) = (Arc::clone(cx), Arc::clone(pod));
     util::blocking(move || c.cgroups.widen_pod(&p)).await;
     let (mut done, mut error) = (Vec::new(), None);
@@ -131,13 +142,17 @@ pub async fn apply(cx: &Arc<Context>, pod: &Arc<Pod>, containers: Vec<(Container
             Err(e) => error = Some(e.to_string()),
         }
     }
+    (done, error)
+}
+
+/// Gives the pod as a whole the limits of its spec: the kernel takes none that is below a container's.
+pub async fn narrow(cx: &Arc<Context>, pod: &Arc<Pod>) {
     let (c, p) = (Arc::clone(cx), Arc::clone(pod));
     util::blocking(move || {
         c.cgroups.limit_pod(&p);
         c.balance(None);
     })
     .await;
-    (done, error)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What a pod's worker begins, and what it does with the end of it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::kill::{Kill, Turns};
 use super::ops::{self, Start};
 use super::plan::{Action, Failure, Kind, Plan, find_spec, latest, restart_key};
 use super::worker::{Killing, Outcome, Stage, Worker, earliest, grace_period};
-use super::{cleanup, lost, resize, setup};
+use super::{cleanup, lost, resize, resize::Wide, setup};
 use crate::api::Severity;
 use crate::cri::{Container, ContainerId, Sandbox, State};
 use crate::start_error::StartError;
@@ -318,8 +318,10 @@ impl Worker {
                     self.cx.api.pod_event(&pod, None, Severity::Warning, "ResizeError", &message);
                 }
                 self.resize.1 = Some(error);
+                self.wide = Wide::For(self.resizing.unwrap_or(0));
                 good
             }
+            Outcome::Narrowed => true,
             Outcome::Refreshed(errors) => {
                 for e in &errors {
                     self.cx.api.pod_event(&self.handle.pod(), None, Severity::Warning, e.reason, &e.message);
@@ -383,8 +385,29 @@ impl Worker {
             self.applied.entry(c.id.clone()).or_insert_with(of_spec);
         }
         self.applied.retain(|id, _| containers.iter().any(|c| c.id == *id));
+        if self.wide == Wide::Unknown {
+            // Who looked after this pod before may have ended in the middle of a change.
+            self.wide = if containers.is_empty() { Wide::No } else { Wide::For(0) };
+        }
+        self.anew.retain(|name, old| !containers.iter().any(|c| c.name == *name && c.running() && c.id != *old));
         let changes = resize::changes(pod, containers, &self.applied);
+        if changes.is_empty() && !self.anew.is_empty() {
+            return HashSet::new();
+        }
         if changes.is_empty() {
+            if self.wide != Wide::No {
+                if self.duties.ready(Duty::Resize, at) {
+                    self.wide = Wide::No;
+                    let (cx, pod) = (Arc::clone(&self.cx), Arc::clone(pod));
+                    self.duties.begin(Duty::Resize, at, async move {
+                        resize::narrow(&cx, &pod).await;
+                        Outcome::Narrowed
+                    });
+                } else {
+                    self.resize_look_at = self.duties.waits(Duty::Resize, at);
+                    return HashSet::new();
+                }
+            }
             self.resize = (None, None);
             self.resize_look_at = None;
             if let Some(generation) = self.resizing.take() {
@@ -416,16 +439,20 @@ impl Worker {
         }
         let in_place: Vec<(ContainerId, Spec)> =
             changes.iter().filter(|c| !c.restart).filter_map(|c| Some((c.id.clone(), find_spec(pod, &c.name)?.1))).collect();
-        if !in_place.is_empty() {
-            // All at once, so that nobody sees a half of it.
+        let anew: HashMap<String, ContainerId> = changes.into_iter().filter(|c| c.restart).map(|c| (c.name, c.id)).collect();
+        if !in_place.is_empty() || self.wide != Wide::For(generation) {
+            // All at once, so that nobody sees a half of it; and before any is started anew, which would not fit into the pod as it was.
             self.restarting = Some(at);
             let (cx, pod) = (Arc::clone(&self.cx), Arc::clone(pod));
             self.duties.begin(Duty::Resize, at, async move {
                 let (done, error) = resize::apply(&cx, &pod, in_place).await;
                 Outcome::Resized { done, error }
             });
+            return HashSet::new();
         }
-        changes.into_iter().filter(|c| c.restart).map(|c| c.id).collect()
+        let ids = anew.values().cloned().collect();
+        self.anew.extend(anew);
+        ids
     }
 
     /// Brings volumes up to date when an object of theirs changed, a token is due, or a minute has passed.

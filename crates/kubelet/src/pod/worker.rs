@@ -21,7 +21,7 @@ use super::backoff::Backoff;
 use super::duties::{Duties, Duty};
 use super::kill::Turns;
 use super::plan::{self, Failure, latest};
-use super::resize::{self, Applied, Pending};
+use super::resize::{self, Applied, Pending, Wide};
 use super::setup::{self, SetUp, SetUpError};
 use super::{Context, Eviction, Handle, lost, messages, status};
 use crate::api::Severity;
@@ -62,9 +62,18 @@ pub enum Stage {
 /// What a duty ends with.
 pub(super) enum Outcome {
     SetUp(Result<SetUp, SetUpError>),
-    Started { name: String, image: Option<String>, result: Result<(), StartError> },
+    Started {
+        name: String,
+        image: Option<String>,
+        result: Result<(), StartError>,
+    },
     Refreshed(Vec<volumes::VolumeError>),
-    Resized { done: Vec<(ContainerId, ResourceRequirements)>, error: Option<String> },
+    Resized {
+        done: Vec<(ContainerId, ResourceRequirements)>,
+        error: Option<String>,
+    },
+    /// The pod as a whole has its own limits again.
+    Narrowed,
     Reset(Result<Vec<Container>, String>),
     Tidied(Result<(), String>),
     GivenBack(Result<(), String>),
@@ -114,6 +123,10 @@ pub struct Worker {
     pub(super) resize_look_at: Option<Instant>,
     /// The generation whose resources are being given.
     pub(super) resizing: Option<i64>,
+    /// Whether the pod's own cgroup was made wide for containers that grow.
+    pub(super) wide: Wide,
+    /// Containers by name that are killed to be started with other resources, until another of the name runs.
+    pub(super) anew: HashMap<String, ContainerId>,
     forced: Option<status::Forced>,
     /// Admission refused it.
     rejected: bool,
@@ -181,6 +194,8 @@ impl Worker {
             resize: (None, None),
             resize_look_at: None,
             resizing: None,
+            wide: Wide::Unknown,
+            anew: HashMap::new(),
             forced: None,
             rejected: false,
             settled: false,

@@ -163,7 +163,7 @@ struct Registers {
 /// Loads an endpoint's address, and its port behind it. (One step loads 16 bytes at most.)
 fn load(to: u32, (address, port): &Backend) -> Rule {
     let behind = to + Family::of(*address).registers();
-    vec![Expr::Load { to, value: octets(*address) }, Expr::Load { to: behind, value: key::join(&[&port.to_be_bytes()]) }]
+    vec![Expr::Load { to, value: octets(*address) }, Expr::Load { to: behind, value: port.to_be_bytes().to_vec() }]
 }
 
 /// Writes the plan of one port.
