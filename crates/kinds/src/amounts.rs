@@ -257,10 +257,12 @@ pub(crate) fn pod(spec: &Value, path: &Path, errors: &mut ErrorList) {
     }
     if !own["claims"].is_null() {
         errors.push(Error::forbidden(&path.child("claims"), "claims may not be set for Resources at pod-level"));
+    }
+    requirements(own, of_pod, path, errors);
+    if !own["claims"].is_null() {
         let known = tree::list(spec, "resourceClaims").iter().map(|c| tree::text(c, "name")).filter(|n| !n.is_empty()).collect();
         claim_names(own, &known, &path.child("claims"), errors);
     }
-    requirements(own, of_pod, path, errors);
     let requests = rules::quantities(&own["requests"]);
     for (name, sum) in of_containers(spec, "requests") {
         if let Some(request) = requests.get(name.as_str()).filter(|r| sum > **r) {

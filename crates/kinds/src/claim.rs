@@ -163,7 +163,8 @@ pub(crate) fn check_claim_spec(spec: &Value, path: &Path, errors: &mut ErrorList
         }
     }
     let (source, reference) = (&spec["dataSource"], &spec["dataSourceRef"]);
-    let shown = || Value::from(path.child("dataSource").as_str());
+    // Upstream shows its type of a path, which has no fields that anybody sees.
+    let shown = || Value::Object(Default::default());
     if !tree::empty(&reference["namespace"]) {
         if source.is_object() {
             errors.push(Error::invalid(path, shown(), "may not be specified when dataSourceRef.namespace is specified"));

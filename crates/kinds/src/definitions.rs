@@ -17,6 +17,17 @@ pub const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 pub const APPROVAL: &str = "api-approved.kubernetes.io";
 const SEE: &str = "see https://github.com/kubernetes/enhancements/pull/1111";
 
+/// Whether a note is a URL with a host, as Go's `url.ParseRequestURI` reads it.
+pub(crate) fn is_link(note: &str) -> bool {
+    let Some((scheme, rest)) = note.split_once("://") else { return false };
+    let host = rest.split(['/', '?']).next().unwrap_or_default();
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    let of_a_host = |b: u8| !b.is_ascii() || b.is_ascii_alphanumeric() || b"-_.~!$&'()*+,;=:[]<>\"".contains(&b);
+    let of_a_scheme = |b: u8| b.is_ascii_alphanumeric() || b"+-.".contains(&b);
+    let named = scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.bytes().all(of_a_scheme);
+    named && !host.is_empty() && host.bytes().all(of_a_host) && !note.bytes().any(|b| b.is_ascii_control())
+}
+
 /// A condition without a time.
 pub fn condition(kind: &str, holds: bool, reason: &str, message: &str) -> Value {
     json!({"type": kind, "status": if holds { "True" } else { "False" }, "reason": reason, "message": message})
@@ -209,7 +220,7 @@ fn settle_approval(definition: &mut Value, now: SystemTime) {
         return;
     }
     let note = tree::text(&definition["metadata"]["annotations"], APPROVAL).to_owned();
-    let is_url = note.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty() && !rest.starts_with('/'));
+    let is_url = is_link(&note);
     let (holds, reason, message) = match note.as_str() {
         "" => (false, "MissingAnnotation", format!("protected groups must have approval annotation {APPROVAL:?}, {SEE}")),
         note if note.starts_with("unapproved") => (false, "UnapprovedAnnotation", format!("not approved: {note:?}")),

@@ -112,15 +112,19 @@ fn strategy(strategy: &Value, path: &Path, errors: &mut ErrorList) {
         "Recreate" => {}
         "RollingUpdate" if rolling.is_null() => errors.push(Error::required(&place, "this should be defaulted and never be nil")),
         "RollingUpdate" => {
-            rules::int_or_percent(&rolling["maxUnavailable"], &place.child("maxUnavailable"), true, errors);
+            rules::int_or_percent(&rolling["maxUnavailable"], &place.child("maxUnavailable"), false, errors);
             rules::int_or_percent(&rolling["maxSurge"], &place.child("maxSurge"), false, errors);
             if rules::is_zero(&rolling["maxUnavailable"]) && rules::is_zero(&rolling["maxSurge"]) {
                 let value = rolling["maxUnavailable"].clone();
                 errors.push(Error::invalid(&place.child("maxUnavailable"), value, "may not be 0 when `maxSurge` is 0"));
             }
+            rules::at_most_all(&rolling["maxUnavailable"], &place.child("maxUnavailable"), errors);
         }
         // The original names the strategy as a whole, in its internal spelling.
-        other => errors.push(Error::not_supported(path, json!({"Type": other, "RollingUpdate": null}), &["Recreate", "RollingUpdate"])),
+        other => {
+            let shown = format!("{{\"Type\":{},\"RollingUpdate\":null}}", json!(other));
+            errors.push(Error::not_supported(path, other, &["Recreate", "RollingUpdate"]).shown_as(shown));
+        }
     }
 }
 

@@ -203,16 +203,24 @@ pub(crate) fn quantity_not_negative(value: &Value, path: &Path, errors: &mut Err
 /// A percentage or a number that is not negative; the percentage is at most 100 if `capped`.
 pub(crate) fn int_or_percent(value: &Value, path: &Path, capped: bool, errors: &mut ErrorList) {
     match value {
-        Value::String(text) => match text.strip_suffix('%').filter(|d| !d.is_empty()).and_then(|d| d.parse::<u32>().ok()) {
-            None => {
-                let detail = names::regex_error("a valid percent string must be a numeric string followed by an ending '%'", "[0-9]+%", &["1%", "93%"]);
-                errors.push(Error::invalid(path, text.as_str(), detail));
-            }
-            Some(percent) if capped && percent > 100 => errors.push(Error::invalid(path, text.as_str(), "must not be greater than 100%")),
-            Some(_) => {}
-        },
+        Value::String(text) if percent(text).is_none() => {
+            let detail = names::regex_error("a valid percent string must be a numeric string followed by an ending '%'", "[0-9]+%", &["1%", "93%"]);
+            errors.push(Error::invalid(path, text.as_str(), detail));
+        }
+        Value::String(_) if capped => at_most_all(value, path, errors),
         Value::Number(_) => not_negative(value, path, errors),
         _ => {}
+    }
+}
+
+fn percent(text: &str) -> Option<u32> {
+    text.strip_suffix('%').filter(|digits| !digits.is_empty()).and_then(|digits| digits.parse().ok())
+}
+
+/// A percentage is no more than 100.
+pub(crate) fn at_most_all(value: &Value, path: &Path, errors: &mut ErrorList) {
+    if let Some(text) = value.as_str().filter(|text| percent(text).is_some_and(|percent| percent > 100)) {
+        errors.push(Error::invalid(path, text, "must not be greater than 100%"));
     }
 }
 

@@ -430,8 +430,8 @@ fn repeated_ports(obj: &Value, list: &Path, errors: &mut ErrorList) {
     for (at, port) in ports.iter().enumerate() {
         let (protocol, own) = (tree::text(port, "protocol"), number(port, "port"));
         if !seen.insert((protocol, own)) {
-            let shown = json!({"Name": "", "Protocol": protocol, "AppProtocol": null, "Port": own, "TargetPort": 0, "NodePort": 0});
-            errors.push(Error::duplicate(&list.index(at), shown));
+            let shown = format!(r#"{{"Name":"","Protocol":{},"AppProtocol":null,"Port":{own},"TargetPort":0,"NodePort":0}}"#, json!(protocol));
+            errors.push(Error::duplicate(&list.index(at), own).shown_as(shown));
         }
     }
 }

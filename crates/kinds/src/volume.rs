@@ -70,7 +70,7 @@ impl Strategy for Volumes {
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
-        check_volume(&obj["spec"], &Path::root("spec"), errors);
+        check_volume(&obj["spec"], tree::text(&obj["metadata"], "name"), &Path::root("spec"), errors);
     }
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
@@ -117,7 +117,7 @@ fn sources(spec: &Value) -> Fields {
     spec.as_object().into_iter().flatten().filter(|(k, v)| own(k, v)).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
-fn check_volume(spec: &Value, path: &Path, errors: &mut ErrorList) {
+fn check_volume(spec: &Value, name: &str, path: &Path, errors: &mut ErrorList) {
     if tree::empty(&spec["accessModes"]) {
         errors.push(Error::required(&path.child("accessModes"), ""));
     }
@@ -142,7 +142,7 @@ fn check_volume(spec: &Value, path: &Path, errors: &mut ErrorList) {
             errors.push(Error::required(&place, "must specify required node constraints"));
         }
     }
-    check_source(spec, path, errors);
+    check_source(spec, name, path, errors);
     class(spec, "storageClassName", path, errors);
     rules::supported(&spec["volumeMode"], &path.child("volumeMode"), &VOLUME_MODES, errors);
     if let Some(name) = spec["volumeAttributesClassName"].as_str() {
@@ -192,7 +192,7 @@ const SOURCES: [&str; 22] = [
     "csi",
 ];
 
-fn check_source(spec: &Value, path: &Path, errors: &mut ErrorList) {
+fn check_source(spec: &Value, name: &str, path: &Path, errors: &mut ErrorList) {
     // In the order in which upstream looks: what comes after the first is one too many.
     let mut found: Vec<(String, Value)> = sources(spec).into_iter().collect();
     found.sort_by_key(|(key, _)| SOURCES.iter().position(|known| *known == key.as_str()));
@@ -227,7 +227,7 @@ fn check_source(spec: &Value, path: &Path, errors: &mut ErrorList) {
                     rules::required(&source[*field], &place.child(field), "namespace", errors);
                 }
             }
-            _ => {}
+            other => pod::remote::check(other, source, pod::remote::Of::Cluster(name), &place, errors),
         }
     }
     let root = tree::text(&spec["hostPath"], "path");

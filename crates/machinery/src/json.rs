@@ -26,6 +26,7 @@ pub(crate) mod write;
 pub use blanks::Blanks;
 pub(crate) use deep::after_string;
 pub use deep::spans;
+pub use scalar::base64;
 pub use texts::Texts;
 pub use write::{Indent, encode};
 
@@ -190,12 +191,15 @@ fn finish(value: Value, ty: Option<TypeRef<'_>>, cx: &Context, validation: Valid
     let problems = in_order(ty, cx.take_problems());
     let decoded = |warnings| Decoded { value, warnings, blanks: cx.take_blanks() };
     match validation {
-        Validation::Strict if !problems.is_empty() => {
-            Err(errors::cannot_be_handled(ty.and_then(TypeRef::gvk), &format!("strict decoding error: {}", problems.join(", "))))
-        }
+        Validation::Strict if !problems.is_empty() => Err(strictly(ty.and_then(TypeRef::gvk), &problems)),
         Validation::Warn => Ok(decoded(problems)),
         _ => Ok(decoded(Vec::new())),
     }
+}
+
+/// The error of a body in which a strict reader has found something.
+pub fn strictly(kind: Option<&crate::gvk::Gvk>, problems: &[String]) -> Status {
+    errors::cannot_be_handled(kind, &format!("strict decoding error: {}", problems.join(", ")))
 }
 
 /// What is wrong with bytes that hold a number beyond all floats: that number.
@@ -328,7 +332,7 @@ fn plain_tree(bytes: &[u8]) -> Result<Option<Value>, ()> {
 
 /// The error of a body that is no YAML.
 pub(crate) fn unrecognized_yaml(ty: TypeRef<'_>, why: &str, bytes: &[u8]) -> Status {
-    errors::no_object(ty.gvk(), &format!("yaml: {why}"), bytes)
+    errors::no_object(ty.gvk(), &crate::yaml::worded(why), bytes)
 }
 
 /// Why a text is no JSON, in the words of Go's decoder; none if it is some.
@@ -340,6 +344,11 @@ pub fn syntax_error(bytes: &[u8]) -> Option<String> {
 /// The error of a body of which cannot be told what it is.
 pub fn unrecognized(kind: &crate::gvk::Gvk, why: &str, bytes: &[u8]) -> Status {
     errors::no_object(Some(kind), why, bytes)
+}
+
+/// The error of a body that has nothing in it.
+pub(crate) fn without_kind(ty: TypeRef<'_>, bytes: &[u8]) -> Status {
+    errors::no_object(ty.gvk(), &format!("Object 'Kind' is missing in '{}'", String::from_utf8_lossy(bytes)), bytes)
 }
 
 /// The error of a body that is YAML and no object.

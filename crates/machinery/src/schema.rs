@@ -58,6 +58,8 @@ pub enum Type {
         elem: TypeId,
         /// Owned as a whole by apply.
         atomic: bool,
+        /// A value may be null.
+        nullable: bool,
     },
     /// UTF-8 text.
     String,

@@ -114,7 +114,8 @@ fn type_of(builder: &mut Builder, structural: &Value, depth: usize) -> TypeId {
         "object" => match structural.get("additionalProperties") {
             Some(values) if values.is_object() || *values == Value::Bool(true) => {
                 let elem = type_of(builder, values, depth + 1);
-                builder.map(elem, structural.get("x-kubernetes-map-type").is_some_and(|t| t == "atomic"))
+                let atomic = structural.get("x-kubernetes-map-type").is_some_and(|t| t == "atomic");
+                if flag(values, "nullable") { builder.map_to_nullable(elem, atomic) } else { builder.map(elem, atomic) }
             }
             _ => {
                 let object = object(builder, structural, depth);

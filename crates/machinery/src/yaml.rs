@@ -5,6 +5,7 @@
 
 pub(crate) mod compose;
 mod emit;
+mod libyaml;
 mod scalar;
 
 pub use emit::Emitter;
@@ -26,10 +27,26 @@ pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> 
         None => Status::bad_request(format!("error converting YAML to JSON: yaml: {why}")),
     };
     let document = crate::json::document(bytes).map_err(|why| refused(&why))?;
+    if let Some(ty) = ty.filter(|ty| ty.schema.is_lenient() && document.value.is_null()) {
+        return Err(crate::json::without_kind(ty, bytes));
+    }
     if let Some(ty) = ty.filter(|_| !document.value.is_object() && !document.value.is_null()) {
         return Err(crate::json::unrecognized_tree(ty, &document.value, bytes));
     }
     crate::json::decode_document(document, ty, validation)
+}
+
+/// The first YAML document as a tree.
+///
+/// # Errors
+/// Why it is none, in go-yaml's words.
+pub fn tree(bytes: &[u8]) -> Result<Value, String> {
+    crate::json::document(bytes).map(|document| document.value).map_err(|why| worded(&why))
+}
+
+/// The error of a document; one of its conversion to JSON is no error of YAML.
+pub(crate) fn worded(why: &str) -> String {
+    if why.starts_with("json: ") { why.to_owned() } else { format!("yaml: {why}") }
 }
 
 /// Encodes a value as a YAML document.

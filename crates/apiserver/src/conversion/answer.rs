@@ -5,7 +5,6 @@ use machinery::{
     Value,
     field::{ErrorList, Path},
     gvk::Gvk,
-    json,
     tree::{go_type, json_type},
 };
 use serde_json::json;
@@ -48,8 +47,7 @@ pub(super) type Answered = Result<Vec<Result<Value, String>>, String>;
 /// What an answer makes of the objects that were sent: each that counts with the metadata of its original.
 pub(super) fn read(body: &[u8], review: Review, uid: &str, to: &str, sent: &[Value]) -> Answered {
     let about = sent.first().map(kind_of).unwrap_or_default();
-    let answer: Result<Value, String> = json::read(body).map_err(|error| unreadable(body, &error));
-    let converted = answer.and_then(|answer| objects(answer, review, uid)).map_err(|why| format!("conversion webhook for {about} failed: {why}"))?;
+    let converted = words::tree(body).and_then(|answer| objects(answer, review, uid)).map_err(|why| format!("conversion webhook for {about} failed: {why}"))?;
     if converted.len() != sent.len() {
         return Err(format!("conversion webhook for {about} returned {} objects, expected {}", converted.len(), sent.len()));
     }
@@ -65,16 +63,6 @@ pub(super) fn read(body: &[u8], review: Review, uid: &str, to: &str, sent: &[Val
         })
     });
     Ok(checked.collect())
-}
-
-/// Bytes that are no JSON. Upstream's reader takes YAML as well, where text is a string.
-fn unreadable(body: &[u8], error: &serde_json::Error) -> String {
-    let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
-    match first {
-        Some(b'{' | b'[') if error.is_eof() => "couldn't get version/kind; json parse error: unexpected end of JSON input".into(),
-        Some(b'{' | b'[') => format!("couldn't get version/kind; json parse error: {error}"),
-        _ => words::no_object(&Value::String(String::new())),
-    }
 }
 
 /// The objects that an answer holds. An answer of `v1beta1` is not asked what it is nor to what, as ever.

@@ -93,6 +93,17 @@ pub(crate) fn of_http(error: &hyper::Error) -> String {
     if error.is_parse() { "net/http: HTTP/1.x transport connection broken: malformed HTTP response".into() } else { error.to_string() }
 }
 
+/// The tree of an answer. Client-go's readers try it as JSON if it begins as an object does, and as YAML otherwise.
+pub(crate) fn tree(body: &[u8]) -> Result<Value, String> {
+    if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+        return machinery::yaml::tree(body);
+    }
+    machinery::json::read(body).map_err(|error| {
+        let why = machinery::json::syntax_error(body).unwrap_or_else(|| error.to_string());
+        format!("couldn't get version/kind; json parse error: {why}")
+    })
+}
+
 /// An answer that is no object, where a kind was looked for.
 pub(crate) fn no_object(found: &Value) -> String {
     format!(

@@ -79,6 +79,10 @@ fn unhandled(given: &Gvk, expected: &Gvk, why: &str) -> Status {
 
 /// The error of a body that cannot be decoded as what is expected: it may say that it is something else.
 pub(crate) fn otherwise(expected: &Gvk, bytes: &[u8], status: Status) -> Status {
+    // What is no JSON says nothing, though YAML might make something of it.
+    if status.message.contains("json parse error: invalid character") {
+        return status;
+    }
     let read = || json::read(bytes).ok().or_else(|| yaml::decode(bytes, None, Validation::Ignore).ok().map(|read| read.value));
     let Some(tree) = read().filter(Value::is_object) else { return status };
     if let Some(untold) = untold(expected, &tree, bytes) {

@@ -32,7 +32,7 @@ use crate::{context::Context, conversion::Memory, negotiate::Accepted, query::Qu
 use bytes::Bytes;
 use http::HeaderMap;
 use machinery::{
-    Value,
+    Map, Value,
     fields::FieldSelector,
     gvk::Gvk,
     json::{self, Texts, Validation},
@@ -107,11 +107,34 @@ impl<'a> Call<'a> {
             Err(_) => json::read(bytes).map_or_else(|_| own.clone(), |tree| said(&tree)),
         };
         let Some(custom) = self.row.custom.as_ref().filter(|_| said != *own) else { return read };
-        let is_kind = (&said.group, &said.kind) == (&own.group, &own.kind);
-        match custom.family.ty(&said.version).filter(|_| is_kind) {
-            Some(ty) => self.read(bytes, ty, validation),
-            None => self.read(bytes, self.row.ty(), Validation::Ignore),
+        if (&said.group, &said.kind) != (&own.group, &own.kind) {
+            return self.read(bytes, self.row.ty(), Validation::Ignore);
         }
+        match custom.family.ty(&said.version) {
+            Some(ty) => self.read(bytes, ty, validation),
+            None => self.without_schema(bytes, &said, validation),
+        }
+    }
+
+    /// A custom body of a version that its definition does not have: it has no field but what every object has.
+    fn without_schema(&self, bytes: &Bytes, said: &Gvk, validation: Validation) -> Result<json::Decoded, Status> {
+        if validation == Validation::Ignore {
+            return self.read(bytes, self.row.ty(), validation);
+        }
+        let mut decoded = self.read(bytes, self.row.ty(), Validation::Warn)?;
+        let field = |problem: &str| problem.strip_prefix("unknown field \"").and_then(|rest| rest.strip_suffix('"')).map(str::to_owned);
+        let (unknown, mut problems): (Vec<_>, Vec<_>) =
+            decoded.warnings.into_iter().partition(|told| field(told).is_some_and(|field| !field.starts_with("metadata.")));
+        let own = decoded.value.as_object().into_iter().flat_map(Map::keys).filter(|key| !matches!(key.as_str(), "apiVersion" | "kind" | "metadata"));
+        // Those that this version has, and those that it has not either; what lies deeper is gone with them.
+        let mut fields: Vec<String> = own.cloned().chain(unknown.iter().filter_map(|told| field(told)).filter(|field| !field.contains(['.', '[']))).collect();
+        fields.sort();
+        problems.extend(fields.iter().map(|field| format!("unknown field {field:?}")));
+        if validation == Validation::Strict && !problems.is_empty() {
+            return Err(json::strictly(Some(said), &problems));
+        }
+        decoded.warnings = problems;
+        Ok(decoded)
     }
 
     /// What was decoded; the client hears what was tolerated.

@@ -139,7 +139,7 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         &filled
     };
     check_preconditions(what, &value, old)?;
-    keep_system_fields(row, &mut value, old);
+    keep_system_fields(&mut value, old);
     own::owners_once(&mut value, cx, false);
     if !what.applied {
         value = tracked(call, what, old, value).await;
@@ -161,7 +161,7 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         admission::mutate(call.world, &write, &mut value).await?;
         create::place(row, what.namespace, &mut value)?;
         // Nor do those who are asked write what the server alone writes.
-        keep_system_fields(row, &mut value, old);
+        keep_system_fields(&mut value, old);
     }
     kinds::withhold(&row.resource.group, &row.resource.kind.kind, &mut value, Some(old));
     row.strategy.prepare_through(&cx.strategy(), what.subresource, &mut value, old);
@@ -182,6 +182,8 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         cx.note_texts(kept);
         return Ok(Some(Answer::Object(StatusCode::OK, storage::rehearsed(call.world.store(), row, value).await?)));
     }
+    // The store takes no link (upstream's `PrepareObjectForStorage`); what is only tried does not come there.
+    meta::of(&mut value).remove("selfLink");
     // What is compared is what would lie in the store.
     let value = storage::settled(row, value);
     if meta::same(&value, old) && storage::is_current(call.world.store(), row, entry) && !cx.texts().respell(&kept) {
@@ -304,13 +306,9 @@ fn check_preconditions(what: &Change<'_>, value: &Value, old: &Value) -> Result<
 
 /// What a client may leave out of an update because only the server writes it. The time of creation is kept whatever the
 /// client says, as upstream keeps it: a manifest that was saved before the object was made anew can be put back.
-fn keep_system_fields(row: &Row, value: &mut Value, old: &Value) {
+fn keep_system_fields(value: &mut Value, old: &Value) {
     let old = &old["metadata"];
     let metadata = meta::of(value);
-    // Upstream has no place for it in the types of its own kinds' storage; of others it is a text like any.
-    if row.custom.is_none() {
-        metadata.remove("selfLink");
-    }
     // An update neither takes a deletion back nor moves its time.
     if !old["deletionTimestamp"].is_null() {
         metadata.insert("deletionTimestamp".into(), old["deletionTimestamp"].clone());

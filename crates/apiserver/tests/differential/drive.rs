@@ -167,6 +167,13 @@ fn hash(text: &str) -> String {
 
 /// Replaces what is another in each run: identities, revisions, times and ages, in fields and within texts.
 fn normalise(value: &mut Value) {
+    if value["kind"] == "SelfSubjectRulesReview" {
+        // The bindings of roles are looked through in the order of a cache.
+        for rules in ["resourceRules", "nonResourceRules"] {
+            let rules = value.pointer_mut(&format!("/status/{rules}")).and_then(Value::as_array_mut);
+            rules.into_iter().for_each(|rules| rules.sort_by_key(Value::to_string));
+        }
+    }
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {

@@ -155,6 +155,7 @@ async fn what_webhooks_answer_is_the_writes_answer() {
             json!({"allowed": false, "status": {"message": "full", "code": 429, "reason": "TooManyRequests", "details": {"retryAfterSeconds": 7}}}),
         ),
         "low" => Act::Respond(json!({"allowed": false, "status": {"code": 200, "message": "odd", "status": "Success"}})),
+        "yaml" => Act::Body(format!("apiVersion: admission.k8s.io/v1\nkind: AdmissionReview\nresponse: {{uid: {}, allowed: true}}\n", request["uid"])),
         "warned" => Act::Respond(json!({"allowed": true, "warnings": ["first", "second", "first"]})),
         "uid" => Act::Respond(json!({"allowed": true, "uid": "other"})),
         "kindless" => Act::Body(json!({"response": {"uid": request["uid"], "allowed": true}}).to_string()),
@@ -164,6 +165,7 @@ async fn what_webhooks_answer_is_the_writes_answer() {
         "string" => Act::Respond(json!({"allowed": "yes"})),
         "foreign" => Act::Body(json!({"apiVersion": "v1", "kind": "Pod"}).to_string()),
         "text" => Act::Body("hello".into()),
+        "cut" => Act::Body("{\"response\": {\"allowed\": tru".into()),
         "empty" => Act::Body(String::new()),
         "missing" => Act::Code(404, ("content-type", "text/plain"), "nothing here".into()),
         "broken" => Act::Code(500, ("content-type", "text/plain"), "oh no".into()),
@@ -198,7 +200,8 @@ async fn what_webhooks_answer_is_the_writes_answer() {
         ("typed", "received invalid webhook response: validating webhook may not return response.patchType"),
         ("string", "failed to call webhook: json: cannot unmarshal string into Go struct field AdmissionResponse.response.allowed of type bool"),
         ("foreign", "failed to call webhook: no kind \"Pod\" is registered for version \"v1\" in scheme \"pkg/runtime/scheme.go:111\""),
-        ("text", "failed to call webhook: couldn't get version/kind; json parse error: invalid character 'h' looking for beginning of value"),
+        ("text", "failed to call webhook: couldn't get version/kind; json parse error: json: cannot unmarshal string into Go value of type struct {"),
+        ("cut", "failed to call webhook: couldn't get version/kind; json parse error: invalid character ' ' in literal true (expecting 'e')"),
         ("empty", "failed to call webhook: 0-length response with status code: 200 and content type: application/json"),
         ("missing", "failed to call webhook: the server could not find the requested resource"),
         ("broken", "failed to call webhook: an error on the server (\"oh no\") has prevented the request from succeeding"),
@@ -214,6 +217,7 @@ async fn what_webhooks_answer_is_the_writes_answer() {
         assert_eq!(status["reason"], "InternalError");
     }
     cluster.post(MAPS, map("warned")).await.expect(201);
+    cluster.post(MAPS, map("yaml")).await.expect(201);
     cluster.get(&format!("{MAPS}/warned")).await.expect(200);
     cluster.get(&format!("{MAPS}/plain")).await.expect(404);
 }

@@ -522,11 +522,7 @@ fn check_validations(spec: &Value, name: &str, policy: &Policy<'_>, path: &Path,
 }
 
 fn check_mutations(spec: &Value, policy: &Policy<'_>, path: &Path, errors: &mut ErrorList) {
-    const OPERATIONS: [&str; 4] = ["*", "CONNECT", "CREATE", "UPDATE"];
-    for operation in tree::list(&spec["matchConstraints"], "resourceRules").iter().flat_map(|r| tree::list(r, "operations")) {
-        let place = path.child("matchConstraints").child("resourceRules").child("operations");
-        rules::supported(operation, &place, &OPERATIONS, errors);
-    }
+    check_mutable(&spec["matchConstraints"], &path.child("matchConstraints"), errors);
     let mutations = tree::list(spec, "mutations");
     if mutations.is_empty() {
         errors.push(Error::required(&path.child("mutations"), "mutations must contain at least one item"));
@@ -565,6 +561,13 @@ fn check_mutations(spec: &Value, policy: &Policy<'_>, path: &Path, errors: &mut 
     rules::one_of(&spec["reinvocationPolicy"], &path.child("reinvocationPolicy"), &["IfNeeded", "Never"], errors);
 }
 
+/// What is deleted cannot be changed.
+fn check_mutable(matching: &Value, path: &Path, errors: &mut ErrorList) {
+    for operation in tree::list(matching, "resourceRules").iter().flat_map(|rule| tree::list(rule, "operations")) {
+        rules::supported(operation, &path.child("resourceRules").child("operations"), &["*", "CONNECT", "CREATE", "UPDATE"], errors);
+    }
+}
+
 /// The strategy of bindings of admission policies.
 pub(super) struct PolicyBindings {
     pub(super) mutating: bool,
@@ -594,7 +597,9 @@ impl Strategy for PolicyBindings {
         if !spec["matchResources"].is_null() {
             check_match(&spec["matchResources"], &path.child("matchResources"), errors);
         }
-        if !self.mutating {
+        if self.mutating {
+            check_mutable(&spec["matchResources"], &path.child("matchResources"), errors);
+        } else {
             check_actions(spec, &path.child("validationActions"), errors);
         }
     }

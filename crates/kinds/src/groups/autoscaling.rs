@@ -115,9 +115,6 @@ fn check(obj: &Value, old: Option<&Value>) -> ErrorList {
     }
     let (mut errors, spec, path) = (ErrorList::new(), &obj["spec"], Path::root("spec"));
     let (least, most) = (spec["minReplicas"].as_i64(), spec["maxReplicas"].as_i64().unwrap_or(0));
-    if let Some(least) = least.filter(|n| *n < 0) {
-        errors.push(Error::invalid(&path.child("minReplicas"), least, "must be greater than or equal to 0"));
-    }
     let place = path.child("maxReplicas");
     if least.is_some_and(|least| most < least) {
         errors.push(Error::invalid(&place, most, "must be greater than or equal to `minReplicas`"));
@@ -136,6 +133,9 @@ fn check(obj: &Value, old: Option<&Value>) -> ErrorList {
         0 => errors.push(Error::required(&place, "")),
         ..0 => errors.push(Error::invalid(&place, most, "must be greater than or equal to 1")),
         _ => {}
+    }
+    if let Some(least) = least.filter(|n| *n < 0) {
+        errors.push(Error::invalid(&path.child("minReplicas"), least, "must be greater than or equal to 0"));
     }
     errors
 }

@@ -162,7 +162,8 @@ fn check_request(obj: &Value, old: &Value, errors: &mut ErrorList) {
     let request = tree::text(spec, "request");
     let pem = STANDARD.decode(request).ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
     if !pem.trim_start().starts_with("-----BEGIN CERTIFICATE REQUEST-----") || !pem.contains("-----END CERTIFICATE REQUEST-----") {
-        errors.push(Error::invalid(&path.child("request"), request, "PEM block type must be CERTIFICATE REQUEST"));
+        // Go's bytes are none where nothing was said.
+        errors.push(Error::invalid(&path.child("request"), spec["request"].clone(), "PEM block type must be CERTIFICATE REQUEST"));
     }
     let usages = tree::list(spec, "usages");
     if usages.is_empty() {

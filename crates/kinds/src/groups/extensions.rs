@@ -27,6 +27,12 @@ impl Strategy for Definitions {
             }
         }
         tree::fill(spec, "conversion", json!({"strategy": "None"}));
+        // Upstream's own form has no place for a webhook of which nothing is said.
+        if let Some(conversion) = tree::present(spec, "conversion")
+            && conversion.get("webhook").is_some_and(|webhook| webhook["clientConfig"].is_null() && tree::empty(&webhook["conversionReviewVersions"]))
+        {
+            conversion.remove("webhook");
+        }
         let config = tree::present(spec, "conversion").and_then(|c| tree::present(c, "webhook")).and_then(|w| tree::present(w, "clientConfig"));
         if let Some(service) = config.and_then(|c| tree::present(c, "service")) {
             tree::fill(service, "port", 443);
@@ -205,11 +211,10 @@ fn check_approval(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
     let is_community = ["k8s.io", "kubernetes.io"].iter().any(|own| group.strip_suffix(own).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')));
     let state = |obj: &Value| {
         let note = tree::text(&obj["metadata"]["annotations"], APPROVAL);
-        let is_url = note.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty() && !rest.starts_with('/'));
         match note {
             "" => 0,
             note if note.starts_with("unapproved") => 1,
-            _ if is_url => 2,
+            note if crate::definitions::is_link(note) => 2,
             _ => 3,
         }
     };

@@ -104,16 +104,15 @@ impl Strategy for Bindings {
         if !kinds.contains(&kind) {
             errors.push(Error::not_supported(&path.child("kind"), kind, kinds));
         }
-        if rules::required(role, &path, "name", errors) {
-            let name = tree::text(role, "name");
-            rules::name(name, &path.child("name"), names::path_segment(name), errors);
-        }
+        let name = tree::text(role, "name");
+        rules::name(name, &path.child("name"), names::path_segment(name), errors);
         for (at, subject) in tree::list(obj, "subjects").iter().enumerate() {
             check_subject(subject, !self.cluster, &Path::root("subjects").index(at), errors);
         }
         for (at, subject) in tree::list(obj, "subjects").iter().enumerate() {
             rules::required(subject, &Path::root("subjects").index(at), "name", errors);
         }
+        rules::required(role, &path, "name", errors);
     }
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {

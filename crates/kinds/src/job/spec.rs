@@ -80,25 +80,22 @@ fn indexed(spec: &Value, path: &Path, errors: &mut ErrorList) {
     if completions.is_none() {
         errors.push(Error::required(&path.child("completions"), "when completion mode is Indexed"));
     }
-    let mut most = |field: &str, value: Option<i64>, limit: i64, rest: &str| {
-        if let Some(value) = value.filter(|v| *v > limit) {
-            let limit = if rest == "completions" { "completions".to_owned() } else { format!("{limit}{rest}") };
-            errors.push(Error::invalid(&path.child(field), value, format!("must be less than or equal to {limit}")));
-        }
+    let most = |field: &str, value: Option<i64>, limit: i64, rest: &str| {
+        let value = value.filter(|v| *v > limit)?;
+        let limit = if rest == "completions" { "completions".to_owned() } else { format!("{limit}{rest}") };
+        Some(Error::invalid(&path.child(field), value, format!("must be less than or equal to {limit}")))
     };
-    most("parallelism", parallelism, INDEXED_MAX, " when completion mode is Indexed");
-    if let Some(completions) = completions {
-        most("maxFailedIndexes", failed, completions, "completions");
-    }
-    most("maxFailedIndexes", failed, INDEXED_MAX, "");
+    errors.extend(most("parallelism", parallelism, INDEXED_MAX, " when completion mode is Indexed"));
+    errors.extend(completions.and_then(|completions| most("maxFailedIndexes", failed, completions, "completions")));
+    errors.extend(most("maxFailedIndexes", failed, INDEXED_MAX, ""));
     if completions.is_some_and(|c| c > INDEXED_MAX) && number("backoffLimitPerIndex").is_some() {
         let rest = format!(" when completions are above {INDEXED_MAX} and used with backoff limit per index");
-        most("parallelism", parallelism, INDEXED_HIGH_MAX, &rest);
-        most("maxFailedIndexes", failed, INDEXED_HIGH_MAX, &rest);
         if failed.is_none() {
             let detail = format!("must be specified when completions is above {INDEXED_MAX}");
             errors.push(Error::required(&path.child("maxFailedIndexes"), detail));
         }
+        errors.extend(most("parallelism", parallelism, INDEXED_HIGH_MAX, &rest));
+        errors.extend(most("maxFailedIndexes", failed, INDEXED_HIGH_MAX, &rest));
     }
 }
 

@@ -92,6 +92,11 @@ pub(super) fn field_ref(source: &Value, path: &Path, allowed: &[&str], errors: &
         return;
     }
     let text = tree::text(source, "fieldPath");
+    let version = tree::text(source, "apiVersion");
+    if version != "v1" {
+        errors.push(Error::invalid(&path.child("fieldPath"), text, format!("error converting fieldPath: unsupported pod version: {version}")));
+        return;
+    }
     if let Some((base, key)) = text.strip_suffix("']").and_then(|t| t.split_once("['")) {
         match base {
             "metadata.labels" => rules::name(key, path, names::qualified_name(key), errors),

@@ -15,6 +15,7 @@ mod parts;
 mod placement;
 mod qos;
 mod references;
+pub(crate) mod remote;
 mod security;
 mod sources;
 mod spec;

@@ -1,7 +1,7 @@
 //! Volumes of a pod: their defaults and checks.
 
 use super::{
-    env, image,
+    env, image, remote,
     sources::{default_source, host_path, nfs, relative},
 };
 use crate::{
@@ -194,8 +194,9 @@ fn source_of(key: &str, source: &Value, path: &Path, errors: &mut ErrorList) {
         }
         "gitRepo" => {
             rules::required(source, path, "repository", errors);
+            relative(tree::text(source, "directory"), &path.child("directory"), errors);
         }
-        _ => {}
+        other => remote::check(other, source, remote::Of::Pod, path, errors),
     }
 }
 

@@ -104,10 +104,12 @@ pub(super) fn too_deep(bracket: char) -> String {
 
 /// A syntax error as Go's decoder says it.
 pub(super) fn syntax(bytes: &[u8], error: &serde_json::Error) -> String {
-    if error.classify() == Category::Eof {
-        return "unexpected end of JSON input".to_owned();
-    }
     let text = error.to_string();
+    if error.classify() == Category::Eof {
+        // Go's scanner is given a space at the end, which no half of a word and no half of a number takes.
+        let place = if text.starts_with("EOF while parsing a value") { in_literal(bytes, bytes.len()).or_else(|| in_half_a_number(bytes)) } else { None };
+        return place.map_or_else(|| "unexpected end of JSON input".to_owned(), |place| format!("invalid character ' ' {place}"));
+    }
     let Some((at, found)) = offset(bytes, error.line(), error.column()).and_then(|at| Some((at, character(bytes, at)?))) else {
         return "unexpected end of JSON input".to_owned();
     };
@@ -145,6 +147,11 @@ fn in_literal(bytes: &[u8], at: usize) -> Option<String> {
     let word = ["true", "false", "null"].into_iter().find(|word| word.starts_with(begun) && word.len() > begun.len())?;
     let next = word.as_bytes().get(begun.len()).copied().map(char::from)?;
     Some(format!("in literal {word} (expecting '{next}')"))
+}
+
+/// Where Go's scanner is when bytes end within a number.
+fn in_half_a_number(bytes: &[u8]) -> Option<String> {
+    bytes.last().filter(|last| b"-+.eE".contains(last)).map(|_| in_number(bytes, bytes.len()).to_owned())
 }
 
 /// Where Go's scanner is when a number meets a character that it cannot have.

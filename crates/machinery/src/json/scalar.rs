@@ -77,18 +77,28 @@ fn is_canonical_time(text: &[u8], micro: bool) -> bool {
 
 /// Base64 text, checked; line breaks are dropped as Go does.
 pub(super) fn bytes(text: &str) -> Result<String, String> {
-    let plain = if text.contains(['\r', '\n']) { text.replace(['\r', '\n'], "") } else { text.to_owned() };
-    match STANDARD.decode(&plain) {
-        Ok(_) => Ok(plain),
-        Err(error) => {
-            let at = match error {
-                DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _) => at,
-                // Go counts from the group of four that is not whole.
-                DecodeError::InvalidLength(_) | DecodeError::InvalidPadding => plain.len() - plain.len() % 4,
-            };
-            Err(format!("illegal base64 data at input byte {at}"))
-        }
-    }
+    let plain = plain(text);
+    base64(&plain).map(|_| plain)
+}
+
+/// What a base64 text stands for.
+///
+/// # Errors
+/// It is none, in Go's words.
+pub fn base64(text: &str) -> Result<Vec<u8>, String> {
+    let plain = plain(text);
+    STANDARD.decode(&plain).map_err(|error| {
+        let at = match error {
+            DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _) => at,
+            // Go counts from the group of four that is not whole.
+            DecodeError::InvalidLength(_) | DecodeError::InvalidPadding => plain.len() - plain.len() % 4,
+        };
+        format!("illegal base64 data at input byte {at}")
+    })
+}
+
+fn plain(text: &str) -> String {
+    if text.contains(['\r', '\n']) { text.replace(['\r', '\n'], "") } else { text.to_owned() }
 }
 
 /// What Go makes of a `null` among list elements or map values.

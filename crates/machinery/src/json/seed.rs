@@ -13,6 +13,7 @@ use crate::{
 };
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::fmt;
 
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
@@ -323,6 +324,12 @@ impl<'a> Seed<'a> {
         }
     }
 
+    /// Whether a null stays where its type has none: of what is merged into a custom object validation refuses it, while the reader
+    /// of a body leaves it out.
+    fn keeps_null(&self, name: &str) -> bool {
+        self.cx.from_maps && self.is_lenient() && !(self.at.is_root() && matches!(name, "apiVersion" | "kind" | "metadata"))
+    }
+
     /// Whether nothing is written of a field with this value.
     fn is_left_out(&self, field: &crate::schema::Field, value: &Value) -> bool {
         // An empty list of owners is a wish: that there be none.
@@ -335,6 +342,7 @@ impl<'a> Seed<'a> {
         let mut out = Map::new();
         // Bit n: field n was seen. No type has more than 128 fields; beyond that duplicates go unnoticed.
         let mut seen = 0u128;
+        let mut strange: HashSet<String> = HashSet::new();
         while let Some(key) = map.next_key_seed(KeySeed(object))? {
             match key {
                 Key::Field(at) => {
@@ -358,6 +366,7 @@ impl<'a> Seed<'a> {
                             self.cx.blanks.borrow_mut().note(&node, &value);
                             out.remove(field.name.as_ref());
                         }
+                        None if self.keeps_null(&field.name) => drop(out.insert(field.name.clone().into_owned(), Value::Null)),
                         _ if field.nullable => drop(out.insert(field.name.clone().into_owned(), Value::Null)),
                         _ => drop(out.remove(field.name.as_ref())),
                     }
@@ -372,9 +381,14 @@ impl<'a> Seed<'a> {
                 }
                 // A custom object is read as a map before its type is known: what is there twice is told wherever it stands.
                 Key::Unknown(name) if self.is_lenient() && self.cx.strict => {
-                    self.cx.problem("unknown", self.at, &name);
                     let node = self.at.key(&name);
                     map.next_value_seed(AnySeed { at: &node, cx: self.cx })?;
+                    if strange.contains(&name) {
+                        self.cx.duplicate(self.at, &name);
+                    } else {
+                        self.cx.problem("unknown", self.at, &name);
+                        strange.insert(name);
+                    }
                 }
                 Key::Unknown(name) => {
                     self.cx.problem("unknown", self.at, &name);
@@ -398,7 +412,7 @@ impl<'a> Seed<'a> {
         }
     }
 
-    fn map<'de, A: MapAccess<'de>>(&self, elem: TypeRef<'a>, mut map: A) -> Result<Option<Value>, A::Error> {
+    fn map<'de, A: MapAccess<'de>>(&self, elem: TypeRef<'a>, nullable: bool, mut map: A) -> Result<Option<Value>, A::Error> {
         let mut out = Map::new();
         let go_type = self.go_type.split_once(']').map_or("", |p| p.1);
         while let Some(key) = map.next_key::<String>()? {
@@ -406,6 +420,7 @@ impl<'a> Seed<'a> {
             let seed = Seed { ty: elem, at: &node, cx: self.cx, owner: self.owner, go_type, in_meta: self.in_meta };
             let value = match map.next_value_seed(seed)? {
                 Some(value) => value,
+                None if self.is_lenient() && (nullable || self.cx.from_maps) => Value::Null,
                 None if self.is_lenient() => continue,
                 None => scalar::zero(elem),
             };
@@ -498,7 +513,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         match self.ty.get() {
             Type::Object(object) => self.object(object, map),
-            Type::Map { elem, .. } => self.map(self.ty.to(*elem), map),
+            Type::Map { elem, nullable, .. } => self.map(self.ty.to(*elem), *nullable, map),
             Type::SchemaOrArray(schema) | Type::SchemaOrBool(schema) | Type::SchemaOrStrings(schema) => {
                 self.cx.apart(|| Seed { ty: self.ty.to(*schema), ..self }.visit_map(map))
             }

@@ -33,7 +33,7 @@ pub(super) fn is_plain(id: TypeId) -> bool {
 pub struct Builder {
     schema: Schema,
     lists: HashMap<(TypeId, ListType, bool), TypeId>,
-    maps: HashMap<(TypeId, bool), TypeId>,
+    maps: HashMap<(TypeId, bool, bool), TypeId>,
 }
 
 impl Default for Builder {
@@ -75,11 +75,21 @@ impl Builder {
 
     /// A map to `elem`.
     pub fn map(&mut self, elem: TypeId, atomic: bool) -> TypeId {
-        if let Some(id) = self.maps.get(&(elem, atomic)) {
+        self.map_to(elem, atomic, false)
+    }
+
+    /// A map to `elem` whose values may be null.
+    pub fn map_to_nullable(&mut self, elem: TypeId, atomic: bool) -> TypeId {
+        self.map_to(elem, atomic, true)
+    }
+
+    fn map_to(&mut self, elem: TypeId, atomic: bool, nullable: bool) -> TypeId {
+        let key = (elem, atomic, nullable);
+        if let Some(id) = self.maps.get(&key) {
             return *id;
         }
-        let id = self.push(Type::Map { elem, atomic });
-        self.maps.insert((elem, atomic), id);
+        let id = self.push(Type::Map { elem, atomic, nullable });
+        self.maps.insert(key, id);
         id
     }
 
@@ -138,9 +148,9 @@ impl Builder {
                 let elem = self.import(from.to(*elem));
                 self.list(elem, list_type.clone(), *wrapped)
             }
-            Type::Map { elem, atomic } => {
+            Type::Map { elem, atomic, nullable } => {
                 let elem = self.import(from.to(*elem));
-                self.map(elem, *atomic)
+                self.map_to(elem, *atomic, *nullable)
             }
             other => self.plain(other),
         }

@@ -3,7 +3,7 @@
 //! The first document counts. Anchors are expanded where they are named, `<<` merges mappings, keys become text. What the
 //! sender chooses is bounded: the depth (the scanner's work for a token grows with it), and what aliases may add.
 
-use super::scalar;
+use super::{libyaml, scalar};
 use crate::{
     Map, Value,
     json::bounds::{self, PROBLEMS_LIMIT},
@@ -55,24 +55,14 @@ pub(crate) fn compose(text: &str) -> Result<Document, String> {
     Ok(Document { value, repeats: composer.repeats })
 }
 
-/// An error in go-yaml's words: without what was being read, and by its count of lines, in which the parser's begin at 0 (and the
-/// first is not told), the scanner's at 1.
+/// An error in go-yaml's words.
 fn worded(text: &str, line: usize, info: &str) -> String {
-    let at = |line: usize| if line == 0 { String::new() } else { format!("line {line}: ") };
-    let last = text.split('\n').count();
-    match info {
-        "while parsing a node, did not find expected node content" => format!("{}did not find expected node content", at(line.saturating_sub(1))),
-        "while parsing node, found unknown anchor" => {
-            let name = text.lines().nth(line.saturating_sub(1)).and_then(|line| line.split_once('*')).map_or("", |(_, rest)| rest);
-            let name: String = name.chars().take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '-')).collect();
-            format!("unknown anchor '{name}' referenced")
-        }
-        "while scanning a quoted scalar, found unexpected end of stream" => {
-            format!("{}found unexpected end of stream", at(if line > 1 { line } else { last }))
-        }
-        "while scanning a plain scalar, found a tab" => format!("{}found a tab character that violates indentation", at(line + 1)),
-        other => format!("line {line}: {other}"),
+    if info == "while parsing node, found unknown anchor" {
+        let name = text.lines().nth(line.saturating_sub(1)).and_then(|line| line.split_once('*')).map_or("", |(_, rest)| rest);
+        let name: String = name.chars().take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '-')).collect();
+        return format!("unknown anchor '{name}' referenced");
     }
+    libyaml::problem(text).unwrap_or_else(|| format!("line {line}: {info}"))
 }
 
 type Spanned<'t> = (Event<'t>, Span);

@@ -4,6 +4,7 @@
 //! ([`Room`]), of no more than an object may have.
 
 use crate::gate::policies::Mutation;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use kubecel::Value as Cel;
 use machinery::{Map, Value, apply, json, patch, schema::TypeRef, status::Status};
 use serde_json::json;
@@ -105,7 +106,8 @@ fn patched(value: &Cel<'_>, object: &Value) -> Result<Option<Value>, Wrong> {
         let Ok(Cel::Struct(operation)) = element else { return Err(mismatch(" of JSONPatch")) };
         let mut out = json!({"path": ""});
         for (field, value) in &operation.fields {
-            if &**field == "value" {
+            // What stands in a list or a map is not looked at.
+            if &**field == "value" && matches!(value, Cel::Struct(_)) {
                 names(value, &mut Room::default())?;
             }
             if &**field != "from" || value.as_str() != Some("") {
@@ -214,6 +216,13 @@ fn plain(value: &Cel<'_>, room: &mut Room) -> Result<Value, Wrong> {
             out.into()
         }
         Cel::Optional(Some(value)) => plain(value, room)?,
+        // As protobuf's JSON has them.
+        Cel::Bytes(bytes) => {
+            room.take(bytes.len())?;
+            STANDARD.encode(&**bytes).into()
+        }
+        Cel::Timestamp(time) => time.utc().to_string().into(),
+        Cel::Duration(nanos) => kubecel::gotext::seconds(*nanos).into(),
         other => return Err(unfit(&format!("unsupported type {}", other.type_name()))),
     })
 }

@@ -52,6 +52,8 @@ pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Val
         }
     }
     if dirty {
+        // Whoever was asked after the last change, or made it, is asked once more as well.
+        again.changed();
         asked.put(viewed.into_owned(), object);
     }
     again.end(object);

@@ -5,6 +5,7 @@
 //! that were added later.
 
 mod baseline;
+mod labels;
 mod restricted;
 
 use super::{Plugin, World, creates, forbidden, is, items, text};
@@ -21,6 +22,9 @@ impl Plugin for PodSecurity {
     }
 
     fn validate(&self, world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+        if is(write, "", "namespaces") {
+            return labels::check(world, write, object);
+        }
         if write.operation == Operation::Delete || write.namespace.is_empty() {
             return Ok(());
         }
@@ -33,7 +37,12 @@ impl Plugin for PodSecurity {
             return Ok(());
         }
         let told = |key: String| [text(labels, &format!("{PREFIX}/{key}")), text(&settings["defaults"], &key)].into_iter().find(|told| !told.is_empty());
-        let level = |mode: &str| Level::parse(told(mode.to_owned()).unwrap_or_default());
+        // A level that there is not is the strictest where it is enforced, and none where it is only told of.
+        let level = |mode: &str| match told(mode.to_owned()).unwrap_or_default() {
+            "" => Level::Privileged,
+            label if mode == "enforce" => Level::parse(label),
+            label => Level::known(label).unwrap_or(Level::Privileged),
+        };
         let version = |mode: &str| told(format!("{mode}-version")).unwrap_or("latest");
         let (enforce, warn) = (level("enforce"), level("warn"));
         let told = |level: Level, mode: &str| {
@@ -74,7 +83,7 @@ fn template<'a>(write: &Write<'_>, object: &'a Value) -> Option<&'a Value> {
 }
 
 /// The standards, from lax to strict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
     Privileged,
     Baseline,
@@ -82,12 +91,18 @@ enum Level {
 }
 
 impl Level {
-    fn parse(label: &str) -> Level {
+    fn known(label: &str) -> Option<Level> {
         match label {
-            "baseline" => Level::Baseline,
-            "restricted" => Level::Restricted,
-            _ => Level::Privileged,
+            "privileged" => Some(Level::Privileged),
+            "baseline" => Some(Level::Baseline),
+            "restricted" => Some(Level::Restricted),
+            _ => None,
         }
+    }
+
+    /// The level of a label; of one that there is not the strictest (it was stored by an older server: a write is refused).
+    fn parse(label: &str) -> Level {
+        Level::known(label).unwrap_or(Level::Restricted)
     }
 
     fn name(self) -> &'static str {
@@ -100,17 +115,23 @@ impl Level {
 
     /// What of a pod (or template) is against the standard: reasons with their details, in the order of upstream's checks.
     fn problems(self, pod: &Value) -> Vec<String> {
+        let told = |(reason, detail): (&str, String)| if detail.is_empty() { reason.to_owned() } else { format!("{reason} ({detail})") };
+        self.found(pod).map(told).collect()
+    }
+
+    /// The reasons alone.
+    fn reasons(self, pod: &Value) -> String {
+        self.found(pod).map(|(reason, _)| reason).collect::<Vec<_>>().join(", ")
+    }
+
+    fn found(self, pod: &Value) -> impl Iterator<Item = (&'static str, String)> {
         let spec = &pod["spec"];
         let checks: &[Check] = match self {
             Level::Privileged => &[],
             Level::Baseline => &baseline::CHECKS,
             Level::Restricted => &restricted::CHECKS,
         };
-        checks
-            .iter()
-            .filter_map(|check| check(spec))
-            .map(|(reason, detail)| if detail.is_empty() { reason.into() } else { format!("{reason} ({detail})") })
-            .collect()
+        checks.iter().filter_map(move |check| check(spec))
     }
 }
 

@@ -91,7 +91,7 @@ fn patched(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, verd
         return Ok(None);
     }
     let undecodable = |why: String| calling(format!("received undecodable patch in webhook response: {why}"));
-    let operations: Value = json::read(&verdict.patch).map_err(|error| undecodable(error.to_string()))?;
+    let operations: Value = json::read(&verdict.patch).map_err(|error| undecodable(json::syntax_error(&verdict.patch).unwrap_or_else(|| error.to_string())))?;
     match &operations {
         Value::Null => return Ok(None),
         Value::Array(list) if list.is_empty() => return Ok(None),

@@ -2,7 +2,6 @@
 
 use super::super::attributes::{Attributes, Version};
 use crate::{gate::webhooks::Review, hooks::words};
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use machinery::{Value, json, tree::json_type};
 use parking_lot::Mutex;
@@ -78,7 +77,7 @@ fn request(asked: &Attributes<'_>, version: &Version, review: Review, uid: &str,
 
 /// What an answer says, if it is one to this question; else why it does not count.
 pub(super) fn verdict(body: &[u8], review: Review, uid: &str, mutating: bool) -> Result<Verdict, Refused> {
-    let value: Value = json::read(body).map_err(|error| Refused::Unread(unreadable(body, &error)))?;
+    let value = words::tree(body).map_err(Refused::Unread)?;
     kind_of(&value, review)?;
     let response = &value["response"];
     if response.is_null() {
@@ -96,7 +95,7 @@ pub(super) fn verdict(body: &[u8], review: Review, uid: &str, mutating: bool) ->
             return Err(Refused::Invalid(format!("expected webhook response of {GROUP}/v1, Kind=AdmissionReview, got {group}/{version}, Kind={kind}")));
         }
     }
-    let patch = STANDARD.decode(text("patch")).map_err(|error| Refused::Unread(format!("illegal base64 data: {error}")))?;
+    let patch = json::base64(text("patch")).map_err(Refused::Unread)?;
     let patch_type = response["patchType"].as_str();
     let patch_type = match (review, mutating) {
         (Review::V1, true) => paired(&patch, patch_type).map_err(Refused::Invalid)?,
@@ -137,6 +136,9 @@ fn paired<'t>(patch: &[u8], patch_type: Option<&'t str>) -> Result<&'t str, Stri
 /// The kinds that an answer may be read as.
 fn kind_of(value: &Value, review: Review) -> Result<(), Refused> {
     let unread = |why: String| Err(Refused::Unread(why));
+    if value.is_null() {
+        return Ok(());
+    }
     if !value.is_object() {
         return unread(words::no_object(value));
     }
@@ -145,18 +147,20 @@ fn kind_of(value: &Value, review: Review) -> Result<(), Refused> {
         return Ok(());
     }
     if kind == "Status" && version == "v1" {
-        let status = machinery::status::Status::from_value(value);
-        // A good Status is no review either, but no error: nothing of it counts.
-        return if value["status"] == "Success" { Ok(()) } else { unread(status.message) };
+        return unread(format!("converting (v1.Status) to ({}.AdmissionReview): unknown conversion", short(name_of(review))));
     }
     let other = [Review::V1, Review::V1beta1].into_iter().find(|other| *other != review).map_or("", name_of);
     if version == other && kind == "AdmissionReview" {
-        let short = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
         return unread(format!("converting ({}.AdmissionReview) to ({}.AdmissionReview): unknown conversion", short(other), short(name_of(review))));
     }
     let version = if version.is_empty() { name_of(review) } else { version };
     let kind = if kind.is_empty() { "AdmissionReview" } else { kind };
     unread(format!("no kind {kind:?} is registered for version {version:?} in scheme \"pkg/runtime/scheme.go:111\""))
+}
+
+/// The version of an apiVersion.
+fn short(api_version: &str) -> &str {
+    api_version.rsplit('/').next().unwrap_or_default()
 }
 
 /// Fields of the wrong type are told as Go's decoder tells them.
@@ -191,17 +195,4 @@ fn check_types(value: &Value) -> Result<(), Refused> {
         }
     }
     Ok(())
-}
-
-/// What Go says of bytes that are no JSON.
-fn unreadable(body: &[u8], error: &serde_json::Error) -> String {
-    let why = match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
-        None => "unexpected end of JSON input".to_owned(),
-        Some(first) if !b"{[\"-0123456789tfn".contains(first) => {
-            format!("invalid character '{}' looking for beginning of value", char::from(*first))
-        }
-        Some(_) if error.is_eof() => "unexpected end of JSON input".to_owned(),
-        Some(_) => error.to_string(),
-    };
-    format!("couldn't get version/kind; json parse error: {why}")
 }
