@@ -1,7 +1,7 @@
 //! HorizontalPodAutoscalers: as many replicas as metrics ask for, of anything that has a `scale`.
 //!
 //! Time is the API's own here: what pods use is known by asking, so each autoscaler is looked at every fifteen seconds
-//! ([`PERIOD`]), whatever its last step came to, and at once when its spec changes. That is all of the original's resync, too: a
+//! ([`PERIOD`], on a beat that all of them share: [`BEAT`]), whatever its last step came to, and at once when its spec changes. That is all of the original's resync, too: a
 //! step reads target and metrics anew, so a write that failed, or that somebody else took back, is made up for by the next. What
 //! it wrote itself it waits to see: a status that is older than that is no ground to decide on (upstream's consistency store).
 //!
@@ -51,6 +51,9 @@ use crate::work::{Controller, Cx, Step};
 
 /// Between two looks at an autoscaler (upstream `--horizontal-pod-autoscaler-sync-period`).
 const PERIOD: Duration = Duration::from_secs(15);
+/// A thousand that are each looked at in a moment of their own wake the process a thousand times, and share few of their questions: so
+/// a period ends with the beat that is before its end.
+const BEAT: Duration = Duration::from_secs(5);
 /// What was written and is not seen yet is looked for again after this …
 const UNSEEN: Duration = Duration::from_secs(1);
 /// … until it will not be seen any more: an informer that has lost its watch lists anew within it.
@@ -83,6 +86,8 @@ struct Autoscalers {
     metrics: Metrics,
     counts: Counts,
     kept: Mutex<HashMap<ObjectKey, Kept>>,
+    /// Since when the beat is counted.
+    begun: Instant,
 }
 
 /// What is remembered of an autoscaler.
@@ -98,7 +103,7 @@ struct Kept {
 
 /// What a step found out about its target.
 struct Found {
-    served: Served,
+    served: Arc<Served>,
     scale: Scale,
     current: i32,
 }
@@ -130,14 +135,21 @@ impl Autoscalers {
             workloads,
             metrics: Metrics::new(client.clone()),
             kept: Mutex::default(),
+            begun: Instant::now(),
         }
+    }
+
+    /// Until an autoscaler is looked at again.
+    fn period(&self) -> Duration {
+        let past = self.begun.elapsed().as_nanos() % BEAT.as_nanos();
+        PERIOD.saturating_sub(Duration::from_nanos(u64::try_from(past).unwrap_or_default()))
     }
 
     fn heard(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<HorizontalPodAutoscaler>) {
         let key = change.object().key();
         match change {
             // Its own status is no reason to look again at once.
-            Delta::Updated { old, new } if generation(&**old) == generation(&**new) && old.uid() == new.uid() => queue.add_after(key, PERIOD),
+            Delta::Updated { old, new } if generation(&**old) == generation(&**new) && old.uid() == new.uid() => queue.add_after(key, self.period()),
             _ => queue.add(key),
         }
     }
@@ -391,6 +403,6 @@ impl Controller for Autoscalers {
         self.look(&autoscaler, &mut report).await;
         self.counts.looked(&report, begun.elapsed());
         self.tell(&autoscaler, report).await;
-        Ok(Some(PERIOD))
+        Ok(Some(self.period()))
     }
 }

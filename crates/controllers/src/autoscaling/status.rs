@@ -52,12 +52,14 @@ impl Report {
 
     /// Whether there is anything new to tell.
     pub(super) fn differs_from(&self, autoscaler: &HorizontalPodAutoscaler) -> bool {
-        let whole = |status: &HorizontalPodAutoscalerStatus| HorizontalPodAutoscalerStatus {
-            conditions: Some(status.conditions.clone().unwrap_or_default()),
-            current_metrics: Some(status.current_metrics.clone().unwrap_or_default()),
-            current_replicas: Some(status.current_replicas.unwrap_or(0)),
-            ..status.clone()
-        };
-        whole(&self.status) != autoscaler.status.as_ref().map(whole).unwrap_or_default()
+        let HorizontalPodAutoscalerStatus { conditions, current_metrics, current_replicas, desired_replicas, last_scale_time, observed_generation } =
+            &self.status;
+        let none = HorizontalPodAutoscalerStatus::default();
+        let old = autoscaler.status.as_ref().unwrap_or(&none);
+        // A list that is not there says what an empty one says.
+        conditions.as_deref().unwrap_or_default() != old.conditions.as_deref().unwrap_or_default()
+            || current_metrics.as_deref().unwrap_or_default() != old.current_metrics.as_deref().unwrap_or_default()
+            || current_replicas.unwrap_or(0) != old.current_replicas.unwrap_or(0)
+            || (desired_replicas, last_scale_time, observed_generation) != (&old.desired_replicas, &old.last_scale_time, &old.observed_generation)
     }
 }

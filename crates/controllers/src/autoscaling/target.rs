@@ -18,7 +18,7 @@ const KEPT_UNKNOWN: Duration = Duration::from_secs(5);
 const TRIES: usize = 5;
 const BETWEEN_TRIES: Duration = Duration::from_millis(10);
 
-type All = Arc<Vec<Served>>;
+type All = Arc<Vec<Arc<Served>>>;
 
 /// Finds, reads and scales targets.
 pub(super) struct Targets {
@@ -46,13 +46,13 @@ impl Targets {
             return Ok(all);
         }
         let (all, _) = discovery::resources(&self.client).await.map_err(|e| e.to_string())?;
-        let all = Arc::new(all);
+        let all: All = Arc::new(all.into_iter().map(Arc::new).collect());
         *self.known.lock() = Some((Instant::now(), all.clone()));
         Ok(all)
     }
 
     /// The resource of a kind.
-    pub(super) async fn find(&self, group: &str, kind: &str) -> Result<Served, String> {
+    pub(super) async fn find(&self, group: &str, kind: &str) -> Result<Arc<Served>, String> {
         let of = |all: &All| all.iter().find(|s| s.group == group && s.kind == kind).cloned();
         if let Some(served) = of(&self.served(KEPT).await?) {
             return Ok(served);

@@ -116,6 +116,11 @@ impl Made {
     }
 }
 
+/// Whether it is looked at again at the end of a period.
+fn is_a_period(step: Step) -> bool {
+    step.is_ok_and(|wait| wait.is_some_and(|wait| wait <= PERIOD && wait > PERIOD - BEAT))
+}
+
 async fn step(world: World, change: Value, status: Value) -> Made {
     steps(world, &[change], status).await.pop().expect("one")
 }
@@ -141,7 +146,7 @@ async fn steps(world: World, changes: &[Value], status: Value) -> Vec<Made> {
     let mut all = Vec::new();
     for object in informer.list() {
         let (before, asked_before) = (server.written().len(), asked.load(Ordering::Relaxed));
-        assert!(matches!(controller.reconcile(&object.key()).await, Ok(Some(PERIOD))));
+        assert!(is_a_period(controller.reconcile(&object.key()).await));
         let mut made = Made { asked: asked.load(Ordering::Relaxed) - asked_before, ..Made::default() };
         // Events are written behind the step's back.
         for _ in 0..50 {
@@ -341,10 +346,10 @@ async fn its_own_status_is_seen_before_the_next_step() {
     let client = server.client();
     let controller = Autoscalers::new(&client, Recorder::new(client.clone(), "test", ""), informer, &pods(), Workloads::none());
     let key = ObjectKey::new("n", "a");
-    assert!(matches!(controller.reconcile(&key).await, Ok(Some(PERIOD))));
+    assert!(is_a_period(controller.reconcile(&key).await));
     assert!(matches!(controller.reconcile(&key).await, Ok(Some(UNSEEN))), "its revision is 5 and not 9");
     tokio::time::advance(UNSEEN_MAX).await;
-    assert!(matches!(controller.reconcile(&key).await, Ok(Some(PERIOD))));
+    assert!(is_a_period(controller.reconcile(&key).await));
 }
 
 #[tokio::test]
@@ -369,10 +374,10 @@ async fn a_scale_is_read_from_memory_unless_a_later_one_was_written() {
     let workloads = Workloads::deployments([deployment]);
     let controller = Autoscalers::new(&client, Recorder::new(client.clone(), "test", ""), informer, &pods(), workloads);
     let key = ObjectKey::new("n", "a");
-    assert!(matches!(controller.reconcile(&key).await, Ok(Some(PERIOD))));
+    assert!(is_a_period(controller.reconcile(&key).await));
     let scales = || server.written().iter().filter(|line| line.contains(DEPLOYMENT)).count();
     assert_eq!((asked.load(Ordering::Relaxed), scales()), (0, 1), "twice what is aimed at, of what memory says");
-    assert!(matches!(controller.reconcile(&key).await, Ok(Some(PERIOD))));
+    assert!(is_a_period(controller.reconcile(&key).await));
     assert_eq!(asked.load(Ordering::Relaxed), 1, "memory is at 7, and 9 was written");
 }
 
@@ -394,4 +399,15 @@ fn a_change_of_the_spec_is_looked_at_at_once() {
         controller.heard(&queue, &Delta::Updated { old: of(1), new: of(2) });
         assert_eq!(queue.len(), 1);
     });
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_are_looked_at_on_one_beat() {
+    let client = Fake::new(|_, _| refusal(404, "none")).client();
+    let controller = Autoscalers::new(&client, Recorder::new(client.clone(), "test", ""), Informer::fixed([]), &pods(), Workloads::none());
+    assert_eq!(controller.period(), PERIOD);
+    tokio::time::advance(BEAT + Duration::from_secs(2)).await;
+    assert_eq!(controller.period(), PERIOD - Duration::from_secs(2), "the first period is shorter");
+    tokio::time::advance(controller.period()).await;
+    assert_eq!(controller.period(), PERIOD, "and ends on the beat");
 }

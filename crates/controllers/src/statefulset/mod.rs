@@ -107,7 +107,7 @@ impl Sets {
                 self.make_claims(set, pod.name()).await?;
                 let created = self.client.namespaced::<Pod>(set.namespace()).create(&pod).await.map(drop);
                 if !matches!(&created, Err(error) if error.is_already_exists() || error.is_namespace_terminating()) {
-                    self.tell(&about, "Create", "create", "Pod", pod.name(), set.name(), created.as_ref().err());
+                    self.tell(&about, "Create", pod.name(), set.name(), created.as_ref().err());
                 }
                 match created {
                     Err(error) if error.is_namespace_terminating() => Ok(()),
@@ -119,7 +119,7 @@ impl Sets {
                 match deleted {
                     Err(error) if error.is_not_found() => Ok(()),
                     other => {
-                        self.tell(&about, "Delete", "delete", "Pod", pod.name(), set.name(), other.as_ref().err());
+                        self.tell(&about, "Delete", pod.name(), set.name(), other.as_ref().err());
                         other
                     }
                 }
@@ -127,25 +127,15 @@ impl Sets {
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn tell(
-        &self,
-        about: &k8s_openapi::api::core::v1::ObjectReference,
-        reason: &str,
-        verb: &str,
-        kind: &str,
-        name: &str,
-        set: &str,
-        error: Option<&client::Error>,
-    ) {
+    fn tell(&self, about: &k8s_openapi::api::core::v1::ObjectReference, verb: &str, pod: &str, set: &str, error: Option<&client::Error>) {
         match error {
             None => {
-                let message = format!("{verb} {kind} {name} in StatefulSet {set} successful");
-                self.recorder.event(about, EventType::Normal, &format!("Successful{reason}"), message);
+                let message = format!("{verb} Pod {pod} in StatefulSet {set} successful");
+                self.recorder.event(about, EventType::Normal, &format!("Successful{verb}"), message);
             }
             Some(error) => {
-                let message = format!("{verb} {kind} {name} in StatefulSet {set} failed error: {error}");
-                self.recorder.event(about, EventType::Warning, &format!("Failed{reason}"), message);
+                let message = format!("{verb} Pod {pod} in StatefulSet {set} failed error: {error}");
+                self.recorder.event(about, EventType::Warning, &format!("Failed{verb}"), message);
             }
         }
     }
@@ -165,13 +155,13 @@ impl Sets {
                 Some(there) => there,
                 None => match api.create(&claim).await {
                     Ok(_) => {
-                        let message = format!("create Claim {} Pod {pod} in StatefulSet {} success", claim.name(), set.name());
+                        let message = format!("Create Claim {} Pod {pod} in StatefulSet {} success", claim.name(), set.name());
                         self.recorder.event(&about, EventType::Normal, "SuccessfulCreate", message);
                         continue;
                     }
                     Err(error) if error.is_already_exists() => Arc::new(api.get(claim.name()).await?),
                     Err(error) => {
-                        let message = format!("create Claim {} for Pod {pod} in StatefulSet {} failed error: {error}", claim.name(), set.name());
+                        let message = format!("Create Claim {} for Pod {pod} in StatefulSet {} failed error: {error}", claim.name(), set.name());
                         self.recorder.event(&about, EventType::Warning, "FailedCreate", message);
                         return Err(error);
                     }
