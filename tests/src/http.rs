@@ -87,6 +87,12 @@ impl Connection {
     }
 }
 
+/// An address and a port, as in a URL.
+#[must_use]
+pub fn at(ip: &str, port: u16) -> String {
+    if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
+}
+
 /// A GET on a connection of its own.
 ///
 /// # Errors

@@ -9,6 +9,8 @@ use std::{
 
 /// The switch's range, in the one that is set aside for such tests (RFC 2544).
 const RANGE: &str = "198.18.78";
+/// The same of IPv6 (RFC 5180).
+const RANGE6: &str = "2001:2::";
 
 /// Some machines; they go with this value.
 pub struct Machines {
@@ -32,6 +34,7 @@ impl Machines {
                 format!("-n {switch} link add port{at} type veth peer name eth0 netns {space}"),
                 format!("-n {switch} link set port{at} master br0 up"),
                 format!("-n {space} addr add {}/24 dev eth0", machines.ip(at)),
+                format!("-n {space} addr add {}/64 dev eth0 nodad", machines.ip6(at)),
                 format!("-n {space} link set eth0 up"),
                 format!("-n {space} link set lo up"),
             ] {
@@ -72,13 +75,20 @@ impl Machines {
         ip(&format!("-n {} route {what} blackhole {address}/32", self.space(at))).assert_ok();
     }
 
+    /// Its address of IPv6.
+    #[must_use]
+    pub fn ip6(&self, at: usize) -> String {
+        format!("{RANGE6}{}", at + 1)
+    }
+
     /// What it has beside its own link and loopback: links, and routes by whatever they go.
     #[must_use]
     pub fn left(&self, at: usize) -> Vec<String> {
         let space = self.space(at);
         let lines = |line: &str| ip(&format!("-n {space} {line}")).assert_ok().stdout.lines().map(str::to_owned).collect::<Vec<_>>();
         let links = lines("-o link").into_iter().filter(|l| !l.contains(": lo:") && !l.contains(": eth0@"));
-        links.chain(lines("route").into_iter().filter(|r| !r.starts_with(RANGE))).collect()
+        let own = |route: &String| [RANGE, RANGE6, "fe80::"].iter().any(|range| route.starts_with(range));
+        links.chain([lines("route"), lines("-6 route")].concat().into_iter().filter(|route| !own(route))).collect()
     }
 }
 

@@ -1,6 +1,6 @@
 //! A web server on each node, and what is known of it from outside.
 
-use crate::{Cluster, IMAGE, words};
+use crate::{Cluster, IMAGE, http, words};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -32,7 +32,7 @@ pub fn pods(cluster: &Cluster) -> Pods {
 
 /// Each pod reaches every pod, and these others.
 pub fn reach(cluster: &Cluster, pods: &Pods, others: &[String]) {
-    let own = pods.values().map(|(_, ip, _)| format!("{ip}:8080"));
+    let own = pods.values().map(|(_, ip, _)| http::at(ip, 8080));
     let urls: Vec<String> = own.chain(others.iter().cloned()).map(|at| format!("--url=http://{at}/whoami")).collect();
     for (pod, ..) in pods.values() {
         let mut all = words("exec");

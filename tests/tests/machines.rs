@@ -3,7 +3,7 @@
 use cluster_tests::{
     Cluster, PATIENCE, host, leftovers,
     machines::{Agent, Machines, invitation, strs},
-    process, web,
+    process, web, words,
 };
 use nix::sys::signal::Signal;
 
@@ -78,6 +78,46 @@ fn machines_join_by_one_command_and_leave_without_a_trace() {
     // One that runs is ended first.
     c.reset(&machines, 2);
     running_c.end(PATIENCE);
+    cluster.down();
+    assert_eq!(machines.left(0), [""; 0]);
+}
+
+#[test]
+fn machines_of_ipv6_join_a_cluster_whose_first_family_is_ipv6() {
+    let machines = Machines::new("six", 2);
+    let (own, own4) = (machines.ip6(0), machines.ip(0));
+    let ranges = ["--cluster-cidr=fd00:d:d1::/56,10.199.0.0/16", "--service-cidr=fd00:d:d2::/112,10.198.0.0/16"];
+    let mut cluster = Cluster::new("machines6").inside(&machines.path(0)).with(&[&ranges[..], &["--advertise-address", &own]].concat());
+    cluster.start(&[]).assert_ok();
+    let b = Agent::new(&cluster, &machines, 1, "b");
+    let invited = invitation(&cluster);
+    assert!(invited.iter().any(|word| word.starts_with(&format!("https://[{own}]:"))), "{invited:?}");
+    let running = b.start(&strs(&invited));
+    let facts = |path: &str| words(&cluster.value("get node b", path)).into_iter().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(facts("{.status.addresses[?(@.type=='InternalIP')].address}"), [machines.ip6(1)]);
+    let nodes = facts("{.spec.podCIDRs[*]}");
+    assert!(nodes.len() == 2 && nodes[0].starts_with("fd00:d:d1:") && nodes[1].starts_with("10.199."), "{nodes:?}");
+    cluster.apply(&web::manifest("ipFamilyPolicy: RequireDualStack, ports: [{port: 80, targetPort: 8080}]"));
+    cluster.kubectl("rollout status daemonset/web --timeout=55s");
+    let pods = web::pods(&cluster);
+    assert_eq!(pods.len(), 2);
+    all_reach_all(&cluster, &pods);
+    // By either family, from either machine: IPv4 is carried by IPv6.
+    let second = cluster.value("get pods -l app=web", "{range .items[*]}{.status.podIPs[1].ip} {end}");
+    let others: Vec<String> = words(&second).into_iter().map(|ip| format!("{ip}:8080")).collect();
+    assert!(others.len() == 2 && others.iter().all(|at| at.starts_with("10.199.")), "{others:?}");
+    let services = cluster.value("get service web", "{.spec.clusterIPs[1]}");
+    web::reach(&cluster, &pods, &[&others[..], &[format!("{services}:80")]].concat());
+
+    // Started again with addresses of both families, its node tells both; nothing else changes.
+    drop(running);
+    let both = format!("--node-ip={},{}", machines.ip6(1), machines.ip(1));
+    let running = b.start(&[&both]);
+    cluster.kubectl(&format!("wait --for=jsonpath={{.status.addresses[1].address}}={} node/b --timeout=30s", machines.ip(1)));
+    web::reach(&cluster, &pods, &others);
+    assert!(b.refused(&[&format!("--node-ip={own4},{}", machines.ip(1))]).contains("is running already"));
+    drop(running);
+    b.reset(&machines, 1);
     cluster.down();
     assert_eq!(machines.left(0), [""; 0]);
 }

@@ -43,14 +43,14 @@ use client::{Delta, Informers, ListParams};
 use k8s_openapi::api::core::v1::{self, ConfigMap};
 use kubelet::certificates::{Pair, Rotation, Shown, Wanted};
 use network::{
-    Cidr, Mark, dns,
+    Mark, Net, Part, dns,
     mesh::{self, Kind, VXLAN_PORT},
     pod::OwnPort,
     proxy::NodePortAddresses,
 };
 use settings::{Data, Settings};
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -179,6 +179,8 @@ enum Outcome {
 enum Anew {
     /// Its pods have another range: they are made anew, too, since nobody would find them by their addresses.
     Range,
+    /// It has a range of a further family, which its next pods have an address of.
+    Family,
     /// What nodes must know of the cluster.
     Settings,
     /// The machine's address.
@@ -272,17 +274,18 @@ impl Begun {
     async fn start(&mut self, informers: &Informers, steps: &Steps) -> anyhow::Result<(Running, Made)> {
         let data = self.settings(steps).await?;
         let settings = Settings::read(&data)?;
-        let cluster_ip = settings.dns.iter().find(|ip| ip.is_ipv4());
+        let cluster_ip = settings.dns.iter().find(|ip| settings.pods.first().is_some_and(|first| ip.is_ipv4() == first.is_ipv4()));
         let servers = self.servers()?;
-        let ip = self.address(&servers, &settings).await?;
+        let ips = self.addresses(&servers, &settings).await?;
         let plan = settings.plan(&self.cluster, servers.first().map_or(6443, Server::port))?;
         if self.joined.ranges.is_empty() {
             self.cluster.has_room_for(&plan)?;
         }
-        let range = self.range(informers, steps).await?;
-        let Some(gateway) = range.nth(1).filter(|_| settings.pods.iter().any(|net| net.contains(range.base().into()))) else {
-            bail!("the node's range of pods, {range}, is no part of the cluster's")
-        };
+        let parts = plan.parts_of(&self.ranges(informers, steps).await?)?;
+        let (Some(gateway), Some(ip)) = (parts.first().map(Part::node_ip), ips.first().copied()) else { bail!("the node has no address") };
+        if parts.len() < settings.pods.len() {
+            tracing::warn!("the cluster's pods have both families, and this node has a range of but one yet");
+        }
         self.cluster.keep(&plan)?;
         let disable: Vec<Component> = self.command.disable.iter().chain(&settings.disabled).copied().collect();
         let has = |component| !disable.contains(&component) && (component != Component::Dns || cluster_ip.is_some());
@@ -290,7 +293,7 @@ impl Begun {
         let shown = Arc::new(Shown::default());
         let authority = cluster_info::authorities(&self.joined.ca)?.into_iter().next().context("the cluster has no authority")?;
         let client = self.access.client();
-        let dns_ports = node_own_ports(gateway.into(), has(Component::Proxy) && has(Component::Dns)).filter(|own| own.port == dns::PORT);
+        let dns_ports = node_own_ports(gateway, has(Component::Proxy) && has(Component::Dns)).filter(|own| own.port == dns::PORT);
         let vxlan = (settings.kind == Kind::Vxlan).then_some(OwnPort { ip: None, port: VXLAN_PORT, protocol: "UDP" });
         let node = Node {
             plan: &plan,
@@ -299,22 +302,23 @@ impl Begun {
             name: &self.joined.node,
             labels: self.command.labels.iter().cloned().collect(),
             taints: self.command.taints.clone(),
-            range,
+            parts: parts.clone(),
             mtu: Some(mesh::mtu(settings.kind, ip)?),
             assigned: true,
             ip: gateway,
             address: ip,
+            second: ips.get(1).copied(),
             own_ports: node_own_ports(ip, false).chain(dns_ports).chain(vxlan).collect(),
             images: self.cluster.runtime(None).root,
             cluster_dns: settings.dns.clone(),
             domain: settings.domain.clone(),
             settings: self.command.node.settings()?,
         };
-        let own = mesh::Own { node: self.joined.node.clone(), kind: settings.kind, addresses: vec![ip], cluster: settings.pods.clone() };
+        let own = mesh::Own { node: self.joined.node.clone(), kind: settings.kind, addresses: ips.clone(), cluster: settings.pods.clone() };
         let member = Member {
             node,
             behind: false,
-            mesh: settings.reads_all.then(|| mesh::Config { mark: Mark::new(&self.cluster.name), own, gateways: vec![gateway.into()] }),
+            mesh: settings.reads_all.then(|| mesh::Config { mark: Mark::new(&self.cluster.name), own, gateways: parts.iter().map(Part::node_ip).collect() }),
             follows_ranges: settings.reads_all,
             runtime: self.cluster.runtime(self.command.registries.as_deref()),
             demo: Some(steps),
@@ -332,7 +336,8 @@ impl Begun {
             },
         };
         let running = member.start().await?;
-        steps.done(&format!("node {} runs at {ip}, its pods in {range}", self.joined.node));
+        let ranges = parts.iter().map(|part| part.pod_cidr.to_string()).collect::<Vec<_>>().join(",");
+        steps.done(&format!("node {} runs at {ip}, its pods in {ranges}", self.joined.node));
         if !settings.reads_all {
             let theirs = "service proxy, DNS and the way to other nodes are for pods of the cluster's, as on its other nodes";
             steps.say(&format!(
@@ -340,7 +345,7 @@ impl Begun {
             ));
         }
         let dns = Some(gateway).filter(|_| has(Component::Dns));
-        Ok((running, Made { data, settings, ip, range, dns, shown }))
+        Ok((running, Made { data, settings, ips, parts, dns, shown }))
     }
 
     fn servers(&self) -> anyhow::Result<Vec<Server>> {
@@ -396,28 +401,27 @@ impl Begun {
         }
     }
 
-    /// Where others reach this machine.
-    async fn address(&self, servers: &[Server], settings: &Settings) -> anyhow::Result<IpAddr> {
-        let ranges: Vec<_> = settings.pods.iter().chain(&settings.services).copied().collect();
+    /// Where others reach this machine: of the first family, and where it is told of the second.
+    async fn addresses(&self, servers: &[Server], settings: &Settings) -> anyhow::Result<Vec<IpAddr>> {
         let mut tries = Tries::new();
-        let ip = match self.command.node_ip {
-            Some(ip) => ip,
+        let ips = match &self.command.node_ip[..] {
             // After a reboot the machine's own network may come later than this.
-            None => loop {
+            [] => loop {
                 match server::own_address(servers).await {
-                    Ok(ip) => break ip,
+                    Ok(ip) => break vec![ip],
                     Err(error) if tries.is_news(&error.to_string()) => tracing::warn!("waiting for the machine's network: {error}"),
                     Err(_) => {}
                 }
                 tries.pause().await;
             },
+            told => told.to_vec(),
         };
-        server::check(ip, &server::addresses()?, &ranges)?;
-        Ok(ip)
+        server::check_all(&ips, &server::addresses()?, &settings.ranges())?;
+        Ok(ips)
     }
 
-    /// The range of the node's pods: as it is given, or as it was given last.
-    async fn range(&mut self, informers: &Informers, steps: &Steps) -> anyhow::Result<Cidr> {
+    /// The ranges of the node's pods: as they are given, or as they were given last.
+    async fn ranges(&mut self, informers: &Informers, steps: &Steps) -> anyhow::Result<Vec<Net>> {
         let (client, joined) = (self.access.client(), self.joined.clone());
         let name = &joined.node;
         let given = async {
@@ -447,14 +451,12 @@ impl Begun {
             self.joined.ranges = ranges;
             self.cluster.keep_joined(&self.joined)?;
         }
-        let first = self.joined.ranges.iter().find_map(|range| range.parse::<Cidr>().ok());
-        first.with_context(|| format!("node {name} has no range of IPv4 ({}), which a node of this version needs", self.joined.ranges.join(", ")))
+        Ok(nets(&self.joined.ranges))
     }
 
     /// Waits until the node must be made otherwise; says why.
     async fn changed(&self, made: &Made, informers: &Informers) -> Anew {
-        let range = made.range.to_string();
-        let other = of_node(informers, &self.joined.node, |node| ranges(node).filter(|all| !all.contains(&range)));
+        let other = of_node(informers, &self.joined.node, |node| made.others(&nets(&ranges(node)?)));
         let told = async {
             if !made.settings.reads_all {
                 return std::future::pending().await;
@@ -474,16 +476,17 @@ impl Begun {
             loop {
                 tokio::time::sleep(LOOK).await;
                 let now = match self.servers() {
-                    Ok(servers) if self.command.node_ip.is_none() => server::own_address(&servers).await,
+                    Ok(servers) if self.command.node_ip.is_empty() => server::own_address(&servers).await,
                     _ => continue,
                 };
-                if server::addresses().is_ok_and(|own| server::has_moved(made.ip, now.ok(), &own)) {
+                let was = made.ips.first().copied();
+                if was.is_some_and(|was| server::addresses().is_ok_and(|own| server::has_moved(was, now.ok(), &own))) {
                     return;
                 }
             }
         };
         tokio::select! {
-            _ = other => Anew::Range,
+            what = other => what,
             () = told => Anew::Settings,
             () = moved => Anew::Address,
         }
@@ -494,11 +497,27 @@ impl Begun {
 struct Made {
     data: Data,
     settings: Settings,
-    ip: IpAddr,
-    range: Cidr,
+    ips: Vec<IpAddr>,
+    parts: Vec<Part>,
     /// Where its DNS answers.
-    dns: Option<Ipv4Addr>,
+    dns: Option<IpAddr>,
     shown: Arc<Shown>,
+}
+
+impl Made {
+    /// What is otherwise with these ranges of the node's pods.
+    fn others(&self, ranges: &[Net]) -> Option<Anew> {
+        if !self.parts.iter().all(|part| ranges.contains(&part.pod_cidr)) {
+            return Some(Anew::Range);
+        }
+        let gained = self.settings.pods.iter().filter(|pods| ranges.iter().any(|range| pods.holds(*range))).count() > self.parts.len();
+        gained.then_some(Anew::Family)
+    }
+}
+
+/// Ranges by their texts; what is no range is none.
+fn nets(texts: &[String]) -> Vec<Net> {
+    texts.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
 /// What `pick` finds in a node's object, once it finds something.
@@ -522,15 +541,15 @@ fn ranges(node: &v1::Node) -> Option<Vec<String>> {
     all.or_else(|| spec.pod_cidr.clone().filter(|range| !range.is_empty()).map(|range| vec![range]))
 }
 
-fn has_address(node: &v1::Node, ip: IpAddr) -> bool {
-    let ip = ip.to_string();
-    node.status.iter().flat_map(|s| s.addresses.iter().flatten()).any(|a| a.type_ == "InternalIP" && a.address == ip)
+fn has_addresses(node: &v1::Node, ips: &[IpAddr]) -> bool {
+    let has = |ip: &IpAddr| node.status.iter().flat_map(|s| s.addresses.iter().flatten()).any(|a| a.type_ == "InternalIP" && a.address == ip.to_string());
+    ips.iter().all(has)
 }
 
 /// Keeps the certificate of the kubelet's own API. Who approves it looks at the addresses of the Node object, which come with its status.
 async fn serving(cluster: &Cluster, joined: &Joined, access: &Access, made: &Made, informers: Informers) -> std::convert::Infallible {
     let rotation = Rotation {
-        wanted: Wanted::serving(&joined.node, &[made.ip]),
+        wanted: Wanted::serving(&joined.node, &made.ips),
         file: join::file(cluster, join::SERVING),
         client: access.client().user_agent("kubelet"),
         clock: kubelet::Clock::default(),
@@ -542,7 +561,7 @@ async fn serving(cluster: &Cluster, joined: &Joined, access: &Access, made: &Mad
     let have = have.filter(|pair| pair.ends() > SystemTime::now() && rotation.wanted.is(pair));
     match &have {
         Some(pair) => made.shown.show(pair),
-        None => of_node(&informers, &joined.node, |node| has_address(node, made.ip).then_some(())).await,
+        None => of_node(&informers, &joined.node, |node| has_addresses(node, &made.ips).then_some(())).await,
     }
     rotation.keep(have, |pair| made.shown.show(pair)).await
 }

@@ -25,7 +25,7 @@ const ADMIN: &str = "kubeconfig/admin.conf";
 /// What the API server's certificate says: its own addresses, what was asked for, and where it listens on all addresses
 /// the host's.
 pub fn names(plan: &Plan, listen: &[IpAddr], asked: &[String]) -> anyhow::Result<ClusterNames> {
-    let mut ips: Vec<IpAddr> = [plan.node_ip().into()].into_iter().chain(listen.iter().copied().filter(|ip| !ip.is_unspecified())).collect();
+    let mut ips: Vec<IpAddr> = [plan.node_ip()].into_iter().chain(listen.iter().copied().filter(|ip| !ip.is_unspecified())).collect();
     let mut names = Vec::new();
     if listen.iter().any(IpAddr::is_unspecified) {
         ips.extend(host::addresses().context("this host's addresses")?);
@@ -37,7 +37,7 @@ pub fn names(plan: &Plan, listen: &[IpAddr], asked: &[String]) -> anyhow::Result
             Err(_) => names.push(name.to_ascii_lowercase()),
         }
     }
-    Ok(ClusterNames { domain: DOMAIN.into(), service_ip: plan.api_ip().into(), ips, names })
+    Ok(ClusterNames { domain: DOMAIN.into(), service_ip: plan.api_ip(), ips, names })
 }
 
 /// Keeps the certificates of a running cluster.

@@ -10,11 +10,7 @@ use crate::{
 };
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser as _};
 use network::Net;
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 /// The original's.
 const NODE_MONITOR_GRACE: &str = "50s";
@@ -119,12 +115,12 @@ pub struct Up {
     /// Port of the API server [default: 6443, or the next free one for a further cluster]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
-    /// Range of the pods' addresses, chosen at the first start [default: 10.244.0.0/16, or the next that is free]; with one of IPv6 behind
-    /// it (A,B) pods have addresses of both families, also from a later start on
+    /// Range of the pods' addresses, of IPv4 or IPv6, chosen at the first start [default: 10.244.0.0/16, or the next that is free]; with one
+    /// of the other family behind it (A,B) pods have addresses of both, also from a later start on
     #[arg(long, visible_alias = "pod-cidr", value_delimiter = ',')]
     pub cluster_cidr: Vec<Net>,
-    /// Range of the Services' addresses, chosen at the first start [default: 10.96.0.0/16, or the next that is free]; with one of IPv6
-    /// behind it (A,B) Services may have addresses of both families
+    /// Range of the Services' addresses, chosen at the first start [default: 10.96.0.0/16, or the next that is free], of the same families as
+    /// the pods'; Services that do not say otherwise have an address of the first
     #[arg(long, value_delimiter = ',')]
     pub service_cidr: Vec<Net>,
     /// Further names and addresses for the API server's certificate; with `--listen` on all addresses the host's own are in it
@@ -133,10 +129,10 @@ pub struct Up {
     /// Further addresses on which the API server listens, besides loopback and the node's own
     #[arg(long, value_delimiter = ',')]
     pub listen: Vec<IpAddr>,
-    /// Addresses of this machine at which node ports are served; 0.0.0.0: all of them [default: all, and for a further cluster
-    /// its node's own]
+    /// Addresses of this machine at which node ports are served; 0.0.0.0: all of them, but for IPv6's loopback [default: all, and for a
+    /// further cluster its node's own]
     #[arg(long, value_delimiter = ',')]
-    pub node_port_addresses: Vec<Ipv4Addr>,
+    pub node_port_addresses: Vec<IpAddr>,
     /// Serve more or fewer resources, as kube-apiserver does: `GROUP/VERSION=true`, `api/all=true`
     #[arg(long, value_delimiter = ',', value_parser = key_bool)]
     pub runtime_config: Vec<(String, bool)>,
@@ -251,9 +247,10 @@ pub struct Agent {
     /// Name of the node [default: the host's]
     #[arg(long, value_parser = node_name)]
     pub node_name: Option<String>,
-    /// Where other machines reach the node [default: the address by which this one reaches the API server]
-    #[arg(long)]
-    pub node_ip: Option<IpAddr>,
+    /// Where other machines reach the node [default: the address by which this one reaches the API server]; with one of the other family
+    /// behind it (A,B) by both
+    #[arg(long, value_delimiter = ',')]
+    pub node_ip: Vec<IpAddr>,
     /// Labels of the node, `topology.kubernetes.io/zone=a`
     #[arg(long, value_delimiter = ',', value_parser = label)]
     pub labels: Vec<(String, String)>,
@@ -479,15 +476,15 @@ pub struct Kubelet {
     /// Where images, pods and logs lie [default: /var/lib/knarr/NAME]
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
-    /// The node's range of pod addresses
-    #[arg(long, default_value = "10.244.0.0/24")]
-    pub pod_cidr: String,
+    /// The node's range of pod addresses, or one of each family, as of the cluster's
+    #[arg(long, value_delimiter = ',', default_value = "10.244.0.0/24")]
+    pub pod_cidr: Vec<Net>,
     /// The cluster's range of pod addresses: its nodes' pods know each other by their own
-    #[arg(long, default_value = "10.244.0.0/16")]
-    pub cluster_cidr: String,
+    #[arg(long, value_delimiter = ',', default_value = "10.244.0.0/16")]
+    pub cluster_cidr: Vec<Net>,
     /// The cluster's range of Service addresses
-    #[arg(long, default_value = "10.96.0.0/16")]
-    pub service_cidr: String,
+    #[arg(long, value_delimiter = ',', default_value = "10.96.0.0/16")]
+    pub service_cidr: Vec<Net>,
     /// Address of the cluster's DNS
     #[arg(long, default_value = "10.96.0.10")]
     pub cluster_dns: IpAddr,
@@ -515,21 +512,21 @@ pub struct Proxy {
     /// Name of the node [default: the host's]
     #[arg(long)]
     pub node_name: Option<String>,
-    /// Address of the node: the source of what it passes on for others
-    #[arg(long, default_value = "10.244.0.1")]
-    pub node_ip: Ipv4Addr,
+    /// Address of the node, or one of each family: the source of what it passes on for others
+    #[arg(long, value_delimiter = ',', default_value = "10.244.0.1")]
+    pub node_ip: Vec<IpAddr>,
     /// Name for everything that is made on the host
     #[arg(long, default_value = "knarr-node", value_parser = name)]
     pub name: String,
     /// The cluster's range of pod addresses
-    #[arg(long, default_value = "10.244.0.0/16")]
-    pub cluster_cidr: String,
+    #[arg(long, value_delimiter = ',', default_value = "10.244.0.0/16")]
+    pub cluster_cidr: Vec<Net>,
     /// The cluster's range of Service addresses
-    #[arg(long, default_value = "10.96.0.0/16")]
-    pub service_cidr: String,
+    #[arg(long, value_delimiter = ',', default_value = "10.96.0.0/16")]
+    pub service_cidr: Vec<Net>,
     /// Addresses of this machine, besides the node's, at which node ports are served; 0.0.0.0: all of them [default: all]
     #[arg(long, value_delimiter = ',')]
-    pub node_port_addresses: Vec<Ipv4Addr>,
+    pub node_port_addresses: Vec<IpAddr>,
 }
 
 #[derive(Debug, Args)]
@@ -541,19 +538,19 @@ pub struct Dns {
     pub node_name: Option<String>,
     /// Address of the node, where it listens
     #[arg(long, default_value = "10.244.0.1")]
-    pub listen: Ipv4Addr,
+    pub listen: IpAddr,
     /// Address of the Service
     #[arg(long, default_value = "10.96.0.10")]
-    pub cluster_dns: Ipv4Addr,
+    pub cluster_dns: IpAddr,
     /// Domain of the cluster
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
     /// The cluster's range of pod addresses
-    #[arg(long, default_value = "10.244.0.0/16")]
-    pub cluster_cidr: String,
+    #[arg(long, value_delimiter = ',', default_value = "10.244.0.0/16")]
+    pub cluster_cidr: Vec<Net>,
     /// The cluster's range of Service addresses
-    #[arg(long, default_value = "10.96.0.0/16")]
-    pub service_cidr: String,
+    #[arg(long, value_delimiter = ',', default_value = "10.96.0.0/16")]
+    pub service_cidr: Vec<Net>,
 }
 
 /// A name that fits into names of links, cgroups, tables and directories.

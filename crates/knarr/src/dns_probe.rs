@@ -1,6 +1,9 @@
 //! Whether the cluster's DNS answers: one question over UDP, as a pod would ask it.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 use tokio::net::UdpSocket;
 
 /// Between two questions.
@@ -8,10 +11,14 @@ const RETRY: Duration = Duration::from_millis(5);
 /// For one answer. What is asked before the proxy's rules are there is lost, and a start should not wait for it.
 const PATIENCE: Duration = Duration::from_millis(20);
 const ID: [u8; 2] = [0x6b, 0x6e];
+/// Types of records: addresses of IPv4, and of IPv6.
+const A: u8 = 1;
+const AAAA: u8 = 28;
 
 /// Waits until the server at this address answers for the Service `kubernetes`.
 pub async fn answering(server: IpAddr, domain: &str) {
-    let question = question(&format!("kubernetes.default.svc.{domain}"));
+    // The Service has an address of the family that its DNS has.
+    let question = question(&format!("kubernetes.default.svc.{domain}"), if server.is_ipv4() { A } else { AAAA });
     loop {
         if ask(server, &question).await.is_ok_and(|yes| yes) {
             return;
@@ -21,7 +28,8 @@ pub async fn answering(server: IpAddr, domain: &str) {
 }
 
 async fn ask(server: IpAddr, question: &[u8]) -> std::io::Result<bool> {
-    let socket = UdpSocket::bind("0.0.0.0:0").await?;
+    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect((server, 53)).await?;
     socket.send(question).await?;
     let mut answer = [0; 512];
@@ -30,14 +38,14 @@ async fn ask(server: IpAddr, question: &[u8]) -> std::io::Result<bool> {
     Ok(length > 12 && answer[..2] == ID && answer[3] & 0x0f == 0 && (answer[6], answer[7]) != (0, 0))
 }
 
-/// A question for the IPv4 address of a name.
-fn question(name: &str) -> Vec<u8> {
+/// A question for the addresses of a name.
+fn question(name: &str, kind: u8) -> Vec<u8> {
     let mut message = ID.to_vec();
     message.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
     for label in name.split('.') {
         message.push(u8::try_from(label.len()).unwrap_or(0));
         message.extend_from_slice(label.as_bytes());
     }
-    message.extend_from_slice(&[0, 0, 1, 0, 1]);
+    message.extend_from_slice(&[0, 0, kind, 0, 1]);
     message
 }

@@ -6,6 +6,7 @@ use crate::{
 };
 use client::Client;
 use machinery::Value;
+use std::net::SocketAddr;
 
 /// The Services of the manifests as they are now, with their ports.
 pub async fn services(admin: &Client, objects: &[Object]) -> Vec<Value> {
@@ -19,9 +20,9 @@ pub async fn services(admin: &Client, objects: &[Object]) -> Vec<Value> {
 /// The address to open and three things to try.
 pub fn text(plan: &Plan, objects: &[Object], services: &[Value], detached: bool) -> String {
     let mut text = String::from("\n");
-    let ports = services.iter().filter_map(|s| s["spec"]["ports"][0]["nodePort"].as_u64());
+    let ports = services.iter().filter_map(|s| u16::try_from(s["spec"]["ports"][0]["nodePort"].as_u64()?).ok());
     for port in ports {
-        text.push_str(&format!("Open http://{}:{port}/\n\n", plan.node_ip()));
+        text.push_str(&format!("Open http://{}/\n\n", SocketAddr::new(plan.node_ip(), port)));
     }
     let deployment = objects.iter().find(|o| o.value["kind"] == "Deployment");
     let context = format!("kubectl --context {}", plan.name);

@@ -14,7 +14,7 @@ use client::Client;
 use controllers::{Held, Machines};
 use identity::pki::{ClusterNames, ClusterPki, Kubelets};
 use network::{
-    Mark,
+    Mark, Net,
     mesh::{self, Kind},
 };
 use serde_json::{Value, json};
@@ -104,56 +104,68 @@ const CONTROLLERS: [&str; 3] = ["*", "bootstrap-signer-controller", "token-clean
 
 /// Refuses an address at which nobody would reach the cluster.
 pub fn check(plan: &Plan) -> anyhow::Result<()> {
-    let Some(ip) = plan.advertise else {
+    let Some(ip) = plan.advertise.first().copied() else {
         if plan.pod_network != Kind::default() {
             bail!("--pod-network {} joins machines: it goes with --advertise-address", plan.pod_network);
         }
         return Ok(());
     };
-    if ip.is_ipv6() {
-        bail!("service IP family {} must match public address family {ip}: --advertise-address takes an address of IPv4", plan.service_cidr());
+    if ip.is_ipv4() != plan.service_cidr().is_ipv4() {
+        bail!("service IP family {} must match public address family {ip}: --advertise-address takes one of the first family first", plan.service_cidr());
+    }
+    let services = plan.service_cidrs();
+    match plan.advertise.get(1..).unwrap_or_default() {
+        [] => {}
+        [second] if second.is_ipv4() != ip.is_ipv4() && services.len() == 2 => {}
+        [second, ..] => bail!("{second} is no second address of this cluster's: --advertise-address takes one of each family that the cluster has"),
     }
     let own = host::addresses().context("this machine's addresses")?;
-    if !own.contains(&ip) {
-        bail!("{ip}, at which nodes of other machines reach the cluster, is no address of this machine: --advertise-address says another");
-    }
-    let is_clusters = |v4| [plan.pod_cidr(), plan.service_cidr()].into_iter().any(|range| range.contains(v4));
-    if matches!(ip, std::net::IpAddr::V4(v4) if is_clusters(v4)) {
-        bail!("{ip} is one of the cluster's own addresses, which other machines do not reach: --advertise-address says another");
+    for ip in &plan.advertise {
+        if !own.contains(ip) {
+            bail!("{ip}, at which nodes of other machines reach the cluster, is no address of this machine: --advertise-address says another");
+        }
+        if plan.ranges().iter().any(|range| range.contains(*ip)) {
+            bail!("{ip} is one of the cluster's own addresses, which other machines do not reach: --advertise-address says another");
+        }
     }
     Ok(())
 }
 
 /// Where other machines reach the API server.
 fn server(plan: &Plan) -> Option<String> {
-    plan.advertise.map(|ip| format!("https://{}", SocketAddr::new(ip, plan.port)))
+    plan.advertise.first().map(|ip| format!("https://{}", SocketAddr::new(*ip, plan.port)))
 }
 
 /// What pods' links may carry on this machine, if they lead to others.
 pub fn mtu(plan: &Plan) -> anyhow::Result<Option<u32>> {
-    plan.advertise.map(|ip| mesh::mtu(plan.pod_network, ip)).transpose().context("the way to other machines' pods")
+    plan.advertise.first().map(|ip| mesh::mtu(plan.pod_network, *ip)).transpose().context("the way to other machines' pods")
 }
 
 /// How this machine's first node, which has the routes of all its nodes, is joined to other machines.
 pub fn mesh(cluster: &Cluster, plan: &Plan, node: &str) -> Option<mesh::Config> {
-    let own = mesh::Own { node: node.to_owned(), kind: plan.pod_network, addresses: vec![plan.advertise?], cluster: vec![plan.pod_cidr().into()] };
-    Some(mesh::Config { mark: Mark::new(&cluster.name), own, gateways: vec![plan.node_ip().into()] })
+    if plan.advertise.is_empty() {
+        return None;
+    }
+    let own = mesh::Own { node: node.to_owned(), kind: plan.pod_network, addresses: plan.advertise.clone(), cluster: plan.pod_cidrs() };
+    Some(mesh::Config { mark: Mark::new(&cluster.name), own, gateways: plan.node_ips() })
 }
 
 /// What a node may bring along of the pods' range; in a cluster of this machine alone nobody is kept from anything.
 pub fn node_ranges(plan: &Plan) -> Vec<(String, u8)> {
-    plan.advertise.map(|_| plan.node_parts()).unwrap_or_default()
+    if plan.advertise.is_empty() { Vec::new() } else { plan.node_parts() }
 }
 
 /// The controllers' settings.
 pub fn controllers(config: controllers::Config, cluster: &Cluster, plan: &Plan, names: &ClusterNames) -> controllers::Config {
-    let Some(ip) = plan.advertise else { return config };
+    if plan.advertise.is_empty() {
+        return config;
+    }
     let held = {
         let (cluster, plan) = (cluster.clone(), plan.clone());
         move || held(&cluster, &plan).map_err(|error| format!("{error:#}"))
     };
-    let ranges = (plan.pod_cidr().to_string(), plan.service_cidr().to_string());
-    let machines = Machines::new(vec![ip], names.all(), DOMAIN.to_owned(), (&ranges.0, &ranges.1), held);
+    let ranges = (list(&plan.pod_cidrs()), list(&plan.service_cidrs()));
+    let machines = Machines::new(plan.advertise.clone(), names.all(), DOMAIN.to_owned(), (&ranges.0, &ranges.1), held);
     controllers::Config { enabled: CONTROLLERS.map(str::to_owned).to_vec(), machines: Some(machines), ..config }
 }
 
@@ -161,10 +173,7 @@ pub fn controllers(config: controllers::Config, cluster: &Cluster, plan: &Plan, 
 fn held(cluster: &Cluster, plan: &Plan) -> anyhow::Result<Held> {
     let (wishes, lock) = cluster.held_wishes()?;
     let all = wishes.into_iter().map(|wish| (wish.name, wish.number)).chain([(host::name(), FIRST)]);
-    let ranges = |number| {
-        let range = plan.node_range(number)?;
-        Some([range.to_string()].into_iter().chain(plan.ipv6_of(range).map(|v6| v6.pod_cidr.to_string())).collect())
-    };
+    let ranges = |number| Some(plan.parts(number).ok()?.iter().map(|part| part.pod_cidr.to_string()).collect());
     let nodes: BTreeMap<_, _> = all.filter_map(|(name, number)| Some((name, ranges(number)?))).collect();
     Ok(Held { nodes, lock: Box::new(lock) })
 }
@@ -222,8 +231,8 @@ fn settings(cluster: &Cluster, plan: &Plan, server: &str, disabled: &[Component]
         "metadata": {"name": node_rights::NAME, "namespace": node_rights::NAMESPACE},
         "data": {
             "clusterName": cluster.name,
-            "clusterCIDR": plan.pod_cidr().to_string(),
-            "serviceCIDR": plan.service_cidr().to_string(),
+            "clusterCIDR": list(&plan.pod_cidrs()),
+            "serviceCIDR": list(&plan.service_cidrs()),
             "clusterDomain": DOMAIN,
             "clusterDNS": plan.dns_ip().to_string(),
             "kubernetesServiceIP": plan.api_ip().to_string(),
@@ -232,6 +241,11 @@ fn settings(cluster: &Cluster, plan: &Plan, server: &str, disabled: &[Component]
             "disabled": disabled.join(","),
         },
     })
+}
+
+/// Ranges with commas between them.
+fn list(ranges: &[Net]) -> String {
+    ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 fn base64(text: &str) -> String {
@@ -245,7 +259,21 @@ mod tests {
 
     fn plan(advertise: Option<&str>) -> Plan {
         let plan = r#"{"name": "m", "data": "/", "pods": "10.244.0.0", "services": "10.96.0.0", "port": 6443}"#;
-        Plan { advertise: advertise.map(|ip| ip.parse().unwrap()), ..serde_json::from_str(plan).unwrap() }
+        Plan { advertise: advertise.into_iter().map(|ip| ip.parse().unwrap()).collect(), ..serde_json::from_str(plan).unwrap() }
+    }
+
+    /// The same of both families, IPv6 first if so.
+    fn both(six_first: bool, advertise: &[&str]) -> Plan {
+        let (four, six) = (("10.244.0.0", "10.96.0.0"), ("fd00:1::", "fd00:2::"));
+        let ((pods, services), prefixes, second) = if six_first {
+            (six, (56, 112), ("10.244.0.0/16".parse().unwrap(), "10.96.0.0/16".parse().unwrap()))
+        } else {
+            (four, (16, 16), ("fd00:1::/56".parse().unwrap(), "fd00:2::/112".parse().unwrap()))
+        };
+        let ip = |text: &str| text.parse().unwrap();
+        let advertise = advertise.iter().map(|text| ip(text)).collect();
+        let (pods, services) = (ip(pods), ip(services));
+        Plan { pods, pods_prefix: prefixes.0, services, services_prefix: prefixes.1, second: Some(second), advertise, ..plan(None) }
     }
 
     #[test]
@@ -255,6 +283,13 @@ mod tests {
         assert!(told("127.0.0.1").contains("--advertise-address"));
         assert!(told("2001:db8::7").contains("service IP family 10.96.0.0/16 must match public address family 2001:db8::7"));
         check(&plan(None)).unwrap();
+        let told = |plan: Plan| check(&plan).unwrap_err().to_string();
+        assert!(told(both(true, &["192.0.2.7"])).contains("service IP family fd00:2::/112 must match public address family 192.0.2.7"));
+        assert!(told(both(true, &["2001:db8::7"])).contains("2001:db8::7, at which nodes"));
+        assert!(told(both(true, &["2001:db8::7", "2001:db8::8"])).contains("2001:db8::8 is no second address"));
+        assert!(told(both(false, &["192.0.2.7", "192.0.2.8"])).contains("192.0.2.8 is no second address"));
+        assert!(told(Plan { second: None, ..both(false, &["192.0.2.7", "2001:db8::7"]) }).contains("2001:db8::7 is no second address"));
+        assert!(told(both(false, &["192.0.2.7", "2001:db8::7", "2001:db8::8"])).contains("one of each family"));
         let routes = Plan { pod_network: Kind::Routes, ..plan(None) };
         assert!(check(&routes).unwrap_err().to_string().contains("--pod-network routes joins machines"));
     }
@@ -271,6 +306,12 @@ mod tests {
             "kubernetesServiceIP": "10.96.0.1", "podNetwork": "vxlan", "apiServers": server, "disabled": "proxy,dns",
         });
         assert_eq!(told["data"], expected);
+        let six = both(true, &["2001:db8::7"]);
+        let server = super::server(&six).unwrap();
+        let told = settings(&cluster, &six, &server, &[]);
+        let of = |key: &str| told["data"][key].as_str().unwrap_or_default().to_owned();
+        assert_eq!(["clusterCIDR", "serviceCIDR"].map(of), ["fd00:1::/56,10.244.0.0/16", "fd00:2::/112,10.96.0.0/16"]);
+        assert_eq!(["clusterDNS", "kubernetesServiceIP", "apiServers"].map(of), ["fd00:2::a", "fd00:2::1", "https://[2001:db8::7]:6443"]);
         assert_eq!(manifest::parse(&told.to_string()).unwrap().len(), 1);
         let rights = |text: &str| manifest::parse(text).unwrap().len();
         assert_eq!((rights(RIGHTS), rights(node_rights::RIGHTS)), (13, 4), "they can be read");
@@ -288,7 +329,7 @@ mod tests {
         assert_eq!(held.nodes, BTreeMap::from([(host::name(), vec!["10.244.0.0/24".to_owned()]), (worker, vec!["10.244.1.0/24".to_owned()])]));
         // It holds the wishes.
         drop(held);
-        let both = Plan { ipv6: Some(("fd00:1::/56".parse().unwrap(), "fd00:2::/112".parse().unwrap())), ..self::plan(Some("192.0.2.7")) };
+        let both = both(false, &["192.0.2.7"]);
         assert_eq!(self::held(&cluster, &both).unwrap().nodes[&host::name()], ["10.244.0.0/24", "fd00:1::/64"]);
         assert_eq!(node_ranges(&both), [("10.244.0.0/16".to_owned(), 24), ("fd00:1::/56".to_owned(), 64)]);
         std::fs::remove_dir_all(folder).unwrap();

@@ -14,11 +14,7 @@ use anyhow::Context as _;
 use client::{Client, Informers};
 use network::{Mark, dns, mesh, pod::PodNetwork, proxy::NodePortAddresses};
 use runtime::Runtime;
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use tokio::{runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
 use volume::{Drivers, provision};
@@ -44,7 +40,7 @@ pub struct Member<'a> {
     /// Whom its DNS asks about the rest of the world.
     pub upstream: dns::Upstream,
     /// Addresses beside its own at which its DNS answers.
-    pub also_answers: BTreeSet<Ipv4Addr>,
+    pub also_answers: BTreeSet<IpAddr>,
     /// Its ways to the API server, and who it is to those that come to it.
     pub api: Api,
 }

@@ -5,16 +5,12 @@ use crate::cluster::{Cluster, Plan};
 use client::Client;
 use kubelet::{Settings, Tls};
 use network::{
-    Cidr, Ipv6, Mark, dns,
+    Mark, Part, dns,
     pod::{OwnPort, PodNetwork},
     proxy::{self, NodePortAddresses},
 };
 use runtime::Runtime;
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 /// A node that runs on this machine.
 pub struct Node<'a> {
@@ -30,16 +26,18 @@ pub struct Node<'a> {
     pub labels: BTreeMap<String, String>,
     /// Taints that its object is made with.
     pub taints: Vec<String>,
-    /// Its range of pods.
-    pub range: Cidr,
+    /// What it has of each family, the first family's first.
+    pub parts: Vec<Part>,
     /// What its pods' links may carry, where they lead to other machines.
     pub mtu: Option<u32>,
-    /// The control plane gives it the range (node-ipam): its kubelet but asks for the same again.
+    /// The control plane gives it its ranges (node-ipam): its kubelet but asks for the same again.
     pub assigned: bool,
-    /// Its own address among its pods, the range's first: its DNS is there, and it is the source of what it passes on to pods.
-    pub ip: Ipv4Addr,
+    /// Its own address among its pods, the first range's first: its DNS is there.
+    pub ip: IpAddr,
     /// Where others reach it (`InternalIP`), and its kubelet listens.
     pub address: IpAddr,
+    /// Where they reach it by the other family.
+    pub second: Option<IpAddr>,
     /// Ports at which its own processes listen, and the API server where it is beside it.
     pub own_ports: Vec<OwnPort>,
     /// Where its images lie.
@@ -53,14 +51,9 @@ pub struct Node<'a> {
 }
 
 impl Node<'_> {
-    /// What it has of IPv6, in a cluster of both families.
-    fn ipv6(&self) -> Option<Ipv6> {
-        self.plan.ipv6_of(self.range)
-    }
-
     /// Its addresses, the first family's first.
     pub fn ips(&self) -> Vec<IpAddr> {
-        [self.address].into_iter().chain(self.ipv6().map(|v6| v6.node_ip())).collect()
+        [self.address].into_iter().chain(self.second).collect()
     }
 
     /// Settings of its pod network. `behind`: its namespace is one behind the first node's.
@@ -69,12 +62,9 @@ impl Node<'_> {
             mark: self.mark.clone(),
             run_dir: self.home.run.join("network"),
             bridge: None,
-            pod_cidr: self.range,
-            cluster_cidr: Some(self.plan.pod_cidr()),
-            service_cidr: Some(self.plan.service_cidr()),
+            parts: self.parts.clone(),
             mtu: self.mtu,
             own_ports: self.own_ports.clone(),
-            ipv6: self.ipv6(),
             behind,
         }
     }
@@ -89,7 +79,7 @@ impl Node<'_> {
         config.cluster_domain = self.domain.clone();
         config.pod_cidr_is_asked_for = self.assigned;
         config.node_ips = self.ips();
-        config.pod_cidrs = [self.range.to_string()].into_iter().chain(self.ipv6().map(|v6| v6.pod_cidr.to_string())).collect();
+        config.pod_cidrs = self.parts.iter().map(|part| part.pod_cidr.to_string()).collect();
         config.tls = Some(tls);
         config.api_service = Some((self.plan.api_ip(), 443).into());
         config.own_ports = self.own_ports.clone();
@@ -103,12 +93,9 @@ impl Node<'_> {
         proxy::Config {
             mark: self.mark.clone(),
             node_name: self.name.to_owned(),
-            node_ip: self.ip,
-            cluster_cidr: Some(self.plan.pod_cidr()),
-            service_cidr: Some(self.plan.service_cidr()),
+            sides: self.parts.iter().copied().map(Into::into).collect(),
             node_ports,
             own_ports: self.own_ports.clone(),
-            ipv6: self.ipv6(),
         }
     }
 
@@ -117,7 +104,7 @@ impl Node<'_> {
         dns::Config {
             node_name: self.name.to_owned(),
             listen: self.ip,
-            cluster_ip: self.cluster_dns.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None }).unwrap_or(self.plan.dns_ip()),
+            cluster_ip: self.cluster_dns.iter().copied().find(|ip| ip.is_ipv4() == self.ip.is_ipv4()).unwrap_or(self.plan.dns_ip()),
             domain: self.domain.clone(),
             own_ranges: [self.plan.pod_cidrs(), self.plan.service_cidrs()].concat(),
             upstream,

@@ -81,14 +81,19 @@ fn list(cluster: &Cluster) -> anyhow::Result<()> {
             Some(pid) => pid.to_string(),
             None => "-".to_owned(),
         };
-        let range = plan.node_range(number);
-        let (address, range) = (range.and_then(|r| r.nth(1)).map(|ip| ip.to_string()), range.map(|r| r.to_string()));
-        println!("{name:<30} {role:<15} {:<16} {:<19} {process}", address.unwrap_or_default(), range.unwrap_or_default());
+        let parts = plan.parts(number).unwrap_or_default();
+        let addresses = parts.iter().map(|part| part.node_ip().to_string()).collect::<Vec<_>>().join(",");
+        let ranges = parts.iter().map(|part| part.pod_cidr.to_string()).collect::<Vec<_>>().join(",");
+        [name.to_owned(), role.to_owned(), addresses, ranges, process]
     };
-    println!("{:<30} {:<15} {:<16} {:<19} PROCESS", "NODE", "ROLE", "ADDRESS", "PODS");
-    line(&host::name(), "control-plane", FIRST, cluster, false);
-    for wish in cluster.wishes()? {
-        line(&wish.name, "worker", wish.number, &cluster.node(wish.number), wish.leaving);
+    let head = ["NODE", "ROLE", "ADDRESS", "PODS", "PROCESS"].map(str::to_owned);
+    let mut lines = vec![head, line(&host::name(), "control-plane", FIRST, cluster, false)];
+    lines.extend(cluster.wishes()?.iter().map(|wish| line(&wish.name, "worker", wish.number, &cluster.node(wish.number), wish.leaving)));
+    // Addresses of IPv6 may be long.
+    let width = |column: usize, least: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or_default().max(least);
+    let (addresses, ranges) = (width(2, 16), width(3, 19));
+    for [name, role, address, range, process] in &lines {
+        println!("{name:<30} {role:<15} {address:<addresses$} {range:<ranges$} {process}");
     }
     Ok(())
 }
@@ -111,8 +116,9 @@ impl Taken {
 
     /// Whether a node of this number can be.
     fn leaves(&self, plan: &Plan, number: u32) -> bool {
-        let range = plan.node_range(number).map(Net::from);
-        !self.names.contains(&nodes::name(&host::name(), number)) && range.is_some_and(|range| !self.ranges.iter().any(|taken| taken.overlaps(range)))
+        let is_free = |range: Net| !self.ranges.iter().any(|taken| taken.overlaps(range));
+        let parts = plan.parts(number);
+        !self.names.contains(&nodes::name(&host::name(), number)) && parts.is_ok_and(|parts| parts.iter().all(|part| is_free(part.pod_cidr)))
     }
 }
 

@@ -18,7 +18,7 @@ use client::{Client, Delegated, Endpoint, HttpTransport, Informers, Reports, Req
 use http::Uri;
 use instruments::{Family, Gauge, Kind, Registry};
 use k8s_openapi::api::core::v1::Pod;
-use network::{Cidr, pod::OwnPort};
+use network::{Net, Part as OfFamily, pod::OwnPort, proxy};
 use std::{
     future::Future,
     hash::{BuildHasher, RandomState},
@@ -241,19 +241,17 @@ pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
     let _lock = cluster.lock(Work::Runs).await?;
     cluster.claim()?;
     let runtime = open_runtime(&cluster, command.registries.as_deref()).await?;
-    let range = cidr(&command.pod_cidr)?;
-    let node_ip = IpAddr::V4(range.nth(1).context("the pod range has no address")?);
+    let parts = parts(&command.pod_cidr, &command.cluster_cidr, &command.service_cidr)?;
+    let node_ips: Vec<IpAddr> = parts.iter().map(OfFamily::node_ip).collect();
+    let node_ip = *node_ips.first().context("the node has no range of pods")?;
     let own_ports = own_ports(&command.part, node_ip).await?;
     let network = network::pod::Config {
         mark: network::Mark::new(&cluster.name),
         run_dir: cluster.run.join("network"),
         bridge: None,
-        pod_cidr: range,
-        cluster_cidr: Some(cidr(&command.cluster_cidr)?),
-        service_cidr: Some(cidr(&command.service_cidr)?),
+        parts,
         mtu: None,
         own_ports: own_ports.clone(),
-        ipv6: None,
         behind: false,
     };
     let network = tokio::task::spawn_blocking(move || network::pod::PodNetwork::open(network)).await?.context("the pod network")?;
@@ -261,7 +259,8 @@ pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
     config.cgroup_root = cluster.name.clone();
     config.cluster_dns = vec![command.cluster_dns];
     config.cluster_domain = command.cluster_domain.clone();
-    config.pod_cidrs = vec![command.pod_cidr.clone()];
+    config.node_ips = node_ips;
+    config.pod_cidrs = command.pod_cidr.iter().map(ToString::to_string).collect();
     config.tls = kubelet_tls(command)?;
     config.own_ports = own_ports;
     config.image_dir = cluster.runtime(None).root;
@@ -288,9 +287,21 @@ async fn open_runtime(cluster: &Cluster, registries: Option<&Path>) -> anyhow::R
     Ok(runtime)
 }
 
-/// Reads a range of addresses.
-fn cidr(text: &str) -> anyhow::Result<Cidr> {
-    text.parse().map_err(|e| anyhow::anyhow!("{text:?} is not a range of addresses: {e}"))
+/// Refuses lists of a node's that are not of the same families, in the same order.
+fn same_families<T>(what: [(&str, &[T]); 2], is_ipv4: impl Fn(&T) -> bool) -> anyhow::Result<()> {
+    let [of, others] = what.map(|(_, all)| all.iter().map(&is_ipv4).collect::<Vec<_>>());
+    if of == others && (of.len() == 1 || of.len() == 2 && of[0] != of[1]) {
+        return Ok(());
+    }
+    anyhow::bail!("{} and {} take one each, or one of each family, in the same order", what[0].0, what[1].0)
+}
+
+/// What a node has of each family.
+fn parts(own: &[Net], cluster: &[Net], services: &[Net]) -> anyhow::Result<Vec<OfFamily>> {
+    same_families([("--pod-cidr", own), ("--cluster-cidr", cluster)], |range| range.is_ipv4())?;
+    same_families([("--pod-cidr", own), ("--service-cidr", services)], |range| range.is_ipv4())?;
+    let all = own.iter().zip(cluster).zip(services);
+    Ok(all.map(|((pod, cluster), service)| OfFamily { pod_cidr: *pod, cluster_cidr: *cluster, service_cidr: *service }).collect())
 }
 
 fn kubelet_tls(command: &Kubelet) -> anyhow::Result<Option<kubelet::Tls>> {
@@ -305,16 +316,21 @@ fn kubelet_tls(command: &Kubelet) -> anyhow::Result<Option<kubelet::Tls>> {
 /// The service proxy alone.
 pub async fn proxy(command: &Proxy) -> anyhow::Result<()> {
     preflight::node()?;
+    let ranges: Vec<Net> = command.node_ip.iter().copied().map(Net::one).collect();
+    same_families([("--node-ip", &ranges), ("--cluster-cidr", &command.cluster_cidr)], |range| range.is_ipv4())?;
+    same_families([("--node-ip", &ranges), ("--service-cidr", &command.service_cidr)], |range| range.is_ipv4())?;
     let Ready { informers, stop, .. } = connect(&command.part, &Registry::default())?;
-    let config = network::proxy::Config {
+    let all = command.node_ip.iter().zip(&command.cluster_cidr).zip(&command.service_cidr);
+    let mut own = Vec::new();
+    for ip in &command.node_ip {
+        own.extend(own_ports(&command.part, *ip).await?);
+    }
+    let config = proxy::Config {
         mark: network::Mark::new(&command.name),
         node_name: command.node_name.clone().unwrap_or_else(host::name),
-        node_ip: command.node_ip,
-        cluster_cidr: Some(cidr(&command.cluster_cidr)?),
-        service_cidr: Some(cidr(&command.service_cidr)?),
-        node_ports: crate::serve::node_ports(&[command.node_ip.into()], true, &command.node_port_addresses),
-        own_ports: own_ports(&command.part, command.node_ip.into()).await?,
-        ipv6: None,
+        sides: all.map(|((ip, cluster), service)| proxy::Side { node_ip: *ip, cluster_cidr: *cluster, service_cidr: *service }).collect(),
+        node_ports: crate::serve::node_ports(&command.node_ip, true, &command.node_port_addresses),
+        own_ports: own,
     };
     let (ready, _) = watch::channel(false);
     until_signal("service proxy", stop.clone(), network::proxy::run(config, informers, stop, ready)).await
@@ -329,7 +345,7 @@ pub async fn dns(command: &Dns) -> anyhow::Result<()> {
         listen: command.listen,
         cluster_ip: command.cluster_dns,
         domain: command.cluster_domain.clone(),
-        own_ranges: vec![cidr(&command.cluster_cidr)?.into(), cidr(&command.service_cidr)?.into()],
+        own_ranges: [&command.cluster_cidr[..], &command.service_cidr].concat(),
         upstream: network::dns::Upstream::File("/etc/resolv.conf".into()),
         publish: Some(client.user_agent("knarr-dns")),
     };
@@ -340,6 +356,20 @@ pub async fn dns(command: &Dns) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_alone_has_one_family_or_both_in_one_order() {
+        let of = |pods: &[&str], cluster: &[&str], services: &[&str]| {
+            let [pods, cluster, services] = [pods, cluster, services].map(|all| all.iter().map(|text| text.parse().unwrap()).collect::<Vec<Net>>());
+            parts(&pods, &cluster, &services)
+        };
+        assert_eq!(of(&["fd00:1::/64"], &["fd00:1::/56"], &["fd00:2::/112"]).unwrap()[0].node_ip(), "fd00:1::1".parse::<IpAddr>().unwrap());
+        let both = of(&["10.1.0.0/24", "fd00:1::/64"], &["10.1.0.0/16", "fd00:1::/56"], &["10.2.0.0/16", "fd00:2::/112"]).unwrap();
+        assert_eq!(both.len(), 2);
+        assert!(of(&["10.1.0.0/24", "fd00:1::/64"], &["10.1.0.0/16"], &["10.2.0.0/16"]).unwrap_err().to_string().contains("--pod-cidr and --cluster-cidr"));
+        assert!(of(&["10.1.0.0/24"], &["10.1.0.0/16"], &["fd00:2::/112"]).is_err() && of(&[], &[], &[]).is_err());
+        assert!(of(&["10.1.0.0/24"; 2], &["10.1.0.0/16"; 2], &["10.2.0.0/16"; 2]).is_err());
+    }
 
     #[tokio::test]
     async fn a_node_of_its_own_has_the_demo_images() {

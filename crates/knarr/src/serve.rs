@@ -101,7 +101,7 @@ impl Setup<'_> {
 
     /// Where the API server listens besides loopback and the node's own address.
     fn listen(&self) -> BTreeSet<IpAddr> {
-        self.up.listen.iter().copied().chain(self.plan.advertise).collect()
+        self.up.listen.iter().chain(&self.plan.advertise).copied().collect()
     }
 
     /// The first node.
@@ -113,14 +113,15 @@ impl Setup<'_> {
             name: &self.node_name,
             labels: BTreeMap::new(),
             taints: Vec::new(),
-            range: self.plan.node_cidr(),
+            parts: self.plan.first(),
             mtu: self.mtu,
             assigned: false,
             ip: self.plan.node_ip(),
-            address: self.plan.node_ip().into(),
+            address: self.plan.node_ip(),
+            second: self.plan.node_ips().get(1).copied(),
             own_ports: own_ports(self),
             images: self.cluster.runtime(None).root,
-            cluster_dns: vec![self.plan.dns_ip().into()],
+            cluster_dns: vec![self.plan.dns_ip()],
             domain: DOMAIN.into(),
             settings: self.settings.clone(),
         }
@@ -205,7 +206,7 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
     credentials(setup, &pki)?;
 
     let certificates = certificates::Keeper::new(setup.cluster, plan, setup.kubeconfig, pki, node_pki.map(|own| (setup.node_name.clone(), own)), names);
-    let node_ip = plan.node_ip().into();
+    let node_ip = plan.node_ip();
     let workers = network.is_some().then(|| Supervisor::start(setup.cluster, plan, worker_options(setup), admin.clone()));
     Ok(Running { admin, runtime, informers, certificates, network, workers, node_ip, parts, stop, pods_stop, _rooms: rooms })
 }
@@ -250,7 +251,7 @@ async fn open_node(setup: &Setup<'_>, room: &Room) -> anyhow::Result<(Runtime, P
 
 /// Ports of this host at which the cluster itself listens: the API's, the kubelet's and those of DNS.
 fn own_ports(setup: &Setup<'_>) -> Vec<OwnPort> {
-    let node = setup.plan.node_ip().into();
+    let node = setup.plan.node_ip();
     let api = [LOOPBACK, node].into_iter().chain(setup.listen());
     let api = api.map(|ip| OwnPort { ip: Some(ip).filter(|ip| !ip.is_unspecified()), port: setup.plan.port, protocol: "TCP" });
     api.chain(node_own_ports(node, setup.has(Component::Proxy) && setup.has(Component::Dns))).collect()
@@ -279,7 +280,7 @@ fn api_server(setup: &Setup<'_>, store: store::Store, (pki, trust): (&ClusterPki
     let config = Config {
         service_cidrs: plan.service_cidrs().iter().map(|range| (range.base(), range.prefix())).collect(),
         runtime_config: setup.up.runtime_config.clone(),
-        advertise_address: plan.advertise.or(Some(if has_node { plan.node_ip().into() } else { LOOPBACK })),
+        advertise_address: plan.advertise.first().copied().or(Some(if has_node { plan.node_ip() } else { LOOPBACK })),
         advertise_port: plan.port,
         node_ranges: machines::node_ranges(plan),
         admission: admission(setup.up)?,
@@ -294,7 +295,7 @@ fn api_server(setup: &Setup<'_>, store: store::Store, (pki, trust): (&ClusterPki
 }
 
 fn listeners(setup: &Setup<'_>, has_node: bool) -> anyhow::Result<Vec<TcpListener>> {
-    let node = has_node.then(|| setup.plan.node_ip().into());
+    let node = has_node.then(|| setup.plan.node_ip());
     let listen = setup.listen();
     // One listener on all addresses is enough where one was asked for.
     let any = listen.iter().copied().find(IpAddr::is_unspecified);
@@ -340,6 +341,7 @@ fn control_plane(
             root_ca: pki.ca.cert_pem().to_owned(),
             cluster_cidr: Some(setup.plan.pod_cidrs().iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
             node_cidr_mask: setup.plan.node_prefix,
+            node_cidr_mask_v6: setup.plan.node_prefix6,
             signer: Some(signer(pki)),
             signing_life: setup.up.cluster_signing_duration,
             node_monitor_grace: setup.up.node_monitor_grace_period,
@@ -454,11 +456,11 @@ async fn services(
 
 /// Where node ports are served. Further clusters (`alone` false) keep to their own node's address unless they are told otherwise, so
 /// that all can use the same ports.
-pub fn node_ports(node: &[IpAddr], alone: bool, asked: &[Ipv4Addr]) -> NodePortAddresses {
+pub fn node_ports(node: &[IpAddr], alone: bool, asked: &[IpAddr]) -> NodePortAddresses {
     match asked {
         [] if alone => NodePortAddresses::All,
-        all if all.iter().any(Ipv4Addr::is_unspecified) => NodePortAddresses::All,
-        some => NodePortAddresses::Only(node.iter().copied().chain(some.iter().copied().map(IpAddr::V4)).collect::<BTreeSet<_>>().into_iter().collect()),
+        all if all.iter().any(IpAddr::is_unspecified) => NodePortAddresses::All,
+        some => NodePortAddresses::Only(node.iter().chain(some).copied().collect::<BTreeSet<_>>().into_iter().collect()),
     }
 }
 
@@ -508,7 +510,7 @@ impl Running {
         };
         let dns = async {
             if setup.has(Component::Kubelet) && setup.has(Component::Proxy) && setup.has(Component::Dns) {
-                dns_probe::answering(setup.plan.dns_ip().into(), DOMAIN).await;
+                dns_probe::answering(setup.plan.dns_ip(), DOMAIN).await;
                 steps.done("DNS answers");
             }
         };

@@ -22,6 +22,7 @@ use k8s_openapi::api::{
 use network::{
     Mark,
     lane::{self, Member},
+    worker::{Side, Worker},
 };
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -92,8 +93,7 @@ impl Common {
     /// A node and the others, as they reach each other.
     fn on_lane(&self, number: u32) -> anyhow::Result<(Member, Vec<Member>)> {
         let member = |number: u32| -> anyhow::Result<Member> {
-            let range = self.plan.node_range(number).with_context(|| format!("the range {} has no part for it", self.plan.pod_cidr()))?;
-            let ranges = [range.into()].into_iter().chain(self.plan.ipv6_part(range)?.map(|v6| v6.pod_cidr)).collect();
+            let ranges = self.plan.parts(number)?.iter().map(|part| part.pod_cidr).collect();
             Ok(Member { number, space: self.cluster.node(number).space(), ranges })
         };
         let others = self.cluster.wishes()?.into_iter().filter(|wish| wish.number != number && !wish.leaving);
@@ -293,10 +293,9 @@ async fn leave(common: &Common, wish: &Wish) -> anyhow::Result<()> {
 
 /// Makes the node's network namespace and its link, or puts them right.
 async fn join(common: &Common, number: u32, home: &Cluster) -> anyhow::Result<()> {
-    let pod_cidr = common.plan.node_range(number).with_context(|| format!("the range {} has no part for it", common.plan.pod_cidr()))?;
-    let host6 = common.plan.ipv6_of(common.plan.node_cidr()).map(|first| first.node_ip());
-    let ipv6 = common.plan.ipv6_part(pod_cidr)?.zip(host6);
-    let worker = network::worker::Worker { mark: Mark::new(&common.cluster.name), number, pod_cidr, host: common.plan.node_ip(), ipv6 };
+    let parts = common.plan.parts(number)?.into_iter().zip(common.plan.node_ips());
+    let sides = parts.map(|(part, host)| Side { pod_cidr: part.pod_cidr, host }).collect();
+    let worker = Worker { mark: Mark::new(&common.cluster.name), number, sides };
     let (space, (own, others)) = (home.space(), common.on_lane(number)?);
     let put = move || {
         network::worker::open(&worker, &space)?;

@@ -67,8 +67,8 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
     cluster.claim()?;
     let ranges = Ranges {
         port: up.port,
-        node_prefix: up.machines.node_cidr_mask_size,
-        advertise: up.machines.advertise_address,
+        node_prefixes: up.machines.node_prefixes(),
+        advertise: up.machines.advertise_address.clone(),
         pod_network: up.machines.pod_network,
         ..Ranges::of(&up.cluster_cidr, &up.service_cidr)?
     };
@@ -135,7 +135,7 @@ fn choose(cluster: &Cluster, ranges: &Ranges, nodes: Option<u32>, alone: bool) -
     // When it is served a network stands already, and this start's port and nodes would be kept for the next.
     drop(preflight::free(Ipv4Addr::LOCALHOST.into(), plan.port)?);
     if let Some(nodes) = nodes {
-        let at_least = |wishes: &mut Vec<Wish>| nodes::at_least(wishes, nodes, &host::name(), |number| plan.node_range(number).is_some());
+        let at_least = |wishes: &mut Vec<Wish>| nodes::at_least(wishes, nodes, &host::name(), |number| plan.parts(number).is_ok());
         if cluster.has_control_plane() {
             // Nodes of other machines may have names and ranges of the same: that is known when the API is there. What cannot be is told now.
             at_least(&mut cluster.wishes()?)?;

@@ -23,12 +23,12 @@ use crate::{
 use anyhow::{Context as _, anyhow};
 use client::{Client, Credentials, Endpoint, HttpTransport};
 use identity::pki::{self, Ca, Credential, Subject, Usage};
-use network::{Mark, dns, proxy::NodePortAddresses};
+use network::{Mark, Part, dns, proxy::NodePortAddresses};
 use runtime::Runtime;
 use std::{
     collections::BTreeSet,
     fs::File,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -130,7 +130,7 @@ impl Pki {
             dns: ca.client_cert(&format!("{DNS}{name}"), addons::DNS_USER, &[])?,
             provisioner: ca.client_cert(&format!("{PROVISIONER}{name}"), &account, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])?,
             ca,
-            server: format!("https://{}:{}", plan.node_ip(), plan.port),
+            server: format!("https://{}", SocketAddr::new(plan.node_ip(), plan.port)),
         })
     }
 
@@ -175,9 +175,9 @@ pub async fn discard(cluster: &Cluster, number: u32, keep_data: bool) -> anyhow:
 
 async fn start(command: &cli::Worker, host: File, (cluster, home): (&Cluster, &Cluster), plan: &Plan, wish: &Wish) -> anyhow::Result<(Running, Pki)> {
     let has = |component| !command.disable.contains(&component);
-    let range = plan.node_range(wish.number).with_context(|| format!("the range {} has no part for node {}", plan.pod_cidr(), wish.number))?;
-    let ip = range.nth(1).context("the range has no address")?;
-    let ips = [ip.into()].into_iter().chain(plan.ipv6_part(range)?.map(|v6| v6.node_ip())).collect();
+    let parts = plan.parts(wish.number)?;
+    let ips: Vec<IpAddr> = parts.iter().map(Part::node_ip).collect();
+    let (ip, second) = (*ips.first().context("the node has no range of pods")?, ips.get(1).copied());
     let pki = Pki::load(cluster, plan, &wish.name, ips)?;
     let on_loopback = loopback_servers(&std::fs::read_to_string(RESOLVER).unwrap_or_default());
     let node = Node {
@@ -187,14 +187,15 @@ async fn start(command: &cli::Worker, host: File, (cluster, home): (&Cluster, &C
         name: &wish.name,
         labels: wish.labels.clone(),
         taints: Vec::new(),
-        range,
+        parts,
         mtu: command.mtu,
         assigned: false,
         ip,
-        address: ip.into(),
-        own_ports: node_own_ports(ip.into(), has(Component::Proxy) && has(Component::Dns)).collect(),
+        address: ip,
+        second,
+        own_ports: node_own_ports(ip, has(Component::Proxy) && has(Component::Dns)).collect(),
         images: cluster.runtime(None).root,
-        cluster_dns: vec![plan.dns_ip().into()],
+        cluster_dns: vec![plan.dns_ip()],
         domain: DOMAIN.into(),
         settings: command.node.settings()?,
     };
@@ -229,9 +230,8 @@ async fn start(command: &cli::Worker, host: File, (cluster, home): (&Cluster, &C
 }
 
 /// The name servers of a resolver file that are nowhere but on the host's loopback.
-fn loopback_servers(text: &str) -> BTreeSet<Ipv4Addr> {
-    let servers = dial::Conf::parse(text).servers.into_iter();
-    servers.filter_map(|server| if let IpAddr::V4(ip) = server.ip() { Some(ip).filter(Ipv4Addr::is_loopback) } else { None }).collect()
+fn loopback_servers(text: &str) -> BTreeSet<IpAddr> {
+    dial::Conf::parse(text).servers.iter().map(SocketAddr::ip).filter(IpAddr::is_loopback).collect()
 }
 
 #[cfg(test)]
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn name_servers_on_loopback_are_answered_for() {
         let text = "nameserver 127.0.0.53\nnameserver 192.0.2.1\nnameserver ::1\nnameserver 127.0.0.53\nsearch example.com\n";
-        assert_eq!(loopback_servers(text), BTreeSet::from([Ipv4Addr::new(127, 0, 0, 53)]));
+        assert_eq!(loopback_servers(text), BTreeSet::from([IpAddr::from([127, 0, 0, 53]), IpAddr::from(std::net::Ipv6Addr::LOCALHOST)]));
         assert!(loopback_servers("").is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! Ranges of addresses: of IPv4 ([`Cidr`]), which is what pods of this node have, and of either family ([`Net`]).
+//! Ranges of addresses of either family.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,85 +6,6 @@ use std::str::FromStr;
 
 use crate::Error;
 use crate::nft::Family;
-
-/// A range of IPv4 addresses by its first address and the length of its prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Cidr {
-    base: Ipv4Addr,
-    prefix: u8,
-}
-
-impl Cidr {
-    /// The range that this address lies in.
-    pub fn new(address: Ipv4Addr, prefix: u8) -> Self {
-        let prefix = prefix.min(32);
-        let mask = Self::bits(prefix);
-        Self { base: Ipv4Addr::from_bits(address.to_bits() & mask), prefix }
-    }
-
-    fn bits(prefix: u8) -> u32 {
-        u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
-    }
-
-    /// The first address, which names the range.
-    pub fn base(self) -> Ipv4Addr {
-        self.base
-    }
-
-    /// The length of the prefix.
-    pub fn prefix(self) -> u8 {
-        self.prefix
-    }
-
-    /// The bits that are the same in all of its addresses.
-    pub fn mask(self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(Self::bits(self.prefix))
-    }
-
-    /// Whether an address lies in it.
-    pub fn contains(self, address: Ipv4Addr) -> bool {
-        address.to_bits() & Self::bits(self.prefix) == self.base.to_bits()
-    }
-
-    /// Whether two ranges have addresses in common.
-    pub fn overlaps(self, other: Cidr) -> bool {
-        let wider = if self.prefix <= other.prefix { self } else { other };
-        let narrower = if self.prefix <= other.prefix { other } else { self };
-        wider.contains(narrower.base)
-    }
-
-    /// How many addresses it has.
-    pub fn size(self) -> u64 {
-        1 << (32 - u32::from(self.prefix))
-    }
-
-    /// The place of an address in the range.
-    pub fn offset(self, address: Ipv4Addr) -> Option<u32> {
-        self.contains(address).then(|| address.to_bits() - self.base.to_bits())
-    }
-
-    /// The address at an offset, if it lies in the range.
-    pub fn nth(self, offset: u32) -> Option<Ipv4Addr> {
-        (u64::from(offset) < self.size()).then(|| Ipv4Addr::from_bits(self.base.to_bits() + offset))
-    }
-}
-
-impl FromStr for Cidr {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let wrong = || Error::Config(format!("{text:?} is not an IPv4 range"));
-        let (address, prefix) = text.split_once('/').unwrap_or((text, "32"));
-        let prefix = prefix.parse().ok().filter(|p| *p <= 32).ok_or_else(wrong)?;
-        Ok(Self::new(address.parse().map_err(|_| wrong())?, prefix))
-    }
-}
-
-impl fmt::Display for Cidr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.base, self.prefix)
-    }
-}
 
 /// A range of addresses of either family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -95,13 +16,19 @@ pub struct Net {
 
 impl Net {
     /// The range that this address lies in.
-    pub fn new(address: IpAddr, prefix: u8) -> Self {
+    pub fn new(address: impl Into<IpAddr>, prefix: u8) -> Self {
+        let address = address.into();
         let prefix = prefix.min(Self::bits(address));
         Self { base: masked(address, prefix), prefix }
     }
 
     pub(crate) fn bits(address: IpAddr) -> u8 {
         if address.is_ipv4() { 32 } else { 128 }
+    }
+
+    /// All addresses of a family.
+    pub fn everything(family: Family) -> Self {
+        Self { base: family.unspecified(), prefix: 0 }
     }
 
     /// One address alone.
@@ -136,6 +63,33 @@ impl Net {
             IpAddr::V4(_) => masked(Ipv4Addr::BROADCAST.into(), self.prefix),
             IpAddr::V6(_) => masked(Ipv6Addr::from_bits(u128::MAX).into(), self.prefix),
         }
+    }
+
+    /// The place of an address in the range; none: it is not in it, or is further than anything has its place.
+    pub fn offset(self, address: IpAddr) -> Option<u32> {
+        match (self.base, address) {
+            _ if !self.contains(address) => None,
+            (IpAddr::V4(base), IpAddr::V4(ip)) => Some(ip.to_bits() - base.to_bits()),
+            (IpAddr::V6(base), IpAddr::V6(ip)) => u32::try_from(ip.to_bits() - base.to_bits()).ok(),
+            _ => None,
+        }
+    }
+
+    /// The highest place but one, which is the last that a host of the range may have (of IPv4 the last is everybody's).
+    pub(crate) fn last_place(self) -> u32 {
+        let rest = u32::from(Self::bits(self.base) - self.prefix);
+        1_u32.checked_shl(rest).unwrap_or(u32::MAX).saturating_sub(2)
+    }
+
+    /// The part with this number (from 0) of those that the range has with a longer prefix.
+    pub fn part(self, number: u32, prefix: u8) -> Option<Self> {
+        let rest = Self::bits(self.base).checked_sub(prefix)?;
+        let fits = prefix >= self.prefix && 1_u64.checked_shl((prefix - self.prefix).into()).is_none_or(|all| u64::from(number) < all);
+        let base: IpAddr = match self.base {
+            IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() | number.checked_shl(rest.into()).unwrap_or(0)).into(),
+            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() | u128::from(number).checked_shl(rest.into()).unwrap_or(0)).into(),
+        };
+        fits.then_some(Self { base, prefix })
     }
 
     /// The address at an offset, if it lies in the range.
@@ -174,27 +128,8 @@ impl Net {
 /// An address without the bits behind a prefix.
 fn masked(address: IpAddr, prefix: u8) -> IpAddr {
     match address {
-        IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() & Cidr::bits(prefix)).into(),
-        IpAddr::V6(ip) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
-            Ipv6Addr::from_bits(ip.to_bits() & mask).into()
-        }
-    }
-}
-
-impl Net {
-    /// The same as a range of IPv4, if it is one.
-    pub fn ipv4(self) -> Option<Cidr> {
-        match self.base {
-            IpAddr::V4(base) => Some(Cidr { base, prefix: self.prefix }),
-            IpAddr::V6(_) => None,
-        }
-    }
-}
-
-impl From<Cidr> for Net {
-    fn from(range: Cidr) -> Self {
-        Self { base: range.base.into(), prefix: range.prefix }
+        IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() & u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)).into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0)).into(),
     }
 }
 
@@ -221,30 +156,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges() {
-        let range: Cidr = "10.244.3.9/16".parse().unwrap();
-        assert_eq!(range.to_string(), "10.244.0.0/16");
-        assert!(range.contains([10, 244, 255, 255].into()) && !range.contains([10, 245, 0, 0].into()));
-        for (other, common) in [("10.0.0.0/8", true), ("10.244.7.0/24", true), ("10.245.0.0/16", false), ("0.0.0.0/0", true)] {
-            let other: Cidr = other.parse().unwrap();
-            assert_eq!((range.overlaps(other), other.overlaps(range)), (common, common), "{other}");
-        }
-        assert_eq!(range.nth(257), Some([10, 244, 1, 1].into()));
-        assert_eq!(range.nth(65536), None);
-        assert!("0.0.0.0/0".parse::<Cidr>().unwrap().contains([1, 2, 3, 4].into()));
-        assert!("10.0.0.0/33".parse::<Cidr>().is_err() && "x/8".parse::<Cidr>().is_err());
-    }
-
-    #[test]
     fn ranges_of_either_family() {
         let net = |text: &str| text.parse::<Net>().unwrap();
         assert_eq!(net("fd00:10:244:1::7/64").to_string(), "fd00:10:244:1::/64");
         assert_eq!(net("fd00::/64").first(), "fd00::1".parse::<IpAddr>().unwrap());
         assert!(net("fd00::/16").holds(net("fd00:1::/32")) && !net("fd00:1::/32").holds(net("fd00::/16")) && net("fd00:1::/32").overlaps(net("fd00::/16")));
         assert!(net("::/0").contains("fd00::1".parse().unwrap()) && !net("::/0").contains("10.0.0.1".parse().unwrap()));
-        assert!(!net("0.0.0.0/0").overlaps(net("::/0")) && net("10.1.0.0/16") == Net::from("10.1.2.3/16".parse::<Cidr>().unwrap()));
+        assert!(!net("0.0.0.0/0").overlaps(net("::/0")) && net("10.1.0.0/16") == net("10.1.2.3/16"));
+        assert_eq!(Family::ALL.map(Net::everything), [net("0.0.0.0/0"), net("::/0")]);
         assert_eq!((net("fd00::/60").mask(), net("10.0.0.0/12").mask()), ("ffff:ffff:ffff:fff0::".parse().unwrap(), "255.240.0.0".parse().unwrap()));
         assert_eq!((net("fd00::/124").nth(15), net("fd00::/124").nth(16)), (Some("fd00::f".parse().unwrap()), None));
+        for (range, address, place) in [
+            ("10.244.3.0/24", "10.244.3.7", Some(7)),
+            ("10.244.3.0/24", "10.244.4.7", None),
+            ("fd00:1::/64", "fd00:1::1:0", Some(65536)),
+            ("fd00:1::/64", "fd00:1::1:0:0", None),
+            ("fd00:1::/64", "10.0.0.1", None),
+        ] {
+            assert_eq!(net(range).offset(address.parse().unwrap()), place, "{address} in {range}");
+        }
+        assert_eq!(["10.0.0.0/24", "10.0.0.0/32", "fd00::/120", "fd00::/64"].map(|range| net(range).last_place()), [254, 0, 254, u32::MAX - 2]);
+        let part = |range: &str, number, prefix| net(range).part(number, prefix).map(|part| part.to_string()).unwrap_or_default();
+        assert_eq!([part("10.244.0.0/16", 3, 24), part("10.244.0.0/16", 256, 24)], ["10.244.3.0/24", ""]);
+        assert_eq!([part("fd00:1::/56", 255, 64), part("fd00:1::/56", 256, 64), part("fd00::/64", 0, 64)], ["fd00:1:0:ff::/64", "", "fd00::/64"]);
+        assert_eq!([part("fd00::/64", 0, 63), part("10.0.0.0/8", 0, 33), part("::/0", 7, 128)], ["", "", "::7/128"]);
         for wrong in ["10.0.0.0", "10.0.0.0/33", "fd00::/129", "x/8", ""] {
             assert!(wrong.parse::<Net>().is_err(), "{wrong}");
         }

@@ -1,10 +1,13 @@
-//! Connection tracking over netlink: entries of UDP flows whose backend is gone must go too.
+//! Connection tracking over netlink: entries of UDP flows whose backend is gone must go too, and all entries of a cluster that goes.
 //!
 //! A UDP flow has no end that the kernel sees; as long as a client goes on sending, its packets follow the translation that
-//! the flow began with, also to a pod that no longer exists. TCP needs none of this: the client notices and dials anew.
+//! the flow began with, also to a pod that no longer exists. TCP needs none of this: the client notices and dials anew. But for minutes
+//! the kernel knows connections that have ended, or never came to be; who uses such a one's addresses and ports again (the next cluster's
+//! clients, of a node port say) would be led to a pod of the cluster before.
 
 use std::net::IpAddr;
 
+use crate::cidr::Net;
 use crate::link;
 use crate::netlink::{ACK, DUMP, Messages, Socket, attribute};
 use crate::nft::{Family, header};
@@ -42,12 +45,27 @@ pub struct Flow {
     id: Vec<u8>,
 }
 
-fn tuple(bytes: &[u8]) -> Option<(u8, Side, Side)> {
+/// Source and destination of a tuple.
+fn ends(bytes: &[u8]) -> Option<[IpAddr; 2]> {
     let ip = attribute(bytes, 1)?;
-    let proto = attribute(bytes, 2)?;
     let address = |which: usize| ADDRESSES.iter().find_map(|kinds| attribute(ip, kinds[which])).and_then(link::address);
+    Some([address(0)?, address(1)?])
+}
+
+fn tuple(bytes: &[u8]) -> Option<(u8, Side, Side)> {
+    let [source, destination] = ends(bytes)?;
+    let proto = attribute(bytes, 2)?;
     let port = |kind| attribute(proto, kind).and_then(|b| b.try_into().ok()).map(u16::from_be_bytes);
-    Some((*attribute(proto, 1)?.first()?, (address(0)?, port(2)?), (address(1)?, port(3)?)))
+    Some((*attribute(proto, 1)?.first()?, (source, port(2)?), (destination, port(3)?)))
+}
+
+/// Of a message about a connection: its first packet's tuple and its number, if it has an address that is wanted at any end.
+fn with_address(body: &[u8], wanted: impl Fn(&IpAddr) -> bool) -> Option<(Vec<u8>, Vec<u8>)> {
+    let attributes = body.get(4..)?;
+    let original = attribute(attributes, TUPLE_ORIGINAL)?;
+    let both = [ends(original), attribute(attributes, TUPLE_REPLY).and_then(ends)];
+    let is_wanted = both.iter().flatten().flatten().any(wanted);
+    is_wanted.then(|| Some((original.to_vec(), attribute(attributes, ID)?.to_vec())))?
 }
 
 fn parse(body: &[u8]) -> Option<Flow> {
@@ -79,16 +97,34 @@ pub fn udp_flows(socket: &mut Socket, family: Family, wanted: impl Fn(&Flow) -> 
 /// Forgets every UDP flow that `stale` says so of; how many there were.
 pub fn forget_udp(socket: &mut Socket, family: Family, stale: impl Fn(&Flow) -> bool) -> Result<usize> {
     let flows = udp_flows(socket, family, stale)?;
-    for flow in &flows {
-        let mut m = Messages::new();
-        m.begin(DELETE, ACK, &header(family.number(), 0));
-        let nest = m.nest(TUPLE_ORIGINAL);
-        m.raw(&flow.original);
-        m.end(nest).attr(ID, &flow.id);
-        match socket.call("forget a tracked connection", &m) {
-            Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => {}
-            other => drop(other?),
-        }
-    }
+    flows.iter().try_for_each(|flow| forget(socket, family, &flow.original, &flow.id))?;
     Ok(flows.len())
+}
+
+/// Forgets every connection, of whatever protocol, that has an address of these ranges at any end; how many there were.
+pub fn forget_ranges(socket: &mut Socket, ranges: &[Net]) -> Result<usize> {
+    let mut forgotten = 0;
+    for family in Family::ALL.into_iter().filter(|family| ranges.iter().any(|range| range.family() == *family)) {
+        let mut m = Messages::new();
+        m.begin(GET, DUMP, &header(family.number(), 0));
+        let mut found = Vec::new();
+        let wanted = |ip: &IpAddr| ranges.iter().any(|range| range.contains(*ip));
+        socket.each("list tracked connections", &m, &mut |_, body| found.extend(with_address(body, wanted)))?;
+        found.iter().try_for_each(|(original, id)| forget(socket, family, original, id))?;
+        forgotten += found.len();
+    }
+    Ok(forgotten)
+}
+
+/// Forgets a connection; one that is gone already is no error.
+fn forget(socket: &mut Socket, family: Family, original: &[u8], id: &[u8]) -> Result<()> {
+    let mut m = Messages::new();
+    m.begin(DELETE, ACK, &header(family.number(), 0));
+    let nest = m.nest(TUPLE_ORIGINAL);
+    m.raw(original);
+    m.end(nest).attr(ID, id);
+    match socket.call("forget a tracked connection", &m) {
+        Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other.map(drop),
+    }
 }

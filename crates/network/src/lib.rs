@@ -14,7 +14,6 @@
 mod cidr;
 pub mod conntrack;
 pub mod dns;
-mod ipv6;
 pub mod lane;
 pub mod link;
 mod mark;
@@ -22,14 +21,15 @@ pub mod mesh;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+mod part;
 pub mod pod;
 pub mod proxy;
 mod ranges;
 pub mod worker;
 
-pub use cidr::{Cidr, Net};
-pub use ipv6::Ipv6;
+pub use cidr::Net;
 pub use mark::Mark;
+pub use part::Part;
 
 use std::io;
 

@@ -11,7 +11,7 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -20,12 +20,12 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{NSFS_MAGIC, statfs};
 
-use crate::cidr::{Cidr, Net};
+use crate::cidr::Net;
 use crate::link::{self, End, Ipv4Conf, Settings, Way};
 use crate::mark::{Mark, NODE};
 use crate::netlink::{self, Messages, Socket};
 use crate::nft::Family;
-use crate::{Error, Ipv6, Result, netns, pod};
+use crate::{Error, Result, netns, pod};
 
 /// The node's end of its link. The rules for pods' links hold for it by the beginning of its name.
 const UPLINK: &str = "knarr0";
@@ -39,25 +39,29 @@ pub struct Worker {
     pub mark: Mark,
     /// Which of the cluster's nodes on this machine it is.
     pub number: u32,
-    /// Its pods' range; the first address is its own.
-    pub pod_cidr: Cidr,
-    /// The host's address in the cluster: the first node's.
-    pub host: Ipv4Addr,
-    /// Its IPv6, and the host's address of that; none: it has none.
-    pub ipv6: Option<(Ipv6, IpAddr)>,
+    /// What it has of each family, the first family's first.
+    pub sides: Vec<Side>,
 }
 
-/// One family of a worker: its range, its address, the host's.
-type Side = (Net, IpAddr, IpAddr);
+/// One family of a worker.
+#[derive(Clone, Copy, Debug)]
+pub struct Side {
+    /// Its pods' range; the first address is its own.
+    pub pod_cidr: Net,
+    /// The host's address in the cluster: the first node's.
+    pub host: IpAddr,
+}
+
+impl Side {
+    fn own(&self) -> IpAddr {
+        self.pod_cidr.first()
+    }
+}
 
 impl Worker {
-    fn address(&self) -> Result<Ipv4Addr> {
-        self.pod_cidr.nth(1).ok_or_else(|| Error::Config(format!("the pod range {} is too small", self.pod_cidr)))
-    }
-
-    fn sides(&self) -> Result<Vec<Side>> {
-        let v4 = (self.pod_cidr.into(), self.address()?.into(), self.host.into());
-        Ok([v4].into_iter().chain(self.ipv6.map(|(v6, host)| (v6.pod_cidr, v6.node_ip(), host))).collect())
+    /// Its address of the first family.
+    fn address(&self) -> Result<IpAddr> {
+        self.sides.first().map(Side::own).ok_or_else(|| Error::Config("the node has no range of pods".into()))
     }
 
     /// The host's end of its link.
@@ -66,7 +70,8 @@ impl Worker {
     }
 
     fn alias(&self) -> String {
-        format!("{}{NODE}{} {}", self.mark.alias(), self.number, self.pod_cidr)
+        let ranges = self.sides.iter().map(|side| side.pod_cidr.to_string()).collect::<Vec<_>>().join(" ");
+        format!("{}{NODE}{} {ranges}", self.mark.alias(), self.number)
     }
 }
 
@@ -97,53 +102,61 @@ pub fn open(worker: &Worker, space: &Path) -> Result<()> {
     }
     let has_ipv6 = link::has_ipv6();
     if has_ipv6 {
-        pod::quiet(&name, worker.ipv6.is_some())?;
+        pod::quiet(&name, worker.sides.iter().any(|side| !side.pod_cidr.is_ipv4()))?;
     }
-    let sides = worker.sides()?;
-    outside(&mut route, &sides, (&name, &alias), address, has_ipv6)?;
-    within(&mut inside, &sides, address, has_ipv6)?;
+    outside(&mut route, &worker.sides, (&name, &alias), address, has_ipv6)?;
+    within(&mut inside, &worker.sides, address, has_ipv6)?;
     pod::wait_active(&mut route, &name)
 }
 
 /// Of both ends, as of a pod's link: what the host calls from its loopback (a node port) may leave by it, and what comes by it from a
-/// loopback address is dropped by the rules. Who speaks to the host by it must be reached by it; what comes into a node comes from the host,
-/// which has looked, and its answer may go by the lane.
-const fn ipv4(sources: u32) -> [(Ipv4Conf, u32); 5] {
-    [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::AcceptRedirects, 0), (Ipv4Conf::SendRedirects, 0), (Ipv4Conf::RpFilter, sources), (Ipv4Conf::RouteLocalnet, 1)]
+/// loopback address is dropped by the rules, which are of families that the node has alone. Who speaks to the host by it must be reached by
+/// it; what comes into a node comes from the host, which has looked, and its answer may go by the lane.
+fn ipv4(sides: &[Side], sources: u32) -> [(Ipv4Conf, u32); 5] {
+    let localnet = u32::from(sides.iter().any(|side| side.pod_cidr.is_ipv4()));
+    [
+        (Ipv4Conf::Forwarding, 1),
+        (Ipv4Conf::AcceptRedirects, 0),
+        (Ipv4Conf::SendRedirects, 0),
+        (Ipv4Conf::RpFilter, sources),
+        (Ipv4Conf::RouteLocalnet, localnet),
+    ]
 }
 
 /// The host's side of the link.
-fn outside(route: &mut Socket, sides: &[Side], (name, alias): (&str, &str), address: Ipv4Addr, no_ipv6: bool) -> Result<()> {
+fn outside(route: &mut Socket, sides: &[Side], (name, alias): (&str, &str), address: IpAddr, no_ipv6: bool) -> Result<()> {
     let mut m = Messages::new();
-    link::set(&mut m, name, &Settings { up: true, alias: Some(alias), mtu: None, ipv4: &ipv4(1), no_ipv6 });
+    link::set(&mut m, name, &Settings { up: true, alias: Some(alias), mtu: None, ipv4: &ipv4(sides, 1), no_ipv6 });
     link::get(&mut m, name);
     let index = link::index_of(&route.call("set up a node's link", &m)?, name)?;
     let mut m = Messages::new();
-    for (range, own, host) in sides {
-        link::add_neighbour(&mut m, index, *own, pod::pod_mac(address));
+    for side in sides {
+        let (own, source) = (side.own(), Some(side.host));
+        link::add_neighbour(&mut m, index, own, pod::pod_mac(address));
         // Of IPv6 a router must be known to be on a link before it is one.
         if !own.is_ipv4() {
-            link::add_route(&mut m, Net::one(*own), Way::Link { index, source: Some(*host) });
+            link::add_route(&mut m, Net::one(own), Way::Link { index, source });
         }
-        link::add_route(&mut m, *range, Way::Gateway { index, router: *own, source: Some(*host) });
+        link::add_route(&mut m, side.pod_cidr, Way::Gateway { index, router: own, source });
     }
     route.call("route to a node", &m).map(drop)
 }
 
 /// The node's side of the link.
-fn within(inside: &mut Socket, sides: &[Side], address: Ipv4Addr, no_ipv6: bool) -> Result<()> {
+fn within(inside: &mut Socket, sides: &[Side], address: IpAddr, no_ipv6: bool) -> Result<()> {
     let mut m = Messages::new();
     link::up(&mut m, LOOPBACK_INDEX);
-    link::set(&mut m, UPLINK, &Settings { up: true, ipv4: &ipv4(0), no_ipv6, ..Settings::default() });
+    link::set(&mut m, UPLINK, &Settings { up: true, ipv4: &ipv4(sides, 0), no_ipv6, ..Settings::default() });
     link::get(&mut m, UPLINK);
     let index = link::index_of(&inside.call("set up the link in a node", &m)?, UPLINK)?;
     let mut m = Messages::new();
-    for (_, own, host) in sides {
+    for side in sides {
+        let (host, own) = (side.host, side.own());
         // The bridge will have it, too; the routes need it before.
-        link::add_address(&mut m, index, *own);
-        link::add_neighbour(&mut m, index, *host, pod::host_mac(address));
-        link::add_route(&mut m, Net::one(*host), Way::Link { index, source: Some(*own) });
-        link::add_route(&mut m, pod::everything(Family::of(*host)), Way::Gateway { index, router: *host, source: Some(*own) });
+        link::add_address(&mut m, index, own);
+        link::add_neighbour(&mut m, index, host, pod::host_mac(address));
+        link::add_route(&mut m, Net::one(host), Way::Link { index, source: Some(own) });
+        link::add_route(&mut m, Net::everything(Family::of(host)), Way::Gateway { index, router: host, source: Some(own) });
     }
     inside.call("set a node's address and routes", &m).map(drop)
 }
@@ -200,36 +213,41 @@ mod tests {
 
     #[test]
     fn a_node_is_joined_found_again_and_gone_without_a_trace() {
+        let side = |pod_cidr: &str, host: &str| Side { pod_cidr: pod_cidr.parse().unwrap(), host: host.parse().unwrap() };
+        let (v4, v6) = (side("10.199.1.0/24", "10.199.0.1"), side("fd00:199:0:1::/64", "fd00:199::1"));
+        comes_and_goes("both", vec![v4, v6]);
+        comes_and_goes("six", vec![v6]);
+        comes_and_goes("six-first", vec![v6, v4]);
+    }
+
+    fn comes_and_goes(test: &str, sides: Vec<Side>) {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("needs root");
             return;
         }
-        let folder = std::env::temp_dir().join(format!("knarr-worker-{}", std::process::id()));
+        let folder = std::env::temp_dir().join(format!("knarr-worker-{test}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let space = folder.join("netns");
         // In a namespace of the test's own, which stands for the host's.
         netns::fresh(|| {
             let mark = Mark::new(format!("worker-{}", std::process::id()));
-            let net = |text: &str| text.parse::<Net>().unwrap();
-            let ipv6 = Ipv6 { pod_cidr: net("fd00:199:0:1::/64"), cluster_cidr: net("fd00:199::/56"), service_cidr: net("fd00:96::/112") };
-            let host6: IpAddr = "fd00:199::1".parse().unwrap();
-            let worker =
-                Worker { mark: mark.clone(), number: 2, pod_cidr: "10.199.1.0/24".parse().unwrap(), host: [10, 199, 0, 1].into(), ipv6: Some((ipv6, host6)) };
+            let worker = Worker { mark: mark.clone(), number: 2, sides: sides.clone() };
             let mut route = Socket::open(netlink::ROUTE)?;
             let mut m = Messages::new();
             link::up(&mut m, LOOPBACK_INDEX);
-            link::add_address(&mut m, LOOPBACK_INDEX, worker.host);
-            link::add_address(&mut m, LOOPBACK_INDEX, host6);
+            sides.iter().for_each(|side| link::add_address(&mut m, LOOPBACK_INDEX, side.host));
             route.call("the host's address", &m)?;
             open(&worker, &space)?;
             let index = |route: &mut Socket| link::find(route, &worker.link()).unwrap().map(|l| (l.index, l.alias));
             let first = index(&mut route).unwrap();
-            assert_eq!(first.1, format!("{}node 2 10.199.1.0/24", mark.alias()));
+            let ranges = sides.iter().map(|side| side.pod_cidr.to_string()).collect::<Vec<_>>().join(" ");
+            assert_eq!(first.1, format!("{}node 2 {ranges}", mark.alias()));
             open(&worker, &space)?;
             assert_eq!(index(&mut route), Some(first), "what is there stays");
-            let reach_at = |own: IpAddr, any: &str, host: IpAddr| {
+            let reach_at = |Side { pod_cidr, host }: Side| {
+                let (own, any) = (pod_cidr.first(), Family::of(host).unspecified());
                 let server = netns::within(&space, || std::net::UdpSocket::bind((own, 0)).map_err(|e| Error::io("bind", e)))?;
-                let client = std::net::UdpSocket::bind(any).map_err(|e| Error::io("bind", e))?;
+                let client = std::net::UdpSocket::bind((any, 0)).map_err(|e| Error::io("bind", e))?;
                 client.send_to(b"?", server.local_addr().unwrap()).map_err(|e| Error::io("send", e))?;
                 server.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
                 let (_, from) = server.recv_from(&mut [0; 8]).map_err(|e| Error::io("hear", e))?;
@@ -238,10 +256,7 @@ mod tests {
                 client.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
                 client.recv_from(&mut [0; 8]).map_err(|e| Error::io("hear the answer", e)).map(drop)
             };
-            let reach = || {
-                reach_at(worker.address()?.into(), "0.0.0.0:0", worker.host.into())?;
-                worker.ipv6.map_or(Ok(()), |(own, host)| reach_at(own.node_ip(), "[::]:0", host))
-            };
+            let reach = || sides.iter().copied().try_for_each(reach_at);
             reach()?;
             // Somebody takes the link: both ends are gone, and come again.
             link::remove(&mut route, &worker.link())?;

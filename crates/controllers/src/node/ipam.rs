@@ -3,7 +3,8 @@
 //!
 //! Where nodes of other machines join, the nodes of the control plane's machine have the parts with the lowest numbers, each by its
 //! own ([`Machines`](crate::Machines)); then the others' are given from the end, so that both have room, and never one that a node of
-//! this machine has or is about to have.
+//! this machine has or is about to have. When such a cluster gains a second family, its nodes are given a range of that beside the one
+//! that they have. (The original's API lets no node gain a range, so it is not tried there.)
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -50,16 +51,21 @@ struct Ipam {
 
 impl Ipam {
     fn heard(&self, queue: &WorkQueue<String>, change: &Delta<Node>) {
-        concerned(&self.nodes.list(), change).into_iter().for_each(|name| queue.add(name));
+        concerned(&self.nodes.list(), change, |node| self.lacks(node)).into_iter().for_each(|name| queue.add(name));
+    }
+
+    /// Whether a node has no range, or none of a family that it may gain.
+    fn lacks(&self, node: &Node) -> bool {
+        let has = cidrs(node);
+        has.is_empty() || self.machines.is_some() && self.pools.iter().any(|pool| pool.of(&has).is_none())
     }
 }
 
 /// The nodes that a change may give a range: the one that changed, or, when one that had a range goes, all that lack one.
-fn concerned(nodes: &[Arc<Node>], change: &Delta<Node>) -> Vec<String> {
-    let lacks = |node: &Node| cidrs(node).is_empty();
+fn concerned(nodes: &[Arc<Node>], change: &Delta<Node>, lacks: impl Fn(&Node) -> bool) -> Vec<String> {
     match change {
         Delta::Added(node) | Delta::Updated { new: node, .. } if lacks(node) => vec![node.name().to_owned()],
-        Delta::Deleted(gone) if !lacks(gone) => nodes.iter().filter(|n| lacks(n)).map(|n| n.name().to_owned()).collect(),
+        Delta::Deleted(gone) if !cidrs(gone).is_empty() => nodes.iter().filter(|n| lacks(n)).map(|n| n.name().to_owned()).collect(),
         _ => Vec::new(),
     }
 }
@@ -70,14 +76,14 @@ impl Controller for Ipam {
 
     async fn reconcile(&self, name: &String) -> Step {
         let nodes = self.nodes.list();
-        self.given.lock().retain(|(node, _)| nodes.iter().any(|n| n.name() == node && cidrs(n).is_empty()));
-        let Some(node) = self.nodes.get("", name).filter(|n| cidrs(n).is_empty() && !n.is_deleting()) else { return Ok(None) };
+        self.given.lock().retain(|(node, _)| nodes.iter().any(|n| n.name() == node && self.lacks(n)));
+        let Some(node) = self.nodes.get("", name).filter(|n| self.lacks(n) && !n.is_deleting()) else { return Ok(None) };
         // Until the range is written no node of this machine is added that could have it.
         let held = match &self.machines {
             Some(machines) => Some(machines.held().await?),
             None => None,
         };
-        let free = self.free(name, &nodes, held.as_ref());
+        let free = self.free(&node, &nodes, held.as_ref());
         let Some(free) = free else {
             let message = format!("Node {name} status is now: CIDRNotAvailable");
             self.recorder.event(&reference(&node), EventType::Normal, "CIDRNotAvailable", message);
@@ -93,8 +99,9 @@ impl Controller for Ipam {
 }
 
 impl Ipam {
-    /// A part of each range for a node; its own if it is of this machine.
-    fn free(&self, name: &str, nodes: &[Arc<Node>], held: Option<&Held>) -> Option<Vec<String>> {
+    /// A part of each range for a node: the one that it has, or one that is free; its own if it is of this machine.
+    fn free(&self, node: &Node, nodes: &[Arc<Node>], held: Option<&Held>) -> Option<Vec<String>> {
+        let (name, has) = (node.name(), cidrs(node));
         if let Some(own) = held.and_then(|held| held.nodes.get(name)) {
             return Some(own.clone());
         }
@@ -103,7 +110,7 @@ impl Ipam {
         let reserved = held.iter().flat_map(|held| held.nodes.values().flatten()).map(String::as_str);
         let mut taken: Vec<Range> = given.chain(reserved).filter_map(Range::parse).collect();
         taken.extend(nodes.iter().flat_map(|node| cidrs(node)).filter_map(|text| Range::parse(&text)));
-        self.pools.iter().map(|pool| pool.free(&taken, held.is_some())).collect()
+        self.pools.iter().map(|pool| pool.of(&has).or_else(|| pool.free(&taken, held.is_some()))).collect()
     }
 }
 
@@ -122,6 +129,11 @@ impl Pool {
         let prefix: u8 = text.split_once('/')?.1.parse().ok()?;
         let (bits, part) = if range.is_ipv4() { (32, mask) } else { (128, mask_v6) };
         (prefix <= part && part <= bits).then_some(Self { range, bits, prefix, part })
+    }
+
+    /// The one of a node's ranges that is of this family.
+    fn of(self, ranges: &[String]) -> Option<String> {
+        ranges.iter().find(|text| Range::parse(text).is_some_and(|range| range.is_ipv4() == self.range.is_ipv4())).cloned()
     }
 
     /// The first part that has no address in common with what is taken; the last if it is looked for from the end.
@@ -166,9 +178,34 @@ mod tests {
             Arc::new(serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"podCIDR": range}})).unwrap_or_default())
         };
         let left = [node("a", Some("10.0.0.0/24")), node("waits", None)];
-        assert_eq!(concerned(&left, &Delta::Deleted(node("gone", Some("10.0.1.0/24")))), ["waits"]);
-        assert_eq!(concerned(&left, &Delta::Added(left[1].clone())), ["waits"]);
-        assert!(concerned(&left, &Delta::Added(left[0].clone())).is_empty() && concerned(&left, &Delta::Deleted(node("gone", None))).is_empty());
+        let concerned = |change: Delta<Node>| concerned(&left, &change, |node| cidrs(node).is_empty());
+        assert_eq!(concerned(Delta::Deleted(node("gone", Some("10.0.1.0/24")))), ["waits"]);
+        assert_eq!(concerned(Delta::Added(left[1].clone())), ["waits"]);
+        assert!(concerned(Delta::Added(left[0].clone())).is_empty() && concerned(Delta::Deleted(node("gone", None))).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_node_gains_a_range_of_a_second_family_where_the_cluster_is_knarrs() {
+        use crate::fake::Fake;
+        use crate::machines::tests::machines;
+        let node = |name: &str, ranges: &[&str]| -> Node {
+            client::typed(&json!({"metadata": {"name": name}, "spec": {"podCIDR": ranges[0], "podCIDRs": ranges}})).expect("a node")
+        };
+        let written = async |machines| {
+            let fake = Fake::new(|_, _| (200, json!({"kind": "Node", "apiVersion": "v1", "metadata": {}})));
+            let client = fake.client();
+            let nodes = [node("a", &["10.244.255.0/24"]), node("b", &["10.244.254.0/24", "fd00:1:0:ff::/64"])];
+            let pools = ["10.244.0.0/16", "fd00:1::/56"].map(|text| Pool::parse(text, 24, 64).expect("a range")).to_vec();
+            let recorder = Recorder::new(client.clone(), "cidrAllocator", "");
+            let ipam = Ipam { recorder, client, nodes: Informer::fixed(nodes), pools, machines, given: Mutex::default() };
+            for name in ["a", "b"] {
+                ipam.reconcile(&name.to_owned()).await.expect("a step");
+            }
+            fake.written()
+        };
+        let all = written(Some(machines(&[]))).await;
+        assert!(all.len() == 1 && all[0].starts_with("PATCH /api/v1/nodes/a ") && all[0].contains(r#"["10.244.255.0/24","fd00:1:0:fe::/64"]"#), "{all:?}");
+        assert_eq!(written(None).await, [""; 0]);
     }
 
     #[tokio::test]

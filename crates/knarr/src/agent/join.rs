@@ -52,11 +52,11 @@ pub async fn first(command: &Agent, cluster: &Cluster, token: Option<&Token>, st
         );
     }
     // Before anybody is told of it.
-    let ip = match command.node_ip {
-        Some(ip) => ip,
-        None => server::own_address(&command.join).await?,
+    let ips = match &command.node_ip[..] {
+        [] => vec![server::own_address(&command.join).await?],
+        told => told.to_vec(),
     };
-    server::check(ip, &server::addresses()?, &[])?;
+    server::check_all(&ips, &server::addresses()?, &[])?;
     let (info, answers) = discovery::discover(&command.join, &Trust { token, hashes: &command.hashes }).await?;
     steps.done(&format!("the cluster at {} is known by its authority", info.server));
     let name = command.node_name.clone().unwrap_or_else(host::name);
@@ -143,7 +143,7 @@ fn joining(name: &str) -> anyhow::Error {
 /// Makes the Node object, so that it gets its ranges of pods, or takes one that nobody is any more.
 async fn announce(client: &Client, command: &Agent, cluster: &Cluster, joined: &Joined, was: Was) -> anyhow::Result<()> {
     let name = &joined.node;
-    match client.all::<Node>().create(&fresh(command, &cluster.data, joined, None)).await {
+    match client.all::<Node>().create(&fresh(command, &cluster.data, joined, &[])).await {
         // Somebody has taken the name since.
         Err(error) if error.is_already_exists() && was == Was::Absent => Err(taken(name)),
         Err(error) if error.is_already_exists() => take(client, joined).await,
@@ -181,13 +181,13 @@ impl Joined {
     }
 }
 
-/// Makes the Node object of a node that has joined, if somebody has deleted it: with the range that it had, or where another node has that
-/// by now without one.
+/// Makes the Node object of a node that has joined, if somebody has deleted it: with the ranges that it had, or where another node has one
+/// of them by now without any.
 pub async fn announced(client: &Client, command: &Agent, cluster: &Cluster, joined: &Joined) -> client::Result<()> {
     let nodes = client.all::<Node>();
-    let of = |range| fresh(command, &cluster.data, joined, range);
-    let made = match nodes.create(&of(joined.ranges.first().cloned())).await {
-        Err(error) if error.is_forbidden() && !joined.ranges.is_empty() => nodes.create(&of(None)).await,
+    let of = |ranges| fresh(command, &cluster.data, joined, ranges);
+    let made = match nodes.create(&of(&joined.ranges)).await {
+        Err(error) if error.is_forbidden() && !joined.ranges.is_empty() => nodes.create(&of(&[])).await,
         made => made,
     };
     match made {
@@ -196,12 +196,12 @@ pub async fn announced(client: &Client, command: &Agent, cluster: &Cluster, join
     }
 }
 
-fn fresh(command: &Agent, data: &Path, joined: &Joined, range: Option<String>) -> Node {
+fn fresh(command: &Agent, data: &Path, joined: &Joined, ranges: &[String]) -> Node {
     // Its address is told with its status.
     let mut config = kubelet::Config::new(&joined.node, std::net::Ipv4Addr::UNSPECIFIED.into(), data.join("kubelet"));
     config.labels = command.labels.iter().cloned().collect();
     config.taints = command.taints.clone();
-    config.pod_cidrs = range.into_iter().collect();
+    config.pod_cidrs = ranges.to_vec();
     let mut node = kubelet::node::fresh(&config);
     if !joined.machine.is_empty() {
         node.metadata.annotations.get_or_insert_default().insert(MACHINE.to_owned(), joined.machine.clone());
@@ -307,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_node_is_made_with_its_labels_and_taints_and_without_a_range() {
-        let node = fresh(&command(&["--labels=topology.kubernetes.io/zone=z", "--taints=a=b:NoSchedule,c:NoExecute"]), Path::new("/d"), &joined(), None);
+        let node = fresh(&command(&["--labels=topology.kubernetes.io/zone=z", "--taints=a=b:NoSchedule,c:NoExecute"]), Path::new("/d"), &joined(), &[]);
         assert!(node.annotation(MACHINE) == Some("own") && !joined().is_of_another(&node) && !joined().is_of_another(&Node::default()));
         assert!(Joined { machine: "other".into(), ..joined() }.is_of_another(&node) && !Joined { machine: String::new(), ..joined() }.is_of_another(&node));
         let spec = node.spec.unwrap();
@@ -317,7 +317,7 @@ mod tests {
         );
         assert!(spec.pod_cidr.is_none() && spec.pod_cidrs.is_none() && node.status.is_none());
         assert_eq!(node.metadata.labels.unwrap()["topology.kubernetes.io/zone"], "z");
-        let again = fresh(&command(&[]), Path::new("/d"), &joined(), Some("10.244.7.0/24".into())).spec.unwrap();
+        let again = fresh(&command(&[]), Path::new("/d"), &joined(), &["10.244.7.0/24".to_owned()]).spec.unwrap();
         assert_eq!((again.pod_cidr.as_deref(), again.pod_cidrs), (Some("10.244.7.0/24"), Some(vec!["10.244.7.0/24".to_owned()])));
         for wrong in [
             &["--taints=a:Sometimes"][..],

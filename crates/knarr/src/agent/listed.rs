@@ -6,7 +6,7 @@ use crate::dns_probe;
 use client::{Client, Informers, Meta as _, Patch, PatchParams};
 use k8s_openapi::api::core::v1::Node;
 use serde_json::json;
-use std::{convert::Infallible, net::Ipv4Addr, time::Duration};
+use std::{convert::Infallible, net::IpAddr, time::Duration};
 use tokio::sync::watch;
 
 /// The annotation: an address, at whose port 53 it answers.
@@ -18,7 +18,7 @@ const AGAIN_MAX: Duration = Duration::from_secs(10);
 /// A node's DNS.
 pub struct Answers {
     /// Where it answers.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// For which domain.
     pub domain: String,
     /// What tells that it does.
@@ -34,7 +34,7 @@ pub async fn keep(client: Client, informers: &Informers, node: &str, dns: Option
             return std::future::pending().await;
         }
         // Where another program has the port it is at another one, which nobody is told of.
-        dns_probe::answering(address.into(), &domain).await;
+        dns_probe::answering(address, &domain).await;
         wanted = Some(address.to_string());
     }
     let mut pause = AGAIN_MIN;

@@ -82,8 +82,18 @@ fn toward(server: SocketAddr) -> std::io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
+/// Refuses addresses that are none of a node's: one, or one of each family. `own` and `ranges` are as in [`check`].
+pub fn check_all(ips: &[IpAddr], own: &[IpAddr], ranges: &[Net]) -> anyhow::Result<()> {
+    match ips {
+        [_] => {}
+        [one, other] if one.is_ipv4() != other.is_ipv4() => {}
+        _ => bail!("--node-ip takes one address, or one of each family"),
+    }
+    ips.iter().try_for_each(|ip| check(*ip, own, ranges))
+}
+
 /// Refuses an address by which no other machine reaches this one: `own` are this machine's, `ranges` those of pods and Services.
-pub fn check(ip: IpAddr, own: &[IpAddr], ranges: &[Net]) -> anyhow::Result<()> {
+fn check(ip: IpAddr, own: &[IpAddr], ranges: &[Net]) -> anyhow::Result<()> {
     let ask = "say another by --node-ip";
     if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() {
         bail!(
@@ -127,10 +137,14 @@ mod tests {
 
     #[test]
     fn an_address_that_cannot_work_is_refused() {
-        let own: Vec<IpAddr> = ["192.0.2.2", "10.244.0.1"].map(|ip| ip.parse().unwrap()).to_vec();
+        let own: Vec<IpAddr> = ["192.0.2.2", "192.0.2.8", "10.244.0.1", "2001:db8::2"].map(|ip| ip.parse().unwrap()).to_vec();
         let ranges: Vec<Net> = ["10.244.0.0/16", "10.96.0.0/16"].map(|r| r.parse().unwrap()).to_vec();
-        let check = |ip: &str| check(ip.parse().unwrap(), &own, &ranges);
+        let all = |ips: &[&str]| check_all(&ips.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<_>>(), &own, &ranges);
+        let check = |ip: &str| all(&[ip]);
         check("192.0.2.2").unwrap();
+        all(&["2001:db8::2", "192.0.2.2"]).unwrap();
+        assert!(all(&["192.0.2.2", "192.0.2.8"]).unwrap_err().to_string().contains("one of each family") && all(&[]).is_err());
+        assert!(all(&["192.0.2.2", "2001:db8::3"]).unwrap_err().to_string().contains("no address 2001:db8::3"));
         for (ip, why) in [
             ("127.0.0.1", "not reached"),
             ("::1", "not reached"),

@@ -2,9 +2,9 @@
 //!
 //! | key | what it says |
 //! | --- | --- |
-//! | `clusterCIDR` | all pods' ranges, one or two |
-//! | `serviceCIDR` | the Services' |
-//! | `clusterDNS` | the addresses of the cluster's DNS; empty: it has none [the tenth of the Services'] |
+//! | `clusterCIDR` | all pods' ranges, one or one of each family, the first family's first |
+//! | `serviceCIDR` | the Services'; nodes have the families that both have |
+//! | `clusterDNS` | the addresses of the cluster's DNS; empty: it has none [the tenth of the Services' first range] |
 //! | `clusterDomain` | its domain [`cluster.local`] |
 //! | `podNetwork` | how machines' pods are joined: `vxlan`, `routes`, `none` [`vxlan`] |
 //! | `disabled` | the parts of a node that are somebody else's: `proxy`, `dns` |
@@ -17,7 +17,7 @@ use crate::{
     node_rights::{NAME, NAMESPACE},
 };
 use anyhow::{Context as _, bail};
-use network::{Cidr, Net, mesh::Kind};
+use network::{Net, mesh::Kind};
 use std::{collections::BTreeMap, net::IpAddr};
 
 /// As it is told and kept.
@@ -26,9 +26,9 @@ pub type Data = BTreeMap<String, String>;
 /// What it says, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// All pods' ranges.
+    /// All pods' ranges, of the families that both have.
     pub pods: Vec<Net>,
-    /// The Services'.
+    /// The Services', of the same families.
     pub services: Vec<Net>,
     /// Whom pods ask for names.
     pub dns: Vec<IpAddr>,
@@ -48,10 +48,11 @@ fn ranges(data: &Data, key: &str, flag: &str) -> anyhow::Result<Vec<Net>> {
     let text = data.get(key).with_context(|| format!("nobody says the cluster's {key}, neither {NAMESPACE}/{NAME} nor kubeadm: {flag} does"))?;
     let all = text.split(',').map(str::trim).filter(|t| !t.is_empty());
     let all = all.map(|t| t.parse::<Net>().with_context(|| format!("{key} of the cluster"))).collect::<anyhow::Result<Vec<_>>>()?;
-    if !all.iter().any(|net| net.is_ipv4()) {
-        bail!("{key} of the cluster has no range of IPv4, which a node of this version needs");
+    match all[..] {
+        [_] => Ok(all),
+        [one, other] if one.is_ipv4() != other.is_ipv4() => Ok(all),
+        _ => bail!("{key} of the cluster is neither one range nor one of each family"),
     }
-    Ok(all)
 }
 
 /// Parts that a node can do without; others are the control plane's.
@@ -64,17 +65,16 @@ fn parts(text: &str) -> Vec<Component> {
     text.split(',').filter_map(|name| named(name.trim())).collect()
 }
 
-fn ipv4(ranges: &[Net]) -> anyhow::Result<Cidr> {
-    let first = ranges.iter().find(|net| net.is_ipv4()).context("there is no range of IPv4")?;
-    Ok(first.to_string().parse()?)
-}
-
 impl Settings {
     /// Reads what is told.
     pub fn read(data: &Data) -> anyhow::Result<Settings> {
-        let (pods, services) = (ranges(data, "clusterCIDR", "--cluster-cidr")?, ranges(data, "serviceCIDR", "--service-cidr")?);
+        let (all, services) = (ranges(data, "clusterCIDR", "--cluster-cidr")?, ranges(data, "serviceCIDR", "--service-cidr")?);
+        let of = |pods: Net| Some((pods, services.iter().copied().find(|range| range.family() == pods.family())?));
+        let (pods, services): (Vec<Net>, Vec<Net>) = all.iter().filter_map(|pods| of(*pods)).unzip();
+        let first = services.first().filter(|_| pods.first() == all.first());
+        let first = first.with_context(|| format!("serviceCIDR of the cluster has no range of the family of its pods' first ({})", all[0]))?;
         let dns = match data.get("clusterDNS") {
-            None => ipv4(&services)?.nth(10).map(IpAddr::V4).into_iter().collect(),
+            None => first.nth(10).into_iter().collect(),
             Some(all) => all
                 .split(',')
                 .map(str::trim)
@@ -104,12 +104,18 @@ impl Settings {
 
     /// Its addresses, as they are kept for a cluster of this machine; so others that start here choose other ones.
     pub fn plan(&self, cluster: &Cluster, port: u16) -> anyhow::Result<Plan> {
-        let (pods, services) = (ipv4(&self.pods)?, ipv4(&self.services)?);
+        let (Some(pods), Some(services)) = (self.pods.first(), self.services.first()) else { bail!("the cluster has no ranges") };
         // As the file has it: what it says of clusters that have their control plane here is left out.
         Ok(serde_json::from_value(serde_json::json!({
             "name": cluster.name, "data": cluster.data, "port": port,
             "pods": pods.base(), "pods_prefix": pods.prefix(), "services": services.base(), "services_prefix": services.prefix(),
+            "second": self.pods.get(1).zip(self.services.get(1)).map(|(pods, services)| [pods.to_string(), services.to_string()]),
         }))?)
+    }
+
+    /// All ranges of the cluster.
+    pub fn ranges(&self) -> Vec<Net> {
+        [&self.pods[..], &self.services].concat()
     }
 }
 
@@ -134,8 +140,12 @@ mod tests {
     #[test]
     fn what_the_control_plane_publishes_is_read() {
         let settings = read(&[]).unwrap();
-        assert_eq!((settings.pods.len(), settings.kind), (2, Kind::Routes));
+        assert_eq!((settings.pods.len(), settings.kind), (1, Kind::Routes), "Services have the first family alone");
         assert!(settings.is_signed_for && settings.reads_all);
+        let both = read(&[("clusterCIDR", "fd00:1::/56,10.244.0.0/16"), ("serviceCIDR", "10.96.0.0/16,fd00:2::/112"), ("clusterDNS", "-")]).unwrap();
+        let cluster = Cluster { name: "n".into(), data: "/d".into(), run: "/r".into() };
+        let plan = both.plan(&cluster, 6443).unwrap();
+        assert_eq!((plan.pod_cidrs(), plan.service_cidrs(), vec![plan.dns_ip()]), (both.pods.clone(), both.services, both.dns));
         assert_eq!(read(&[("disabled", "storage,dns")]).unwrap().disabled, [Component::Dns]);
         let usual = read(&[("clusterDNS", "-"), ("clusterDomain", "-"), ("podNetwork", "-")]).unwrap();
         assert_eq!(usual, Settings { kind: Kind::Vxlan, ..settings.clone() });
@@ -158,7 +168,9 @@ mod tests {
     fn what_cannot_be_done_is_refused_in_words() {
         for (key, value, why) in [
             ("clusterCIDR", "-", "nobody says the cluster's clusterCIDR"),
-            ("clusterCIDR", "fd00::/56", "no range of IPv4"),
+            ("clusterCIDR", "fd00::/56", "no range of the family of its pods' first"),
+            ("clusterCIDR", "fd00:10:244::/56,10.244.0.0/16", "no range of the family of its pods' first"),
+            ("clusterCIDR", "10.0.0.0/16,10.1.0.0/16", "neither one range nor one of each family"),
             ("serviceCIDR", "somewhere", "serviceCIDR of the cluster"),
             ("clusterDNS", "ns.example.com", "\"ns.example.com\" is no address"),
             ("podNetwork", "flannel", "podNetwork of the cluster"),

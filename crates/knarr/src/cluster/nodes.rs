@@ -150,9 +150,9 @@ mod tests {
         wishes.retain(|wish| wish.number != 4);
         assert_eq!(add(&mut wishes, 1, "h", &BTreeMap::new(), |n| n != 3).unwrap(), named(&[4]));
         let plan = Plan::nth("c", std::path::Path::new("/d"), 0);
-        let range = |number| plan.node_range(number).map(|range| range.to_string());
+        let range = |number| plan.parts(number).ok().map(|parts| parts[0].pod_cidr.to_string());
         assert_eq!([range(FIRST), range(2), range(0)], [Some("10.244.0.0/24".to_owned()), Some("10.244.1.0/24".to_owned()), None]);
-        let inside = |number| plan.node_range(number).is_some();
+        let inside = |number| plan.parts(number).is_ok();
         assert!(at_least(&mut wishes, 3, "h", inside).unwrap_err().to_string().contains("has 4 nodes"));
         at_least(&mut wishes, 5, "h", inside).unwrap();
         assert_eq!(wishes.iter().map(|wish| wish.number).collect::<Vec<_>>(), [2, 5, 4, 3]);
@@ -161,7 +161,7 @@ mod tests {
         at_least(&mut wishes, 5, "h", inside).unwrap();
         assert_eq!(wishes.last().map(|wish| wish.number), Some(6), "one that goes is none, and its number is not free yet");
         let narrow = Plan { pods_prefix: 23, ..plan.clone() };
-        let inside = |number| narrow.node_range(number).is_some();
+        let inside = |number| narrow.parts(number).is_ok();
         assert!(at_least(&mut Vec::new(), 3, "h", inside).is_err(), "a range of two parts has two nodes");
         at_least(&mut Vec::new(), 2, "h", inside).unwrap();
     }

@@ -7,7 +7,7 @@ use super::{
 };
 use std::{
     fs,
-    net::Ipv4Addr,
+    net::IpAddr,
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
 };
 
@@ -161,10 +161,18 @@ const ROUTES: &str = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\t
     eth0\t0000F40A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
     vpn\t0000000A\t00000000\t0001\t0\t0\t0\t000000FF\t0\t0\t0\n";
 
+const ROUTES6: &str = "\
+    fd000010024400010000000000000000 40 00000000000000000000000000000000 00 00000000000000000000000000000000 00000100 00000001 00000000 00000001     eth0\n\
+    fd000000000000000000000000000000 10 00000000000000000000000000000000 00 fe800000000000000000000000000001 00000400 00000001 00000000 00000003     vpn0\n\
+    fd000010009600000000000000000001 80 00000000000000000000000000000000 00 00000000000000000000000000000000 00000000 00000002 00000000 80200001       lo\n\
+    00000000000000000000000000000000 00 00000000000000000000000000000000 00 00000000000000000000000000000000 ffffffff 00000001 00000000 00200200       lo\n";
+
 #[test]
 fn routes_of_others_are_respected_and_wide_ones_are_in_nobodys_way() {
-    let taken = Taken::of(ROUTES, &[("lan", Ipv4Addr::new(10, 131, 0, 7))]);
+    let taken = Taken::of(ROUTES, ROUTES6, &[("lan", [10, 131, 0, 7].into())]);
     let by = |range: &str| taken.by(range.parse().unwrap());
+    assert!(by("fd00:10:244::/56").unwrap().contains("fd00:10:244:1::/64 by eth0"));
+    assert_eq!(by("fd00:10:96::/112"), None, "an address of this host is no route, and what holds it is wide");
     assert!(by("10.244.0.0/16").unwrap().contains("10.244.0.0/24 by eth0"));
     assert_eq!(by("10.129.0.0/16"), None, "a VPN's 10.0.0.0/8 is less specific than a cluster's routes");
     assert!(by("10.131.0.0/16").unwrap().contains("lan has the address 10.131.0.7"));
@@ -175,7 +183,7 @@ fn what_the_cluster_itself_has_left_is_in_nobodys_way() {
     let routes = format!("{ROUTES}*\t0001810A\t00000000\t0201\t0\t0\t0\t00FFFFFF\t0\t0\t0\nknarr-one\t0000210A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n");
     let aliases = || [("knarr-one", "knarr:one/bridge 10.129.1.0/24 forward\n"), ("eth0", "")].map(|(l, a)| (l.to_owned(), a.to_owned())).into_iter();
     let by = |mark: &str, range: &str| {
-        let taken = Taken::of(&routes, &[("knarr-one", Ipv4Addr::new(10, 129, 1, 1))]).without(mark, aliases());
+        let taken = Taken::of(&routes, "", &[("knarr-one", [10, 129, 1, 1].into())]).without(mark, aliases());
         taken.by(range.parse().unwrap())
     };
     for range in ["10.129.0.0/16", "10.33.0.0/16"] {
@@ -190,10 +198,13 @@ fn node_ports_are_served_where_they_are_asked_for() {
     use crate::serve::node_ports;
     use network::proxy::NodePortAddresses::{All, Only};
     let (first, further) = (Plan::nth("c", Path::new("/d"), 0), Plan::nth("c", Path::new("/d"), 3));
-    let lan = Ipv4Addr::new(192, 168, 1, 2);
-    let ports = |plan: &Plan, asked: &[Ipv4Addr]| node_ports(&[plan.node_ip().into()], plan.is_first(), asked);
-    assert_eq!([ports(&first, &[]), ports(&further, &[Ipv4Addr::UNSPECIFIED])], [All, All]);
-    assert_eq!([ports(&further, &[]), ports(&first, &[lan])], [Only(vec![further.node_ip().into()]), Only(vec![first.node_ip().into(), lan.into()])]);
+    let lan = IpAddr::from([192, 168, 1, 2]);
+    let ports = |plan: &Plan, asked: &[IpAddr]| node_ports(&plan.node_ips(), plan.is_first(), asked);
+    assert_eq!(["0.0.0.0", "::"].map(|any| ports(&further, &[any.parse().unwrap()])), [All, All]);
+    assert_eq!([ports(&first, &[]), ports(&further, &[])], [All, Only(vec![further.node_ip()])]);
+    assert_eq!(ports(&first, &[lan]), Only(vec![first.node_ip(), lan]));
+    let six = Plan { pods: "fd00:1::".parse().unwrap(), pods_prefix: 56, ..Plan::nth("knarr", Path::new("/d"), 0) };
+    assert_eq!(ports(&six, &[]), All, "the default cluster, whatever its addresses");
 }
 
 #[test]
@@ -206,69 +217,144 @@ fn clusters_side_by_side_share_nothing() {
     assert_eq!((plans[0].pod_cidr().to_string().as_str(), plans[0].dns_ip().to_string().as_str()), ("10.244.0.0/16", "10.96.0.10"));
 }
 
+fn net(text: &str) -> network::Net {
+    text.parse().unwrap()
+}
+
+/// What flags with these ranges ask for.
+fn asked(pods: &[&str], services: &[&str]) -> anyhow::Result<Ranges> {
+    let nets = |all: &[&str]| all.iter().map(|text| net(text)).collect::<Vec<_>>();
+    Ranges::of(&nets(pods), &nets(services))
+}
+
+fn told<T: std::fmt::Debug>(outcome: anyhow::Result<T>) -> String {
+    format!("{:#}", outcome.unwrap_err())
+}
+
+fn ranges_of(plan: &Plan, number: u32) -> Vec<String> {
+    plan.parts(number).unwrap().iter().map(|part| part.pod_cidr.to_string()).collect()
+}
+
 #[test]
 fn ranges_are_asked_for_once() {
     let folder = Folder::new("ranges");
     let cluster = Cluster { name: "r".into(), data: folder.0.clone(), run: folder.0.join("run") };
-    let ranges = |pods: &str, services: &str| Ranges { pods: pods.parse().ok(), services: services.parse().ok(), ..Ranges::default() };
-    let told = |outcome: anyhow::Result<Plan>| format!("{:#}", outcome.unwrap_err());
-    let plan = choose(&cluster.name, &cluster.data, &ranges("172.30.0.0/17", "172.31.0.0/20"), &[]).unwrap();
-    assert_eq!(
-        (plan.pod_cidr().to_string(), plan.node_cidr().to_string(), plan.dns_ip()),
-        ("172.30.0.0/17".into(), "172.30.0.0/24".into(), [172, 31, 0, 10].into())
-    );
-    assert!(told(choose(&cluster.name, &cluster.data, &ranges("172.30.0.0/16", "172.30.8.0/24"), &[])).contains("addresses in common"));
-    assert!(told(choose(&cluster.name, &cluster.data, &ranges("172.0.0.0/8", "10.1.0.0/16"), &[])).contains("prefix of 8 bits"));
+    let choose = |ranges: anyhow::Result<Ranges>, others: &[Plan]| choose(&cluster.name, &cluster.data, &ranges?, others);
+    let plan = choose(asked(&["172.30.0.0/17"], &["172.31.0.0/20"]), &[]).unwrap();
+    assert_eq!((plan.pod_cidr(), ranges_of(&plan, 1), plan.dns_ip()), (net("172.30.0.0/17"), vec!["172.30.0.0/24".to_owned()], [172, 31, 0, 10].into()));
+    assert_eq!(plan.first(), plan.parts(1).unwrap());
+    assert!(told(choose(asked(&["172.30.0.0/16"], &["172.30.8.0/24"]), &[])).contains("addresses in common"));
+    assert!(told(choose(asked(&["172.0.0.0/8"], &["10.1.0.0/16"]), &[])).contains("prefix of 8 bits"));
     let other = Plan { name: "o".into(), ..plan.clone() };
-    assert!(told(choose(&cluster.name, &cluster.data, &ranges("172.30.64.0/18", ""), &[other])).contains("the cluster \"o\""));
+    assert!(told(choose(asked(&["172.30.64.0/18"], &[]), &[other])).contains("the cluster \"o\""));
     fs::create_dir_all(&cluster.run).unwrap();
     cluster.keep(&plan).unwrap();
-    assert_eq!(choose(&cluster.name, &cluster.data, &Ranges::default(), &[]).unwrap(), plan, "what was chosen is kept");
-    assert!(told(choose(&cluster.name, &cluster.data, &ranges("172.29.0.0/16", ""), &[])).contains("chosen at its first start"));
+    assert_eq!(choose(Ok(Ranges::default()), &[]).unwrap(), plan, "what was chosen is kept");
+    assert!(told(choose(asked(&["172.29.0.0/16"], &[]), &[])).contains("chosen at its first start"));
 }
 
 #[test]
 fn a_second_family_may_come_later_and_stays() {
     let folder = Folder::new("families");
     let cluster = Cluster { name: "f".into(), data: folder.0.clone(), run: folder.0.join("run") };
-    let net = |text: &str| text.parse::<network::Net>().unwrap();
-    let of =
-        |pods: &[&str], services: &[&str]| Ranges::of(&pods.iter().map(|t| net(t)).collect::<Vec<_>>(), &services.iter().map(|t| net(t)).collect::<Vec<_>>());
-    let told = |outcome: anyhow::Result<Plan>| format!("{:#}", outcome.unwrap_err());
     let choose = |ranges: &Ranges, others: &[Plan]| choose(&cluster.name, &cluster.data, ranges, others);
-    let one = of(&["172.30.0.0/16"], &["172.31.0.0/16"]).unwrap();
+    let one = asked(&["172.30.0.0/16"], &["172.31.0.0/16"]).unwrap();
     let plan = choose(&one, &[]).unwrap();
-    assert_eq!(plan.ipv6_of(plan.node_cidr()), None);
+    assert_eq!(plan.first().len(), 1);
     fs::create_dir_all(&cluster.run).unwrap();
     cluster.keep(&plan).unwrap();
-    let two = of(&["172.30.0.0/16", "fd00:f:a::/56"], &["172.31.0.0/16", "fd00:f:b::/112"]).unwrap();
+    let two = asked(&["172.30.0.0/16", "fd00:f:a::/56"], &["172.31.0.0/16", "fd00:f:b::/112"]).unwrap();
     let plan = choose(&two, &[]).unwrap();
     cluster.keep(&plan).unwrap();
-    let third = plan.ipv6_of(plan.node_range(3).unwrap()).unwrap();
-    assert_eq!((third.pod_cidr, third.node_ip().to_string()), (net("fd00:f:a:2::/64"), "fd00:f:a:2::1".to_owned()));
-    assert_eq!((third.cluster_cidr, third.service_cidr), (net("fd00:f:a::/56"), net("fd00:f:b::/112")));
-    assert_eq!(plan.ipv6_of("172.30.255.0/24".parse().unwrap()).map(|v6| v6.pod_cidr), Some(net("fd00:f:a:ff::/64")));
-    let small = Plan { ipv6: Some((net("fd00:f:a::/64"), net("fd00:f:b::/112"))), ..plan.clone() };
-    assert!(small.ipv6_part(small.node_cidr()).unwrap().is_some());
-    let why = small.ipv6_part(small.node_range(2).unwrap()).unwrap_err().to_string();
-    assert_eq!(why, "the range fd00:f:a::/64 has no part for it: a node has a /64");
-    for ranges in [Ranges::default(), one, two] {
+    assert_eq!(ranges_of(&plan, 3), ["172.30.2.0/24", "fd00:f:a:2::/64"]);
+    let third = plan.parts(3).unwrap()[1];
+    assert_eq!((third.node_ip().to_string().as_str(), third.cluster_cidr, third.service_cidr), ("fd00:f:a:2::1", net("fd00:f:a::/56"), net("fd00:f:b::/112")));
+    let small = Plan { second: Some((net("fd00:f:a::/64"), net("fd00:f:b::/112"))), ..plan.clone() };
+    assert_eq!(small.parts(1).unwrap().len(), 2);
+    assert_eq!(told(small.parts(2)), "the range fd00:f:a::/64 has no part for node 2: a node has a /64");
+    for ranges in [Ranges::default(), one, two.clone()] {
         assert_eq!(choose(&ranges, &[]).unwrap(), plan, "what was chosen is kept");
     }
-    let other = of(&["172.30.0.0/16", "fd00:f:c::/56"], &["172.31.0.0/16", "fd00:f:b::/112"]).unwrap();
-    assert!(told(choose(&other, &[])).contains("172.30.0.0/16,fd00:f:a::/56 for pods"));
+    let other = asked(&["172.30.0.0/16", "fd00:f:c::/56"], &["172.31.0.0/16", "fd00:f:b::/112"]).unwrap();
+    assert!(told(choose(&other, &[])).contains("172.30.0.0/16,fd00:f:a::/56 for pods, /24,/64 for each node's"));
     let beside = Plan { name: "o".into(), port: 1, ..Plan::nth("o", &folder.0, 7) };
     assert!(choose(&two, std::slice::from_ref(&beside)).is_ok());
-    assert!(told(choose(&two, &[Plan { ipv6: plan.ipv6, ..beside }])).contains("the cluster \"o\""));
+    assert!(told(choose(&two, &[Plan { second: plan.second, ..beside }])).contains("the cluster \"o\""));
+}
+
+#[test]
+fn ipv6_may_be_the_first_family_or_the_only_one() {
+    let folder = Folder::new("six");
+    let cluster = Cluster { name: "s".into(), data: folder.0.clone(), run: folder.0.join("run") };
+    let choose = |ranges: &Ranges| choose(&cluster.name, &cluster.data, ranges, &[]);
+    let six = asked(&["fd00:f:a::/56"], &["fd00:f:b::/112"]).unwrap();
+    let plan = choose(&six).unwrap();
+    let ips = [plan.node_ip(), plan.api_ip(), plan.dns_ip()].map(|ip| ip.to_string());
+    assert_eq!(ips, ["fd00:f:a::1", "fd00:f:b::1", "fd00:f:b::a"]);
+    assert_eq!(ranges_of(&plan, 2), ["fd00:f:a:1::/64"]);
+    assert!(told(plan.parts(257)).contains("no part for node 257"));
+    fs::create_dir_all(&cluster.run).unwrap();
+    cluster.keep(&plan).unwrap();
+    // IPv4 comes behind it, and nothing before what was first.
+    let both = choose(&asked(&["fd00:f:a::/56", "172.30.0.0/16"], &["fd00:f:b::/112", "172.31.0.0/16"]).unwrap()).unwrap();
+    assert_eq!(both.node_ips(), ["fd00:f:a::1", "172.30.0.1"].map(|ip| ip.parse::<IpAddr>().unwrap()));
+    assert_eq!(both.node_parts(), [("fd00:f:a::/56".to_owned(), 64), ("172.30.0.0/16".to_owned(), 24)]);
+    cluster.keep(&both).unwrap();
+    assert_eq!(choose(&Ranges::default()).unwrap(), both);
+    assert_eq!(
+        both.parts_of(&[net("172.30.255.0/24"), net("fd00:f:a:fe::/64")]).unwrap().iter().map(|part| part.pod_cidr).collect::<Vec<_>>(),
+        [net("fd00:f:a:fe::/64"), net("172.30.255.0/24")]
+    );
+    assert_eq!(both.parts_of(&[net("fd00:f:a:fe::/64")]).unwrap().len(), 1, "a node that has no range of the second yet");
+    assert!(told(both.parts_of(&[net("172.30.255.0/24")])).contains("no part of the cluster's fd00:f:a::/56"));
+    let turned = asked(&["172.30.0.0/16", "fd00:f:a::/56"], &["172.31.0.0/16", "fd00:f:b::/112"]).unwrap();
+    assert!(told(choose(&turned)).contains("chosen at its first start"));
+    // As versions before wrote it.
+    let older = r#"{"name": "s", "data": "/", "pods": "10.244.0.0", "services": "10.96.0.0", "ipv6": ["fd00:f:a::/56", "fd00:f:b::/112"], "port": 6443, "advertise": "192.0.2.7"}"#;
+    let older: Plan = serde_json::from_str(older).unwrap();
+    assert_eq!((older.second, older.advertise, older.node_prefix6), (Some((net("fd00:f:a::/56"), net("fd00:f:b::/112"))), vec![[192, 0, 2, 7].into()], 64));
+    let null = r#"{"name": "s", "data": "/", "pods": "10.244.0.0", "services": "10.96.0.0", "port": 6443, "advertise": null}"#;
+    assert!(serde_json::from_str::<Plan>(null).unwrap().advertise.is_empty());
+}
+
+#[test]
+fn ranges_that_fit_no_cluster_are_refused_in_words() {
     for (pods, services, why) in [
-        (&["fd00::/56"][..], &[][..], "one range of IPv4, or one of IPv4 and then one of IPv6"),
-        (&["172.30.0.0/16", "172.29.0.0/16"], &[], "one of IPv4 and then one of IPv6"),
+        (&["fd00::/56"][..], &[][..], "told both its ranges"),
+        (&[], &["fd00::/112"], "told both its ranges"),
+        (&["172.30.0.0/16", "172.29.0.0/16"], &[], "one range, or one of each family"),
         (&["172.30.0.0/16", "fd00::/56"], &["172.31.0.0/16"], "give two to --cluster-cidr and two to --service-cidr"),
-        (&["172.30.0.0/16", "fd00::/40"], &["172.31.0.0/16", "fd01::/112"], "has 48 to 64"),
+        (&["172.30.0.0/16"], &["fd01::/112"], "the same, in the same order"),
+        (&["172.30.0.0/16", "fd00::/56"], &["fd01::/112", "172.31.0.0/16"], "the same, in the same order"),
+        (&["172.30.0.0/16", "fd00::/40"], &["172.31.0.0/16", "fd01::/112"], "has 48 to 112"),
         (&["172.30.0.0/16", "fd00::/56"], &["172.31.0.0/16", "fd01::/48"], "has 64 to 120"),
+        (&["fd00::/56"], &["fd00::/112"], "addresses in common"),
         (&["172.30.0.0/16", "fd00::/56"], &["172.31.0.0/16", "fd00::/112"], "addresses in common"),
     ] {
-        let error = of(pods, services).unwrap_err().to_string();
+        let error = told(asked(pods, services));
+        assert!(error.contains(why), "{error}");
+    }
+    let folder = Folder::new("prefixes");
+    let of = |pods: &[&str], services: &[&str], node_prefixes: NodePrefixes| {
+        choose("p", &folder.0, &Ranges { node_prefixes, ..asked(pods, services).unwrap() }, &[])
+    };
+    let (only, ipv4, ipv6) = (|bits| NodePrefixes { only: Some(bits), ..NodePrefixes::default() }, Some(26), Some(72));
+    let (four, six) = ((&["172.30.0.0/16"][..], &["172.31.0.0/16"][..]), (&["fd00:f:60::/60"][..], &["fd00:f:61::/112"][..]));
+    let both = (&["172.30.0.0/16", "fd00:f:60::/60"][..], &["172.31.0.0/16", "fd00:f:61::/112"][..]);
+    assert_eq!(of(four.0, four.1, only(25)).unwrap().node_parts()[0].1, 25);
+    assert_eq!(of(six.0, six.1, only(68)).unwrap().node_parts()[0].1, 68);
+    let parts = of(both.0, both.1, NodePrefixes { only: None, ipv4, ipv6 }).unwrap().node_parts();
+    assert_eq!(parts.iter().map(|(_, bits)| *bits).collect::<Vec<_>>(), [26, 72]);
+    for (outcome, why) in [
+        (of(both.0, both.1, only(25)), "not for a cluster of both families"),
+        (of(four.0, four.1, NodePrefixes { only: Some(25), ipv4, ipv6: None }), "give the one or the others"),
+        (of(four.0, four.1, NodePrefixes { only: None, ipv4: None, ipv6 }), "its pods have no IPv6"),
+        (of(six.0, six.1, NodePrefixes { only: None, ipv4, ipv6: None }), "its pods have no IPv4"),
+        (of(four.0, four.1, only(29)), "it has 16 to 28"),
+        (of(six.0, six.1, only(56)), "no room for a node's range of /56"),
+        (of(six.0, six.1, only(80)), "at most 16 bits"),
+    ] {
+        let error = told(outcome);
         assert!(error.contains(why), "{error}");
     }
 }

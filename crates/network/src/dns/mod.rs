@@ -14,7 +14,7 @@ mod zone;
 
 pub use forward::Upstream;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use client::{Client, Informers};
@@ -25,6 +25,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::cidr::Net;
+use crate::nft::Family;
 use crate::ranges::ServiceRanges;
 use crate::{Error, Result};
 use clients::Own;
@@ -46,9 +47,9 @@ pub struct Config {
     /// The node's name.
     pub node_name: String,
     /// The node's address, where it listens: on port 53, or if that is taken, on another that the Service then leads to.
-    pub listen: Ipv4Addr,
+    pub listen: IpAddr,
     /// The well-known address of `kube-system/kube-dns`.
-    pub cluster_ip: Ipv4Addr,
+    pub cluster_ip: IpAddr,
     /// The cluster's domain.
     pub domain: String,
     /// The pods' and Services' ranges, beside those of ServiceCIDRs: nobody outside knows their reverse names.
@@ -65,7 +66,7 @@ fn serial() -> u32 {
 }
 
 /// Waits until a question to the cluster's address is answered, as a pod's would be.
-async fn reachable(address: Ipv4Addr) {
+async fn reachable(address: IpAddr) {
     let mut question = Message::query();
     question.add_query(Query::query(Name::root(), RecordType::NULL));
     question.queries[0].set_query_class(DNSClass::CH);
@@ -73,7 +74,7 @@ async fn reachable(address: Ipv4Addr) {
     loop {
         // A new socket each time: a flow that began before the Service was translated would stay astray.
         let attempt = async {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+            let socket = UdpSocket::bind((Family::of(address).unspecified(), 0)).await?;
             socket.connect((address, PORT)).await?;
             socket.send(&question).await?;
             socket.recv(&mut [0; 512]).await
@@ -91,7 +92,7 @@ pub async fn run(config: Config, informers: Informers, shutdown: CancellationTok
     let zone = Zone::new(&config.domain, config.cluster_ip, own_ranges, informers.informer(), informers.informer(), informers.informer())?;
     let mut sockets = server::Sockets::bind(config.listen, PORT).await.map_err(|e| Error::io(format!("listen on {}", config.listen), e))?;
     let port = sockets.port();
-    let own = vec![IpAddr::V4(config.listen), IpAddr::V4(config.cluster_ip)];
+    let own = vec![config.listen, config.cluster_ip];
     let forwarder = Forwarder::new(config.upstream.clone(), own);
     let published = Notify::new();
     let publish = async {

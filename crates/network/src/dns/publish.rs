@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{Config, PORT};
+use crate::nft::Family;
 
 const NAMESPACE: &str = "kube-system";
 const NAME: &str = "kube-dns";
@@ -103,7 +104,7 @@ async fn ensure(client: &Client, config: &Config, port: u16) -> Result<()> {
             other => other.map(drop),
         },
         Some(live) if live.endpoints == wanted.endpoints && live.ports == wanted.ports => Ok(()),
-        Some(live) if live.address_type != wanted.address_type => Err(Error::Config(format!("EndpointSlice {name} is not of IPv4"))),
+        Some(live) if live.address_type != wanted.address_type => Err(Error::Config(format!("EndpointSlice {name} is not of {}", wanted.address_type))),
         Some(live) => {
             wanted.metadata.resource_version = live.metadata.resource_version;
             slices.replace(&name, &wanted).await.map(drop)
@@ -140,7 +141,7 @@ fn slice(config: &Config, port: u16, owner: &str) -> Value {
             "labels": {"kubernetes.io/service-name": NAME, "endpointslice.kubernetes.io/managed-by": MANAGED_BY, "k8s-app": NAME},
             "ownerReferences": [{"apiVersion": "v1", "kind": "Service", "name": NAME, "uid": owner, "controller": true, "blockOwnerDeletion": true}],
         },
-        "addressType": "IPv4",
+        "addressType": Family::of(config.listen).name(),
         "endpoints": [{
             "addresses": [config.listen.to_string()],
             "conditions": {"ready": true, "serving": true, "terminating": false},

@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -51,7 +51,7 @@ pub(super) struct Sockets {
 
 impl Sockets {
     /// Binds the port, or any that is free if it is taken.
-    pub(super) async fn bind(address: Ipv4Addr, port: u16) -> io::Result<Self> {
+    pub(super) async fn bind(address: IpAddr, port: u16) -> io::Result<Self> {
         match Self::at(address, port).await {
             Err(e) if e.kind() == io::ErrorKind::AddrInUse && port != 0 => {
                 tracing::warn!(%address, port, "the port is taken; DNS listens on another");
@@ -62,7 +62,7 @@ impl Sockets {
     }
 
     /// Binds exactly this port.
-    pub(super) async fn at(address: Ipv4Addr, port: u16) -> io::Result<Self> {
+    pub(super) async fn at(address: IpAddr, port: u16) -> io::Result<Self> {
         let tcp = TcpListener::bind((address, port)).await?;
         let port = tcp.local_addr()?.port();
         Ok(Self { udp: UdpSocket::bind((address, port)).await?, tcp, port })

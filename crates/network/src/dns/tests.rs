@@ -58,7 +58,7 @@ fn answerer(upstream: Vec<SocketAddr>) -> Answerer {
     let namespaces: [Namespace; 1] = [from(json!({"metadata": {"name": "default"}}))];
     let more: ServiceCIDR = from(json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["10.97.0.0/24", "fd00:97::/112"]}}));
     let own = ServiceRanges::new(["10.244.0.0/16", "10.96.0.0/16"].map(|range| range.parse().unwrap()), Informer::fixed([more]));
-    let dns = Ipv4Addr::new(10, 96, 0, 10);
+    let dns = [10, 96, 0, 10].into();
     let zone = Zone::new("cluster.local", dns, own, Informer::fixed(services), Informer::fixed(slices), Informer::fixed(namespaces));
     Answerer::new(zone.unwrap(), Forwarder::new(Upstream::Servers(upstream), Vec::new()), Own::new(Vec::new()))
 }
@@ -242,7 +242,7 @@ async fn a_missing_name_behind_an_alias_brings_its_authority() {
     let services = [service("away", json!({"type": "ExternalName", "externalName": "nope.default.svc.cluster.local"}))];
     let zone = Zone::new(
         "cluster.local",
-        Ipv4Addr::new(10, 96, 0, 10),
+        [10, 96, 0, 10].into(),
         ServiceRanges::new([], Informer::fixed([])),
         Informer::fixed(services),
         Informer::fixed([]),
@@ -271,7 +271,7 @@ async fn thousands_of_endpoints_cost_no_more_than_an_answer() {
     let services = [service("db", json!({"clusterIP": "None", "clusterIPs": ["None"], "ports": [{"name": "http", "port": 80}]}))];
     let zone = Zone::new(
         "cluster.local",
-        Ipv4Addr::new(10, 96, 0, 10),
+        [10, 96, 0, 10].into(),
         ServiceRanges::new([], Informer::fixed([])),
         Informer::fixed(services),
         Informer::fixed(slices),

@@ -59,7 +59,7 @@ pub(super) enum Outcome {
 pub(super) struct Zone {
     domain: Vec<String>,
     origin: Name,
-    address: Ipv4Addr,
+    address: IpAddr,
     own: ServiceRanges,
     services: Informer<Service>,
     slices: Informer<EndpointSlice>,
@@ -107,7 +107,7 @@ impl Zone {
     /// The zone of a domain; `address` is where it is answered, `own` the ranges whose reverse names nobody else knows.
     pub(super) fn new(
         domain: &str,
-        address: Ipv4Addr,
+        address: IpAddr,
         own: ServiceRanges,
         services: Informer<Service>,
         slices: Informer<EndpointSlice>,
@@ -157,7 +157,7 @@ impl Zone {
             [] => self.apex(name, kind),
             ["svc"] | ["pod"] | ["dns"] => exists(),
             ["dns-version"] => found(name, kind, [RData::TXT(TXT::new(vec![SPECIFICATION.into()]))]),
-            ["ns", "dns"] => found(name, kind, [RData::A(A(self.address))]),
+            ["ns", "dns"] => found(name, kind, [address_data(self.address)]),
             [namespace, "svc" | "pod"] => self.in_namespace(namespace, exists),
             [dashed, namespace, "pod"] => self.in_namespace(namespace, || pod(name, kind, dashed)),
             [service, namespace, "svc"] => self.of_service(namespace, service, |s| self.service(name, kind, s)),
@@ -174,7 +174,7 @@ impl Zone {
             RecordType::SOA => Outcome::Exists(Found { answers: vec![self.soa(name, super::serial())], ..Found::default() }),
             RecordType::NS => {
                 let Some(server) = self.name(&["ns", "dns"]) else { return exists() };
-                let additionals = vec![Record::from_rdata(server.clone(), TTL_S, RData::A(A(self.address)))];
+                let additionals = vec![Record::from_rdata(server.clone(), TTL_S, address_data(self.address))];
                 let answers = vec![Record::from_rdata(name.clone(), TTL_S, RData::NS(NS(server)))];
                 Outcome::Exists(Found { answers, additionals, ..Found::default() })
             }

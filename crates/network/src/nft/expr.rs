@@ -250,7 +250,7 @@ impl Expr {
 
 /// Steps that rules are often made of.
 pub mod step {
-    use std::net::IpAddr;
+    use std::net::{IpAddr, Ipv6Addr};
 
     use super::super::{Family, octets};
     use super::{Base, Cmp, Expr, Fib, Verdict, reg};
@@ -301,6 +301,11 @@ pub mod step {
     /// Goes on only if the destination is in the range (or is not).
     pub fn destination_in(range: Net, op: Cmp) -> Vec<Expr> {
         in_range(destination(range.family(), 0), range, op)
+    }
+
+    /// Goes on only if the destination is not IPv6's loopback.
+    pub fn not_to_loopback6() -> Vec<Expr> {
+        destination_in(Net::one(Ipv6Addr::LOCALHOST), Cmp::Ne)
     }
 
     /// Goes on only if the destination is this address.

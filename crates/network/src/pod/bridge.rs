@@ -9,7 +9,7 @@ use std::path::Path;
 use super::{Inner, LINKS, State, host_addresses, sysctl};
 use crate::cidr::Net;
 use crate::link::{self, Ipv4Conf, Settings, Way};
-use crate::netlink::Messages;
+use crate::netlink::{Messages, Socket};
 use crate::nft::Family;
 use crate::ranges::{self, Machines};
 use crate::{Error, Result};
@@ -23,6 +23,10 @@ fn forwards(family: Family) -> &'static str {
         Family::V6 => "forward6",
     }
 }
+/// Before the numbers of links, with commas between them, that were told to take routers' advice all the same.
+const ADVISED: &str = "ra:";
+/// Bytes of an alias, which the kernel limits.
+const ALIAS_MAX: usize = 255;
 /// Parameters of all links.
 const ALL: &str = "/proc/sys/net/ipv6/conf";
 
@@ -46,13 +50,17 @@ pub(super) struct Told {
     pub(super) ranges: Vec<Net>,
     /// The families of which forwarding was off.
     pub(super) switched: BTreeSet<Family>,
+    /// The numbers of the links that take routers' advice because this network said so.
+    pub(super) advised: BTreeSet<u32>,
 }
 
 impl Told {
     /// Reads what stands behind [`BRIDGE`].
     pub(super) fn parse(text: &str) -> Self {
         let words = || text.split_whitespace();
+        let advised = words().filter_map(|word| word.strip_prefix(ADVISED)).flat_map(|all| all.split(',')).filter_map(|n| n.parse().ok());
         Self {
+            advised: advised.collect(),
             ranges: words().filter_map(|word| word.parse().ok()).collect(),
             switched: Family::ALL.into_iter().filter(|family| words().any(|word| word == forwards(*family))).collect(),
         }
@@ -60,24 +68,49 @@ impl Told {
 
     fn text(&self) -> String {
         let ranges = self.ranges.iter().map(ToString::to_string);
-        ranges.chain(self.switched.iter().map(|family| forwards(*family).to_owned())).collect::<Vec<_>>().join(" ")
+        let advised = self.advised.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let advised = Some(advised).filter(|all| !all.is_empty()).map(|all| format!("{ADVISED}{all}"));
+        ranges.chain(self.switched.iter().map(|family| forwards(*family).to_owned())).chain(advised).collect::<Vec<_>>().join(" ")
     }
-}
 
-/// Makes the host pass packets on. A host that passes on IPv6 takes no advice from routers unless a link is told so: what it has learned
-/// from them (its default route) would be gone. Links of pods and those that are still to come are not told.
-fn forward(family: Family) -> Result<()> {
-    if family == Family::V6 && !is_forwarding(family) {
-        let links = fs::read_dir(ALL).map_err(|e| Error::io(format!("read {ALL}"), e))?.flatten();
-        let learns = |name: &str| !name.starts_with(LINKS) && !["all", "default"].contains(&name);
-        for link in links.filter(|link| link.file_name().to_str().is_some_and(learns)) {
-            let accepts = link.path().join("accept_ra");
-            if fs::read_to_string(&accepts).is_ok_and(|v| v.trim() == "1") {
-                fs::write(&accepts, "2").map_err(|e| Error::io(format!("write {}", accepts.display()), e))?;
+    /// The alias that begins with this. Of links there may be more than have room: those with the highest numbers stay as they are.
+    fn alias(&mut self, begins: &str) -> String {
+        loop {
+            let alias = format!("{begins}{}", self.text());
+            if alias.len() <= ALIAS_MAX || self.advised.pop_last().is_none() {
+                return alias;
             }
         }
     }
-    sysctl(forwarding(family), "1")
+}
+
+/// It hears nobody.
+const LOOPBACK: &str = "lo";
+/// Whose advice a link takes (`accept_ra`): of routers, unless the host is one; of routers, whatever the host is.
+const UNLESS_ROUTER: &str = "1";
+const ALWAYS: &str = "2";
+
+/// The links that take advice of routers as long as this host is none, by name and number. Links of pods are none, nor are those still to come.
+fn learners(route: &mut Socket) -> Result<Vec<link::Link>> {
+    let mut links = link::list(route)?;
+    links.retain(|link| {
+        !link.name.starts_with(LINKS) && link.name != LOOPBACK && fs::read_to_string(accepts(&link.name)).is_ok_and(|v| v.trim() == UNLESS_ROUTER)
+    });
+    Ok(links)
+}
+
+fn accepts(link: &str) -> String {
+    format!("{ALL}/{link}/accept_ra")
+}
+
+/// Puts back what a network has told links about routers' advice: the host is no router any more.
+pub(super) fn unadvise(route: &mut Socket, advised: &BTreeSet<u32>) -> Result<()> {
+    for link in link::list(route)?.iter().filter(|link| advised.contains(&link.index)) {
+        if fs::read_to_string(accepts(&link.name)).is_ok_and(|v| v.trim() == ALWAYS) {
+            sysctl(&format!("ipv6/conf/{}/accept_ra", link.name), UNLESS_ROUTER)?;
+        }
+    }
+    Ok(())
 }
 
 /// What the host takes of IPv6 from a link: nothing, or no advice.
@@ -94,10 +127,10 @@ pub(crate) fn quiet(link: &str, ipv6: bool) -> Result<()> {
 impl Inner {
     /// Makes the bridge, its addresses and routes, and switches forwarding on; what is there already stays.
     pub(super) fn make_bridge(&self, state: &mut State) -> Result<()> {
-        let (config, name, route) = (&self.config, &self.bridge, &mut state.route);
+        let (name, route) = (&self.bridge, &mut state.route);
         // The ranges stand in the alias, so that whoever clears up knows which routes to remove, and whether forwarding was off.
-        let ours = format!("{}{BRIDGE}", config.mark.alias());
-        let was_off: BTreeSet<Family> = self.families().iter().copied().filter(|family| !is_forwarding(*family)).collect();
+        let ours = format!("{}{BRIDGE}", self.mark.alias());
+        let was_off: BTreeSet<Family> = self.families().filter(|family| !is_forwarding(*family)).collect();
         let mut former = Told::default();
         // What was so when the bridge was made counts: who has switched a router's forwarding off for a moment does not make it ours.
         let mut switched = match link::find(route, name)? {
@@ -115,16 +148,20 @@ impl Inner {
             }
         };
         let told_of = |family: Family| former.ranges.iter().any(|range| range.family() == family);
-        if !former.ranges.is_empty() && !told_of(Family::V6) && was_off.contains(&Family::V6) {
+        if !former.ranges.is_empty() {
             // A family that comes later.
-            switched.insert(Family::V6);
+            switched.extend(was_off.iter().filter(|family| !told_of(**family)));
         }
         state.switched = switched;
-        let told = Told { ranges: self.ranges(), switched: state.switched.clone() };
-        self.quiet(name, config.ipv6.is_some())?;
-        let alias = format!("{ours}{}", told.text());
+        // A host that passes on IPv6 takes no advice from routers unless a link is told so: what it has learned from them (its default
+        // route) would be gone.
+        let learners = if was_off.contains(&Family::V6) { learners(route)? } else { Vec::new() };
+        let advised = former.advised.iter().copied().chain(learners.iter().map(|link| link.index)).collect();
+        let mut told = Told { ranges: self.ranges(), switched: state.switched.clone(), advised };
+        self.quiet(name, self.has(Family::V6))?;
+        let alias = told.alias(&ours);
         let mut m = Messages::new();
-        let ipv4 = [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::AcceptRedirects, 0), (Ipv4Conf::RouteLocalnet, 1)];
+        let ipv4 = [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::AcceptRedirects, 0), (Ipv4Conf::RouteLocalnet, self.localnet())];
         link::set(&mut m, name, &Settings { up: true, alias: Some(&alias), mtu: Some(self.mtu), ipv4: &ipv4, no_ipv6: self.has_ipv6 });
         link::get(&mut m, name);
         let index = link::index_of(&route.call(&format!("set up the bridge {name}"), &m)?, name)?;
@@ -142,24 +179,32 @@ impl Inner {
             link::add_route(&mut m, services, Way::Link { index, source: self.gateway_of(services.family()) });
         }
         route.call("set the bridge's addresses and routes", &m)?;
-        self.families().iter().try_for_each(|family| forward(*family))
+        // Those that stand in the alias, by which `purge` finds them.
+        for link in learners.iter().filter(|link| told.advised.contains(&link.index)) {
+            sysctl(&format!("ipv6/conf/{}/accept_ra", link.name), ALWAYS)?;
+        }
+        self.families().try_for_each(|family| sysctl(forwarding(family), "1"))
+    }
+
+    /// `route_localnet` of this network's links: where there is no IPv4, no rule guards the host's loopback.
+    pub(super) fn localnet(&self) -> u32 {
+        u32::from(self.has(Family::V4))
     }
 
     /// The node's ranges of pods.
     fn ranges(&self) -> Vec<Net> {
-        [self.config.pod_cidr.into()].into_iter().chain(self.config.ipv6.map(|v6| v6.pod_cidr)).collect()
+        self.config.parts.iter().map(|part| part.pod_cidr).collect()
     }
 
     /// These are the Services' ranges, and these the addresses of the nodes' machines.
     pub(super) fn lead(&self, ranges: BTreeSet<Net>, nodes: BTreeSet<IpAddr>) -> Result<()> {
         let mut here = host_addresses()?;
         here.retain(|ip| Some(*ip) != self.gateway_of(Family::of(*ip)));
-        let machines = Machines { here, nodes };
-        let (v4, v6): (BTreeSet<Net>, BTreeSet<Net>) = ranges.into_iter().partition(|range| range.is_ipv4());
-        let own = self.own_services();
-        let mut led = ranges::apart(&v4, &own, Some(self.cluster().into()), &machines);
-        // Where the node has no IPv6 they lead nowhere.
-        led.extend(self.config.ipv6.map(|ipv6| ranges::apart(&v6, &own, Some(ipv6.cluster_cidr), &machines)).unwrap_or_default());
+        let (machines, own) = (Machines { here, nodes }, self.own_services());
+        let of = |family: Family| ranges.iter().copied().filter(|range| range.family() == family).collect();
+        // Those of a family that the node does not have lead nowhere.
+        let parts = self.config.parts.iter();
+        let led = parts.flat_map(|part| ranges::apart(&of(part.family()), &own, Some(part.cluster_cidr), &machines)).collect();
         let state = &mut *self.state.lock();
         state.services = Some(led);
         state.elsewhere.clear();
@@ -208,8 +253,8 @@ impl Inner {
 
     /// The links that are there take no advice from pods; others may have changed it (a network manager, a former version).
     pub(super) fn keep_quiet(&self, state: &State) -> Result<()> {
-        let pods = state.ipam.records().map(|(_, record)| (&record.link, record.ipv6));
-        for (link, ipv6) in pods.chain([(&self.bridge, self.config.ipv6.is_some())]) {
+        let pods = state.ipam.records().map(|(address, record)| (&record.link, self.pod_of(Family::V6, address, record.both).is_some()));
+        for (link, ipv6) in pods.chain([(&self.bridge, self.has(Family::V6))]) {
             let quiet = self.quiet(link, ipv6).and_then(|()| sysctl(&format!("ipv4/conf/{link}/accept_redirects"), "0"));
             match quiet {
                 // It went with its namespace.
@@ -228,11 +273,15 @@ mod tests {
     #[test]
     fn an_alias_tells_what_it_was_told() {
         let range: Net = "10.244.0.0/24".parse().unwrap();
-        let older = Told { ranges: vec![range], switched: BTreeSet::from([Family::V4]) };
+        let older = Told { ranges: vec![range], switched: BTreeSet::from([Family::V4]), advised: BTreeSet::new() };
         assert_eq!(Told::parse("10.244.0.0/24 forward"), older, "as versions before wrote it");
         assert_eq!(older.text(), "10.244.0.0/24 forward");
-        let both = Told { ranges: vec![range, "fd00:244::/64".parse().unwrap()], switched: BTreeSet::from(Family::ALL) };
+        let mut both = Told { ranges: vec!["fd00:244::/64".parse().unwrap(), range], switched: BTreeSet::from(Family::ALL), advised: BTreeSet::from([2, 117]) };
         assert_eq!(Told::parse(&both.text()), both);
+        assert_eq!(both.alias("knarr:a/bridge "), "knarr:a/bridge fd00:244::/64 10.244.0.0/24 forward forward6 ra:2,117");
+        both.advised = (1000..1100).collect();
+        let alias = both.alias("knarr:a/bridge ");
+        assert!(alias.len() <= ALIAS_MAX && alias.contains("ra:1000,1001") && !both.advised.contains(&1099), "{alias}");
         assert_eq!(Told::parse("10.244.0.0/24").switched, BTreeSet::new());
     }
 }

@@ -5,7 +5,7 @@
 //! is taken before the node's own processes hear of it, also from the administrator.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use super::{HostPort, OwnPort};
 
@@ -23,7 +23,7 @@ pub(super) fn same(a: &HostPort, b: &HostPort) -> bool {
 /// Ports of the host with the pods that have them.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
-    held: HashMap<Port, Ipv4Addr>,
+    held: HashMap<Port, IpAddr>,
     own: Vec<OwnPort>,
 }
 
@@ -34,24 +34,24 @@ impl Holders {
     }
 
     /// Takes those of the ports that nobody has; which the pod has now.
-    pub(super) fn take(&mut self, pod: Ipv4Addr, ports: &[HostPort]) -> Vec<HostPort> {
+    pub(super) fn take(&mut self, pod: IpAddr, ports: &[HostPort]) -> Vec<HostPort> {
         let (held, own) = (&mut self.held, &self.own);
         let free = ports.iter().filter(|p| !own.iter().any(|o| o.meets(p.host_ip, p.host_port, &p.protocol)));
         free.filter(|p| *held.entry(key(p)).or_insert(pod) == pod).cloned().collect()
     }
 
     /// Which of its ports a pod has.
-    pub(super) fn of(&self, pod: Ipv4Addr, ports: &[HostPort]) -> Vec<HostPort> {
+    pub(super) fn of(&self, pod: IpAddr, ports: &[HostPort]) -> Vec<HostPort> {
         ports.iter().filter(|p| self.held.get(&key(p)) == Some(&pod)).cloned().collect()
     }
 
     /// A pod has no ports any more.
-    pub(super) fn give(&mut self, pod: Ipv4Addr) {
+    pub(super) fn give(&mut self, pod: IpAddr) {
         self.held.retain(|_, holder| *holder != pod);
     }
 
     /// A pod has these ports no more.
-    pub(super) fn give_back(&mut self, pod: Ipv4Addr, ports: &[HostPort]) {
+    pub(super) fn give_back(&mut self, pod: IpAddr, ports: &[HostPort]) {
         for port in ports {
             if self.held.get(&key(port)) == Some(&pod) {
                 self.held.remove(&key(port));
@@ -60,7 +60,7 @@ impl Holders {
     }
 
     /// These are all the pods: what each has. Who has a port keeps it.
-    pub(super) fn settle<'a>(&mut self, pods: impl Iterator<Item = (Ipv4Addr, &'a [HostPort])>) -> Vec<(Ipv4Addr, Vec<HostPort>)> {
+    pub(super) fn settle<'a>(&mut self, pods: impl Iterator<Item = (IpAddr, &'a [HostPort])>) -> Vec<(IpAddr, Vec<HostPort>)> {
         let pods: Vec<_> = pods.collect();
         let before = Self { held: std::mem::take(&mut self.held), own: Vec::new() };
         for (pod, ports) in &pods {
@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn the_first_has_a_port_until_he_goes() {
         let mut holders = Holders::default();
-        let (a, b) = (Ipv4Addr::new(10, 0, 0, 9), Ipv4Addr::new(10, 0, 0, 2));
+        let (a, b) = (IpAddr::from([10, 0, 0, 9]), IpAddr::from([10, 0, 0, 2]));
         let (ports, udp) = ([port(80, "TCP"), port(81, "TCP")], [port(80, "UDP")]);
         assert_eq!(holders.take(a, &ports), ports);
         assert_eq!(holders.take(b, &[&ports[..1], &udp].concat()), udp, "another protocol's is another port");
@@ -98,10 +98,9 @@ mod tests {
 
     #[test]
     fn nobody_gets_the_nodes_own() {
-        let (node, host, pod) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(192, 168, 0, 1), Ipv4Addr::new(10, 0, 0, 9));
-        let mut holders =
-            Holders::but_for(vec![OwnPort { ip: Some(node.into()), port: 6443, protocol: "TCP" }, OwnPort { ip: None, port: 22, protocol: "TCP" }]);
-        let at = |ip: Ipv4Addr, number| HostPort { host_ip: Some(ip.into()), ..port(number, "TCP") };
+        let [node, host, pod] = [[10, 0, 0, 1], [192, 168, 0, 1], [10, 0, 0, 9]].map(IpAddr::from);
+        let mut holders = Holders::but_for(vec![OwnPort { ip: Some(node), port: 6443, protocol: "TCP" }, OwnPort { ip: None, port: 22, protocol: "TCP" }]);
+        let at = |ip: IpAddr, number| HostPort { host_ip: Some(ip), ..port(number, "TCP") };
         let given = [port(80, "TCP"), port(6443, "UDP"), at(host, 6443)];
         let refused = [port(6443, "TCP"), at(node, 6443), port(22, "TCP"), at(host, 22)];
         let all = [&refused[..], &given].concat();

@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn only_pods_and_the_node_are_named_and_the_rules_are_found_again() {
-        let pods = Pods { range: "10.244.0.0/16".parse().unwrap(), gateway: std::net::Ipv4Addr::new(10, 244, 0, 1).into() };
+        let pods = Pods { range: "10.244.0.0/16".parse().unwrap(), gateway: [10, 244, 0, 1].into() };
         let text = |chain| rules(chain, pods, "knarr:a/pods").iter().map(|r| r.join(" ")).collect::<Vec<_>>();
         let tail = "-m comment --comment knarr:a/pods -j ACCEPT";
         assert_eq!(text("FORWARD"), [format!("-d 10.244.0.0/16 {tail}"), format!("-s 10.244.0.0/16 {tail}")]);

@@ -27,14 +27,13 @@ mod probe;
 mod rules;
 
 pub(crate) use bridge::quiet;
-pub(crate) use families::everything;
 pub use own::OwnPort;
 pub use probe::Passage;
 pub(crate) use rules::{LINKS, protocol};
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,14 +45,14 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::cidr::{Cidr, Net};
+use crate::cidr::Net;
 use crate::conntrack::{self, Flow};
 use crate::link::{self, End, Ipv4Conf, Settings, Way};
-use crate::mark::{ALIAS, Mark, NODE, OVERLAY};
+use crate::mark::{ALIAS, Mark, NODE, OVERLAY, hash};
 use crate::netlink::{self, Messages, Socket};
 use crate::nft::{self, At, Batch, Element, Family, Foreign};
 use crate::ranges::ServiceRanges;
-use crate::{Error, Ipv6, Result, mesh, netns};
+use crate::{Error, Part, Result, mesh, netns};
 use bridge::{BRIDGE, Told};
 use firewall::How;
 use holders::Holders;
@@ -91,18 +90,12 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// The bridge's name; none: by the mark.
     pub bridge: Option<String>,
-    /// The node's range; its first address is the gateway's.
-    pub pod_cidr: Cidr,
-    /// All nodes' pods, which know each other by their own addresses; none: this node's range.
-    pub cluster_cidr: Option<Cidr>,
-    /// The Services' range, so that it is reached also where the host has no default route. (Others: [`PodNetwork::lead_services`].)
-    pub service_cidr: Option<Cidr>,
+    /// What the node has of each family, the first family's first.
+    pub parts: Vec<Part>,
     /// The links' MTU; none: as the host's default route.
     pub mtu: Option<u32>,
     /// Ports of the host that the node itself answers: no pod gets them, whatever it asks for.
     pub own_ports: Vec<OwnPort>,
-    /// What the node has of IPv6; none: pods have IPv4 alone.
-    pub ipv6: Option<Ipv6>,
     /// The node is a namespace behind a host ([`crate::worker`]) that translates what leaves the cluster.
     pub behind: bool,
 }
@@ -135,8 +128,8 @@ pub struct AttachRequest {
 pub struct PodAddresses {
     /// Its addresses; the first is the pod's IP.
     pub ips: Vec<IpAddr>,
-    /// The host as the pod sees it.
-    pub gateway: Ipv4Addr,
+    /// The host as the pod sees it, of the first family.
+    pub gateway: IpAddr,
 }
 
 /// The pod network. Cheap to clone.
@@ -149,7 +142,8 @@ struct Inner {
     config: Config,
     mark: Mark,
     bridge: String,
-    gateway: Ipv4Addr,
+    /// Of the first family.
+    gateway: IpAddr,
     mtu: u32,
     /// This machine speaks IPv6.
     has_ipv6: bool,
@@ -193,23 +187,36 @@ impl Others {
     }
 }
 
-/// A pod's end has this hardware address.
-pub(crate) fn pod_mac(address: Ipv4Addr) -> [u8; 6] {
-    let [a, b, c, d] = address.octets();
-    [0x0a, 0x58, a, b, c, d]
+/// A pod's end has this hardware address, by its address of the first family.
+pub(crate) fn pod_mac(address: IpAddr) -> [u8; 6] {
+    hardware(0x58, address)
 }
 
 /// The host's end of a pod's link has this one.
-pub(crate) fn host_mac(address: Ipv4Addr) -> [u8; 6] {
-    let [a, b, c, d] = address.octets();
-    [0x0a, 0x59, a, b, c, d]
+pub(crate) fn host_mac(address: IpAddr) -> [u8; 6] {
+    hardware(0x59, address)
 }
+
+fn hardware(kind: u8, address: IpAddr) -> [u8; 6] {
+    let [a, b, c, d] = match address {
+        IpAddr::V4(ip) => ip.octets(),
+        // On a link there is nobody else.
+        IpAddr::V6(ip) => ((hash(&[&ip.to_string()]) & 0xffff_ffff) as u32).to_be_bytes(),
+    };
+    [0x0a, kind, a, b, c, d]
+}
+
+/// A node's range of pods has room for some; that of a second family for those whose places are in both.
+const PLACES_MIN: u32 = 6;
 
 impl PodNetwork {
     /// Makes the network, or takes over the one that is there with all its pods. Blocks for some milliseconds.
     pub fn open(config: Config) -> Result<Self> {
-        let gateway = config.pod_cidr.nth(1).filter(|_| config.pod_cidr.prefix() <= 29);
-        let gateway = gateway.ok_or_else(|| Error::Config(format!("the pod range {} is too small", config.pod_cidr)))?;
+        let first = *config.parts.first().ok_or_else(|| Error::Config("the node has no range of pods".into()))?;
+        if let Some(small) = config.parts.iter().map(|part| part.pod_cidr).find(|range| range.last_place() < PLACES_MIN) {
+            return Err(Error::Config(format!("the pod range {small} is too small")));
+        }
+        let highest = config.parts.iter().map(|part| part.pod_cidr.last_place()).min().unwrap_or(PLACES_MIN);
         let mut route = Socket::open(netlink::ROUTE)?;
         let nft = Socket::open(netlink::NETFILTER)?;
         let bridge = config.bridge.clone().unwrap_or_else(|| config.mark.bridge());
@@ -218,11 +225,10 @@ impl PodNetwork {
             None => default_mtu(&mut route),
         };
         let has_ipv6 = link::has_ipv6();
-        if let Some(range) = config.ipv6.map(|v6| v6.pod_cidr).filter(|range| !has_ipv6 || range.is_ipv4() || range.prefix() > 112) {
-            let why = if has_ipv6 { "is none of IPv6 or too small" } else { "cannot be used: this machine's kernel does not speak IPv6" };
-            return Err(Error::Config(format!("the pod range {range} {why}")));
+        if let Some(range) = config.parts.iter().map(|part| part.pod_cidr).find(|range| !range.is_ipv4() && !has_ipv6) {
+            return Err(Error::Config(format!("the pod range {range} cannot be used: this machine's kernel does not speak IPv6")));
         }
-        let ipam = Ipam::open(config.run_dir.join("ipam"), config.pod_cidr)?;
+        let ipam = Ipam::open(config.run_dir.join("ipam"), first.pod_cidr, highest)?;
         let holders = Holders::but_for(config.own_ports.clone());
         let state = Mutex::new(State {
             route,
@@ -234,7 +240,7 @@ impl PodNetwork {
             services: None,
             elsewhere: BTreeSet::new(),
         });
-        let inner = Inner { mark: config.mark.clone(), config, bridge, gateway, mtu, has_ipv6, state };
+        let inner = Inner { mark: config.mark.clone(), gateway: first.node_ip(), config, bridge, mtu, has_ipv6, state };
         {
             let state = &mut *inner.state.lock();
             let others = Others::look(&mut state.nft)?;
@@ -325,7 +331,7 @@ impl PodNetwork {
                 return before;
             }
         };
-        let why = if legacy::in_use(Family::V4) { "iptables-legacy has rules on this host" } else { "a firewall of this host" };
+        let why = if self.inner.families().any(legacy::in_use) { "iptables-legacy has rules on this host" } else { "a firewall of this host" };
         match (pods && node, before) {
             (false, true) => tracing::warn!(pods, node, why, "packets of pods do not get through to each other (pods) or to DNS and the API (node)"),
             (true, false) => tracing::warn!("packets of pods get through again"),
@@ -340,8 +346,8 @@ impl PodNetwork {
         blocking(move || inner.probe()).await
     }
 
-    /// The gateway's address: the node's `InternalIP`.
-    pub fn gateway(&self) -> Ipv4Addr {
+    /// The gateway's address of the first family: the node's `InternalIP`.
+    pub fn gateway(&self) -> IpAddr {
         self.inner.gateway
     }
 
@@ -354,7 +360,7 @@ impl PodNetwork {
     pub fn addresses(&self, sandbox: &str) -> Option<PodAddresses> {
         let state = self.inner.state.lock();
         let (address, record) = state.ipam.find(sandbox).filter(|(_, record)| record.ready)?;
-        Some(self.inner.answer(address, record.ipv6))
+        Some(self.inner.answer(address, record.both))
     }
 
     /// Joins a sandbox's namespace to the network. Asked again, it answers what it has, and finishes what is unfinished.
@@ -402,7 +408,8 @@ impl Inner {
     /// A family's table with the ports of these pods.
     fn table(&self, family: Family, router: bool, pods: &[(IpAddr, Vec<HostPort>)]) -> Option<Batch> {
         let of = rules::Of { router, behind: self.config.behind };
-        Some(rules::table(&self.mark, self.cluster_of(family)?, self.gateway_of(family)?, of, pods))
+        let part = self.part(family)?;
+        Some(rules::table(&self.mark, part.cluster_cidr, part.node_ip(), of, pods))
     }
 
     /// The table with the ports of the pods that exist.
@@ -411,11 +418,11 @@ impl Inner {
     }
 
     /// The same without the ports of a pod that goes.
-    fn write_rules_without(&self, state: &mut State, leaving: Option<Ipv4Addr>) -> Result<()> {
+    fn write_rules_without(&self, state: &mut State, leaving: Option<IpAddr>) -> Result<()> {
         let stay = state.ipam.records().filter(|(address, _)| Some(*address) != leaving);
         let ports = state.holders.settle(stay.map(|(address, record)| (address, record.ports.as_slice())));
         for family in Family::ALL {
-            let pod = |address: &Ipv4Addr| self.pod_of(family, *address, state.ipam.get(*address).is_some_and(|record| record.ipv6));
+            let pod = |address: &IpAddr| self.pod_of(family, *address, state.ipam.get(*address).is_some_and(|record| record.both));
             let pods: Vec<_> = ports.iter().filter_map(|(address, ports)| Some((pod(address)?, ports.clone()))).collect();
             match self.table(family, state.router.contains(&family), &pods) {
                 Some(table) => table.commit(&mut state.nft, "write the pod network's rules")?,
@@ -449,9 +456,9 @@ impl Inner {
     fn repair_own(&self, others: &Others) -> Result<()> {
         let state = &mut *self.state.lock();
         let bridge = link::find(&mut state.route, &self.bridge)?;
-        let forwards = self.families().iter().all(|family| bridge::is_forwarding(*family));
+        let forwards = self.families().all(bridge::is_forwarding);
         let here = host_addresses()?;
-        let addressed = self.families().iter().filter_map(|family| self.gateway_of(*family)).all(|ip| here.contains(&ip));
+        let addressed = self.config.parts.iter().all(|part| here.contains(&part.node_ip()));
         if bridge.is_none_or(|b| !b.up) || !addressed || !forwards {
             tracing::warn!(bridge = self.bridge, forwards, "somebody changed the pod network's bridge or forwarding; making them again");
             self.make_bridge(state)?;
@@ -461,9 +468,9 @@ impl Inner {
         let table = self.mark.table();
         let mut untouched = true;
         for family in self.families() {
-            let whole = self.table(*family, state.router.contains(family), &[]).map_or(0, |table| table.rules());
-            let there = nft::tables(&mut state.nft, *family)?.contains(&table);
-            untouched &= there && nft::rules(&mut state.nft, *family, &table)?.len() == whole;
+            let whole = self.table(family, state.router.contains(&family), &[]).map_or(0, |table| table.rules());
+            let there = nft::tables(&mut state.nft, family)?.contains(&table);
+            untouched &= there && nft::rules(&mut state.nft, family, &table)?.len() == whole;
         }
         let router = self.routers(state, others);
         if !untouched {
@@ -482,24 +489,24 @@ impl Inner {
         let space = File::open(netns).map_err(|e| Error::io(format!("open network namespace {}", netns.display()), e))?;
         let mut state = self.state.lock();
         let state = &mut *state;
-        let ipv6 = self.config.ipv6.is_some();
+        let both = self.config.parts.len() > 1;
         let address = match state.ipam.find(&sandbox) {
-            Some((address, record)) if record.ready => return Ok(self.answer(address, record.ipv6)),
+            Some((address, record)) if record.ready => return Ok(self.answer(address, record.both)),
             Some((address, _)) => address,
             None => {
                 let link = self.mark.link(&sandbox);
-                state.ipam.allocate(Record { sandbox: sandbox.clone(), link, ipv6, ports: Vec::new(), ready: false })?
+                state.ipam.allocate(Record { sandbox: sandbox.clone(), link, both, ports: Vec::new(), ready: false })?
             }
         };
         let made = self.make_link(state, &sandbox, address, space.as_raw_fd()).and_then(|link| {
             self.inside(netns, address)?;
             wait_active(&mut state.route, &link)?;
             // Half-made by a start that had other families.
-            if state.ipam.get(address).is_some_and(|record| record.ipv6 != ipv6) {
-                state.ipam.update(address, Record { sandbox: sandbox.clone(), link: link.clone(), ipv6, ports: Vec::new(), ready: false })?;
+            if state.ipam.get(address).is_some_and(|record| record.both != both) {
+                state.ipam.update(address, Record { sandbox: sandbox.clone(), link: link.clone(), both, ports: Vec::new(), ready: false })?;
             }
             self.add_ports(state, address, &request.host_ports)?;
-            state.ipam.update(address, Record { sandbox: sandbox.clone(), link, ipv6, ports: request.host_ports.clone(), ready: true })
+            state.ipam.update(address, Record { sandbox: sandbox.clone(), link, both, ports: request.host_ports.clone(), ready: true })
         });
         if let Err(e) = made {
             // The namespace may be gone, and with it the link: nothing of it is to stay.
@@ -518,11 +525,11 @@ impl Inner {
             state.ipam.free(address)?;
             return Err(e);
         }
-        Ok(self.answer(address, ipv6))
+        Ok(self.answer(address, both))
     }
 
     /// Makes the pair of links and the host's side of it; the name of the host's end.
-    fn make_link(&self, state: &mut State, sandbox: &str, address: Ipv4Addr, netns: RawFd) -> Result<String> {
+    fn make_link(&self, state: &mut State, sandbox: &str, address: IpAddr, netns: RawFd) -> Result<String> {
         let alias = format!("{}{sandbox}", self.mark.alias());
         let mut name = self.mark.link(sandbox);
         for attempt in 1..=NAME_ATTEMPTS {
@@ -547,32 +554,36 @@ impl Inner {
         Ok(name)
     }
 
-    fn try_link(&self, state: &mut State, name: &str, alias: &str, address: Ipv4Addr, netns: RawFd) -> Result<()> {
+    fn try_link(&self, state: &mut State, name: &str, alias: &str, address: IpAddr, netns: RawFd) -> Result<()> {
         let mut m = Messages::new();
         let (near, far) = (End { name, mac: host_mac(address) }, End { name: INSIDE, mac: pod_mac(address) });
         link::add_veth(&mut m, near, far, netns, self.mtu);
         state.route.call("make a pod's link", &m)?;
-        self.quiet(name, self.config.ipv6.is_some())?;
+        self.quiet(name, self.has(Family::V6))?;
         let mut m = Messages::new();
         // Strict source checks: a pod speaks for its own address alone. Loopback is let through towards pods, so that the
         // host reaches a node port at 127.0.0.1; from pods the guard chain drops it.
         // Redirects are advice of a router, and a pod is none; where the host forwards, the link's own word decides.
-        let ipv4 =
-            [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::AcceptRedirects, 0), (Ipv4Conf::SendRedirects, 0), (Ipv4Conf::RpFilter, 1), (Ipv4Conf::RouteLocalnet, 1)];
+        let ipv4 = [
+            (Ipv4Conf::Forwarding, 1),
+            (Ipv4Conf::AcceptRedirects, 0),
+            (Ipv4Conf::SendRedirects, 0),
+            (Ipv4Conf::RpFilter, 1),
+            (Ipv4Conf::RouteLocalnet, self.localnet()),
+        ];
         link::set(&mut m, name, &Settings { up: true, alias: Some(alias), mtu: None, ipv4: &ipv4, no_ipv6: self.has_ipv6 });
         link::get(&mut m, name);
         let index = link::index_of(&state.route.call("set up a pod's link", &m)?, name)?;
         let mut m = Messages::new();
-        for family in self.families() {
-            let Some(ip) = self.pod_of(*family, address, true) else { continue };
+        for ip in self.addresses_of(address, true) {
             link::add_neighbour(&mut m, index, ip, pod_mac(address));
-            link::add_route(&mut m, Net::one(ip), Way::Link { index, source: self.gateway_of(*family) });
+            link::add_route(&mut m, Net::one(ip), Way::Link { index, source: self.gateway_of(Family::of(ip)) });
         }
         state.route.call("route to a pod", &m).map(drop)
     }
 
     /// The pod's side.
-    fn inside(&self, netns: &Path, address: Ipv4Addr) -> Result<()> {
+    fn inside(&self, netns: &Path, address: IpAddr) -> Result<()> {
         let mut socket = netns::within(netns, || Socket::open(netlink::ROUTE))?;
         let mut m = Messages::new();
         link::up(&mut m, LOOPBACK_INDEX);
@@ -581,16 +592,16 @@ impl Inner {
         let index = link::index_of(&socket.call("set up the link in a pod", &m)?, INSIDE)?;
         let mut m = Messages::new();
         for family in self.families() {
-            let Some((ip, gateway)) = self.pod_of(*family, address, true).zip(self.gateway_of(*family)) else { continue };
+            let Some((ip, gateway)) = self.pod_of(family, address, true).zip(self.gateway_of(family)) else { continue };
             link::add_address(&mut m, index, ip);
             link::add_neighbour(&mut m, index, gateway, host_mac(address));
             link::add_route(&mut m, Net::one(gateway), Way::Link { index, source: None });
-            link::add_route(&mut m, everything(*family), Way::Gateway { index, router: gateway, source: None });
+            link::add_route(&mut m, Net::everything(family), Way::Gateway { index, router: gateway, source: None });
         }
         socket.call("set a pod's address and routes", &m).map(drop)
     }
 
-    fn add_ports(&self, state: &mut State, address: Ipv4Addr, ports: &[HostPort]) -> Result<()> {
+    fn add_ports(&self, state: &mut State, address: IpAddr, ports: &[HostPort]) -> Result<()> {
         if ports.is_empty() {
             return Ok(());
         }
@@ -605,7 +616,7 @@ impl Inner {
     }
 
     /// Gives a pod those of the ports that nobody has.
-    fn open_ports(&self, state: &mut State, address: Ipv4Addr, ports: &[HostPort]) -> Result<()> {
+    fn open_ports(&self, state: &mut State, address: IpAddr, ports: &[HostPort]) -> Result<()> {
         let had = state.holders.of(address, ports);
         let mut new = state.holders.take(address, ports);
         new.retain(|port| !had.contains(port));
@@ -627,14 +638,14 @@ impl Inner {
     fn change_ports(
         &self,
         state: &mut State,
-        address: Ipv4Addr,
+        address: IpAddr,
         ports: &[HostPort],
         what: &str,
         how: for<'a> fn(&'a mut Batch, &str, &[Element]) -> &'a mut Batch,
     ) -> Result<()> {
-        let ipv6 = state.ipam.get(address).is_some_and(|record| record.ipv6);
+        let both = state.ipam.get(address).is_some_and(|record| record.both);
         let mut changed = Ok(());
-        for ip in self.answer(address, ipv6).ips {
+        for ip in self.addresses_of(address, both) {
             let mut batch = Batch::new(Family::of(ip), &self.mark.table());
             rules::change(&mut batch, ip, ports, how);
             // One family's that was refused does not keep the other's.
@@ -644,15 +655,15 @@ impl Inner {
     }
 
     /// UDP flows to these ports of the host begin anew: those that this pod answers, and those that the host itself did.
-    fn forget_flows(&self, state: &mut State, address: Ipv4Addr, ports: &[HostPort]) -> Result<()> {
+    fn forget_flows(&self, state: &mut State, address: IpAddr, ports: &[HostPort]) -> Result<()> {
         let udp: Vec<&HostPort> = ports.iter().filter(|p| p.protocol == "UDP").collect();
         if udp.is_empty() {
             return Ok(());
         }
         let own = host_addresses()?;
         let concerns = |flow: &Flow| udp.iter().any(|p| p.host_port == flow.called.1 && p.host_ip.is_none_or(|ip| ip == flow.called.0));
-        let ipv6 = state.ipam.get(address).is_some_and(|record| record.ipv6);
-        for pod in self.answer(address, ipv6).ips {
+        let both = state.ipam.get(address).is_some_and(|record| record.both);
+        for pod in self.addresses_of(address, both) {
             conntrack::forget_udp(&mut state.nft, Family::of(pod), |flow| {
                 concerns(flow) && (flow.answers.0 == pod || own.contains(&flow.called.0) && flow.answers == flow.called)
             })?;
@@ -661,7 +672,7 @@ impl Inner {
     }
 
     /// Takes the ports from a pod that goes, and gives each to who waits for it.
-    fn remove_ports(&self, state: &mut State, address: Ipv4Addr, ports: &[HostPort]) -> Result<()> {
+    fn remove_ports(&self, state: &mut State, address: IpAddr, ports: &[HostPort]) -> Result<()> {
         let held: Vec<HostPort> = state.holders.of(address, ports);
         if held.is_empty() {
             return Ok(());
@@ -671,7 +682,7 @@ impl Inner {
             _ => self.forget_flows(state, address, &held)?,
         }
         state.holders.give(address);
-        let waiting: Vec<(Ipv4Addr, Vec<HostPort>)> = state
+        let waiting: Vec<(IpAddr, Vec<HostPort>)> = state
             .ipam
             .records()
             .filter(|(other, _)| *other != address)
@@ -696,7 +707,7 @@ impl Inner {
         let Some((address, record)) = state.ipam.find(sandbox).map(|(a, r)| (a, r.clone())) else { return Ok(None) };
         self.remove_ports(state, address, &record.ports)?;
         // Without its route a pod is cut off both ways: what it sends fails the source check.
-        for ip in self.answer(address, record.ipv6).ips {
+        for ip in self.addresses_of(address, record.both) {
             link::delete_route(&mut state.route, Net::one(ip), true)?;
         }
         state.ipam.free(address)?;
@@ -754,13 +765,25 @@ pub(crate) fn host_addresses() -> Result<BTreeSet<IpAddr>> {
     Ok(all.filter_map(|i| of(i.address?)).collect())
 }
 
-/// The MTU of the link of the host's default route.
+/// The MTU of the link of the host's default route: of IPv4's, or where there is none, of IPv6's.
 pub(crate) fn default_mtu(route: &mut Socket) -> u32 {
-    let table = fs::read_to_string("/proc/thread-self/net/route").unwrap_or_default();
-    let mut lines = table.lines().skip(1).map(str::split_ascii_whitespace);
-    let name = lines.find_map(|mut w| Some((w.next()?, w.next()?)).filter(|(_, to)| *to == "00000000").map(|(name, _)| name.to_owned()));
+    let read = |file: &str| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
+    let name = default_link(&read("route")).or_else(|| default_link6(&read("ipv6_route")));
     let link = name.and_then(|name| link::find(route, &name).ok().flatten());
     link.map_or(DEFAULT_MTU, |l| l.mtu)
+}
+
+/// The link of the default route in `/proc/net/route`.
+fn default_link(table: &str) -> Option<String> {
+    let mut lines = table.lines().skip(1).map(str::split_ascii_whitespace);
+    lines.find_map(|mut w| Some((w.next()?, w.next()?)).filter(|(_, to)| *to == "00000000").map(|(name, _)| name.to_owned()))
+}
+
+/// The same in `/proc/net/ipv6_route`, where what leads nowhere goes by loopback.
+fn default_link6(table: &str) -> Option<String> {
+    let lines = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    let mut to_everywhere = lines.filter(|words| words.first().is_some_and(|to| to.bytes().all(|b| b == b'0')) && words.get(1) == Some(&"00"));
+    to_everywhere.find_map(|words| words.last().filter(|name| **name != "lo").map(|name| (*name).to_owned()))
 }
 
 /// Sets a kernel parameter below `net`, unless it is so already.
@@ -776,12 +799,16 @@ pub(crate) fn sysctl(name: &str, value: &str) -> Result<()> {
 pub fn purge(mark: &Mark) -> Result<usize> {
     let mut route = Socket::open(netlink::ROUTE)?;
     let alias = mark.alias();
-    let (mut removed, mut switched) = (mesh::purge(&mut route, mark)?, BTreeSet::new());
+    let (mut removed, mut switched, mut advised, mut ranges) = (mesh::purge(&mut route, mark)?, BTreeSet::new(), BTreeSet::new(), Vec::new());
     for link in link::list(&mut route)?.into_iter().filter(|l| l.alias.starts_with(&alias)) {
         link::remove(&mut route, &link.name)?;
         removed += 1;
-        if let Some(told) = link.alias[alias.len()..].strip_prefix(BRIDGE).map(Told::parse) {
+        let rest = &link.alias[alias.len()..];
+        // Those of this node's pods, and of further nodes' of this machine.
+        ranges.extend(rest.split_whitespace().filter_map(|word| word.parse::<Net>().ok()));
+        if let Some(told) = rest.strip_prefix(BRIDGE).map(Told::parse) {
             switched.extend(told.switched);
+            advised.extend(told.advised);
             for range in told.ranges {
                 link::delete_route(&mut route, range, false)?;
             }
@@ -804,6 +831,36 @@ pub fn purge(mark: &Mark) -> Result<usize> {
     let beside = |family: Family| bridges().any(|told| told.ranges.iter().any(|range| range.family() == family));
     for family in switched.into_iter().filter(|family| !beside(*family) && !others.pass_on(*family)) {
         sysctl(bridge::forwarding(family), "0")?;
+        if family == Family::V6 {
+            bridge::unadvise(&mut route, &advised)?;
+        }
+    }
+    // Where the kernel tracks nothing there is nothing to forget.
+    match conntrack::forget_ranges(&mut nft, &ranges) {
+        Ok(flows) => tracing::debug!(flows, "forgot connections of the cluster's pods"),
+        Err(error) => tracing::debug!(%error, "connections of the cluster's pods stay known for a while"),
     }
     Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_to_everywhere_is_found_in_both_tables() {
+        let v4 = "Iface\tDestination\tGateway\neth1\t0000F40A\t00000000\neth0\t00000000\t0100A8C0\n";
+        assert_eq!(default_link(v4).as_deref(), Some("eth0"));
+        let line = |to: &str, prefix: &str, link: &str| format!("{to} {prefix} {0} 00 {0} 00000400 00000001 00000000 00000001 {link:>8}\n", "0".repeat(32));
+        let zeros = "0".repeat(32);
+        let v6 = [line("fd00010002440000", "40", "knarr"), line(&zeros, "00", "lo"), line(&zeros, "80", "x"), line(&zeros, "00", "eth2")].concat();
+        assert_eq!((default_link6(&v6).as_deref(), default_link6("")), (Some("eth2"), None));
+    }
+
+    #[test]
+    fn hardware_addresses_follow_from_the_first_familys() {
+        assert_eq!(pod_mac([10, 244, 0, 9].into()), [0x0a, 0x58, 10, 244, 0, 9]);
+        let [one, other]: [IpAddr; 2] = ["fd00::9", "fd00::a"].map(|ip| ip.parse().unwrap());
+        assert!(pod_mac(one) != host_mac(one) && pod_mac(one) != pod_mac(other));
+    }
 }

@@ -5,12 +5,13 @@
 //! the node. What goes further, to the outside, nobody here can answer for.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::{AttachRequest, Inner};
+use crate::nft::Family;
 use crate::{Error, Result, netns};
 
 /// What is begun with this is no sandbox of a pod.
@@ -62,7 +63,7 @@ impl<'a> Guest<'a> {
     }
 
     fn socket(&self) -> Result<UdpSocket> {
-        netns::within(&self.path, || bind(Ipv4Addr::UNSPECIFIED.into()))
+        netns::within(&self.path, || bind(Family::of(self.address).unspecified()))
     }
 }
 
@@ -110,9 +111,9 @@ impl Inner {
     /// Sends packets as pods do. Blocks for milliseconds, or for seconds where something refuses.
     pub(super) fn probe(&self) -> Result<Passage> {
         let (a, b) = (Guest::join(self, "a")?, Guest::join(self, "b")?);
-        let node = bind(self.gateway.into())?;
+        let node = bind(self.gateway)?;
         let (from, to) = (a.socket()?, b.socket()?);
-        let [pods, node] = heard(&from, [(&to, b.address), (&node, self.gateway.into())])?;
+        let [pods, node] = heard(&from, [(&to, b.address), (&node, self.gateway)])?;
         Ok(Passage { pods, node })
     }
 }

@@ -56,8 +56,8 @@ pub(super) fn table(mark: &Mark, cluster: Net, gateway: IpAddr, of: Of, pods: &[
     batch.add_chain("guard", Some(Hook { kind: "filter", at: At::Prerouting, priority: -300 }));
 
     let (loopback, multicast) = match family {
-        Family::V4 => (Some(Net::new(LOOPBACK.0.into(), LOOPBACK.1)), Net::new(MULTICAST.0.into(), MULTICAST.1)),
-        Family::V6 => (None, Net::new(MULTICAST6.0.into(), MULTICAST6.1)),
+        Family::V4 => (Some(Net::new(LOOPBACK.0, LOOPBACK.1)), Net::new(MULTICAST.0, MULTICAST.1)),
+        Family::V6 => (None, Net::new(MULTICAST6.0, MULTICAST6.1)),
     };
     let links = mark.link_prefix();
     let mut rule = step::came_by(&links).to_vec();
@@ -70,6 +70,9 @@ pub(super) fn table(mark: &Mark, cluster: Net, gateway: IpAddr, of: Of, pods: &[
     batch.add_rule("guard", &rule);
 
     let mut to_ports = step::is_local(Fib::Destination).to_vec();
+    if family == Family::V6 {
+        to_ports.splice(0..0, step::not_to_loopback6());
+    }
     to_ports.push(step::jump("ports"));
     batch.add_rule("prerouting", &to_ports).add_rule("output", &to_ports);
     let translate = Expr::Dnat { family, address: reg(6), port: reg(6 + family.registers()) };

@@ -15,7 +15,7 @@ mod table;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,14 +28,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::cidr::{Cidr, Net};
+use crate::cidr::Net;
 use crate::conntrack::{self, Flow};
 use crate::mark::Mark;
 use crate::netlink::{self, Socket};
 use crate::nft::{self, Batch, Family, Foreign};
 use crate::pod::{OwnPort, host_addresses};
 use crate::ranges::{self, Machines, ServiceRanges};
-use crate::{BY_SERVICE, Error, Ipv6, Result, mesh, service_of_slice};
+use crate::{BY_SERVICE, Error, Part, Result, mesh, service_of_slice};
 use endpoints::Node;
 use plan::{Plan, UdpFront};
 use table::{Change, Frame, Table, There};
@@ -68,39 +68,29 @@ pub struct Config {
     pub mark: Mark,
     /// The node's name, by which local endpoints are known.
     pub node_name: String,
-    /// The node's address: the source of what the node passes on for others.
-    pub node_ip: Ipv4Addr,
-    /// The pods' range; from outside of it a cluster address is reached under the node's address.
-    pub cluster_cidr: Option<Cidr>,
-    /// The Services' range, beside those of ServiceCIDRs; what in them is nobody's is dropped.
-    pub service_cidr: Option<Cidr>,
+    /// What the node has of each family, the first family's first. Services of a family that it does not have are not served here.
+    pub sides: Vec<Side>,
     /// Where node ports are served.
     pub node_ports: NodePortAddresses,
     /// Where the node's own processes listen: no Service has these ports at addresses from outside.
     pub own_ports: Vec<OwnPort>,
-    /// What the node has of IPv6; none: Services of IPv6 are not served here.
-    pub ipv6: Option<Ipv6>,
-}
-
-impl Config {
-    /// What the rules of each family that the node has are made for.
-    fn sides(&self) -> Vec<Side> {
-        let v4 = Side { node_ip: self.node_ip.into(), cluster_cidr: self.cluster_cidr.map(Into::into) };
-        let v6 = self.ipv6.map(|v6| Side { node_ip: v6.node_ip(), cluster_cidr: Some(v6.cluster_cidr) });
-        [v4].into_iter().chain(v6).collect()
-    }
-
-    /// The Services' ranges that the node was told.
-    fn own_ranges(&self) -> Vec<Net> {
-        self.service_cidr.map(Net::from).into_iter().chain(self.ipv6.map(|v6| v6.service_cidr)).collect()
-    }
 }
 
 /// What a family's rules are made for.
 #[derive(Clone, Copy, Debug)]
-struct Side {
-    node_ip: IpAddr,
-    cluster_cidr: Option<Net>,
+pub struct Side {
+    /// The node's address: the source of what the node passes on for others.
+    pub node_ip: IpAddr,
+    /// The pods' range; from outside of it a cluster address is reached under the node's address.
+    pub cluster_cidr: Net,
+    /// The Services' range, beside those of ServiceCIDRs; what in them is nobody's is dropped.
+    pub service_cidr: Net,
+}
+
+impl From<Part> for Side {
+    fn from(part: Part) -> Self {
+        Self { node_ip: part.node_ip(), cluster_cidr: part.cluster_cidr, service_cidr: part.service_cidr }
+    }
 }
 
 /// Runs the proxy until `shutdown`; `ready` becomes true when all Services that there were at the start are served. The rules stay
@@ -109,7 +99,7 @@ pub async fn run(config: Config, informers: Informers, shutdown: CancellationTok
     let services = informers.informer::<Service>();
     let slices = informers.informer::<EndpointSlice>();
     let nodes = informers.informer::<v1::Node>();
-    let ranges = ServiceRanges::new(config.own_ranges(), informers.informer::<ServiceCIDR>());
+    let ranges = ServiceRanges::new(config.sides.iter().map(|side| side.service_cidr), informers.informer::<ServiceCIDR>());
     tokio::select! {
         () = shutdown.cancelled() => Ok(()),
         result = serve(config, Memory { services, slices, ranges, nodes }, ready) => result,
@@ -135,15 +125,14 @@ fn remove_of(mark: &Mark, families: &[Family]) -> Result<()> {
 /// The same on these informers: each family by itself, as upstream's proxies of both.
 async fn serve(config: Config, memory: Memory, ready: watch::Sender<bool>) -> Result<()> {
     memory.slices.add_index(BY_SERVICE, service_of_slice);
-    if config.ipv6.is_none() {
-        let mark = config.mark.clone();
-        // Of a former start, which had the family. (A kernel without IPv6 has no rules of it either.)
-        let removed = tokio::task::spawn_blocking(move || remove_of(&mark, &[Family::V6])).await;
-        if let Ok(Err(error)) = removed {
-            tracing::debug!(%error, "rules of IPv6 could not be looked for");
-        }
+    let sides = &config.sides;
+    let others: Vec<Family> = Family::ALL.into_iter().filter(|family| sides.iter().all(|side| Family::of(side.node_ip) != *family)).collect();
+    let mark = config.mark.clone();
+    // Of a former start, which had the family. (A kernel without it has no rules of it either.)
+    let removed = tokio::task::spawn_blocking(move || remove_of(&mark, &others)).await;
+    if let Ok(Err(error)) = removed {
+        tracing::debug!(%error, "rules of the other family could not be looked for");
     }
-    let sides = config.sides();
     let waiting = std::sync::atomic::AtomicUsize::new(sides.len());
     let is_ready = || {
         if waiting.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) == 1 {
@@ -172,7 +161,7 @@ impl Memory {
     /// The ranges of Services of which all that is nobody's is dropped.
     fn dropped(&self, side: Side, machines: &BTreeSet<IpAddr>) -> BTreeSet<Net> {
         let machines = Machines { here: host_addresses().unwrap_or_default(), nodes: machines.clone() };
-        ranges::apart(&self.ranges.of(Family::of(side.node_ip)), self.ranges.own(), side.cluster_cidr, &machines)
+        ranges::apart(&self.ranges.of(Family::of(side.node_ip)), self.ranges.own(), Some(side.cluster_cidr), &machines)
     }
 
     /// The range of a node's pods, as far as it has one.
@@ -302,7 +291,7 @@ impl Proxy {
         let frame = Frame {
             table: config.mark.proxy_table(),
             node_ip: side.node_ip,
-            cluster_cidr: side.cluster_cidr,
+            cluster_cidr: Some(side.cluster_cidr),
             service_ranges: memory.dropped(side, &machines),
             node_ports: config.node_ports.clone(),
         };
@@ -310,7 +299,7 @@ impl Proxy {
             name: config.node_name.clone(),
             zone: memory.zone(&config.node_name),
             family,
-            cluster_cidr: side.cluster_cidr,
+            cluster_cidr: Some(side.cluster_cidr),
             pod_cidr: memory.pod_cidr(&config.node_name, family),
             service_ranges: all,
             own_ports: config.own_ports.clone(),

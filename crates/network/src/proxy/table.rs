@@ -480,6 +480,8 @@ impl Frame {
     /// Goes on only for the addresses at which node ports are served.
     fn at_node_ports(&self) -> Rule {
         match &self.node_ports {
+            // What comes from IPv6's loopback cannot leave it, whatever is translated (upstream serves no loopback with nftables).
+            NodePortAddresses::All if self.family() == Family::V6 => [step::not_to_loopback6(), step::is_local(Fib::Destination).to_vec()].concat(),
             NodePortAddresses::All => step::is_local(Fib::Destination).to_vec(),
             NodePortAddresses::Only(_) => vec![step::destination(self.family(), 0), Expr::In { set: NODE_PORT_IPS.into(), from: reg(0), not: false }],
         }

@@ -186,7 +186,7 @@ fn services_without_an_address_need_nothing() {
 fn empty_table() -> Table {
     Table::new(Frame {
         table: "t".into(),
-        node_ip: Ipv4Addr::new(10, 244, 0, 1).into(),
+        node_ip: [10, 244, 0, 1].into(),
         cluster_cidr: None,
         service_ranges: BTreeSet::new(),
         node_ports: NodePortAddresses::All,

@@ -1,4 +1,4 @@
-//! Pods and Services of both families on a real kernel: what IPv6 does beside IPv4.
+//! Pods and Services of IPv6 on a real kernel: beside IPv4, before it, and alone.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -9,7 +9,7 @@ use network::netlink::{self, Messages, Socket};
 use network::nft::{self, Family};
 use network::pod::{self, HostPort, PodNetwork};
 use network::proxy::NodePortAddresses;
-use network::{Ipv6, Net, Result};
+use network::{Net, Part, Result, conntrack};
 use serde_json::{Value, json};
 
 use crate::api::{SERVICE_CIDRS, SERVICES, SLICES};
@@ -24,12 +24,37 @@ const HOST: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 1);
 const OUTSIDE: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 2);
 const VIP: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x20);
 
-fn ipv6() -> Ipv6 {
-    Ipv6 { pod_cidr: POD_NETWORK.parse().unwrap(), cluster_cidr: CLUSTER.parse().unwrap(), service_cidr: SERVICE_RANGE.parse().unwrap() }
+fn ipv6() -> Part {
+    Part { pod_cidr: POD_NETWORK.parse().unwrap(), cluster_cidr: CLUSTER.parse().unwrap(), service_cidr: SERVICE_RANGE.parse().unwrap() }
+}
+
+/// Which families a node has, and in which order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Families {
+    FourSix,
+    SixFour,
+    Six,
+}
+
+impl Families {
+    const ALL: [Self; 3] = [Self::FourSix, Self::SixFour, Self::Six];
+
+    fn node(self) -> Node {
+        let parts = |four: Part| match self {
+            Self::FourSix => vec![four, ipv6()],
+            Self::SixFour => vec![ipv6(), four],
+            Self::Six => vec![ipv6()],
+        };
+        Node::with(|config| pod::Config { parts: parts(config.parts[0]), ..config }, "10.244.0.0/16".parse().unwrap())
+    }
+
+    fn has_four(self) -> bool {
+        self != Self::Six
+    }
 }
 
 fn node() -> Node {
-    Node::with(|config| pod::Config { ipv6: Some(ipv6()), ..config }, "10.244.0.0/16".parse().unwrap())
+    Families::FourSix.node()
 }
 
 /// An address beside those that a link has, and the way to everywhere.
@@ -55,13 +80,13 @@ fn machine_of_both(test: impl FnOnce(Space) + Send) {
     });
 }
 
-/// Answers with a name and the caller's address, over TCP and UDP of IPv6.
-fn serve(space: &Space, port: u16, name: &str) {
+/// Answers with a name and the caller's address, over TCP and UDP of IPv6 (and of IPv4 where there is that).
+pub fn serve(space: &Space, port: u16, name: &str) {
     let (tcp, udp) = space.run(move || (TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap(), UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap()));
     let told = name.to_owned();
     std::thread::spawn(move || {
         for mut stream in tcp.incoming().flatten() {
-            let from = stream.peer_addr().map(|a| a.ip().to_string()).unwrap_or_default();
+            let from = stream.peer_addr().map(|a| a.ip().to_canonical().to_string()).unwrap_or_default();
             let _ = stream.write_all(format!("{told} {from}").as_bytes());
         }
     });
@@ -76,14 +101,15 @@ fn serve(space: &Space, port: u16, name: &str) {
 /// For a first answer. What a refusal says to the very first packet is not heard by who still sends it: the second comes after a second.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-fn call(to: impl Into<SocketAddr>) -> std::io::Result<String> {
+pub fn call(to: impl Into<SocketAddr>) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&to.into(), PATIENCE)?;
     stream.set_read_timeout(Some(DEADLINE))?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).map(|_| answer)
 }
 
-fn from(space: &Space, to: (Ipv6Addr, u16)) -> std::io::Result<String> {
+pub fn from(space: &Space, to: impl Into<SocketAddr>) -> std::io::Result<String> {
+    let to = to.into();
     space.run(move || call(to))
 }
 
@@ -101,23 +127,36 @@ fn ask(space: &Space, to: (Ipv6Addr, u16)) -> std::io::Result<String> {
 /// A pod that answers at port 8080 of both families.
 fn pod(node: &Node, name: &str) -> (Space, Ipv6Addr) {
     let space = Space::new();
-    node.attach(name, &space.path, Vec::new());
+    node.join(name, &space.path, Vec::new());
     serve(&space, 8080, name);
-    (space, second(node, name).unwrap())
+    (space, six(node, name).unwrap())
 }
 
-fn second(node: &Node, name: &str) -> Option<Ipv6Addr> {
+/// A pod's address of IPv6.
+fn six(node: &Node, name: &str) -> Option<Ipv6Addr> {
     node.network.addresses(name).unwrap().ips.into_iter().find_map(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None })
 }
 
 #[test]
-fn pods_have_addresses_of_both_families() {
-    machine_of_both(|outside| {
-        let node = node();
+fn pods_have_addresses_of_their_nodes_families() {
+    Families::ALL.into_iter().for_each(pods_of);
+}
+
+fn pods_of(families: Families) {
+    machine_of_both(move |outside| {
+        let node = families.node();
         let (a, ip_a) = pod(&node, "a");
         let (b, ip_b) = pod(&node, "b");
-        let all = node.network.addresses("a").unwrap().ips;
-        assert!(all.len() == 2 && all[0].is_ipv4(), "the first family's first: {all:?}");
+        let all: Vec<bool> = node.network.addresses("a").unwrap().ips.iter().map(IpAddr::is_ipv4).collect();
+        let expected: &[bool] = match families {
+            Families::FourSix => &[true, false],
+            Families::SixFour => &[false, true],
+            Families::Six => &[false],
+        };
+        assert_eq!(all, expected, "the first family's first");
+        assert_eq!(node.network.gateway().is_ipv4(), expected[0]);
+        let passage = node.runtime.block_on(node.network.probe()).unwrap();
+        assert!(passage.pods && passage.node, "{families:?}: {passage:?}");
         assert_eq!(from(&a, (ip_b, 8080)).unwrap(), format!("b {ip_a}"), "a pod is seen under its own address");
         assert_eq!(from(&a, (ip_a, 8080)).unwrap(), format!("a {ip_a}"));
         assert_eq!(from(&a, (Ipv6Addr::LOCALHOST, 8080)).unwrap(), "a ::1");
@@ -125,7 +164,8 @@ fn pods_have_addresses_of_both_families() {
         serve(&outside, 9000, "outside");
         assert_eq!(from(&b, (OUTSIDE, 9000)).unwrap(), format!("outside {HOST}"), "egress under the host's address");
         let begun = Instant::now();
-        from(&a, ("fd00:10:244::dead".parse().unwrap(), 8080)).unwrap_err();
+        let nobodys: Ipv6Addr = "fd00:10:244::dead".parse().unwrap();
+        from(&a, (nobodys, 8080)).unwrap_err();
         assert!(begun.elapsed() < PATIENCE, "an address that nobody has is told to be none");
         // Nobody speaks for another, nor hears for him.
         let claimed: Ipv6Addr = "fd00:10:244::bad".parse().unwrap();
@@ -160,11 +200,11 @@ fn a_second_family_comes_with_a_start_and_those_who_are_there_stay() {
         std::fs::write("/proc/sys/net/ipv6/conf/up0/accept_ra", "1").unwrap();
         let mut node = Node::new();
         let (a, ip_a) = node.pod("a");
-        assert_eq!(second(&node, "a"), None);
-        node.config.ipv6 = Some(ipv6());
+        assert_eq!(six(&node, "a"), None);
+        node.config.parts.push(ipv6());
         node.network = PodNetwork::open(node.config.clone()).unwrap();
         let (b, ip_b) = pod(&node, "b");
-        assert_eq!(second(&node, "a"), None, "a pod keeps what it has");
+        assert_eq!(six(&node, "a"), None, "a pod keeps what it has");
         assert_eq!(crate::world::call((ip_a, 8080)).unwrap(), format!("a {NODE_IP}"));
         assert!(a.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap().send_to(b"?", (GATEWAY, 9))).is_err(), "it has no IPv6");
         serve(&outside, 9000, "outside");
@@ -174,30 +214,79 @@ fn a_second_family_comes_with_a_start_and_those_who_are_there_stay() {
         assert_ne!(std::fs::read_to_string("/proc/sys/net/ipv6/conf/default/accept_ra").unwrap().trim(), "2", "who comes later is told by who brings him");
         // A new process finds both kinds.
         node.network = PodNetwork::open(node.config.clone()).unwrap();
-        assert_eq!((second(&node, "a"), second(&node, "b")), (None, Some(ip_b)));
+        assert_eq!((six(&node, "a"), six(&node, "b")), (None, Some(ip_b)));
         assert_eq!(call((ip_b, 8080)).unwrap(), format!("b {GATEWAY}"));
         assert!(pod::purge(&node.config.mark).unwrap() > 0);
         let mut socket = Socket::open(netlink::NETFILTER).unwrap();
         assert!(Family::ALL.iter().all(|family| nft::tables(&mut socket, *family).unwrap().is_empty()));
         assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/forwarding").unwrap().trim(), "0", "it was off");
+        assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv6/conf/up0/accept_ra").unwrap().trim(), "1", "a host that is no router takes advice");
         assert!(call((ip_b, 8080)).is_err());
     });
 }
 
 #[test]
-fn host_ports_are_of_both_families() {
+fn a_cluster_of_ipv6_gains_ipv4_and_pods_beyond_its_range_have_none() {
+    machine_of_both(|_outside| {
+        let mut node = Families::Six.node();
+        let (_a, ip_a) = pod(&node, "a");
+        let four =
+            Part { pod_cidr: "10.244.0.0/29".parse().unwrap(), cluster_cidr: "10.244.0.0/16".parse().unwrap(), service_cidr: "10.96.0.0/16".parse().unwrap() };
+        node.config.parts.push(four);
+        node.network = PodNetwork::open(node.config.clone()).unwrap();
+        assert_eq!(node.network.addresses("a").unwrap().ips, [IpAddr::V6(ip_a)], "a pod keeps what it has");
+        let spaces: Vec<Space> = (0..4).map(|_| Space::new()).collect();
+        for (at, space) in spaces.iter().enumerate() {
+            assert_eq!(node.join(&format!("p{at}"), &space.path, Vec::new()).len(), 2);
+        }
+        let full = Space::new();
+        let request = pod::AttachRequest { sandbox_id: "full".into(), host_ports: Vec::new() };
+        let why = node.runtime.block_on(node.network.attach(&full.path, request)).unwrap_err().to_string();
+        assert_eq!(why, format!("no free address in the pod range {POD_NETWORK}"), "each place is in both");
+        assert_eq!(call((ip_a, 8080)).unwrap(), format!("a {GATEWAY}"));
+    });
+}
+
+#[test]
+fn what_the_kernel_knows_of_connections_goes_with_the_cluster() {
     machine_of_both(|outside| {
         let node = node();
+        let (a, ip_a) = pod(&node, "a");
+        let own = [ipv6().pod_cidr];
+        serve(&outside, 9000, "outside");
+        let known = || {
+            assert!(call((ip_a, 8080)).is_ok() && from(&a, (OUTSIDE, 9000)).is_ok());
+            Socket::open(netlink::NETFILTER).unwrap()
+        };
+        let mut socket = known();
+        assert!(conntrack::forget_ranges(&mut socket, &["fd00:99::/64".parse().unwrap()]).unwrap() == 0, "others' are known on");
+        assert!(conntrack::forget_ranges(&mut socket, &own).unwrap() >= 2);
+        drop(known());
+        pod::purge(&node.config.mark).unwrap();
+        assert_eq!(conntrack::forget_ranges(&mut socket, &own).unwrap(), 0);
+    });
+}
+
+#[test]
+fn host_ports_are_of_the_nodes_families() {
+    Families::ALL.into_iter().for_each(host_ports_of);
+}
+
+fn host_ports_of(families: Families) {
+    machine_of_both(move |outside| {
+        let node = families.node();
         let port = |host_port: u16, host_ip: Option<IpAddr>| HostPort { host_ip, host_port, container_port: 8080, protocol: "TCP".into() };
         let space = Space::new();
         serve(&space, 8080, "a");
-        node.attach("a", &space.path, vec![port(7000, None), port(7001, Some(HOST.into())), port(7002, Some(crate::world::HOST.into()))]);
+        node.join("a", &space.path, vec![port(7000, None), port(7001, Some(HOST.into())), port(7002, Some(crate::world::HOST.into()))]);
         assert_eq!(from(&outside, (HOST, 7000)).unwrap(), format!("a {OUTSIDE}"));
         assert_eq!(from(&outside, (HOST, 7001)).unwrap(), format!("a {OUTSIDE}"));
         assert!(from(&outside, (HOST, 7002)).is_err(), "that is at an address of the other family");
         assert!(from(&outside, (GATEWAY, 7001)).is_err());
+        let begun = Instant::now();
+        assert!(call((Ipv6Addr::LOCALHOST, 7000)).is_err() && begun.elapsed() < PATIENCE, "nor is one at IPv6's loopback");
         assert_eq!(from(&space, (HOST, 7000)).unwrap(), format!("a {GATEWAY}"), "a pod calls itself");
-        assert!(outside.run(|| call((crate::world::HOST, 7002))).is_ok());
+        assert_eq!(outside.run(|| call((crate::world::HOST, 7002))).is_ok(), families.has_four());
         node.detach("a");
         assert!(from(&outside, (HOST, 7000)).is_err());
     });
@@ -228,8 +317,12 @@ fn is_by(answer: &std::io::Result<String>, who: &str) -> bool {
 
 #[test]
 fn services_of_ipv6_are_served_as_those_of_ipv4() {
-    machine_of_both(|outside| {
-        let cluster = Cluster::on(node(), NodePortAddresses::All);
+    [Families::FourSix, Families::Six].into_iter().for_each(services_of);
+}
+
+fn services_of(families: Families) {
+    machine_of_both(move |outside| {
+        let cluster = Cluster::on(families.node(), NodePortAddresses::All);
         let (a, ip_a) = pod(&cluster.node, "a");
         let (b, ip_b) = pod(&cluster.node, "b");
         service(
@@ -245,6 +338,8 @@ fn services_of_ipv6_are_served_as_those_of_ipv4() {
         assert_eq!(call((VIP, 80)).unwrap(), format!("a {GATEWAY}"));
         assert_eq!(from(&outside, (HOST, 30080)).unwrap(), format!("a {GATEWAY}"));
         assert_eq!(from(&b, (GATEWAY, 30080)).unwrap(), format!("a {GATEWAY}"));
+        let begun = Instant::now();
+        assert!(call((Ipv6Addr::LOCALHOST, 30080)).is_err() && begun.elapsed() < PATIENCE, "no node port is at IPv6's loopback, and that is told");
         until("UDP", || ask(&b, (VIP, 80)), |answer| is_by(answer, "a"));
         // An endpoint of the other family is none of this Service's.
         cluster.api.put(

@@ -1,6 +1,7 @@
-//! Two machines with a node each: pods reach each other over VXLAN and over routes, also after somebody has taken that away.
+//! Two machines with a node each, of either family: pods reach each other over VXLAN and over routes, also after somebody has taken
+//! that away.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,8 +10,9 @@ use k8s_openapi::api::core::v1;
 use network::link::{self, End, Settings};
 use network::mesh::{self, Kind, Mesh, Own};
 use network::netlink::{self, Messages, Socket};
-use network::{Cidr, Mark, netns, pod};
+use network::{Mark, Net, Part, netns, pod};
 
+use crate::dual::{from, serve};
 use crate::world::{Node, Space};
 
 /// A machine and its node.
@@ -20,27 +22,48 @@ struct Machine {
     mesh: Arc<Mesh>,
 }
 
-const FIRST: Ipv4Addr = Ipv4Addr::new(192, 168, 88, 1);
-const SECOND: Ipv4Addr = Ipv4Addr::new(192, 168, 88, 2);
-const CLUSTER: &str = "10.244.0.0/16";
-
-fn range(number: u8) -> Cidr {
-    Cidr::new(Ipv4Addr::new(10, 244, number, 0), 24)
+/// Which addresses machines and pods have.
+#[derive(Clone, Copy, Debug)]
+struct Addresses {
+    machines: [&'static str; 2],
+    cluster: &'static str,
+    /// Bits of the prefix of a node's range.
+    prefix: u8,
+    services: &'static str,
 }
 
-/// The Node objects of both.
-fn nodes(second: Ipv4Addr) -> Vec<v1::Node> {
-    let node = |name: &str, number: u8, ip: Ipv4Addr| {
-        serde_json::from_value(serde_json::json!({
-            "metadata": {"name": name, "creationTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"podCIDRs": [range(number).to_string()]},
-            "status": {"addresses": [{"type": "InternalIP", "address": ip}]}
-        }))
-        .unwrap()
-    };
-    vec![node("first", 0, FIRST), node("second", 1, second)]
+const V4: Addresses = Addresses { machines: ["192.168.88.1", "192.168.88.2"], cluster: "10.244.0.0/16", prefix: 24, services: "10.96.0.0/16" };
+const V6: Addresses = Addresses { machines: ["fd00:88::1", "fd00:88::2"], cluster: "fd00:10:244::/56", prefix: 64, services: "fd00:10:96::/112" };
+
+impl Addresses {
+    fn machine(self, number: usize) -> IpAddr {
+        self.machines[number].parse().unwrap()
+    }
+
+    fn part(self, number: u32) -> Part {
+        let cluster_cidr: Net = self.cluster.parse().unwrap();
+        Part { pod_cidr: cluster_cidr.part(number, self.prefix).unwrap(), cluster_cidr, service_cidr: self.services.parse().unwrap() }
+    }
+
+    /// The Node objects of both.
+    fn nodes(self) -> Vec<v1::Node> {
+        self.nodes_with(self.machine(1))
+    }
+
+    /// The same with another address of the second.
+    fn nodes_with(self, second: IpAddr) -> Vec<v1::Node> {
+        let node = |name: &str, number: u32, ip: IpAddr| {
+            serde_json::from_value(serde_json::json!({
+                "metadata": {"name": name, "creationTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"podCIDRs": [self.part(number).pod_cidr.to_string()]},
+                "status": {"addresses": [{"type": "InternalIP", "address": ip}]}
+            }))
+            .unwrap()
+        };
+        vec![node("first", 0, self.machine(0)), node("second", 1, second)]
+    }
 }
 
-fn address(socket: &mut Socket, name: &str, own: Ipv4Addr, other: Ipv4Addr) {
+fn address(socket: &mut Socket, name: &str, own: IpAddr, other: IpAddr) {
     let mut m = Messages::new();
     link::up(&mut m, 1);
     link::set(&mut m, name, &Settings { up: true, ..Settings::default() });
@@ -48,12 +71,13 @@ fn address(socket: &mut Socket, name: &str, own: Ipv4Addr, other: Ipv4Addr) {
     let index = link::index_of(&socket.call("up", &m).unwrap(), name).unwrap();
     let mut m = Messages::new();
     link::add_address(&mut m, index, own);
-    link::add_route(&mut m, Cidr::new(other, 32), link::Way::Link { index, source: Some(own.into()) });
+    link::add_route(&mut m, Net::one(other), link::Way::Link { index, source: Some(own) });
     socket.call("address", &m).unwrap();
 }
 
 /// Two machines with a link between them.
-fn machines(kind: Kind) -> [Machine; 2] {
+fn machines(kind: Kind, of: Addresses) -> [Machine; 2] {
+    let [first, second] = [0, 1].map(|number| of.machine(number));
     let spaces = [Space::new(), Space::new()];
     let there = std::fs::File::open(&spaces[1].path).unwrap();
     spaces[0].run(move || {
@@ -62,17 +86,17 @@ fn machines(kind: Kind) -> [Machine; 2] {
         let (near, far) = (End { name: "up0", mac: [2, 0, 0, 0, 0, 1] }, End { name: "up0", mac: [2, 0, 0, 0, 0, 2] });
         link::add_veth(&mut m, near, far, there.as_raw_fd(), 1500);
         socket.call("link", &m).unwrap();
-        address(&mut socket, "up0", FIRST, SECOND);
+        address(&mut socket, "up0", first, second);
     });
-    spaces[1].run(|| address(&mut Socket::open(netlink::ROUTE).unwrap(), "up0", SECOND, FIRST));
+    spaces[1].run(move || address(&mut Socket::open(netlink::ROUTE).unwrap(), "up0", second, first));
     let mut number = 0;
     spaces.map(|space| {
-        let (name, ip) = [("first", FIRST), ("second", SECOND)][usize::from(number)];
+        let (name, ip, part) = (["first", "second"][number as usize], of.machine(number as usize), of.part(number));
         let (node, mesh) = space.run(move || {
-            let mtu = mesh::mtu(kind, ip.into()).unwrap();
-            let node = Node::with(|config| pod::Config { mtu: Some(mtu), cluster_cidr: Some(CLUSTER.parse().unwrap()), ..config }, range(number));
-            let own = Own { node: name.into(), kind, addresses: vec![ip.into()], cluster: vec![CLUSTER.parse().unwrap()] };
-            let mesh = Mesh::open(mesh::Config { mark: Mark::new("test"), own, gateways: vec![IpAddr::V4(node.network.gateway())] }).unwrap();
+            let mtu = mesh::mtu(kind, ip).unwrap();
+            let node = Node::with(|config| pod::Config { mtu: Some(mtu), parts: vec![part], ..config }, part.pod_cidr);
+            let own = Own { node: name.into(), kind, addresses: vec![ip], cluster: vec![part.cluster_cidr] };
+            let mesh = Mesh::open(mesh::Config { mark: Mark::new("test"), own, gateways: vec![node.network.gateway()] }).unwrap();
             (node, mesh)
         });
         number += 1;
@@ -86,11 +110,11 @@ impl Machine {
         self.space.run(move || mesh.put(nodes.iter()).unwrap().len())
     }
 
-    fn pod(&self, name: &'static str) -> (Space, Ipv4Addr) {
+    fn pod(&self, name: &'static str) -> (Space, IpAddr) {
         let (pod, node) = (Space::new(), self.node.clone());
         let path = pod.path.clone();
-        let address = self.space.run(move || node.attach(name, Path::new(&path), Vec::new()));
-        pod.serve(8080, name);
+        let address = self.space.run(move || node.join(name, Path::new(&path), Vec::new())[0]);
+        serve(&pod, 8080, name);
         (pod, address)
     }
 
@@ -103,32 +127,35 @@ impl Machine {
     }
 }
 
-fn pods_reach_each_other(kind: Kind) {
+fn pods_reach_each_other(kind: Kind, of: Addresses, overhead: u32) {
+    if !link::has_ipv6() {
+        return eprintln!("needs a kernel with IPv6");
+    }
     netns::fresh(|| {
-        let [first, second] = machines(kind);
+        let [first, second] = machines(kind, of);
         let ((a, ip_a), (b, ip_b)) = (first.pod("a"), second.pod("b"));
-        a.call((ip_b, 8080)).unwrap_err();
-        assert_eq!((first.put(nodes(SECOND)), second.put(nodes(SECOND))), (0, 0));
+        from(&a, (ip_b, 8080)).unwrap_err();
+        assert_eq!((first.put(of.nodes()), second.put(of.nodes())), (0, 0));
         let reach = || {
-            assert_eq!(a.call((ip_b, 8080)).unwrap(), format!("b {ip_a}"), "a pod is seen under its own address");
-            assert_eq!(b.call((ip_a, 8080)).unwrap(), format!("a {ip_b}"));
-            assert_eq!(first.space.call((ip_b, 8080)).unwrap(), format!("b {}", first.node.network.gateway()), "the machine speaks as its gateway");
+            assert_eq!(from(&a, (ip_b, 8080)).unwrap(), format!("b {ip_a}"), "a pod is seen under its own address");
+            assert_eq!(from(&b, (ip_a, 8080)).unwrap(), format!("a {ip_b}"));
+            assert_eq!(from(&first.space, (ip_b, 8080)).unwrap(), format!("b {}", first.node.network.gateway()), "the machine speaks as its gateway");
         };
         reach();
         let overlay = first.links().into_iter().find(|(name, _)| *name == Mark::new("test").overlay());
-        assert_eq!(overlay, (kind == Kind::Vxlan).then(|| (Mark::new("test").overlay(), 1450)));
+        assert_eq!(overlay, (kind == Kind::Vxlan).then(|| (Mark::new("test").overlay(), 1500 - overhead)));
 
         // Again changes nothing, and what somebody took away is there again.
-        first.put(nodes(SECOND));
+        first.put(of.nodes());
         reach();
         first.space.run(move || {
             let mut socket = Socket::open(netlink::ROUTE).unwrap();
             match kind {
                 Kind::Vxlan => link::remove(&mut socket, &Mark::new("test").overlay()).unwrap(),
-                _ => address(&mut socket, "up0", FIRST, SECOND),
+                _ => address(&mut socket, "up0", of.machine(0), of.machine(1)),
             }
         });
-        first.put(nodes(SECOND));
+        first.put(of.nodes());
         reach();
 
         // A sweep of pods' links is none of this.
@@ -137,14 +164,15 @@ fn pods_reach_each_other(kind: Kind) {
         reach();
 
         // The node goes, and comes with another address where nobody is.
-        first.put(nodes(SECOND).into_iter().take(1).collect());
-        a.call((ip_b, 8080)).unwrap_err();
-        first.put(nodes(SECOND));
+        first.put(of.nodes().into_iter().take(1).collect());
+        from(&a, (ip_b, 8080)).unwrap_err();
+        first.put(of.nodes());
         reach();
 
         // Nothing of it stays.
         first.space.run(|| pod::purge(&Mark::new("test")).unwrap());
-        assert_eq!(first.space.run(|| std::fs::read_to_string("/proc/thread-self/net/route").unwrap().matches("0001F40A").count()), 0);
+        let left = first.space.run(|| ["route", "ipv6_route"].map(|file| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap()).concat());
+        assert!(!left.contains("0001F40A") && !left.contains("fd00001002440001"), "{left}");
         assert!(first.links().iter().all(|(name, _)| !name.starts_with("kn")), "nothing of the mark's");
         Ok(())
     })
@@ -153,29 +181,42 @@ fn pods_reach_each_other(kind: Kind) {
 
 #[test]
 fn over_vxlan() {
-    pods_reach_each_other(Kind::Vxlan);
+    pods_reach_each_other(Kind::Vxlan, V4, 50);
 }
 
 #[test]
 fn over_routes() {
-    pods_reach_each_other(Kind::Routes);
+    pods_reach_each_other(Kind::Routes, V4, 0);
+}
+
+#[test]
+fn over_vxlan_between_machines_of_ipv6() {
+    pods_reach_each_other(Kind::Vxlan, V6, 70);
+    // What is carried need not be of the family that carries it.
+    pods_reach_each_other(Kind::Vxlan, Addresses { machines: V6.machines, ..V4 }, 70);
+    pods_reach_each_other(Kind::Vxlan, Addresses { machines: V4.machines, ..V6 }, 50);
+}
+
+#[test]
+fn over_routes_of_ipv6() {
+    pods_reach_each_other(Kind::Routes, V6, 0);
 }
 
 #[test]
 fn a_machine_that_is_on_no_link_is_told_of_and_keeps_nobody_out() {
     netns::fresh(|| {
-        let [first, second] = machines(Kind::Routes);
+        let [first, second] = machines(Kind::Routes, V4);
         let ((a, ip_a), (_b, ip_b)) = (first.pod("a"), second.pod("b"));
-        second.put(nodes(SECOND));
-        let mut all = nodes(SECOND);
-        let mut far = nodes("203.0.113.9".parse().unwrap()).remove(1);
+        second.put(V4.nodes());
+        let mut all = V4.nodes();
+        let mut far = V4.nodes_with([203, 0, 113, 9].into()).remove(1);
         far.metadata.name = Some("far".into());
         far.spec.get_or_insert_default().pod_cidrs = Some(vec!["10.244.0.0/25".into(), "10.244.9.0/24".into()]);
         all.insert(0, far);
         let mesh = first.mesh.clone();
         let refused = first.space.run(move || mesh.put(all.iter()).unwrap_err().to_string());
         assert_eq!(refused, "10.244.9.0/24 is not reached: 203.0.113.9 is on no link of this machine; --pod-network vxlan needs none");
-        assert_eq!(a.call((ip_b, 8080)).unwrap(), format!("b {ip_a}"));
+        assert_eq!(from(&a, (ip_b, 8080)).unwrap(), format!("b {ip_a}"));
         Ok(())
     })
     .unwrap();

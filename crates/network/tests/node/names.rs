@@ -62,22 +62,19 @@ fn pods_and_the_host_resolve_names_through_the_service() {
             let stop = CancellationToken::new();
             let (proxied, mut proxy_ready) = watch::channel(false);
             let (answered, mut dns_ready) = watch::channel(false);
-            let ranges = vec![node.config.pod_cidr.into()];
+            let ranges = vec![node.config.parts[0].pod_cidr];
             let proxy = proxy::Config {
                 mark: node.config.mark.clone(),
                 node_name: "n1".into(),
-                node_ip: NODE_IP,
-                cluster_cidr: Some(node.config.pod_cidr),
-                service_cidr: node.config.service_cidr,
+                sides: node.config.parts.iter().copied().map(Into::into).collect(),
                 node_ports: NodePortAddresses::All,
                 own_ports: Vec::new(),
-                ipv6: None,
             };
             let informers = node.runtime.block_on(async { api.informers() });
             let dns = dns::Config {
                 node_name: "n1".into(),
-                listen: NODE_IP,
-                cluster_ip: DNS,
+                listen: NODE_IP.into(),
+                cluster_ip: DNS.into(),
                 domain: "cluster.local".into(),
                 own_ranges: ranges,
                 upstream: Upstream::Servers(Vec::new()),

@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{NODES, SERVICE_CIDRS, Server};
-use crate::world::{DEADLINE, HOST, NODE_IP, Node, OUTSIDE, Space, call, configure, join, machine};
+use crate::world::{DEADLINE, HOST, NODE_IP, Node, OUTSIDE, Space, call, configure, join, machine, part};
 
 #[test]
 fn pods_reach_each_other_the_host_and_the_outside() {
@@ -355,8 +355,7 @@ fn purge_removes_everything_with_the_mark_and_nothing_else() {
         let (_a, _) = node.pod("a");
         let mut other = node.config.clone();
         other.mark = network::Mark::new("tes");
-        other.pod_cidr = "10.245.0.0/16".parse().unwrap();
-        other.service_cidr = None;
+        other.parts = vec![part("10.245.0.0/16", "10.97.0.0/16")];
         let _other = PodNetwork::open(other.clone()).unwrap();
         pod::purge(&node.config.mark).unwrap();
         pod::purge(&node.config.mark).unwrap();
@@ -585,7 +584,7 @@ fn a_start_with_other_ranges_lets_those_through() {
             |socket: &mut Socket| nft::commented_rules(socket).unwrap().into_iter().filter(|r| !r.comment.is_empty()).map(|r| r.handle).collect::<Vec<_>>();
         node.network = PodNetwork::open(node.config.clone()).unwrap();
         let before = opened(&mut socket);
-        node.config.pod_cidr = "10.250.0.0/16".parse().unwrap();
+        node.config.parts = vec![part("10.250.0.0/16", "10.96.0.0/16")];
         node.network = PodNetwork::open(node.config.clone()).unwrap();
         let after = opened(&mut socket);
         assert!(after.len() == before.len() && before.iter().all(|rule| !after.contains(rule)), "{before:?} {after:?}");

@@ -49,12 +49,9 @@ impl Cluster {
         let config = proxy::Config {
             mark: self.node.config.mark.clone(),
             node_name: "n1".into(),
-            node_ip: self.node.network.gateway(),
-            cluster_cidr: Some(self.node.config.pod_cidr),
-            service_cidr: self.node.config.service_cidr,
+            sides: self.node.config.parts.iter().copied().map(Into::into).collect(),
             node_ports,
             own_ports: self.node.config.own_ports.clone(),
-            ipv6: self.node.config.ipv6,
         };
         let (ready, mut told) = watch::channel(false);
         let (api, stop) = (self.api.clone(), self.stop.clone());

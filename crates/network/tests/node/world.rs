@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use network::link::{self, End, Settings, Way};
 use network::netlink::{self, Messages, Socket};
+use network::nft::Family;
 use network::pod::{self, AttachRequest, HostPort, PodNetwork};
-use network::{Cidr, Mark, Result, netns};
+use network::{Mark, Net, Part, Result, netns};
 use nix::sched::{CloneFlags, unshare};
 
 pub const NODE_IP: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
@@ -163,7 +164,7 @@ pub fn configure(socket: &mut Socket, name: &str, own: Ipv4Addr, other: Ipv4Addr
 
 fn default_route(socket: &mut Socket, index: u32, router: Ipv4Addr) -> Result<()> {
     let mut m = Messages::new();
-    link::add_route(&mut m, Cidr::new(Ipv4Addr::UNSPECIFIED, 0), Way::Gateway { index, router: router.into(), source: None });
+    link::add_route(&mut m, Net::everything(Family::V4), Way::Gateway { index, router: router.into(), source: None });
     socket.call("route", &m).map(drop)
 }
 
@@ -174,9 +175,14 @@ fn address(socket: &mut Socket, name: &str, address: Ipv4Addr, other: Ipv4Addr) 
     let index = link::index_of(&socket.call("up", &m)?, name)?;
     let mut m = Messages::new();
     link::add_address(&mut m, index, address);
-    link::add_route(&mut m, Cidr::new(other, 32), Way::Link { index, source: Some(address.into()) });
+    link::add_route(&mut m, Net::one(other), Way::Link { index, source: Some(address.into()) });
     socket.call("address", &m)?;
     Ok(index)
+}
+
+/// What a node has that has the cluster's whole range.
+pub fn part(pods: &str, services: &str) -> Part {
+    Part { pod_cidr: pods.parse().unwrap(), cluster_cidr: pods.parse().unwrap(), service_cidr: services.parse().unwrap() }
 }
 
 /// A node's network with its pods.
@@ -194,7 +200,7 @@ impl Node {
     }
 
     /// One with a range of its own, and what else is to be otherwise.
-    pub fn with(change: impl FnOnce(pod::Config) -> pod::Config, range: Cidr) -> Self {
+    pub fn with(change: impl FnOnce(pod::Config) -> pod::Config, range: Net) -> Self {
         Self::of(change(Self::config("test", &range.to_string(), "10.96.0.0/16")))
     }
 
@@ -207,18 +213,7 @@ impl Node {
         let number = DIRECTORIES.fetch_add(1, Ordering::Relaxed);
         let run_dir = std::env::temp_dir().join(format!("knarr-node-{}-{number}", std::process::id()));
         let _ = std::fs::remove_dir_all(&run_dir);
-        pod::Config {
-            mark: Mark::new(mark),
-            run_dir,
-            bridge: None,
-            pod_cidr: pods.parse().unwrap(),
-            service_cidr: Some(services.parse().unwrap()),
-            mtu: None,
-            cluster_cidr: None,
-            own_ports: Vec::new(),
-            ipv6: None,
-            behind: false,
-        }
+        pod::Config { mark: Mark::new(mark), run_dir, bridge: None, parts: vec![part(pods, services)], mtu: None, own_ports: Vec::new(), behind: false }
     }
 
     fn of(config: pod::Config) -> Self {
@@ -226,15 +221,15 @@ impl Node {
         Self { network: PodNetwork::open(config.clone()).unwrap(), config, runtime }
     }
 
-    pub fn attach(&self, sandbox: &str, netns: &Path, host_ports: Vec<HostPort>) -> Ipv4Addr {
+    /// The addresses of a sandbox that joins.
+    pub fn join(&self, sandbox: &str, netns: &Path, host_ports: Vec<HostPort>) -> Vec<IpAddr> {
         let request = AttachRequest { sandbox_id: sandbox.into(), host_ports };
-        self.runtime
-            .block_on(self.network.attach(netns, request))
-            .unwrap()
-            .ips
-            .into_iter()
-            .find_map(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None })
-            .unwrap()
+        self.runtime.block_on(self.network.attach(netns, request)).unwrap().ips
+    }
+
+    /// Its address of IPv4.
+    pub fn attach(&self, sandbox: &str, netns: &Path, host_ports: Vec<HostPort>) -> Ipv4Addr {
+        self.join(sandbox, netns, host_ports).into_iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None }).unwrap()
     }
 
     pub fn detach(&self, sandbox: &str) {
