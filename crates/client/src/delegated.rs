@@ -1,7 +1,7 @@
 //! Who asks a part, and whether they may: the API server is asked (TokenReview, SubjectAccessReview), and its word is believed for a while.
 //! So kube-scheduler and kube-controller-manager guard their own ports (`--authentication-kubeconfig`, `--authorization-kubeconfig`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ use crate::error::Result;
 const BELIEVED: Duration = Duration::from_secs(10);
 /// Answers kept; when there are more all are asked for anew.
 const ANSWERS_MAX: usize = 1024;
+/// Bytes of what is asked about beyond which an answer is not kept.
+const KEPT_MAX: usize = 10_000;
 /// Who is in it may do everything, and nobody is asked.
 const MASTERS: &str = "system:masters";
 
@@ -31,13 +33,15 @@ pub struct Asker {
     pub uid: Option<String>,
     /// Groups.
     pub groups: Vec<String>,
+    /// What else who vouches for him says, which an authoriser may look at.
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl Asker {
     /// Nobody in particular.
     #[must_use]
     pub fn anonymous() -> Self {
-        Self { name: "system:anonymous".to_owned(), uid: None, groups: vec!["system:unauthenticated".to_owned()] }
+        Self { name: "system:anonymous".to_owned(), groups: vec!["system:unauthenticated".to_owned()], ..Self::default() }
     }
 
     /// Whom a client certificate that TLS has verified names: common name and organisations.
@@ -47,7 +51,7 @@ impl Asker {
         let subject = certificate.subject();
         let name = subject.iter_common_name().last()?.as_str().ok()?.to_owned();
         let groups = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned);
-        Some(Self { name, uid: None, groups: groups.chain(["system:authenticated".to_owned()]).collect() })
+        Some(Self { name, groups: groups.chain(["system:authenticated".to_owned()]).collect(), ..Self::default() })
     }
 }
 
@@ -60,6 +64,9 @@ impl<K: Hash + Eq, V: Clone> Believed<K, V> {
 
     fn keep(&self, key: K, answer: V) {
         let mut held = self.0.lock();
+        if held.len() >= ANSWERS_MAX {
+            held.retain(|_, (until, _)| *until > Instant::now());
+        }
         if held.len() >= ANSWERS_MAX {
             held.clear();
         }
@@ -99,6 +106,7 @@ impl Delegated {
             name: user.username.unwrap_or_default(),
             uid: user.uid,
             groups: user.groups.unwrap_or_default(),
+            extra: user.extra.unwrap_or_default(),
         });
         self.tokens.keep(key, asker.clone());
         Ok(asker)
@@ -120,12 +128,16 @@ impl Delegated {
             user: Some(who.name.clone()),
             uid: who.uid.clone(),
             groups: Some(who.groups.clone()),
+            extra: Some(who.extra.clone()),
             non_resource_attributes: Some(NonResourceAttributes { verb: Some(verb.to_owned()), path: Some(path.to_owned()) }),
             ..SubjectAccessReviewSpec::default()
         };
         let review: SubjectAccessReview = self.client.all().create(&SubjectAccessReview { spec, ..SubjectAccessReview::default() }).await?;
         let allowed = review.status.is_some_and(|status| status.allowed);
-        self.verdicts.keep(key, allowed);
+        // Nobody fills the memory with paths that lead nowhere (the original has the same bound).
+        if verb.len() + path.len() < KEPT_MAX {
+            self.verdicts.keep(key, allowed);
+        }
         Ok(allowed)
     }
 }
@@ -152,12 +164,12 @@ mod tests {
             let mut object: Value = serde_json::from_slice(request.body()).unwrap_or_default();
             object["status"] = match request.uri().path() {
                 path if path.ends_with("/tokenreviews") && object["spec"]["token"] == "good" => {
-                    json!({"authenticated": true, "user": {"username": "ann", "groups": ["watchers"]}})
+                    json!({"authenticated": true, "user": {"username": "ann", "groups": ["watchers"], "extra": {"scopes": ["metrics"]}}})
                 }
                 path if path.ends_with("/tokenreviews") => json!({"authenticated": false}),
                 _ => {
                     let spec = &object["spec"];
-                    json!({"allowed": spec["user"] == "ann" && spec["nonResourceAttributes"] == json!({"path": "/metrics", "verb": "get"})})
+                    json!({"allowed": spec["user"] == "ann" && spec["extra"] == json!({"scopes": ["metrics"]}) && spec["nonResourceAttributes"] == json!({"path": "/metrics", "verb": "get"})})
                 }
             };
             let body = Full::new(Bytes::from(object.to_string())).map_err(|never| match never {}).boxed_unsync();
@@ -181,7 +193,7 @@ mod tests {
         tokio::time::advance(BELIEVED).await;
         assert!(delegated.may(&ann, "get", "/metrics").await.expect("an answer"));
         assert_eq!(asked.load(Ordering::Relaxed), 6, "but not for ever");
-        let root = Asker { name: "root".into(), uid: None, groups: vec![MASTERS.into()] };
+        let root = Asker { name: "root".into(), groups: vec![MASTERS.into()], ..Asker::default() };
         assert!(delegated.may(&root, "get", "/configz").await.expect("an answer"));
         assert_eq!(asked.load(Ordering::Relaxed), 6, "who may do everything is not asked about");
     }

@@ -144,7 +144,7 @@ async fn reset(command: &Agent) -> anyhow::Result<()> {
     let which = Which { name: command.name.clone(), data_dir: command.data_dir.clone(), kubeconfig: None };
     down::run(&Down { which, keep_data: false }).await?;
     if let Some(joined) = joined {
-        println!("The cluster still has the Node object: `kubectl delete node {}`", joined.node);
+        println!("If the cluster still has the Node object: `kubectl delete node {}`", joined.node);
     }
     Ok(())
 }

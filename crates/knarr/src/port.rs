@@ -1,5 +1,5 @@
 //! The ports of the scheduler and of the controllers, which serve what kube-scheduler (10259) and kube-controller-manager (10257) serve
-//! there: health, metrics, configuration. Over TLS, and but for health only to whom the API server lets: it is asked who somebody is and
+//! there: health and metrics. Over TLS, and but for health only to whom the API server lets: it is asked who somebody is and
 //! what he may ([`client::Delegated`]).
 //!
 //! A port costs a task that waits. What is told is worked out when somebody asks.
@@ -69,7 +69,7 @@ impl Port {
     /// Serves until it is told to end.
     pub async fn serve(self, stop: CancellationToken) {
         let all = guests::at_most(CONNECTIONS_MAX, SHARE);
-        let mut door = Door::new("metrics", self.listener, Places::new(all, all));
+        let mut door = Door::new("metrics", self.listener, Places::new(all, all / 2));
         let shared = Arc::new((self.delegated, self.pages));
         loop {
             let guest = tokio::select! {

@@ -249,12 +249,16 @@ async fn open_node(setup: &Setup<'_>, room: &Room) -> anyhow::Result<(Runtime, P
     Ok((runtime?.context("the container runtime")?, network?.context("the pod network")?))
 }
 
-/// Ports of this host at which the cluster itself listens: the API's, the kubelet's and those of DNS.
+/// Ports of this host at which the cluster itself listens: the API's, the scheduler's and the controllers', the kubelet's and those of DNS.
 fn own_ports(setup: &Setup<'_>) -> Vec<OwnPort> {
     let node = setup.plan.node_ip();
     let api = [LOOPBACK, node].into_iter().chain(setup.listen());
     let api = api.map(|ip| OwnPort { ip: Some(ip).filter(|ip| !ip.is_unspecified()), port: setup.plan.port, protocol: "TCP" });
-    api.chain(node_own_ports(node, setup.has(Component::Proxy) && setup.has(Component::Dns))).collect()
+    // As `port` chooses them.
+    let at = if setup.plan.is_first() { LOOPBACK } else { node };
+    let parts = [setup.up.scheduler_secure_port, setup.up.controllers_secure_port].into_iter().filter(|port| *port != 0);
+    let parts = parts.map(|port| OwnPort { ip: Some(at), port, protocol: "TCP" });
+    api.chain(parts).chain(node_own_ports(node, setup.has(Component::Proxy) && setup.has(Component::Dns))).collect()
 }
 
 /// Those of a node beside an API server.

@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::proto::Spec;
@@ -159,6 +161,11 @@ fn one(hook: &Hook, told: &mut Told) -> Result<(), String> {
         command.arg0(name).args(args);
     }
     command.env_clear().envs(hook.env.iter().filter_map(|entry| entry.split_once('=')));
+    // On the host it has a group of its own, so that what it has begun ends with it; in a container that is the container's end.
+    let on_host = !matches!(hook.moment, HookMoment::StartContainer);
+    if on_host {
+        command.process_group(0);
+    }
     let mut child = command.stdin(state).stdout(Stdio::null()).stderr(words).spawn().map_err(|e| format!("{path}: {e}"))?;
     let timeout = hook.timeout_s.map_or(TIMEOUT_MAX, |seconds| Duration::from_secs(seconds.into()));
     let begun = Instant::now();
@@ -166,6 +173,9 @@ fn one(hook: &Hook, told: &mut Told) -> Result<(), String> {
         match child.try_wait().map_err(|e| e.to_string())? {
             Some(status) => break status,
             None if begun.elapsed() > timeout => {
+                if on_host {
+                    let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
+                }
                 let _ = child.kill();
                 let _ = child.wait();
                 return Err(format!("{path}: hook ran past specified timeout of {:.1}s", timeout.as_secs_f64()));

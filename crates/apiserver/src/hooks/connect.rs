@@ -32,6 +32,9 @@ use std::{
 use tokio::{io::AsyncWrite, net::TcpStream};
 use tokio_rustls::TlsConnector;
 
+/// Times of client-go: a connection of HTTP/2 that was silent so long is asked for a sign of life, and has so long to give it.
+const PING_AFTER: Duration = Duration::from_secs(30);
+const PING_MAX: Duration = Duration::from_secs(15);
 /// How long one address may take to accept (Go's dialer has 30 s, which no webhook's time exceeds).
 const DIAL_MAX: Duration = Duration::from_secs(30);
 /// Bytes of headers of an answer; Go's client takes 1 MiB, hyper's own bound is near it.
@@ -115,8 +118,10 @@ pub(super) async fn connect(host: &str, port: u16, name: ServerName<'static>, tl
     let stream = TlsConnector::from(tls).connect(name, stream).await.map_err(|error| words::of_tls(&error))?;
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         let (local, (stream, rest)) = (Local::default(), gather(stream, true));
-        let builder = http2::Builder::new(local.clone());
-        let (sender, connection) = { builder }.timer(TokioTimer::new()).handshake(TokioIo::new(stream)).await.map_err(|error| words::of_http(&error))?;
+        let mut builder = http2::Builder::new(local.clone());
+        // All calls to that server share it: one that is silent is found out, in client-go's times.
+        builder.timer(TokioTimer::new()).keep_alive_interval(PING_AFTER).keep_alive_timeout(PING_MAX);
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| words::of_http(&error))?;
         tokio::spawn(told(driven(connection, local, rest)));
         return Ok(Sender::Two(sender, Arc::default()));
     }

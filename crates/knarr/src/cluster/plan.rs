@@ -481,7 +481,7 @@ pub(super) fn choose(name: &str, data: &Path, ranges: &Ranges, others: &[Plan]) 
             Some(why) => last = why,
         }
     }
-    bail!("no free ranges of addresses for the cluster ({last}): choose with --cluster-cidr and --service-cidr")
+    bail!("no free ranges of addresses for the cluster ({last}): choose with --cluster-cidr, --service-cidr and --port")
 }
 
 /// The addresses of a cluster that has some. A second family may come later; nothing that was chosen changes.

@@ -142,6 +142,10 @@ pub async fn apply(cx: &Arc<Context>, pod: &Arc<Pod>, containers: Vec<(Container
             Err(e) => error = Some(e.to_string()),
         }
     }
+    if error.is_some() {
+        // It is made wide again when it is tried again.
+        narrow(cx, pod).await;
+    }
     (done, error)
 }
 

@@ -389,7 +389,11 @@ impl Worker {
             // Who looked after this pod before may have ended in the middle of a change.
             self.wide = if containers.is_empty() { Wide::No } else { Wide::For(0) };
         }
-        self.anew.retain(|name, old| !containers.iter().any(|c| c.name == *name && c.running() && c.id != *old));
+        // However the next one fares: it has been started with what the spec says.
+        self.anew.retain(|name, old| {
+            let was = containers.iter().find(|c| c.id == *old);
+            was.is_some_and(|was| !containers.iter().any(|c| c.name == *name && c.attempt > was.attempt && c.state != State::Created))
+        });
         let changes = resize::changes(pod, containers, &self.applied);
         if changes.is_empty() && !self.anew.is_empty() {
             return HashSet::new();

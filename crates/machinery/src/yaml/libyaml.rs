@@ -5,12 +5,15 @@
 
 use serde::{Deserialize as _, de::IgnoredAny};
 
-/// Bytes of a text that is read once more: libyaml's work grows with the square of what is nested, and aliases are followed.
+/// Bytes of a text that is read once more: aliases are followed.
 const TEXT_BYTES_MAX: usize = 16 << 10;
+/// Brackets of such a text: libyaml's work grows with the square of their depth.
+const BRACKETS_MAX: usize = 255;
 
 /// The error of the first document in go-yaml's form; none if libyaml has nothing against it, or if the text is too long to ask.
 pub(super) fn problem(text: &str) -> Option<String> {
-    if text.len() > TEXT_BYTES_MAX {
+    let brackets = || text.bytes().filter(|byte| b"[{".contains(byte)).count();
+    if text.len() > TEXT_BYTES_MAX || brackets() > BRACKETS_MAX {
         return None;
     }
     let document = serde_yaml_ng::Deserializer::from_str(text).next()?;
@@ -30,7 +33,7 @@ pub(super) fn problem(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::problem;
+    use super::{BRACKETS_MAX, problem};
 
     #[test]
     fn problems_are_told_by_go_yamls_lines() {
@@ -38,6 +41,7 @@ mod tests {
         assert_eq!(told("a: {b: 1\n"), "line 1: did not find expected ',' or '}'");
         assert_eq!(told("a: 1\nb:\n\tc: 2\n"), "line 3: found character that cannot start any token");
         assert_eq!(told("a: b: c"), "mapping values are not allowed in this context");
+        assert_eq!(problem(&"[".repeat(BRACKETS_MAX + 1)), None, "libyaml is not asked");
         assert_eq!(told("a: 1\n b: 2\n"), "line 2: mapping values are not allowed in this context");
         assert_eq!(told("a: \"b"), "found unexpected end of stream");
         assert_eq!(told("a: b\n---\n- [\n"), "", "only the first document counts");
