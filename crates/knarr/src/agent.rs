@@ -404,7 +404,7 @@ impl Begun {
     /// Where others reach this machine: of the first family, and where it is told of the second.
     async fn addresses(&self, servers: &[Server], settings: &Settings) -> anyhow::Result<Vec<IpAddr>> {
         let mut tries = Tries::new();
-        let ips = match &self.command.node_ip[..] {
+        let mut ips = match &self.command.node_ip[..] {
             // After a reboot the machine's own network may come later than this.
             [] => loop {
                 match server::own_address(servers).await {
@@ -417,6 +417,13 @@ impl Begun {
             told => told.to_vec(),
         };
         server::check_all(&ips, &server::addresses()?, &settings.ranges())?;
+        // Machines lead to each other by their first addresses.
+        if let Some(first) = settings.pods.first() {
+            ips.sort_by_key(|ip| ip.is_ipv4() != first.is_ipv4());
+            if let Some(other) = ips.first().filter(|ip| settings.kind == Kind::Vxlan && ip.is_ipv4() != first.is_ipv4()) {
+                bail!("{other} is not of the cluster's first family ({first}), by which machines reach each other: say one of it by --node-ip");
+            }
+        }
         Ok(ips)
     }
 
@@ -459,7 +466,14 @@ impl Begun {
         let other = of_node(informers, &self.joined.node, |node| made.others(&nets(&ranges(node)?)));
         let told = async {
             if !made.settings.reads_all {
-                return std::future::pending().await;
+                // Until somebody gives the cluster what `--print-manifest` prints.
+                loop {
+                    tokio::time::sleep(LOOK).await;
+                    let told = told::told(&self.access.client()).await.ok().flatten();
+                    if told.is_some_and(|told| Settings::read(&self.command.cluster.over(&told)).is_ok_and(|settings| settings.reads_all)) {
+                        return;
+                    }
+                }
             }
             let mut changes = informers.informer_in::<ConfigMap>(NAMESPACE, ListParams::fields(format!("metadata.name={NAME}"))).subscribe();
             while let Some(change) = changes.recv().await {

@@ -132,6 +132,9 @@ fn choose(cluster: &Cluster, ranges: &Ranges, nodes: Option<u32>, alone: bool) -
     }
     let plan = cluster.plan(ranges)?;
     machines::check(&plan)?;
+    for wish in cluster.wishes()?.iter().filter(|wish| !wish.leaving) {
+        plan.parts(wish.number).with_context(|| format!("the node {} has no place in these ranges", wish.name))?;
+    }
     // When it is served a network stands already, and this start's port and nodes would be kept for the next.
     drop(preflight::free(Ipv4Addr::LOCALHOST.into(), plan.port)?);
     if let Some(nodes) = nodes {

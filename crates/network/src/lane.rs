@@ -81,7 +81,7 @@ pub fn join(mark: &Mark, own: &Member, others: &[Member]) -> Result<()> {
                 lead(&mut inside, &device, own, other)?;
                 lead(&mut theirs, &their, other, own)?;
             }
-            None => other.ranges.iter().try_for_each(|range| link::delete_route_by(&mut inside, *range, device.index))?,
+            None => leave(&mut inside, device.index, other)?,
         }
     }
     Ok(())
@@ -94,7 +94,18 @@ pub fn join(mark: &Mark, own: &Member, others: &[Member]) -> Result<()> {
 pub fn forget(own: &Member, others: &[Member]) -> Result<()> {
     for other in others {
         if let Some((mut theirs, device)) = other.on_lane()? {
-            own.ranges.iter().try_for_each(|range| link::delete_route_by(&mut theirs, *range, device.index))?;
+            leave(&mut theirs, device.index, own)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes what [`lead`] made.
+fn leave(socket: &mut Socket, index: u32, to: &Member) -> Result<()> {
+    for range in &to.ranges {
+        link::delete_route_by(socket, *range, index)?;
+        if !range.is_ipv4() {
+            link::delete_route_by(socket, Net::one(range.first()), index)?;
         }
     }
     Ok(())

@@ -76,8 +76,8 @@ const TABLES: &str = "knarr-";
 const SETTLE: Duration = Duration::from_millis(100);
 /// From the start to the first look whether packets get through: it is not to hold up the first pods.
 const PROBE_AFTER: Duration = Duration::from_secs(5);
-/// For nodes to be known before ranges are led: whoever runs alone may not be let see them.
-const NODES_PATIENCE: Duration = Duration::from_secs(1);
+/// For nodes to be known before ranges are led: one of them may have its machine there, and whoever runs alone may not be let see them.
+const NODES_PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks for which there is no news: links, addresses, parameters.
 const LOOK: Duration = Duration::from_secs(60);
 

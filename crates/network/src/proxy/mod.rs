@@ -153,15 +153,20 @@ struct Memory {
 }
 
 impl Memory {
-    /// The addresses of the nodes' machines.
-    fn machines(&self) -> BTreeSet<IpAddr> {
-        mesh::machines(self.nodes.list().iter().map(|node| &**node))
+    /// The addresses of the nodes' machines, once they are known.
+    fn machines(&self) -> Option<BTreeSet<IpAddr>> {
+        self.nodes.is_synced().then(|| mesh::machines(self.nodes.list().iter().map(|node| &**node)))
     }
 
-    /// The ranges of Services of which all that is nobody's is dropped.
-    fn dropped(&self, side: Side, machines: &BTreeSet<IpAddr>) -> BTreeSet<Net> {
-        let machines = Machines { here: host_addresses().unwrap_or_default(), nodes: machines.clone() };
-        ranges::apart(&self.ranges.of(Family::of(side.node_ip)), self.ranges.own(), Some(side.cluster_cidr), &machines)
+    /// The ranges of Services of which all that is nobody's is dropped. Who does not know the machines may find the API server's among them:
+    /// until then only the cluster's own.
+    fn dropped(&self, side: Side, machines: Option<&BTreeSet<IpAddr>>) -> BTreeSet<Net> {
+        let mut all = self.ranges.of(Family::of(side.node_ip));
+        if machines.is_none() {
+            all.retain(|range| self.ranges.own().contains(range));
+        }
+        let machines = Machines { here: host_addresses().unwrap_or_default(), nodes: machines.cloned().unwrap_or_default() };
+        ranges::apart(&all, self.ranges.own(), Some(side.cluster_cidr), &machines)
     }
 
     /// The range of a node's pods, as far as it has one.
@@ -278,7 +283,7 @@ struct Proxy {
     node: Node,
     side: Side,
     /// The nodes' machines of which the rules know.
-    machines: BTreeSet<IpAddr>,
+    machines: Option<BTreeSet<IpAddr>>,
     table: Table,
     socket: Arc<Mutex<Socket>>,
     health: health::Checks,
@@ -292,7 +297,7 @@ impl Proxy {
             table: config.mark.proxy_table(),
             node_ip: side.node_ip,
             cluster_cidr: Some(side.cluster_cidr),
-            service_ranges: memory.dropped(side, &machines),
+            service_ranges: memory.dropped(side, machines.as_ref()),
             node_ports: config.node_ports.clone(),
         };
         let node = Node {
@@ -375,7 +380,7 @@ impl Proxy {
         if all == self.node.service_ranges && machines == self.machines {
             return;
         }
-        let dropped = self.memory.dropped(self.side, &machines);
+        let dropped = self.memory.dropped(self.side, machines.as_ref());
         self.machines = machines;
         if all != self.node.service_ranges {
             tracing::info!(ranges = %all.iter().map(ToString::to_string).collect::<Vec<_>>().join(","), "the Services' ranges have changed");

@@ -21,7 +21,7 @@
 //! Invariant: `plans`, `owners`, `selves` and `stale` describe what the kernel has after the last batch was committed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use client::ObjectKey;
 use tokio::time::Instant;
@@ -464,7 +464,9 @@ impl Frame {
 
     fn node_port_ips(&self, batch: &mut Batch) {
         if let NodePortAddresses::Only(ips) = &self.node_ports {
-            let ips: BTreeSet<&IpAddr> = ips.iter().filter(|ip| Family::of(**ip) == self.family()).collect();
+            // What comes from `::1` cannot leave the machine translated.
+            let ours = |ip: &&IpAddr| Family::of(**ip) == self.family() && **ip != IpAddr::V6(Ipv6Addr::LOCALHOST);
+            let ips: BTreeSet<&IpAddr> = ips.iter().filter(ours).collect();
             let elements: Vec<Element> = ips.iter().map(|ip| (octets(**ip), None)).collect();
             batch.add_elements(NODE_PORT_IPS, &elements);
         }
