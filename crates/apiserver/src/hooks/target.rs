@@ -13,6 +13,7 @@ use http_body_util::Full;
 use machinery::Value;
 use rustls_pki_types::ServerName;
 use std::{
+    error::Error as _,
     pin::{Pin, pin},
     sync::Arc,
     time::Duration,
@@ -22,6 +23,9 @@ use tokio::time::{Instant, Sleep};
 const PORT: u16 = 443;
 /// How often somebody who asks for it is asked again.
 const RETRIES_MAX: usize = 10;
+/// How often a call is sent again that the server has refused to look at, after pauses that double.
+const REFUSALS_MAX: u32 = 6;
+const REFUSED_PAUSE: Duration = Duration::from_millis(5);
 /// What Go says when a call's time is over.
 const LATE: &str = "context deadline exceeded";
 const AGENT: HeaderValue = HeaderValue::from_static("kube-apiserver-admission");
@@ -143,12 +147,20 @@ impl Target {
 
     async fn exchange(&self, services: &dyn Services, query: &str, body: Bytes) -> Result<(http::Response<hyper::body::Incoming>, Sender), String> {
         // A kept connection may be closed just now: hyper then gives the request back, unsent.
+        let mut refused = 0;
         loop {
             let (mut sender, kept) = self.pool.take(services).await?;
             match sender.send(self.request(query, body.clone(), sender.is_two())?).await {
                 Ok(response) => return Ok((response, sender)),
                 Err(unsent) if kept && unsent.is_unsent() => {}
-                Err(error) => return Err(words::of_http(&error.into_error())),
+                Err(error) => {
+                    let error = error.into_error();
+                    if refused == REFUSALS_MAX || !is_refused(&error) {
+                        return Err(words::of_http(&error));
+                    }
+                    refused += 1;
+                    tokio::time::sleep(REFUSED_PAUSE * (1 << refused)).await;
+                }
             }
         }
     }
@@ -176,6 +188,13 @@ impl Target {
         }
         Ok(request)
     }
+}
+
+/// Whether the server says that it has done nothing with a call (RFC 9113, 8.7): it takes no more at a time, or ends. Go asks again then.
+fn is_refused(error: &hyper::Error) -> bool {
+    let Some(error) = error.source().and_then(|source| source.downcast_ref::<h2::Error>()) else { return false };
+    let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    error.is_remote() && (refused || error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR))
 }
 
 /// The outcome, if it is there before the time is over.

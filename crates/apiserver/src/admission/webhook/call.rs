@@ -5,7 +5,7 @@ use super::{
     matching::Invocation,
     review::{self, Forms, Refused, Verdict},
 };
-use crate::{hooks::Services, meta, world::World};
+use crate::{hooks::Services, meta, offload, world::World};
 use machinery::{Value, status::Status};
 use std::sync::Arc;
 
@@ -49,7 +49,10 @@ pub(super) async fn ask(
     let body = forms.body(asked, &invocation.version, spoken, &uid, object, old);
     let within = hook.timeout.min(cx.time_left());
     let answer = target.post(asked.world, body, within).await.map_err(|why| calling(format!("failed to call webhook: {why}")))?;
-    let verdict = review::verdict(&answer, spoken, &uid, mutating).map_err(|refused| match refused {
+    let long = answer.len() >= offload::INLINE_BYTES_MAX;
+    let read = move || review::verdict(&answer, spoken, &uid, mutating);
+    let verdict = if long { offload::call(read).await } else { read() };
+    let verdict = verdict.map_err(|refused| match refused {
         Refused::Unread(why) => calling(format!("failed to call webhook: {why}")),
         Refused::Invalid(why) => calling(format!("received invalid webhook response: {why}")),
     })?;
