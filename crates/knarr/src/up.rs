@@ -24,7 +24,7 @@ use crate::{
     serve::{self, Running, Setup},
     signals::{End, Signals},
 };
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use identity::Trust;
 use std::{net::Ipv4Addr, time::Duration};
 
