@@ -7,7 +7,7 @@
 //! | `createContainer` | the container's process, which still has the host's root before it ([`crate::shim`]) | the container does not start |
 //! | `startContainer` | the container's program, just before it: a program of the image, by its user, under its filter | the container does not start |
 //! | `poststart` | this process, when the program runs | the container is stopped, and did not start |
-//! | `poststop` | this process, when the container is gone | is told in the log |
+//! | `poststop` | this process, once: when the container has ended, before the next of its pod begins and before the pod's devices are another's | is told in the log |
 //!
 //! Each reads the state as JSON from its standard input, which names a bundle: a directory with a `config.json`, of which such tools
 //! read where the root is. What a hook of this process finds there leads through `/proc/PID/root`, since the container's file system
@@ -15,6 +15,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -50,13 +51,15 @@ pub(crate) fn has(spec: &Spec, moments: &[HookMoment]) -> bool {
 pub(crate) struct Told {
     state: File,
     words: File,
+    /// The process that waits for the hooks, if one does: they end with it.
+    awaiting: Option<OwnedFd>,
 }
 
 impl Told {
     pub(crate) fn new() -> io::Result<Told> {
         // Out of the way of standard streams that are still to come.
         let file = |name| sys::memory_file(name).and_then(|fd| process::copy_high(&fd)).map(File::from);
-        Ok(Told { state: file(c"hook-state")?, words: file(c"hook-words")? })
+        Ok(Told { state: file(c"hook-state")?, words: file(c"hook-words")?, awaiting: None })
     }
 
     /// The container's state; none has a process of the number 0.
@@ -78,6 +81,14 @@ impl Told {
         Ok((self.state.try_clone()?, self.words.try_clone()?, since))
     }
 
+    /// Whether who waited for the hooks has ended.
+    fn forsaken(&self) -> bool {
+        let Some(who) = &self.awaiting else { return false };
+        let mut looked = [libc::pollfd { fd: who.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+        process::poll(&mut looked, 0);
+        looked[0].revents != 0
+    }
+
     /// The end of what the present hook has said, which began at this place: there programs tell why they failed.
     fn last_words(&mut self, since: u64) -> io::Result<String> {
         let from = self.words.seek(SeekFrom::End(0))?.saturating_sub(WORDS_BYTES_MAX).max(since);
@@ -97,7 +108,9 @@ pub(crate) fn run(spec: &Spec, moment: HookMoment, told: &mut Told) -> Result<()
 pub(crate) fn made(spec: &Spec, pid: u32) -> Result<(), String> {
     let rootfs = spec.container_dir.join("rootfs");
     let root = root_of(pid).join(rootfs.strip_prefix("/").unwrap_or(&rootfs));
+    let awaiting = sys::pidfd(pid.cast_signed()).map_err(|e| format!("the process that waits for hooks: {e}"))?;
     let mut told = outside(spec, &root, "creating", pid)?;
+    told.awaiting = Some(awaiting);
     run(spec, HookMoment::Prestart, &mut told)?;
     run(spec, HookMoment::CreateRuntime, &mut told)
 }
@@ -107,17 +120,30 @@ pub(crate) fn started(spec: &Spec, pid: u32) -> Result<(), String> {
     run(spec, HookMoment::Poststart, &mut outside(spec, &root_of(pid), "running", pid)?)
 }
 
-/// Runs what comes when a container is gone, if it had begun. One that fails keeps no other from its work. Blocks.
+/// Runs what comes when a container is gone, if it had begun and they have not run yet. One that fails keeps no other from its
+/// work. Blocks, also while somebody else runs them.
 pub(crate) fn stopped(spec: &Spec) {
     const MOMENT: HookMoment = HookMoment::Poststop;
-    if !has(spec, &[MOMENT]) || !spec.container_dir.join(BUNDLE).exists() {
+    let bundle = spec.container_dir.join(BUNDLE);
+    if !has(spec, &[MOMENT]) {
+        return;
+    }
+    // Held to the end.
+    let alone = File::open(&spec.container_dir).and_then(|dir| dir.lock().map(|()| dir));
+    if !bundle.exists() {
         return;
     }
     let warn = |why| tracing::warn!(container = spec.config.id, "{why}");
+    if let Err(e) = &alone {
+        // Rather twice than never.
+        warn(format!("{MOMENT} hooks may run more than once: {e}"));
+    }
     match outside(spec, &spec.container_dir.join("rootfs"), "stopped", 0) {
         Ok(mut told) => all(spec, MOMENT).for_each(|(index, hook)| one(hook, &mut told).unwrap_or_else(|why| warn(failed(MOMENT, index, &why)))),
         Err(why) => warn(why),
     }
+    // Without it there is nothing more to run.
+    let _ = fs::remove_file(bundle);
 }
 
 /// A process's root, as the host sees it.
@@ -125,10 +151,10 @@ fn root_of(pid: u32) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/root"))
 }
 
-/// Makes the bundle, and the state, for hooks of this process.
+/// Makes the bundle, and the state, for hooks of this process. Where it has been taken away the container's end is over.
 fn outside(spec: &Spec, root: &Path, status: &str, pid: u32) -> Result<Told, String> {
     let make = || {
-        bundle(spec, root)?;
+        bundle(spec, root, status == "creating")?;
         let mut told = Told::new()?;
         told.state(spec, status, pid).map(|()| told)
     };
@@ -143,13 +169,13 @@ fn failed(moment: HookMoment, index: usize, why: &str) -> String {
     format!("error running {moment} hook #{index}: {why}")
 }
 
-/// Writes what there is of a bundle.
-pub(crate) fn bundle(spec: &Spec, rootfs: &Path) -> io::Result<()> {
+/// Writes what there is of a bundle, which may be the `first` time.
+pub(crate) fn bundle(spec: &Spec, rootfs: &Path, first: bool) -> io::Result<()> {
     let process = json!({"args": spec.argv, "env": spec.env, "cwd": spec.cwd, "user": {"uid": spec.user.uid, "gid": spec.user.gid}});
     let root = json!({"path": rootfs, "readonly": spec.config.readonly_rootfs});
     let config = json!({"ociVersion": OCI_VERSION, "root": root, "process": process, "annotations": spec.config.annotations, "linux": {}});
     // Root's alone: the environment may hold secrets.
-    let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(spec.container_dir.join(BUNDLE));
+    let file = fs::OpenOptions::new().write(true).create(first).truncate(true).mode(0o600).open(spec.container_dir.join(BUNDLE));
     file?.write_all(config.to_string().as_bytes())
 }
 
@@ -170,18 +196,21 @@ fn one(hook: &Hook, told: &mut Told) -> Result<(), String> {
     let timeout = hook.timeout_s.map_or(TIMEOUT_MAX, |seconds| Duration::from_secs(seconds.into()));
     let begun = Instant::now();
     let status = loop {
-        match child.try_wait().map_err(|e| e.to_string())? {
+        let why = match child.try_wait().map_err(|e| e.to_string())? {
             Some(status) => break status,
-            None if begun.elapsed() > timeout => {
-                if on_host {
-                    let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
-                }
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(format!("{path}: hook ran past specified timeout of {:.1}s", timeout.as_secs_f64()));
+            None if begun.elapsed() > timeout => format!("hook ran past specified timeout of {:.1}s", timeout.as_secs_f64()),
+            None if told.forsaken() => "the container ended while its hook ran".to_owned(),
+            None => {
+                std::thread::sleep(LOOK);
+                continue;
             }
-            None => std::thread::sleep(LOOK),
+        };
+        if on_host {
+            let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
         }
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(format!("{path}: {why}"));
     };
     if status.success() {
         return Ok(());

@@ -7,12 +7,14 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::hooks;
 use crate::proto::{Record, Reply, Request, Spec};
-use crate::runtime::{LAUNCH_MAX, Runtime, blocking};
+use crate::runtime::{ContainerEntry, LAUNCH_MAX, Runtime, State, blocking};
 use crate::shimclient::Connection;
 use crate::types::{ContainerState, HookMoment};
 
 /// The moments that the shim of a container leaves to this process, or did not know from the beginning.
 const MOMENTS: [HookMoment; 5] = [HookMoment::Prestart, HookMoment::CreateRuntime, HookMoment::StartContainer, HookMoment::Poststart, HookMoment::Poststop];
+/// Within this it is heard that a program has ended.
+const END_HEARD_MAX: Duration = Duration::from_millis(100);
 
 impl Runtime {
     /// Starts a prepared container: when this returns its program runs.
@@ -34,6 +36,7 @@ impl Runtime {
     }
 
     async fn begin(&self, id: &str, hold: bool, streams: &[OwnedFd]) -> Result<()> {
+        self.settle(&self.sandbox_of(id)?).await?;
         let (spec, connection) = (self.spec_of(id)?, self.connect_container(id)?);
         let hooks = hooks::has(&spec, &MOMENTS);
         let request = Request::Start { container: id.to_owned(), hold, streams: !streams.is_empty(), hooks };
@@ -79,8 +82,28 @@ impl Runtime {
         let (spec, pid) = (Arc::clone(spec), record.pid);
         let ran = blocking(move || Ok(hooks::started(&spec, pid))).await?;
         let Err(why) = ran else { return Ok(()) };
+        // Of a program that has ended there is no root to be found. Its end may be heard of a moment later.
+        let ended = |state: &State| state.containers.get(id).is_none_or(|c| c.record.state == ContainerState::Exited);
+        if self.wait_until(END_HEARD_MAX, ended).await {
+            tracing::warn!(container = id, "{why}");
+            return Ok(());
+        }
         self.stop_container(id, Duration::ZERO).await?;
         Err(Error::Start(why))
+    }
+
+    /// Runs what follows the end of a sandbox's containers: nothing of them is to come when others use what they had.
+    pub(crate) async fn settle(&self, sandbox: &str) -> Result<()> {
+        let due = |c: &&ContainerEntry| c.sandbox == sandbox && c.record.state == ContainerState::Exited && hooks::has(&c.spec, &[HookMoment::Poststop]);
+        let ended: Vec<Arc<Spec>> = self.0.state.lock().containers.values().filter(due).map(|c| Arc::clone(&c.spec)).collect();
+        if ended.is_empty() {
+            return Ok(());
+        }
+        blocking(move || {
+            ended.iter().for_each(|spec| hooks::stopped(spec));
+            Ok(())
+        })
+        .await
     }
 
     fn spec_of(&self, id: &str) -> Result<Arc<Spec>> {

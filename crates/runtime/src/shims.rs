@@ -109,6 +109,12 @@ impl Runtime {
 
     /// Kills all of a sandbox and frees its namespaces. The sandbox and its containers can still be listed.
     pub async fn stop_sandbox(&self, id: &str) -> Result<()> {
+        self.end_sandbox(id).await?;
+        // Also where its shim died by itself: who hears that it is stopped gives its devices to others.
+        self.settle(id).await
+    }
+
+    async fn end_sandbox(&self, id: &str) -> Result<()> {
         {
             let mut state = self.0.state.lock();
             let Some(sandbox) = state.sandboxes.get_mut(id) else { return Ok(()) };
@@ -150,7 +156,7 @@ impl Runtime {
         Connection::open(&self.sandbox_dir(sandbox), sandbox)
     }
 
-    fn sandbox_of(&self, container: &str) -> Result<String> {
+    pub(crate) fn sandbox_of(&self, container: &str) -> Result<String> {
         let sandbox = self.0.state.lock().containers.get(container).map(|c| c.sandbox.clone());
         sandbox.ok_or_else(|| Error::container(container))
     }

@@ -78,7 +78,6 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
 }
 
-/// Runs `f` with a path to the file that fits a socket address however long the real one is.
 /// A file in memory, closed on exec, of which nobody can make a program.
 pub(crate) fn memory_file(name: &CStr) -> io::Result<OwnedFd> {
     /// `MFD_NOEXEC_SEAL`
@@ -92,6 +91,7 @@ pub(crate) fn memory_file(name: &CStr) -> io::Result<OwnedFd> {
     }
 }
 
+/// Runs `f` with a path to the file that fits a socket address however long the real one is.
 fn with_short_path<T>(path: &Path, f: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     let dir = std::fs::File::open(parent)?;

@@ -149,7 +149,7 @@ async fn a_container_does_not_wait_for_hooks_of_the_dead() {
     let host = Host::with_image().await;
     host.sandbox("s").await;
     let log = log(&host);
-    let waits = hook(HookMoment::Prestart, &log, r#"echo began >> "$log"; until [ -e "$log.go" ]; do sleep 0.02; done"#);
+    let waits = hook(HookMoment::Prestart, &log, r#"echo $$ >> "$log"; while :; do sleep 0.02; done"#);
     host.rt.create_container("s", ContainerConfig { hooks: vec![waits], ..host.container("c", &["sleep"]) }).await.unwrap();
     let started = tokio::spawn({
         let rt = host.rt.clone();
@@ -164,6 +164,43 @@ async fn a_container_does_not_wait_for_hooks_of_the_dead() {
     tokio::time::timeout(PATIENCE, began).await.expect("the hook begins");
     started.abort();
     let status = host.ended("c").await;
-    write(&log.with_extension("go"), b"");
     assert_eq!((status.reason.as_str(), status.pid), ("StartError", 0), "{status:?}");
+    let hook = Path::new("/proc").join(&lines(&log)[0]);
+    let over = async {
+        while hook.exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, over).await.expect("its hook ends with it");
+}
+
+/// What followed a container's end is over before the next begins, and before its pod's devices are another's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_follows_an_end_comes_once_and_before_what_is_next() {
+    let host = Host::with_image().await;
+    host.sandbox("s").await;
+    let log = log(&host);
+    for id in ["a", "b"] {
+        let hooks = [HookMoment::Prestart, HookMoment::Poststop].map(|moment| hook(moment, &log, r#"echo "$(field id) $name" >> "$log""#)).to_vec();
+        host.start("s", ContainerConfig { hooks, ..host.container(id, &["exit", "0"]) }).await;
+        host.ended(id).await;
+    }
+    let all = ["a prestart", "a poststop", "b prestart", "b poststop"];
+    assert_eq!(lines(&log), all[..3]);
+    host.rt.stop_sandbox("s").await.unwrap();
+    assert_eq!(lines(&log), all);
+    host.rt.remove_sandbox("s").await.unwrap();
+    assert_eq!(lines(&log), all);
+}
+
+/// A program may be over before what follows its beginning is: its own end is told, and no failed start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_fails_beside_a_program_that_has_ended_is_no_failed_start() {
+    let host = Host::with_image().await;
+    host.sandbox("s").await;
+    let log = log(&host);
+    let fails = hook(HookMoment::Poststart, &log, r#"while kill -0 "$pid" 2> /dev/null; do sleep 0.02; done; exit 7"#);
+    host.start("s", ContainerConfig { hooks: vec![fails], ..host.container("c", &["exit", "3"]) }).await;
+    let status = host.ended("c").await;
+    assert_eq!((status.exit_code, status.message.as_str()), (3, ""), "{status:?}");
 }

@@ -389,13 +389,20 @@ impl Worker {
             // Who looked after this pod before may have ended in the middle of a change.
             self.wide = if containers.is_empty() { Wide::No } else { Wide::For(0) };
         }
+        let changes = resize::changes(pod, containers, &self.applied);
+        // It still is to end, or has ended to be followed by another.
+        let ends = |c: &Container| {
+            if c.running() { self.killing.contains_key(&c.id) || changes.iter().any(|change| change.id == c.id) } else { self.again.contains(&c.id) }
+        };
         // However the next one fares: it has been started with what the spec says.
         self.anew.retain(|name, old| {
             let was = containers.iter().find(|c| c.id == *old);
-            was.is_some_and(|was| !containers.iter().any(|c| c.name == *name && c.attempt > was.attempt && c.state != State::Created))
+            was.is_some_and(|was| ends(was) && !containers.iter().any(|c| c.name == *name && c.attempt > was.attempt && c.state != State::Created))
         });
-        let changes = resize::changes(pod, containers, &self.applied);
         if changes.is_empty() && !self.anew.is_empty() {
+            // What else was wanted meanwhile is not any more.
+            self.resize.0 = None;
+            self.resize_look_at = None;
             return HashSet::new();
         }
         if changes.is_empty() {

@@ -15,7 +15,7 @@ pub(super) fn create_container(spec: &Spec, rootfs: &Path) -> Step<()> {
         return Ok(());
     }
     let fail = |e| format!("state for {MOMENT} hooks: {e}");
-    hooks::bundle(spec, rootfs).map_err(fail)?;
+    hooks::bundle(spec, rootfs, true).map_err(fail)?;
     process::set_umask(0o022);
     process::close_on_exec_from(3);
     // They are the host's programs: what confines the container's next one is not for them.
