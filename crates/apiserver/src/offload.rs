@@ -165,6 +165,14 @@ pub(crate) async fn call<T: Send + 'static>(work: impl FnOnce() -> T + Send + 's
     run(async move { work() }).await
 }
 
+/// Does work where it holds nobody up, by the bytes that it looks at.
+///
+/// # Panics
+/// As the work does.
+pub(crate) async fn at_length<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
+    if bytes >= INLINE_BYTES_MAX { call(work).await } else { work() }
+}
+
 type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Tells a piece of work that nobody waits for its end any more, and counts those that are under way like this.

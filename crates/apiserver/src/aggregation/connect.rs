@@ -49,10 +49,6 @@ const STREAMS_MAX: usize = 100;
 /// Bytes that are held of an answer that nobody reads, and of all on a connection (Go's: 4 MiB and 1 GiB).
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 30;
-/// Of a connection on which answers are waited for and nothing comes it is found out whether it lives (client-go's
-/// `HTTP2_READ_IDLE_TIMEOUT_SECONDS` and `HTTP2_PING_TIMEOUT_SECONDS`).
-const PING_AFTER: Duration = Duration::from_secs(30);
-const PING_MAX: Duration = Duration::from_secs(15);
 /// What a greeting names.
 const ONE: &[u8] = b"http/1.1";
 const TWO: &[u8] = b"h2";
@@ -185,7 +181,7 @@ impl Backend {
             return one(stream).await.map(Link::One);
         }
         let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.timer(TokioTimer::new()).keep_alive_interval(PING_AFTER).keep_alive_timeout(PING_MAX);
+        builder.timer(TokioTimer::new()).keep_alive_interval(connect::PING_AFTER).keep_alive_timeout(connect::PING_MAX);
         builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
         builder.max_header_list_size(HEAD_BYTES_MAX as u32);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| words::of_http(&error))?;

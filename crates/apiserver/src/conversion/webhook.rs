@@ -49,7 +49,7 @@ impl Webhook {
         let (uid, to) = (meta::uuid(), to.to_owned());
         let (body, objects) = {
             let (uid, to) = (uid.clone(), to.clone());
-            at_length(bytes, move || {
+            offload::at_length(bytes, move || {
                 let mut request = json!({"kind": "ConversionReview", "apiVersion": review.api_version(), "request": {"uid": uid, "desiredAPIVersion": to}});
                 request["request"]["objects"] = Value::Array(objects);
                 let body = json::encode(&request);
@@ -63,7 +63,7 @@ impl Webhook {
         };
         let asked = Box::pin(target.post(services, body.into(), WITHIN));
         let body = offload::resting(asked).await.map_err(|why| failed(timed_out(why.to_string())))?;
-        at_length(body.len(), move || answer::read(&body, review, &uid, &to, &objects)).await
+        offload::at_length(body.len(), move || answer::read(&body, review, &uid, &to, &objects)).await
     }
 }
 
@@ -74,9 +74,4 @@ fn timed_out(why: String) -> String {
         Some(_) => format!("{why} (Client.Timeout or context cancellation while reading body)"),
         None => why,
     }
-}
-
-/// Does work where it holds nobody up, by the bytes that it looks at.
-pub(super) async fn at_length<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
-    if bytes >= offload::INLINE_BYTES_MAX { offload::call(work).await } else { work() }
 }

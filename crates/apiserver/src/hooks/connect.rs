@@ -25,7 +25,10 @@ use std::{
     future::poll_fn,
     io::{self, ErrorKind},
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
@@ -33,8 +36,8 @@ use tokio::{io::AsyncWrite, net::TcpStream};
 use tokio_rustls::TlsConnector;
 
 /// Times of client-go: a connection of HTTP/2 that was silent so long is asked for a sign of life, and has so long to give it.
-const PING_AFTER: Duration = Duration::from_secs(30);
-const PING_MAX: Duration = Duration::from_secs(15);
+pub(crate) const PING_AFTER: Duration = Duration::from_secs(30);
+pub(crate) const PING_MAX: Duration = Duration::from_secs(15);
 /// How long one address may take to accept (Go's dialer has 30 s, which no webhook's time exceeds).
 const DIAL_MAX: Duration = Duration::from_secs(30);
 /// Bytes of headers of an answer; Go's client takes 1 MiB, hyper's own bound is near it.
@@ -52,8 +55,8 @@ pub(super) enum Place {
 /// A connection that takes requests.
 pub(super) enum Sender {
     One(http1::SendRequest<Full<Bytes>>),
-    /// With what counts those who have it.
-    Two(http2::SendRequest<Full<Bytes>>, Arc<()>),
+    /// With what counts those who have it, and how many requests the server takes at a time.
+    Two(http2::SendRequest<Full<Bytes>>, Arc<()>, Arc<AtomicUsize>),
 }
 
 /// Why a request has no answer, with the request if not a byte of it was sent.
@@ -74,10 +77,13 @@ impl Sender {
         matches!(self, Sender::Two(..))
     }
 
-    /// Another sender on the same connection, if it takes several requests at a time and there are no more than so many others.
+    /// Another sender on the same connection, if it takes several requests at a time and there are no more than so many others, nor more
+    /// than the server takes.
     pub(super) fn shared(&self, others_max: usize) -> Option<Sender> {
         match self {
-            Sender::Two(sender, holders) if Arc::strong_count(holders) <= others_max => Some(Sender::Two(sender.clone(), Arc::clone(holders))),
+            Sender::Two(sender, holders, room) if Arc::strong_count(holders) <= others_max.min(room.load(Ordering::Relaxed)) => {
+                Some(Sender::Two(sender.clone(), Arc::clone(holders), Arc::clone(room)))
+            }
             _ => None,
         }
     }
@@ -85,7 +91,7 @@ impl Sender {
     pub(super) fn is_closed(&self) -> bool {
         match self {
             Sender::One(sender) => sender.is_closed(),
-            Sender::Two(sender, _) => sender.is_closed(),
+            Sender::Two(sender, ..) => sender.is_closed(),
         }
     }
 
@@ -98,7 +104,7 @@ impl Sender {
                 }
                 sender.try_send_request(request).await
             }
-            Sender::Two(sender, _) => sender.try_send_request(request).await,
+            Sender::Two(sender, ..) => sender.try_send_request(request).await,
         };
         sent.map_err(|error| Unanswered(Box::new(error)))
     }
@@ -122,8 +128,10 @@ pub(super) async fn connect(host: &str, port: u16, name: ServerName<'static>, tl
         // All calls to that server share it: one that is silent is found out, in client-go's times.
         builder.timer(TokioTimer::new()).keep_alive_interval(PING_AFTER).keep_alive_timeout(PING_MAX);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| words::of_http(&error))?;
-        tokio::spawn(told(driven(connection, local, rest)));
-        return Ok(Sender::Two(sender, Arc::default()));
+        let room = Arc::new(AtomicUsize::new(usize::MAX));
+        let told_of = Arc::clone(&room);
+        tokio::spawn(told(driven(connection, local, rest, move |connection| told_of.store(connection.current_max_send_streams(), Ordering::Relaxed))));
+        return Ok(Sender::Two(sender, Arc::default(), room));
     }
     let mut builder = http1::Builder::new();
     builder.max_buf_size(HEAD_BYTES_MAX);
@@ -139,8 +147,12 @@ async fn told<E: Display>(connection: impl Future<Output = Result<(), E>>) {
     }
 }
 
-/// A connection of HTTP/2 with the tasks of its streams, in one task.
-async fn driven<S: AsyncWrite + Unpin>(connection: impl Future<Output = hyper::Result<()>>, local: Local, rest: Rest<S>) -> Result<(), BoxError> {
+/// A connection of HTTP/2 with the tasks of its streams, in one task; it is looked at after each turn.
+async fn driven<S, F>(connection: F, local: Local, rest: Rest<S>, look: impl Fn(&F)) -> Result<(), BoxError>
+where
+    S: AsyncWrite + Unpin,
+    F: Future<Output = hyper::Result<()>>,
+{
     let (mut asked, mut tasks, mut over) = (Some(Box::pin(connection)), Tasks::default(), None);
     poll_fn(|cx| {
         loop {
@@ -152,6 +164,9 @@ async fn driven<S: AsyncWrite + Unpin>(connection: impl Future<Output = hyper::R
                 asked = None;
             }
             local.poll(&mut tasks, cx);
+            if let Some(asked) = &asked {
+                look(asked);
+            }
             if !local.is_idle() {
                 continue;
             }
@@ -229,7 +244,7 @@ mod tests {
         let served = tokio::spawn(hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(far), echo));
         let (local, (stream, rest)) = (Local::default(), gather(near, true));
         let (sender, connection) = http2::Builder::new(local.clone()).handshake(TokioIo::new(stream)).await.expect("HTTP/2");
-        let driven = tokio::spawn(driven(connection, local, rest));
+        let driven = tokio::spawn(driven(connection, local, rest, |_| {}));
         let ask = async |n: u8| {
             let request = Request::post("https://a/").body(Full::new(Bytes::from(vec![n; 100_000]))).expect("a request");
             let answer = sender.clone().try_send_request(request).await.map_err(TrySendError::into_error).expect("an answer");

@@ -2,8 +2,8 @@
 //!
 //! Upstream speaks HTTP/1.1 to all but this host, since a connection of HTTP/2 would have all calls reach one backend of a Service; so it is
 //! here. Of HTTP/1.1 a hook has connections of its own, kept as many as Go keeps for a host. One of HTTP/2 is shared by the calls under
-//! way, of all hooks at that server, so that what they ask at once leaves in one piece; where it carries [`CALLS_MAX`] another is
-//! made, and only one at a time.
+//! way, of all hooks at that server, so that what they ask at once leaves in one piece; where it carries [`CALLS_MAX`], or what the
+//! server takes, another is made, and only one at a time.
 
 use super::{
     Services, connect,
@@ -29,7 +29,7 @@ use std::{
 const IDLE_MAX: usize = 25;
 /// How long a connection is kept idle, as Go's default transport does.
 const IDLE_LIFE: Duration = Duration::from_secs(90);
-/// Calls that one connection of HTTP/2 carries at a time: a server that takes fewer is not to be expected (RFC 9113, 6.5.2).
+/// Calls that one connection of HTTP/2 carries at a time, where the server does not take fewer.
 const CALLS_MAX: usize = 100;
 
 /// By what connections are the same: where they lead, whom to believe there, and who to be.

@@ -29,6 +29,8 @@ pub enum Act {
     Code(u16, (&'static str, &'static str), String),
     /// It answers this body when it is told to.
     After(Arc<tokio::sync::Notify>, String),
+    /// It refuses to look at it (HTTP/2).
+    Refuse,
     /// It never answers.
     Hang,
     /// It begins an answer and never ends it.
@@ -191,7 +193,7 @@ fn full(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).boxed_unsync()
 }
 
-async fn exchange(request: Request<Incoming>, answer: Arc<Answer>, seen: Arc<Mutex<Vec<(String, Value)>>>) -> Result<Response<Body>, Infallible> {
+async fn exchange(request: Request<Incoming>, answer: Arc<Answer>, seen: Arc<Mutex<Vec<(String, Value)>>>) -> Result<Response<Body>, h2::Error> {
     let path = request.uri().path().to_owned();
     let query = request.uri().query().unwrap_or_default().to_owned();
     let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
@@ -213,6 +215,7 @@ async fn exchange(request: Request<Incoming>, answer: Arc<Answer>, seen: Arc<Mut
             told.notified().await;
             json_of(text)
         }
+        Act::Refuse => return Err(h2::Reason::REFUSED_STREAM.into()),
         Act::Hang => {
             tokio::time::sleep(Duration::from_secs(3600)).await;
             Response::new(full(""))

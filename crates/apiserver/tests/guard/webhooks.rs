@@ -11,7 +11,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -503,12 +503,29 @@ async fn webhooks_of_one_server_share_its_connections() {
             answers = &mut all => break answers,
             () = tokio::time::sleep(Duration::from_millis(1)) => {}
         }
-        if hook.seen.lock().unwrap().len() == 260 {
+        if hook.seen.lock().unwrap().len() >= 260 {
             told.notify_waiters();
         }
     };
     answers.into_iter().for_each(|answer| drop(answer.expect(201)));
     assert_eq!((hook.seen.lock().unwrap().len(), hook.connections.load(Ordering::Relaxed)), (260, 3));
+}
+
+/// Who refuses to look at a call has done nothing with it, and is asked again, though not for ever.
+#[tokio::test]
+async fn who_refuses_a_call_is_asked_again() {
+    let (cluster, calls) = (Cluster::start().await, AtomicUsize::new(0));
+    let hook = Hook::start(move |_, request| match request["name"].as_str() {
+        Some("never") => Act::Refuse,
+        _ if calls.fetch_add(1, Ordering::Relaxed) < 2 => Act::Refuse,
+        _ => yes(),
+    })
+    .await;
+    cluster.register("Validating", "v", vec![entry("v.example.com", hook.by_url("/v"))]).await;
+    cluster.post(MAPS, map("later")).await.expect(201);
+    assert_eq!((hook.seen.lock().unwrap().len(), hook.connections.load(Ordering::Relaxed)), (3, 1));
+    cluster.post(MAPS, map("never")).await.expect(500);
+    assert_eq!((hook.seen.lock().unwrap().len(), hook.connections.load(Ordering::Relaxed)), (10, 1));
 }
 
 #[tokio::test]

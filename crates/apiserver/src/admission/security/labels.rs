@@ -1,7 +1,7 @@
 //! The labels by which a namespace asks for the standards: right when it is made and when they change, and told what they mean for
 //! the pods that are there (upstream's `ValidateNamespace`).
 
-use super::{Level, PREFIX};
+use super::{Level, PREFIX, exempts, own, standard};
 use crate::{
     Operation, Write,
     admission::{World, text},
@@ -22,34 +22,48 @@ pub(super) fn check(world: &World, write: &Write<'_>, namespace: &Value) -> Resu
     if !write.subresource.is_empty() || write.operation == Operation::Delete {
         return Ok(());
     }
-    let labels = &namespace["metadata"]["labels"];
+    let (labels, settings) = (&namespace["metadata"]["labels"], world.config().admission.of("PodSecurity"));
     let wrong = wrong(labels);
+    let exempt = exempts(settings, "namespaces", write.name);
     let Some(old) = write.old else {
-        return if wrong.is_empty() { Ok(()) } else { Err(errors::invalid(write.row, write.name, wrong)) };
+        if !wrong.is_empty() {
+            return Err(errors::invalid(write.row, write.name, wrong));
+        }
+        if exempt {
+            ignored(settings, labels, write.name).into_iter().for_each(|warning| write.cx.warn(warning));
+        }
+        return Ok(());
     };
     let before = &old["metadata"]["labels"];
     if !wrong.is_empty() && wrong != self::wrong(before) {
         return Err(errors::invalid(write.row, write.name, wrong));
     }
-    let settings = world.config().admission.of("PodSecurity");
-    let enforced = |labels: &Value| {
-        let told = |key: &str| text(labels, &format!("{PREFIX}/{key}")).to_owned();
-        let (level, version) = (told("enforce"), told("enforce-version"));
-        let or = |told: String, key: &str, last: &str| match (told.as_str(), text(&settings["defaults"], key)) {
-            ("", "") => last.to_owned(),
-            ("", default) => default.to_owned(),
-            _ => told,
-        };
-        (Level::parse(&or(level, "enforce", "privileged")), or(version, "enforce-version", "latest"))
-    };
-    let ((level, version), (level_before, version_before)) = (enforced(labels), enforced(before));
+    let (level, version) = standard(labels, settings, "enforce");
+    let (level_before, version_before) = standard(before, settings, "enforce");
     let is_laxer = version == version_before && level <= level_before;
-    let exempt = settings["exemptions"]["namespaces"].as_array().is_some_and(|names| names.iter().any(|name| name == write.name));
-    if level == Level::Privileged || is_laxer || exempt {
+    if level == Level::Privileged || is_laxer {
         return Ok(());
     }
-    violations(world, write.name, level, &version).into_iter().for_each(|warning| write.cx.warn(warning));
+    let warnings = if exempt { Vec::from_iter(ignored(settings, labels, write.name)) } else { violations(world, write.name, level, version) };
+    warnings.into_iter().for_each(|warning| write.cx.warn(warning));
     Ok(())
+}
+
+/// What is told to whoever asks for standards where none count; nothing if that is no more than what all others have.
+fn ignored(settings: &Value, labels: &Value, namespace: &str) -> Option<String> {
+    let policy = |labels: &Value| {
+        ["enforce", "audit", "warn"].map(|mode| match standard(labels, settings, mode) {
+            (Level::Privileged, _) => None,
+            (level, version) => Some((mode, format!("{mode}={}:{version}", level.name()))),
+        })
+    };
+    let asked = policy(labels);
+    if asked.iter().all(Option::is_none) || asked == policy(&Value::Null) {
+        return None;
+    }
+    let is_own = |mode: &str| !own(labels, mode).is_empty() || !own(labels, &format!("{mode}-version")).is_empty();
+    let told: Vec<String> = asked.into_iter().flatten().filter(|(mode, _)| is_own(mode)).map(|(_, told)| told).collect();
+    Some(format!("namespace {namespace:?} is exempt from Pod Security, and the policy ({}) will be ignored", told.join(", ")))
 }
 
 /// What is wrong with a namespace's labels.
@@ -59,7 +73,7 @@ fn wrong(labels: &Value) -> ErrorList {
         let key = format!("{PREFIX}/{label}");
         let Some(value) = labels[&key].as_str() else { continue };
         let (right, detail) = match is_level {
-            true => (matches!(value, "privileged" | "baseline" | "restricted"), "must be one of privileged, baseline, restricted"),
+            true => (Level::known(value).is_some(), "must be one of privileged, baseline, restricted"),
             false => (is_version(value), "must be \"latest\" or \"v1.x\""),
         };
         if !right {
@@ -77,17 +91,17 @@ fn is_version(text: &str) -> bool {
 
 /// How the pods that are there offend against what is enforced from now on.
 fn violations(world: &World, namespace: &str, level: Level, version: &str) -> Vec<String> {
-    let pods = world.list(("", "v1", "pods"), namespace);
+    let (pods, count) = world.first(("", "v1", "pods"), namespace, PODS_MAX);
     let mut found: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for pod in pods.iter().take(PODS_MAX) {
+    for pod in &pods {
         let reasons = level.reasons(pod);
         if !reasons.is_empty() {
             found.entry(reasons).or_default().push(text(&pod["metadata"], "name"));
         }
     }
     let mut warnings = Vec::new();
-    if pods.len() > PODS_MAX {
-        warnings.push(format!("new PodSecurity enforce level only checked against the first {PODS_MAX} of {} existing pods", pods.len()));
+    if count > PODS_MAX {
+        warnings.push(format!("new PodSecurity enforce level only checked against the first {PODS_MAX} of {count} existing pods"));
     }
     if !found.is_empty() {
         warnings.push(format!("existing pods in namespace {namespace:?} violate the new PodSecurity enforce level \"{}:{version}\"", level.name()));
@@ -112,6 +126,23 @@ fn violations(world: &World, namespace: &str, level: Level, version: &str) -> Ve
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn who_asks_where_nothing_counts_is_told() {
+        let told = |labels: Value| {
+            let labels: Value = labels.as_object().into_iter().flatten().map(|(key, value)| (format!("{PREFIX}/{key}"), value.clone())).collect();
+            let settings = json!({"defaults": {"enforce": "baseline", "audit": "restricted", "audit-version": "v1.30"}});
+            ignored(&settings, &labels, "own")
+        };
+        let of = |policy: &str| Some(format!("namespace \"own\" is exempt from Pod Security, and the policy ({policy}) will be ignored"));
+        assert_eq!(told(json!({})), None);
+        assert_eq!(told(json!({"enforce": "privileged", "audit": "privileged"})), None);
+        assert_eq!(told(json!({"enforce-version": "latest", "warn": "privileged"})), None);
+        assert_eq!(told(json!({"enforce": "restricted"})), of("enforce=restricted:latest"));
+        assert_eq!(told(json!({"enforce": "privileged", "audit-version": "v1.31", "warn": "baseline"})), of("audit=restricted:v1.31, warn=baseline:latest"));
+        assert_eq!(told(json!({"enforce": "baseline", "warn-version": "v1.29"})), of("enforce=baseline:latest, warn=baseline:v1.29"));
+        assert_eq!(told(json!({"enforce": "privileged"})), of(""));
+    }
 
     #[test]
     fn labels_name_levels_and_versions() {

@@ -36,33 +36,55 @@ impl Plugin for PodSecurity {
         if is_exempt(settings, write, pod) {
             return Ok(());
         }
-        let told = |key: String| [text(labels, &format!("{PREFIX}/{key}")), text(&settings["defaults"], &key)].into_iter().find(|told| !told.is_empty());
-        // A level that there is not is the strictest where it is enforced, and none where it is only told of.
-        let level = |mode: &str| match told(mode.to_owned()).unwrap_or_default() {
-            "" => Level::Privileged,
-            label if mode == "enforce" => Level::parse(label),
-            label => Level::known(label).unwrap_or(Level::Privileged),
-        };
-        let version = |mode: &str| told(format!("{mode}-version")).unwrap_or("latest");
-        let (enforce, warn) = (level("enforce"), level("warn"));
-        let told = |level: Level, mode: &str| {
+        let (enforce, warn) = (standard(labels, settings, "enforce"), standard(labels, settings, "warn"));
+        let told = |(level, version): (Level, &str)| {
             let problems = level.problems(pod);
-            (!problems.is_empty()).then(|| format!("PodSecurity \"{}:{}\": {}", level.name(), version(mode), problems.join(", ")))
+            (!problems.is_empty()).then(|| format!("PodSecurity \"{}:{version}\": {}", level.name(), problems.join(", ")))
         };
-        if let Some(why) = is_pod.then(|| told(enforce, "enforce")).flatten() {
+        if let Some(why) = is_pod.then(|| told(enforce)).flatten() {
             return Err(forbidden(write, object, format!("violates {why}")));
         }
         // What is enforced need not be told as well.
-        if let Some(why) = (!is_pod || warn != enforce).then(|| told(warn, "warn")).flatten() {
+        if let Some(why) = (!is_pod || warn.0 != enforce.0).then(|| told(warn)).flatten() {
             write.cx.warn(format!("would violate {why}"));
         }
         Ok(())
     }
 }
 
+/// What a namespace's label asks for; empty if it has none.
+fn own<'l>(labels: &'l Value, key: &str) -> &'l str {
+    text(labels, &format!("{PREFIX}/{key}"))
+}
+
+/// The level of a mode and its version: of the namespace's labels, or of the settings for all that have none.
+///
+/// A level that there is not is the strictest where it is enforced, and none where it is only told of. Where no label says what to warn
+/// of, it is what the label has enforced, if that is more (upstream's `PolicyToEvaluate`).
+fn standard<'t>(labels: &'t Value, settings: &'t Value, mode: &str) -> (Level, &'t str) {
+    let asked = |key: &str| [own(labels, key), text(&settings["defaults"], key)].into_iter().find(|asked| !asked.is_empty());
+    let level = match asked(mode).unwrap_or_default() {
+        "" => Level::Privileged,
+        label if mode == "enforce" => Level::parse(label),
+        label => Level::known(label).unwrap_or(Level::Privileged),
+    };
+    let version = |mode: &str| asked(&format!("{mode}-version")).unwrap_or("latest");
+    match Level::known(own(labels, "enforce")) {
+        Some(enforced) if mode == "warn" && own(labels, mode).is_empty() && enforced > level => {
+            (enforced, version(if own(labels, "warn-version").is_empty() { "enforce" } else { mode }))
+        }
+        _ => (level, version(mode)),
+    }
+}
+
+/// Whether one is on a list of the settings' exemptions.
+fn exempts(settings: &Value, list: &str, own: &str) -> bool {
+    !own.is_empty() && items(&settings["exemptions"][list]).iter().any(|name| name == own)
+}
+
 /// Whether the settings let a namespace, a user or a runtime class do what they like.
 fn is_exempt(settings: &Value, write: &Write<'_>, pod: &Value) -> bool {
-    let exempt = |list: &str, own: &str| !own.is_empty() && items(&settings["exemptions"][list]).iter().any(|name| name == own);
+    let exempt = |list: &str, own: &str| exempts(settings, list, own);
     exempt("namespaces", write.namespace) || exempt("usernames", &write.cx.user.name) || exempt("runtimeClasses", text(&pod["spec"], "runtimeClassName"))
 }
 

@@ -49,9 +49,7 @@ pub(super) async fn ask(
     let body = forms.body(asked, &invocation.version, spoken, &uid, object, old);
     let within = hook.timeout.min(cx.time_left());
     let answer = target.post(asked.world, body, within).await.map_err(|why| calling(format!("failed to call webhook: {why}")))?;
-    let long = answer.len() >= offload::INLINE_BYTES_MAX;
-    let read = move || review::verdict(&answer, spoken, &uid, mutating);
-    let verdict = if long { offload::call(read).await } else { read() };
+    let verdict = offload::at_length(answer.len(), move || review::verdict(&answer, spoken, &uid, mutating)).await;
     let verdict = verdict.map_err(|refused| match refused {
         Refused::Unread(why) => calling(format!("failed to call webhook: {why}")),
         Refused::Invalid(why) => calling(format!("received invalid webhook response: {why}")),
