@@ -222,7 +222,8 @@ async fn define(client: &Client, definition: &Value) -> anyhow::Result<()> {
     post(client, DEFINITIONS, definition.to_string()).await
 }
 
-async fn post(client: &Client, path: &str, body: String) -> anyhow::Result<()> {
+/// Creates an object.
+pub async fn post(client: &Client, path: &str, body: String) -> anyhow::Result<()> {
     send(client, Method::POST, path, "application/json", body).await.with_context(|| format!("POST {path}"))?;
     Ok(())
 }

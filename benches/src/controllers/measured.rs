@@ -1,10 +1,13 @@
 //! What stands in for a metrics server: the resource metrics API with what it is told that pods use, as an aggregated server.
 
-use crate::tls::{self, Answer, Server};
+use crate::{
+    custom::post,
+    tls::{self, Answer, Server},
+};
 use anyhow::Context as _;
 use bytes::Bytes;
 use client::Client;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
@@ -61,12 +64,12 @@ pub(super) async fn serve(client: &Client, usage: Arc<Usage>) -> anyhow::Result<
     // By name: nothing here leads packets to a Service's address, and none may have an endpoint on the loopback.
     let service =
         json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "metrics"}, "spec": {"type": "ExternalName", "externalName": "127.0.0.1"}});
-    post(client, &format!("/api/v1/namespaces/{}/services", super::NAMESPACE), &service).await?;
+    post(client, &format!("/api/v1/namespaces/{}/services", super::NAMESPACE), service.to_string()).await?;
     let reference = json!({"name": "metrics", "namespace": super::NAMESPACE, "port": server.address.port()});
     let spec = json!({"group": "metrics.k8s.io", "version": "v1beta1", "groupPriorityMinimum": 100, "versionPriority": 100, "insecureSkipTLSVerify": true,
         "service": reference});
     let api = json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": {"name": "v1beta1.metrics.k8s.io"}, "spec": spec});
-    post(client, "/apis/apiregistration.k8s.io/v1/apiservices", &api).await?;
+    post(client, "/apis/apiregistration.k8s.io/v1/apiservices", api.to_string()).await?;
     let (begun, path) = (Instant::now(), format!("{GROUP}/namespaces/{}/pods", super::NAMESPACE));
     while let Err(error) = client.get_json::<Value>(&path).await {
         if begun.elapsed() > PATIENCE {
@@ -74,11 +77,5 @@ pub(super) async fn serve(client: &Client, usage: Arc<Usage>) -> anyhow::Result<
         }
         tokio::time::sleep(AGAIN).await;
     }
-    Ok(())
-}
-
-async fn post(client: &Client, path: &str, object: &Value) -> anyhow::Result<()> {
-    let request = Request::builder().method(Method::POST).uri(path).header("content-type", "application/json");
-    client.raw(request.body(Bytes::from(object.to_string()))?).await.with_context(|| format!("POST {path}"))?;
     Ok(())
 }

@@ -202,6 +202,8 @@ pub(crate) fn hold(space: &Path) -> Result<()> {
     let failed = |e: std::io::Error| Error::io(format!("hold a network namespace on {}", space.display()), e);
     File::options().create(true).truncate(false).write(true).mode(0o600).open(space).map_err(failed)?;
     netns::fresh(|| {
+        // It begins with the host's, and the greater of this and a link's own counts: each link has its own.
+        pod::sysctl("ipv4/conf/all/rp_filter", "0")?;
         let own = Path::new("/proc/thread-self/ns/net");
         mount(Some(own), space, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(|e| failed(e.into()))
     })

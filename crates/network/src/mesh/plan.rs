@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use client::Meta;
+use client::{Informer, Meta};
 use k8s_openapi::api::core::v1::Node;
 
 use super::Kind;
@@ -95,9 +95,11 @@ fn addresses(node: &Node, ranges: &[Net]) -> Vec<IpAddr> {
     all.filter_map(|a| a.address.parse().ok()).filter(|ip| !ranges.iter().any(|range| range.contains(*ip))).collect()
 }
 
-/// The addresses of all nodes' machines.
-pub(crate) fn machines<'n>(nodes: impl Iterator<Item = &'n Node>) -> BTreeSet<IpAddr> {
-    nodes.flat_map(|node| addresses(node, &ranges(node))).filter(|ip| may_be_a_machines(*ip)).collect()
+/// The addresses of all nodes' machines, as they say themselves: who lies keeps a further range of Services from being led and dropped (the
+/// cluster's own never, and Services in it are translated all the same).
+pub(crate) fn machines(nodes: &Informer<Node>) -> BTreeSet<IpAddr> {
+    let nodes = nodes.list();
+    nodes.iter().flat_map(|node| addresses(node, &ranges(node))).filter(|ip| may_be_a_machines(*ip)).collect()
 }
 
 /// Whether an address may be a machine's.

@@ -103,11 +103,19 @@ fn accepts(link: &str) -> String {
     format!("{ALL}/{link}/accept_ra")
 }
 
+/// Tells a link whose advice it takes; one that has gone meanwhile needs none.
+fn advise(link: &str, whose: &str) -> Result<()> {
+    match sysctl(&format!("ipv6/conf/{link}/accept_ra"), whose) {
+        Err(_) if !Path::new(&accepts(link)).exists() => Ok(()),
+        other => other,
+    }
+}
+
 /// Puts back what a network has told links about routers' advice: the host is no router any more.
 pub(super) fn unadvise(route: &mut Socket, advised: &BTreeSet<u32>) -> Result<()> {
     for link in link::list(route)?.iter().filter(|link| advised.contains(&link.index)) {
         if fs::read_to_string(accepts(&link.name)).is_ok_and(|v| v.trim() == ALWAYS) {
-            sysctl(&format!("ipv6/conf/{}/accept_ra", link.name), UNLESS_ROUTER)?;
+            advise(&link.name, UNLESS_ROUTER)?;
         }
     }
     Ok(())
@@ -181,7 +189,7 @@ impl Inner {
         route.call("set the bridge's addresses and routes", &m)?;
         // Those that stand in the alias, by which `purge` finds them.
         for link in learners.iter().filter(|link| told.advised.contains(&link.index)) {
-            sysctl(&format!("ipv6/conf/{}/accept_ra", link.name), ALWAYS)?;
+            advise(&link.name, ALWAYS)?;
         }
         self.families().try_for_each(|family| sysctl(forwarding(family), "1"))
     }

@@ -155,7 +155,7 @@ struct Memory {
 impl Memory {
     /// The addresses of the nodes' machines, once they are known.
     fn machines(&self) -> Option<BTreeSet<IpAddr>> {
-        self.nodes.is_synced().then(|| mesh::machines(self.nodes.list().iter().map(|node| &**node)))
+        self.nodes.is_synced().then(|| mesh::machines(&self.nodes))
     }
 
     /// The ranges of Services of which all that is nobody's is dropped. Who does not know the machines may find the API server's among them:
