@@ -13,8 +13,10 @@ use tokio::time::Instant;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::api::Client;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
+/// How long an answer is waited for (the originals' time limit of reviews).
+const REVIEW_MAX: Duration = Duration::from_secs(10);
 /// How long answers are believed (the originals' defaults for parts that delegate).
 const BELIEVED: Duration = Duration::from_secs(10);
 /// Answers kept; when there are more all are asked for anew.
@@ -100,7 +102,7 @@ impl Delegated {
             return Ok(known);
         }
         let spec = TokenReviewSpec { token: token.to_owned(), ..TokenReviewSpec::default() };
-        let review: TokenReview = self.client.all().create(&TokenReview { spec, ..TokenReview::default() }).await?;
+        let review: TokenReview = in_time(self.client.all().create(&TokenReview { spec, ..TokenReview::default() })).await?;
         let status = review.status.unwrap_or_default();
         let asker = status.user.filter(|_| status.authenticated == Some(true)).map(|user| Asker {
             name: user.username.unwrap_or_default(),
@@ -132,7 +134,7 @@ impl Delegated {
             non_resource_attributes: Some(NonResourceAttributes { verb: Some(verb.to_owned()), path: Some(path.to_owned()) }),
             ..SubjectAccessReviewSpec::default()
         };
-        let review: SubjectAccessReview = self.client.all().create(&SubjectAccessReview { spec, ..SubjectAccessReview::default() }).await?;
+        let review: SubjectAccessReview = in_time(self.client.all().create(&SubjectAccessReview { spec, ..SubjectAccessReview::default() })).await?;
         let allowed = review.status.is_some_and(|status| status.allowed);
         // Nobody fills the memory with paths that lead nowhere (the original has the same bound).
         if verb.len() + path.len() < KEPT_MAX {
@@ -140,6 +142,12 @@ impl Delegated {
         }
         Ok(allowed)
     }
+}
+
+/// An answer, if it comes in time.
+async fn in_time<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = |_| Err(Error::Transport(format!("no answer within {REVIEW_MAX:?}")));
+    tokio::time::timeout(REVIEW_MAX, answer).await.unwrap_or_else(late)
 }
 
 #[cfg(test)]
@@ -196,5 +204,14 @@ mod tests {
         let root = Asker { name: "root".into(), groups: vec![MASTERS.into()], ..Asker::default() };
         assert!(delegated.may(&root, "get", "/configz").await.expect("an answer"));
         assert_eq!(asked.load(Ordering::Relaxed), 6, "who may do everything is not asked about");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_silent_is_not_waited_for() {
+        let silent = |_: http::Request<Bytes>| -> BoxFuture<'static, Result<http::Response<Body>>> { Box::pin(std::future::pending()) };
+        let (delegated, begun) = (Delegated::new(Client::new(Arc::new(silent))), Instant::now());
+        assert!(matches!(delegated.token("good").await, Err(Error::Transport(_))));
+        assert!(matches!(delegated.may(&Asker::anonymous(), "get", "/metrics").await, Err(Error::Transport(_))));
+        assert!((2 * REVIEW_MAX..3 * REVIEW_MAX).contains(&begun.elapsed()), "{:?}", begun.elapsed());
     }
 }

@@ -1,6 +1,10 @@
-//! What all who deal with devices (KEPs 4381 and 5055) must agree on: which claims a pod has and whether they are its own, and which
-//! taints of devices are there and borne. Upstream `dynamic-resource-allocation/resourceclaim`, and the tracker of slices.
+//! What all who deal with devices (KEPs 4381 and 5055) must agree on: which claims a pod has and whether they are its own, which
+//! taints of devices are there and borne, and how claims that were made are counted. Upstream
+//! `dynamic-resource-allocation/resourceclaim`, and the tracker of slices.
 
+use std::sync::Arc;
+
+use instruments::{Counter, Family, Kind, Labelled, Registry};
 use k8s_openapi::api::core::v1::{Pod, PodResourceClaim};
 use k8s_openapi::api::resource::v1::{
     AllocationResult, DeviceClaim, DeviceRequest, DeviceRequestAllocationResult, DeviceTaint, DeviceTaintRule, DeviceToleration, ResourceClaim,
@@ -18,6 +22,41 @@ pub const EXTENDED: &str = "resource.kubernetes.io/extended-resource-claim";
 pub const NO_EXECUTE: &str = "NoExecute";
 /// Nobody gets the device.
 pub const NO_SCHEDULE: &str = "NoSchedule";
+
+const CREATED: Family = Family::new(
+    "dynamic_resource_allocation_resourceclaim_creates_total",
+    Kind::Counter,
+    "[ALPHA] Number of ResourceClaims creation requests, categorized by creation status, admin access, and owning API group and kind (either Pod or scheduling.k8s.io/PodGroup)",
+);
+
+/// Claims that were made for pods, as all count them who make some.
+#[derive(Debug)]
+pub struct Created(Arc<Labelled<4, Counter>>);
+
+impl Created {
+    /// Told in this registry.
+    #[must_use]
+    pub fn new(registry: &Registry) -> Self {
+        Self(registry.counters(&CREATED, ["admin_access", "owner_api_group", "owner_api_kind", "status"]))
+    }
+
+    /// A claim was made for a pod, or could not be.
+    pub fn count(&self, claim: &ResourceClaim, done: bool) {
+        self.0.with([word(has_admin_access(claim)), "", "Pod", if done { "success" } else { "failure" }]).inc();
+    }
+}
+
+/// Yes or no, as a label says it.
+#[must_use]
+pub fn word(is: bool) -> &'static str {
+    if is { "true" } else { "false" }
+}
+
+/// Whether a claim asks for devices with an administrator's access.
+#[must_use]
+pub fn has_admin_access(claim: &ResourceClaim) -> bool {
+    requests(claim).any(|request| request.exactly.as_ref().is_some_and(|exactly| exactly.admin_access == Some(true)))
+}
 
 /// A claim of a pod: its name, and whether it must have been made for the pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -99,15 +99,21 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
         Self { shared: Arc::new(Shared { state: Mutex::new(state), changed: Notify::new(), backoff, told: OnceLock::new() }) }
     }
 
-    /// Counts what happens from now on, under this name. The first name stays.
+    /// Counts the keys that wait and what happens from now on, under this name. The first name stays.
     pub fn measure(&self, metrics: &QueueMetrics, name: &str)
     where
         T: Send + Sync + 'static,
     {
         if self.shared.told.get().is_none() {
             let told = metrics.queue(name, Arc::downgrade(&self.shared) as _);
+            // A key is added either before, and counted here, or after, and counted by itself.
+            let state = self.shared.state.lock();
             // Another thread may have been quicker: then it is that one's.
-            let _ = self.shared.told.set(told);
+            if self.shared.told.get().is_none() {
+                told.adds.add(state.dirty.len() as u64);
+                told.depth.add(i64::try_from(state.dirty.len()).unwrap_or(i64::MAX));
+                let _ = self.shared.told.set(told);
+            }
         }
     }
 
@@ -378,6 +384,17 @@ mod tests {
         );
         drop(queue);
         assert!(!registry.text().contains("unfinished_work_seconds{"), "nobody works on it any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waited_before_it_was_measured_is_counted_too() {
+        let (registry, queue) = (instruments::Registry::default(), WorkQueue::default());
+        queue.add("a");
+        queue.measure(&QueueMetrics::new(&registry), "letters");
+        let has = |line: &str| registry.text().lines().any(|l| l == line);
+        assert!(has(r#"workqueue_depth{name="letters"} 1"#) && has(r#"workqueue_adds_total{name="letters"} 1"#), "{}", registry.text());
+        assert_eq!(queue.get().await, Some("a"));
+        assert!(has(r#"workqueue_depth{name="letters"} 0"#), "{}", registry.text());
     }
 
     #[tokio::test(start_paused = true)]

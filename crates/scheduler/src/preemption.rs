@@ -15,9 +15,6 @@ use crate::plugins::dynamic_resources;
 use crate::pod::PodInfo;
 use crate::rules;
 
-/// What is told where a plugin had turned all nodes away before preemption is asked: the original finds no state of its own.
-const NOT_ASKED: &str = "not found";
-
 /// What preemption found.
 #[derive(Debug, Default)]
 pub enum Outcome {
@@ -69,32 +66,23 @@ pub struct Candidates {
 
 /// Looks for the node where the least harm is done. The text is for users.
 pub fn evaluate(cycle: &Cycle<'_>, filters: Option<&Filters<'_>>, diagnosis: &Diagnosis, pick: Pick<'_>) -> (Outcome, String) {
-    match candidates(cycle, filters, diagnosis, pick) {
-        Ok(candidates) => choose(candidates),
-        Err(text) => refused(text),
-    }
-}
-
-/// That nobody has to go, for this reason of [`candidates`].
-#[must_use]
-pub fn refused(why: String) -> (Outcome, String) {
-    (if why == NOT_ASKED { Outcome::NotAsked } else { Outcome::Nothing }, why)
+    candidates(cycle, filters, diagnosis, pick).map_or_else(|refused| refused, choose)
 }
 
 /// Looks for nodes where some may have to go.
 ///
 /// # Errors
-/// Nobody has to: why, for users.
-pub fn candidates(cycle: &Cycle<'_>, filters: Option<&Filters<'_>>, diagnosis: &Diagnosis, pick: Pick<'_>) -> Result<Candidates, String> {
+/// Nobody has to: what that is, and why, for users.
+pub fn candidates(cycle: &Cycle<'_>, filters: Option<&Filters<'_>>, diagnosis: &Diagnosis, pick: Pick<'_>) -> Result<Candidates, (Outcome, String)> {
     // A plugin may have turned all nodes away before they were looked at. If that was before the original's DynamicResources plugin spoke,
     // which is asked before preemption is, it finds no state of it and says no more than this.
     let asked = || cycle.profile.pre_filter.iter().skip_while(|p| p.name() != dynamic_resources::NAME).any(|p| diagnosis.plugins.contains(p.name()));
     if filters.is_none() && !asked() {
-        return Err(NOT_ASKED.into());
+        return Err((Outcome::NotAsked, "not found".into()));
     }
-    let Some(limits) = &cycle.profile.preemption else { return Err(String::new()) };
+    let Some(limits) = &cycle.profile.preemption else { return Err((Outcome::Nothing, String::new())) };
     if let Some(why) = not_eligible(cycle, diagnosis) {
-        return Err(format!("preemption: {why}"));
+        return Err((Outcome::Nothing, format!("preemption: {why}")));
     }
     let mut told =
         Diagnosis { nodes: diagnosis.nodes, others: Some(Rejection::unresolvable("Preemption is not helpful for scheduling")), ..Diagnosis::default() };

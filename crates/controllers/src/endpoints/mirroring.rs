@@ -61,7 +61,8 @@ impl Controller for Mirroring {
             let service = self.services.get_key(key);
             service.is_some_and(|s| s.spec.as_ref().is_none_or(|s| s.selector.as_ref().is_none_or(|s| s.is_empty())))
         });
-        if let Some((endpoints, skipped)) = wanted.as_ref().map(|e| (e, skipped(e))).filter(|(_, skipped)| *skipped > 0) {
+        let skipped = wanted.as_deref().map_or(0, skipped);
+        if let Some(endpoints) = wanted.as_ref().filter(|_| skipped > 0) {
             let message =
                 format!("A max of {ADDRESSES_MAX} addresses can be mirrored to EndpointSlices per Endpoints subset. {skipped} addresses were skipped");
             self.recorder.event(&object_reference(&**endpoints), EventType::Warning, "TooManyAddressesToMirror", message);
@@ -82,7 +83,7 @@ impl Controller for Mirroring {
             return Ok(self.writer.overlay.look_again(key));
         }
         let written = self.writer.write(key, plan, existing.len()).await;
-        self.mirrored.ended(wanted.as_deref().map_or(0, skipped), begun.elapsed());
+        self.mirrored.ended(skipped, begun.elapsed());
         written?;
         Ok(self.writer.overlay.look_again(key))
     }

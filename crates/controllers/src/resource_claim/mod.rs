@@ -16,7 +16,7 @@ mod tests;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use client::devices::{claims_there, pod_claims};
+use client::devices::{Created, claims_there, pod_claims};
 use client::{Client, Delta, Informer, Meta, ObjectKey, Recorder, WorkQueue, devices};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimTemplate};
@@ -24,7 +24,6 @@ use parking_lot::Mutex;
 
 use crate::pods;
 use crate::work::{Controller, Cx, Step};
-use metrics::Created;
 
 /// Upstream `--concurrent-resource-claim-syncs`.
 const WORKERS: usize = 50;

@@ -10,6 +10,7 @@ mod queue;
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::devices::Created;
 use instruments::{Counter, Family, Gauge, Histogram, Kind, Labelled, Registry, exponential};
 use tokio::time::Instant;
 
@@ -53,11 +54,6 @@ const DEVICES_WAIT: Family = Family::new(
     Kind::Histogram,
     "[ALPHA] Time in seconds spent waiting for BindingConditions to be satisfied during PreBind.",
 );
-const CLAIMS_MADE: Family = Family::new(
-    "dynamic_resource_allocation_resourceclaim_creates_total",
-    Kind::Counter,
-    "[ALPHA] Number of ResourceClaims creation requests, categorized by creation status, admin access, and owning API group and kind (either Pod or scheduling.k8s.io/PodGroup)",
-);
 
 static ALGORITHM_S: [f64; 15] = exponential(0.001, 2.0);
 static VICTIMS_MOST: [f64; 7] = exponential(1.0, 2.0);
@@ -100,7 +96,8 @@ pub struct Metrics {
     evictions: Arc<Labelled<1, Counter>>,
     devices_bound: Arc<Labelled<3, Counter>>,
     devices_wait: Arc<Labelled<3, Histogram>>,
-    claims_made: Arc<Labelled<4, Counter>>,
+    /// For pods' extended resources.
+    pub(crate) claims_made: Created,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -141,7 +138,7 @@ impl Metrics {
             evictions: registry.counters(&EVICTIONS, ["result"]),
             devices_bound: registry.counters(&DEVICES_BOUND, ["driver", "profile", "status"]),
             devices_wait: registry.histograms(&DEVICES_WAIT, ["driver", "profile", "status"], &DEVICES_WAIT_S),
-            claims_made: registry.counters(&CLAIMS_MADE, ["admin_access", "owner_api_group", "owner_api_kind", "status"]),
+            claims_made: Created::new(&registry),
             registry,
         }
     }
@@ -177,11 +174,6 @@ impl Metrics {
                 self.devices_bound.with([driver, profile, status]).inc();
             }
         }
-    }
-
-    /// A claim for a pod's extended resources was made, or could not be.
-    pub(crate) fn claim_made(&self, done: bool) {
-        self.claims_made.with(["false", "", "Pod", if done { "success" } else { "failure" }]).inc();
     }
 }
 

@@ -66,7 +66,7 @@ impl Work {
             }
             if grant.mappings.is_some() {
                 let made = create(&self.client, &grant.claim).await;
-                self.metrics.claim_made(made.is_ok());
+                self.metrics.claims_made.count(&grant.claim, made.is_ok());
                 let made = made?;
                 let _ = self.reports.send(Report::Claimed(grant.claim.uid().to_owned(), made.uid().to_owned()));
                 grant.claim = Arc::new(made);

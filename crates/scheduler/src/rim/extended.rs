@@ -46,7 +46,7 @@ pub(super) async fn schedule(
             Ok(candidates) => preemption::choose(candidates),
             Err(error) => (Outcome::Nothing, format!("preemption: {error}")),
         },
-        Err(text) => preemption::refused(text),
+        Err(refused) => refused,
     };
     profile.metrics.stage(Stage::PostFilter, outcome.status(), begun);
     survey.diagnosis.after = message;
