@@ -40,7 +40,7 @@ class Node:
         self.machines, self.at, self.name, self.out, self.data = machines, at, name, out, data
         self.host, self.socket = f"{out}/host/kubernetes", f"{data}/containerd.sock"
         # A namespace is no machine: cgroups are the host's, and the ones that were there are not ours.
-        self.cgroups = [] if glob.glob(f"/sys/fs/cgroup/*/{CGROUPS}") else [CGROUPS]
+        self.cgroups = [] if glob.glob(f"/sys/fs/cgroup/*/{CGROUPS}") + glob.glob(f"/sys/fs/cgroup/{CGROUPS}") else [CGROUPS]
         self.env = {"PATH": f"{out}/bin:{self.host}/usr/sbin:{os.environ['PATH']}", "LD_LIBRARY_PATH": f"{self.host}/usr/lib/x86_64-linux-gnu:{self.host}/lib/x86_64-linux-gnu"}
         for folder in ("cni", "ipam", "manifests", "volume-plugins"):
             os.makedirs(f"{data}/{folder}", exist_ok=True)

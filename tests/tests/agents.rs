@@ -5,6 +5,7 @@ use cluster_tests::{
     machines::{Agent, Machines, invitation, strs},
     process::Running,
 };
+use nix::sys::signal::Signal;
 use std::{process::Stdio, thread, time::Duration};
 
 /// Of certificates: with as much time before they end as they wait before they are renewed.
@@ -56,6 +57,19 @@ fn two_machines_of_one_name_do_not_become_one_node() {
     assert!(host::containers(&twins[first].name).is_empty());
     let why = twins[first].refused(&[]);
     assert!(why.contains("another machine has joined as \"twin\"") && why.contains("--reset"), "{why}");
+    cluster.kubectl("annotate node twin knarr.local/machine-");
+    let running = twins[first].start(&[]);
+
+    // One that hears of it only at its start ends the pods that it left.
+    cluster.apply(&pod("left", "twin"));
+    cluster.ready("default", "left");
+    running.signal(Signal::SIGTERM);
+    running.end(PATIENCE);
+    assert!(!host::containers(&twins[first].name).is_empty());
+    cluster.kubectl("annotate --overwrite node twin knarr.local/machine=another");
+    let why = twins[first].refused(&[]);
+    assert!(why.contains("another machine has joined as \"twin\""), "{why}");
+    assert!(host::containers(&twins[first].name).is_empty());
     cluster.kubectl("annotate node twin knarr.local/machine-");
     let running = twins[first].start(&[]);
     twins[first].reset(&machines, first + 1);

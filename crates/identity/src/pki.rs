@@ -271,7 +271,7 @@ impl Ca {
     /// # Errors
     /// The credential is not usable.
     pub fn server_config(&self, own: &Credential) -> Result<Arc<ServerConfig>, Error> {
-        server_config(&self.cert, own)
+        server_config(std::slice::from_ref(&self.cert), own)
     }
 
     /// The TLS settings of a client that trusts this authority and shows a certificate that may be replaced.
@@ -301,12 +301,12 @@ impl Ca {
     }
 }
 
-/// As [`Ca::server_config`], of an authority whose certificate alone is known.
+/// As [`Ca::server_config`], of authorities whose certificates alone are known.
 ///
 /// # Errors
-/// The certificate or the credential is not usable.
-pub fn server_config(authority: &CertificateDer<'_>, own: &Credential) -> Result<Arc<ServerConfig>, Error> {
-    server_config_of(&[authority], Renewable::new(own)?)
+/// A certificate or the credential is not usable.
+pub fn server_config(authorities: &[CertificateDer<'_>], own: &Credential) -> Result<Arc<ServerConfig>, Error> {
+    server_config_of(&authorities.iter().collect::<Vec<_>>(), Renewable::new(own)?)
 }
 
 /// The same with a certificate that may be replaced, and clients of several authorities.

@@ -25,11 +25,11 @@ pub use server::Server;
 
 use crate::{
     cli::{Agent, Component, Down, Which},
-    cluster::{Cluster, Joined, Work},
+    cluster::{Cluster, Joined, Plan, Work},
     down,
     log::log,
     member::{Api, Member, Running},
-    node::Node,
+    node::{self, Node},
     node_rights::{NAME, NAMESPACE},
     preflight,
     progress::Steps,
@@ -45,9 +45,10 @@ use kubelet::certificates::{Pair, Rotation, Shown, Wanted};
 use network::{
     Mark, Net, Part, dns,
     mesh::{self, Kind, VXLAN_PORT},
-    pod::OwnPort,
+    pod::{OwnPort, PodNetwork},
     proxy::NodePortAddresses,
 };
+use runtime::Runtime;
 use settings::{Data, Settings};
 use std::{
     net::IpAddr,
@@ -281,7 +282,11 @@ impl Begun {
         if self.joined.ranges.is_empty() {
             self.cluster.has_room_for(&plan)?;
         }
-        let parts = plan.parts_of(&self.ranges(informers, steps).await?)?;
+        let Some(ranges) = self.ranges(informers, steps).await? else {
+            Box::pin(self.end_former(&plan, &ips)).await?;
+            bail!(taken(&self.joined.node))
+        };
+        let parts = plan.parts_of(&ranges)?;
         let (Some(gateway), Some(ip)) = (parts.first().map(Part::node_ip), ips.first().copied()) else { bail!("the node has no address") };
         if parts.len() < settings.pods.len() {
             tracing::warn!("the cluster's pods have both families, and this node has a range of but one yet");
@@ -427,8 +432,8 @@ impl Begun {
         Ok(ips)
     }
 
-    /// The ranges of the node's pods: as they are given, or as they were given last.
-    async fn ranges(&mut self, informers: &Informers, steps: &Steps) -> anyhow::Result<Vec<Net>> {
+    /// The ranges of the node's pods: as they are given, or as they were given last; none: the node is another machine's.
+    async fn ranges(&mut self, informers: &Informers, steps: &Steps) -> anyhow::Result<Option<Vec<Net>>> {
         let (client, joined) = (self.access.client(), self.joined.clone());
         let name = &joined.node;
         let given = async {
@@ -453,12 +458,26 @@ impl Begun {
             ranges = given => ranges,
             () = kept => Some(self.joined.ranges.clone()),
         };
-        let Some(ranges) = ranges else { bail!(taken(name)) };
+        let Some(ranges) = ranges else { return Ok(None) };
         if ranges != self.joined.ranges {
             self.joined.ranges = ranges;
             self.cluster.keep_joined(&self.joined)?;
         }
-        Ok(nets(&self.joined.ranges))
+        Ok(Some(nets(&self.joined.ranges)))
+    }
+
+    /// Ends what a former start has left running: it is another machine's now, which starts it itself.
+    async fn end_former(&self, plan: &Plan, ips: &[IpAddr]) -> anyhow::Result<()> {
+        let (Ok(parts), Some(ip)) = (plan.parts_of(&nets(&self.joined.ranges)), ips.first()) else { return Ok(()) };
+        let mark = Mark::new(&self.cluster.name);
+        let runtime = Runtime::open(self.cluster.runtime(self.command.registries.as_deref())).await.context("the container runtime")?;
+        let run_dir = self.cluster.run.join("network");
+        // By it hooks are sent to pods' own addresses.
+        let settings = network::pod::Config { mark: mark.clone(), run_dir, bridge: None, parts, mtu: None, own_ports: Vec::new(), behind: false };
+        let network = tokio::task::spawn_blocking(move || PodNetwork::open(settings)).await?.context("the pod network")?;
+        node::end_pods(&runtime, Some(network), *ip).await;
+        node::remove_rules(mark).await;
+        Ok(())
     }
 
     /// Waits until the node must be made otherwise; says why.
@@ -469,7 +488,7 @@ impl Begun {
                 // Until somebody gives the cluster what `--print-manifest` prints.
                 loop {
                     tokio::time::sleep(LOOK).await;
-                    let told = told::told(&self.access.client()).await.ok().flatten();
+                    let told = told::of_knarr(&self.access.client()).await.ok().flatten();
                     if told.is_some_and(|told| Settings::read(&self.command.cluster.over(&told)).is_ok_and(|settings| settings.reads_all)) {
                         return;
                     }

@@ -18,7 +18,7 @@ mod tests;
 pub use agent::Joined;
 pub use directory::remove_known;
 pub use holder::{Lock, Work};
-pub use plan::{DOMAIN, NodePrefixes, Plan, Ranges};
+pub use plan::{DOMAIN, NodePrefixes, Plan, Ranges, list};
 
 use crate::kubeconfig::{self, Written};
 use anyhow::bail;

@@ -15,7 +15,7 @@ use std::{
 const VARIABLE: &str = "KNARR_DETACHED";
 /// Ends the steps: everything runs.
 const END: &str = "\u{4}";
-/// Ends the steps: the cluster runs, but not everything of the manifests does.
+/// Ends the steps: the cluster runs, but not everything that was asked for is there.
 const UNFINISHED: &str = "\u{15}";
 
 /// Starts the child and shows its steps.
@@ -30,7 +30,7 @@ pub fn parent() -> anyhow::Result<()> {
     for line in lines {
         match line?.as_str() {
             END => return Ok(()),
-            UNFINISHED => bail!("not everything of the manifests was rolled out"),
+            UNFINISHED => bail!("not everything that was asked for is there"),
             line => drop(writeln!(out, "{line}")),
         }
     }

@@ -6,7 +6,7 @@
 
 use crate::{
     cli::{Component, Up},
-    cluster::{Cluster, DOMAIN, Plan, nodes::FIRST},
+    cluster::{Cluster, DOMAIN, Plan, list, nodes::FIRST},
     host, manifest, node_rights,
 };
 use anyhow::{Context as _, anyhow, bail};
@@ -14,7 +14,7 @@ use client::Client;
 use controllers::{Held, Machines};
 use identity::pki::{ClusterNames, ClusterPki, Kubelets};
 use network::{
-    Mark, Net,
+    Mark,
     mesh::{self, Kind},
 };
 use serde_json::{Value, json};
@@ -241,11 +241,6 @@ fn settings(cluster: &Cluster, plan: &Plan, server: &str, disabled: &[Component]
             "disabled": disabled.join(","),
         },
     })
-}
-
-/// Ranges with commas between them.
-fn list(ranges: &[Net]) -> String {
-    ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 fn base64(text: &str) -> String {

@@ -2,6 +2,7 @@
 
 use crate::{
     accounts::Accounts,
+    agent::cluster_info,
     cli::{CONTROLLERS_PORT, Controllers, Dns, Kubelet, Leader, Part, Proxy, SCHEDULER_PORT, Scheduler, Serving},
     cluster::{Cluster, Work},
     host, image,
@@ -26,8 +27,8 @@ use std::{
     path::Path,
     sync::{Arc, atomic::Ordering},
 };
-use tokio::{sync::watch, task::JoinHandle};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use volume::Drivers;
 
 /// The port of the API server, if it is one of this host's: nobody else gets it here.
@@ -138,10 +139,10 @@ pub async fn scheduler(command: &Scheduler) -> anyhow::Result<()> {
     let Ready { client, informers, stop, .. } = connect(&command.part, &registry)?;
     let client = client.user_agent("kube-scheduler");
     let pages = scheduler_pages(&config, &informers);
-    let served = serve_port(&command.serving, ("scheduler", SCHEDULER_PORT), &client, pages, &stop).await?;
+    let _served = serve_port(&command.serving, ("scheduler", SCHEDULER_PORT), &client, pages, &stop).await?;
     let run = |term| scheduler::run(config, client.clone(), informers, term);
     let part = elected(&command.leader, "kube-scheduler", (&client, &registry), stop.clone(), run);
-    until_signal("scheduler", stop, Box::pin(beside(served, part))).await
+    until_signal("scheduler", stop, Box::pin(part)).await
 }
 
 /// What the scheduler's port shows.
@@ -163,14 +164,14 @@ pub fn controllers_pages(config: &controllers::Config) -> Pages {
     Pages::new(config.metrics.clone(), config.running().map(|name| Check::new(name, || true)).collect())
 }
 
-/// Begins to serve a part's own port, if it is to have one.
+/// Serves a part's own port, if it is to have one, until that is dropped.
 async fn serve_port(
     serving: &Serving,
     (part, usual): (&str, u16),
     client: &Client,
     pages: Pages,
     stop: &CancellationToken,
-) -> anyhow::Result<Option<JoinHandle<()>>> {
+) -> anyhow::Result<Option<AbortOnDropHandle<()>>> {
     let (ip, number) = (serving.bind_address, serving.secure_port.unwrap_or(usual));
     if number == 0 {
         return Ok(None);
@@ -185,14 +186,7 @@ async fn serve_port(
         None => port::of_server(files, ip, client.clone()).await?,
     };
     let port = port::Port::new(listener, tls, Delegated::new(client.clone()), pages);
-    Ok(Some(tokio::spawn(port.serve(stop.clone()))))
-}
-
-/// Runs a part beside its port, which ends with it.
-async fn beside(served: Option<JoinHandle<()>>, part: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    let done = part.await;
-    served.inspect(JoinHandle::abort);
-    done
+    Ok(Some(AbortOnDropHandle::new(tokio::spawn(port.serve(stop.clone())))))
 }
 
 /// The controllers alone. The kubeconfig's identity reads; each controller writes as its service account.
@@ -217,11 +211,11 @@ pub async fn controllers(command: &Controllers) -> anyhow::Result<()> {
         metrics: registry.clone(),
         ..controllers::Config::default()
     };
-    let served = serve_port(&command.serving, ("controllers", CONTROLLERS_PORT), &client, controllers_pages(&config), &stop).await?;
+    let _served = serve_port(&command.serving, ("controllers", CONTROLLERS_PORT), &client, controllers_pages(&config), &stop).await?;
     let client_for = move |name: &str| accounts.client(name).counted(&requests);
     let run = |term| controllers::run(config, client_for, informers, term);
     let part = elected(&command.leader, "kube-controller-manager", (&client, &registry), stop.clone(), run);
-    until_signal("controllers", stop, Box::pin(beside(served, part))).await
+    until_signal("controllers", stop, Box::pin(part)).await
 }
 
 /// A certificate as a PEM block (RFC 7468: lines of 64 characters).
@@ -308,8 +302,8 @@ fn kubelet_tls(command: &Kubelet) -> anyhow::Result<Option<kubelet::Tls>> {
     let (Some(cert), Some(key), Some(ca)) = (&command.tls_cert, &command.tls_key, &command.client_ca) else { return Ok(None) };
     let read = |path: &Path| std::fs::read_to_string(path).with_context(|| path.display().to_string());
     let own = identity::pki::Credential { cert_pem: read(cert)?, key_pem: read(key)? };
-    let authority = identity::pki::Credential { cert_pem: read(ca)?, key_pem: String::new() };
-    let server = identity::pki::server_config(&authority.cert()?, &own)?;
+    let authorities = cluster_info::authorities(&read(ca)?).with_context(|| ca.display().to_string())?;
+    let server = identity::pki::server_config(&authorities, &own)?;
     Ok(Some(kubelet::Tls { server }))
 }
 

@@ -4,7 +4,7 @@
 use crate::{
     addons, certificates,
     cli::{self, Component, Up},
-    cluster::{Cluster, DOMAIN, Plan},
+    cluster::{self, Cluster, DOMAIN, Plan},
     dns_probe,
     local::{self, Door},
     machines,
@@ -343,7 +343,7 @@ fn control_plane(
     if setup.has(Component::Controllers) {
         let config = controllers::Config {
             root_ca: pki.ca.cert_pem().to_owned(),
-            cluster_cidr: Some(setup.plan.pod_cidrs().iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
+            cluster_cidr: Some(cluster::list(&setup.plan.pod_cidrs())),
             node_cidr_mask: setup.plan.node_prefix,
             node_cidr_mask_v6: setup.plan.node_prefix6,
             signer: Some(signer(pki)),
@@ -355,7 +355,8 @@ fn control_plane(
         let requests = RequestMetrics::new(&config.metrics, &host);
         if let Some(listener) = port_of(setup, "controllers", setup.up.controllers_secure_port, steps)? {
             let reviewer = door.client(local::user("system:kube-controller-manager", &[])).user_agent("kube-controller-manager").counted(&requests);
-            let port = Port::new(listener, port_tls(pki)?, Delegated::new(reviewer), part::controllers_pages(&config));
+            let tls = port_tls(pki, &listener)?;
+            let port = Port::new(listener, tls, Delegated::new(reviewer), part::controllers_pages(&config));
             spawn_port(parts, &room.handle, "controllers' port", port, stop);
         }
         let door = door.clone();
@@ -367,7 +368,8 @@ fn control_plane(
         let requests = RequestMetrics::new(config.metrics.registry(), &host);
         let client = door.client(local::user("system:kube-scheduler", &[])).user_agent("kube-scheduler").counted(&requests);
         if let Some(listener) = port_of(setup, "scheduler", setup.up.scheduler_secure_port, steps)? {
-            let port = Port::new(listener, port_tls(pki)?, Delegated::new(client.clone()), part::scheduler_pages(&config, informers));
+            let tls = port_tls(pki, &listener)?;
+            let port = Port::new(listener, tls, Delegated::new(client.clone()), part::scheduler_pages(&config, informers));
             spawn_port(parts, &room.handle, "scheduler's port", port, stop);
         }
         spawn(parts, &room.handle, "scheduler", scheduler::run(config, client, informers.clone(), stop.clone()));
@@ -380,7 +382,12 @@ fn control_plane(
 fn port_of(setup: &Setup<'_>, part: &str, number: u16, steps: &Steps) -> anyhow::Result<Option<TcpListener>> {
     let (flag, usual) = (format!("--{part}-secure-port"), [cli::SCHEDULER_PORT, cli::CONTROLLERS_PORT].contains(&number));
     let ip = if setup.plan.is_first() { Some(LOOPBACK) } else { setup.node().ips().first().copied().filter(|_| setup.has(Component::Kubelet)) };
-    let Some(ip) = ip.filter(|_| number != 0) else { return Ok(None) };
+    let ip = match ip {
+        _ if number == 0 => return Ok(None),
+        Some(ip) => ip,
+        None if usual => return Ok(None),
+        None => return Err(anyhow!("{flag} {number}: a further cluster serves that at its node's address, and this one has no node here (--disable kubelet)")),
+    };
     match port::listen(part, &flag, ip, number) {
         Ok(listener) => Ok(Some(listener)),
         Err(error) if usual => {
@@ -392,8 +399,8 @@ fn port_of(setup: &Setup<'_>, part: &str, number: u16, steps: &Steps) -> anyhow:
 }
 
 /// Its certificate is one that it signs itself, as the originals' is; clients show the cluster's.
-fn port_tls(pki: &ClusterPki) -> anyhow::Result<watch::Receiver<Arc<rustls::ServerConfig>>> {
-    Ok(port::fixed(port::own(&port::Files::default(), LOOPBACK, Some(pki.ca.cert_pem()))?))
+fn port_tls(pki: &ClusterPki, listener: &TcpListener) -> anyhow::Result<watch::Receiver<Arc<rustls::ServerConfig>>> {
+    Ok(port::fixed(port::own(&port::Files::default(), listener.local_addr()?.ip(), Some(pki.ca.cert_pem()))?))
 }
 
 fn spawn_port(parts: &mut Parts, room: &Handle, name: &'static str, port: Port, stop: &CancellationToken) {

@@ -97,7 +97,7 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
         _ = signals.ended() => {}
     }
     match end {
-        Ok(_) if unfinished => Err(anyhow!("not everything of the manifests was rolled out")),
+        Ok(_) if unfinished => Err(anyhow!("not everything that was asked for is there")),
         Ok(_) => Ok(()),
         Err(error) => Err(error),
     }
@@ -153,8 +153,11 @@ fn choose(cluster: &Cluster, ranges: &Ranges, nodes: Option<u32>, alone: bool) -
 /// Does what is left to do when the cluster is there, and then waits for a failure.
 async fn ready(setup: &Setup<'_>, running: &mut Running, objects: &[Object], steps: &Steps, detached: bool, unfinished: &mut bool) -> anyhow::Error {
     let outcome = async {
-        if let Some(nodes) = setup.up.nodes {
-            crate::nodes::at_least(setup.cluster, setup.plan, &running.admin, nodes).await?;
+        if let Some(nodes) = setup.up.nodes
+            && let Err(error) = crate::nodes::at_least(setup.cluster, setup.plan, &running.admin, nodes).await
+        {
+            *unfinished = true;
+            steps.say(&format!("\nknarr: {error:#}\n\nThe cluster runs on with the nodes that it has."));
         }
         running.ready(setup, steps).await?;
         if let Some(runtime) = &running.runtime {
@@ -167,7 +170,7 @@ async fn ready(setup: &Setup<'_>, running: &mut Running, objects: &[Object], ste
             steps.say(&format!("\nknarr: {error:#}\n\nThe cluster runs on."));
         }
         steps.say(&farewell::text(setup.plan, objects, &farewell::services(&running.admin, objects).await, detached));
-        if detached { detach::started(&setup.cluster.data.join("knarr.log"), applied.is_ok()) } else { Ok(()) }
+        if detached { detach::started(&setup.cluster.data.join("knarr.log"), !*unfinished) } else { Ok(()) }
     };
     match outcome.await {
         Ok(()) => running.failed().await,

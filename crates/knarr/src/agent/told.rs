@@ -21,9 +21,14 @@ const KUBELET: (&str, &str) = ("kubelet-config", "kubelet");
 /// The Services' range where kubeadm was told none.
 const KUBEADM_SERVICES: &str = "10.96.0.0/12";
 
+/// What the cluster tells nodes of knarr's alone.
+pub async fn of_knarr(client: &Client) -> client::Result<Option<Data>> {
+    map(client, NAME).await
+}
+
 /// What the cluster tells; none: nothing.
 pub async fn told(client: &Client) -> anyhow::Result<Option<Data>> {
-    if let Some(data) = map(client, NAME).await? {
+    if let Some(data) = of_knarr(client).await? {
         return Ok(Some(data));
     }
     let text = async |(name, key): (&str, &str)| Ok::<_, client::Error>(map(client, name).await?.and_then(|mut data| data.remove(key)));

@@ -522,7 +522,8 @@ fn kept(plan: Plan, ranges: &Ranges, others: &[Plan]) -> anyhow::Result<Plan> {
     Ok(asked)
 }
 
-fn list(ranges: &[Net]) -> String {
+/// Ranges with commas between them.
+pub fn list(ranges: &[Net]) -> String {
     ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 

@@ -106,3 +106,27 @@ async fn a_port_is_served_over_tls_and_one_in_use_is_told_with_what_to_do() {
     serving.await.unwrap();
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
 }
+
+#[tokio::test]
+async fn clients_of_each_authority_of_a_file_are_known() {
+    let folders = ["a", "b"].map(|name| std::env::temp_dir().join(format!("knarr-port-{name}-{}", std::process::id())));
+    let authorities = folders.each_ref().map(|folder| identity::pki::Ca::load_or_create(folder).unwrap());
+    let both: String = authorities.iter().map(identity::pki::Ca::cert_pem).collect();
+    let server = own(&Files::default(), Ipv4Addr::LOCALHOST.into(), Some(&both)).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    for authority in &authorities {
+        let shown = authority.client_cert("client", "ann", &[]).unwrap();
+        let client = rustls::ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
+        let client = client.dangerous().with_custom_certificate_verifier(dial::unverified(provider.clone()));
+        let client = Arc::new(client.with_client_auth_cert(shown.chain().unwrap(), shown.key().unwrap()).unwrap());
+        let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+        let (here, there) = tokio::io::duplex(1 << 16);
+        let (accepted, connected) = tokio::join!(TlsAcceptor::from(server.clone()).accept(there), tokio_rustls::TlsConnector::from(client).connect(name, here));
+        let (accepted, _connected) = (accepted.unwrap(), connected.unwrap());
+        let peer = accepted.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(Asker::of_certificate);
+        assert_eq!(peer.unwrap().name, "ann");
+    }
+    for folder in folders {
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

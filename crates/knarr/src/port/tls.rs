@@ -2,18 +2,18 @@
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use crate::agent::cluster_info;
 use anyhow::Context as _;
 use client::Client;
 use identity::pki::{self, Credential};
 use k8s_openapi::api::core::v1::ConfigMap;
-use rustls::{
-    ServerConfig,
-    pki_types::{CertificateDer, pem::PemObject as _},
-};
+use rustls::ServerConfig;
 use tokio::sync::watch;
 
 /// Between two questions to an API server that gave no answer.
 const AGAIN: Duration = Duration::from_secs(10);
+/// Between two looks at whether the API server's authorities are others.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// The files that a part may be given, as the originals' flags name them.
 #[derive(Debug, Clone, Default)]
@@ -25,7 +25,7 @@ pub struct Files {
 }
 
 /// The settings of a port at this address: with the certificate of the files, or else with one that it signs itself, as the originals do.
-/// Clients are known by certificates of the authority in this PEM, if there is one.
+/// Clients are known by certificates of the authorities in this PEM, if there is one.
 pub fn own(files: &Files, ip: IpAddr, clients_ca: Option<&str>) -> anyhow::Result<Arc<ServerConfig>> {
     let own = match (&files.cert, &files.key) {
         (Some(cert), Some(key)) => {
@@ -35,8 +35,7 @@ pub fn own(files: &Files, ip: IpAddr, clients_ca: Option<&str>) -> anyhow::Resul
         _ => self_signed(ip)?,
     };
     if let Some(pem) = clients_ca {
-        let authority = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| anyhow::anyhow!("the authority of clients: {error}"))?;
-        return Ok(pki::server_config(&authority, &own)?);
+        return Ok(pki::server_config(&cluster_info::authorities(pem).context("the authority of clients")?, &own)?);
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
@@ -59,32 +58,30 @@ pub fn fixed(config: Arc<ServerConfig>) -> watch::Receiver<Arc<ServerConfig>> {
     watch::channel(config).1
 }
 
-/// The settings of a port whose clients are known by certificates that are good at the API server. As long as that cannot be asked for
-/// its authority, tokens alone are known.
+/// The settings of a port whose clients are known by certificates that are good at the API server, which may change. As long as that cannot
+/// be asked for its authorities, tokens alone are known.
 pub async fn of_server(files: Files, ip: IpAddr, client: Client) -> anyhow::Result<watch::Receiver<Arc<ServerConfig>>> {
-    match authority(&client).await {
-        Ok(pem) => Ok(fixed(own(&files, ip, pem.as_deref())?)),
-        Err(error) => {
-            tracing::warn!(%error, "who signs clients' certificates is not known yet (ConfigMap kube-system/extension-apiserver-authentication)");
-            let (replace, config) = watch::channel(own(&files, ip, None)?);
-            tokio::spawn(async move {
-                let known = loop {
-                    tokio::select! {
-                        () = tokio::time::sleep(AGAIN) => {}
-                        () = replace.closed() => return,
-                    }
-                    if let Ok(known) = authority(&client).await {
-                        break known;
-                    }
-                };
-                match own(&files, ip, known.as_deref()) {
-                    Ok(config) => drop(replace.send_replace(config)),
-                    Err(error) => tracing::warn!("the port's certificate: {error:#}"),
-                }
-            });
-            Ok(config)
+    let unknown = "who signs clients' certificates is not known yet (ConfigMap kube-system/extension-apiserver-authentication)";
+    let mut known = authority(&client).await.inspect_err(|error| tracing::warn!(%error, "{unknown}")).ok();
+    let (replace, config) = watch::channel(own(&files, ip, known.as_ref().and_then(Option::as_deref))?);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(if known.is_some() { LOOK } else { AGAIN }) => {}
+                () = replace.closed() => return,
+            }
+            let Ok(now) = authority(&client).await else { continue };
+            if known.as_ref() == Some(&now) {
+                continue;
+            }
+            match own(&files, ip, now.as_deref()) {
+                Ok(config) => drop(replace.send_replace(config)),
+                Err(error) => tracing::warn!("the port's certificate: {error:#}"),
+            }
+            known = Some(now);
         }
-    }
+    });
+    Ok(config)
 }
 
 /// The authority of the API server's own clients; none: it knows clients by tokens only.
