@@ -46,6 +46,7 @@ const OPER_UP: u8 = 6;
 
 pub(crate) const NUD_PERMANENT: u16 = 0x80;
 const RTPROT_STATIC: u8 = 4;
+const RTN_LOCAL: u8 = 2;
 pub(crate) const RTA_DST: u16 = 1;
 pub(crate) const RTA_OIF: u16 = 4;
 pub(crate) const RTA_GATEWAY: u16 = 5;
@@ -285,6 +286,18 @@ pub fn remove_address(socket: &mut Socket, index: u32, address: impl Into<IpAddr
     match socket.call("take an address from a link", &m) {
         Err(e) if e.errno() != Some(libc::EADDRNOTAVAIL) => Err(e),
         _ => Ok(()),
+    }
+}
+
+/// Whether packets for an address are this namespace's own: an address of IPv6 has its local route from a worker of the kernel, after the
+/// kernel has acknowledged it, and until then they are passed on or dropped.
+pub fn is_local(socket: &mut Socket, address: IpAddr) -> Result<bool> {
+    let mut m = Messages::new();
+    m.begin(RTM_GETROUTE, ACK, &[family(address), Net::bits(address), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).attr(RTA_DST, &octets(address));
+    match socket.call("look where an address is", &m) {
+        Ok(answers) => Ok(answers.iter().any(|(kind, body)| *kind == RTM_NEWROUTE && body.get(7) == Some(&RTN_LOCAL))),
+        Err(e) if matches!(e.errno(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => Ok(false),
+        Err(e) => Err(e),
     }
 }
 

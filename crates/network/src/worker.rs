@@ -158,7 +158,8 @@ fn within(inside: &mut Socket, sides: &[Side], address: IpAddr, no_ipv6: bool) -
         link::add_route(&mut m, Net::one(host), Way::Link { index, source: Some(own) });
         link::add_route(&mut m, Net::everything(Family::of(host)), Way::Gateway { index, router: host, source: Some(own) });
     }
-    inside.call("set a node's address and routes", &m).map(drop)
+    inside.call("set a node's address and routes", &m)?;
+    pod::wait_local(inside, sides.iter().map(Side::own))
 }
 
 /// Takes the node off the host and lets its namespace go; what is not there is no error. Its processes must have ended.

@@ -67,10 +67,10 @@ const LOOPBACK_INDEX: u32 = 1;
 const DEFAULT_MTU: u32 = 1500;
 /// Two sandboxes whose links' names are the same by chance get different ones.
 const NAME_ATTEMPTS: u32 = 8;
-/// Between two looks at a link that comes up.
-const CARRIER_LOOK: Duration = Duration::from_micros(200);
-/// A link of which both ends are up has a carrier long before.
-const CARRIER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two looks at what the kernel does in a worker of its own.
+const KERNEL_LOOK: Duration = Duration::from_micros(200);
+/// A link of which both ends are up has a carrier long before, and a new address its local route.
+const KERNEL_TIMEOUT: Duration = Duration::from_secs(2);
 /// What the names of all clusters' tables begin with.
 const TABLES: &str = "knarr-";
 /// Others' changes come in numbers; one look is for all that come within this.
@@ -598,7 +598,8 @@ impl Inner {
             link::add_route(&mut m, Net::one(gateway), Way::Link { index, source: None });
             link::add_route(&mut m, Net::everything(family), Way::Gateway { index, router: gateway, source: None });
         }
-        socket.call("set a pod's address and routes", &m).map(drop)
+        socket.call("set a pod's address and routes", &m)?;
+        wait_local(&mut socket, self.addresses_of(address, true))
     }
 
     /// Takes a sandbox off the network; the name of the link that is left to be removed.
@@ -648,15 +649,29 @@ impl Inner {
 /// came later in a worker of its own: until then what the host sends is lost without a word. Newer kernels act at once when
 /// they are asked; older ones within moments.
 pub(crate) fn wait_active(route: &mut Socket, name: &str) -> Result<()> {
+    wait(&format!("link {name} does not come up"), || match link::find(route, name)? {
+        Some(link) => Ok(link.active),
+        None => Err(Error::Config(format!("link {name} is gone"))),
+    })
+}
+
+/// Waits until a namespace takes what is sent to addresses that it was just given.
+pub(crate) fn wait_local(route: &mut Socket, addresses: impl IntoIterator<Item = IpAddr>) -> Result<()> {
+    // Of IPv4 an address is local when it is acknowledged.
+    let mut later = addresses.into_iter().filter(IpAddr::is_ipv6);
+    later.try_for_each(|address| wait(&format!("address {address} does not become local"), || link::is_local(route, address)))
+}
+
+/// Waits for what the kernel does in a worker of its own, moments after it was asked, and tells nobody.
+fn wait(otherwise: &str, mut is_done: impl FnMut() -> Result<bool>) -> Result<()> {
     let begun = Instant::now();
-    loop {
-        match link::find(route, name)? {
-            Some(link) if link.active => return Ok(()),
-            Some(_) if begun.elapsed() < CARRIER_TIMEOUT => std::thread::sleep(CARRIER_LOOK),
-            Some(_) => return Err(Error::Config(format!("link {name} does not come up"))),
-            None => return Err(Error::Config(format!("link {name} is gone"))),
+    while !is_done()? {
+        if begun.elapsed() >= KERNEL_TIMEOUT {
+            return Err(Error::Config(otherwise.into()));
         }
+        std::thread::sleep(KERNEL_LOOK);
     }
+    Ok(())
 }
 
 /// The addresses of this host.
