@@ -2,7 +2,8 @@
 //!
 //! A change of a Service or of its endpoints is turned into a plan (`plan.rs`, pure), the plan's difference to the last one
 //! into two batches (`table.rs`), each one transaction of the kernel: what is new, then what leads to it. Connections that exist are not touched: the kernel
-//! translates them as they began. Only UDP flows whose backend is gone are forgotten, since nothing else ends them.
+//! translates them as they began. Only what nothing else ends is forgotten when its backend is gone: UDP flows, and TCP connections that
+//! nobody has answered, which are then led to who is there as soon as their client tries again.
 //!
 //! The kernel tells when somebody else has changed rules (`nft flush ruleset`, a firewall that is loaded again): then the table is
 //! looked at, and written anew if it is not ours any more. Once an hour it is written anew in any case, as upstream does.
@@ -36,6 +37,7 @@ use crate::nft::{self, Batch, Family, Foreign};
 use crate::pod::{OwnPort, host_addresses};
 use crate::ranges::{self, Machines, ServiceRanges};
 use crate::{BY_SERVICE, Error, Part, Result, mesh, service_of_slice};
+use endpoints::Backend;
 use endpoints::Node;
 use plan::{Plan, UdpFront};
 use table::{Change, Frame, Table, There};
@@ -337,12 +339,14 @@ impl Proxy {
         self.write_whole().await;
         // Flows that began under a former process may lead to backends that went meanwhile.
         let fronts: Vec<UdpFront> = dirty.iter().filter_map(|k| self.table.plan(k)).flat_map(|p| p.udp.values().cloned()).collect();
-        self.forget_flows(fronts).await;
+        self.forget_flows(fronts, BTreeSet::new()).await;
     }
 
     async fn update(&mut self, dirty: &BTreeSet<ObjectKey>) {
         let plans = self.plans(dirty);
         let fronts = plans.iter().flat_map(|(key, plan)| stale_fronts(self.table.plan(key), plan)).collect();
+        let before = |key, plan: &Plan| self.table.plan(key).map_or_else(BTreeSet::new, |old| old.tcp.difference(&plan.tcp).copied().collect());
+        let gone: BTreeSet<Backend> = plans.iter().flat_map(|(key, plan)| before(key, plan)).collect();
         self.checks(&plans);
         let Change { make, lead } = self.table.change(plans, Instant::now());
         if make.is_empty() && lead.is_empty() {
@@ -356,7 +360,7 @@ impl Proxy {
             tracing::warn!(%error, "the kernel refused a change of Services; writing all of them anew");
             self.write_whole().await;
         }
-        self.forget_flows(fronts).await;
+        self.forget_flows(fronts, gone).await;
     }
 
     /// The node may have a range of pods now, or be in another zone: endpoints may be preferred for it.
@@ -462,19 +466,27 @@ impl Proxy {
         self.kernel(move |socket| batch.commit(socket, what)).await
     }
 
-    async fn forget_flows(&self, fronts: Vec<UdpFront>) {
-        if fronts.is_empty() {
+    /// Forgets flows at UDP ports to whom they no longer lead, and unanswered connections to backends of TCP that are gone.
+    async fn forget_flows(&self, fronts: Vec<UdpFront>, gone: BTreeSet<Backend>) {
+        if fronts.is_empty() && gone.is_empty() {
             return;
         }
         let family = self.node.family;
         let forgotten = self.kernel(move |socket| {
-            let stale = Stale::new(&fronts);
-            conntrack::forget_udp(socket, family, |flow| stale.is(flow))
+            let mut flows = 0;
+            if !fronts.is_empty() {
+                let stale = Stale::new(&fronts);
+                flows += conntrack::forget_udp(socket, family, |flow| stale.is(flow))?;
+            }
+            if !gone.is_empty() {
+                flows += conntrack::forget_unanswered(socket, family, |flow| flow.called != flow.answers && gone.contains(&flow.answers))?;
+            }
+            Ok(flows)
         });
         match forgotten.await {
             Ok(0) => {}
-            Ok(flows) => tracing::debug!(flows, "forgot UDP flows to endpoints that are gone"),
-            Err(error) => tracing::warn!(%error, "UDP flows to endpoints that are gone may stay"),
+            Ok(flows) => tracing::debug!(flows, "forgot flows to endpoints that are gone"),
+            Err(error) => tracing::warn!(%error, "flows to endpoints that are gone may stay"),
         }
     }
 }

@@ -70,6 +70,8 @@ pub(super) struct Plan {
     pub(super) selves: BTreeSet<IpAddr>,
     /// UDP ports, by chain.
     pub(super) udp: BTreeMap<String, UdpFront>,
+    /// Who may answer at its TCP ports.
+    pub(super) tcp: BTreeSet<Backend>,
     /// Addresses and ports from outside that are not the Service's to have.
     pub(super) withheld: BTreeSet<(IpAddr, u16)>,
     /// Port of the health check and how many endpoints are on this node.
@@ -254,6 +256,8 @@ impl<'a> Planner<'a> {
         if i32::from(self.protocol) == libc::IPPROTO_UDP {
             let addresses = cluster_ips.iter().chain(&outside).map(|ip| (*ip, self.port)).collect();
             plan.udp.insert(svc, UdpFront { addresses, node_port: self.node_port, backends: serving.clone() });
+        } else if i32::from(self.protocol) == libc::IPPROTO_TCP {
+            plan.tcp.extend(serving);
         }
     }
 

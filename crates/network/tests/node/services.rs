@@ -1,11 +1,13 @@
 //! Services on a real kernel: who answers, under which address the caller is seen, and what changes under load.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use network::conntrack;
 use network::link;
 use network::netlink::{self, Messages, Socket};
 use network::nft::{self, Family};
@@ -376,6 +378,33 @@ fn udp_flows_follow_the_endpoints() {
         until("none", || datagram(&socket, (VIP, 80)), |x| x.is_err());
         cluster.endpoints("dns", &[ready(ip_a)]);
         until("a again", || datagram(&socket, (VIP, 80)), |x| served(x, "a"));
+    });
+}
+
+/// What a dead node's pods leave behind: a client that called one of them waits, and tries again.
+#[test]
+fn a_connection_that_nobody_answers_is_led_to_who_is_there_when_its_endpoint_goes() {
+    machine(|outside| {
+        let cluster = Cluster::new(NodePortAddresses::All);
+        let (silent, ip_silent) = cluster.node.pod("silent");
+        let (_b, ip_b) = cluster.node.pod("b");
+        silent.run(move || {
+            let mut route = Socket::open(netlink::ROUTE).unwrap();
+            let index = link::find(&mut route, "eth0").unwrap().unwrap().index;
+            link::remove_address(&mut route, index, ip_silent).unwrap();
+        });
+        cluster.service("web", json!({"type": "NodePort", "ports": [{"name": "p", "port": 80, "nodePort": 30080}]}));
+        cluster.endpoints("web", &[ready(ip_silent)]);
+        until("nobody answers", || outside.call((HOST, 30080)), |a| a.is_err() && !refused(a));
+        let waits = outside.go(|| dial((HOST, 30080)));
+        let tracked = RefCell::new(Socket::open(netlink::NETFILTER).unwrap());
+        let called = || conntrack::unanswered(&mut tracked.borrow_mut(), Family::V4, |flow| flow.answers.0 == ip_silent).unwrap().len();
+        until("it is called by both", called, |n| *n > 1);
+        assert!(!waits.is_finished());
+        cluster.endpoints("web", &[ready(ip_b)]);
+        let mut stream = waits.join().unwrap().expect("what is sent again is answered");
+        assert!(ask(&mut stream).unwrap().starts_with('b'));
+        until("none is known any more", called, |n| *n == 0);
     });
 }
 

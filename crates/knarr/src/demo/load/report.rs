@@ -1,6 +1,6 @@
 //! What came of the requests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Mode;
 
-/// Failures that are told one by one.
+/// Failures that are told one by one, of the first and of the last.
 const TOLD_MAX: usize = 20;
 /// Latencies that are remembered at most; an hour at a thousand a second.
 const LATENCIES_MAX: usize = 4_000_000;
@@ -52,6 +52,8 @@ pub struct Report {
     modes: BTreeMap<&'static str, PerMode>,
     reasons: BTreeMap<String, u64>,
     told: Vec<Value>,
+    /// Of those after them, the latest first.
+    told_last: VecDeque<Value>,
     /// When the first and the last of them were due.
     failed: Option<(Duration, Duration)>,
     failed_pods: BTreeMap<String, u64>,
@@ -68,6 +70,7 @@ impl Report {
             modes: BTreeMap::new(),
             reasons: BTreeMap::new(),
             told: Vec::new(),
+            told_last: VecDeque::new(),
             failed: None,
             failed_pods: BTreeMap::new(),
             versions: BTreeMap::new(),
@@ -109,8 +112,12 @@ impl Report {
             }
             Whom::Url(url) => url,
         };
+        let told = json!({"after_ms": millis(after), "connection": mode.name(), "whom": name, "reason": reason});
         if self.told.len() < TOLD_MAX {
-            self.told.push(json!({"after_ms": millis(after), "connection": mode.name(), "whom": name, "reason": reason}));
+            self.told.push(told);
+        } else {
+            self.told_last.truncate(TOLD_MAX - 1);
+            self.told_last.push_front(told);
         }
     }
 
@@ -143,7 +150,7 @@ impl Report {
         json!({
             "requests": ok + failed, "ok": ok, "failed": failed, "retried": self.retried, "seconds": (seconds * 1000.0).round() / 1000.0,
             "rate": if seconds > 0.0 { ((ok + failed) as f64 / seconds).round() } else { 0.0 },
-            "failures": self.reasons, "first_failures": self.told, "failed_pods": self.failed_pods,
+            "failures": self.reasons, "first_failures": self.told, "last_failures": self.told_last, "failed_pods": self.failed_pods,
             "failed_ms": self.failed.map(|(first, last)| json!({"first": millis(first), "last": millis(last)})), "latency_ms": all, "connections": by,
             "versions": self.versions, "pods": self.pods,
         })
@@ -191,5 +198,9 @@ mod tests {
         report.fail(Mode::New, Whom::Url("http://a"), now + Duration::from_millis(7), "timeout");
         let json = report.json();
         assert_eq!((&json["failed_pods"], &json["failed_ms"]), (&json!({"p": 2}), &json!({"first": 0, "last": 7})));
+        (0..50).for_each(|n| report.fail(Mode::New, Whom::Url("http://a"), now + Duration::from_millis(n), "timeout"));
+        let (first, last) = (&report.json()["first_failures"], &report.json()["last_failures"]);
+        assert_eq!((first.as_array().map(Vec::len), last.as_array().map(Vec::len)), (Some(TOLD_MAX), Some(TOLD_MAX)));
+        assert_eq!((&last[0]["after_ms"], &last[TOLD_MAX - 1]["after_ms"]), (&49.into(), &30.into()));
     }
 }
