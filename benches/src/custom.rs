@@ -27,6 +27,8 @@ const ADMISSION: &str = "/apis/admissionregistration.k8s.io/v1";
 const WIDGETS: &str = "/apis/bench.example.com/v1/namespaces/default/widgets";
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Of a run, by what `--only` calls them.
+const PARTS: [&str; 5] = ["first", "life", "policies", "webhooks", "many"];
 const AGAIN: Duration = Duration::from_millis(1);
 
 /// What one server was measured at.
@@ -38,27 +40,56 @@ struct Measured {
     many: (Duration, Duration, u64),
 }
 
+/// What is to be measured.
+struct Asked {
+    objects: u32,
+    definitions: u32,
+    /// Names of parts, with commas between; all if there are none.
+    only: Option<String>,
+}
+
+impl Asked {
+    fn of(options: &Options) -> anyhow::Result<Asked> {
+        let only = options.text("only").map(str::to_owned);
+        if let Some(unknown) = only.iter().flat_map(|only| only.split(',')).find(|part| !PARTS.contains(part)) {
+            bail!("--only {unknown}: there is no such part");
+        }
+        Ok(Asked { objects: options.number("objects", 2000)?, definitions: options.number("definitions", 500)?, only })
+    }
+
+    fn has(&self, part: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| only.split(',').any(|name| name == part))
+    }
+}
+
 /// Runs the program.
 pub fn run(options: &Options) -> anyhow::Result<()> {
-    let (objects, definitions) = (options.number("objects", 2000_u32)?, options.number("definitions", 500_u32)?);
+    let asked = Asked::of(options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let alone = ["--port", "7443", "--disable", "scheduler,controllers,kubelet,proxy,dns"];
     let mut cluster = Cluster::new("bench-custom").with(&alone);
     cluster.start(&[]).assert_ok();
-    let ours = measure(&runtime, cluster.kubeconfig(), vec![cluster.pid()], objects, definitions);
-    let started = ours.as_ref().map(|_| again(&runtime, &mut cluster)).ok().transpose();
+    let ours = measure(&runtime, cluster.kubeconfig(), vec![cluster.pid()], &asked);
+    let started = if ours.is_ok() && asked.has("many") { Some(again(&runtime, &mut cluster)) } else { None };
     cluster.down();
     let ours = ours?;
     let theirs = match Peer::of(options)? {
         Some(peer) => {
             peer.up()?;
             let pids = peer.processes()?;
-            Some(measure(&runtime, &peer.kubeconfig(), pids, objects, definitions)?)
+            Some(measure(&runtime, &peer.kubeconfig(), pids, &asked)?)
         }
         None => None,
     };
-    table(&ours, theirs.as_ref());
-    if let Some((time, rss)) = started? {
+    phases(&ours, theirs.as_ref());
+    if asked.has("first") {
+        served(&ours, theirs.as_ref());
+    }
+    if asked.has("many") {
+        many_of(&ours, theirs.as_ref());
+    }
+    if let Some((time, rss)) = started.transpose()? {
+        let definitions = asked.definitions;
         println!("\nknarr started again with {definitions} definitions stored: ready after {:.0} ms, {} KiB resident", time.as_secs_f64() * 1e3, rss);
     }
     Ok(())
@@ -85,23 +116,33 @@ fn connect(runtime: &tokio::runtime::Runtime, kubeconfig: &Path) -> anyhow::Resu
     Ok(Client::from_kubeconfig(kubeconfig)?)
 }
 
-fn measure(runtime: &tokio::runtime::Runtime, kubeconfig: &Path, pids: Vec<i32>, objects: u32, definitions: u32) -> anyhow::Result<Measured> {
+fn measure(runtime: &tokio::runtime::Runtime, kubeconfig: &Path, pids: Vec<i32>, asked: &Asked) -> anyhow::Result<Measured> {
     let client = connect(runtime, kubeconfig)?;
+    let objects = asked.objects;
     runtime.block_on(async {
         let mut served = <[Samples; 3]>::default();
-        for round in 0..10 {
-            first_object(&client, round, &mut served).await?;
+        if asked.has("first") {
+            for round in 0..10 {
+                first_object(&client, round, &mut served).await?;
+            }
         }
-        define(&client, &bodies::wide()).await?;
-        until(&client, WIDGETS).await?;
         let load = Load { client: client.clone(), pids: pids.clone() };
-        let mut phases = life(&load, objects).await?;
-        phases.push(policies(&load, objects).await?);
-        let hook = hook::Hook::open().await?;
-        phases.push(webhooks(&load, &hook, "no webhook", 0, objects).await?);
-        phases.push(webhooks(&load, &hook, "1 webhook", 1, objects).await?);
-        phases.push(webhooks(&load, &hook, "10 webhooks", 10, objects / 4).await?);
-        let many = many(&client, &pids, definitions).await?;
+        let mut phases = Vec::new();
+        if asked.has("life") {
+            define(&client, &bodies::wide()).await?;
+            until(&client, WIDGETS).await?;
+            phases.extend(life(&load, objects).await?);
+        }
+        if asked.has("policies") {
+            phases.push(policies(&load, objects).await?);
+        }
+        if asked.has("webhooks") {
+            let hook = hook::Hook::open().await?;
+            phases.push(webhooks(&load, &hook, "no webhook", 0, objects).await?);
+            phases.push(webhooks(&load, &hook, "1 webhook", 1, objects).await?);
+            phases.push(webhooks(&load, &hook, "10 webhooks", 10, objects / 4).await?);
+        }
+        let many = if asked.has("many") { many(&client, &pids, asked.definitions).await? } else { Default::default() };
         Ok(Measured { phases, served, many })
     })
 }
@@ -248,7 +289,7 @@ async fn send(client: &Client, method: Method, path: &str, kind: &str, body: Str
     Ok(response.into_body().collect().await.map_err(|e| anyhow::anyhow!(e))?.to_bytes())
 }
 
-fn table(ours: &Measured, theirs: Option<&Measured>) {
+fn phases(ours: &Measured, theirs: Option<&Measured>) {
     println!("{:<15} {:>32} {:>27} {:>23}", "", "CPU a request, µs", "requests a second", "p99, ms");
     println!("{:<15} {:>9} {:>12} {:>9} {:>13} {:>13} {:>11} {:>11}", "phase", "knarr", "original", "ratio", "knarr", "original", "knarr", "original");
     for phase in &ours.phases {
@@ -267,6 +308,9 @@ fn table(ours: &Measured, theirs: Option<&Measured>) {
         );
     }
     println!("each webhook thinks for {} ms", hook::THINKS.as_millis());
+}
+
+fn served(ours: &Measured, theirs: Option<&Measured>) {
     println!("\n{}", Samples::head("a definition created until …, ms"));
     for (who, measured) in [("knarr", Some(ours)), ("original", theirs)] {
         let Some(measured) = measured else { continue };
@@ -274,6 +318,9 @@ fn table(ours: &Measured, theirs: Option<&Measured>) {
             println!("{}", samples.line(&format!("{who}: {what}")));
         }
     }
+}
+
+fn many_of(ours: &Measured, theirs: Option<&Measured>) {
     println!("\n{:<40} {:>9} {:>9} {:>12}", "definitions of an operator's size", "CPU, s", "time, s", "memory, KiB");
     for (who, measured) in [("knarr", Some(ours)), ("original", theirs)] {
         let Some(measured) = measured else { continue };

@@ -40,7 +40,7 @@ usage: KNARR=PROGRAM benches NAME [OPTION…]
   api        CPU of a request, requests a second, latency; beside the original kube-apiserver and etcd
              --apibench PROGRAM --peer SCRIPT --peer-bin FOLDER --rounds 2 --objects 2000 --content json --whole
   custom     custom objects, policies and definitions, beside the original kube-apiserver and etcd
-             --peer SCRIPT --peer-bin FOLDER --objects 2000 --definitions 500
+             --peer SCRIPT --peer-bin FOLDER --objects 2000 --definitions 500 --only first,life,policies,webhooks,many
   controllers  a Deployment of 1,000 pods, a Job of 1,000 completions, a Namespace of 10,000 objects deleted, 1,000 autoscalers, beside
              the original
              --rounds 3 --replicas 1000 --completions 1000 --parallelism 100 --objects 10000 --autoscalers 1000 --kills 0
