@@ -36,9 +36,9 @@ async fn what_is_used_is_measured_when_it_is_asked_for() {
     );
     assert!((495..=505).contains(&milli(&node["usage"]["cpu"])), "{node:#}");
     assert_eq!(node["usage"]["memory"], "1536Mi");
-    // Longer where the machine has others to serve.
+    // It is asked twice, a second apart; the kubelet tells when it looked, later after either question where the machine has others to serve.
     let window = machinery::time::parse_go_duration(node["window"].as_str().unwrap_or_default());
-    assert!(window.is_ok_and(|nanos| nanos >= 1_000_000_000), "two measures, a second apart or more: {node:#}");
+    assert!(window.is_ok_and(|nanos| nanos >= 500_000_000), "two measures, about a second apart or more: {node:#}");
     assert!(node["timestamp"].is_string() && node["metadata"]["creationTimestamp"].is_string());
 
     let pod = cluster.get(&format!("{PODS}/p")).await.expect(200);
