@@ -58,6 +58,7 @@ mod storage;
 mod stretches;
 mod subresources;
 mod table;
+mod turns;
 mod websocket;
 mod windows;
 mod world;

@@ -29,13 +29,6 @@ struct Queue {
 #[derive(Default)]
 pub(crate) struct Tasks(FuturesUnordered<Task>);
 
-impl Tasks {
-    /// Whether there are none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
 impl<F> Executor<F> for Local
 where
     F: Future + Send + 'static,
@@ -64,10 +57,5 @@ impl Local {
             }
         }
         while let Poll::Ready(Some(())) = tasks.0.poll_next_unpin(cx) {}
-    }
-
-    /// Whether none has come since.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.0.lock().tasks.is_empty()
     }
 }

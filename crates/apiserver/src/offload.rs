@@ -173,7 +173,8 @@ pub(crate) async fn at_length<T: Send + 'static>(bytes: usize, work: impl FnOnce
     if bytes >= INLINE_BYTES_MAX { call(work).await } else { work() }
 }
 
-type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+/// A piece of work in one place.
+pub(crate) type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Tells a piece of work that nobody waits for its end any more, and counts those that are under way like this.
 #[derive(Debug, Default, Clone)]
@@ -197,8 +198,8 @@ pub(crate) struct Finish<T: Send + 'static> {
 
 impl<T: Send + 'static> Finish<T> {
     /// `notice` is called if the future is dropped half-way.
-    pub(crate) fn new(work: impl Future<Output = T> + Send + 'static, given_up: GivenUp, notice: impl FnOnce() + Send + 'static) -> Self {
-        Finish { work: Some(Box::pin(work)), begun: false, given_up, notice: Some(Box::new(notice)) }
+    pub(crate) fn new(work: Work<T>, given_up: GivenUp, notice: impl FnOnce() + Send + 'static) -> Self {
+        Finish { work: Some(work), begun: false, given_up, notice: Some(Box::new(notice)) }
     }
 }
 
@@ -296,7 +297,7 @@ mod tests {
                 let _ = gone.await;
                 let _ = done.send(name);
             };
-            (go, over, Finish::new(work, given_up.clone(), move || told.lock().push(name)))
+            (go, over, Finish::new(Box::pin(work), given_up.clone(), move || told.lock().push(name)))
         };
         let (_go, over, never) = begin("not begun");
         drop(never);

@@ -14,7 +14,7 @@ use crate::{
     health,
     impersonation::impersonate,
     negotiate::{self, Accept, Accepted, Encoding, Form, Offered},
-    offload::{self, Finish, GivenUp},
+    offload::{self, Finish, GivenUp, Work},
     path::RequestInfo,
     proxy,
     query::{self, Query},
@@ -252,7 +252,8 @@ impl Asked {
 
     async fn read(self) -> Result<Response<Body>, Status> {
         let heavy = self.is_heavy(0);
-        let work = async move { self.answer(&Bytes::new()).await };
+        // Boxed at once: a future within others is moved with each of them.
+        let work = Box::pin(async move { self.answer(&Bytes::new()).await });
         if heavy { offload::run(work).await } else { work.await }
     }
 
@@ -272,8 +273,8 @@ impl Asked {
         let heavy =
             self.is_heavy(body.len()) || self.row.strategy.judges_at_length() || self.world.gate().is_heavy(&resource.resource, self.is_small(&body)).await;
         let (given_up, cx) = (self.given_up.clone(), Arc::clone(&self.cx));
-        let work = async move { self.answer(&body).await };
-        let work = async move { if heavy { offload::run(work).await } else { work.await } };
+        let work = Box::pin(async move { self.answer(&body).await });
+        let work: Work<_> = if heavy { Box::pin(offload::run(work)) } else { work };
         Finish::new(work, given_up, move || cx.give_up()).await
     }
 

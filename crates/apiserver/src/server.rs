@@ -12,6 +12,7 @@ use crate::{
     ApiServer, Body, BoxError,
     gather::gather,
     local::{Local, Tasks},
+    turns::turns,
 };
 use dial::guests::{self, Door, Guest, Idle, Place, Places, Told};
 use http::{Request, Response};
@@ -25,11 +26,10 @@ use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 use std::{
     convert::Infallible,
-    future::poll_fn,
     net::IpAddr,
     pin::pin,
     sync::{Arc, OnceLock},
-    task::Poll,
+    task::{Context, Poll},
     time::{Duration, SystemTime},
 };
 use tokio::net::TcpListener;
@@ -205,30 +205,25 @@ async fn connection(server: ApiServer, acceptor: TlsAcceptor, (guest, stranger):
     });
     let mut over = pin!(idle.farewell());
     let mut told = false;
-    poll_fn(|cx| {
-        loop {
-            if !told && ending.as_mut().poll(cx).is_ready() {
-                told = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            let done = connection.as_mut().poll(cx);
-            local.poll(&mut tasks, cx);
-            match done {
-                Poll::Ready(result) => return Poll::Ready(result),
-                // Who does not hear the farewell, or never said a word, is cut.
-                Poll::Pending if told && over.as_mut().poll(cx).is_ready() => return Poll::Ready(Ok(())),
-                // A task may have made the connection ready, or the connection new tasks.
-                Poll::Pending if local.is_idle() => {
-                    return match rest.poll(cx) {
-                        Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
-                        _ => Poll::Pending,
-                    };
-                }
-                Poll::Pending => {}
-            }
+    let look = |cx: &mut Context<'_>| {
+        if !told && ending.as_mut().poll(cx).is_ready() {
+            told = true;
+            connection.as_mut().graceful_shutdown();
         }
-    })
-    .await
+        let done = connection.as_mut().poll(cx);
+        local.poll(&mut tasks, cx);
+        // Who does not hear the farewell, or never said a word, is cut.
+        if done.is_pending() && told && over.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        done
+    };
+    // A task may have made the connection ready, or the connection new tasks: what all of them write leaves at the end of the turn.
+    let settle = |cx: &mut Context<'_>| match rest.poll(cx) {
+        Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
+        _ => Poll::Pending,
+    };
+    turns(&Arc::default(), look, settle).await
 }
 
 fn builder(local: &Local) -> auto::Builder<Local> {

@@ -17,8 +17,8 @@ use machinery::{
     gvk::Gvk,
     schema::{self, TypeRef},
 };
-use serde_json::json;
-use std::{borrow::Cow, sync::Arc};
+use serde::Serialize;
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 /// Reviews are questions about the very right to write: who could refuse them could lock everybody out (KEP-5793).
 const REVIEWS: [(&str, &str); 6] = [
@@ -80,6 +80,73 @@ impl Fits {
             Fits::Other(version) => Arc::new(version),
         }
     }
+}
+
+/// What a review tells of a write beside its UID and its objects, in the order of Go's fields (`admission/v1.AdmissionRequest`).
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Request<'a> {
+    kind: KindName<'a>,
+    resource: ResourceName<'a>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    sub_resource: &'a str,
+    request_kind: KindName<'a>,
+    request_resource: ResourceName<'a>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    request_sub_resource: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    name: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    namespace: &'a str,
+    operation: &'a str,
+    user_info: UserInfo<'a>,
+    dry_run: bool,
+    options: Value,
+}
+
+impl Request<'_> {
+    /// As a tree, for expressions.
+    pub(crate) fn to_value(&self) -> Value {
+        // Texts, flags and a tree: there is nothing that a tree does not hold.
+        serde_json::to_value(self).unwrap_or_default()
+    }
+
+    /// As an object of JSON.
+    pub(crate) fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+#[derive(Serialize)]
+struct KindName<'a> {
+    group: &'a str,
+    version: &'a str,
+    kind: &'a str,
+}
+
+impl<'a> KindName<'a> {
+    fn of(kind: &'a Gvk) -> KindName<'a> {
+        KindName { group: &kind.group, version: &kind.version, kind: &kind.kind }
+    }
+}
+
+#[derive(Serialize)]
+struct ResourceName<'a> {
+    group: &'a str,
+    version: &'a str,
+    resource: &'a str,
+}
+
+/// `authentication/v1.UserInfo`.
+#[derive(Serialize)]
+struct UserInfo<'a> {
+    username: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    uid: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    groups: &'a [String],
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    extra: &'a BTreeMap<String, Vec<String>>,
 }
 
 impl<'a> Attributes<'a> {
@@ -213,25 +280,25 @@ impl<'a> Attributes<'a> {
     }
 
     /// The request of a review, without its objects.
-    pub(crate) fn request(&self, told: &Version) -> Value {
-        let (write, own) = (self.write, self.version());
-        let kind = |version: &Version| json!({"group": version.kind.group, "version": version.kind.version, "kind": version.kind.kind});
-        let resource = |version: &Version| json!({"group": version.group, "version": version.version, "resource": version.resource});
-        let mut out = json!({
-            "kind": kind(told),
-            "resource": resource(told),
-            "requestKind": kind(&own),
-            "requestResource": resource(&own),
-            "operation": self.operation(),
-            "userInfo": write.cx.user.to_value(),
-            "dryRun": write.dry_run,
-            "options": write.options.map_or(Value::Null, |options| options.to_value(write.operation)),
-        });
-        let texts = [("subResource", write.subresource), ("requestSubResource", write.subresource), ("name", self.name()), ("namespace", self.namespace())];
-        for (field, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
-            out[field] = text.into();
+    pub(crate) fn request<'v>(&'v self, told: &'v Version) -> Request<'v> {
+        let (write, user) = (self.write, &self.write.cx.user);
+        let own = &write.row.resource;
+        let kind = own.subresource(write.subresource).map_or(&own.kind, |part| &part.kind);
+        let request_resource = ResourceName { group: &own.group, version: &own.version, resource: &own.resource };
+        Request {
+            kind: KindName::of(&told.kind),
+            resource: ResourceName { group: &told.group, version: &told.version, resource: &told.resource },
+            sub_resource: write.subresource,
+            request_kind: KindName::of(kind),
+            request_resource,
+            request_sub_resource: write.subresource,
+            name: self.name(),
+            namespace: self.namespace(),
+            operation: self.operation(),
+            user_info: UserInfo { username: &user.name, uid: &user.uid, groups: &user.groups, extra: &user.extra },
+            dry_run: write.dry_run,
+            options: write.options.map_or(Value::Null, |options| options.to_value(write.operation)),
         }
-        out
     }
 
     /// Whether objects of the request's version are objects of another as they are.
@@ -285,6 +352,7 @@ fn version_of(row: &Row, part: &str, own: Option<&Arc<Row>>) -> Version {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn a_changed_scale_is_written_where_the_replicas_are() {

@@ -10,7 +10,7 @@
 
 use crate::{
     Body, BoxError,
-    hooks::{Services, connect, trust, words},
+    hooks::{self, Services, connect, trust, words},
 };
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, Uri, header};
@@ -181,7 +181,7 @@ impl Backend {
             return one(stream).await.map(Link::One);
         }
         let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.timer(TokioTimer::new()).keep_alive_interval(connect::PING_AFTER).keep_alive_timeout(connect::PING_MAX);
+        builder.timer(TokioTimer::new()).keep_alive_interval(hooks::PING_AFTER).keep_alive_timeout(hooks::PING_MAX);
         builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
         builder.max_header_list_size(HEAD_BYTES_MAX as u32);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| words::of_http(&error))?;

@@ -13,13 +13,19 @@ use machinery::{
 /// Bytes of a text that an error repeats at most.
 const TEXT_BYTES_MAX: usize = 2048;
 
-/// A whole body.
+/// The head of an answer, and its body, or why that did not come to its end.
+pub(super) type Answer = (Parts, Result<Bytes, String>);
+
+/// What is told of a body beyond the bound.
+pub(super) const TOO_LARGE: &str = "http: response body too large";
+
+/// A whole body of HTTP/1.1.
 pub(super) async fn read(mut body: Incoming) -> Result<Bytes, String> {
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|error| words::of_http(&error)).map_err(unexpected)?.into_data() else { continue };
         if all.len() + data.len() > ANSWER_BYTES_MAX {
-            return Err("http: response body too large".into());
+            return Err(TOO_LARGE.into());
         }
         all.extend_from_slice(&data);
     }
@@ -28,7 +34,7 @@ pub(super) async fn read(mut body: Incoming) -> Result<Bytes, String> {
 
 /// Go tells an end before the announced one so.
 fn unexpected(why: String) -> String {
-    if why == "EOF" { "unexpected EOF".into() } else { why }
+    if why == words::EOF { words::EARLY_EOF.into() } else { why }
 }
 
 /// The body of a good answer, or the error that it tells.

@@ -3,41 +3,32 @@
 //! A Service is reached at its cluster IP, as upstream's resolver does without aggregator routing: the API server's process sees
 //! the service network as every process of the host does.
 
-use super::{Services, words};
-use crate::{
-    BoxError,
-    gather::{Rest, gather},
-    local::{Local, Tasks},
+use super::{
+    Services,
+    answer::{self, Answer},
+    line::{Line, Unanswered},
+    words,
 };
 use bytes::Bytes;
-use http::{Request, Response};
+use http::Request;
 use http_body_util::Full;
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http1, http2},
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::client::conn::{TrySendError, http1};
+use hyper_util::rt::TokioIo;
 use machinery::Value;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use std::{
-    fmt::Display,
-    future::poll_fn,
     io::{self, ErrorKind},
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
-    task::Poll,
     time::Duration,
 };
-use tokio::{io::AsyncWrite, net::TcpStream};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// Times of client-go: a connection of HTTP/2 that was silent so long is asked for a sign of life, and has so long to give it.
-pub(crate) const PING_AFTER: Duration = Duration::from_secs(30);
-pub(crate) const PING_MAX: Duration = Duration::from_secs(15);
 /// How long one address may take to accept (Go's dialer has 30 s, which no webhook's time exceeds).
 const DIAL_MAX: Duration = Duration::from_secs(30);
 /// Bytes of headers of an answer; Go's client takes 1 MiB, hyper's own bound is near it.
@@ -52,24 +43,10 @@ pub(super) enum Place {
     Service { namespace: String, name: String, port: u16 },
 }
 
-/// A connection that takes requests.
+/// A connection that takes calls.
 pub(super) enum Sender {
     One(http1::SendRequest<Full<Bytes>>),
-    /// With what counts those who have it, and how many requests the server takes at a time.
-    Two(http2::SendRequest<Full<Bytes>>, Arc<()>, Arc<AtomicUsize>),
-}
-
-/// Why a request has no answer, with the request if not a byte of it was sent.
-pub(super) struct Unanswered(Box<TrySendError<Request<Full<Bytes>>>>);
-
-impl Unanswered {
-    pub(super) fn is_unsent(&self) -> bool {
-        self.0.message().is_some()
-    }
-
-    pub(super) fn into_error(self) -> hyper::Error {
-        self.0.into_error()
-    }
+    Two(Line),
 }
 
 impl Sender {
@@ -77,37 +54,43 @@ impl Sender {
         matches!(self, Sender::Two(..))
     }
 
-    /// Another sender on the same connection, if it takes several requests at a time and there are no more than so many others, nor more
+    /// Another sender on the same connection, if it takes several calls at a time and there are no more than so many others, nor more
     /// than the server takes.
     pub(super) fn shared(&self, others_max: usize) -> Option<Sender> {
         match self {
-            Sender::Two(sender, holders, room) if Arc::strong_count(holders) <= others_max.min(room.load(Ordering::Relaxed)) => {
-                Some(Sender::Two(sender.clone(), Arc::clone(holders), Arc::clone(room)))
-            }
-            _ => None,
+            Sender::Two(line) => line.shared(others_max).map(Sender::Two),
+            Sender::One(_) => None,
         }
     }
 
     pub(super) fn is_closed(&self) -> bool {
         match self {
             Sender::One(sender) => sender.is_closed(),
-            Sender::Two(sender, ..) => sender.is_closed(),
+            Sender::Two(line) => line.is_closed(),
         }
     }
 
-    pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Unanswered> {
-        let sent = match self {
-            Sender::One(sender) => {
-                // One that was read to its end is ready a moment later.
-                if sender.ready().await.is_err() {
-                    return sender.try_send_request(request).await.map_err(|error| Unanswered(Box::new(error)));
-                }
-                sender.try_send_request(request).await
-            }
-            Sender::Two(sender, ..) => sender.try_send_request(request).await,
+    /// Makes a call; `answered` is set when the head of its answer is there.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub(super) async fn call(&mut self, head: Request<()>, body: Bytes, answered: &Arc<AtomicBool>) -> Result<Answer, Unanswered> {
+        let sender = match self {
+            Sender::One(sender) => sender,
+            Sender::Two(line) => return line.call(head, body, answered).await,
         };
-        sent.map_err(|error| Unanswered(Box::new(error)))
+        // One that was read to its end is ready a moment later; what is wrong with it is told by the call.
+        let _ = sender.ready().await;
+        let (head, body) = sender.try_send_request(head.map(|()| Full::new(body))).await.map_err(unanswered)?.into_parts();
+        answered.store(true, Ordering::Relaxed);
+        Ok((head, answer::read(body).await))
     }
+}
+
+fn unanswered(error: TrySendError<Request<Full<Bytes>>>) -> Unanswered {
+    let is_unsent = error.message().is_some();
+    let why = words::of_http(&error.into_error());
+    if is_unsent { Unanswered::Unsent(why) } else { Unanswered::Failed(why) }
 }
 
 /// Host and port of a place.
@@ -123,64 +106,18 @@ pub(super) async fn connect(host: &str, port: u16, name: ServerName<'static>, tl
     let stream = to_host(host, port).await?;
     let stream = TlsConnector::from(tls).connect(name, stream).await.map_err(|error| words::of_tls(&error))?;
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        let (local, (stream, rest)) = (Local::default(), gather(stream, true));
-        let mut builder = http2::Builder::new(local.clone());
-        // All calls to that server share it: one that is silent is found out, in client-go's times.
-        builder.timer(TokioTimer::new()).keep_alive_interval(PING_AFTER).keep_alive_timeout(PING_MAX);
-        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| words::of_http(&error))?;
-        let room = Arc::new(AtomicUsize::new(usize::MAX));
-        let told_of = Arc::clone(&room);
-        tokio::spawn(told(driven(connection, local, rest, move |connection| told_of.store(connection.current_max_send_streams(), Ordering::Relaxed))));
-        return Ok(Sender::Two(sender, Arc::default(), room));
+        return Line::open(stream).await.map(Sender::Two);
     }
     let mut builder = http1::Builder::new();
     builder.max_buf_size(HEAD_BYTES_MAX);
     let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| words::of_http(&error))?;
-    tokio::spawn(told(connection));
-    Ok(Sender::One(sender))
-}
-
-/// What went wrong is told to whoever waits for the answer as well.
-async fn told<E: Display>(connection: impl Future<Output = Result<(), E>>) {
-    if let Err(error) = connection.await {
-        tracing::debug!(%error, "a connection to a webhook ended");
-    }
-}
-
-/// A connection of HTTP/2 with the tasks of its streams, in one task; it is looked at after each turn.
-async fn driven<S, F>(connection: F, local: Local, rest: Rest<S>, look: impl Fn(&F)) -> Result<(), BoxError>
-where
-    S: AsyncWrite + Unpin,
-    F: Future<Output = hyper::Result<()>>,
-{
-    let (mut asked, mut tasks, mut over) = (Some(Box::pin(connection)), Tasks::default(), None);
-    poll_fn(|cx| {
-        loop {
-            if let Some(asking) = &mut asked
-                && let Poll::Ready(result) = asking.as_mut().poll(cx)
-            {
-                over = Some(result);
-                // That nobody asks any more is heard by the others when this is gone.
-                asked = None;
-            }
-            local.poll(&mut tasks, cx);
-            if let Some(asked) = &asked {
-                look(asked);
-            }
-            if !local.is_idle() {
-                continue;
-            }
-            if let Poll::Ready(Err(error)) = rest.poll(cx) {
-                return Poll::Ready(Err(error.into()));
-            }
-            // What is under way, the farewell among it, comes to its end.
-            return match over.take_if(|_| tasks.is_empty()) {
-                Some(result) => Poll::Ready(result.map_err(Into::into)),
-                None => Poll::Pending,
-            };
+    tokio::spawn(async move {
+        // What went wrong is told to whoever waits for the answer as well.
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection to a webhook ended");
         }
-    })
-    .await
+    });
+    Ok(Sender::One(sender))
 }
 
 pub(crate) async fn to_host(host: &str, port: u16) -> Result<TcpStream, String> {
@@ -222,39 +159,5 @@ pub(crate) fn resolve(services: &dyn Services, namespace: &str, name: &str, port
         }
         "ExternalName" => Ok((text("externalName"), port)),
         other => Err(format!("unsupported service type {other:?}")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use futures_util::future::join_all;
-    use http_body_util::BodyExt as _;
-    use hyper::service::service_fn;
-    use hyper_util::rt::TokioExecutor;
-
-    /// Bodies far beyond what is held and what the stream takes go both ways, and the connection ends with the last who could ask.
-    #[tokio::test]
-    async fn one_task_does_all_of_a_connection_and_ends_with_those_who_ask() {
-        let (near, far) = tokio::io::duplex(10_000);
-        let echo = service_fn(async |request: Request<Incoming>| {
-            let body = request.into_body().collect().await?.to_bytes();
-            Ok::<_, hyper::Error>(Response::new(Full::new(body)))
-        });
-        let served = tokio::spawn(hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(far), echo));
-        let (local, (stream, rest)) = (Local::default(), gather(near, true));
-        let (sender, connection) = http2::Builder::new(local.clone()).handshake(TokioIo::new(stream)).await.expect("HTTP/2");
-        let driven = tokio::spawn(driven(connection, local, rest, |_| {}));
-        let ask = async |n: u8| {
-            let request = Request::post("https://a/").body(Full::new(Bytes::from(vec![n; 100_000]))).expect("a request");
-            let answer = sender.clone().try_send_request(request).await.map_err(TrySendError::into_error).expect("an answer");
-            let body = answer.into_body().collect().await.expect("a body").to_bytes();
-            assert!(body.len() == 100_000 && body.iter().all(|byte| *byte == n));
-        };
-        join_all((0..50).map(ask)).await;
-        assert!(!driven.is_finished());
-        drop(sender);
-        driven.await.expect("no panic").expect("it ends well");
-        served.await.expect("no panic").expect("it ends well on the other side, too");
     }
 }

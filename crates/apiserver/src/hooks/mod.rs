@@ -12,6 +12,8 @@ mod address;
 mod answer;
 pub(crate) mod connect;
 mod credentials;
+mod life;
+mod line;
 mod pool;
 mod target;
 pub(crate) mod trust;
@@ -19,6 +21,7 @@ pub(crate) mod words;
 
 pub(crate) use address::Address;
 pub(crate) use credentials::Credentials;
+pub(crate) use life::{PING_AFTER, PING_MAX};
 pub(crate) use pool::Pools;
 pub(crate) use target::{ClientConfig, Target};
 

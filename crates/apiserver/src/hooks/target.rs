@@ -1,21 +1,23 @@
 //! Where a hook is, and one call of it.
 
 use super::{
-    Failure, Services, answer,
-    connect::{Place, Sender},
+    Failure, Services,
+    answer::{self, Answer},
+    connect::Place,
     credentials::Credentials,
+    line::Unanswered,
     pool::{Pool, Pools},
-    words,
 };
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header, response::Parts};
-use http_body_util::Full;
 use machinery::Value;
 use rustls_pki_types::ServerName;
 use std::{
-    error::Error as _,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::time::{Instant, Sleep};
@@ -135,37 +137,41 @@ impl Target {
     }
 
     /// One exchange, with its whole body, until it is over.
-    async fn once(&self, services: &dyn Services, query: &str, body: Bytes, mut over: Pin<&mut Sleep>) -> Result<(Parts, Bytes), Failure> {
+    async fn once(&self, services: &dyn Services, query: &str, body: Bytes, over: Pin<&mut Sleep>) -> Result<(Parts, Bytes), Failure> {
         let shown = |why: String| Failure::Transport(format!("Post {:?}: {why}", format!("{}{query}", self.base)));
-        let (response, sender) = in_time(self.exchange(services, query, body), over.as_mut()).await.map_err(shown)?;
         let unread = |why: String| Failure::Transport(format!("unexpected error when reading response body. Please retry. Original error: {why}"));
-        let (parts, body) = response.into_parts();
-        let read = in_time(answer::read(body), over).await.map_err(unread)?;
-        self.pool.keep(sender);
-        Ok((parts, read))
+        let answered = Arc::new(AtomicBool::new(false));
+        let (parts, body) = tokio::select! {
+            biased;
+            outcome = self.exchange(services, query, body, &answered) => outcome.map_err(shown)?,
+            () = over => return Err(if answered.load(Ordering::Relaxed) { unread(LATE.into()) } else { shown(LATE.into()) }),
+        };
+        Ok((parts, body.map_err(unread)?))
     }
 
-    async fn exchange(&self, services: &dyn Services, query: &str, body: Bytes) -> Result<(http::Response<hyper::body::Incoming>, Sender), String> {
-        // A kept connection may be closed just now: hyper then gives the request back, unsent.
+    async fn exchange(&self, services: &dyn Services, query: &str, body: Bytes, answered: &Arc<AtomicBool>) -> Result<Answer, String> {
+        // A kept connection may be closed just now: then the call is unsent.
         let mut refused = 0;
         loop {
             let (mut sender, kept) = self.pool.take(services).await?;
-            match sender.send(self.request(query, body.clone(), sender.is_two())?).await {
-                Ok(response) => return Ok((response, sender)),
-                Err(unsent) if kept && unsent.is_unsent() => {}
-                Err(error) => {
-                    let error = error.into_error();
-                    if refused == REFUSALS_MAX || !is_refused(&error) {
-                        return Err(words::of_http(&error));
+            match sender.call(self.request(query, sender.is_two())?, body.clone(), answered).await {
+                Ok(answer) => {
+                    if answer.1.is_ok() {
+                        self.pool.keep(sender);
                     }
+                    return Ok(answer);
+                }
+                Err(Unanswered::Unsent(_)) if kept => {}
+                Err(Unanswered::Refused(_)) if refused < REFUSALS_MAX => {
                     refused += 1;
                     tokio::time::sleep(REFUSED_PAUSE * (1 << refused)).await;
                 }
+                Err(Unanswered::Unsent(why) | Unanswered::Refused(why) | Unanswered::Failed(why)) => return Err(why),
             }
         }
     }
 
-    fn request(&self, query: &str, body: Bytes, two: bool) -> Result<Request<Full<Bytes>>, String> {
+    fn request(&self, query: &str, two: bool) -> Result<Request<()>, String> {
         let path = format!("{}{query}", self.uri.path());
         let authority = self.uri.authority().map_or("", |authority| authority.as_str());
         let uri: Uri = match two {
@@ -173,7 +179,7 @@ impl Target {
             false => path.parse(),
         }
         .map_err(|error| format!("parse {path:?}: {error}"))?;
-        let mut request = Request::new(Full::new(body));
+        let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri;
         let headers = request.headers_mut();
@@ -187,22 +193,6 @@ impl Target {
             headers.insert(header::AUTHORIZATION, authorization.clone());
         }
         Ok(request)
-    }
-}
-
-/// Whether the server says that it has done nothing with a call (RFC 9113, 8.7): it takes no more at a time, or ends. Go asks again then.
-fn is_refused(error: &hyper::Error) -> bool {
-    let Some(error) = error.source().and_then(|source| source.downcast_ref::<h2::Error>()) else { return false };
-    let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
-    error.is_remote() && (refused || error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR))
-}
-
-/// The outcome, if it is there before the time is over.
-async fn in_time<T>(outcome: impl Future<Output = Result<T, String>>, over: Pin<&mut Sleep>) -> Result<T, String> {
-    tokio::select! {
-        biased;
-        outcome = outcome => outcome,
-        () = over => Err(LATE.to_owned()),
     }
 }
 

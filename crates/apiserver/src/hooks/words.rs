@@ -9,6 +9,13 @@ use std::{
     net::SocketAddr,
 };
 
+/// An end where something was waited for.
+pub(crate) const EOF: &str = "EOF";
+/// An end before the announced one.
+pub(crate) const EARLY_EOF: &str = "unexpected EOF";
+/// A connection of HTTP/2 whose other side was silent for too long.
+pub(crate) const LOST: &str = "http2: client connection lost";
+
 /// A name that has no address.
 pub(crate) fn of_lookup(host: &str, error: &io::Error) -> String {
     let server = std::fs::read_to_string("/etc/resolv.conf").ok().and_then(|text| dial::Conf::parse(&text).servers.first().copied());
@@ -72,7 +79,7 @@ fn alert_text(alert: AlertDescription) -> String {
 
 fn of_io(error: &io::Error) -> String {
     match error.kind() {
-        ErrorKind::UnexpectedEof => "EOF".into(),
+        ErrorKind::UnexpectedEof => EOF.into(),
         ErrorKind::ConnectionReset => "read: connection reset by peer".into(),
         ErrorKind::BrokenPipe => "write: broken pipe".into(),
         _ => error.to_string(),
@@ -82,7 +89,7 @@ fn of_io(error: &io::Error) -> String {
 /// An exchange of HTTP that failed.
 pub(crate) fn of_http(error: &hyper::Error) -> String {
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-        return "EOF".into();
+        return EOF.into();
     }
     if let Some(io) = error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
         return match io.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()) {
@@ -91,6 +98,26 @@ pub(crate) fn of_http(error: &hyper::Error) -> String {
         };
     }
     if error.is_parse() { "net/http: HTTP/1.x transport connection broken: malformed HTTP response".into() } else { error.to_string() }
+}
+
+/// A call of HTTP/2 that failed; `id` is its stream's.
+pub(crate) fn of_two(error: &h2::Error, id: Option<h2::StreamId>) -> String {
+    if let Some(io) = error.get_io() {
+        return match io.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()) {
+            Some(_) => of_tls(io),
+            // The library's own word for an end is a broken pipe.
+            None if matches!(io.kind(), ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe) => EARLY_EOF.into(),
+            None => of_io(io),
+        };
+    }
+    match (error.reason(), id) {
+        (Some(reason), Some(id)) if error.is_reset() => {
+            let by = if error.is_remote() { "; received from peer" } else { "" };
+            format!("stream error: stream ID {}; {reason:?}{by}", id.as_u32())
+        }
+        (Some(reason), _) if error.is_go_away() && error.is_remote() => format!("http2: server sent GOAWAY and closed the connection; ErrCode={reason:?}"),
+        _ => error.to_string(),
+    }
 }
 
 /// The tree of an answer. Client-go's readers try it as JSON if it begins as an object does, and as YAML otherwise.

@@ -524,7 +524,9 @@ async fn who_refuses_a_call_is_asked_again() {
     cluster.register("Validating", "v", vec![entry("v.example.com", hook.by_url("/v"))]).await;
     cluster.post(MAPS, map("later")).await.expect(201);
     assert_eq!((hook.seen.lock().unwrap().len(), hook.connections.load(Ordering::Relaxed)), (3, 1));
-    cluster.post(MAPS, map("never")).await.expect(500);
+    let never = cluster.post(MAPS, map("never")).await.expect(500);
+    let told = never["message"].as_str().unwrap_or_default();
+    assert!(told.contains("?timeout=5s\": stream error: stream ID ") && told.ends_with("; REFUSED_STREAM; received from peer"), "{told}");
     assert_eq!((hook.seen.lock().unwrap().len(), hook.connections.load(Ordering::Relaxed)), (10, 1));
 }
 

@@ -59,7 +59,7 @@ impl<'v> Told<'v> {
     }
 
     fn value(self) -> &'v Value {
-        self.made.get_or_init(|| self.of.map_or(Value::Null, |(asked, version)| asked.request(version)))
+        self.made.get_or_init(|| self.of.map_or(Value::Null, |(asked, version)| asked.request(version).to_value()))
     }
 }
 

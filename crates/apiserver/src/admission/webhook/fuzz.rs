@@ -1,7 +1,10 @@
 //! What an admission webhook may answer: it must end, without a panic, and in bounded memory whatever its patch says.
 //! `crates/runtime/src/fuzz.rs` says how to run it for longer; the corpus is in `crates/apiserver/fuzz/corpus`.
 
-use super::review;
+use super::{
+    plain,
+    review::{self, Verdict},
+};
 use crate::{gate::webhooks::Review, mutations};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use machinery::{json, patch};
@@ -26,7 +29,14 @@ fn fuzz_admission() {
     let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"a": "1"}, "list": [1, {"b": null}]});
     let run = |bytes: &[u8]| {
         for (spoken, mutating) in [(Review::V1, true), (Review::V1, false), (Review::V1beta1, true)] {
-            let Ok(verdict) = review::verdict(bytes, spoken, "u", mutating) else { continue };
+            let judged = review::judged(bytes, spoken, "u", mutating);
+            if spoken == Review::V1
+                && let Some(plain) = plain::yes(bytes, "u", mutating)
+            {
+                let told = |verdict: &Verdict| (verdict.allowed, verdict.patch.clone(), verdict.patch_type.clone(), verdict.warnings.clone());
+                assert_eq!(judged.as_ref().map(told).ok(), Some(told(&plain)), "the short way tells the same");
+            }
+            let Ok(verdict) = judged else { continue };
             assert!(mutating || verdict.patch.is_empty());
             let Ok(operations) = json::read(&verdict.patch) else { continue };
             if let Ok(patched) = patch::json_patch_told(&object, &operations) {

@@ -10,6 +10,7 @@ mod call;
 mod fuzz;
 mod matching;
 mod mutating;
+mod plain;
 mod review;
 mod validating;
 

@@ -1,6 +1,9 @@
 //! The AdmissionReview: what a webhook is told, and what of its answer counts (upstream's `webhook/request`).
 
-use super::super::attributes::{Attributes, Version};
+use super::{
+    super::attributes::{Attributes, Version},
+    plain,
+};
 use crate::{gate::webhooks::Review, hooks::words};
 use bytes::Bytes;
 use machinery::{Value, json, tree::json_type};
@@ -8,6 +11,8 @@ use parking_lot::Mutex;
 use std::{ops::Range, sync::Arc};
 
 const GROUP: &str = "admission.k8s.io";
+/// Bytes of a review beside its objects, for most.
+const HEAD_BYTES: usize = 1024;
 
 /// What a webhook has answered.
 #[derive(Debug, Default)]
@@ -49,34 +54,45 @@ impl Forms {
         if let Some(form) = forms.iter().find(|form| form.review == review && same(&form.version)) {
             return [&form.first[..form.uid.start], uid.as_bytes(), &form.first[form.uid.end..]].concat().into();
         }
-        let body: Bytes = request(asked, version, review, uid, object, old).into();
-        // It is made at random for this request, and stands before all that others have written but who asks.
-        if let Some(at) = body.windows(uid.len()).position(|text| text == uid.as_bytes()) {
-            forms.push(Form { review, version: Arc::clone(version), first: body.clone(), uid: at..at + uid.len() });
-        }
+        let (body, at) = request(asked, version, review, uid, object, old);
+        let body = Bytes::from(body);
+        forms.push(Form { review, version: Arc::clone(version), first: body.clone(), uid: at..at + uid.len() });
         body
     }
 }
 
-/// The request's body. Objects are written as they are answered, in the order of Go's fields.
-fn request(asked: &Attributes<'_>, version: &Version, review: Review, uid: &str, object: &Value, old: &Value) -> Vec<u8> {
-    let mut head = asked.request(version);
-    head["uid"] = uid.into();
+/// The request's body, and where in it the UID stands. Objects are written as they are answered, in the order of Go's fields.
+fn request(asked: &Attributes<'_>, version: &Version, review: Review, uid: &str, object: &Value, old: &Value) -> (Vec<u8>, usize) {
     let ty = asked.ty(version);
-    let head = json::encode(&head);
-    let mut out = Vec::with_capacity(head.len() + 4096);
-    out.extend_from_slice(format!("{{\"kind\":\"AdmissionReview\",\"apiVersion\":\"{}\",\"request\":", name_of(review)).as_bytes());
-    out.extend_from_slice(head.strip_suffix(b"}").unwrap_or(&head));
-    for (field, value) in [("object", object), ("oldObject", old)] {
-        out.extend_from_slice(format!(",\"{field}\":").as_bytes());
-        out.extend_from_slice(&json::encode_as(ty.filter(|_| !value.is_null()), value));
+    let objects = [("object", object), ("oldObject", old)].map(|(field, value)| (field, json::encode_as(ty.filter(|_| !value.is_null()), value)));
+    let mut out = Vec::with_capacity(HEAD_BYTES + objects.iter().map(|(_, text)| text.len()).sum::<usize>());
+    out.extend_from_slice(b"{\"kind\":\"AdmissionReview\",\"apiVersion\":\"");
+    out.extend_from_slice(name_of(review).as_bytes());
+    out.extend_from_slice(b"\",\"request\":{\"uid\":\"");
+    let at = out.len();
+    out.extend_from_slice(uid.as_bytes());
+    out.extend_from_slice(b"\",");
+    let head = asked.request(version).to_json();
+    // What is between its braces.
+    out.extend_from_slice(head.get(1..head.len().saturating_sub(1)).unwrap_or_default());
+    for (field, text) in objects {
+        out.extend_from_slice(b",\"");
+        out.extend_from_slice(field.as_bytes());
+        out.extend_from_slice(b"\":");
+        out.extend_from_slice(&text);
     }
     out.extend_from_slice(b"}}");
-    out
+    (out, at)
 }
 
 /// What an answer says, if it is one to this question; else why it does not count.
 pub(super) fn verdict(body: &[u8], review: Review, uid: &str, mutating: bool) -> Result<Verdict, Refused> {
+    let plain = if review == Review::V1 { plain::yes(body, uid, mutating) } else { None };
+    plain.map_or_else(|| judged(body, review, uid, mutating), Ok)
+}
+
+/// The same of any answer, by its tree.
+pub(super) fn judged(body: &[u8], review: Review, uid: &str, mutating: bool) -> Result<Verdict, Refused> {
     let value = words::tree(body).map_err(Refused::Unread)?;
     kind_of(&value, review)?;
     let response = &value["response"];
