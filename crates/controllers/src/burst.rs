@@ -36,11 +36,17 @@ impl<'a> Burst<'a> {
 
     /// Creates the pods, by their number; the first error. What cannot be made is not expected any more.
     pub(crate) async fn create<P: Borrow<Pod> + Send>(&self, pod: impl Fn(usize) -> P + Sync) -> client::Result<()> {
-        let (mut tried, pod) = (0, &pod);
+        self.create_each(pod, |_| {}).await
+    }
+
+    /// The same; each is told of, whether it was made.
+    pub(crate) async fn create_each<P: Borrow<Pod> + Send>(&self, pod: impl Fn(usize) -> P + Sync, told: impl Fn(bool) + Sync) -> client::Result<()> {
+        let (mut tried, pod, told) = (0, &pod, &told);
         let (_, result) = pods::slow_start(self.creations, |n| {
             tried += 1;
             async move {
                 let made = self.control.create(pod(n).borrow(), self.about).await;
+                told(made.is_ok());
                 if made.is_err() {
                     self.expectations.created(self.owner);
                 }

@@ -15,6 +15,8 @@ pub(crate) struct Served {
     pub(crate) kind: String,
     pub(crate) namespaced: bool,
     pub(crate) verbs: Vec<String>,
+    /// Whether it has a `scale`.
+    pub(crate) scales: bool,
 }
 
 impl Served {
@@ -74,6 +76,7 @@ fn read(list: &Value, all: &mut Vec<Served>, stale: &mut Vec<String>) {
                     kind: text(&kind["kind"]),
                     namespaced: resource["scope"] == "Namespaced",
                     verbs: array(&resource["verbs"]).iter().map(text).collect(),
+                    scales: array(&resource["subresources"]).iter().any(|sub| sub["subresource"] == "scale" && sub["responseKind"]["kind"] == "Scale"),
                 });
             }
         }
@@ -88,15 +91,18 @@ mod tests {
     #[test]
     fn a_resource_is_taken_in_its_preferred_version() {
         let resource = |name: &str| json!({"resource": name, "responseKind": {"kind": "X"}, "scope": "Namespaced", "verbs": ["list", "delete"]});
+        let scale = json!([{"subresource": "status", "responseKind": {"kind": "X"}}, {"subresource": "scale", "responseKind": {"kind": "Scale"}}]);
+        let scaled = json!({"resource": "sets", "responseKind": {"kind": "X"}, "scope": "Namespaced", "verbs": [], "subresources": scale});
         let list = json!({"items": [{"metadata": {"name": "autoscaling"}, "versions": [
-            {"version": "v2", "resources": [resource("hpas")]},
+            {"version": "v2", "resources": [resource("hpas"), scaled]},
             {"version": "v1", "resources": [resource("hpas"), resource("older")]},
             {"version": "v0", "freshness": "Stale"},
         ]}]});
         let (mut all, mut stale) = (Vec::new(), Vec::new());
         read(&list, &mut all, &mut stale);
         let told: Vec<_> = all.iter().map(Served::path).collect();
-        assert_eq!(told, ["/apis/autoscaling/v2/hpas", "/apis/autoscaling/v1/older"]);
+        assert_eq!(told, ["/apis/autoscaling/v2/hpas", "/apis/autoscaling/v2/sets", "/apis/autoscaling/v1/older"]);
+        assert_eq!(all.iter().map(|s| s.scales).collect::<Vec<_>>(), [false, true, false]);
         assert_eq!(all[0].path_in("n"), "/apis/autoscaling/v2/namespaces/n/hpas");
         assert_eq!(stale, ["autoscaling/v0"]);
     }

@@ -1,22 +1,25 @@
 //! PodDisruptionBudgets: how many pods of a group may be evicted now. And pods that were to be evicted and were not: after two
 //! minutes they are not said to be a target any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Client, Delta, EventType, Informer, Meta, ObjectKey, Patch, PatchParams, Recorder, WorkQueue, object_reference};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
 use machinery::labels::Selector;
+use parking_lot::Mutex;
 use serde_json::json;
 
-use crate::claim::controller_key;
+use crate::claim::{controller_key, group};
 use crate::deployment::scaled;
+use crate::discovery::{self, Served};
 use crate::members::Members;
 use crate::meta::{between, generation, plus, seconds, secs, selector, selector_text};
 use crate::pods;
@@ -44,6 +47,7 @@ pub(crate) async fn run(cx: Cx) {
         deployments: cx.informers.informer(),
         stateful: cx.informers.informer(),
         replication: cx.informers.informer(),
+        scaled: Mutex::default(),
     });
     cx.setup(&controller)
         .on(&controller.budgets, Budgets::heard_budget)
@@ -66,6 +70,8 @@ struct Budgets {
     deployments: Informer<Deployment>,
     stateful: Informer<StatefulSet>,
     replication: Informer<ReplicationController>,
+    /// Where kinds of other controllers are served, by group and kind.
+    scaled: Mutex<HashMap<(String, String), Served>>,
 }
 
 fn selector_of(budget: &PodDisruptionBudget) -> Selector {
@@ -94,7 +100,13 @@ impl Budgets {
         {
             queue.add_after(Key::Target(pod.key()), after);
         }
-        self.members.heard(&pod.key()).into_iter().for_each(|key| queue.add(Key::Budget(key)));
+        let budgets = self.members.heard(&pod.key());
+        if let ([first, _, ..], false) = (budgets.as_slice(), matches!(change, Delta::Deleted(_))) {
+            let (namespace, name) = (pod.namespace(), pod.name());
+            let message = format!("Pod {namespace:?}/{name:?} matches multiple PodDisruptionBudgets.  Chose {:?} arbitrarily.", first.name);
+            self.recorder.event(&object_reference(&**pod), EventType::Warning, "MultiplePodDisruptionBudgets", message);
+        }
+        budgets.into_iter().for_each(|key| queue.add(Key::Budget(key)));
     }
 
     /// A budget changed: it is worked on, with the pods that it selects now.
@@ -105,12 +117,16 @@ impl Budgets {
     }
 
     /// How many replicas the controllers of these pods are to have in all; each once. Pods that have none do not count.
-    fn expected(&self, pods: &[Arc<Pod>]) -> Result<i32, String> {
+    async fn expected(&self, pods: &[Arc<Pod>]) -> Result<i32, String> {
         let mut controllers: BTreeMap<String, i32> = BTreeMap::new();
         for pod in pods {
             let Some(owner) = pod.controller() else { continue };
             if !controllers.contains_key(&owner.uid) {
-                let (uid, size) = self.scale(pod).ok_or_else(|| format!("found no controllers for pod {:?}", pod.name()))?;
+                let found = match self.scale(pod) {
+                    Some(own) => Some(own),
+                    None => self.scale_of(owner, pod.namespace()).await?,
+                };
+                let (uid, size) = found.ok_or_else(|| format!("found no controllers for pod {:?}", pod.name()))?;
                 controllers.insert(owner.uid.clone(), 0);
                 controllers.insert(uid, size);
             }
@@ -133,18 +149,52 @@ impl Budgets {
         Some((uid, size))
     }
 
+    /// The size of a controller of any other kind, by its `scale` (upstream `getScaleController`); none if it is not the one that is
+    /// meant, or gone.
+    async fn scale_of(&self, owner: &OwnerReference, namespace: &str) -> Result<Option<(String, i32)>, String> {
+        let served = self.served(owner).await?;
+        if !served.scales {
+            let dot = if served.group.is_empty() { "" } else { "." };
+            return Err(format!("{}{dot}{} does not implement the scale subresource", served.resource, served.group));
+        }
+        let path = format!("{}/{}/scale", served.path_in(namespace), owner.name);
+        match self.client.get_json::<Scale>(&path).await {
+            Ok(scale) if scale.metadata.uid.as_deref() == Some(&*owner.uid) => Ok(Some((owner.uid.clone(), scale.spec.and_then(|s| s.replicas).unwrap_or(0)))),
+            Ok(_) => Ok(None),
+            Err(error) if error.is_not_found() => {
+                // It may be served otherwise by now.
+                self.scaled.lock().remove(&kind_of(owner));
+                Ok(None)
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Where a controller's kind is served.
+    async fn served(&self, owner: &OwnerReference) -> Result<Served, String> {
+        let kind = kind_of(owner);
+        if let Some(known) = self.scaled.lock().get(&kind) {
+            return Ok(known.clone());
+        }
+        let (all, _) = discovery::resources(&self.client).await.map_err(|error| error.to_string())?;
+        let served = all.into_iter().find(|s| (s.group.as_str(), s.kind.as_str()) == (kind.0.as_str(), kind.1.as_str()));
+        let served = served.ok_or_else(|| format!("no matches for kind {:?} in version {:?}", owner.kind, owner.api_version))?;
+        self.scaled.lock().insert(kind, served.clone());
+        Ok(served)
+    }
+
     /// How many pods there are to be, and how many of them must be healthy.
-    fn demand(&self, budget: &PodDisruptionBudget, pods: &[Arc<Pod>]) -> Result<(i32, i32), String> {
+    async fn demand(&self, budget: &PodDisruptionBudget, pods: &[Arc<Pod>]) -> Result<(i32, i32), String> {
         let count = i32::try_from(pods.len()).unwrap_or(i32::MAX);
         let spec = budget.spec.clone().unwrap_or_default();
         if let Some(most) = &spec.max_unavailable {
-            let expected = self.expected(pods)?;
+            let expected = self.expected(pods).await?;
             return Ok((expected, (expected - scaled(most, expected, true)).max(0)));
         }
         match &spec.min_available {
             Some(IntOrString::Int(least)) => Ok((count, *least)),
             Some(least) => {
-                let expected = self.expected(pods)?;
+                let expected = self.expected(pods).await?;
                 Ok((expected, scaled(least, expected, true)))
             }
             None => Ok((count, 0)),
@@ -195,6 +245,18 @@ impl Budgets {
         }
     }
 
+    /// Of evictions that were allowed and never came the pods are told, once: the budget forgets them now.
+    fn tell_undeleted(&self, budget: &PodDisruptionBudget, pods: &[Arc<Pod>], now: Timestamp) {
+        let disrupted = budget.status.iter().flat_map(|s| s.disrupted_pods.iter().flatten());
+        for (name, _) in disrupted.filter(|(_, at)| deletion_in(at, now).is_zero()) {
+            if let Some(pod) = pods.iter().find(|p| p.name() == name && !p.is_deleting()) {
+                // The original names the namespace twice.
+                let message = format!("Pod was expected by PDB {0}/{0} to be deleted but it wasn't", budget.namespace());
+                self.recorder.event(&object_reference(&**pod), EventType::Warning, "NotDeleted", message);
+            }
+        }
+    }
+
     async fn budget(&self, key: &ObjectKey) -> Step {
         let Some(budget) = self.budgets.get_key(key).filter(|b| !b.is_deleting()) else { return Ok(None) };
         let pods = self.members.of(key);
@@ -212,7 +274,8 @@ impl Budgets {
             self.recorder.event(&about, EventType::Warning, "UnmanagedPods", message);
         }
         let mut status = budget.status.clone().unwrap_or_default();
-        let again = match self.demand(&budget, &pods) {
+        self.tell_undeleted(&budget, &pods, now);
+        let again = match self.demand(&budget, &pods).await {
             Ok((expected, desired)) => {
                 let (next, again) = judge(&budget, &pods, expected, desired, now);
                 status = next;
@@ -239,6 +302,16 @@ impl Budgets {
     }
 }
 
+/// The group and the kind of a controller.
+fn kind_of(owner: &OwnerReference) -> (String, String) {
+    (group(&owner.api_version).to_owned(), owner.kind.clone())
+}
+
+/// How long an allowed eviction is still to be seen as a deletion.
+fn deletion_in(at: &Time, now: Timestamp) -> Duration {
+    between(now, plus(at.0, secs(DELETION_S)))
+}
+
 /// The status of a budget with these pods, and when an allowed eviction that did not happen is forgotten.
 fn judge(
     budget: &PodDisruptionBudget,
@@ -255,7 +328,7 @@ fn judge(
         .into_iter()
         .flatten()
         .filter(|(name, at)| {
-            let left = between(now, plus(at.0, secs(DELETION_S)));
+            let left = deletion_in(at, now);
             let waits = !left.is_zero() && pods.iter().any(|p| p.name() == name && !p.is_deleting());
             if waits {
                 again = Some(again.map_or(left, |a: std::time::Duration| a.min(left)));
@@ -301,6 +374,7 @@ fn note(status: &mut PodDisruptionBudgetStatus, budget: &PodDisruptionBudget, re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fake::{Fake, refusal};
 
     #[test]
     fn a_target_that_is_not_deleted_is_none_after_two_minutes() {
@@ -326,6 +400,46 @@ mod tests {
         assert!(!needs_controllers(&budget(json!({"minAvailable": 1}))));
         let written = told(&budget(json!({"selector": {"matchLabels": {"a": "b"}}})));
         assert_eq!(written, "&LabelSelector{MatchLabels:map[string]string{a: b,},MatchExpressions:[]LabelSelectorRequirement{},}");
+    }
+
+    /// Pods of other controllers count by the scale of those.
+    #[tokio::test]
+    async fn a_controller_of_any_kind_is_asked_for_its_scale() {
+        let server = Fake::new(|_, path| match path {
+            "/api" => (200, json!({"items": []})),
+            "/apis" => {
+                let scale = json!([{"subresource": "scale", "responseKind": {"kind": "Scale"}}]);
+                let row = |plural: &str, kind: &str, subresources: serde_json::Value| json!({"resource": plural, "responseKind": {"kind": kind}, "scope": "Namespaced", "verbs": ["get"], "subresources": subresources});
+                let groups = [("e.com", row("rings", "Ring", scale)), ("batch", row("jobs", "Job", json!([])))];
+                let item = |(group, row): &(&str, serde_json::Value)| json!({"metadata": {"name": group}, "versions": [{"version": "v1", "resources": [row]}]});
+                (200, json!({"items": groups.iter().map(item).collect::<Vec<_>>()}))
+            }
+            "/apis/e.com/v1/namespaces/n/rings/r/scale" => (200, json!({"metadata": {"name": "r", "uid": "ru"}, "spec": {"replicas": 5}})),
+            _ => refusal(404, "NotFound"),
+        });
+        let budgets = Budgets {
+            recorder: Recorder::new(server.client(), "c", ""),
+            client: server.client(),
+            budgets: Informer::fixed([]),
+            pods: Informer::fixed([]),
+            members: Members::new(&Informer::fixed([])),
+            sets: Informer::fixed([]),
+            deployments: Informer::fixed([]),
+            stateful: Informer::fixed([]),
+            replication: Informer::fixed([]),
+            scaled: Mutex::default(),
+        };
+        for (version, kind, name, uid, want) in [
+            ("e.com/v1beta1", "Ring", "r", "ru", Ok(5)),
+            ("e.com/v1", "Ring", "r", "former", Err("found no controllers for pod \"p\"")),
+            ("e.com/v1", "Ring", "gone", "ru", Err("found no controllers for pod \"p\"")),
+            ("batch/v1", "Job", "j", "ju", Err("jobs.batch does not implement the scale subresource")),
+            ("x.com/v1", "Thing", "t", "tu", Err("no matches for kind \"Thing\" in version \"x.com/v1\"")),
+        ] {
+            let owner = json!([{"apiVersion": version, "kind": kind, "name": name, "uid": uid, "controller": true}]);
+            let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "ownerReferences": owner}})).unwrap_or_default();
+            assert_eq!(budgets.expected(&[Arc::new(pod)]).await, want.map_err(str::to_owned), "{kind} {name} {uid}");
+        }
     }
 
     #[test]

@@ -48,7 +48,8 @@ where
     let data = data(owner.template);
     let api = client.namespaced::<ControllerRevision>(owner.object.namespace());
     let mut collisions = owner.collisions.unwrap_or(0);
-    if let Some(at) = all.iter().rposition(|r| r.data.0 == data) {
+    let known = all.iter().rposition(|r| r.data.0 == data);
+    if let Some(at) = known.or_else(|| all.last().filter(|r| tells(r, &data)).map(|_| all.len() - 1)) {
         let equal = all[at].clone();
         if at + 1 == all.len() {
             return Ok(History { all, update: equal, collisions });
@@ -82,11 +83,28 @@ where
     }
 }
 
+/// Which revisions a limit counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// Those that are not in use, as a StatefulSet's.
+    Idle,
+    /// All but the present one, as a DaemonSet's.
+    Former,
+}
+
 /// Deletes what is beyond the limit and not in use, the oldest first.
-pub(crate) async fn truncate(client: &Client, history: &History, limit: i32, in_use: impl Fn(&ControllerRevision) -> bool) -> client::Result<()> {
-    let idle: Vec<_> = history.all.iter().filter(|r| r.name() != history.update.name() && !in_use(r)).collect();
-    let surplus = idle.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
-    for revision in &idle[..surplus] {
+pub(crate) async fn truncate(
+    client: &Client,
+    history: &History,
+    limit: i32,
+    counted: Limit,
+    in_use: impl Fn(&ControllerRevision) -> bool,
+) -> client::Result<()> {
+    let former: Vec<_> = history.all.iter().filter(|r| r.name() != history.update.name()).collect();
+    let idle: Vec<_> = former.iter().filter(|r| !in_use(r)).collect();
+    let all = if counted == Limit::Idle { idle.len() } else { former.len() };
+    let surplus = all.saturating_sub(usize::try_from(limit).unwrap_or(0));
+    for revision in idle.into_iter().take(surplus) {
         match client.namespaced::<ControllerRevision>(revision.namespace()).delete(revision.name(), &DeleteParams::default()).await {
             Err(error) if !error.is_not_found() => return Err(error),
             _ => {}
@@ -108,6 +126,12 @@ fn data(template: &PodTemplateSpec) -> Value {
     let mut template = serde_json::to_value(template).unwrap_or_default();
     template["$patch"] = "replace".into();
     json!({"spec": {"template": template}})
+}
+
+/// Whether a revision says the same in other words: one that another version wrote has nulls, or lacks what is empty (upstream
+/// `setMatchesLatestExistingRevision`). Taken for another, it would replace all pods.
+fn tells(revision: &ControllerRevision, wanted: &Value) -> bool {
+    template(revision).is_some_and(|template| data(&template) == *wanted)
 }
 
 /// The template that a revision holds.

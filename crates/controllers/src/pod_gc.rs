@@ -92,6 +92,10 @@ fn is_out_of_service(node: &Node) -> bool {
     !is_ready(node) && node.spec.iter().flat_map(|s| s.taints.iter().flatten()).any(|t| t.key == "node.kubernetes.io/out-of-service")
 }
 
+fn is_evicted(pod: &Pod) -> bool {
+    pods::phase(pod) == "Failed" && pod.status.as_ref().is_some_and(|s| s.reason.as_deref() == Some("Evicted"))
+}
+
 impl Controller for Collector {
     const QUEUE: &'static str = "orphaned_pods_nodes";
     type Key = Key;
@@ -143,33 +147,32 @@ impl Collector {
     async fn node(&self, name: &str) -> client::Result<()> {
         let pods = pods::on_node(&self.pods, name);
         if let Some(node) = self.nodes.get("", name) {
-            if is_out_of_service(&node) {
-                for pod in pods.iter().filter(|p| p.is_deleting()) {
-                    self.remove(pod, Why::OutOfService).await?;
-                }
-            }
-            return Ok(());
+            let lost = pods.iter().filter(|p| p.is_deleting() && is_out_of_service(&node));
+            return self.remove_all(lost, Why::OutOfService).await;
         }
         if pods.is_empty() || self.client.all::<Node>().get_opt(name).await?.is_some() {
             return Ok(());
         }
-        for pod in &pods {
-            self.remove(pod, Why::Orphaned).await?;
-        }
-        Ok(())
+        self.remove_all(pods.iter(), Why::Orphaned).await
     }
 
-    /// The oldest of the ended ones go.
+    /// Of ended ones beyond the number those go that were evicted, then the oldest (upstream `byEvictionAndCreationTimestamp`).
     async fn ended(&self) -> client::Result<()> {
         let mut ended: Vec<_> = self.pods.list().into_iter().filter(|p| pods::is_terminal(p)).collect();
         if self.ended_max == 0 || ended.len() <= self.ended_max {
             return Ok(());
         }
-        ended.sort_by(|a, b| created(&**a).cmp(&created(&**b)).then_with(|| a.name().cmp(b.name())));
-        for pod in &ended[..ended.len() - self.ended_max] {
-            self.remove(pod, Why::Terminated).await?;
+        ended.sort_by(|a, b| is_evicted(b).cmp(&is_evicted(a)).then_with(|| created(&**a).cmp(&created(&**b))).then_with(|| a.name().cmp(b.name())));
+        self.remove_all(ended[..ended.len() - self.ended_max].iter(), Why::Terminated).await
+    }
+
+    /// Each of them, even if one cannot be removed; the first error.
+    async fn remove_all(&self, pods: impl Iterator<Item = &Arc<Pod>>, why: Why) -> client::Result<()> {
+        let mut result = Ok(());
+        for pod in pods {
+            result = result.and(self.remove(pod, why).await);
         }
-        Ok(())
+        result
     }
 
     async fn remove(&self, pod: &Pod, why: Why) -> client::Result<()> {
@@ -195,5 +198,54 @@ impl Collector {
             Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::fake::{Fake, refusal};
+
+    fn pod(name: &str, created: u32, status: &Value) -> Pod {
+        let metadata = json!({"namespace": "n", "name": name, "uid": name, "creationTimestamp": format!("2026-01-01T00:00:{created:02}Z")});
+        serde_json::from_value(json!({"metadata": metadata, "spec": {"containers": [], "nodeName": "gone"}, "status": status}))
+            .unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// The pods that are deleted, in order; the server lets nobody delete `stuck`.
+    async fn removed(pods: Vec<Pod>, ended_max: usize, key: Key) -> Vec<String> {
+        let server = Fake::new(|method, path| match (method, path) {
+            ("GET", _) => refusal(404, "NotFound"),
+            ("DELETE", path) if path.ends_with("/stuck") => refusal(403, "Forbidden"),
+            _ => (200, json!({"kind": "Pod", "metadata": {"name": "p"}})),
+        });
+        let registry = instruments::Registry::default();
+        let counters = |family| registry.counters(family, ["namespace", "reason"]);
+        let collector = Collector {
+            client: server.client(),
+            nodes: Informer::fixed([]),
+            pods: Informer::fixed(pods),
+            ended_max,
+            removed: counters(&REMOVED),
+            failed: counters(&FAILED),
+        };
+        pods::index_node(&collector.pods);
+        let _ = collector.reconcile(&key).await;
+        let name = |line: &String| line.strip_prefix("DELETE ")?.split(' ').next()?.rsplit('/').next().map(str::to_owned);
+        server.written().iter().filter_map(name).collect()
+    }
+
+    #[tokio::test]
+    async fn what_was_evicted_goes_first_and_what_is_stuck_holds_up_no_other() {
+        let done = json!({"phase": "Succeeded"});
+        let evicted = json!({"phase": "Failed", "reason": "Evicted"});
+        let all = vec![pod("old", 1, &done), pod("new", 2, &done), pod("evicted", 3, &evicted)];
+        assert_eq!(removed(all, 1, Key::Ended).await, ["evicted", "old"]);
+        let all = vec![pod("stuck", 1, &done), pod("b", 2, &done), pod("c", 3, &done)];
+        assert_eq!(removed(all, 1, Key::Ended).await, ["stuck", "b"]);
+        let lost = removed(vec![pod("stuck", 1, &done), pod("b", 2, &done)], 0, Key::Node("gone".to_owned())).await;
+        assert!(lost.contains(&"b".to_owned()) && lost.len() == 2, "{lost:?}");
     }
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Client, Delta, Informer, Meta, Object, ObjectKey, PartialObject, WorkQueue};
-use k8s_openapi::api::core::v1::{Pod, ResourceQuota, ResourceQuotaStatus, Service};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaStatus, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use kinds::usage::{self, Amounts};
 use machinery::quantity::Quantity;
@@ -96,6 +96,17 @@ fn same_claims(old: &Pod, new: &Pod) -> bool {
     old.containers == new.containers && old.init_containers == new.init_containers && old.resources == new.resources && old.overhead == new.overhead
 }
 
+/// Whether a claim uses something else than it did: its size may shrink after a growth that failed, its attributes be another class's
+/// (upstream `RequiresQuotaReplenish`).
+fn claims_differ(old: &PersistentVolumeClaim, new: &PersistentVolumeClaim) -> bool {
+    let asked = |c: &PersistentVolumeClaim| c.spec.as_ref().map(|s| (s.resources.clone(), s.volume_attributes_class_name.clone()));
+    let given = |c: &PersistentVolumeClaim| {
+        let status = c.status.as_ref();
+        status.map(|s| (s.allocated_resources.clone(), s.current_volume_attributes_class_name.clone(), s.modify_volume_status.clone()))
+    };
+    asked(old) != asked(new) || given(old) != given(new)
+}
+
 /// Where it is told that a namespace may use less.
 #[derive(Clone)]
 struct Freed {
@@ -141,6 +152,7 @@ impl Quotas {
         let ear = Ear { heard: self.heard.clone(), path: served.path() };
         match (served.group.as_str(), served.resource.as_str()) {
             ("", "services") => self.hear(ear, &i.informer::<Service>(), |old, new| old.spec != new.spec),
+            ("", "persistentvolumeclaims") => self.hear(ear, &i.informer::<PersistentVolumeClaim>(), claims_differ),
             ("", "resourcequotas") => self.hear(ear, &i.informer::<ResourceQuota>(), |_, _| false),
             _ => self.hear(ear, &i.metadata(&served.path()), |_: &PartialObject, _| false),
         }

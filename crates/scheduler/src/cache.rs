@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Node;
 
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
+use crate::rules;
 
 /// Where a pod is.
 #[derive(Debug)]
@@ -29,6 +30,17 @@ pub struct Cache {
     pods: HashMap<String, Placed>,
     /// How many of them are only assumed.
     assumed: usize,
+    /// Whether the nodes are no longer in their order.
+    unsettled: bool,
+}
+
+/// Where a node is: its region and zone.
+fn zone(node: &Node) -> (&str, &str) {
+    let of = |key: &str, old: &str| rules::label(node, key).or_else(|| rules::label(node, old)).unwrap_or_default();
+    (
+        of("topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region"),
+        of("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"),
+    )
 }
 
 impl Cache {
@@ -55,6 +67,7 @@ impl Cache {
         if let Some(at) = self.index.get(node.name()) {
             let info = &mut self.nodes[*at];
             let old = info.node.clone();
+            self.unsettled |= zone(&old) != zone(&node);
             info.set_node(node);
             return Some(old);
         }
@@ -65,7 +78,28 @@ impl Cache {
         }
         self.index.insert(name, self.nodes.len());
         self.nodes.push(info);
+        self.unsettled = true;
         None
+    }
+
+    /// Brings the nodes of different zones in turn (upstream's `nodeTree`): in a large cluster not all are looked at, and those that
+    /// are shall be of all zones.
+    pub fn settle(&mut self) {
+        if !std::mem::take(&mut self.unsettled) {
+            return;
+        }
+        let mut turns: HashMap<(String, String), usize> = HashMap::new();
+        let mut with_turn: Vec<(usize, NodeInfo)> = Vec::with_capacity(self.nodes.len());
+        for info in self.nodes.drain(..) {
+            let (region, zone) = zone(&info.node);
+            let turn = turns.entry((region.to_owned(), zone.to_owned())).or_default();
+            with_turn.push((*turn, info));
+            *turn += 1;
+        }
+        // Stable: within a turn they stay as they came.
+        with_turn.sort_by_key(|(turn, _)| *turn);
+        self.nodes.extend(with_turn.into_iter().map(|(_, info)| info));
+        self.index = self.nodes.iter().enumerate().map(|(at, info)| (info.name().to_owned(), at)).collect();
     }
 
     /// Forgets a node. Its pods are remembered, for the case that it comes back.
@@ -74,6 +108,7 @@ impl Cache {
             return;
         };
         self.nodes.swap_remove(at);
+        self.unsettled = true;
         if let Some(moved) = self.nodes.get(at) {
             self.index.insert(moved.name().to_owned(), at);
         }
@@ -127,5 +162,33 @@ impl Cache {
     #[must_use]
     pub fn contains(&self, uid: &str) -> bool {
         self.pods.contains_key(uid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn node(name: &str, zone: &str) -> Arc<Node> {
+        let labels = if zone.is_empty() { json!({}) } else { json!({"topology.kubernetes.io/zone": zone}) };
+        Arc::new(serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}})).unwrap())
+    }
+
+    #[test]
+    fn nodes_of_all_zones_come_in_turn() {
+        let mut cache = Cache::default();
+        for (name, zone) in [("a1", "a"), ("a2", "a"), ("a3", "a"), ("b1", "b"), ("c1", ""), ("b2", "b")] {
+            cache.set_node(node(name, zone));
+        }
+        let order = |cache: &mut Cache| {
+            cache.settle();
+            cache.nodes().iter().map(|n| n.name().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(order(&mut cache), ["a1", "b1", "c1", "a2", "b2", "a3"]);
+        assert!(cache.nodes().iter().all(|n| cache.node(n.name()).is_some_and(|found| found.name() == n.name())));
+        cache.set_node(node("a3", "d"));
+        cache.remove_node("b1");
+        assert_eq!(order(&mut cache), ["a1", "a3", "c1", "b2", "a2"]);
     }
 }

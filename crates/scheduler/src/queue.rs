@@ -69,8 +69,13 @@ impl Place {
 struct Waiting {
     pod: Arc<PodInfo>,
     place: Place,
-    /// Failures so far.
-    failures: u32,
+    /// How often no node did.
+    turned_away: u32,
+    /// How often in a row something went wrong.
+    errors: u32,
+    /// Since when it waits: it came, or was tried the last time. Among equals it is the longest waiting's turn, however long a
+    /// change that helps is in coming (upstream's `Timestamp`).
+    since: Instant,
     /// Who turned it away the last time.
     plugins: BTreeSet<&'static str>,
     /// How often it was taken, and when for the first time.
@@ -81,6 +86,11 @@ struct Waiting {
 }
 
 impl Waiting {
+    /// After how many failures it rests: those of the last sort.
+    fn failures(&self) -> u32 {
+        if self.errors > 0 { self.errors } else { self.turned_away }
+    }
+
     /// Counts who holds it back, where somebody does.
     fn count_held(&self, metrics: &QueueMetrics, by: i64) {
         match self.place {
@@ -162,11 +172,12 @@ impl Queue {
         let uid = pod.pod.uid().to_owned();
         let gate = if self.is_gated(&pod) { Some(GATES) } else { held.then_some(dynamic_resources::NAME) };
         let Some(waiting) = self.waiting.get_mut(&uid) else {
-            let new = Waiting { pod, place: Place::Taken, failures: 0, plugins: BTreeSet::new(), tries: 0, first: None, flushed: false };
+            let new =
+                Waiting { pod, place: Place::Taken, turned_away: 0, errors: 0, since: now, plugins: BTreeSet::new(), tries: 0, first: None, flushed: false };
             self.waiting.insert(uid.clone(), new);
             match gate {
                 Some(gate) => self.enter(&uid, Place::Gated(gate), NEW),
-                None => self.make_active(&uid, NEW, now),
+                None => self.make_active(&uid, NEW),
             }
             return;
         };
@@ -201,7 +212,7 @@ impl Queue {
             (Some(rank), _) => rank.3.clone(),
             (None, Some((_, rank))) => {
                 let uid = rank.3.clone();
-                self.make_active(&uid, event::EARLY, now);
+                self.make_active(&uid, event::EARLY);
                 uid
             }
             (None, None) => return None,
@@ -226,7 +237,9 @@ impl Queue {
         let Some(waiting) = self.waiting.get_mut(uid) else {
             return;
         };
-        waiting.failures += 1;
+        waiting.turned_away += 1;
+        waiting.errors = 0;
+        waiting.since = now;
         waiting.plugins = plugins;
         waiting.flushed = false;
         self.enter(uid, Place::Parked(now), event::FAILURE);
@@ -238,10 +251,11 @@ impl Queue {
         let Some(waiting) = self.waiting.get_mut(uid) else {
             return;
         };
-        waiting.failures += 1;
+        waiting.errors += 1;
+        waiting.since = now;
         waiting.plugins.clear();
         waiting.flushed = false;
-        let failures = waiting.failures;
+        let failures = waiting.failures();
         self.enter(uid, Place::Failed(now + self.rest(failures)), event::FAILURE);
     }
 
@@ -265,19 +279,19 @@ impl Queue {
     }
 
     /// Lets a parked pod back at once.
-    pub fn activate(&mut self, uid: &str, now: Instant) {
-        self.let_back(uid, event::FORCED, now);
+    pub fn activate(&mut self, uid: &str) {
+        self.let_back(uid, event::FORCED);
     }
 
-    fn let_back(&mut self, uid: &str, event: &'static str, now: Instant) {
+    fn let_back(&mut self, uid: &str, event: &'static str) {
         if self.waiting.get(uid).is_some_and(|w| matches!(w.place, Place::Parked(_) | Place::Gated(_) | Place::Backoff(..) | Place::Failed(_))) {
-            self.make_active(uid, event, now);
+            self.make_active(uid, event);
         }
     }
 
-    fn make_active(&mut self, uid: &str, event: &'static str, now: Instant) {
+    fn make_active(&mut self, uid: &str, event: &'static str) {
         self.leave(uid);
-        let rank = self.rank(uid, now);
+        let rank = self.rank(uid);
         self.enter(uid, Place::Active(rank), event);
     }
 
@@ -300,21 +314,21 @@ impl Queue {
             return;
         };
         let until = match waiting.place {
-            Place::Parked(since) => since + self.rest(waiting.failures),
+            Place::Parked(since) => since + self.rest(waiting.failures()),
             _ => now,
         };
         if until <= now {
-            return self.let_back(uid, event, now);
+            return self.let_back(uid, event);
         }
         self.leave(uid);
-        let rank = self.rank(uid, now);
+        let rank = self.rank(uid);
         self.enter(uid, Place::Backoff(until, rank), event);
     }
 
-    fn rank(&mut self, uid: &str, now: Instant) -> Rank {
+    fn rank(&mut self, uid: &str) -> Rank {
         self.arrivals += 1;
-        let priority = self.waiting.get(uid).map_or(0, |w| w.pod.priority());
-        (Reverse(priority), now, self.arrivals, uid.to_owned())
+        let Some(waiting) = self.waiting.get(uid) else { unreachable!() };
+        (Reverse(waiting.pod.priority()), waiting.since, self.arrivals, uid.to_owned())
     }
 
     /// Puts a pod that is nowhere into a place, because of this event.
@@ -357,16 +371,16 @@ impl Queue {
     /// Lets back those whose time has come.
     fn flush(&mut self, now: Instant) {
         while let Some((_, uid)) = self.failed.first().filter(|(until, _)| *until <= now).cloned() {
-            self.let_back(&uid, event::RESTED, now);
+            self.let_back(&uid, event::RESTED);
         }
         while let Some((_, uid)) = self.parked.first().filter(|(since, _)| *since + PARKED_MAX <= now).cloned() {
-            self.let_back(&uid, event::TIMEOUT, now);
+            self.let_back(&uid, event::TIMEOUT);
             if let Some(waiting) = self.waiting.get_mut(&uid) {
                 waiting.flushed = true;
             }
         }
         while let Some((_, rank)) = self.backoff.first().filter(|(until, _)| *until <= now).cloned() {
-            self.let_back(&rank.3, event::RESTED, now);
+            self.let_back(&rank.3, event::RESTED);
         }
     }
 }
@@ -476,6 +490,25 @@ mod tests {
                 r#"queue_incoming_pods_total{event="UnscheduledPodUpdate",queue="active"} 1"#,
             ]
         );
+    }
+
+    #[test]
+    fn the_longest_waiting_comes_first_however_late_a_change_helps_it() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        let after = |seconds| now + Duration::from_secs(seconds);
+        queue.upsert(pod("old", 0, &[]), false, now);
+        queue.pop(now);
+        queue.park("old", ["NodeResourcesFit"].into(), now);
+        queue.upsert(pod("new", 0, &[]), false, after(20));
+        queue.upsert(pod("urgent", 1, &[]), false, after(21));
+        queue.change(&Change::PodGone(&pod("x", 0, &[])), after(30));
+        assert_eq!(popped(&mut queue, after(30)), ["urgent", "old", "new"]);
+        // An error rests as the errors in a row before it, not as all failures.
+        for n in 0..3 {
+            queue.park("old", BTreeSet::new(), after(40 + n));
+        }
+        queue.fail("old", after(50));
+        assert_eq!(queue.deadline(), Some(after(51)));
     }
 
     #[test]

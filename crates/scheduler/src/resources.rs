@@ -55,7 +55,7 @@ impl Resources {
 
     /// Takes what is said for a pod as a whole in the place of what its containers say.
     fn set_for_all(&mut self, list: Option<&List>) {
-        for (name, amount) in list.into_iter().flatten().filter(|(n, _)| *n == "cpu" || *n == "memory" || n.starts_with("hugepages-")) {
+        for (name, amount) in list.into_iter().flatten().filter(|(name, _)| is_for_all(name)) {
             self.set(name, amount_of(name, amount));
         }
     }
@@ -139,34 +139,37 @@ pub struct Scored {
     pub memory: i64,
 }
 
-/// What a pod takes from its node.
+/// What a pod takes from its node: while it is resized in place, the most of what is asked for, granted and in force.
 #[must_use]
 pub fn requested(pod: &Pod) -> Resources {
-    aggregate(pod, |container| request(pod, container))
+    requests(pod, true, |_, _| {})
+}
+
+/// What a pod's specification asks for.
+#[must_use]
+pub fn asked(pod: &Pod) -> Resources {
+    requests(pod, false, |_, _| {})
 }
 
 /// What a pod counts as when nodes are scored.
 #[must_use]
 pub fn scored(pod: &Pod) -> Scored {
-    let all = aggregate(pod, |container| {
-        let mut own = request(pod, container);
-        let asked = container.resources.as_ref().and_then(|r| r.requests.as_ref());
-        let asks = |name: &str| asked.is_some_and(|a| a.contains_key(name));
+    let all = requests(pod, true, |own, list| {
+        let asks = |name: &str| list.is_some_and(|a| a.contains_key(name));
         if !asks("cpu") {
             own.milli_cpu = SCORED_MILLI_CPU;
         }
         if !asks("memory") {
             own.memory = SCORED_MEMORY;
         }
-        own
     });
     Scored { milli_cpu: all.milli_cpu, memory: all.memory }
 }
 
-/// What a pod may take at most, where that is limited (upstream's `PodLimits`).
+/// What a pod's specification limits it to, where it does (upstream's `PodLimits`).
 #[must_use]
 pub fn limited(pod: &Pod) -> Resources {
-    let mut total = of_containers(pod, |container| limit(pod, container));
+    let mut total = of_containers(pod, |container| Resources::from_list(container.resources.as_ref().and_then(|r| r.limits.as_ref())));
     let Some(spec) = &pod.spec else { return total };
     total.set_for_all(spec.resources.as_ref().and_then(|r| r.limits.as_ref()));
     // It makes no limit where there is none.
@@ -179,14 +182,62 @@ pub fn limited(pod: &Pod) -> Resources {
     total
 }
 
-fn aggregate(pod: &Pod, request: impl Fn(&Container) -> Resources) -> Resources {
-    let mut total = of_containers(pod, request);
+/// `with_status`: whether what is granted and in force counts, too. `fill` may add to what a container's list says.
+fn requests(pod: &Pod, with_status: bool, fill: impl Fn(&mut Resources, Option<&List>)) -> Resources {
+    let read = |list: Option<&List>| {
+        let mut own = Resources::from_list(list);
+        fill(&mut own, list);
+        own
+    };
+    let asked = || of_containers(pod, |container| read(requests_of(container)));
+    let refused = resize_infeasible(pod);
+    let mut total = if with_status && refused { Resources::default() } else { asked() };
+    if let Some(status) = pod.status.as_ref().filter(|_| with_status) {
+        // What is said of the pod as a whole is the sum already.
+        let whole = status.allocated_resources.as_ref().zip(status.resources.as_ref().and_then(|r| r.requests.as_ref()));
+        let (granted, in_force) = match whole {
+            Some((granted, in_force)) => (Resources::from_list(Some(granted)), Resources::from_list(Some(in_force))),
+            None => {
+                let of = |container: &'_ Container, in_force: bool| {
+                    let status = status_of(pod, &container.name);
+                    let running = status.and_then(|s| s.resources.as_ref()?.requests.as_ref()).filter(|_| in_force);
+                    let known = running.or_else(|| status.and_then(|s| s.allocated_resources.as_ref()));
+                    read(known.or_else(|| requests_of(container).filter(|_| !refused)))
+                };
+                (of_containers(pod, |c| of(c, false)), of_containers(pod, |c| of(c, true)))
+            }
+        };
+        total.raise(&granted);
+        total.raise(&in_force);
+    }
     let Some(spec) = &pod.spec else { return total };
-    total.set_for_all(spec.resources.as_ref().and_then(|r| r.requests.as_ref()));
+    if let Some(of_all) = spec.resources.as_ref().and_then(|r| r.requests.as_ref()).filter(|list| list.keys().any(|name| is_for_all(name))) {
+        let status = pod.status.as_ref().filter(|_| with_status);
+        match status.and_then(|s| Some((s.resources.as_ref()?, s.allocated_resources.as_ref()))) {
+            None => total.set_for_all(Some(of_all)),
+            Some((in_force, granted)) => {
+                let lists = [Some(of_all).filter(|_| !refused), in_force.requests.as_ref(), granted];
+                let mut most = Resources::default();
+                lists.into_iter().for_each(|list| most.raise(&Resources::from_list(list)));
+                for name in lists.into_iter().flatten().flat_map(BTreeMap::keys).filter(|name| is_for_all(name)) {
+                    total.set(name, most.get(name));
+                }
+            }
+        }
+    }
     if let Some(overhead) = &spec.overhead {
         total.add(&Resources::from_list(Some(overhead)));
     }
     total
+}
+
+fn requests_of(container: &Container) -> Option<&List> {
+    container.resources.as_ref()?.requests.as_ref()
+}
+
+/// Whether a resource may be asked for by a pod as a whole.
+fn is_for_all(name: &str) -> bool {
+    name == "cpu" || name == "memory" || name.starts_with("hugepages-")
 }
 
 /// The most that a pod's containers take at one time.
@@ -214,39 +265,6 @@ fn of_containers(pod: &Pod, request: impl Fn(&Container) -> Resources) -> Resour
     }
     total.raise(&peak);
     total
-}
-
-/// A container's request; while it is resized in place, the most of what is asked for, granted and in force.
-fn request(pod: &Pod, container: &Container) -> Resources {
-    let asked = Resources::from_list(container.resources.as_ref().and_then(|r| r.requests.as_ref()));
-    let Some(status) = status_of(pod, &container.name) else {
-        return asked;
-    };
-    let mut known = Resources::from_list(status.allocated_resources.as_ref());
-    known.raise(&Resources::from_list(status.resources.as_ref().and_then(|r| r.requests.as_ref())));
-    if known.is_empty() {
-        return asked;
-    }
-    if !resize_infeasible(pod) {
-        known.raise(&asked);
-    }
-    known
-}
-
-/// A container's limit; while it is resized in place, the more of what is asked for and in force.
-fn limit(pod: &Pod, container: &Container) -> Resources {
-    let mut asked = Resources::from_list(container.resources.as_ref().and_then(|r| r.limits.as_ref()));
-    if let Some(status) = status_of(pod, &container.name) {
-        let in_force = Resources::from_list(status.resources.as_ref().and_then(|r| r.limits.as_ref()));
-        if in_force.is_empty() {
-            return asked;
-        }
-        if resize_infeasible(pod) {
-            return in_force;
-        }
-        asked.raise(&in_force);
-    }
-    asked
 }
 
 fn status_of<'p>(pod: &'p Pod, name: &str) -> Option<&'p ContainerStatus> {
@@ -322,5 +340,21 @@ mod tests {
         assert_eq!(requested(&serde_json::from_value(value.clone()).unwrap()).milli_cpu, 2000);
         value["status"]["conditions"] = json!([{"type": "PodResizePending", "status": "True", "reason": "Infeasible"}]);
         assert_eq!(requested(&serde_json::from_value(value).unwrap()).milli_cpu, 500);
+    }
+
+    #[test]
+    fn one_that_grows_while_another_shrinks_takes_what_both_take_at_one_time() {
+        let told =
+            |name: &str, cpu: &str| json!({"name": name, "image": "", "imageID": "", "ready": true, "restartCount": 0, "allocatedResources": {"cpu": cpu}});
+        let named = |name: &str, cpu: &str| json!({"name": name, "resources": {"requests": {"cpu": cpu}}});
+        let mut value = json!({"spec": {"containers": [named("a", "300m"), named("b", "100m")]},
+            "status": {"containerStatuses": [told("a", "100m"), told("b", "250m")]}});
+        let of = |value: &Value| serde_json::from_value::<Pod>(value.clone()).unwrap();
+        // 400m are asked for, 350m granted: not 300m and 250m.
+        assert_eq!((requested(&of(&value)).milli_cpu, asked(&of(&value)).milli_cpu), (400, 400));
+        // What the node says of the pod as a whole counts in the place of what it says of its containers.
+        value["status"]["allocatedResources"] = json!({"cpu": "700m"});
+        value["status"]["resources"] = json!({"requests": {"cpu": "600m"}});
+        assert_eq!((requested(&of(&value)).milli_cpu, asked(&of(&value)).milli_cpu), (700, 400));
     }
 }

@@ -52,13 +52,14 @@ impl Failure {
     }
 }
 
-/// Decides. `start` is where to begin looking in large clusters, so that every node has its turn.
-pub fn schedule(profile: &Profile, snapshot: Snapshot<'_>, pod: &PodInfo, start: usize, pick: Pick<'_>) -> Decision {
+/// Decides. `start` is where to begin looking in large clusters, so that every node has its turn: behind those that were looked at.
+pub fn schedule(profile: &Profile, snapshot: Snapshot<'_>, pod: &PodInfo, start: &mut usize, pick: Pick<'_>) -> Decision {
     if snapshot.nodes.is_empty() {
         return Decision::Wait(Box::new(Failure::no_nodes()));
     }
     let cycle = Cycle::new(pod, profile, snapshot);
-    let mut survey = Survey::new(&cycle, start, false);
+    let mut survey = Survey::new(&cycle, *start, false);
+    *start = survey.next_start(*start);
     if !survey.feasible.is_empty() {
         return Decision::Bind(best(&cycle, &survey.feasible, &BTreeMap::new(), pick).name().to_owned());
     }
@@ -100,6 +101,14 @@ impl<'a> Survey<'a> {
                 Self { feasible: Vec::new(), diagnosis, filters: None }
             }
         }
+    }
+}
+
+impl Survey<'_> {
+    /// Where the next looks first: behind the nodes that were looked at now.
+    #[must_use]
+    pub fn next_start(&self, start: usize) -> usize {
+        (start + self.feasible.len() + self.diagnosis.rejected.len()) % self.diagnosis.nodes.max(1)
     }
 }
 

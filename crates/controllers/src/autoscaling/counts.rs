@@ -1,5 +1,6 @@
 //! What is counted of autoscalers (upstream `podautoscaler/monitor`).
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,16 @@ const LOOK: Family = Family::new(
     Kind::Histogram,
     "[BETA] The time(seconds) that the HPA controller takes to reconcile once. The label 'action' should be either 'scale_down', 'scale_up', or 'none'. Also, the label 'error' should be either 'spec', 'internal', or 'none'. Note that if both spec and internal errors happen during a reconciliation, the first one to occur is reported in `error` label.",
 );
+const COMPUTATIONS: Family = Family::new(
+    "horizontal_pod_autoscaler_controller_metric_computation_total",
+    Kind::Counter,
+    "[BETA] Number of metric computations. The label 'action' should be either 'scale_down', 'scale_up', or 'none'. Also, the label 'error' should be either 'spec', 'internal', or 'none'. The label 'metric_type' corresponds to HPA.spec.metrics[*].type",
+);
+const COMPUTATION: Family = Family::new(
+    "horizontal_pod_autoscaler_controller_metric_computation_duration_seconds",
+    Kind::Histogram,
+    "[BETA] The time(seconds) that the HPA controller takes to calculate one metric. The label 'action' should be either 'scale_down', 'scale_up', or 'none'. The label 'error' should be either 'spec', 'internal', or 'none'. The label 'metric_type' corresponds to HPA.spec.metrics[*].type",
+);
 const DECLARED: &[Declared] = &[(&NUMBER, &[]), (&DESIRED, &["hpa_name", "namespace"])];
 
 static LOOK_S: [f64; 15] = exponential(0.001, 2.0);
@@ -36,6 +47,8 @@ const OFF: &str = "ScalingDisabled";
 pub(super) struct Counts {
     looks: Arc<Labelled<2, Counter>>,
     look: Arc<Labelled<2, Histogram>>,
+    computations: Arc<Labelled<3, Counter>>,
+    computation: Arc<Labelled<3, Histogram>>,
 }
 
 impl Counts {
@@ -49,21 +62,39 @@ impl Counts {
                 out.add(&DESIRED, &[("hpa_name", one.name()), ("namespace", one.namespace())], f64::from(desired), None);
             }
         });
-        Self { looks: registry.counters(&LOOKS, ["action", "error"]), look: registry.histograms(&LOOK, ["action", "error"], &LOOK_S) }
+        Self {
+            looks: registry.counters(&LOOKS, ["action", "error"]),
+            look: registry.histograms(&LOOK, ["action", "error"], &LOOK_S),
+            computations: registry.counters(&COMPUTATIONS, ["action", "error", "metric_type"]),
+            computation: registry.histograms(&COMPUTATION, ["action", "error", "metric_type"], &LOOK_S),
+        }
+    }
+
+    /// One metric was worked out so after so long, where there were so many replicas: it proposes as many, or failed for this reason.
+    pub(super) fn computed(&self, kind: &str, current: i32, found: Result<i32, &str>, took: Duration) {
+        let (action, error) = match found {
+            Ok(proposed) => (action(current, proposed), "none"),
+            Err(reason) => ("none", if OF_SPEC.contains(&reason) { "spec" } else { "internal" }),
+        };
+        self.computations.with([action, error, kind]).inc();
+        self.computation.with([action, error, kind]).took(took);
     }
 
     /// A look at an autoscaler ended so after so long.
     pub(super) fn looked(&self, report: &Report, took: Duration) {
         let error = error(report);
         let (current, desired) = (report.status.current_replicas.unwrap_or(0), report.status.desired_replicas);
-        let action = match desired {
-            _ if error != "none" => "none",
-            more if more > current => "scale_up",
-            less if less < current => "scale_down",
-            _ => "none",
-        };
+        let action = if error == "none" { action(current, desired) } else { "none" };
         self.looks.with([action, error]).inc();
         self.look.with([action, error]).took(took);
+    }
+}
+
+fn action(current: i32, desired: i32) -> &'static str {
+    match desired.cmp(&current) {
+        Ordering::Greater => "scale_up",
+        Ordering::Less => "scale_down",
+        Ordering::Equal => "none",
     }
 }
 

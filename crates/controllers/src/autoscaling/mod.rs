@@ -273,7 +273,10 @@ impl Autoscalers {
         let specs = autoscaler.spec.metrics.as_deref().unwrap_or_default();
         let (mut best, mut statuses, mut failures) = (Proposed { replicas: 0, name: String::new() }, Vec::new(), Vec::new());
         for spec in specs {
-            match propose(spec, reader.read(spec).await, &scene) {
+            let begun = Instant::now();
+            let found = propose(spec, reader.read(spec).await, &scene);
+            self.counts.computed(&spec.type_, scene.replicas, found.as_ref().map(|p| p.replicas).map_err(|f| f.reason), begun.elapsed());
+            match found {
                 Ok(proposal) => {
                     if best.replicas == 0 || proposal.replicas > best.replicas {
                         best = Proposed { replicas: proposal.replicas, name: proposal.name };

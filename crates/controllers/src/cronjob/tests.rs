@@ -1,10 +1,15 @@
 //! Schedules and what is due.
 
+use client::{Informer, ObjectKey, Recorder};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::jiff::tz::TimeZone;
+use serde_json::{Value, json};
 
 use super::schedule::Schedule;
-use super::{Due, by_clock, due};
+use super::{Crons, Due, by_clock, clock, due};
+use crate::fake::{Fake, refusal};
+use crate::work::Controller as _;
 
 fn at(text: &str) -> Timestamp {
     format!("{text}:00Z").parse().unwrap_or_else(|e| panic!("{e}"))
@@ -102,4 +107,110 @@ fn a_star_with_a_step_does_not_leave_the_word_to_the_other_day() {
     ] {
         assert_eq!(schedule(text).after(at(from), &TimeZone::UTC), Some(at(want)), "{text}");
     }
+}
+
+#[test]
+fn a_schedule_of_old_may_name_its_zone() {
+    let cron = |schedule: &str, zone: Value| -> CronJob {
+        let spec = json!({"schedule": schedule, "timeZone": zone, "jobTemplate": {"spec": {"template": {}}}});
+        serde_json::from_value(json!({"metadata": {"name": "c"}, "spec": spec})).unwrap_or_else(|e| panic!("{e}"))
+    };
+    let next = |cron: &CronJob| clock(cron).and_then(|(schedule, zone)| schedule.after(at("2026-03-01T00:00"), &zone));
+    for (schedule, zone, want) in [
+        ("0 9 * * *", Value::Null, Some("2026-03-01T09:00")),
+        ("TZ=Asia/Kolkata 0 9 * * *", Value::Null, Some("2026-03-01T03:30")),
+        ("CRON_TZ=Asia/Kolkata 0 9 * * *", Value::Null, Some("2026-03-01T03:30")),
+        ("0 9 * * *", json!("Asia/Kolkata"), Some("2026-03-01T03:30")),
+        ("TZ=No/Where 0 9 * * *", Value::Null, None),
+    ] {
+        assert_eq!(next(&cron(schedule, zone)), want.map(at), "{schedule}");
+    }
+}
+
+/// A CronJob that is to start a job each minute, and whose last time was a minute ago.
+fn every_minute(policy: &str, active: &[&str]) -> CronJob {
+    let last = Timestamp::from_second((client::timestamp().as_second() / 60 - 1) * 60).unwrap_or_default();
+    let active: Vec<Value> = active.iter().map(|name| json!({"name": name, "uid": name, "namespace": "n"})).collect();
+    serde_json::from_value(json!({
+        "apiVersion": "batch/v1", "kind": "CronJob",
+        "metadata": {"name": "c", "namespace": "n", "uid": "u", "resourceVersion": "1", "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"schedule": "* * * * *", "concurrencyPolicy": policy, "jobTemplate": {"spec": {"template": {}}}},
+        "status": {"active": active, "lastScheduleTime": last.to_string()},
+    }))
+    .unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn job(name: &str, owner: &str, status: Value) -> Job {
+    let owner = json!([{"apiVersion": "batch/v1", "kind": "CronJob", "name": "c", "uid": owner, "controller": true}]);
+    let value = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name, "namespace": "n", "uid": name, "ownerReferences": owner},
+        "spec": {"template": {}}, "status": status});
+    serde_json::from_value(value).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// What a step writes, but for events: method, last part of the path, and the active jobs of a status.
+async fn step(cron: CronJob, jobs: Vec<Job>, answer: impl Fn(&str, &str) -> Option<(u16, Value)> + Send + Sync + 'static) -> Vec<String> {
+    let live = serde_json::to_value(&cron).unwrap_or_default();
+    let server = Fake::new(move |method, path| {
+        let name = path.rsplit('/').next().unwrap_or_default().to_owned();
+        answer(method, &name).unwrap_or_else(|| match (method, &*name) {
+            ("POST", "jobs") => (201, json!({"metadata": {"name": "made", "namespace": "n", "uid": "made"}, "spec": {"template": {}}})),
+            ("GET", "c") | ("PUT", _) => (200, live.clone()),
+            ("GET", _) => refusal(404, "NotFound"),
+            _ => (200, json!({"kind": "Status", "status": "Success"})),
+        })
+    });
+    let client = server.client();
+    let registry = instruments::Registry::default();
+    let informer = Informer::fixed(jobs);
+    informer.add_index("controller", |job: &Job| client::Meta::controller(job).map(|o| o.uid.clone()).into_iter().collect());
+    let crons = Crons {
+        recorder: Recorder::new(client.clone(), "c", ""),
+        client,
+        crons: Informer::fixed([cron]),
+        jobs: informer,
+        skew: registry.histogram(&super::SKEW, &super::SKEW_S),
+    };
+    let done = crons.reconcile(&ObjectKey::new("n", "c")).await;
+    assert!(done.is_ok(), "{done:?}");
+    let told = |line: &String| {
+        let mut parts = line.splitn(3, ' ');
+        let (method, path, body) = (parts.next()?, parts.next()?, parts.next()?);
+        let status: Value = serde_json::from_str(body).unwrap_or_default();
+        let active = status["status"]["active"].as_array().map(|a| a.iter().filter_map(|j| j["name"].as_str()).collect::<Vec<_>>().join(","));
+        let name = path.rsplit('/').next()?;
+        (!path.contains("/events")).then(|| format!("{method} {name} {}", active.unwrap_or_default()).trim_end().to_owned())
+    };
+    server.written().iter().filter_map(told).collect()
+}
+
+#[tokio::test]
+async fn a_job_that_somebody_made_is_no_run() {
+    let by_hand = || vec![job("by-hand", "u", json!({"active": 1}))];
+    assert_eq!(step(every_minute("Forbid", &[]), by_hand(), |_, _| None).await, ["POST jobs", "PUT status made"]);
+    assert_eq!(step(every_minute("Replace", &[]), by_hand(), |_, _| None).await, ["POST jobs", "PUT status made"], "it is not replaced");
+    assert_eq!(step(every_minute("Forbid", &["by-hand"]), by_hand(), |_, _| None).await, Vec::<String>::new(), "a run is waited for");
+}
+
+#[tokio::test]
+async fn an_active_job_that_is_not_heard_of_is_asked_for() {
+    // Gone: the next may begin.
+    assert_eq!(step(every_minute("Forbid", &["gone"]), vec![], |_, _| None).await, ["POST jobs", "PUT status made"]);
+    // There, and not heard of yet: it is waited for, and replaced.
+    let there =
+        |method: &str, name: &str| (method == "GET" && name == "new").then(|| (200, serde_json::to_value(job("new", "u", json!({}))).unwrap_or_default()));
+    assert_eq!(step(every_minute("Forbid", &["new"]), vec![], there).await, Vec::<String>::new());
+    assert_eq!(step(every_minute("Replace", &["new"]), vec![], there).await, ["DELETE new", "POST jobs", "PUT status made"]);
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_is_a_run_if_it_is_its_own() {
+    let taken = |owner: &'static str| {
+        move |method: &str, name: &str| match (method, name) {
+            ("POST", "jobs") => Some(refusal(409, "AlreadyExists")),
+            ("GET", name) if name.starts_with("c-") => Some((200, serde_json::to_value(job("before", owner, json!({}))).unwrap_or_default())),
+            _ => None,
+        }
+    };
+    assert_eq!(step(every_minute("Allow", &[]), vec![], taken("u")).await, ["POST jobs", "PUT status before"], "made before a crash");
+    assert_eq!(step(every_minute("Allow", &[]), vec![], taken("other")).await, ["POST jobs"], "its time is not said to be taken");
 }

@@ -25,18 +25,19 @@ impl Failures {
     }
 }
 
-/// By the set's UID and the node's name.
+/// By the set's UID, the generation that it had when the pod was made, and the node's name: a set that was changed may be a misfit no
+/// longer, and begins anew.
 #[derive(Debug, Default)]
 pub(super) struct FailedPods {
-    known: Mutex<HashMap<(String, String), Failures>>,
+    known: Mutex<HashMap<(String, i64, String), Failures>>,
 }
 
 impl FailedPods {
     /// How long a set's failed pod on a node is still to be left; none if it may be replaced now, which is then noted.
-    pub(super) fn held_back(&self, set_uid: &str, node: &str) -> Option<Duration> {
+    pub(super) fn held_back(&self, (set_uid, generation): (&str, i64), node: &str) -> Option<Duration> {
         let now = Instant::now();
         let mut known = self.known.lock();
-        let key = (set_uid.to_owned(), node.to_owned());
+        let key = (set_uid.to_owned(), generation, node.to_owned());
         match known.get_mut(&key).filter(|f| !f.is_over(now)) {
             Some(failures) => {
                 let left = (failures.last + BACKOFF.delay(failures.count - 1)).saturating_duration_since(now);
@@ -55,7 +56,7 @@ impl FailedPods {
 
     /// The set is gone.
     pub(super) fn forget(&self, set_uid: &str) {
-        self.known.lock().retain(|(uid, _), _| uid != set_uid);
+        self.known.lock().retain(|(uid, ..), _| uid != set_uid);
     }
 }
 
@@ -68,17 +69,18 @@ mod tests {
         let failed = FailedPods::default();
         let mut waits = Vec::new();
         for _ in 0..12 {
-            assert_eq!(failed.held_back("u", "a"), None, "its time has come");
-            let left = failed.held_back("u", "a").unwrap_or_default();
+            assert_eq!(failed.held_back(("u", 1), "a"), None, "its time has come");
+            let left = failed.held_back(("u", 1), "a").unwrap_or_default();
             waits.push(left.as_secs());
             tokio::time::advance(left).await;
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900]);
-        assert_eq!(failed.held_back("u", "b"), None, "another node");
+        assert_eq!(failed.held_back(("u", 1), "b"), None, "another node");
+        assert_eq!(failed.held_back(("u", 2), "a"), None, "another spec");
         tokio::time::advance(BACKOFF.max * 2 + Duration::from_secs(1)).await;
-        assert_eq!(failed.held_back("u", "a"), None);
-        assert_eq!(failed.held_back("u", "a"), Some(Duration::from_secs(1)), "long ago is forgotten");
+        assert_eq!(failed.held_back(("u", 1), "a"), None);
+        assert_eq!(failed.held_back(("u", 1), "a"), Some(Duration::from_secs(1)), "long ago is forgotten");
         failed.forget("u");
-        assert_eq!(failed.held_back("u", "a"), None);
+        assert_eq!(failed.held_back(("u", 1), "a"), None);
     }
 }

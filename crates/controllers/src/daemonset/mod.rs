@@ -19,12 +19,12 @@ use crate::burst::Burst;
 use crate::claim::{claim, controller_key};
 use crate::compiled::Compiled;
 use crate::expectations::Expectations;
-use crate::history::{self, HASH_LABEL, Owner};
+use crate::history::{self, HASH_LABEL, Limit, Owner};
 use crate::meta::{between, labels, secs, selector};
 use crate::pods::{self, PodControl};
 use crate::work::{Controller, Cx, Step};
 use backoff::FailedPods;
-use plan::{ByNode, Demands, Plan};
+use plan::{Demands, Plan};
 
 const WORKERS: usize = 2;
 /// Pods created or deleted in one step at most (upstream `BurstReplicas`).
@@ -52,7 +52,7 @@ pub(crate) async fn run(cx: Cx) {
         .on(&controller.sets, Daemons::heard_set)
         .on(&controller.pods, Daemons::heard_pod)
         .on(&controller.nodes, Daemons::heard_node)
-        .reads(&controller.revisions)
+        .on(&controller.revisions, Daemons::heard_revision)
         .work(WORKERS)
         .await;
 }
@@ -156,6 +156,24 @@ impl Daemons {
         }
     }
 
+    /// The revision of the present template that somebody deletes is made again; one that nobody has may be a set's.
+    fn heard_revision(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<ControllerRevision>) {
+        let owner = |r: &ControllerRevision| {
+            let (key, uid) = controller_key::<DaemonSet>(r)?;
+            self.sets.get_key(&key).filter(|s| s.uid() == uid).map(|_| key)
+        };
+        match change {
+            Delta::Deleted(revision) => owner(revision).into_iter().for_each(|key| queue.add(key)),
+            Delta::Updated { old, new } if old.controller() != new.controller() => owner(old).into_iter().for_each(|key| queue.add(key)),
+            _ => {}
+        }
+        let revision = change.object();
+        if revision.controller().is_none() && !matches!(change, Delta::Deleted(_)) {
+            let all = self.sets.list_namespace(revision.namespace());
+            all.iter().filter(|s| self.selector(s).matches_map(labels(&**revision))).for_each(|s| queue.add(s.key()));
+        }
+    }
+
     async fn act(&self, ds: &DaemonSet, hash: &str, mut plan: Plan) -> client::Result<()> {
         let about = object_reference(ds);
         for (ended, reason, word) in [(&plan.failed, "FailedDaemonPod", "kill"), (&plan.succeeded, "SucceededDaemonPod", "delete")] {
@@ -202,9 +220,9 @@ impl Daemons {
     }
 
     /// The set's pods as they are, adopted and released.
-    async fn pods_of(&self, ds: &DaemonSet) -> client::Result<ByNode> {
+    async fn pods_of(&self, ds: &DaemonSet) -> client::Result<Vec<Arc<Pod>>> {
         let all = pods::of_controller_and_orphans(&self.pods, ds.uid(), ds.namespace());
-        Ok(plan::by_node(claim::<DaemonSet, Pod>(&self.client, ds, &self.selector(ds), all).await?))
+        claim::<DaemonSet, Pod>(&self.client, ds, &self.selector(ds), all).await
     }
 }
 
@@ -236,12 +254,14 @@ impl Controller for Daemons {
         };
         let hash = history.update.label(HASH_LABEL).unwrap_or_default().to_owned();
         let may_act = self.expectations.satisfied(ds.uid());
-        let pods = self.pods_of(&ds).await?;
+        let all = self.pods_of(&ds).await?;
+        let pods = plan::by_node(&all);
         let (nodes, now, demands) = (self.nodes.list(), client::timestamp(), self.demands(&ds));
         let state = (nodes.as_slice(), &pods);
         let (mut result, mut again) = (Ok(()), None);
         if may_act {
-            let plan = plan::manage(&ds, &demands, state, &hash, now, |node| self.failed.held_back(ds.uid(), node));
+            let observed = ds.status.as_ref().and_then(|s| s.observed_generation).unwrap_or(0);
+            let plan = plan::manage(&ds, &demands, state, &hash, now, |node| self.failed.held_back((ds.uid(), observed), node));
             again = plan.again;
             result = self.act(&ds, &hash, plan).await;
             if result.is_ok() && self.expectations.satisfied(ds.uid()) && plan::rolls(&ds) {
@@ -249,11 +269,15 @@ impl Controller for Daemons {
             }
         }
         let collisions = Some(history.collisions).filter(|c| *c > 0);
-        self.write_status(&ds, plan::status(&ds, &demands, state, &hash, collisions, now)).await?;
+        let mut status = plan::status(&ds, &demands, state, &hash, collisions, now);
+        if !may_act {
+            // Nothing was done for the present spec yet, so it is not said to be observed.
+            status.observed_generation = ds.status.as_ref().and_then(|s| s.observed_generation);
+        }
+        self.write_status(&ds, status).await?;
         result?;
-        let all: Vec<_> = pods.values().flatten().collect();
         let in_use = |r: &ControllerRevision| all.iter().any(|p| p.label(HASH_LABEL).is_some() && p.label(HASH_LABEL) == r.label(HASH_LABEL));
-        history::truncate(&self.client, &history, ds.spec.revision_history_limit.unwrap_or(10), in_use).await?;
+        history::truncate(&self.client, &history, ds.spec.revision_history_limit.unwrap_or(10), Limit::Former, in_use).await?;
         let soonest = all.iter().filter_map(|p| pods::available_at(p, plan::min_ready_s(&ds))).filter(|at| *at > now).min();
         let available = soonest.map(|at| between(now, at) + secs(1));
         Ok(again.into_iter().chain(available).chain(self.expectations.look_again(ds.uid())).min())

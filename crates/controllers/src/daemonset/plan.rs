@@ -1,6 +1,7 @@
 //! Which nodes are to have a DaemonSet's pod, and how its pods are replaced: no input, no output.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Ordering;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,9 @@ const BORNE: [(&str, &str); 6] = [
     ("node.kubernetes.io/pid-pressure", "NoSchedule"),
     ("node.kubernetes.io/unschedulable", "NoSchedule"),
 ];
+
+/// Counted up by the API server with each change of the template.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
 pub(super) type ByNode = HashMap<String, Vec<Arc<Pod>>>;
 
@@ -103,13 +107,15 @@ pub(super) fn is_same_place(old: &Node, new: &Node) -> bool {
     old.metadata.labels == new.metadata.labels && taints(old) == taints(new)
 }
 
-/// The set's pods by the node that they are on, or meant for.
-pub(super) fn by_node(pods: Vec<Arc<Pod>>) -> ByNode {
+/// The set's pods by the node that they are on, or meant for. One that has ended and is only waited for (a finalizer) holds no place,
+/// and one that is meant for no node is none of any node's.
+pub(super) fn by_node(pods: &[Arc<Pod>]) -> ByNode {
     let mut out = ByNode::new();
-    for pod in pods {
-        let bound = Some(pods::node_name(&pod)).filter(|n| !n.is_empty());
-        let node = bound.or_else(|| pod.spec.as_ref().and_then(affinity::target)).unwrap_or_default().to_owned();
-        out.entry(node).or_default().push(pod);
+    for pod in pods.iter().filter(|p| !(pods::is_terminal(p) && p.is_deleting())) {
+        let bound = Some(pods::node_name(pod)).filter(|n| !n.is_empty());
+        if let Some(node) = bound.or_else(|| pod.spec.as_ref().and_then(affinity::target)) {
+            out.entry(node.to_owned()).or_default().push(pod.clone());
+        }
     }
     out
 }
@@ -132,12 +138,8 @@ pub(super) fn manage(
             plan.delete.extend(here.iter().filter(|p| !p.is_deleting()).cloned());
             continue;
         }
-        let (mut alive, mut any) = (Vec::new(), false);
-        for pod in here {
-            any = true;
-            if pod.is_deleting() {
-                continue;
-            }
+        let mut alive = Vec::new();
+        for pod in here.iter().filter(|p| !p.is_deleting()) {
             match pods::phase(pod) {
                 "Failed" => match held_back(node.name()) {
                     Some(left) => plan.again = Some(plan.again.map_or(left, |a| a.min(left))),
@@ -147,7 +149,8 @@ pub(super) fn manage(
                 _ => alive.push(pod.clone()),
             }
         }
-        if run && !any {
+        // A set that may surge does not wait for the end of one that goes.
+        if run && if surges(ds) { here.iter().all(|p| p.is_deleting()) } else { here.is_empty() } {
             plan.create.push(node.name().to_owned());
         }
         plan.delete.extend(surplus(ds, alive, hash, now));
@@ -159,23 +162,39 @@ pub(super) fn manage(
     plan
 }
 
-/// Of several pods on a node the oldest stays; while a roll-out surges one of each template.
+/// Of a node's pods the first: one that is bound, the oldest (upstream `podByCreationTimestampAndPhase`).
+fn first_of_all(a: &Arc<Pod>, b: &Arc<Pod>) -> Ordering {
+    let unbound = |p: &Pod| pods::node_name(p).is_empty();
+    unbound(a).cmp(&unbound(b)).then_with(|| created(&**a).cmp(&created(&**b))).then_with(|| a.name().cmp(b.name()))
+}
+
+/// Of several pods on a node the first stays; while a roll-out surges one of each template, until the new one serves, or the old one
+/// does not.
 fn surplus(ds: &DaemonSet, mut alive: Vec<Arc<Pod>>, hash: &str, now: Timestamp) -> Vec<Arc<Pod>> {
     if alive.len() < 2 {
         return Vec::new();
     }
-    alive.sort_by(|a, b| pods::node_name(a).is_empty().cmp(&pods::node_name(b).is_empty()).then_with(|| created(&**a).cmp(&created(&**b))));
-    if limits(ds, 1).1 == 0 {
+    alive.sort_by(first_of_all);
+    if !surges(ds) {
         return alive.split_off(1);
     }
-    let (new, old): (Vec<_>, Vec<_>) = alive.into_iter().partition(|p| is_new(p, hash));
-    let replaced = new.first().is_some_and(|p| is_available(p, min_ready_s(ds), now));
-    let keep_old = usize::from(!replaced);
-    new.into_iter().skip(1).chain(old.into_iter().skip(keep_old)).collect()
+    let (new, old): (Vec<_>, Vec<_>) = alive.into_iter().partition(|p| is_new(ds, p, hash));
+    let replaced = match (new.first(), old.first()) {
+        (Some(new), Some(old)) => !is_ready(old) || is_available(new, min_ready_s(ds), now),
+        _ => false,
+    };
+    new.into_iter().skip(1).chain(old.into_iter().skip(usize::from(!replaced))).collect()
 }
 
-fn is_new(pod: &Pod, hash: &str) -> bool {
-    pod.label(HASH_LABEL) == Some(hash)
+/// Whether a pod is of the present template: by its revision's hash, or by the number that templates had before there were revisions
+/// (upstream `IsPodUpdated`).
+fn is_new(ds: &DaemonSet, pod: &Pod, hash: &str) -> bool {
+    let generation = annotations(ds).get(TEMPLATE_GENERATION);
+    pod.label(HASH_LABEL) == Some(hash) || generation.is_some_and(|g| pod.label("pod-template-generation") == Some(g))
+}
+
+fn surges(ds: &DaemonSet) -> bool {
+    limits(ds, 1).1 > 0
 }
 
 /// `maxUnavailable` and `maxSurge` in pods.
@@ -184,40 +203,78 @@ fn limits(ds: &DaemonSet, desired: usize) -> (i32, i32) {
     let rolling = ds.spec.update_strategy.as_ref().and_then(|s| s.rolling_update.as_ref());
     let surge = rolling.and_then(|r| r.max_surge.as_ref()).map_or(0, |m| scaled(m, total, true));
     let unavailable = rolling.and_then(|r| r.max_unavailable.as_ref()).map_or(i32::from(surge == 0), |m| scaled(m, total, true));
-    (unavailable, surge)
+    // Without either nothing would ever roll.
+    if (unavailable, surge) == (0, 0) { (1, 0) } else { (unavailable, surge) }
 }
 
 pub(super) fn rolls(ds: &DaemonSet) -> bool {
     ds.spec.update_strategy.as_ref().and_then(|s| s.type_.as_deref()).unwrap_or("RollingUpdate") == "RollingUpdate"
 }
 
-/// A step of a roll-out: old pods to delete, and nodes that get a new one beside the old.
+/// A step of a roll-out: old pods to delete, and nodes that get a new one beside the old. Nodes that are not to have a pod and have
+/// one take part: theirs goes as the others do.
 pub(super) fn roll(ds: &DaemonSet, demands: &Demands, (nodes, pods): (&[Arc<Node>], &ByNode), hash: &str, now: Timestamp) -> Plan {
-    let mut plan = Plan::default();
-    let wanted: BTreeMap<&str, &[Arc<Pod>]> =
-        nodes.iter().filter(|n| demands.want(n).0).map(|n| (n.name(), pods.get(n.name()).map(Vec::as_slice).unwrap_or_default())).collect();
-    let (max_unavailable, max_surge) = limits(ds, wanted.len());
-    let available = |p: &Pod| !p.is_deleting() && is_available(p, min_ready_s(ds), now);
-    let (mut missing, mut surging, mut candidates, mut beside) = (0, 0, Vec::new(), Vec::new());
-    for (node, here) in wanted {
-        let new = here.iter().find(|p| is_new(p, hash) && !p.is_deleting());
-        let old = here.iter().find(|p| !is_new(p, hash) && !p.is_deleting());
-        match (new, old) {
-            (Some(new), Some(_)) => surging += i32::from(!available(new)),
-            (Some(new), None) => missing += i32::from(!available(new)),
-            (None, None) => missing += 1,
+    let wanted: BTreeSet<&str> = nodes.iter().filter(|n| demands.want(n).0).map(|n| n.name()).collect();
+    let limits = limits(ds, wanted.len());
+    let places: BTreeSet<&str> = wanted.iter().copied().chain(pods.keys().map(String::as_str)).collect();
+    let places = places.into_iter().map(|node| (node, in_order(ds, pods.get(node).map(Vec::as_slice).unwrap_or_default(), hash)));
+    let available = |p: &Pod| is_available(p, min_ready_s(ds), now);
+    if limits.1 == 0 { replace(places, limits.0, available) } else { surge(places, &wanted, limits.1, available) }
+}
+
+/// The new and the old pod of a node.
+type Pair = (Option<Arc<Pod>>, Option<Arc<Pod>>);
+
+/// Of a node's pods that are to stay the new and the old one; none if there are more, which are not for a roll-out to judge.
+fn in_order(ds: &DaemonSet, here: &[Arc<Pod>], hash: &str) -> Option<Pair> {
+    let (new, old): (Vec<_>, Vec<_>) = here.iter().filter(|p| !p.is_deleting()).cloned().partition(|p| is_new(ds, p, hash));
+    (new.len() < 2 && old.len() < 2).then(|| (new.into_iter().next(), old.into_iter().next()))
+}
+
+/// Old pods go before the new ones come: at most so many nodes are without one that serves.
+fn replace<'n>(places: impl Iterator<Item = (&'n str, Option<Pair>)>, max_unavailable: i32, available: impl Fn(&Pod) -> bool) -> Plan {
+    let (mut plan, mut missing, mut candidates) = (Plan::default(), 0, Vec::new());
+    for (_, pair) in places {
+        match pair {
+            None | Some((None, None) | (Some(_), Some(_))) => missing += 1,
+            Some((Some(new), None)) => missing += i32::from(!available(&new)),
             // One that does not serve is replaced at once.
-            (None, Some(old)) if !available(old) => {
+            Some((None, Some(old))) if !available(&old) => {
                 missing += 1;
-                if max_surge > 0 { beside.insert(0, node.to_owned()) } else { plan.delete.push(old.clone()) }
+                plan.delete.push(old);
             }
-            (None, Some(_)) if max_surge > 0 => beside.push(node.to_owned()),
-            (None, Some(old)) => candidates.push(old.clone()),
+            Some((None, Some(old))) => candidates.push(old),
         }
     }
-    let room = usize::try_from(max_unavailable - missing).unwrap_or(0);
-    plan.delete.extend(candidates.into_iter().take(room));
-    plan.create = beside.into_iter().take(usize::try_from(max_surge - surging).unwrap_or(0)).collect();
+    plan.delete.extend(candidates.into_iter().take(usize::try_from(max_unavailable - missing).unwrap_or(0)));
+    plan
+}
+
+/// New pods come beside the old ones, at most so many at once; beside one that does not serve at once.
+fn surge<'n>(places: impl Iterator<Item = (&'n str, Option<Pair>)>, wanted: &BTreeSet<&str>, max_surge: i32, available: impl Fn(&Pod) -> bool) -> Plan {
+    let (mut plan, mut surging, mut serving) = (Plan::default(), 0, 0);
+    let (mut candidates, mut away) = (Vec::new(), Vec::new());
+    for (node, pair) in places {
+        let Some((new, old)) = pair else {
+            surging += 1;
+            continue;
+        };
+        serving += usize::from(old.as_ref().or(new.as_ref()).is_some_and(|p| available(p)));
+        match (new, old) {
+            (_, None) => {}
+            (None, Some(old)) => match (wanted.contains(node), available(&old)) {
+                (true, true) => candidates.push(node.to_owned()),
+                (true, false) => plan.create.push(node.to_owned()),
+                (false, true) => away.push(old),
+                (false, false) => plan.delete.push(old),
+            },
+            (Some(new), Some(old)) if available(&new) => plan.delete.push(old),
+            (Some(_), Some(_)) => surging += 1,
+        }
+    }
+    // What is where none is to be goes when enough serve where they are to be.
+    plan.delete.extend(away.into_iter().take(serving.saturating_sub(wanted.len())));
+    plan.create.extend(candidates.into_iter().take(usize::try_from(max_surge - surging).unwrap_or(0)));
     plan
 }
 
@@ -227,7 +284,7 @@ pub(super) fn pod(ds: &DaemonSet, node: &str, hash: &str) -> Pod {
     let mut spec = spec(ds);
     affinity::bind(&mut spec, node);
     pod.spec = Some(spec);
-    let template_generation = annotations(ds).get("deprecated.daemonset.template.generation").cloned();
+    let template_generation = annotations(ds).get(TEMPLATE_GENERATION).cloned();
     let labels = pod.meta_mut().labels.get_or_insert_default();
     labels.insert(HASH_LABEL.to_owned(), hash.to_owned());
     labels.extend(template_generation.map(|g| ("pod-template-generation".to_owned(), g)));
@@ -254,8 +311,8 @@ pub(super) fn status(
             continue;
         }
         s.desired_number_scheduled += 1;
-        // The oldest tells for its node.
-        let Some(first) = here.iter().min_by_key(|p| created(&***p)) else {
+        // The first tells for its node.
+        let Some(first) = here.iter().min_by(|a, b| first_of_all(a, b)) else {
             unavailable += 1;
             continue;
         };
@@ -266,7 +323,7 @@ pub(super) fn status(
         } else {
             unavailable += 1;
         }
-        updated += i32::from(is_new(first, hash));
+        updated += i32::from(is_new(ds, first, hash));
     }
     s.updated_number_scheduled = Some(updated);
     s.number_available = Some(available);

@@ -25,20 +25,21 @@ fn node(name: &str, taints: Value) -> Arc<Node> {
     Arc::new(serde_json::from_value(value).unwrap_or_default())
 }
 
-/// `a=new`, `b=old?` (not ready), `c=old!` (failed).
+/// `a=new`, `b=old?` (not ready), `c=old!` (failed), `d=old-` (being deleted).
 fn pods(text: &str) -> ByNode {
     let pod = |(n, word): (usize, &str)| {
         let (node, rest) = word.split_once('=').unwrap_or_default();
-        let (hash, ready) = (rest.trim_end_matches(['?', '!']), !rest.contains(['?', '!']));
+        let (hash, ready) = (rest.trim_end_matches(['?', '!', '-']), !rest.contains(['?', '!']));
+        let deleted = rest.contains('-').then_some("2026-01-01T00:00:00Z");
         let value = json!({
-            "metadata": {"name": format!("{word}{n}"), "uid": n.to_string(), "labels": {"controller-revision-hash": hash}},
+            "metadata": {"deletionTimestamp": deleted, "name": format!("{word}{n}"), "uid": n.to_string(), "labels": {"controller-revision-hash": hash}},
             "spec": {"nodeName": node, "containers": []},
             "status": {"phase": if rest.contains('!') { "Failed" } else { "Running" },
                        "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}]},
         });
         Arc::new(serde_json::from_value::<Pod>(value).unwrap_or_default())
     };
-    plan::by_node(text.split_whitespace().enumerate().map(pod).collect())
+    plan::by_node(&text.split_whitespace().enumerate().map(pod).collect::<Vec<_>>())
 }
 
 fn told(plan: &Plan) -> String {
@@ -89,6 +90,48 @@ fn a_roll_out_keeps_its_bounds() {
 }
 
 #[test]
+fn what_goes_holds_up_no_other() {
+    let (now, nodes) = (client::timestamp(), [node("a", json!([])), node("b", json!([]))]);
+    let manage = |ds: &DaemonSet, state: &str| told(&plan::manage(ds, &Demands::of(ds), (&nodes, &pods(state)), "new", now, |_| None));
+    let surge = set(json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}}));
+    assert_eq!(manage(&set(json!({})), "a=old- b=new"), "", "its end is waited for");
+    assert_eq!(manage(&surge, "a=old- b=new"), "+a", "a set that may surge does not wait");
+    assert_eq!(manage(&set(json!({})), "a=old!- b=new"), "+a", "one that has ended holds no place, whatever its finalizers");
+    assert_eq!(manage(&surge, "a=old? a=new? b=new"), "-a", "an old one that serves no longer goes before the new one serves");
+    // A node that may keep its pod and is to have none: the old template goes there too.
+    let tainted = [node("a", json!([])), node("b", json!([{"key": "t", "effect": "NoSchedule"}]))];
+    let roll = |ds: &DaemonSet, state: &str| told(&plan::roll(ds, &Demands::of(ds), (&tainted, &pods(state)), "new", now));
+    assert_eq!(roll(&set(json!({})), "a=new b=old"), "-b");
+    assert_eq!((roll(&surge, "a=new b=old"), roll(&surge, "a=new? b=old")), ("-b".to_owned(), String::new()), "when enough serve");
+    let three = [node("a", json!([])), node("b", json!([])), node("c", json!([]))];
+    let plan = plan::roll(&surge, &Demands::of(&surge), (&three, &pods("a=old? b=old? c=old")), "new", now);
+    assert_eq!(told(&plan), "+a +b +c", "beside what does not serve the new one comes whatever the limit");
+}
+
+#[test]
+fn a_pod_of_the_present_template_is_known_by_its_number_too() {
+    let (now, nodes) = (client::timestamp(), [node("a", json!([]))]);
+    let mut ds = set(json!({}));
+    ds.metadata.annotations = Some([("deprecated.daemonset.template.generation".to_owned(), "7".to_owned())].into());
+    let mut pod = (*pods("a=other")["a"][0]).clone();
+    let counted = |pod: &Pod| {
+        let state = plan::by_node(&[Arc::new(pod.clone())]);
+        plan::status(&ds, &Demands::of(&ds), (&nodes, &state), "new", None, now).updated_number_scheduled
+    };
+    assert_eq!(counted(&pod), Some(0));
+    pod.meta_mut().labels.get_or_insert_default().insert("pod-template-generation".to_owned(), "7".to_owned());
+    assert_eq!(counted(&pod), Some(1));
+}
+
+#[test]
+fn what_is_meant_for_no_node_is_left_alone() {
+    let (now, ds, nodes) = (client::timestamp(), set(json!({})), [node("a", json!([]))]);
+    let adopted: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": []}})).unwrap_or_default();
+    let plan = plan::manage(&ds, &Demands::of(&ds), (&nodes, &plan::by_node(&[Arc::new(adopted)])), "new", now, |_| None);
+    assert_eq!((told(&plan).as_str(), plan.delete.len()), ("+a", 0));
+}
+
+#[test]
 fn a_daemon_is_bound_to_its_node() {
     let pod = plan::pod(&set(json!({})), "a", "h");
     let target = pod.spec.as_ref().and_then(crate::affinity::target);
@@ -109,7 +152,7 @@ fn a_failed_pod_that_is_held_back_stays_and_keeps_its_node_taken() {
 fn what_waits_for_a_node_that_is_gone_goes() {
     let (now, ds, nodes) = (client::timestamp(), set(json!({})), [node("a", json!([]))]);
     let waiting = |node: &str| Arc::new(plan::pod(&ds, node, "new"));
-    let state = plan::by_node(vec![waiting("a"), waiting("gone")]);
+    let state = plan::by_node(&[waiting("a"), waiting("gone")]);
     let plan = plan::manage(&ds, &Demands::of(&ds), (&nodes, &state), "new", now, |_| None);
     let targets: Vec<_> = plan.delete.iter().filter_map(|p| crate::affinity::target(p.spec.as_ref()?)).collect();
     assert_eq!((targets, plan.create.len()), (vec!["gone"], 0));

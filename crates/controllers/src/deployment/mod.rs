@@ -10,6 +10,7 @@
 //! thing that no event tells, and is waited for.
 
 mod plan;
+mod rollback;
 mod sets;
 mod status;
 #[cfg(test)]
@@ -299,6 +300,21 @@ impl Deployments {
         self.roll_out_status(&world).await
     }
 
+    /// Writes the template that is asked for; the change begins a roll-out as any other.
+    async fn go_back(&self, d: &Deployment, all: Vec<Set>, revision: i64) -> Step {
+        let world = self.world(d, all, true).await?;
+        let (back, told) = rollback::back(&world.d, &world.all(), revision);
+        let tell = |kind| self.recorder.event(&object_reference(d), kind, told.reason, told.message.clone());
+        if told.warning {
+            tell(EventType::Warning);
+        }
+        self.client.namespaced::<Deployment>(d.namespace()).replace(d.name(), &back).await?;
+        if !told.warning {
+            tell(EventType::Normal);
+        }
+        Ok(None)
+    }
+
     fn old_pods_run(&self, world: &World) -> bool {
         let mut pods = world.old.iter().flat_map(|rs| pods::of_controller(&self.pods, rs.uid()));
         sets::sum(&world.old, sets::actual) > 0 || pods.any(|p| !pods::is_terminal(&p))
@@ -348,6 +364,9 @@ impl Controller for Deployments {
         if let Some(status) = status::pause(&d, client::timestamp()) {
             d.status = Some(status);
             d = self.client.namespaced::<Deployment>(d.namespace()).replace_status(d.name(), &d).await?;
+        }
+        if let Some(revision) = rollback::wished(&d).filter(|_| !sets::is_paused(&d)) {
+            return settle(Box::pin(self.go_back(&d, all, revision)).await);
         }
         let scaled = sets::active(&all).iter().any(|rs| sets::desired_size(rs).is_some_and(|n| n != wished(&d)));
         let step = if sets::is_paused(&d) || scaled {

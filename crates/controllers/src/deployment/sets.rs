@@ -19,7 +19,9 @@ const MAX: &str = "deployment.kubernetes.io/max-replicas";
 /// Characters of the revision history at most (upstream `maxRevHistoryLengthInChars`).
 const HISTORY_MAX: usize = 2000;
 /// What a ReplicaSet does not inherit from its Deployment.
-const NOT_COPIED: [&str; 6] = ["kubectl.kubernetes.io/last-applied-configuration", REVISION, HISTORY, DESIRED, MAX, "deprecated.deployment.rollback.to"];
+pub(super) const NOT_COPIED: [&str; 6] = ["kubectl.kubernetes.io/last-applied-configuration", REVISION, HISTORY, DESIRED, MAX, ROLLBACK];
+/// The revision that a Deployment is to go back to.
+pub(super) const ROLLBACK: &str = "deprecated.deployment.rollback.to";
 
 pub(super) type Set = Arc<ReplicaSet>;
 

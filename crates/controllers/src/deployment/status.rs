@@ -148,7 +148,8 @@ fn has_timed_out(d: &Deployment, status: &DeploymentStatus, now: Timestamp) -> b
 /// When to look whether the deadline is over, if it counts.
 pub(super) fn look_again(d: &Deployment, status: &DeploymentStatus, now: Timestamp) -> Option<Duration> {
     let (deadline_s, current) = (deadline_s(d)?, condition(status, PROGRESSING)?);
-    if sets::is_paused(d) || is_complete(d, status) || current.reason.as_deref() == Some(TIMED_OUT) {
+    // One that was complete and lost a pod stands still for no deadline.
+    if sets::is_paused(d) || is_complete(d, status) || matches!(current.reason.as_deref(), Some(TIMED_OUT | COMPLETE)) {
         return None;
     }
     let end = plus(time(current.last_update_time.as_ref()), secs(deadline_s));

@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 
 use super::sets::{self, Set, available, size, sum};
-use super::{new_set, plan, status};
+use super::{new_set, plan, rollback, status};
 
 fn deployment(replicas: i32, surge: &str, unavailable: &str) -> Deployment {
     let part = |text: &str| text.parse::<i32>().map_or_else(|_| json!(text), |n| json!(n));
@@ -208,4 +208,50 @@ fn progress_is_told_as_upstream_tells_it() {
     let available = status::condition(&done, "Available").cloned().unwrap_or_default();
     assert_eq!((available.status.as_deref(), available.reason.as_deref()), (Some("True"), Some("MinimumReplicasAvailable")));
     assert_eq!(done.terminating_replicas, Some(0));
+}
+
+#[test]
+fn the_way_back_takes_template_and_notes_of_the_revision() {
+    let mut d = deployment(3, "1", "1");
+    d.metadata.annotations = Some(
+        [("deprecated.deployment.rollback.to", "0"), ("cause", "edit"), ("deployment.kubernetes.io/revision", "2")]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into(),
+    );
+    let of = |name: &str, revision: &str, image: &str, cause: &str| {
+        let mut rs = (*set(name, 1, 0)).clone();
+        let notes = [("deployment.kubernetes.io/revision", revision), ("cause", cause), ("deployment.kubernetes.io/desired-replicas", "3")];
+        rs.metadata.annotations = Some(notes.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+        let labels = json!({"app": "a", "pod-template-hash": "x"});
+        rs.spec.template = serde_json::from_value(json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": image}]}})).ok();
+        Arc::new(rs)
+    };
+    let all = [of("old", "1", "v0", "create"), of("new", "2", "v1", "edit")];
+    assert_eq!(rollback::wished(&d), Some(0));
+    let (back, told) = rollback::back(&d, &all, 0);
+    assert_eq!((told.warning, told.reason, told.message.as_str()), (false, "DeploymentRollback", "Rolled back deployment \"d\" to revision 1"));
+    let image = back.spec.template.spec.as_ref().and_then(|s| s.containers[0].image.clone());
+    let labels = back.spec.template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
+    assert_eq!((image.as_deref(), labels.len()), (Some("v0"), 1), "without the hash");
+    let notes: Vec<_> = back.metadata.annotations.iter().flatten().map(|(k, v)| format!("{k}={v}")).collect();
+    assert_eq!(notes, ["cause=create", "deployment.kubernetes.io/revision=2"]);
+    for (revision, sets, reason) in [
+        (7, &all[..], "DeploymentRollbackRevisionNotFound"),
+        (0, &all[1..], "DeploymentRollbackRevisionNotFound"),
+        (2, &all[..], "DeploymentRollbackTemplateUnchanged"),
+    ] {
+        let (kept, told) = rollback::back(&d, sets, revision);
+        assert_eq!((told.reason, rollback::wished(&kept), kept.spec == d.spec), (reason, None, true), "the wish is taken away");
+    }
+}
+
+#[test]
+fn a_complete_roll_out_that_lost_a_pod_waits_for_no_deadline() {
+    let (d, now) = (deployment(3, "1", "1"), client::timestamp());
+    let mut lame =
+        DeploymentStatus { replicas: Some(3), updated_replicas: Some(3), available_replicas: Some(2), observed_generation: Some(1), ..Default::default() };
+    status::set(&mut lame, status::PROGRESSING, "True", status::COMPLETE, String::new(), now);
+    assert_eq!(status::look_again(&d, &lame, now), None);
+    status::set(&mut lame, status::PROGRESSING, "True", "ReplicaSetUpdated", String::new(), now);
+    assert!(status::look_again(&d, &lame, now).is_some());
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use client::{Client, DeleteParams, Delta, EventType, Informer, Meta, ObjectKey, Recorder, WorkQueue, object_reference};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use machinery::status::Status;
 
 use super::metrics::{Metrics, Names, OF_SERVICES, Syncs};
 use super::plan::{Desired, ENDPOINTS_MAX, Plan, Template};
@@ -21,16 +22,18 @@ const WORKERS: usize = 5;
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
     let client = cx.client("endpointslice-controller");
-    let (services, pods) = (cx.informers.informer(), cx.informers.informer());
+    let (services, pods) = (cx.informers.informer(), cx.informers.informer::<Pod>());
     let controller = Arc::new(Slices {
         recorder: cx.recorder(&client, "endpoint-slice-controller"),
         backends: Backends::new(&services, &pods),
         syncs: Syncs::new(cx.metrics(), &services),
         services,
+        pods: pods.clone(),
         nodes: cx.informers.informer(),
         writer: Writer::new(&cx, client, &OF_SERVICES),
         triggers: Triggers::default(),
     });
+    pods::index_node(&pods);
     cx.setup(&controller)
         .on(&controller.services, |c, queue, change| c.backends.heard_service(queue, change))
         .on(&pods, |c, queue, change| c.backends.heard_pod(queue, change))
@@ -127,6 +130,7 @@ impl Writer {
 struct Slices {
     backends: Backends,
     services: Informer<Service>,
+    pods: Informer<Pod>,
     nodes: Informer<Node>,
     writer: Writer,
     recorder: Recorder,
@@ -153,6 +157,7 @@ impl Controller for Slices {
         let trigger = self.triggers.next(&service, &pods);
         let existing = self.writer.of(key, CONTROLLER);
         let families = facts::families(&service);
+        let (pods, homeless) = self.housed(&service, pods);
         let mut plan = Plan::default();
         for family in &families {
             let mine: Vec<_> = existing.iter().filter(|s| s.address_type == *family).cloned().collect();
@@ -165,6 +170,11 @@ impl Controller for Slices {
         let written = self.writer.write(key, plan, count).await;
         let distribution = service.spec.as_ref().and_then(|s| s.traffic_distribution.as_deref()).unwrap_or_default();
         self.syncs.ended(written.is_err(), distribution, changes);
+        // Those that were left out are looked at again: their nodes may only not be heard of yet.
+        let written = written.and_then(|()| match homeless {
+            None => Ok(()),
+            Some(why) => Err(Status::new(500, "InternalError", why).into()),
+        });
         match written {
             Err(error) if !error.is_conflict() && !error.is_not_found() => {
                 let message = format!("Error updating Endpoint Slices for Service {key}: {error}");
@@ -177,17 +187,32 @@ impl Controller for Slices {
 }
 
 impl Slices {
-    /// A node's zone is its endpoints' zone.
+    /// A node's zone is its endpoints' zone; without a node there is none.
     fn heard_node(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<Node>) {
         let zone = |n: &Node| labels(n).get("topology.kubernetes.io/zone").cloned();
         let moved = match change {
             Delta::Updated { old, new } => zone(old) != zone(new),
             Delta::Added(node) => zone(node).is_some(),
-            Delta::Deleted(_) => false,
+            Delta::Deleted(_) => true,
         };
         if moved {
             self.services.list().iter().for_each(|s| queue.add(s.key()));
+        } else if let Delta::Added(node) = change {
+            // Its pods may have been heard of before it was.
+            let pods = pods::on_node(&self.pods, node.name());
+            pods.iter().flat_map(|p| self.backends.members.heard(&p.key())).for_each(|key| queue.add(key));
         }
+    }
+
+    /// The pods whose nodes are there, and what is wrong with the first of the others: what ran on a node that is gone serves nobody, and
+    /// it may take its time until it is removed. A Service that publishes what is not ready publishes it.
+    fn housed(&self, service: &Service, pods: Vec<Arc<Pod>>) -> (Vec<Arc<Pod>>, Option<String>) {
+        let there = |pod: &Pod| pods::node_name(pod).is_empty() || self.nodes.get("", pods::node_name(pod)).is_some();
+        let (housed, homeless): (Vec<_>, Vec<_>) = pods.into_iter().partition(|p| facts::publishes_unready(service) || there(p));
+        // One that would be no endpoint anyway is not missed.
+        let missed = homeless.iter().find(|p| !pods::is_terminal(p) && !facts::ips(p).is_empty());
+        let why = missed.map(|p| format!("skipping Pod {} for Service {}: Node {} Not Found", p.name(), service.key(), pods::node_name(p)));
+        (housed, why)
     }
 
     fn desired(&self, service: &Service, pods: &[Arc<Pod>], family: &str) -> Desired {

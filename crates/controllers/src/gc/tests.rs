@@ -173,6 +173,7 @@ fn served(resource: &str, kind: &str) -> (Kind, Arc<Served>) {
         kind: kind.into(),
         namespaced: true,
         verbs: ["get", "list", "watch", "delete", "patch"].map(str::to_owned).into(),
+        scales: false,
     };
     (Kind { group: String::new(), kind: kind.to_owned() }, Arc::new(served))
 }

@@ -30,6 +30,17 @@ const TRACKED: Family = Family::new(
 const EXTERNAL: Family =
     Family::new("job_controller_jobs_by_external_controller_total", Kind::Counter, "[ALPHA] The number of Jobs managed by an external controller");
 
+const MADE: Family = Family::new(
+    "job_controller_job_pods_creation_total",
+    Kind::Counter,
+    "[ALPHA] The number of Pods created by the Job controller labelled with a reason for the Pod creation. This metric also distinguishes between Pods created using different PodReplacementPolicy settings. Possible values of the \"reason\" label are: \"new\", \"recreate_terminating_or_failed\", \"recreate_failed\". Possible values of the \"status\" label are: \"succeeded\", \"failed\".",
+);
+const JUDGED: Family = Family::new(
+    "job_controller_pod_failures_handled_by_failure_policy_total",
+    Kind::Counter,
+    "[BETA] The number of failed Pods handled by failure policy with respect to the failure policy action applied based on the matched rule. Possible values of the action label correspond to the possible values for the failure policy rule action, which are: \"FailJob\", \"Ignore\" and \"Count\".",
+);
+
 static SYNC_S: [f64; 15] = exponential(0.004, 2.0);
 
 /// What is counted of Jobs.
@@ -41,6 +52,8 @@ pub(super) struct Metrics {
     indexes: Arc<Labelled<2, Counter>>,
     tracked: Arc<Labelled<1, Counter>>,
     external: Arc<Labelled<1, Counter>>,
+    made: Arc<Labelled<2, Counter>>,
+    judged: Arc<Labelled<1, Counter>>,
 }
 
 /// What a pass did, for its label.
@@ -71,6 +84,8 @@ impl Metrics {
             indexes: registry.counters(&INDEXES, ["backoffLimit", "status"]),
             tracked: registry.counters(&TRACKED, ["event"]),
             external: registry.counters(&EXTERNAL, ["controller_name"]),
+            made: registry.counters(&MADE, ["reason", "status"]),
+            judged: registry.counters(&JUDGED, ["action"]),
         }
     }
 
@@ -106,6 +121,16 @@ impl Metrics {
                 self.finished.with([mode, now.reason.as_deref().unwrap_or_default(), result]).inc();
             }
         }
+    }
+
+    /// A pod was made, or was not, for this reason.
+    pub(super) fn made(&self, reason: &str, is_made: bool) {
+        self.made.with([reason, if is_made { "succeeded" } else { "failed" }]).inc();
+    }
+
+    /// Rules of the failure policy said this of pods that are counted now.
+    pub(super) fn judged(&self, actions: &[&'static str]) {
+        actions.iter().for_each(|action| self.judged.with([action]).inc());
     }
 
     /// A pod changed: whether it has ended and is not let go yet.

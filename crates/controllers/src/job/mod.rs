@@ -10,12 +10,14 @@ mod policy;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use client::{Client, Delta, EventType, Informer, Meta, ObjectKey, Patch, PatchParams, Recorder, WorkQueue, object_reference};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use machinery::labels::Selector;
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -28,7 +30,7 @@ use crate::pods::{self, PodControl};
 use crate::work::{Controller, Cx, Step};
 use metrics::Metrics;
 pub(crate) use plan::finished_at;
-use plan::{FINALIZER, Plan};
+use plan::{FINALIZER, Failures, Plan};
 
 const WORKERS: usize = 5;
 
@@ -54,6 +56,7 @@ pub(crate) async fn run(cx: Cx) {
         pods: cx.informers.informer(),
         expectations: Expectations::default(),
         selectors: Compiled::default(),
+        failures: Mutex::default(),
         metrics: Metrics::new(cx.metrics()),
     });
     pods::index_controller(&controller.pods);
@@ -75,6 +78,8 @@ struct Jobs {
     pods: Informer<Pod>,
     expectations: Expectations,
     selectors: Compiled<Selector>,
+    /// The failures of jobs that are under way, by their UIDs.
+    failures: Mutex<HashMap<String, Failures>>,
     metrics: Metrics,
 }
 
@@ -103,6 +108,7 @@ impl Jobs {
         }
         if let Delta::Deleted(job) = change {
             self.expectations.forget(job.uid());
+            self.failures.lock().remove(job.uid());
             self.selectors.forget(&job.key());
             // Their finalizers are nobody's any more.
             pods::of_controller(&self.pods, job.uid()).iter().for_each(|p| queue.add(Key::Orphan(p.key())));
@@ -114,7 +120,9 @@ impl Jobs {
         let pod = change.object();
         self.metrics.heard_pod(change);
         let Some(job) = self.owner(pod) else {
-            if pod.has_finalizer(FINALIZER) && !matches!(change, Delta::Deleted(_)) {
+            // What another kind's controller has is not for this one to let go, even if it uses the finalizer.
+            let is_orphan = pod.controller().is_none() || controller_key::<Job>(&**pod).is_some();
+            if is_orphan && pod.has_finalizer(FINALIZER) && !matches!(change, Delta::Deleted(_)) {
                 queue.add(Key::Orphan(pod.key()));
             } else if pod.controller().is_none() && !labels(&**pod).is_empty() {
                 let all = self.jobs.list_namespace(pod.namespace());
@@ -137,6 +145,7 @@ impl Jobs {
             return Ok(None);
         }
         if is_finished(&job) {
+            self.failures.lock().remove(job.uid());
             let left = pods::of_controller(&self.pods, job.uid());
             return self.release(left.iter().filter(|p| p.has_finalizer(FINALIZER))).await.map(|()| None);
         }
@@ -145,7 +154,8 @@ impl Jobs {
         let selector = self.selector(&job);
         let all = pods::of_controller_and_orphans(&self.pods, job.uid(), job.namespace());
         let pods = claim_with_finalizer::<Job, Pod>(&self.client, &job, &selector, all, FINALIZER).await?;
-        let plan = plan::plan(&job, &pods, act, client::timestamp());
+        let failures = self.failures.lock().get(job.uid()).copied().unwrap_or_default();
+        let plan = plan::plan(&job, &pods, failures, act, client::timestamp());
         let (again, action) = (plan.again, metrics::action(act, &plan));
         let done = self.carry_out(&job, plan).await;
         self.metrics.synced(&job, action, done.is_err(), begun.elapsed());
@@ -162,6 +172,11 @@ impl Jobs {
                 Err(error) if error.is_not_found() => return Ok(()),
                 other => other.map(drop)?,
             }
+            if plan.failures == Failures::default() {
+                self.failures.lock().remove(job.uid());
+            } else {
+                self.failures.lock().insert(job.uid().to_owned(), plan.failures);
+            }
             self.metrics.written(job, &plan.status);
         }
         let about = object_reference(job);
@@ -169,13 +184,14 @@ impl Jobs {
             let kind = if *warning { EventType::Warning } else { EventType::Normal };
             self.recorder.event(&about, kind, reason, message.clone());
         }
+        self.metrics.judged(&plan.judged);
         self.release(plan.release.iter()).await?;
         if plan.create.is_empty() && plan.delete.is_empty() {
             return Ok(());
         }
         let burst = Burst::new(&self.control, &self.expectations, (job.uid(), &about), plan.create.len(), &plan.delete);
         let deleted = burst.delete().await;
-        let created = burst.create(|n| plan::pod(job, plan.create[n])).await;
+        let created = burst.create_each(|n| plan::pod(job, plan.create[n]), |is_made| self.metrics.made(plan.reason, is_made)).await;
         created.and(deleted)
     }
 

@@ -24,8 +24,10 @@ const INDEX_FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
 const INDEX_IGNORED: &str = "batch.kubernetes.io/job-index-ignored-failure-count";
 /// UIDs that are noted at once (upstream `MaxUncountedPods`).
 const UNCOUNTED_MAX: usize = 500;
-/// Pods that are made at once (upstream `MaxPodCreateDeletePerSync`).
-const CREATE_MAX: usize = 500;
+/// Pods that are made, or deleted, at once (upstream `MaxPodCreateDeletePerSync`).
+const AT_ONCE_MAX: usize = 500;
+/// Characters of a generated name's beginning that the API server keeps (upstream `names.MaxGeneratedNameLength`).
+const PREFIX_MAX: usize = 58;
 const BACKOFF_MIN_S: u64 = 10;
 const BACKOFF_MAX_S: u64 = 600;
 
@@ -40,8 +42,22 @@ pub(super) struct Plan {
     /// Pods that were counted, or need not be.
     pub(super) release: Vec<Arc<Pod>>,
     pub(super) again: Option<Duration>,
+    /// Failures so far, to be remembered once the status is written.
+    pub(super) failures: Failures,
+    /// Why pods are made, as it is counted (upstream `recordJobPodsCreationTotal`).
+    pub(super) reason: &'static str,
+    /// What rules said of the failed pods that are noted now.
+    pub(super) judged: Vec<&'static str>,
     /// Events: whether a warning, reason, message.
     pub(super) tell: Vec<(bool, String, String)>,
+}
+
+/// How often a job's pods failed since one succeeded, and when the last did (upstream `backoffRecord`). It stands in memory alone: the
+/// pods themselves may be gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Failures {
+    pub(super) count: usize,
+    pub(super) last: Option<Timestamp>,
 }
 
 /// A pod to make: its index, if it has one, and how often that failed before.
@@ -164,39 +180,78 @@ impl Tally<'_> {
     }
 }
 
-/// The next steps; `act`: what was done before has been seen, so pods may be made and deleted.
-pub(super) fn plan(job: &Job, pods: &[Arc<Pod>], act: bool, now: Timestamp) -> Plan {
+/// The next steps; `act`: what was done before has been seen, so pods may be made and deleted, and the job may end. Until then it may
+/// have pods that nobody sees, which would outlive it.
+pub(super) fn plan(job: &Job, pods: &[Arc<Pod>], failures: Failures, act: bool, now: Timestamp) -> Plan {
     let Some(spec) = &job.spec else { return Plan::default() };
     let mut plan = Plan { status: job.status.clone().unwrap_or_default(), ..Plan::default() };
+    plan.failures = since_success(job, spec, pods, failures);
     let mut tally = count(job, spec, pods, &mut plan);
     let active: Vec<Arc<Pod>> = pods.iter().filter(|p| pods::is_active(p)).cloned().collect();
     let terminating = pods.iter().filter(|p| pods::is_terminating(p)).count();
+    plan.reason = match tally.failed > 0 {
+        true if spec.pod_replacement_policy.as_deref() == Some("Failed") => "recreate_failed",
+        failed if failed || terminating > 0 => "recreate_terminating_or_failed",
+        _ => "new",
+    };
     let suspended = spec.suspend == Some(true);
     if plan.status.start_time.is_none() && !suspended {
         plan.status.start_time = Some(seconds(now));
     }
-    let (mut left, mut is_over) = (active.len(), end(&tally, &mut plan, active.len(), now));
+    let conditions = plan.status.conditions.clone();
+    let ends = end(&tally, &mut plan, active.len(), now);
+    let is_over = ends && act;
     if is_over {
         plan.delete.clone_from(&active);
-        left = 0;
+        if condition(&plan.status, "SuccessCriteriaMet").is_some_and(|c| c.reason.as_deref() == Some("CompletionsReached")) {
+            let_go(&mut plan);
+        }
+    } else if ends {
+        plan.status.conditions = conditions;
     } else if act && !job.is_deleting() {
         manage(&mut tally, &mut plan, &active, terminating, suspended, now);
-        is_over = false;
+        note_suspension(spec, &mut plan, now);
     }
-    note_suspension(spec, &mut plan, is_over, now);
     let ready = active.iter().filter(|p| pods::is_ready(p)).count();
     let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
-    plan.status.active = Some(number(if is_over { left } else { active.len() })).filter(|n| *n > 0);
+    plan.status.active = Some(number(if is_over { 0 } else { active.len() })).filter(|n| *n > 0);
     plan.status.ready = Some(number(if is_over { 0 } else { ready }));
     plan.status.terminating = Some(number(terminating + if is_over { active.len() } else { 0 }));
     if is_over && active.is_empty() && terminating == 0 && tally.noted.is_empty() && tally.kept == 0 {
         finish(&mut plan, &tally, now);
     }
-    if let (Some(deadline_s), Some(start), false) = (spec.active_deadline_seconds, &plan.status.start_time, is_over || suspended) {
-        let left = between(now, plus(start.0, secs(deadline_s))) + secs(1);
+    if let (Some(deadline_s), Some(start), false) = (spec.active_deadline_seconds, &plan.status.start_time, ends || suspended) {
+        let left = between(now, plus(start.0, secs(deadline_s)));
         plan.again = Some(plan.again.map_or(left, |a| a.min(left)));
     }
     plan
+}
+
+/// What is deleted because it is one too many is no failure: it is let go before.
+fn let_go(plan: &mut Plan) {
+    plan.release.extend(plan.delete.iter().filter(|p| p.has_finalizer(FINALIZER)).cloned());
+}
+
+/// The failures since the last success, with those pods that are seen to have ended now.
+fn since_success(job: &Job, spec: &JobSpec, pods: &[Arc<Pod>], before: Failures) -> Failures {
+    if spec.backoff_limit_per_index.is_some() {
+        // There each index has its own memory.
+        return Failures::default();
+    }
+    let noted = job.status.as_ref().and_then(|s| s.uncounted_terminated_pods.clone()).unwrap_or_default();
+    let is_noted = |p: &Pod| noted.failed.iter().chain(&noted.succeeded).flatten().any(|uid| uid == p.uid());
+    let new: Vec<_> = pods.iter().filter(|p| p.has_finalizer(FINALIZER) && !is_noted(p) && counts(spec, p)).collect();
+    let succeeded = new.iter().filter(|p| phase(p) == "Succeeded").map(|p| finished(p)).max();
+    let failed = new.iter().filter(|p| has_failed(spec, p)).map(|p| finished(p));
+    let failed: Vec<Timestamp> = failed.filter(|at| succeeded.is_none_or(|s| *at > s)).collect();
+    let before = if succeeded.is_some() { Failures::default() } else { before };
+    Failures { count: before.count + failed.len(), last: failed.into_iter().max().max(before.last) }
+}
+
+/// Whether the end of a pod is one of the job's: in an indexed job that of one of its indexes.
+fn counts(spec: &JobSpec, pod: &Pod) -> bool {
+    let completions = u32::try_from(spec.completions.unwrap_or(0)).unwrap_or(0);
+    !is_indexed(spec) || index_of(pod).is_some_and(|i| i < completions)
 }
 
 /// Counts what ended: notes new UIDs, and turns those that were let go into numbers.
@@ -237,6 +292,11 @@ fn count<'j>(job: &'j Job, spec: &'j JobSpec, pods: &'j [Arc<Pod>], plan: &mut P
             tally.kept += i32::from(policy::judge(job, pod) != Verdict::Ignore);
         } else if noted.failed.iter().chain(&noted.succeeded).flatten().count() < UNCOUNTED_MAX {
             note(&mut tally, &mut plan.release, &mut noted, pod);
+            plan.judged.extend(Some(pod).filter(|p| has_failed(spec, p) && counts(spec, p)).and_then(|p| policy::judge(job, p).action()));
+        }
+        if job.is_deleting() && plan.release.last().is_none_or(|last| last.uid() != pod.uid()) {
+            // Nobody will count it any more.
+            plan.release.push(pod.clone());
         }
     }
     let length = |list: &Option<Vec<String>>| i32::try_from(list.as_ref().map_or(0, Vec::len)).unwrap_or(0);
@@ -271,8 +331,7 @@ fn note(tally: &mut Tally<'_>, release: &mut Vec<Arc<Pod>>, noted: &mut Uncounte
         }
         release.push(pod.clone());
     } else if has_failed(spec, pod) {
-        let verdict = policy::judge(tally.job, pod);
-        if verdict != Verdict::Ignore {
+        if counts(spec, pod) && policy::judge(tally.job, pod) != Verdict::Ignore {
             noted.failed.get_or_insert_default().push(pod.uid().to_owned());
         }
         release.push(pod.clone());
@@ -309,15 +368,15 @@ fn end(tally: &Tally<'_>, plan: &mut Plan, active: usize, now: Timestamp) -> boo
     {
         return fail(status, "MaxFailedIndexesExceeded", "Job has exceeded the specified maximal number of failed indexes");
     }
+    let all_failed_or_done = tally.completed.union(&tally.failed_indexes).count() >= usize::try_from(tally.completions).unwrap_or(usize::MAX);
+    if !tally.failed_indexes.is_empty() && all_failed_or_done {
+        return fail(status, "FailedIndexes", "Job has failed indexes");
+    }
     let succeed = |status: &mut JobStatus, reason: &str, message: &str| set(status, "SuccessCriteriaMet", "True", reason, message, now);
     if is_indexed(spec)
         && let Some(rule) = policy::succeeded_by(tally.job, &tally.completed)
     {
         return succeed(status, "SuccessPolicy", &format!("Matched rules at index {rule}"));
-    }
-    let all_failed_or_done = tally.completed.union(&tally.failed_indexes).count() >= usize::try_from(tally.completions).unwrap_or(usize::MAX);
-    if !tally.failed_indexes.is_empty() && all_failed_or_done {
-        return fail(status, "FailedIndexes", "Job has failed indexes");
     }
     let complete = match spec.completions {
         None => tally.succeeded > 0 && active == 0,
@@ -350,21 +409,24 @@ fn finish(plan: &mut Plan, tally: &Tally<'_>, now: Timestamp) {
     } else if let Some((reason, message)) = target("SuccessCriteriaMet") {
         set(&mut plan.status, "Complete", "True", &reason, &message, now);
         plan.status.completion_time = Some(seconds(now));
+        if tally.spec.completions.is_some_and(|wanted| plan.status.succeeded.unwrap_or(0) > wanted) {
+            let why = "Too many succeeded pods running after completion count reached";
+            plan.tell.push((true, "TooManySucceededPods".to_owned(), why.to_owned()));
+        }
         plan.tell.push((false, "Completed".to_owned(), "Job completed".to_owned()));
     }
     // What is left of its pods is nobody's count any more.
     plan.release = tally.pods.iter().filter(|p| p.has_finalizer(FINALIZER)).cloned().collect();
 }
 
-fn note_suspension(spec: &JobSpec, plan: &mut Plan, is_over: bool, now: Timestamp) {
-    if is_over {
-        return;
-    }
+fn note_suspension(spec: &JobSpec, plan: &mut Plan, now: Timestamp) {
     let noted = condition(&plan.status, "Suspended").is_some();
     let known = plan.status.conditions.iter().flatten().any(|c| c.type_ == "Suspended");
     if spec.suspend == Some(true) {
         if set(&mut plan.status, "Suspended", "True", "JobSuspended", "Job suspended", now) {
             plan.tell.push((false, "Suspended".to_owned(), "Job suspended".to_owned()));
+            // It may be changed as one that has not begun (MutableSchedulingDirectivesForSuspendedJobs).
+            plan.status.start_time = None;
         }
     } else if known && noted {
         set(&mut plan.status, "Suspended", "False", "JobResumed", "Job resumed", now);
@@ -376,41 +438,15 @@ fn note_suspension(spec: &JobSpec, plan: &mut Plan, is_over: bool, now: Timestam
 
 /// As many active pods as are wanted now.
 fn manage(tally: &mut Tally<'_>, plan: &mut Plan, active: &[Arc<Pod>], terminating: usize, suspended: bool, now: Timestamp) {
-    if suspended {
-        plan.delete = active.to_vec();
-        return;
-    }
     let spec = tally.spec;
-    let parallelism = usize::try_from(spec.parallelism.unwrap_or(1)).unwrap_or(0);
-    let succeeded = usize::try_from(tally.succeeded).unwrap_or(0);
-    let wanted = match spec.completions {
-        None if succeeded > 0 => active.len().min(parallelism),
-        None => parallelism,
-        Some(completions) => {
-            let done = succeeded + tally.failed_indexes.difference(&tally.completed).count();
-            usize::try_from(completions).unwrap_or(0).saturating_sub(done).min(parallelism)
-        }
-    };
-    if active.len() > wanted {
-        let mut sorted = active.to_vec();
-        sorted.sort_by(|a, b| pods::deletion_order((a, 0), (b, 0), now));
-        sorted.truncate(active.len() - wanted);
-        plan.delete = sorted;
+    let wanted = if suspended { 0 } else { wanted(tally, active.len()) };
+    plan.delete = too_many(tally, active, wanted, now);
+    if suspended || !plan.delete.is_empty() {
+        let_go(plan);
         return;
-    }
-    if is_indexed(spec) {
-        let mut seen = HashSet::new();
-        // Two of one index, or one of an index that is done or gone, are too many.
-        plan.delete = active
-            .iter()
-            .filter(|p| {
-                index_of(p).is_none_or(|i| i >= tally.completions || tally.completed.contains(&i) || tally.failed_indexes.contains(&i) || !seen.insert(i))
-            })
-            .cloned()
-            .collect();
     }
     let waiting = if replaces_failed_only(spec) { terminating } else { 0 };
-    let missing = wanted.saturating_sub(active.len() - plan.delete.len() + waiting).min(CREATE_MAX);
+    let missing = wanted.saturating_sub(active.len() + waiting).min(AT_ONCE_MAX);
     if missing == 0 {
         return;
     }
@@ -426,11 +462,43 @@ fn manage(tally: &mut Tally<'_>, plan: &mut Plan, active: &[Arc<Pod>], terminati
         plan.again = waits.into_iter().min();
         return;
     }
-    if let Some(wait) = backoff(tally, now) {
+    if let Some(wait) = backoff(tally, plan.failures, now) {
         plan.again = Some(wait);
         return;
     }
     plan.create = if is_indexed(spec) { next_indexes(tally, active, missing) } else { vec![Attempt::default(); missing] };
+}
+
+/// How many pods are to be active.
+fn wanted(tally: &Tally<'_>, active: usize) -> usize {
+    let parallelism = usize::try_from(tally.spec.parallelism.unwrap_or(1)).unwrap_or(0);
+    let succeeded = usize::try_from(tally.succeeded).unwrap_or(0);
+    match tally.spec.completions {
+        None if succeeded > 0 => active.min(parallelism),
+        None => parallelism,
+        Some(completions) => {
+            let done = succeeded + tally.failed_indexes.difference(&tally.completed).count();
+            usize::try_from(completions).unwrap_or(0).saturating_sub(done).min(parallelism)
+        }
+    }
+}
+
+/// The active pods that go (upstream `activePodsForRemoval`): of an indexed job those that nobody needs, whose index is gone, done or
+/// another's too, of which the one stays that is furthest; then as many more as are beyond what is wanted.
+fn too_many(tally: &Tally<'_>, active: &[Arc<Pod>], wanted: usize, now: Timestamp) -> Vec<Arc<Pod>> {
+    let mut sorted = active.to_vec();
+    sorted.sort_by(|a, b| pods::deletion_order((a, 0), (b, 0), now));
+    let (mut go, mut stay) = (Vec::new(), Vec::new());
+    let mut seen = HashSet::new();
+    for pod in sorted.into_iter().rev() {
+        let open = |i: u32| i < tally.completions && !tally.completed.contains(&i) && !tally.failed_indexes.contains(&i);
+        let needed = !is_indexed(tally.spec) || index_of(&pod).is_some_and(|i| open(i) && seen.insert(i));
+        if needed { stay.push(pod) } else { go.push(pod) }
+    }
+    let more = active.len().saturating_sub(wanted).saturating_sub(go.len());
+    go.extend(stay.into_iter().rev().take(more));
+    go.truncate(AT_ONCE_MAX);
+    go
 }
 
 /// The lowest indexes that nobody works on, each with its failures so far.
@@ -447,11 +515,15 @@ fn next_indexes(tally: &Tally<'_>, active: &[Arc<Pod>], count: usize) -> Vec<Att
     (0..tally.completions).filter(|i| !busy.contains(i) && !tally.completed.contains(i) && !tally.failed_indexes.contains(i)).take(count).map(attempt).collect()
 }
 
-/// When a pod ended (upstream `getFinishedTime`): its last container, else its last turn to not ready, else its deletion.
+/// When a pod ended (upstream `getFinishedTime`): its last container or sidecar, else its last turn to not ready, else its deletion.
 fn finished(pod: &Pod) -> Timestamp {
     let status = pod.status.as_ref();
+    let inits = pod.spec.as_ref().and_then(|s| s.init_containers.as_deref()).unwrap_or_default();
+    let is_sidecar = |name: &str| inits.iter().any(|c| c.name == name && c.restart_policy.as_deref() == Some("Always"));
+    let sidecars = status.and_then(|s| s.init_container_statuses.as_deref()).unwrap_or_default().iter().filter(|c| is_sidecar(&c.name));
     let containers = status.and_then(|s| s.container_statuses.as_deref()).unwrap_or_default();
-    let ends: Option<Vec<Timestamp>> = containers.iter().map(|c| Some(c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()?.0)).collect();
+    let all = containers.iter().chain(sidecars);
+    let ends: Option<Vec<Timestamp>> = all.map(|c| Some(c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()?.0)).collect();
     let unready = || pods::condition(pod, "Ready").filter(|c| c.status == "False").and_then(|c| c.last_transition_time.as_ref()).map(|t| t.0);
     let deleted = || {
         let at = pod.meta().deletion_timestamp.as_ref()?.0;
@@ -460,12 +532,16 @@ fn finished(pod: &Pod) -> Timestamp {
     ends.and_then(|all| all.into_iter().max()).or_else(unready).or_else(deleted).unwrap_or_else(|| created(pod))
 }
 
-/// How long to wait after failures in a row: ten seconds, doubling, since the last pod ended.
-fn backoff(tally: &Tally<'_>, now: Timestamp) -> Option<Duration> {
-    let mut failed: Vec<Timestamp> = tally.pods.iter().filter(|p| has_failed(tally.spec, p)).map(|p| finished(p)).collect();
+/// How long to wait after failures in a row: ten seconds, doubling, since the last pod ended. Those that are remembered, or those that
+/// the pods tell which are still there: after a start nothing is remembered.
+fn backoff(tally: &Tally<'_>, remembered: Failures, now: Timestamp) -> Option<Duration> {
+    // One that is deleted and was let go may have been one too many, which is no failure.
+    let failed = tally.pods.iter().filter(|p| phase(p) == "Failed" || (has_failed(tally.spec, p) && p.has_finalizer(FINALIZER)));
+    let mut failed: Vec<Timestamp> = failed.map(|p| finished(p)).collect();
     let succeeded = tally.pods.iter().filter(|p| phase(p) == "Succeeded").map(|p| finished(p)).max();
     failed.retain(|at| succeeded.is_none_or(|s| *at > s));
-    remaining(failed.len(), *failed.iter().max()?, now)
+    let told = Failures { count: failed.len(), last: failed.into_iter().max() };
+    [remembered, told].into_iter().filter_map(|f| remaining(f.count, f.last?, now)).max()
 }
 
 /// The same for an index by its last failed pod, which knows how often the index failed.
@@ -486,6 +562,12 @@ pub(super) fn pod(job: &Job, Attempt { index, failures, ignored }: Attempt) -> P
     let Some(spec) = &job.spec else { return Pod::default() };
     let prefix = index.map_or_else(|| job.name().to_owned(), |i| format!("{}-{i}", job.name()));
     let mut pod = pods::from_template(&spec.template, &prefix, job.namespace(), owner_reference(job));
+    if let Some(index) = index {
+        // Of a long name the index stays.
+        let end = format!("-{index}-");
+        let kept = job.name().len().min(PREFIX_MAX - end.len());
+        pod.meta_mut().generate_name = Some(format!("{}{end}", &job.name()[..kept]));
+    }
     pod.meta_mut().finalizers.get_or_insert_default().push(FINALIZER.to_owned());
     let Some(index) = index else { return pod };
     let meta = pod.meta_mut();

@@ -11,6 +11,8 @@ use super::indexes::{self, Indexes};
 pub(super) enum Verdict {
     /// One more failure.
     Count,
+    /// The same, as a rule says.
+    CountByRule,
     /// As if it had not been.
     Ignore,
     /// The job is over, for this reason.
@@ -28,26 +30,35 @@ pub(super) fn judge(job: &Job, pod: &Pod) -> Verdict {
             "Ignore" => Verdict::Ignore,
             "FailIndex" => Verdict::FailIndex,
             "FailJob" => Verdict::FailJob(format!("{why} matching FailJob rule at index {at}")),
-            _ => Verdict::Count,
+            _ => Verdict::CountByRule,
         };
     }
     Verdict::Count
 }
 
+impl Verdict {
+    /// The action of the rule that matched, if one did.
+    pub(super) fn action(&self) -> Option<&'static str> {
+        match self {
+            Self::Count => None,
+            Self::CountByRule => Some("Count"),
+            Self::Ignore => Some("Ignore"),
+            Self::FailJob(_) => Some("FailJob"),
+            Self::FailIndex => Some("FailIndex"),
+        }
+    }
+}
+
 fn matched(rule: &PodFailurePolicyRule, pod: &Pod) -> Option<String> {
     if let Some(wanted) = &rule.on_exit_codes {
         let status = pod.status.as_ref()?;
-        let all = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+        let all = status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());
         return all.filter_map(|c| exited(c, wanted)).next().map(|(name, code)| format!("Container {name} for pod {} failed with exit code {code}", pod.key()));
     }
-    for wanted in rule.on_pod_conditions.iter().flatten() {
-        let value = wanted.status.as_deref().unwrap_or("True");
-        let mut has = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
-        if has.any(|c| c.type_ == wanted.type_ && c.status == value) {
-            return Some(format!("Pod {} has condition {}", pod.key(), wanted.type_));
-        }
-    }
-    None
+    let wanted = rule.on_pod_conditions.as_deref().unwrap_or_default();
+    let mut has = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let found = has.find(|c| wanted.iter().any(|w| c.type_ == w.type_ && c.status == w.status.as_deref().unwrap_or("True")))?;
+    Some(format!("Pod {} has condition {}", pod.key(), found.type_))
 }
 
 fn exited<'c>(container: &'c ContainerStatus, wanted: &PodFailurePolicyOnExitCodesRequirement) -> Option<(&'c str, i32)> {
@@ -58,10 +69,10 @@ fn exited<'c>(container: &'c ContainerStatus, wanted: &PodFailurePolicyOnExitCod
     let listed = wanted.values.contains(&code);
     let holds = match wanted.operator.as_str() {
         "In" => listed,
-        "NotIn" => code != 0 && !listed,
+        "NotIn" => !listed,
         _ => false,
     };
-    holds.then_some((container.name.as_str(), code))
+    (holds && code != 0).then_some((container.name.as_str(), code))
 }
 
 /// The rule by which these succeeded indexes are enough.
@@ -69,13 +80,15 @@ pub(super) fn succeeded_by(job: &Job, succeeded: &Indexes) -> Option<usize> {
     let spec = job.spec.as_ref()?;
     let completions = u32::try_from(spec.completions.unwrap_or(0)).unwrap_or(0);
     let rules = &spec.success_policy.as_ref()?.rules;
+    if succeeded.is_empty() {
+        return None;
+    }
     rules.iter().position(|rule| {
-        let of = rule.succeeded_indexes.as_deref().map(|text| indexes::parse(text, completions));
-        let good = of.as_ref().map_or(succeeded.len(), |of| of.intersection(succeeded).count());
-        match (rule.succeeded_count, of) {
-            (Some(count), _) => good >= usize::try_from(count).unwrap_or(usize::MAX),
-            (None, Some(of)) => good == of.len(),
-            (None, None) => false,
-        }
+        let is_enough = |good: usize| rule.succeeded_count.is_some_and(|count| good >= usize::try_from(count).unwrap_or(usize::MAX));
+        let Some(text) = &rule.succeeded_indexes else { return is_enough(succeeded.len()) };
+        let of = indexes::parse(text, completions);
+        let good = of.intersection(succeeded).count();
+        // Indexes that the job does not have say nothing.
+        !of.is_empty() && (good == of.len() || is_enough(good))
     })
 }

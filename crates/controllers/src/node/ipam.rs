@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use client::{Client, Delta, EventType, Informer, Meta, Patch, PatchParams, Recorder, WorkQueue};
+use instruments::{Counter, Family, Kind, Labelled, Registry};
 use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
 use serde_json::json;
@@ -31,7 +32,9 @@ pub(crate) async fn run(cx: Cx) {
     let client = cx.client("node-controller");
     let recorder = cx.recorder(&client, "cidrAllocator");
     let machines = config.machines.clone();
-    let controller = Arc::new(Ipam { client, recorder, nodes: cx.informers.informer(), pools, machines, given: Mutex::default() });
+    let nodes = cx.informers.informer();
+    let counts = Counts::new(cx.metrics(), &pools, &nodes);
+    let controller = Arc::new(Ipam { client, recorder, nodes, pools, machines, given: Mutex::default(), counts });
     cx.setup(&controller)
         .on(&controller.nodes, Ipam::heard)
         // One at a time: two nodes must not get the same range.
@@ -47,10 +50,12 @@ struct Ipam {
     machines: Option<Machines>,
     /// Given to nodes that the informer has not told of yet.
     given: Mutex<HashSet<(String, String)>>,
+    counts: Counts,
 }
 
 impl Ipam {
     fn heard(&self, queue: &WorkQueue<String>, change: &Delta<Node>) {
+        self.counts.heard(&self.pools, change);
         concerned(&self.nodes.list(), change, |node| self.lacks(node)).into_iter().for_each(|name| queue.add(name));
     }
 
@@ -114,6 +119,52 @@ impl Ipam {
     }
 }
 
+const ALLOCATIONS: Family =
+    Family::new("node_ipam_controller_cidrset_cidrs_allocations_total", Kind::Counter, "[ALPHA] Counter measuring total number of CIDR allocations.");
+const RELEASES: Family =
+    Family::new("node_ipam_controller_cidrset_cidrs_releases_total", Kind::Counter, "[ALPHA] Counter measuring total number of CIDR releases.");
+const USAGE: Family = Family::new("node_ipam_controller_cidrset_usage_cidrs", Kind::Gauge, "[ALPHA] Gauge measuring percentage of allocated CIDRs.");
+const MAX: Family = Family::new("node_ipam_controller_cirdset_max_cidrs", Kind::Gauge, "[ALPHA] Maximum number of CIDRs that can be allocated.");
+const LABEL: &str = "clusterCIDR";
+
+/// What is counted of ranges, each as it is seen at a node (upstream `cidrset/metrics.go`).
+struct Counts {
+    allocations: Arc<Labelled<1, Counter>>,
+    releases: Arc<Labelled<1, Counter>>,
+}
+
+impl Counts {
+    fn new(registry: &Registry, pools: &[Pool], nodes: &Informer<Node>) -> Self {
+        let (pools, nodes) = (pools.to_vec(), nodes.clone());
+        registry.collect(&[(&USAGE, &[LABEL]), (&MAX, &[LABEL])], move |out| {
+            let nodes = nodes.list();
+            for pool in &pools {
+                let (name, most) = (pool.name(), pool.parts());
+                let used = nodes.iter().filter(|node| pool.of(&cidrs(node)).is_some()).count();
+                out.add(&USAGE, &[(LABEL, &name)], used as f64 / most, None);
+                out.add(&MAX, &[(LABEL, &name)], most, None);
+            }
+        });
+        Self { allocations: registry.counters(&ALLOCATIONS, [LABEL]), releases: registry.counters(&RELEASES, [LABEL]) }
+    }
+
+    /// A node has a range that it had not, or is gone with one.
+    fn heard(&self, pools: &[Pool], change: &Delta<Node>) {
+        let (before, after) = match change {
+            Delta::Added(node) => (Vec::new(), cidrs(node)),
+            Delta::Updated { old, new } => (cidrs(old), cidrs(new)),
+            Delta::Deleted(node) => (cidrs(node), Vec::new()),
+        };
+        for pool in pools {
+            match (pool.of(&before), pool.of(&after)) {
+                (None, Some(_)) => self.allocations.with([&pool.name()]).inc(),
+                (Some(_), None) => self.releases.with([&pool.name()]).inc(),
+                _ => {}
+            }
+        }
+    }
+}
+
 /// A range of addresses that is given away in equal parts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Pool {
@@ -129,6 +180,16 @@ impl Pool {
         let prefix: u8 = text.split_once('/')?.1.parse().ok()?;
         let (bits, part) = if range.is_ipv4() { (32, mask) } else { (128, mask_v6) };
         (prefix <= part && part <= bits).then_some(Self { range, bits, prefix, part })
+    }
+
+    /// The whole range, as it is written.
+    fn name(self) -> String {
+        format!("{}/{}", self.address(self.range.bounds().0), self.prefix)
+    }
+
+    /// How many parts it has.
+    fn parts(self) -> f64 {
+        f64::from(self.part - self.prefix).exp2()
     }
 
     /// The one of a node's ranges that is of this family.
@@ -161,10 +222,13 @@ impl Pool {
 
     fn text(self, number: u128) -> String {
         let address = self.range.bounds().0 | number.checked_shl(u32::from(self.bits - self.part)).unwrap_or(0);
+        format!("{}/{}", self.address(address), self.part)
+    }
+
+    fn address(self, number: u128) -> IpAddr {
         // An address of IPv4 has its number's last four bytes.
-        let [.., a, b, c, d] = address.to_be_bytes();
-        let address = if self.range.is_ipv4() { IpAddr::from([a, b, c, d]) } else { IpAddr::from(address.to_be_bytes()) };
-        format!("{address}/{}", self.part)
+        let [.., a, b, c, d] = number.to_be_bytes();
+        if self.range.is_ipv4() { IpAddr::from([a, b, c, d]) } else { IpAddr::from(number.to_be_bytes()) }
     }
 }
 
@@ -184,6 +248,31 @@ mod tests {
         assert!(concerned(Delta::Added(left[0].clone())).is_empty() && concerned(Delta::Deleted(node("gone", None))).is_empty());
     }
 
+    #[test]
+    fn ranges_are_counted_as_they_are_given_and_come_back() {
+        let node = |name: &str, ranges: &[&str]| -> Arc<Node> {
+            let spec = json!({"podCIDR": ranges.first(), "podCIDRs": ranges});
+            Arc::new(serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec})).unwrap_or_default())
+        };
+        let (registry, pools) = (Registry::default(), ["10.244.0.0/16", "fd00:1::/56"].map(|text| Pool::parse(text, 24, 64).expect("a range")).to_vec());
+        let there = [node("a", &["10.244.0.0/24", "fd00:1::/64"]), node("b", &["10.244.1.0/24"])];
+        let nodes = Informer::fixed(there.iter().map(|n| (**n).clone()));
+        let counts = Counts::new(&registry, &pools, &nodes);
+        counts.heard(&pools, &Delta::Added(node("b", &[])));
+        counts.heard(&pools, &Delta::Updated { old: node("b", &[]), new: there[1].clone() });
+        counts.heard(&pools, &Delta::Updated { old: there[1].clone(), new: there[1].clone() });
+        counts.heard(&pools, &Delta::Deleted(there[0].clone()));
+        let text = registry.text();
+        for line in [
+            "node_ipam_controller_cidrset_cidrs_allocations_total{clusterCIDR=\"10.244.0.0/16\"} 1",
+            "node_ipam_controller_cidrset_cidrs_releases_total{clusterCIDR=\"fd00:1::/56\"} 1",
+            "node_ipam_controller_cidrset_usage_cidrs{clusterCIDR=\"10.244.0.0/16\"} 0.0078125",
+            "node_ipam_controller_cirdset_max_cidrs{clusterCIDR=\"fd00:1::/56\"} 256",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+    }
+
     #[tokio::test]
     async fn a_node_gains_a_range_of_a_second_family_where_the_cluster_is_knarrs() {
         use crate::fake::Fake;
@@ -197,7 +286,9 @@ mod tests {
             let nodes = [node("a", &["10.244.255.0/24"]), node("b", &["10.244.254.0/24", "fd00:1:0:ff::/64"])];
             let pools = ["10.244.0.0/16", "fd00:1::/56"].map(|text| Pool::parse(text, 24, 64).expect("a range")).to_vec();
             let recorder = Recorder::new(client.clone(), "cidrAllocator", "");
-            let ipam = Ipam { recorder, client, nodes: Informer::fixed(nodes), pools, machines, given: Mutex::default() };
+            let nodes = Informer::fixed(nodes);
+            let counts = Counts::new(&Registry::default(), &pools, &nodes);
+            let ipam = Ipam { recorder, client, nodes, pools, machines, given: Mutex::default(), counts };
             for name in ["a", "b"] {
                 ipam.reconcile(&name.to_owned()).await.expect("a step");
             }
@@ -218,11 +309,13 @@ mod tests {
             client::typed(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {"podCIDR": range}})).expect("a node")
         };
         let nodes = [node("old", Some("10.244.3.128/25")), node("a", None), node("b", None), node("host-2", None), node("c", None)];
+        let (nodes, pools) = (Informer::fixed(nodes), vec![Pool::parse("10.244.0.0/22", 24, 64).expect("a range")]);
         let ipam = Ipam {
             recorder: Recorder::new(client.clone(), "cidrAllocator", ""),
             client,
-            nodes: Informer::fixed(nodes),
-            pools: vec![Pool::parse("10.244.0.0/22", 24, 64).expect("a range")],
+            counts: Counts::new(&Registry::default(), &pools, &nodes),
+            nodes,
+            pools,
             machines: Some(machines(&[("host", "10.244.0.0/24"), ("host-2", "10.244.1.0/24")])),
             given: Mutex::default(),
         };

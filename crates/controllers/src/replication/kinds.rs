@@ -12,6 +12,7 @@ impl Replicated for ReplicaSet {
     const QUEUE: &'static str = "replicaset";
     const COMPONENT: &'static str = "replicaset-controller";
     const TERMINATING: bool = true;
+    const TELLS_AGES: bool = true;
 
     fn replicas(&self) -> i32 {
         self.spec.replicas.unwrap_or(1)
@@ -71,6 +72,7 @@ impl Replicated for ReplicationController {
     const QUEUE: &'static str = "replicationmanager";
     const COMPONENT: &'static str = "replication-controller";
     const TERMINATING: bool = false;
+    const TELLS_AGES: bool = false;
 
     fn replicas(&self) -> i32 {
         self.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)

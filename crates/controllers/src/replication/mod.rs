@@ -12,6 +12,7 @@ mod tests;
 use std::sync::Arc;
 
 use client::{Client, Delta, Informer, Meta, Object, ObjectKey, Plural, WorkQueue, object_reference};
+use instruments::{Family, Histogram, Kind, exponential};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -29,6 +30,13 @@ use crate::work::{Controller, Cx, Step};
 const BURST_MAX: usize = 500;
 const WORKERS: usize = 5;
 
+const AGE_RATIO: Family = Family::new(
+    "replicaset_controller_sorting_deletion_age_ratio",
+    Kind::Histogram,
+    "[ALPHA] The ratio of chosen deleted pod's ages to the current youngest pod's age (at the time). Should be <2. The intent of this metric is to measure the rough efficacy of the LogarithmicScaleDown feature gate's effect on the sorting (and deletion) of pods when a replicaset scales down. This only considers Ready pods when calculating and reporting.",
+);
+static AGE_RATIO_ENDS: [f64; 6] = exponential(0.25, 2.0);
+
 /// A kind that keeps a number of equal pods.
 pub(crate) trait Replicated: Object + Plural + k8s_openapi::Resource<Scope = NamespaceResourceScope> {
     /// The service account's name.
@@ -39,6 +47,8 @@ pub(crate) trait Replicated: Object + Plural + k8s_openapi::Resource<Scope = Nam
     const COMPONENT: &'static str;
     /// Whether the status tells how many pods are terminating.
     const TERMINATING: bool;
+    /// Whether it is told how old the pods are that go.
+    const TELLS_AGES: bool;
     fn replicas(&self) -> i32;
     fn min_ready_s(&self) -> i32;
     fn selector(&self) -> Selector;
@@ -79,6 +89,7 @@ pub(crate) async fn run<K: Replicated>(cx: Cx) {
         pods: cx.informers.informer(),
         expectations: Expectations::default(),
         selectors: Compiled::default(),
+        age_ratio: if K::TELLS_AGES { cx.metrics().histogram(&AGE_RATIO, &AGE_RATIO_ENDS) } else { Arc::new(Histogram::new(&AGE_RATIO_ENDS)) },
     });
     pods::index_controller(&controller.pods);
     controller.sets.add_index("controller", |set| set.controller().map(|o| o.uid.clone()).into_iter().collect());
@@ -96,6 +107,7 @@ struct Replication<K> {
     control: PodControl,
     expectations: Expectations,
     selectors: Compiled<Selector>,
+    age_ratio: Arc<Histogram>,
 }
 
 impl<K: Replicated> Replication<K> {
@@ -180,7 +192,11 @@ impl<K: Replicated> Replication<K> {
     async fn delete(&self, set: &K, active: &[Arc<Pod>], count: usize) -> client::Result<()> {
         let about = object_reference(set);
         let related = self.related(set);
-        let chosen = plan::to_delete(active, &related, count, client::timestamp());
+        let now = client::timestamp();
+        let chosen = plan::to_delete(active, &related, count, now);
+        if count < active.len() {
+            plan::age_ratios(active, &chosen, now).into_iter().for_each(|ratio| self.age_ratio.observe(ratio));
+        }
         Burst::new(&self.control, &self.expectations, (set.uid(), &about), 0, &chosen).delete().await
     }
 

@@ -9,10 +9,19 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 
 use super::{Condition, Counts, Replicated};
-use crate::meta::{between, generation, labels, map, seconds};
+use crate::meta::{between, created, generation, labels, map, seconds};
 use crate::pods;
 
 const FAILURE: &str = "ReplicaFailure";
+
+/// How much older the pods that go are than the youngest that is ready, in whole times (upstream `reportSortingDeletionAgeRatioMetric`).
+pub(super) fn age_ratios(active: &[Arc<Pod>], chosen: &[Arc<Pod>], now: Timestamp) -> Vec<f64> {
+    let age_ms = |pod: &Pod| now.duration_since(created(pod)).as_millis();
+    let youngest_ms = active.iter().filter(|p| pods::is_ready(p)).map(|p| age_ms(p)).min().unwrap_or(0);
+    // Of one that came in this moment nothing can be said.
+    let ratio = |pod: &Arc<Pod>| age_ms(pod).checked_div(youngest_ms).map(|ratio| ratio as f64);
+    chosen.iter().filter(|p| pods::is_ready(p)).filter_map(ratio).collect()
+}
 
 /// The pods to delete: `count` of the active ones.
 pub(super) fn to_delete(active: &[Arc<Pod>], related: &[Arc<Pod>], count: usize, now: Timestamp) -> Vec<Arc<Pod>> {
@@ -40,13 +49,16 @@ pub(super) fn counts<K: Replicated>(set: &K, active: &[Arc<Pod>], terminating: u
     match failure {
         None => conditions.retain(|c| c.kind != FAILURE),
         Some(_) if conditions.iter().any(|c| c.kind == FAILURE) => {}
-        Some(error) => conditions.push(Condition {
-            kind: FAILURE.to_owned(),
-            status: "True".to_owned(),
-            reason: Some(if number(active.len()) < set.replicas() { "FailedCreate" } else { "FailedDelete" }.to_owned()),
-            message: Some(error.to_string()),
-            since: Some(seconds(now)),
-        }),
+        Some(error) => {
+            let creates = number(active.len()) < set.replicas();
+            conditions.push(Condition {
+                kind: FAILURE.to_owned(),
+                status: "True".to_owned(),
+                reason: Some(if creates { "FailedCreate" } else { "FailedDelete" }.to_owned()),
+                message: Some(if creates { error.to_string() } else { format!("unable to delete pods: {error}") }),
+                since: Some(seconds(now)),
+            });
+        }
     }
     Counts {
         replicas: number(active.len()),

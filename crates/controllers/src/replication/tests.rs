@@ -105,6 +105,7 @@ async fn a_namesake_does_not_get_the_counts_of_the_one_before() {
             pods: client::Informer::fixed([]),
             expectations: Default::default(),
             selectors: Default::default(),
+            age_ratio: Arc::new(instruments::Histogram::new(&super::AGE_RATIO_ENDS)),
         };
         let set: ReplicaSet =
             serde_json::from_value(json!({"metadata": {"name": "s", "namespace": "n", "uid": "u", "resourceVersion": "5"}, "spec": {"selector": {}}}))
@@ -113,4 +114,18 @@ async fn a_namesake_does_not_get_the_counts_of_the_one_before() {
         assert_eq!(written.is_ok(), writes == 1, "nothing is left to be written, or it is tried again");
         assert_eq!(server.written().len(), writes);
     }
+}
+
+#[test]
+fn the_ages_of_what_goes_are_told_by_the_youngest() {
+    let now = client::timestamp();
+    let pod = |age_s: i64, ready: &str| {
+        let created = k8s_openapi::jiff::Timestamp::from_second(now.as_second() - age_s).unwrap_or_default().to_string();
+        let conditions = json!([{"type": "Ready", "status": ready}]);
+        Arc::new(serde_json::from_value::<Pod>(json!({"metadata": {"creationTimestamp": created}, "status": {"conditions": conditions}})).unwrap_or_default())
+    };
+    let active = [pod(5, "False"), pod(100, "True"), pod(350, "True"), pod(1000, "True")];
+    let told = super::plan::age_ratios(&active, &active[..3], now);
+    assert_eq!(told, [1.0, 3.0], "of those that are ready");
+    assert!(super::plan::age_ratios(&[], &[], now).is_empty());
 }

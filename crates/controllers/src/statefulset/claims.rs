@@ -4,6 +4,7 @@
 //! The policy may change at any time, so this is looked at for every pod at every step: a claim that no longer is to go with
 //! its set must lose the reference before the set does. Owners that are not of this set are never touched.
 
+use client::Meta;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -42,8 +43,7 @@ pub(super) fn owners(set: &StatefulSet, pod: &Pod, claim: &PersistentVolumeClaim
     }
     let is_ours = |r: &OwnerReference| r.uid == owners.set.uid || r.uid == owners.pod.uid;
     let due = due(set, pod);
-    // Beside a controller of somebody else nothing of the set may decide; where all is retained it may.
-    let foreign = retention(set) != (false, false) && present.iter().any(|r| !is_ours(r) && r.controller == Some(true));
+    let foreign = is_anothers(set, pod, claim);
     let mut wanted: Vec<OwnerReference> = present.iter().filter(|r| !is_ours(r)).cloned().collect();
     let ours: Vec<&OwnerReference> = present.iter().filter(|r| is_ours(r)).collect();
     let owner = match due {
@@ -59,6 +59,13 @@ pub(super) fn owners(set: &StatefulSet, pod: &Pod, claim: &PersistentVolumeClaim
     };
     wanted.extend(owner);
     (!same).then_some(wanted)
+}
+
+/// Whether a claim has a controller of somebody else, beside which nothing of the set may decide (upstream
+/// `hasUnexpectedController`); where all is retained it may.
+pub(super) fn is_anothers(set: &StatefulSet, pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
+    let foreign = |r: &OwnerReference| r.uid != set.uid() && r.uid != pod.uid() && r.controller == Some(true);
+    retention(set) != (false, false) && claim.metadata.owner_references.iter().flatten().any(foreign)
 }
 
 /// Whose a pod's claims are now.

@@ -4,6 +4,7 @@
 //! available names its time; everything else that failed is tried again by the queue.
 
 mod claims;
+mod metrics;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,7 @@ use machinery::status::Status;
 
 use crate::claim::{claim_if, controller_key};
 use crate::compiled::Compiled;
-use crate::history::{self, History, Owner};
+use crate::history::{self, History, Limit, Owner};
 use crate::meta::labels;
 use crate::pods;
 use crate::work::{Controller, Cx, Step};
@@ -41,6 +42,10 @@ pub(crate) async fn run(cx: Cx) {
         selectors: Compiled::default(),
     });
     pods::index_controller(&controller.pods);
+    cx.metrics().collect(metrics::DECLARED, {
+        let (sets, pods) = (controller.sets.clone(), controller.pods.clone());
+        move |out| metrics::tell(&sets.list(), |set| pods::of_controller(&pods, set.uid()), client::timestamp(), out)
+    });
     cx.setup(&controller)
         .on(&controller.sets, Sets::heard_set)
         .on(&controller.pods, Sets::heard)
@@ -104,7 +109,10 @@ impl Sets {
                 if self.claims_of(set, &pod).any(|c| claims::is_left_over(set, &pod, &c)) {
                     return Ok(());
                 }
-                self.make_claims(set, pod.name()).await?;
+                if let Err(error) = self.make_claims(set, pod.name()).await {
+                    self.tell(&about, "Create", pod.name(), set.name(), Some(&error));
+                    return Err(error);
+                }
                 let created = self.client.namespaced::<Pod>(set.namespace()).create(&pod).await.map(drop);
                 if !matches!(&created, Err(error) if error.is_already_exists() || error.is_namespace_terminating()) {
                     self.tell(&about, "Create", pod.name(), set.name(), created.as_ref().err());
@@ -114,6 +122,15 @@ impl Sets {
                     other => other,
                 }
             }
+            Action::Update(pod) => match self.client.namespaced::<Pod>(set.namespace()).replace(pod.name(), &pod).await {
+                Err(error) if error.is_not_found() => Ok(()),
+                // It has changed meanwhile: what it lacks now is asked then.
+                Err(error) if error.is_conflict() => Err(error),
+                updated => {
+                    self.tell(&about, "Update", pod.name(), set.name(), updated.as_ref().err());
+                    updated.map(drop)
+                }
+            },
             Action::Delete(pod) => {
                 let deleted = self.client.namespaced::<Pod>(set.namespace()).delete(pod.name(), &DeleteParams::default().uid(pod.uid())).await;
                 match deleted {
@@ -146,32 +163,43 @@ impl Sets {
         names.into_iter().filter_map(|(_, name)| self.claims.get(set.namespace(), &name))
     }
 
-    /// The claims that a pod needs must be there before it; one that is being deleted is none.
+    /// The claims that a pod needs must be there before it; one that is being deleted is none. What is wrong with one keeps no other
+    /// from being made.
     async fn make_claims(&self, set: &StatefulSet, pod: &str) -> client::Result<()> {
-        let api = self.client.namespaced::<PersistentVolumeClaim>(set.namespace());
         let about = object_reference(set);
+        let mut wrong = Vec::new();
         for claim in plan::claims(set, pod) {
-            let there = match self.claims.get(set.namespace(), claim.name()) {
-                Some(there) => there,
-                None => match api.create(&claim).await {
-                    Ok(_) => {
-                        let message = format!("Create Claim {} Pod {pod} in StatefulSet {} success", claim.name(), set.name());
-                        self.recorder.event(&about, EventType::Normal, "SuccessfulCreate", message);
-                        continue;
-                    }
-                    Err(error) if error.is_already_exists() => Arc::new(api.get(claim.name()).await?),
-                    Err(error) => {
-                        let message = format!("Create Claim {} for Pod {pod} in StatefulSet {} failed error: {error}", claim.name(), set.name());
-                        self.recorder.event(&about, EventType::Warning, "FailedCreate", message);
-                        return Err(error);
-                    }
-                },
-            };
-            if there.is_deleting() {
-                return Err(client::Error::from(Status::internal(format!("pvc {} is being deleted", claim.name()))));
+            match self.make_claim(set, &claim).await {
+                Ok(Made::Now) => {
+                    let message = format!("Create Claim {} Pod {pod} in StatefulSet {} success", claim.name(), set.name());
+                    self.recorder.event(&about, EventType::Normal, "SuccessfulCreate", message);
+                }
+                Ok(Made::Before(there)) if there.is_deleting() => wrong.push(format!("pvc {} is being deleted", claim.name())),
+                Ok(Made::Before(_)) => {}
+                Err(error) => {
+                    let message = format!("Create Claim {} for Pod {pod} in StatefulSet {} failed error: {error}", claim.name(), set.name());
+                    self.recorder.event(&about, EventType::Warning, "FailedCreate", message);
+                    wrong.push(format!("failed to create PVC {}: {error}", claim.name()));
+                }
             }
         }
-        Ok(())
+        match wrong.as_slice() {
+            [] => Ok(()),
+            [one] => Err(failure(one.clone())),
+            all => Err(failure(format!("[{}]", all.join(", ")))),
+        }
+    }
+
+    async fn make_claim(&self, set: &StatefulSet, claim: &PersistentVolumeClaim) -> client::Result<Made> {
+        if let Some(there) = self.claims.get(set.namespace(), claim.name()) {
+            return Ok(Made::Before(there));
+        }
+        let api = self.client.namespaced::<PersistentVolumeClaim>(set.namespace());
+        match api.create(claim).await {
+            Ok(_) => Ok(Made::Now),
+            Err(error) if error.is_already_exists() => Ok(Made::Before(Arc::new(api.get(claim.name()).await?))),
+            Err(error) => Err(error),
+        }
     }
 
     /// The claims of the set's pods are owned as its policy says, before any pod is deleted. (A whole update, on the revision
@@ -197,6 +225,13 @@ impl Sets {
         let waiting = pods.iter().filter(|p| pods::phase(p) == "Pending" && !p.is_deleting() && plan::is_replica(set, p));
         for pod in waiting {
             self.make_claims(set, pod.name()).await?;
+            for claim in self.claims_of(set, pod).filter(|c| claims::is_anothers(set, pod, c)) {
+                let message = format!(
+                    "PersistentVolumeClaim {} has a conflicting OwnerReference that acts as a manging controller, the retention policy is ignored for this claim",
+                    claim.name()
+                );
+                self.recorder.event(&object_reference(set), EventType::Warning, "ConflictingController", message);
+            }
         }
         Ok(())
     }
@@ -222,6 +257,17 @@ impl Sets {
         let current = history.all.iter().find(|r| r.name() == current).map_or_else(|| version(&history.update), |r| version(r));
         (current, update)
     }
+}
+
+/// Whether a claim was there already.
+enum Made {
+    Now,
+    Before(Arc<PersistentVolumeClaim>),
+}
+
+/// A step that failed for more than one answer of the server.
+fn failure(message: String) -> client::Error {
+    client::Error::from(Status::new(500, "InternalError", message))
 }
 
 impl Controller for Sets {
@@ -270,7 +316,7 @@ impl Controller for Sets {
         self.write_status(&set, plan::status(&set, &pods, &current.name, &update.name, history.collisions, now)).await?;
         result?;
         let in_use = |r: &ControllerRevision| r.name() == current.name || pods.iter().any(|p| p.label(history::HASH_LABEL) == Some(r.name()));
-        history::truncate(&self.client, &history, set.spec.revision_history_limit.unwrap_or(10), in_use).await?;
+        history::truncate(&self.client, &history, set.spec.revision_history_limit.unwrap_or(10), Limit::Idle, in_use).await?;
         Ok(plan::look_again(&set, &pods, now))
     }
 }

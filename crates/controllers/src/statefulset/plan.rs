@@ -15,10 +15,15 @@ use crate::history::HASH_LABEL;
 use crate::meta::{generation, map, selector};
 use crate::pods::{self, is_ready, phase};
 
+/// The label by which a Service finds one pod of a set.
+const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
+
 /// A step.
 #[derive(Debug)]
 pub(super) enum Action {
     Create(Box<Pod>),
+    /// A pod that is there gets what makes it the set's.
+    Update(Box<Pod>),
     Delete(Arc<Pod>),
 }
 
@@ -44,7 +49,7 @@ fn is_ordered(set: &StatefulSet) -> bool {
     set.spec.pod_management_policy.as_deref() != Some("Parallel")
 }
 
-fn rolls(set: &StatefulSet) -> bool {
+pub(super) fn rolls(set: &StatefulSet) -> bool {
     set.spec.update_strategy.as_ref().and_then(|s| s.type_.as_deref()).unwrap_or("RollingUpdate") == "RollingUpdate"
 }
 
@@ -52,7 +57,7 @@ fn partition(set: &StatefulSet) -> Option<i32> {
     set.spec.update_strategy.as_ref()?.rolling_update.as_ref().map(|r| r.partition.unwrap_or(0))
 }
 
-fn max_unavailable(set: &StatefulSet) -> i32 {
+pub(super) fn max_unavailable(set: &StatefulSet) -> i32 {
     let rolling = set.spec.update_strategy.as_ref().and_then(|s| s.rolling_update.as_ref());
     rolling.and_then(|r| r.max_unavailable.as_ref()).map_or(1, |m| scaled(m, replicas(set), false).max(1))
 }
@@ -76,6 +81,12 @@ fn is_healthy(pod: &Pod) -> bool {
     runs(pod) && !pod.is_deleting()
 }
 
+/// How many of the set's pods are not there, or not available.
+pub(super) fn unavailable(set: &StatefulSet, pods: &[Arc<Pod>], now: Timestamp) -> i32 {
+    let serves = |p: &Pod| is_replica(set, p) && is_healthy(p) && pods::is_available(p, min_ready_s(set), now);
+    replicas(set) - i32::try_from(pods.iter().filter(|p| serves(p)).count()).unwrap_or(i32::MAX)
+}
+
 /// The status that these pods make.
 pub(super) fn status(set: &StatefulSet, pods: &[Arc<Pod>], current: &str, update: &str, collisions: i32, now: Timestamp) -> StatefulSetStatus {
     let old = set.status.clone().unwrap_or_default();
@@ -94,7 +105,8 @@ pub(super) fn status(set: &StatefulSet, pods: &[Arc<Pod>], current: &str, update
         conditions: old.conditions,
     };
     let all = Some(status.replicas);
-    if rolls(set) && status.updated_replicas == all && status.ready_replicas == all && status.replicas == replicas(set) {
+    // Whatever the strategy: with `OnDelete` too the pods may all be new in the end.
+    if status.updated_replicas == all && status.ready_replicas == all && status.replicas == replicas(set) {
         status.current_replicas = status.updated_replicas;
         status.current_revision = Some(update.to_owned());
     }
@@ -115,6 +127,8 @@ pub(super) fn plan(set: &StatefulSet, pods: &[Arc<Pod>], current: &Version, upda
                 if is_ordered(set) && !available(pod) {
                     return actions;
                 }
+                let lacking = if pod.is_deleting() { None } else { fitted(set, n, pod) };
+                actions.extend(lacking.map(|pod| Action::Update(Box::new(pod))));
                 None
             }
         };
@@ -129,7 +143,7 @@ pub(super) fn plan(set: &StatefulSet, pods: &[Arc<Pod>], current: &Version, upda
         pods.iter().filter_map(|p| Some((ordinal(set.name(), p.name())?, p))).filter(|(n, _)| !(first..end).contains(n)).collect();
     condemned.sort_by_key(|(n, _)| std::cmp::Reverse(*n));
     // The lowest one that is ill may go although others are not well: it will not get better by waiting.
-    let ill = pods.iter().filter(|p| !is_healthy(p)).min_by_key(|p| ordinal(set.name(), p.name()).unwrap_or(i32::MAX));
+    let ill = condemned.iter().rfind(|(_, p)| !available(p)).map(|(_, p)| *p);
     for (_, pod) in condemned {
         let waits = pod.is_deleting() || (!available(pod) && ill.is_none_or(|i| i.name() != pod.name()));
         if !is_ordered(set) {
@@ -144,26 +158,23 @@ pub(super) fn plan(set: &StatefulSet, pods: &[Arc<Pod>], current: &Version, upda
         return actions;
     }
     if rolls(set) && actions.is_empty() {
-        roll(set, (first + partition(set).unwrap_or(0), end), of, update, &mut actions);
+        let replicas: Vec<&Arc<Pod>> = (first..end).filter_map(of).collect();
+        actions = roll(set, &replicas, first + partition(set).unwrap_or(0), update, available);
     }
     actions
 }
 
-/// From the last to the first, at most so many at once that are not there.
-fn roll<'p>(set: &StatefulSet, (from, end): (i32, i32), of: impl Fn(i32) -> Option<&'p Arc<Pod>>, update: &Version, actions: &mut Vec<Action>) {
-    let mut missing = 0;
-    for n in (from..end).rev() {
-        let Some(pod) = of(n) else { continue };
-        if revision(pod) != update.name && !pod.is_deleting() {
-            actions.push(Action::Delete(pod.clone()));
-            missing += 1;
-        } else if !is_healthy(pod) {
-            missing += 1;
-        }
-        if missing >= max_unavailable(set) {
-            return;
-        }
-    }
+/// The pods that go for the new template, from the last to the first of those from `from` on (upstream
+/// `updateStatefulSetAfterInvariantEstablished`): as many as may be missing beside those that are, wherever those are. In a parallel
+/// set those that do not serve anyway go first, and all of them: their loss is none.
+fn roll(set: &StatefulSet, replicas: &[&Arc<Pod>], from: i32, update: &Version, available: impl Fn(&Pod) -> bool) -> Vec<Action> {
+    let missing = replicas.iter().filter(|p| !available(p)).count();
+    let room = usize::try_from(max_unavailable(set)).unwrap_or(1).saturating_sub(missing);
+    let is_old = |p: &&Arc<Pod>| revision(p) != update.name && !p.is_deleting() && ordinal(set.name(), p.name()).is_some_and(|n| n >= from);
+    let (serving, others): (Vec<&Arc<Pod>>, Vec<&Arc<Pod>>) = replicas.iter().copied().rev().filter(is_old).partition(|p| available(p));
+    // An ordered set comes so far with all that serve.
+    let lame = others.into_iter().filter(|_: &&Arc<Pod>| !is_ordered(set));
+    lame.chain(serving.into_iter().take(room)).map(|p| Action::Delete(p.clone())).collect()
 }
 
 /// The pod of an ordinal: of the revision that it is to have while a roll-out goes on.
@@ -178,13 +189,21 @@ fn pod(set: &StatefulSet, n: i32, current: &Version, update: &Version) -> Pod {
     let meta = pod.meta_mut();
     meta.generate_name = None;
     meta.name = Some(name.clone());
-    let labels = meta.labels.get_or_insert_default();
-    labels.insert(HASH_LABEL.to_owned(), version.name.clone());
-    labels.insert("statefulset.kubernetes.io/pod-name".to_owned(), name.clone());
+    meta.labels.get_or_insert_default().insert(HASH_LABEL.to_owned(), version.name.clone());
+    let spec = pod.spec.get_or_insert_default();
+    spec.hostname = Some(name);
+    spec.subdomain = set.spec.service_name.clone().filter(|s| !s.is_empty());
+    fit(set, n, &mut pod);
+    pod
+}
+
+/// Gives a pod of the set what tells its number, and the volumes of its claims in place of what the template has under their names.
+fn fit(set: &StatefulSet, n: i32, pod: &mut Pod) {
+    let name = pod.name().to_owned();
+    let labels = pod.meta_mut().labels.get_or_insert_default();
+    labels.insert(POD_NAME.to_owned(), name.clone());
     labels.insert("apps.kubernetes.io/pod-index".to_owned(), n.to_string());
     let spec = pod.spec.get_or_insert_default();
-    spec.hostname = Some(name.clone());
-    spec.subdomain = set.spec.service_name.clone().filter(|s| !s.is_empty());
     let claims = claim_names(set, &name);
     let volumes = spec.volumes.get_or_insert_default();
     volumes.retain(|v| !claims.iter().any(|(volume, _)| *volume == v.name));
@@ -198,7 +217,22 @@ fn pod(set: &StatefulSet, n: i32, current: &Version, update: &Version) -> Pod {
     if volumes.is_empty() {
         spec.volumes = None;
     }
-    pod
+}
+
+/// A pod of the set with what it lacks of [`fit`] (upstream `identityMatches`, `storageMatches`); none if it lacks nothing. Somebody
+/// took its label; or it was adopted and has no claims, which the API refuses to change and so tells its user.
+fn fitted(set: &StatefulSet, n: i32, pod: &Pod) -> Option<Pod> {
+    let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
+    let mounts = |(volume, claim): (String, String)| {
+        let own = volumes.iter().find(|v| v.name == volume).and_then(|v| v.persistent_volume_claim.as_ref());
+        own.is_some_and(|source| source.claim_name == claim)
+    };
+    if pod.label(POD_NAME) == Some(pod.name()) && claim_names(set, pod.name()).into_iter().all(mounts) {
+        return None;
+    }
+    let mut fitted = pod.clone();
+    fit(set, n, &mut fitted);
+    Some(fitted)
 }
 
 /// A pod's claims: the volume, and the claim's name.

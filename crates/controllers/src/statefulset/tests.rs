@@ -20,15 +20,24 @@ fn set(replicas: i32, change: Value) -> StatefulSet {
     serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "n", "uid": "u"}, "spec": spec})).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// `0` runs; `1?` is not ready; `2-` is being deleted; `3!` has failed; `4*` runs the new revision.
+/// `0` runs; `1?` is not ready; `2-` is being deleted; `3!` has failed; `4*` runs the new revision; `5~` is ready for a moment; `6#` lost
+/// its label.
 fn pods(text: &str) -> Vec<Arc<Pod>> {
     let pod = |word: &str| {
-        let n = word.trim_end_matches(['?', '-', '!', '*']);
+        let n = word.trim_end_matches(['?', '-', '!', '*', '~', '#']);
         let phase = if word.contains('!') { "Failed" } else { "Running" };
         let ready = if word.contains(['?', '!']) { "False" } else { "True" };
+        let since = if word.contains('~') { client::now() } else { crate::meta::seconds(k8s_openapi::jiff::Timestamp::UNIX_EPOCH) };
+        let volume = json!({"name": "data", "persistentVolumeClaim": {"claimName": format!("data-web-{n}")}});
+        let hash = if word.contains('*') { "new" } else { "old" };
+        let mut labels = json!({"controller-revision-hash": hash, "statefulset.kubernetes.io/pod-name": format!("web-{n}")});
+        if word.contains('#') {
+            labels = json!({"controller-revision-hash": hash});
+        }
         let mut pod: Pod = serde_json::from_value(json!({
-            "metadata": {"name": format!("web-{n}"), "labels": {"controller-revision-hash": if word.contains('*') { "new" } else { "old" }}},
-            "status": {"phase": phase, "conditions": [{"type": "Ready", "status": ready}]},
+            "metadata": {"name": format!("web-{n}"), "labels": labels},
+            "spec": {"containers": [], "volumes": [volume]},
+            "status": {"phase": phase, "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": since}]},
         }))
         .unwrap_or_default();
         pod.meta_mut().deletion_timestamp = word.contains('-').then(client::now);
@@ -45,6 +54,7 @@ fn next(set: &StatefulSet, state: &str, update: &str) -> String {
     let actions = plan(set, &pods(state), &version("old", set), &version(update, set), client::timestamp());
     let told = actions.iter().map(|a| match a {
         Action::Create(pod) => format!("+{}", pod.name()),
+        Action::Update(pod) => format!("={}", pod.name()),
         Action::Delete(pod) => format!("-{}", pod.name()),
     });
     told.collect::<Vec<_>>().join(" ").replace("web-", "")
@@ -89,6 +99,46 @@ fn a_new_template_goes_from_the_last_to_the_first() {
 }
 
 #[test]
+fn in_a_parallel_set_what_does_not_serve_goes_first_and_all_of_it() {
+    let parallel = |max: i32| {
+        set(
+            4,
+            json!({"podManagementPolicy": "Parallel", "minReadySeconds": 30,
+            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0, "maxUnavailable": max}}}),
+        )
+    };
+    for (max, state, want) in [
+        (1, "0 1 2 3", "-3"),
+        (1, "0 1 2 3*~", ""),
+        (1, "0 1? 2? 3", "-2 -1"),
+        (2, "0 1? 2 3", "-1 -3"),
+        (2, "0 1-  2 3", "-3"),
+        (1, "0? 1 2 3*", "-0"),
+        (3, "0* 1*? 2 3", "-3 -2"),
+    ] {
+        assert_eq!(next(&parallel(max), state, "new"), want, "{max} {state}");
+    }
+}
+
+#[test]
+fn one_that_is_too_many_waits_for_those_that_are_not_available() {
+    let ordered = set(1, json!({"minReadySeconds": 30}));
+    for (state, want) in [("0 1 2~", "-2"), ("0 1~ 2~", ""), ("0 1~ 2", "-2"), ("0~ 1 2", "")] {
+        assert_eq!(next(&ordered, state, "old"), want, "{state}");
+    }
+}
+
+#[test]
+fn what_somebody_took_from_a_pod_is_given_back() {
+    assert_eq!(next(&set(2, json!({})), "0# 1", "old"), "=0");
+    assert_eq!(next(&set(2, json!({})), "0 1-#", "old"), "", "one that goes needs nothing");
+    let actions = plan(&set(1, json!({})), &pods("0#"), &version("old", &set(1, json!({}))), &version("old", &set(1, json!({}))), client::timestamp());
+    let [Action::Update(pod)] = actions.as_slice() else { panic!("{actions:?}") };
+    assert_eq!((pod.label("statefulset.kubernetes.io/pod-name"), pod.label("apps.kubernetes.io/pod-index")), (Some("web-0"), Some("0")));
+    assert_eq!(pod.label("controller-revision-hash"), Some("old"), "what else it has stays");
+}
+
+#[test]
 fn a_pod_has_its_name_its_host_and_its_claims() {
     let set = set(1, json!({}));
     let actions = plan(&set, &[], &version("old", &set), &version("new", &set), client::timestamp());
@@ -109,6 +159,9 @@ fn the_status_turns_when_all_are_new() {
     assert_eq!((half.replicas, half.current_replicas, half.updated_replicas, half.current_revision.as_deref()), (2, Some(1), Some(1), Some("old")));
     let all = status(&set, &pods("0* 1*"), "old", "new", 0, client::timestamp());
     assert_eq!((all.current_replicas, all.current_revision.as_deref()), (Some(2), Some("new")));
+    let by_hand = self::set(2, json!({"updateStrategy": {"type": "OnDelete"}}));
+    let all = status(&by_hand, &pods("0* 1*"), "old", "new", 0, client::timestamp());
+    assert_eq!(all.current_revision.as_deref(), Some("new"), "by whatever strategy");
 }
 
 #[test]

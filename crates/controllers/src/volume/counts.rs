@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use client::{Informer, Meta};
-use instruments::{Declared, Families, Family, Kind, Registry, SERIES_MAX};
+use instruments::{Counter, Declared, Families, Family, Kind, Registry, SERIES_MAX};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 
 use super::{claim_class, claim_phase};
@@ -16,6 +16,32 @@ const BOUND_CLAIMS: Family =
     Family::new("pv_collector_bound_pvc_count", Kind::Gauge, "[ALPHA] Gauge measuring number of persistent volume claim currently bound");
 const UNBOUND_CLAIMS: Family =
     Family::new("pv_collector_unbound_pvc_count", Kind::Gauge, "[ALPHA] Gauge measuring number of persistent volume claim currently unbound");
+
+const ADOPTED: Family =
+    Family::new("retroactive_storageclass_total", Kind::Counter, "[ALPHA] Total number of retroactive StorageClass assignments to persistent volume claim");
+const NOT_ADOPTED: Family = Family::new(
+    "retroactive_storageclass_errors_total",
+    Kind::Counter,
+    "[ALPHA] Total number of failed retroactive StorageClass assignments to persistent volume claim",
+);
+
+/// Claims that got the default class after they were made.
+#[derive(Default)]
+pub(super) struct Adoptions {
+    done: Arc<Counter>,
+    failed: Arc<Counter>,
+}
+
+impl Adoptions {
+    pub(super) fn new(registry: &Registry) -> Self {
+        Self { done: registry.counter(&ADOPTED), failed: registry.counter(&NOT_ADOPTED) }
+    }
+
+    /// One was to get it.
+    pub(super) fn count(&self, is_done: bool) {
+        if is_done { self.done.inc() } else { self.failed.inc() }
+    }
+}
 
 const OF_CLAIM: &[&str] = &["namespace", "storage_class", "volume_attributes_class"];
 const DECLARED: &[Declared] = &[

@@ -17,7 +17,7 @@ const SCHEDULER: &str = include_str!("original/kube-scheduler.txt");
 const CONTROLLERS: &str = include_str!("original/kube-controller-manager.txt");
 
 /// How many of the original's are not here. It only ever gets less.
-const ABSENT: [usize; 3] = [19, 33, 33];
+const ABSENT: [usize; 3] = [19, 33, 17];
 
 /// Labels of what was built that a program in another language has not.
 const NOT_OURS: [&str; 5] = ["build_date", "compiler", "git_commit", "git_tree_state", "go_version"];

@@ -140,7 +140,7 @@ async fn pre_stop(hands: &Hands, k: &mut Kill) {
     let pause = if k.pod.metadata.deletion_timestamp.is_some() { OUT_OF_SERVICE } else { Duration::ZERO };
     let hook = async {
         tokio::time::sleep(pause).await;
-        hooks::run(&hands.runtime, &spec, &k.id, &k.ips, handler).await
+        hooks::run(&hands.runtime, &k.pod, &spec, &k.id, &k.ips, handler).await
     };
     let ran = tokio::select! {
         ran = hook => ran,
@@ -149,9 +149,13 @@ async fn pre_stop(hands: &Hands, k: &mut Kill) {
             return;
         }
     };
-    if let Err(e) = ran {
-        tracing::info!(pod = %util::describe(&k.pod), container = %k.name, error = %e, "preStop hook failed");
-        hands.tell(k, Severity::Warning, "FailedPreStopHook", "PreStopHook failed");
+    match (ran, &hands.api) {
+        (Ok(Some(told)), Some(api)) => api.pod_event(&k.pod, None, Severity::Warning, "LifecycleHTTPFallback", &told),
+        (Ok(_), _) => {}
+        (Err(e), _) => {
+            tracing::info!(pod = %util::describe(&k.pod), container = %k.name, error = %e, "preStop hook failed");
+            hands.tell(k, Severity::Warning, "FailedPreStopHook", "PreStopHook failed");
+        }
     }
 }
 

@@ -88,13 +88,17 @@ pub async fn start(cx: Arc<Context>, s: Start) -> Result<(), StartError> {
 async fn post_start(cx: &Arc<Context>, s: &Start, id: &ContainerId) -> Result<(), StartError> {
     let Some(handler) = s.spec.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return Ok(()) };
     let ran = tokio::select! {
-        ran = hooks::run(&cx.runtime, &s.spec, id, &s.set_up.ips, handler) => ran,
+        ran = hooks::run(&cx.runtime, &s.pod, &s.spec, id, &s.set_up.ips, handler) => ran,
         () = s.cancel.cancelled() => return Ok(()),
     };
-    if let Err(e) = ran {
-        // What the hook said stays out of the Event, where more people can read it than may see the pod's secrets.
-        s.event(cx, Severity::Warning, "FailedPostStartHook", "PostStartHook failed");
-        return Err(StartError { unhooked: Some(id.clone()), ..StartError::new("PostStartHookError", e) });
+    match ran {
+        Ok(None) => {}
+        Ok(Some(told)) => cx.api.pod_event(&s.pod, None, Severity::Warning, "LifecycleHTTPFallback", &told),
+        Err(e) => {
+            // What the hook said stays out of the Event, where more people can read it than may see the pod's secrets.
+            s.event(cx, Severity::Warning, "FailedPostStartHook", "PostStartHook failed");
+            return Err(StartError { unhooked: Some(id.clone()), ..StartError::new("PostStartHookError", e) });
+        }
     }
     Ok(())
 }

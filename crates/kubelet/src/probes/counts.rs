@@ -59,7 +59,7 @@ impl Counts {
         let mut held = self.0.lock();
         let count = held.entry(which.clone()).or_default();
         match found {
-            Found::Good => count.successful += 1,
+            Found::Good | Found::Warned(_) => count.successful += 1,
             Found::Bad(_) => count.failed += 1,
             Found::Unknown(_) => count.unknown += 1,
         }

@@ -16,9 +16,11 @@ use crate::util;
 
 /// What Go says when TLS is answered by plain HTTP.
 pub const NOT_TLS: &str = "server gave HTTP response to HTTPS client";
+/// Who asks when a probe does.
+const PROBE_AGENT: &str = "kube-probe/1.37";
 /// Most bytes read of an answer (upstream's limit).
 const MAX_BODY: usize = 10 * 1024;
-/// Redirects followed on the same host (the Go client's limit).
+/// Requests made while redirected on the same host (the Go client's limit).
 const MAX_REDIRECTS: usize = 10;
 
 /// A request.
@@ -34,6 +36,8 @@ pub struct Request {
     pub path: String,
     /// Headers in order.
     pub headers: Vec<(String, String)>,
+    /// Who asks, where the headers do not say it.
+    pub agent: &'static str,
 }
 
 /// An answer.
@@ -97,6 +101,7 @@ impl Request {
             port: util::port(&h.port, spec)?,
             path: encoded(&if path.starts_with('/') { path } else { format!("/{path}") }),
             headers: h.http_headers.iter().flatten().map(|x| (x.name.clone(), x.value.clone())).collect(),
+            agent: PROBE_AGENT,
         })
     }
 
@@ -105,8 +110,8 @@ impl Request {
     }
 }
 
-/// One probe: an error is the text of the failure.
-pub async fn probe(request: &Request, timeout: Duration) -> Result<(), String> {
+/// One probe: a text is a warning beside the success (a redirect that is not followed), an error the text of the failure.
+pub async fn probe(request: &Request, timeout: Duration) -> Result<Option<String>, String> {
     let url = request.url();
     let asked = tokio::time::timeout(timeout, follow(request.clone())).await;
     let answer = match asked {
@@ -114,15 +119,16 @@ pub async fn probe(request: &Request, timeout: Duration) -> Result<(), String> {
         Ok(Err(e)) => return Err(format!("Get {url:?}: {e}")),
         Ok(Ok(a)) => a,
     };
-    if (200..400).contains(&answer.status) {
-        return Ok(());
+    match answer.status {
+        200..300 => Ok(None),
+        300..400 => Ok(Some(format!("Probe terminated redirects, Response body: {}", answer.body))),
+        status => Err(format!("HTTP probe failed with statuscode: {status}")),
     }
-    Err(format!("HTTP probe failed with statuscode: {}", answer.status))
 }
 
 /// Follows redirects on the same host; one to another host is an answer (upstream's `RedirectChecker(false)`).
 async fn follow(mut request: Request) -> Result<Answer, String> {
-    for _ in 0..=MAX_REDIRECTS {
+    for _ in 0..MAX_REDIRECTS {
         let answer = send(&request).await?;
         let Some(to) = answer.location.as_deref().filter(|_| matches!(answer.status, 301 | 302 | 303 | 307 | 308)) else { return Ok(answer) };
         if let Some((scheme, rest)) = to.split_once("://") {
@@ -181,7 +187,7 @@ async fn exchange<T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static
         builder = builder.header("host", authority(&request.host, request.port));
     }
     if !given("user-agent") {
-        builder = builder.header("user-agent", "kube-probe/1.37");
+        builder = builder.header("user-agent", request.agent);
     }
     if !given("accept") {
         builder = builder.header("accept", "*/*");
@@ -238,7 +244,7 @@ mod tests {
     }
 
     fn request(port: u16) -> Request {
-        Request { tls: false, host: "127.0.0.1".into(), port, path: "/".into(), headers: Vec::new() }
+        Request { tls: false, host: "127.0.0.1".into(), port, path: "/".into(), headers: Vec::new(), agent: PROBE_AGENT }
     }
 
     #[tokio::test]
@@ -267,9 +273,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_redirect_elsewhere_is_a_success_and_a_closed_port_a_failure() {
-        let port = serve(vec!["HTTP/1.1 302 Found\r\nlocation: http://example.org/\r\ncontent-length: 0\r\n\r\n"]).await;
-        assert_eq!(probe(&request(port), Duration::from_secs(5)).await, Ok(()));
+    async fn a_redirect_elsewhere_is_a_success_with_a_warning_and_a_closed_port_a_failure() {
+        let port = serve(vec!["HTTP/1.1 302 Found\r\nlocation: http://example.org/\r\ncontent-length: 4\r\n\r\naway"]).await;
+        let warned = probe(&request(port), Duration::from_secs(5)).await.unwrap();
+        assert_eq!(warned.as_deref(), Some("Probe terminated redirects, Response body: away"));
+        let port = serve(vec!["HTTP/1.1 204 No Content\r\n\r\n"]).await;
+        assert_eq!(probe(&request(port), Duration::from_secs(5)).await, Ok(None));
         let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
         let e = probe(&request(closed), Duration::from_secs(5)).await.unwrap_err();
         assert!(e.ends_with("connect: connection refused"), "{e}");

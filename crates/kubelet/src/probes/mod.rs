@@ -58,6 +58,8 @@ impl Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Found {
     Good,
+    /// Good, with a word of warning: the answer was a redirect elsewhere.
+    Warned(String),
     /// The container's own verdict, in its words.
     Bad(String),
     /// None: the question could not be put. It counts for nothing (upstream's `probe.Unknown`).
@@ -228,12 +230,16 @@ impl Prober {
             self.cx.probed.add(&self.which, &found, asked.elapsed());
             match found {
                 Found::Good => (good, bad) = (good.saturating_add(1), 0),
+                Found::Warned(output) => {
+                    (good, bad) = (good.saturating_add(1), 0);
+                    self.warn(&output);
+                }
                 Found::Bad(output) => {
                     (good, bad) = (0, bad.saturating_add(1));
-                    self.tell(&format!("failed: {}", util::truncate(&output, MAX_OUTPUT)));
+                    self.tell("Unhealthy", &format!("failed: {}", util::truncate(&output, MAX_OUTPUT)));
                 }
                 Found::Unknown(error) => {
-                    self.tell(&format!("errored and resulted in unknown state: {}", util::truncate(&error, MAX_OUTPUT)));
+                    self.tell("Unhealthy", &format!("errored and resulted in unknown state: {}", util::truncate(&error, MAX_OUTPUT)));
                     continue;
                 }
             }
@@ -253,8 +259,12 @@ impl Prober {
         let mut pause = if self.probe.exec.is_some() { EARLY_PAUSE_EXEC } else { EARLY_PAUSE };
         loop {
             let asked = Instant::now();
-            if self.once().await == Found::Good {
-                self.cx.probed.add(&self.which, &Found::Good, asked.elapsed());
+            let found = self.once().await;
+            if let Found::Warned(output) = &found {
+                self.warn(output);
+            }
+            if matches!(found, Found::Good | Found::Warned(_)) {
+                self.cx.probed.add(&self.which, &found, asked.elapsed());
                 return true;
             }
             if Instant::now() + pause >= until {
@@ -298,9 +308,13 @@ impl Prober {
         true
     }
 
-    fn tell(&self, what: &str) {
+    fn warn(&self, output: &str) {
+        self.tell("ProbeWarning", &format!("warning: {}", util::truncate(output, MAX_OUTPUT)));
+    }
+
+    fn tell(&self, reason: &str, what: &str) {
         let text = format!("{} probe {what}", self.kind.as_str());
-        self.cx.api.pod_event(&self.pod, Some(&self.path), Severity::Warning, "Unhealthy", &text);
+        self.cx.api.pod_event(&self.pod, Some(&self.path), Severity::Warning, reason, &text);
     }
 
     /// One question, put again if it could not be.
@@ -318,21 +332,22 @@ impl Prober {
     async fn once(&self) -> Found {
         let timeout = Duration::from_secs(u64::from(positive(self.probe.timeout_seconds, 1)));
         match self.put(timeout).await {
-            Ok(Ok(())) => Found::Good,
+            Ok(Ok(None)) => Found::Good,
+            Ok(Ok(Some(output))) => Found::Warned(output),
             Ok(Err(output)) => Found::Bad(output),
             Err(error) => Found::Unknown(error),
         }
     }
 
-    /// Puts the question: the container's verdict, or why there is none.
-    async fn put(&self, timeout: Duration) -> Result<Result<(), String>, String> {
+    /// Puts the question: the container's verdict (a success may come with a warning), or why there is none.
+    async fn put(&self, timeout: Duration) -> Result<Result<Option<String>, String>, String> {
         if let Some(e) = &self.probe.exec {
             // Of the environment what stands in the spec (upstream's `ExpandContainerCommandOnlyStatic`).
             let env: Vec<(String, String)> = self.spec.env.iter().flatten().map(|v| (v.name.clone(), v.value.clone().unwrap_or_default())).collect();
             let command = expand::expand_all(e.command.as_deref().unwrap_or_default(), &env);
             let shown = command.join(" ");
             return match self.cx.runtime.exec_sync(&self.id, command, Some(timeout)).await {
-                Ok(out) if out.exit_code == 0 => Ok(Ok(())),
+                Ok(out) if out.exit_code == 0 => Ok(Ok(None)),
                 Ok(out) => Ok(Err(String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())),
                 Err(CriError::DeadlineExceeded(_)) => Ok(Err(format!("command {shown:?} timed out after {}s", timeout.as_secs()))),
                 Err(e) => Err(e.to_string()),
@@ -347,7 +362,7 @@ impl Prober {
             let host = http::host(t.host.as_deref(), self.ip)?;
             let at = http::authority(&host, port);
             return Ok(match tokio::time::timeout(timeout, util::connect(&host, port)).await {
-                Ok(Ok(_)) => Ok(()),
+                Ok(Ok(_)) => Ok(None),
                 Ok(Err(e)) => Err(format!("dial tcp {at}: {}", http::go_error(&e))),
                 Err(_) => Err(format!("dial tcp {at}: i/o timeout")),
             });
@@ -355,7 +370,7 @@ impl Prober {
         if let Some(g) = &self.probe.grpc {
             let port = u16::try_from(g.port).map_err(|_| format!("invalid port number: {}", g.port))?;
             let host = http::host(None, self.ip)?;
-            return Ok(grpc::check(&host, port, g.service.as_deref().unwrap_or_default(), timeout).await);
+            return Ok(grpc::check(&host, port, g.service.as_deref().unwrap_or_default(), timeout).await.map(|()| None));
         }
         Err("missing probe handler".into())
     }

@@ -25,7 +25,7 @@ pub const DECLARED: [Declared; 2] = [(&REQUEST, LABELS), (&LIMIT, LABELS)];
 /// Tells what these pods ask for; those that have ended ask for nothing.
 pub fn tell<'p>(pods: impl Iterator<Item = &'p Pod>, out: &mut Families) {
     for pod in pods.filter(|pod| pod::node_name(pod).is_empty() || !pod::is_finished(pod)) {
-        tell_one(&REQUEST, pod, &resources::requested(pod), out);
+        tell_one(&REQUEST, pod, &resources::asked(pod), out);
         tell_one(&LIMIT, pod, &resources::limited(pod), out);
     }
 }

@@ -103,7 +103,8 @@ impl Plugin for PodTopologySpread {
                 }
             }
         }
-        Prepared::filter(Hard { pod: cycle.pod, constraints, counts: by_places })
+        let least = constraints.iter().zip(&by_places).map(|(constraint, by_place)| least(constraint, by_place)).collect();
+        Prepared::filter(Hard { pod: cycle.pod, constraints, counts: by_places, least })
     }
 
     fn prepare_score<'a>(&self, cycle: &Cycle<'a>, feasible: &[&'a NodeInfo]) -> Option<Box<dyn Score + 'a>> {
@@ -151,6 +152,13 @@ struct Hard<'a> {
     constraints: Cow<'a, [Constraint]>,
     /// For each constraint, the pod's like by place.
     counts: Vec<HashMap<String, i64>>,
+    /// For each constraint, how many are in the emptiest place: not looked for anew for each of many nodes.
+    least: Vec<i64>,
+}
+
+/// How many of a pod's like are in the emptiest place; none, where there are too few places.
+fn least(constraint: &Constraint, by_place: &HashMap<String, i64>) -> i64 {
+    if by_place.len() < constraint.min_domains { 0 } else { by_place.values().copied().min().unwrap_or(i64::from(i32::MAX)) }
 }
 
 impl Hard<'_> {
@@ -158,12 +166,13 @@ impl Hard<'_> {
         if other.pod.namespace() != self.pod.pod.namespace() || !has_all_keys(node, &self.constraints) {
             return;
         }
-        for (constraint, by_place) in self.constraints.iter().zip(&mut self.counts) {
+        for ((constraint, by_place), fewest) in self.constraints.iter().zip(&mut self.counts).zip(&mut self.least) {
             if constraint.selects(other.labels())
                 && counts(constraint, self.pod, node)
                 && let Some(place) = node.label(&constraint.key)
             {
                 *by_place.entry(place.to_owned()).or_default() += by;
+                *fewest = least(constraint, by_place);
             }
         }
     }
@@ -171,11 +180,10 @@ impl Hard<'_> {
 
 impl<'a> Filter<'a> for Hard<'a> {
     fn check(&self, node: &NodeInfo) -> Verdict {
-        for (constraint, counts) in self.constraints.iter().zip(&self.counts) {
+        for ((constraint, counts), least) in self.constraints.iter().zip(&self.counts).zip(&self.least) {
             let Some(place) = node.label(&constraint.key) else {
                 return Err(Rejection::unresolvable(NO_LABEL));
             };
-            let least = if counts.len() < constraint.min_domains { 0 } else { counts.values().copied().min().unwrap_or(i64::from(i32::MAX)) };
             let own = i64::from(constraint.selects(self.pod.labels()));
             if counts.get(place).copied().unwrap_or_default() + own - least > constraint.max_skew {
                 return Err(Rejection::resolvable(TOO_MANY));

@@ -25,7 +25,7 @@ pub(super) async fn schedule(
     profile: &Profile,
     snapshot: Snapshot<'_>,
     pod: &PodInfo,
-    start: usize,
+    start: &mut usize,
     extenders: &[Arc<Extender>],
     pick: Pick<'_>,
 ) -> Result<Decision, String> {
@@ -34,7 +34,8 @@ pub(super) async fn schedule(
     }
     let cycle = Cycle::new(pod, profile, snapshot);
     let others_score = extenders.iter().any(|e| e.scores() || e.filters());
-    let mut survey = Survey::new(&cycle, start, others_score);
+    let mut survey = Survey::new(&cycle, *start, others_score);
+    *start = survey.next_start(*start);
     filter(&cycle, &mut survey, extenders).await?;
     if !survey.feasible.is_empty() {
         let more = if survey.feasible.len() > 1 { scores(&cycle, &survey.feasible, extenders).await } else { BTreeMap::new() };

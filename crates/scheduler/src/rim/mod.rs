@@ -319,9 +319,13 @@ impl Scheduler {
             }
         } else if self.config.profiles.get(pod::scheduler_name(pod)).is_some() {
             let info = Self::info(self.queue.get(pod.uid()), pod);
-            if self.queue.get(pod.uid()).is_none() && !info.nominated().is_empty() {
-                // Nominated by a former process.
-                self.nominate(pod.uid(), Some((info.nominated().to_owned(), info.clone())));
+            let before = self.queue.get(pod.uid()).map(|known| known.nominated().to_owned()).unwrap_or_default();
+            // By a former process, or by somebody who knows where it is to go; what is about to be bound has its node.
+            if info.nominated() != before && !self.cache.contains(pod.uid()) {
+                self.give_back(pod.uid(), info.nominated());
+                if !info.nominated().is_empty() {
+                    self.nominate(pod.uid(), Some((info.nominated().to_owned(), info.clone())));
+                }
             }
             let held = self.waits_for_claims(&info);
             self.queue.upsert(info, held, Instant::now());
@@ -346,7 +350,7 @@ impl Scheduler {
             Report::Preempted(uid, done) => {
                 self.preempting.remove(&uid);
                 if !done {
-                    self.queue.activate(&uid, Instant::now());
+                    self.queue.activate(&uid);
                 }
             }
             Report::Other(other) => self.on_other(&other),
@@ -425,16 +429,16 @@ impl Scheduler {
             chance ^= chance << 17;
             usize::try_from(chance % (bound.max(1) as u64)).unwrap_or_default()
         };
+        self.cache.settle();
         let snapshot = Snapshot { nodes: self.cache.nodes(), world: &self.world, nominated: &self.nominated };
         let interested: Vec<_> = self.config.extenders.iter().filter(|e| e.is_interested(pod)).cloned().collect();
         let decision = if interested.is_empty() {
-            Ok(schedule::schedule(&profile, snapshot, pod, self.start, &mut pick))
+            Ok(schedule::schedule(&profile, snapshot, pod, &mut self.start, &mut pick))
         } else {
-            Box::pin(extended::schedule(&profile, snapshot, pod, self.start, &interested, &mut pick)).await
+            Box::pin(extended::schedule(&profile, snapshot, pod, &mut self.start, &interested, &mut pick)).await
         };
         self.config.metrics.algorithm.took(begun.elapsed());
         self.chance = chance;
-        self.start = (self.start + 1) % self.cache.nodes().len().max(1);
         match decision {
             Ok(Decision::Bind(node)) => self.bind(pod, &profile, &node, begun),
             Ok(Decision::Wait(failure)) => {
@@ -591,7 +595,7 @@ impl Scheduler {
             self.nominate(uid, None);
             // A failure means that nothing is written any more.
             let _ = self.notes.send(Note::nomination(lower.pod.clone(), Nomination::Clear));
-            self.queue.activate(uid, Instant::now());
+            self.queue.activate(uid);
         }
     }
 

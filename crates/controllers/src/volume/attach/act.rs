@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use super::facts::{self, Wanted};
 use super::names::{self, Volume};
-use super::plan::{ANSWER_MAX, Failure, Found, Link, Place, Step, plan};
-use super::{Attaching, Key};
+use super::plan::{ANSWER_MAX, Failure, Forced, Found, Link, Place, Step, plan};
+use super::{Attaching, Key, counts};
 
 /// When a volume is looked at again that was on a node by the node's word alone.
 const SOON: Duration = Duration::from_millis(20);
@@ -30,7 +30,7 @@ impl Attaching {
         for (node, step) in plan.steps {
             let pods = wanted.pods.get(&node).map(Vec::as_slice).unwrap_or_default();
             let wait = match step {
-                Step::Detach { verify } => self.detach(volume, &node, verify).await,
+                Step::Detach { forced } => self.detach(volume, &node, forced).await,
                 Step::Attach => match &wanted.through {
                     Some(through) => self.attach(volume, &node, through, pods).await,
                     None => None,
@@ -198,10 +198,11 @@ impl Attaching {
     }
 
     /// Takes a volume from a node: the node is told, asked, and the driver told.
-    async fn detach(&self, volume: &Volume, node: &str, verify: bool) -> Option<Duration> {
+    async fn detach(&self, volume: &Volume, node: &str, forced: Option<Forced>) -> Option<Duration> {
         let known = self.with_link(volume, node, |link| std::mem::replace(&mut link.hidden, true));
-        match self.let_go(volume, node, verify).await {
+        match self.let_go(volume, node, forced.is_none()).await {
             Ok(true) => {
+                counts::note(&self.forced, forced);
                 self.with_link(volume, node, |link| link.detaching = Some(Instant::now()));
                 // Attached or not is read from the API from now on; who waits for it is told by the attachment's end.
                 Some(ANSWER_MAX)

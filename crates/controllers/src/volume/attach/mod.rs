@@ -16,6 +16,7 @@
 //! Drivers in the tree that were translated to CSI (`csi-translation-lib`) are not: their volumes are no CSI volumes here.
 
 mod act;
+mod counts;
 mod facts;
 mod names;
 mod plan;
@@ -26,6 +27,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use client::{Client, Delta, Meta, ObjectKey, Recorder, WorkQueue};
+use instruments::{Counter, Labelled, Registry};
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use parking_lot::Mutex;
@@ -44,8 +46,13 @@ pub(crate) async fn run(cx: Cx) {
     let client = cx.client("attachdetach-controller");
     let recorder = cx.recorder(&client, "attachdetach-controller");
     let queue = WorkQueue::default();
-    let controller = Arc::new(Attaching::new(client, recorder, Facts::new(&cx.informers), queue.clone()));
+    let controller = Attaching::new(client, recorder, Facts::new(&cx.informers), queue.clone());
+    let controller = Arc::new(Attaching { forced: counts::forced(cx.metrics()), ..controller });
     let facts = &controller.facts;
+    cx.metrics().collect(counts::DECLARED, {
+        let controller = Arc::downgrade(&controller);
+        move |out| controller.upgrade().into_iter().for_each(|controller| counts::tell(&controller.facts, out))
+    });
     cx.setup_with(queue, &controller)
         .on(&facts.nodes, Attaching::heard_node)
         .on(&facts.pods, Attaching::heard_pod)
@@ -90,11 +97,15 @@ struct Attaching {
     gone: Mutex<HashMap<String, HashSet<String>>>,
     /// One writer of a node's report at a time: else one that began before a volume was hidden could show it again.
     reports: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Volumes that were taken from nodes that had not let go of them.
+    forced: Arc<Labelled<1, Counter>>,
 }
 
 impl Attaching {
     fn new(client: Client, recorder: Recorder, facts: Facts, queue: WorkQueue<Key>) -> Self {
-        Self { client, recorder, facts, queue, links: Mutex::default(), gone: Mutex::default(), reports: Mutex::default() }
+        // Told nowhere until it is said where.
+        let forced = counts::forced(&Registry::default());
+        Self { client, recorder, facts, queue, links: Mutex::default(), gone: Mutex::default(), reports: Mutex::default(), forced }
     }
 
     fn heard_node(&self, queue: &WorkQueue<Key>, change: &Delta<Node>) {

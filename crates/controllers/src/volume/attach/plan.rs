@@ -99,8 +99,8 @@ pub(super) struct Place {
 /// The next step for a volume on a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Nobody wants it there: take it away. Whether the node must first agree that it is not in use.
-    Detach { verify: bool },
+    /// Nobody wants it there: take it away. Whether the node must first agree that it is not in use, or why not.
+    Detach { forced: Option<Forced> },
     /// Nobody wants it there, and it cannot be taken away yet.
     Unwanted,
     /// Ask the driver to attach it.
@@ -115,6 +115,14 @@ pub(super) enum Step {
     Stuck,
     /// Other nodes have it, which is told once.
     Rivals(Vec<String>),
+}
+
+/// Why a node is not asked whether it still has a volume in use that is taken from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Forced {
+    /// It had its time.
+    Timeout,
+    OutOfService,
 }
 
 /// Why a volume is not attached.
@@ -183,7 +191,8 @@ fn take(place: &Place, now: Instant, plan: &mut Plan) {
         }
         return plan.step(place, Step::Unwanted);
     }
-    plan.step(place, Step::Detach { verify: !expired && !place.out_of_service });
+    let why = if expired { Some(Forced::Timeout) } else { place.out_of_service.then_some(Forced::OutOfService) };
+    plan.step(place, Step::Detach { forced: why });
 }
 
 /// A volume that is wanted on this node.

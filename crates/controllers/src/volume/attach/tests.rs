@@ -27,8 +27,8 @@ fn told(places: &[Place], exclusive: bool, now: Instant) -> (Vec<String>, Option
 fn what_nobody_wants_goes_first() {
     let now = Instant::now();
     let places = [place("a", true, Found::Nothing), place("b", false, Found::Attached)];
-    assert_eq!(told(&places, true, now).0, ["b: Detach { verify: true }"], "one node at a time");
-    assert_eq!(told(&places, false, now).0, ["b: Detach { verify: true }", "a: Attach"]);
+    assert_eq!(told(&places, true, now).0, ["b: Detach { forced: None }"], "one node at a time");
+    assert_eq!(told(&places, false, now).0, ["b: Detach { forced: None }", "a: Attach"]);
     let places = [place("a", true, Found::Nothing), place("b", true, Found::Nothing)];
     assert_eq!(told(&places, true, now).0, ["a: Attach"], "the other waits for it");
     let mut places = [place("a", true, Found::Nothing), place("b", true, Found::Coming(None))];
@@ -49,9 +49,9 @@ fn a_mounted_volume_stays_until_its_node_is_not_to_be_asked_any_more() {
     assert_eq!(at(&mounted, UNMOUNT_MAX * 2), (vec!["a: Unwanted".to_owned()], None), "a node that is ready lets go by itself");
     let sick = Place { healthy: false, ..mounted.clone() };
     assert_eq!(at(&sick, UNMOUNT_MAX).0, ["a: Unwanted"]);
-    assert_eq!(at(&sick, UNMOUNT_MAX + Duration::from_millis(1)).0, ["a: Detach { verify: false }"]);
+    assert_eq!(at(&sick, UNMOUNT_MAX + Duration::from_millis(1)).0, ["a: Detach { forced: Some(Timeout) }"]);
     let dead = Place { out_of_service: true, ..mounted };
-    assert_eq!(at(&dead, Duration::ZERO).0, ["a: Detach { verify: false }"]);
+    assert_eq!(at(&dead, Duration::ZERO).0, ["a: Detach { forced: Some(OutOfService) }"]);
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_detachment_is_waited_for_and_then_asked_for_again() {
     let now = Instant::now();
     let mut leaving = place("a", false, Found::Leaving(None));
     let one = |place: &Place, waited| told(std::slice::from_ref(place), true, now + waited);
-    assert_eq!(one(&leaving, Duration::ZERO).0, ["a: Detach { verify: true }"], "a former process, or somebody else, began");
+    assert_eq!(one(&leaving, Duration::ZERO).0, ["a: Detach { forced: None }"], "a former process, or somebody else, began");
     leaving.link.detaching = Some(now);
     assert_eq!(one(&leaving, Duration::ZERO), (vec![], Some(120)));
     assert_eq!(one(&leaving, ANSWER_MAX).0, ["a: Stuck"]);

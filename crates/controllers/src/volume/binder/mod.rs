@@ -76,7 +76,8 @@ pub(crate) async fn run(cx: Cx) {
     let (volumes, claims) = (cx.informers.informer(), cx.informers.informer());
     counts::register(cx.metrics(), &volumes, &claims);
     let controller =
-        Arc::new(Binder::new(&client, cx.recorder(&client, "persistentvolume-controller"), queue.clone(), &cx.informers.informer(), &cx.informers.informer()));
+        Binder::new(&client, cx.recorder(&client, "persistentvolume-controller"), queue.clone(), &cx.informers.informer(), &cx.informers.informer());
+    let controller = Arc::new(Binder { adoptions: counts::Adoptions::new(cx.metrics()), ..controller });
     cx.setup_with(queue, &controller)
         .on(&volumes, |c: &Binder, _, change| c.heard_volume(change))
         .on(&claims, |c, _, change| c.heard_claim(change))
@@ -130,6 +131,7 @@ struct Binder {
     /// Of claims that wait.
     told: Mutex<HashMap<ObjectKey, Told>>,
     recycling: recycle::Made,
+    adoptions: counts::Adoptions,
 }
 
 fn volume_phase(volume: &PersistentVolume) -> &str {
@@ -171,7 +173,17 @@ impl Binder {
     fn new(client: &Client, recorder: Recorder, queue: WorkQueue<Key>, classes: &Informer<StorageClass>, pods: &Informer<Pod>) -> Self {
         index_claims(pods);
         let (classes, pods) = (classes.clone(), pods.clone());
-        Self { client: client.clone(), recorder, queue, shelf: Shelf::default(), classes, pods, told: Mutex::default(), recycling: recycle::Made::default() }
+        Self {
+            client: client.clone(),
+            recorder,
+            queue,
+            shelf: Shelf::default(),
+            classes,
+            pods,
+            told: Mutex::default(),
+            recycling: recycle::Made::default(),
+            adoptions: counts::Adoptions::default(),
+        }
     }
 
     fn heard_volume(&self, change: &Delta<PersistentVolume>) {
@@ -337,7 +349,9 @@ impl Binder {
             claims::Due::Adopt(class) => {
                 let mut next = (*claim).clone();
                 next.spec.get_or_insert_default().storage_class_name = Some(class);
-                self.write_claim(&next).await.map(|_| None)
+                let written = self.write_claim(&next).await;
+                self.adoptions.count(written.is_ok());
+                written.map(|_| None)
             }
             claims::Due::Wait(note) => {
                 let again = note.and_then(|note| self.tell(&claim, note));
