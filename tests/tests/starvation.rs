@@ -65,7 +65,7 @@ impl Probe {
             }
             Probe::Controllers => {
                 let api = client.namespaced::<Deployment>("default");
-                let change = Patch::Merge(json!({"spec": {"minReadySeconds": Instant::now().elapsed().subsec_nanos() % 1000, "paused": null,
+                let change = Patch::Merge(json!({"spec": {"minReadySeconds": Instant::now().elapsed().subsec_nanos() % 500, "paused": null,
                     "template": {"metadata": {"annotations": {"at": format!("{:?}", Instant::now())}}}}}));
                 let wanted = api.patch("probe", &change, &PatchParams::default()).await.expect("a change").metadata.generation;
                 let params = ListParams { field_selector: "metadata.name=probe".into(), ..ListParams::default() };

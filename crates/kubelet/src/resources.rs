@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, ContainerPort, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
-use machinery::quantity::Quantity;
+use machinery::quantity::{Format, Quantity};
 
 use crate::cri::CgroupLimits;
 
@@ -54,8 +54,20 @@ pub fn value(q: &ApiQuantity) -> i64 {
     q.0.parse::<Quantity>().map_or(0, |q| q.value())
 }
 
-fn amount(name: &str, q: &ApiQuantity) -> i64 {
+/// Thousandths of a CPU, whole units of all else.
+#[must_use]
+pub fn amount(name: &str, q: &ApiQuantity) -> i64 {
     if name == "cpu" { milli(q) } else { value(q) }
+}
+
+/// Such an amount as the API has it.
+#[must_use]
+pub fn quantity(name: &str, amount: i64) -> ApiQuantity {
+    let bytes = name == "memory" || name == "ephemeral-storage" || name.starts_with("hugepages-");
+    ApiQuantity(match name {
+        "cpu" => Quantity::from_milli(amount, Format::Decimal).to_string(),
+        _ => Quantity::from_value(amount, if bytes { Format::Binary } else { Format::Decimal }).to_string(),
+    })
 }
 
 /// A named limit of a container: thousandths for `cpu`, units for the rest.
@@ -125,6 +137,19 @@ fn pod_level(spec: &PodSpec) -> bool {
 #[must_use]
 pub fn pod_requests(spec: &PodSpec) -> BTreeMap<String, i64> {
     aggregate(spec, |r| r.requests.as_ref().or(r.limits.as_ref()))
+}
+
+/// The limits of a pod: the sums of those that there are, or the pod's own.
+#[must_use]
+pub fn pod_limits_by_name(spec: &PodSpec) -> BTreeMap<String, i64> {
+    let mut limits = aggregate(spec, |r| r.limits.as_ref());
+    // Overhead makes no limit where there is none.
+    let own = |name: &String| {
+        let all = spec.containers.iter().chain(spec.init_containers.iter().flatten()).map(|c| c.resources.as_ref());
+        all.chain([spec.resources.as_ref()]).any(|r| limit(r, name).is_some_and(|l| l > 0))
+    };
+    limits.retain(|name, _| own(name));
+    limits
 }
 
 /// The limit of one resource for the pod as a whole: the sum of those that there are; none if there is none.
@@ -228,22 +253,24 @@ pub fn container_limits(pod: &Pod, c: &Container, capacity_bytes: i64) -> Cgroup
     }
 }
 
+/// What the pod as a whole may take of a resource; none, unless the pod or every container is limited.
+#[must_use]
+pub fn pod_limit_of_all(pod: &Pod, name: &str) -> Option<i64> {
+    let spec = pod.spec.as_ref()?;
+    let mut containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let all = limit(spec.resources.as_ref(), name).is_some() || containers.all(|c| limit(c.resources.as_ref(), name).is_some_and(|v| v > 0));
+    if all { pod_limit(spec, name) } else { None }
+}
+
 /// The cgroup numbers of the pod as a whole: limits only where every container has one.
 #[must_use]
 pub fn pod_limits(pod: &Pod) -> CgroupLimits {
     let Some(spec) = &pod.spec else { return CgroupLimits::default() };
-    let requests = pod_requests(spec);
-    let limits = aggregate(spec, |r| r.limits.as_ref());
-    let level = spec.resources.as_ref();
-    let all = |name: &str| {
-        limit(level, name).is_some()
-            || spec.containers.iter().chain(spec.init_containers.iter().flatten()).all(|c| limit(c.resources.as_ref(), name).is_some_and(|v| v > 0))
-    };
     CgroupLimits {
-        cpu_shares: shares(requests.get("cpu").copied().unwrap_or(0)),
-        cpu_quota_us: if all("cpu") { quota_us(limits.get("cpu").copied().unwrap_or(0)) } else { 0 },
+        cpu_shares: shares(pod_requests(spec).get("cpu").copied().unwrap_or(0)),
+        cpu_quota_us: quota_us(pod_limit_of_all(pod, "cpu").unwrap_or(0)),
         cpu_period_us: PERIOD_US,
-        memory_limit_bytes: if all("memory") { limits.get("memory").copied().unwrap_or(0) } else { 0 },
+        memory_limit_bytes: pod_limit_of_all(pod, "memory").unwrap_or(0),
         oom_score_adj: 0,
     }
 }

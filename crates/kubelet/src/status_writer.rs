@@ -28,7 +28,7 @@ const COMING_UP: Duration = Duration::from_millis(100);
 /// How soon what others overwrite is said once more.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 /// The fields that the kubelet says; the others are another's.
-const FIELDS: [&str; 14] = [
+const FIELDS: [&str; 16] = [
     "phase",
     "message",
     "reason",
@@ -42,6 +42,8 @@ const FIELDS: [&str; 14] = [
     "containerStatuses",
     "ephemeralContainerStatuses",
     "observedGeneration",
+    "allocatedResources",
+    "resources",
     "conditions",
 ];
 /// Lists whose elements strategic merge would merge by key, though they are to be replaced.
@@ -337,7 +339,7 @@ pub fn difference(old: &PodStatus, new: &PodStatus) -> Option<Value> {
                 list.push(json!({"$patch": "replace"}));
                 Value::Array(list)
             }
-            _ => value.clone(),
+            _ => merged(before, value),
         };
         out.insert(key.clone(), change);
     }
@@ -345,6 +347,16 @@ pub fn difference(old: &PodStatus, new: &PodStatus) -> Option<Value> {
         out.insert(key.clone(), Value::Null);
     }
     (!out.is_empty()).then_some(Value::Object(out))
+}
+
+/// A value in the place of another: what went away in it is named as null, since maps are merged.
+fn merged(before: Option<&Value>, now: &Value) -> Value {
+    let (Some(Value::Object(before)), Value::Object(now)) = (before, now) else { return now.clone() };
+    let mut out: Map<String, Value> = now.iter().map(|(key, value)| (key.clone(), merged(before.get(key), value))).collect();
+    for key in before.keys() {
+        out.entry(key.clone()).or_insert(Value::Null);
+    }
+    Value::Object(out)
 }
 
 /// The kubelet's own conditions that changed; fields that went away are named as null.
@@ -388,6 +400,14 @@ mod tests {
 
     fn status(v: Value) -> PodStatus {
         serde_json::from_value(v).unwrap()
+    }
+
+    #[test]
+    fn what_went_away_in_a_map_is_null() {
+        let old = status(json!({"allocatedResources": {"cpu": "1", "memory": "1Gi"}, "resources": {"requests": {"cpu": "1"}, "limits": {"x/y": "1"}}}));
+        let new = status(json!({"allocatedResources": {"cpu": "2"}, "resources": {"requests": {"cpu": "2"}}}));
+        let change = difference(&old, &new).unwrap();
+        assert_eq!(change, json!({"allocatedResources": {"cpu": "2", "memory": null}, "resources": {"requests": {"cpu": "2"}, "limits": null}}));
     }
 
     #[test]

@@ -340,6 +340,8 @@ pub struct FakeRuntime {
     pub stuck: std::sync::atomic::AtomicBool,
     /// Containers cannot be made.
     pub full: std::sync::atomic::AtomicBool,
+    /// How much memory each container uses.
+    pub memory_in_use: std::sync::atomic::AtomicU64,
     /// Commands cannot be run at all.
     pub broken: std::sync::atomic::AtomicBool,
     /// The next look at the sandboxes panics.
@@ -365,6 +367,7 @@ impl FakeRuntime {
             stalled: std::sync::atomic::AtomicBool::new(false),
             stuck: std::sync::atomic::AtomicBool::new(false),
             full: std::sync::atomic::AtomicBool::new(false),
+            memory_in_use: std::sync::atomic::AtomicU64::new(0),
             broken: std::sync::atomic::AtomicBool::new(false),
             trap: std::sync::atomic::AtomicBool::new(false),
             exec: Mutex::default(),
@@ -557,7 +560,7 @@ impl ContainerRuntime for FakeRuntime {
         Ok(runtime::DiskUsage::default())
     }
     async fn stats(&self, _: &ContainerId) -> Result<Stats, CriError> {
-        Ok(Stats::default())
+        Ok(Stats { memory_usage_bytes: self.memory_in_use.load(Ordering::Relaxed), ..Stats::default() })
     }
     async fn readings(&self, of: Vec<Measure>, _: bool) -> Vec<Option<Reading>> {
         of.iter().map(|_| Some(Reading::default())).collect()

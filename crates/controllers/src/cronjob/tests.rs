@@ -1,6 +1,7 @@
 //! Schedules and what is due.
 
 use client::{Informer, ObjectKey, Recorder};
+use futures_util::future::LocalBoxFuture;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::jiff::tz::TimeZone;
@@ -131,6 +132,8 @@ fn a_schedule_of_old_may_name_its_zone() {
 fn every_minute(policy: &str, active: &[&str]) -> CronJob {
     let last = Timestamp::from_second((client::timestamp().as_second() / 60 - 1) * 60).unwrap_or_default();
     let active: Vec<Value> = active.iter().map(|name| json!({"name": name, "uid": name, "namespace": "n"})).collect();
+    // As the API has it: a list without anything is none.
+    let active = (!active.is_empty()).then_some(active);
     serde_json::from_value(json!({
         "apiVersion": "batch/v1", "kind": "CronJob",
         "metadata": {"name": "c", "namespace": "n", "uid": "u", "resourceVersion": "1", "creationTimestamp": "2026-01-01T00:00:00Z"},
@@ -148,7 +151,11 @@ fn job(name: &str, owner: &str, status: Value) -> Job {
 }
 
 /// What a step writes, but for events: method, last part of the path, and the active jobs of a status.
-async fn step(cron: CronJob, jobs: Vec<Job>, answer: impl Fn(&str, &str) -> Option<(u16, Value)> + Send + Sync + 'static) -> Vec<String> {
+fn step(cron: CronJob, jobs: Vec<Job>, answer: impl Fn(&str, &str) -> Option<(u16, Value)> + Send + Sync + 'static) -> LocalBoxFuture<'static, Vec<String>> {
+    Box::pin(stepped(cron, jobs, answer))
+}
+
+async fn stepped(cron: CronJob, jobs: Vec<Job>, answer: impl Fn(&str, &str) -> Option<(u16, Value)> + Send + Sync + 'static) -> Vec<String> {
     let live = serde_json::to_value(&cron).unwrap_or_default();
     let server = Fake::new(move |method, path| {
         let name = path.rsplit('/').next().unwrap_or_default().to_owned();
@@ -170,7 +177,7 @@ async fn step(cron: CronJob, jobs: Vec<Job>, answer: impl Fn(&str, &str) -> Opti
         jobs: informer,
         skew: registry.histogram(&super::SKEW, &super::SKEW_S),
     };
-    let done = crons.reconcile(&ObjectKey::new("n", "c")).await;
+    let done = Box::pin(crons.reconcile(&ObjectKey::new("n", "c"))).await;
     assert!(done.is_ok(), "{done:?}");
     let told = |line: &String| {
         let mut parts = line.splitn(3, ' ');

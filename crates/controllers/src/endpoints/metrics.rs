@@ -191,12 +191,12 @@ impl Syncs {
         Self { syncs: registry.counters(&SYNCS, ["result"]), changed: registry.histograms(&CHANGED, ["topology", "traffic_distribution"], &USUAL) }
     }
 
-    /// A pass over a Service with this `trafficDistribution` was to change so many slices.
-    pub(super) fn ended(&self, is_error: bool, distribution: &str, changed: usize) {
+    /// A pass over a Service was to change so many slices; how its endpoints get their hints: by which mode of topology, and by which
+    /// `trafficDistribution`.
+    pub(super) fn ended(&self, is_error: bool, hints: (&str, &str), changed: usize) {
         self.syncs.with([if is_error { "error" } else { "success" }]).inc();
         if !is_error {
-            // Hints by topology are distributions here; the annotation of old is of no account.
-            self.changed.with(["Disabled", distribution]).observe(changed as f64);
+            self.changed.with([hints.0, hints.1]).observe(changed as f64);
         }
     }
 }
@@ -222,7 +222,7 @@ mod tests {
         assert!(has("endpoints_desired 3"), "{}", registry.text());
         let spec = serde_json::json!({"selector": {"a": "b"}, "trafficDistribution": "PreferSameNode"});
         let services = Informer::fixed([client::typed::<Service>(&serde_json::json!({"spec": spec})).unwrap()]);
-        Syncs::new(&registry, &services).ended(false, "PreferSameZone", 2);
+        Syncs::new(&registry, &services).ended(false, ("Disabled", "PreferSameZone"), 2);
         assert!(has("services_count_by_traffic_distribution{traffic_distribution=\"PreferSameNode\"} 1"), "{}", registry.text());
         assert!(has("syncs{result=\"success\"} 1"));
         assert!(has("endpointslices_changed_per_sync_sum{topology=\"Disabled\",traffic_distribution=\"PreferSameZone\"} 2"), "{}", registry.text());

@@ -17,6 +17,7 @@ mod plan;
 pub(crate) mod slice;
 #[cfg(test)]
 mod tests;
+mod topology;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use client::{Client, DeleteParams, Delta, EventType, Informer, Meta, ObjectKey, Recorder, WorkQueue, object_reference};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use machinery::status::Status;
 
 use super::metrics::{Metrics, Names, OF_SERVICES, Syncs};
 use super::plan::{Desired, ENDPOINTS_MAX, Plan, Template};
+use super::topology::{self, Topology};
 use super::{Backends, HEADLESS, MANAGED_BY, SERVICE_NAME, Triggers, facts, selects};
 use crate::claim::owner_reference;
 use crate::meta::labels;
@@ -32,6 +33,7 @@ pub(crate) async fn run(cx: Cx) {
         nodes: cx.informers.informer(),
         writer: Writer::new(&cx, client, &OF_SERVICES),
         triggers: Triggers::default(),
+        topology: Topology::default(),
     });
     pods::index_node(&pods);
     cx.setup(&controller)
@@ -135,6 +137,7 @@ struct Slices {
     writer: Writer,
     recorder: Recorder,
     triggers: Triggers,
+    topology: Topology,
     syncs: Syncs,
 }
 
@@ -146,6 +149,7 @@ impl Controller for Slices {
         let Some(service) = self.services.get_key(key) else {
             // The slices go by their owner reference.
             self.triggers.forget(key);
+            self.topology.off(key);
             self.writer.overlay.forget(key);
             self.writer.metrics.forget(key);
             return Ok(None);
@@ -159,17 +163,30 @@ impl Controller for Slices {
         let families = facts::families(&service);
         let (pods, homeless) = self.housed(&service, pods);
         let mut plan = Plan::default();
+        let auto = topology::is_auto(&service);
+        let shares = if auto { topology::shares(&self.nodes.list()) } else { None };
+        let mut told = if auto { Vec::new() } else { self.topology.off(key) };
         for family in &families {
             let mine: Vec<_> = existing.iter().filter(|s| s.address_type == *family).cloned().collect();
-            plan.extend(super::plan::plan(&template(&service, family), self.desired(&service, &pods, family), &mine, trigger));
+            let mut endpoints = self.endpoints(&service, &pods, family);
+            if auto {
+                let mut all: Vec<&mut Endpoint> = endpoints.iter_mut().map(|(_, endpoint)| endpoint).collect();
+                told.extend(self.topology.assign((key, family), shares.as_ref(), &mut all, &topology::former(&mine)));
+            }
+            let mut desired = Desired::default();
+            endpoints.into_iter().for_each(|(ports, endpoint)| desired.add(ports, endpoint));
+            plan.extend(super::plan::plan(&template(&service, family), desired, &mine, trigger));
+        }
+        for (is_bad, reason, message) in told {
+            self.recorder.event(&object_reference(&*service), if is_bad { EventType::Warning } else { EventType::Normal }, reason, message);
         }
         // The Service no longer has that address family.
         let count = existing.len();
         plan.remove(existing.into_iter().filter(|s| !families.contains(&s.address_type.as_str())));
         let changes = plan.create.len() + plan.update.len() + plan.delete.len();
         let written = self.writer.write(key, plan, count).await;
-        let distribution = service.spec.as_ref().and_then(|s| s.traffic_distribution.as_deref()).unwrap_or_default();
-        self.syncs.ended(written.is_err(), distribution, changes);
+        let distribution = service.spec.as_ref().filter(|_| !auto).and_then(|s| s.traffic_distribution.as_deref()).unwrap_or_default();
+        self.syncs.ended(written.is_err(), (if auto { "Auto" } else { "Disabled" }, distribution), changes);
         // Those that were left out are looked at again: their nodes may only not be heard of yet.
         let written = written.and_then(|()| match homeless {
             None => Ok(()),
@@ -195,6 +212,13 @@ impl Slices {
             Delta::Added(node) => zone(node).is_some(),
             Delta::Deleted(_) => true,
         };
+        let counts = match change {
+            Delta::Updated { old, new } => topology::counted(old) != topology::counted(new),
+            _ => true,
+        };
+        if counts {
+            self.topology.overloaded(&self.nodes.list()).into_iter().for_each(|key| queue.add(key));
+        }
         if moved {
             self.services.list().iter().for_each(|s| queue.add(s.key()));
         } else if let Delta::Added(node) = change {
@@ -215,15 +239,13 @@ impl Slices {
         (housed, why)
     }
 
-    fn desired(&self, service: &Service, pods: &[Arc<Pod>], family: &str) -> Desired {
-        let mut desired = Desired::default();
-        for pod in pods {
+    /// The pods' endpoints of a family, each with its ports.
+    fn endpoints(&self, service: &Service, pods: &[Arc<Pod>], family: &str) -> Vec<(Vec<EndpointPort>, Endpoint)> {
+        let of = |pod: &Arc<Pod>| {
             let node = self.nodes.get("", pods::node_name(pod));
-            if let Some(endpoint) = facts::endpoint(pod, node.as_deref(), service, family) {
-                desired.add(facts::ports(service, pod), endpoint);
-            }
-        }
-        desired
+            facts::endpoint(pod, node.as_deref(), service, family).map(|endpoint| (facts::ports(service, pod), endpoint))
+        };
+        pods.iter().filter_map(of).collect()
     }
 }
 

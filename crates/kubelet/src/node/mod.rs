@@ -36,9 +36,9 @@ const REPORT: Duration = Duration::from_secs(300);
 /// Images named in the status (upstream's `nodeStatusMaxImages`), and names of each.
 const MAX_IMAGES: usize = 50;
 const MAX_IMAGE_NAMES: usize = 5;
-/// What this kubelet can do that others may not (KEP-5328), sorted: who schedules and changes pods asks for it. Resources of a whole
-/// pod cannot be changed while it runs, so that is not among them.
-const DECLARED_FEATURES: [&str; 3] = ["ExtendWebSocketsToKubelet", "InPlacePodVerticalScalingInitContainers", "RestartAllContainersOnContainerExits"];
+/// What this kubelet can do that others may not (KEP-5328), sorted: who schedules and changes pods asks for it.
+const DECLARED_FEATURES: [&str; 4] =
+    ["ExtendWebSocketsToKubelet", "InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers", "RestartAllContainersOnContainerExits"];
 /// First and longest wait before registration is tried again.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(7);

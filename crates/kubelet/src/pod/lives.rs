@@ -280,6 +280,64 @@ async fn a_container_that_is_started_anew_for_its_resources_has_them_before_the_
     node.end().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn resources_of_the_pod_as_a_whole_change_in_place() {
+    let node = Node::fresh("whole");
+    let with = |cpu: &str, memory: &str| {
+        let resources = json!({"requests": {"cpu": cpu}, "limits": {"memory": memory}});
+        pod(json!({"containers": [{"name": "a", "image": "img:1"}], "resources": resources}))
+    };
+    let has = |p: &Pod| {
+        let status = p.status.as_ref()?;
+        let all = status.resources.as_ref()?;
+        let (granted, limit) = (status.allocated_resources.as_ref()?.get("cpu")?.0.clone(), all.limits.as_ref()?.get("memory")?.0.clone());
+        (all.requests.as_ref()?.get("cpu")?.0 == granted).then_some((granted, limit))
+    };
+    let mut p = with("100m", "64Mi");
+    node.apply(&p);
+    let ready = node.until("ready", is_ready).await;
+    assert_eq!(has(&ready), Some(("100m".into(), "64Mi".into())));
+    p.status = ready.status;
+    let mut more = with("300m", "128Mi");
+    more.status = p.status;
+    node.apply(&more);
+    // It has no limit of its own: the pod's is its.
+    node.runtime.called("update a 2", 1).await;
+    let told = node.until("resized", |p| has(p) == Some(("300m".into(), "128Mi".into()))).await;
+    let reasons = || node.api.reasons().into_iter().filter(|r| r.starts_with("Resize")).collect::<Vec<_>>();
+    a_while(1).await;
+    assert_eq!(reasons(), ["ResizeStarted", "ResizeCompleted"]);
+    // A restarted kubelet knows by the status what the pod has.
+    let kept = super::resize::told_of_all(&told).unwrap();
+    assert!(!super::resize::is_outgrown(&Pod { spec: more.spec.clone(), ..told }, &kept));
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_in_use_is_not_taken_away() {
+    let node = Node::fresh("in-use");
+    let with = |memory: &str| pod(json!({"containers": [{"name": "a", "image": "img:1", "resources": {"limits": {"memory": memory}}}]}));
+    let mut p = with("64Mi");
+    node.apply(&p);
+    p.status = node.until("ready", is_ready).await.status;
+    node.runtime.memory_in_use.store(40 << 20, Ordering::Relaxed);
+    let mut less = with("32Mi");
+    less.status = p.status;
+    node.apply(&less);
+    let error = |p: &Pod| {
+        let all = p.status.as_ref()?.conditions.as_ref()?;
+        all.iter().find(|c| c.type_ == "PodResizeInProgress")?.message.clone()
+    };
+    let told = error(&node.until("an error", |p| error(p).is_some()).await).unwrap();
+    let of = |what: &str| format!("attempting to set {what} memory limit (33554432) below current usage (41943040)");
+    assert_eq!(told, format!("cannot decrease memory limits: [{}, {}]", of("pod"), of("container \"a\"")));
+    assert!(!node.runtime.calls().iter().any(|call| call.starts_with("update")), "the kernel would kill for it");
+    // Once it is given back it is taken.
+    node.runtime.memory_in_use.store(10 << 20, Ordering::Relaxed);
+    node.runtime.called("update a 2", 1).await;
+    node.end().await;
+}
+
 #[test]
 fn kinds_have_their_paths() {
     assert_eq!(Kind::Init.field_path("a"), "spec.initContainers{a}");

@@ -1,6 +1,7 @@
-//! Resources that change while a pod runs (KEP-1287): what each container has, what it is to have, and how it gets there.
+//! Resources that change while a pod runs (KEP-1287), those of the pod as a whole among them (KEP-5419): what each container has, what
+//! it is to have, and how it gets there.
 //!
-//! What a container has stands in its status, so a restarted kubelet knows it too. A container whose `resizePolicy` asks for it
+//! What a container has stands in its status, and what the pod has in its own, so a restarted kubelet knows it too. A container whose `resizePolicy` asks for it
 //! is killed and started anew by the planner; the others get new numbers in place. A pod that asks for more than the node
 //! can give keeps what it has, and its status says why.
 
@@ -8,17 +9,21 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container as Spec, Pod, PodStatus, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde::Serialize;
 
 use super::Context;
 use super::plan::latest;
 use crate::admission;
-use crate::cri::{Container, ContainerId};
+use crate::cri::{Container, ContainerId, PodUid};
 use crate::resources;
 use crate::util;
 
 /// The resources that can change in place.
 const RESIZABLE: [&str; 2] = ["cpu", "memory"];
+
+/// Amounts by resource, as the API has them.
+type List = BTreeMap<String, Quantity>;
 
 /// What containers have, as far as it differs or may differ from their spec.
 pub type Applied = HashMap<ContainerId, ResourceRequirements>;
@@ -58,6 +63,28 @@ pub fn changes(pod: &Pod, containers: &[Container], applied: &Applied) -> Vec<Ch
     out
 }
 
+/// What the specification says of the pod as a whole.
+#[must_use]
+pub fn of_all(pod: &Pod) -> ResourceRequirements {
+    pod.spec.as_ref().and_then(|s| s.resources.clone()).unwrap_or_default()
+}
+
+/// Whether the pod as a whole has something else than the specification now names.
+#[must_use]
+pub fn is_outgrown(pod: &Pod, has: &ResourceRequirements) -> bool {
+    let wanted = of_all(pod);
+    RESIZABLE.into_iter().any(|name| !same(has, &wanted, name))
+}
+
+/// The running containers that are limited by what the pod as a whole may take, having no limit of their own.
+#[must_use]
+pub fn limited_by_pod(pod: &Pod, containers: &[Container]) -> Vec<(ContainerId, Spec)> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let without = all.filter(|c| RESIZABLE.into_iter().any(|name| resources::limit(c.resources.as_ref(), name).is_none()));
+    without.filter_map(|c| Some((latest(containers, &c.name, None).filter(|r| r.running())?.id.clone(), c.clone()))).collect()
+}
+
 fn restarts(c: &Spec, resource: &str) -> bool {
     c.resize_policy.iter().flatten().any(|p| p.resource_name == resource && p.restart_policy == "RestartContainer")
 }
@@ -68,6 +95,66 @@ pub fn told(status: &PodStatus, scheme: &str) -> BTreeMap<String, ResourceRequir
     let all = status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());
     let prefix = format!("{scheme}://");
     all.filter_map(|s| Some((s.container_id.as_deref()?.strip_prefix(&prefix)?.to_owned(), s.resources.clone()?))).collect()
+}
+
+/// What the API's status says that the pod as a whole has, of what it may be told; none: nothing is said.
+#[must_use]
+pub fn told_of_all(pod: &Pod) -> Option<ResourceRequirements> {
+    let has = pod.status.as_ref()?.resources.as_ref()?;
+    let wanted = of_all(pod);
+    let overhead = |name: &str| pod.spec.as_ref().and_then(|s| s.overhead.as_ref()?.get(name)).map_or(0, |q| resources::amount(name, q));
+    let kept = |wanted: Option<&List>, has: Option<&List>| -> Option<List> {
+        let has = has.cloned().unwrap_or_default();
+        wanted.map(|w| w.keys().filter_map(|name| Some((name.clone(), has.get(name)?.clone()))).collect())
+    };
+    let mut requests = kept(wanted.requests.as_ref(), has.requests.as_ref());
+    // The kernel's number is of all that the pod is counted for.
+    if let Some(cpu) = requests.as_mut().and_then(|r| r.get_mut("cpu")) {
+        *cpu = resources::quantity("cpu", resources::amount("cpu", cpu).saturating_sub(overhead("cpu")));
+    }
+    Some(ResourceRequirements { requests, limits: kept(wanted.limits.as_ref(), has.limits.as_ref()), ..ResourceRequirements::default() })
+}
+
+/// The pod as it runs: with the resources that its containers and itself have.
+#[must_use]
+pub fn in_force(pod: &Pod, containers: &[Container], applied: &Applied, has: Option<&ResourceRequirements>) -> Pod {
+    let mut pod = pod.clone();
+    let Some(spec) = &mut pod.spec else { return pod };
+    for c in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+        if let Some(known) = latest(containers, &c.name, None).and_then(|running| applied.get(&running.id)) {
+            c.resources = Some(known.clone());
+        }
+    }
+    if let Some(has) = has {
+        spec.resources = Some(has.clone()).filter(|r| *r != ResourceRequirements::default());
+    }
+    pod
+}
+
+/// What the pod's status says of it as a whole: what was granted, and what is in force (upstream's
+/// `convertToAPIPodLevelResourcesStatus`). Before it runs that is all that is asked for; then what the kernel was told.
+#[must_use]
+pub fn totals(running: &Pod, runs: bool) -> (Option<List>, Option<ResourceRequirements>) {
+    let Some(spec) = &running.spec else { return (None, None) };
+    let of =
+        |amounts: BTreeMap<String, i64>| -> List { amounts.into_iter().map(|(name, amount)| (name.clone(), resources::quantity(&name, amount))).collect() };
+    let some = |list: List| Some(list).filter(|l| !l.is_empty());
+    let granted = of(resources::pod_requests(spec));
+    let all = if runs {
+        let told = of_all(running);
+        let (mut requests, mut limits) = (told.requests.unwrap_or_default(), told.limits.unwrap_or_default());
+        requests.extend(granted.iter().filter(|(name, amount)| *name == "cpu" && resources::amount(name, amount) > 0).map(|(n, q)| (n.clone(), q.clone())));
+        if let Some(memory) = granted.get("memory") {
+            requests.entry("memory".to_owned()).or_insert_with(|| memory.clone());
+        }
+        for (name, amount) in [("cpu", resources::pod_limit_of_all(running, "cpu")), ("memory", resources::pod_limit_of_all(running, "memory"))] {
+            limits.extend(amount.map(|amount| (name.to_owned(), resources::quantity(name, amount))));
+        }
+        (requests, limits)
+    } else {
+        (granted.clone(), of(resources::pod_limits_by_name(spec)))
+    };
+    (some(granted), Some(ResourceRequirements { requests: some(all.0), limits: some(all.1), ..ResourceRequirements::default() }))
 }
 
 /// Whether the node can give what the pod now asks for; none if it can.
@@ -130,8 +217,16 @@ pub enum Wide {
 }
 
 /// Makes the pod's cgroup wide enough and gives containers the numbers of the spec. Answers who has them now, and what went wrong.
-/// [`narrow`] follows when all containers have what they are to have.
-pub async fn apply(cx: &Arc<Context>, pod: &Arc<Pod>, containers: Vec<(ContainerId, Spec)>) -> (Vec<(ContainerId, ResourceRequirements)>, Option<String>) {
+/// [`narrow`] follows when all containers have what they are to have. `running`: the pod with what it has.
+pub async fn apply(
+    cx: &Arc<Context>,
+    pod: &Arc<Pod>,
+    running: &Pod,
+    containers: Vec<(ContainerId, Spec)>,
+) -> (Vec<(ContainerId, ResourceRequirements)>, Option<String>) {
+    if let Some(why) = in_use(cx, pod, running, &containers).await {
+        return (Vec::new(), Some(why));
+    }
     let (c, p) = (Arc::clone(cx), Arc::clone(pod));
     util::blocking(move || c.cgroups.widen_pod(&p)).await;
     let (mut done, mut error) = (Vec::new(), None);
@@ -147,6 +242,46 @@ pub async fn apply(cx: &Arc<Context>, pod: &Arc<Pod>, containers: Vec<(Container
         narrow(cx, pod).await;
     }
     (done, error)
+}
+
+/// Why memory cannot be taken away now: more than is to be left is in use, and the kernel would kill for it (upstream's
+/// `validateMemoryResizeAction`).
+async fn in_use(cx: &Arc<Context>, pod: &Pod, running: &Pod, containers: &[(ContainerId, Spec)]) -> Option<String> {
+    let shrinks = |before: i64, now: i64| now > 0 && (before == 0 || now < before);
+    let limit_of = |of: &Pod, c: &Spec| resources::container_limits(of, c, cx.machine.memory_bytes).memory_limit_bytes;
+    let had = |name: &str| {
+        let spec = running.spec.as_ref()?;
+        spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|c| c.name == name).map(|c| limit_of(running, c))
+    };
+    let smaller: BTreeMap<&ContainerId, (&str, i64)> =
+        containers.iter().map(|(id, c)| (id, (c.name.as_str(), limit_of(pod, c)))).filter(|(_, (name, now))| shrinks(had(name).unwrap_or(0), *now)).collect();
+    let (before, now) = (resources::pod_limits(running).memory_limit_bytes, resources::pod_limits(pod).memory_limit_bytes);
+    if smaller.is_empty() && !shrinks(before, now) {
+        return None;
+    }
+    let (mut all, mut errors) = (0_i64, Vec::new());
+    for c in cx.runtime.pod_containers(&PodUid(util::uid(pod).to_owned())).into_iter().filter(Container::running) {
+        let used = cx.runtime.stats(&c.id).await.map(|stats| i64::try_from(stats.memory_usage_bytes).unwrap_or(i64::MAX));
+        match (used, smaller.get(&c.id)) {
+            (Ok(used), asked) => {
+                all = all.saturating_add(used);
+                if let Some((name, limit)) = asked.filter(|(_, limit)| used >= *limit) {
+                    errors.push(format!("attempting to set container {name:?} memory limit ({limit}) below current usage ({used})"));
+                }
+            }
+            (Err(_), Some((name, _))) => errors.push(format!("missing container {name:?} memory usage")),
+            (Err(_), None) => {}
+        }
+    }
+    if shrinks(before, now) && all >= now {
+        errors.insert(0, format!("attempting to set pod memory limit ({now}) below current usage ({all})"));
+    }
+    let told = match errors.as_slice() {
+        [] => return None,
+        [one] => one.clone(),
+        many => format!("[{}]", many.join(", ")),
+    };
+    Some(format!("cannot decrease memory limits: {told}"))
 }
 
 /// Gives the pod as a whole the limits of its spec: the kernel takes none that is below a container's.

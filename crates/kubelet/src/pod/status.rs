@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
 
 use super::lost;
 use super::plan::{self, Kind, latest};
-use super::resize::{Applied, Pending};
+use super::resize::{self, Applied, Pending};
 use crate::cri::{Container, ContainerId, Sandbox, State};
 use crate::probes::results::Results;
 use crate::resources::{is_sidecar, qos};
@@ -83,6 +83,8 @@ pub struct View<'a> {
     pub messages: &'a HashMap<ContainerId, String>,
     /// The resources that containers have, where that is known.
     pub applied: &'a Applied,
+    /// What the pod as a whole has, where that is known.
+    pub of_all: Option<&'a ResourceRequirements>,
     /// Why new resources must wait; and that they are being given, with the error of the last try.
     pub resize: (Option<&'a Pending>, Option<Option<&'a str>>),
     /// Addresses of the node.
@@ -142,6 +144,7 @@ pub fn generate(v: &View<'_>) -> PodStatus {
         out.pod_ip = v.pod_ips.first().map(ToString::to_string);
         out.pod_ips = Some(v.pod_ips.iter().map(|ip| PodIP { ip: ip.to_string() }).collect());
     }
+    (out.allocated_resources, out.resources) = resize::totals(&resize::in_force(v.pod, v.containers, v.applied, v.of_all), phase == "Running");
     out.observed_generation = v.pod.metadata.generation;
     out.phase = Some(phase);
     conditions(v, spec, &mut out, ended);

@@ -306,6 +306,7 @@ fn status_of(scene: &Scene, old: &PodStatus, terminal: bool) -> PodStatus {
         waiting: &waiting,
         messages: &HashMap::new(),
         applied: &HashMap::new(),
+        of_all: None,
         resize: (None, None),
         host_ips: &host,
         pod_ips: if scene.set_up { &ips } else { &[] },

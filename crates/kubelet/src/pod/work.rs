@@ -309,9 +309,12 @@ impl Worker {
                 self.start_failed(name, image, e, at);
                 true
             }
-            Outcome::Resized { done, error } => {
+            Outcome::Resized { done, of_all, error } => {
                 self.applied.extend(done);
                 let good = error.is_none();
+                if good {
+                    self.of_all = Some(of_all);
+                }
                 if let Some(why) = error.as_deref().filter(|_| self.resize.1.as_ref() != Some(&error)) {
                     let pod = self.handle.pod();
                     let message = resize::message("error", &pod, self.resizing.unwrap_or(0), why);
@@ -385,6 +388,7 @@ impl Worker {
             self.applied.entry(c.id.clone()).or_insert_with(of_spec);
         }
         self.applied.retain(|id, _| containers.iter().any(|c| c.id == *id));
+        let outgrown = resize::is_outgrown(pod, self.of_all.get_or_insert_with(|| resize::of_all(pod)));
         if self.wide == Wide::Unknown {
             // Who looked after this pod before may have ended in the middle of a change.
             self.wide = if containers.is_empty() { Wide::No } else { Wide::For(0) };
@@ -399,13 +403,13 @@ impl Worker {
             let was = containers.iter().find(|c| c.id == *old);
             was.is_some_and(|was| ends(was) && !containers.iter().any(|c| c.name == *name && c.attempt > was.attempt && c.state != State::Created))
         });
-        if changes.is_empty() && !self.anew.is_empty() {
+        if changes.is_empty() && !outgrown && !self.anew.is_empty() {
             // What else was wanted meanwhile is not any more.
             self.resize.0 = None;
             self.resize_look_at = None;
             return HashSet::new();
         }
-        if changes.is_empty() {
+        if changes.is_empty() && !outgrown {
             if self.wide != Wide::No {
                 if self.duties.ready(Duty::Resize, at) {
                     self.wide = Wide::No;
@@ -448,16 +452,20 @@ impl Worker {
             self.resizing = Some(generation);
             self.cx.api.pod_event(pod, None, Severity::Normal, "ResizeStarted", &resize::message("started", pod, generation, ""));
         }
-        let in_place: Vec<(ContainerId, Spec)> =
+        let mut in_place: Vec<(ContainerId, Spec)> =
             changes.iter().filter(|c| !c.restart).filter_map(|c| Some((c.id.clone(), find_spec(pod, &c.name)?.1))).collect();
+        if outgrown {
+            in_place.extend(resize::limited_by_pod(pod, containers).into_iter().filter(|(id, _)| changes.iter().all(|change| change.id != *id)));
+        }
         let anew: HashMap<String, ContainerId> = changes.into_iter().filter(|c| c.restart).map(|c| (c.name, c.id)).collect();
-        if !in_place.is_empty() || self.wide != Wide::For(generation) {
+        if outgrown || !in_place.is_empty() || self.wide != Wide::For(generation) {
             // All at once, so that nobody sees a half of it; and before any is started anew, which would not fit into the pod as it was.
             self.restarting = Some(at);
             let (cx, pod) = (Arc::clone(&self.cx), Arc::clone(pod));
+            let running = resize::in_force(&pod, containers, &self.applied, self.of_all.as_ref());
             self.duties.begin(Duty::Resize, at, async move {
-                let (done, error) = resize::apply(&cx, &pod, in_place).await;
-                Outcome::Resized { done, error }
+                let (done, error) = resize::apply(&cx, &pod, &running, in_place).await;
+                Outcome::Resized { done, of_all: resize::of_all(&pod), error }
             });
             return HashSet::new();
         }

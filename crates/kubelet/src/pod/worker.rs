@@ -70,6 +70,8 @@ pub(super) enum Outcome {
     Refreshed(Vec<volumes::VolumeError>),
     Resized {
         done: Vec<(ContainerId, ResourceRequirements)>,
+        /// What the pod as a whole has, if there is no error.
+        of_all: ResourceRequirements,
         error: Option<String>,
     },
     /// The pod as a whole has its own limits again.
@@ -119,6 +121,8 @@ pub struct Worker {
     /// A container is being started again, or gets other resources, since then.
     pub(super) restarting: Option<Instant>,
     pub(super) applied: Applied,
+    /// What the pod as a whole has, once that is known.
+    pub(super) of_all: Option<ResourceRequirements>,
     pub(super) resize: (Option<Pending>, Option<Option<String>>),
     pub(super) resize_look_at: Option<Instant>,
     /// The generation whose resources are being given.
@@ -191,6 +195,7 @@ impl Worker {
             stop_deadline: None,
             restarting: None,
             applied: Applied::new(),
+            of_all: None,
             resize: (None, None),
             resize_look_at: None,
             resizing: None,
@@ -233,6 +238,7 @@ impl Worker {
         let Some(sandbox) = self.sandbox().filter(|s| s.ready) else { return };
         let has = told.map(|s| resize::told(s, &self.cx.scheme)).unwrap_or_default();
         self.applied = has.into_iter().map(|(id, r)| (ContainerId(id), r)).collect();
+        self.of_all = resize::told_of_all(pod);
         let dir = self.cx.config.pod_dir(util::uid(pod));
         if let Some(ips) = setup::recorded_ips(&dir, &sandbox) {
             self.handle.ips.lock().clone_from(&ips);
@@ -482,6 +488,7 @@ impl Worker {
             waiting: &self.waiting,
             messages: &self.messages,
             applied: &self.applied,
+            of_all: self.of_all.as_ref(),
             resize: (self.resize.0.as_ref(), self.resize.1.as_ref().map(Option::as_deref)),
             host_ips: &self.cx.machine.host_ips,
             pod_ips: &self.ips,

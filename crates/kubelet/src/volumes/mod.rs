@@ -8,6 +8,7 @@
 pub mod anchors;
 pub mod atomic;
 pub mod certificates;
+mod empty;
 mod host;
 mod keys;
 pub mod looks;
@@ -25,12 +26,11 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, HostPathVolumeSource, Pod, Volume, VolumeDevice};
+use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, Pod, Volume, VolumeDevice};
 use nix::mount::{MsFlags, mount};
 
 use crate::cri::{Device, Mount, Propagation};
 use crate::env::expand;
-use crate::resources;
 use crate::util;
 use atomic::Ownership;
 use payload::Source;
@@ -226,7 +226,8 @@ async fn one(source: &Source<'_>, layout: &Layout, volume: &Volume) -> Result<Re
     if let Some(v) = &volume.empty_dir {
         let (dir, v) = (layout.of("empty-dir", &volume.name), v.clone());
         let path = dir.clone();
-        util::blocking(move || empty_dir(&dir, &v, group)).await.map_err(|e| e.to_string())?;
+        let medium = empty::Medium::of(&v, pod, source.facts.node_memory_bytes)?;
+        util::blocking(move || empty::make(&dir, &v, &medium, group)).await.map_err(|e| e.to_string())?;
         return Ok(Ready { path, ..Ready::default() });
     }
     if let Some(v) = &volume.host_path {
@@ -265,40 +266,6 @@ fn shown(dir: &Path, files: &atomic::Payload, group: Option<u32>) -> io::Result<
 
 fn fs_group(pod: &Pod) -> Option<u32> {
     pod.spec.as_ref()?.security_context.as_ref()?.fs_group.and_then(|g| u32::try_from(g).ok())
-}
-
-fn empty_dir(dir: &Path, v: &EmptyDirVolumeSource, group: Option<u32>) -> io::Result<()> {
-    let in_memory = v.medium.as_deref() == Some("Memory");
-    // A tmpfs that nobody gives a mode is sticky, which upstream leaves so.
-    let usual = if in_memory { 0o1777 } else { 0o777 };
-    let mode = v.mode.and_then(|m| u32::try_from(m).ok()).unwrap_or(usual) | if group.is_some() { 0o2070 } else { 0 };
-    if in_memory {
-        fs::create_dir_all(dir)?;
-        if removal::is_mountpoint(dir) {
-            return Ok(());
-        }
-        // It is what it is to be from the first moment: what the pod makes of it later is the pod's, also after a restart.
-        let mut options = format!("mode={mode:o}");
-        if let Some(g) = group {
-            options += &format!(",gid={g}");
-        }
-        if let Some(size) = v.size_limit.as_ref().map(resources::value).filter(|s| *s > 0) {
-            options += &format!(",size={size}");
-        }
-        return Ok(mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options.as_str()))?);
-    }
-    if dir.is_dir() {
-        return Ok(());
-    }
-    // It gets its name when it is what it is to be: a kubelet that is killed in between begins anew.
-    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name().and_then(|n| n.to_str())) else { return Ok(()) };
-    let making = parent.join(format!(".{name}.making"));
-    fs::create_dir_all(&making)?;
-    if group.is_some() {
-        chown(&making, None, group)?;
-    }
-    fs::set_permissions(&making, fs::Permissions::from_mode(mode))?;
-    fs::rename(&making, dir)
 }
 
 /// The mounts of one container from the pod's volumes, in the order of its spec. `env` serves `subPathExpr`.
@@ -353,27 +320,4 @@ pub fn container_devices(ready: &BTreeMap<String, Ready>, c: &Container) -> Resu
         Ok(Device { host: volume.path.clone(), container: PathBuf::from(&d.device_path), permissions: permissions.into(), ..Device::default() })
     };
     c.volume_devices.iter().flatten().map(one).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::MetadataExt;
-
-    #[test]
-    fn what_a_pod_makes_of_its_empty_dir_stays() {
-        let dir = crate::testing::TempDir::new("empty-dir");
-        for (medium, mode) in [("", 0o2777), ("Memory", 0o3777)] {
-            let (at, v) = (dir.path().join(format!("v{medium}")), EmptyDirVolumeSource { medium: Some(medium.into()), ..EmptyDirVolumeSource::default() });
-            let show = || fs::metadata(&at).map(|m| (m.mode() & 0o7777, m.gid())).unwrap();
-            empty_dir(&at, &v, Some(4711)).unwrap();
-            assert_eq!(show(), (mode, 4711), "{medium:?}");
-            chown(&at, Some(99), Some(99)).unwrap();
-            fs::set_permissions(&at, fs::Permissions::from_mode(0o700)).unwrap();
-            // A kubelet that begins anew sets its pods up again.
-            empty_dir(&at, &v, Some(4711)).unwrap();
-            assert_eq!(show(), (0o700, 99), "{medium:?}");
-        }
-        purge(dir.path()).unwrap();
-    }
 }
