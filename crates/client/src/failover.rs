@@ -5,6 +5,7 @@
 //! The ways can be replaced while requests are under way, when credentials were renewed: what was begun ends as it began.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -26,7 +27,12 @@ struct Ways {
     at: usize,
     /// Grows with each change of either.
     turn: u64,
+    /// When a change was told last.
+    told: Option<Instant>,
 }
+
+/// Where all servers are away, each request has its turn after turn: so long nothing is told again.
+const QUIET: Duration = Duration::from_secs(30);
 
 impl Failover {
     /// Over these, the first before the others.
@@ -34,7 +40,7 @@ impl Failover {
     /// # Errors
     /// There is none.
     pub fn new(all: Vec<Arc<dyn Transport>>) -> Result<Self> {
-        let ways = Ways { all, at: 0, turn: 0 };
+        let ways = Ways { all, at: 0, turn: 0, told: None };
         ways.check()?;
         Ok(Self { ways: Arc::new(RwLock::new(ways)) })
     }
@@ -45,7 +51,7 @@ impl Failover {
     /// There is none; the former stay.
     pub fn replace(&self, all: Vec<Arc<dyn Transport>>) -> Result<()> {
         let mut ways = self.ways.write();
-        let new = Ways { at: ways.at % all.len().max(1), turn: ways.turn + 1, all };
+        let new = Ways { at: ways.at % all.len().max(1), turn: ways.turn + 1, all, told: ways.told };
         new.check()?;
         *ways = new;
         Ok(())
@@ -63,7 +69,9 @@ impl Failover {
         if ways.turn == turn && ways.all.len() > 1 {
             ways.at = (ways.at + 1) % ways.all.len();
             ways.turn += 1;
-            tracing::warn!(server = ways.at + 1, of = ways.all.len(), "an API server is not reached; asking the next");
+            if ways.is_news(Instant::now()) {
+                tracing::warn!(server = ways.at + 1, of = ways.all.len(), "an API server is not reached; asking the next");
+            }
         }
     }
 }
@@ -71,6 +79,15 @@ impl Failover {
 impl Ways {
     fn check(&self) -> Result<()> {
         if self.all.is_empty() { Err(Error::Config("no API server is named".to_owned())) } else { Ok(()) }
+    }
+
+    /// Whether a change is to be told.
+    fn is_news(&mut self, now: Instant) -> bool {
+        let is_news = self.told.is_none_or(|told| now.duration_since(told) >= QUIET);
+        if is_news {
+            self.told = Some(now);
+        }
+        is_news
     }
 }
 
@@ -121,6 +138,14 @@ mod tests {
     async fn ask(ways: &Failover, method: Method) -> Option<u16> {
         let request = Request::builder().method(method).uri("/api").body(Bytes::new()).unwrap();
         ways.send(request).await.ok().map(|answer| answer.status().as_u16() - 200)
+    }
+
+    #[test]
+    fn servers_that_are_all_away_are_told_of_now_and_then() {
+        let mut ways = Ways { all: Vec::new(), at: 0, turn: 0, told: None };
+        let begun = Instant::now();
+        let told = (0..100).filter(|second| ways.is_news(begun + Duration::from_secs(*second))).collect::<Vec<_>>();
+        assert_eq!(told, [0, 30, 60, 90]);
     }
 
     #[tokio::test]

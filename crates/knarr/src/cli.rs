@@ -47,7 +47,7 @@ pub enum Command {
     /// Images of a cluster's node: import archives, list, remove
     #[command(subcommand)]
     Image(Image),
-    /// Volumes of a cluster's node: list
+    /// Volumes of a cluster's nodes: list, rm
     #[command(subcommand)]
     Volume(Volume),
     /// Run the scheduler alone, against any API server
@@ -381,6 +381,18 @@ pub enum Volume {
     /// List the volumes that were made for claims, also of a cluster that does not run
     #[command(alias = "ls")]
     List {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Remove volumes, and what is in them, that no PersistentVolume stands for any more
+    #[command(alias = "remove")]
+    Rm {
+        /// The volume: the last part of its PATH in `knarr volume list`
+        #[arg(required = true)]
+        volumes: Vec<String>,
+        /// Do not ask the cluster, which may not run, whether a PersistentVolume stands for it
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         which: Which,
     },

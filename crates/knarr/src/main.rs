@@ -92,7 +92,7 @@ fn run(command: cli::Command) -> anyhow::Result<()> {
             cli::Command::Token(command) => token::run(command).await,
             cli::Command::NodeProcess(worker) => worker::run(&worker, host.context("it is in the node's network namespace")?).await,
             cli::Command::Image(image) => image::run(image).await,
-            cli::Command::Volume(volume) => volumes::run(&volume),
+            cli::Command::Volume(volume) => volumes::run(volume).await,
             cli::Command::Scheduler(part) => part::scheduler(&part).await,
             cli::Command::Controllers(part) => part::controllers(&part).await,
             cli::Command::Kubelet(part) => part::kubelet(&part).await,

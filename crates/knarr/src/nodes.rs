@@ -66,7 +66,7 @@ fn plan(cluster: &Cluster) -> anyhow::Result<Plan> {
 }
 
 /// The administrator of a cluster that runs.
-fn admin(cluster: &Cluster) -> anyhow::Result<Client> {
+pub fn admin(cluster: &Cluster) -> anyhow::Result<Client> {
     if cluster.running().is_none() {
         bail!("the cluster {:?} does not run: start it by `knarr up`", cluster.name);
     }

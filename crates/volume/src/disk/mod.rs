@@ -83,6 +83,28 @@ impl<T, E: Into<io::Error>> Told<T> for Result<T, E> {
     }
 }
 
+fn delete(store: &Store, devices: &Devices, handle: &str) -> Result<(), Failure> {
+    match store.image(handle) {
+        Ok(image) if devices.find(&image).told("cannot ask of loop devices")?.is_some() => {
+            Err(Failure::new(Code::FailedPrecondition, format!("volume {handle:?} is in use on node {}", store.node())))
+        }
+        // What failed otherwise may be in use.
+        Err(failure) if failure.code != Code::NotFound => Err(failure),
+        _ => store.remove(handle),
+    }
+}
+
+/// Removes a volume and what is in it from a directory that another process may have open, as [`Disk::delete`] does: for whoever knows that
+/// no PersistentVolume stands for it. Blocks.
+///
+/// # Errors
+/// It is not there ([`Code::NotFound`]), it is in use ([`Code::FailedPrecondition`]), or the disk fails.
+pub fn remove(dir: &Path, handle: &str) -> Result<(), Failure> {
+    let store = Store::beside(dir, "");
+    let node = store.meta(handle)?.node;
+    delete(&Store::beside(dir, &node), &Devices::default(), handle)
+}
+
 impl Disk {
     /// The driver over this directory, which is made. What a crash left half made or half removed there is removed.
     ///
@@ -123,19 +145,7 @@ impl Disk {
     /// It is in use ([`Code::FailedPrecondition`]), or the disk fails.
     pub async fn delete(&self, handle: &str) -> Result<(), Failure> {
         let own = handle.to_owned();
-        self.work(handle, move |disk| {
-            match disk.store.image(&own) {
-                Ok(image) if disk.devices.find(&image).told("cannot ask of loop devices")?.is_some() => {
-                    return Err(Failure::new(Code::FailedPrecondition, format!("volume {own:?} is in use on node {}", disk.node)));
-                }
-                Ok(_) => {}
-                // What failed otherwise may be in use.
-                Err(failure) if failure.code != Code::NotFound => return Err(failure),
-                Err(_) => {}
-            }
-            disk.store.remove(&own)
-        })
-        .await
+        self.work(handle, move |disk| delete(&disk.store, &disk.devices, &own)).await
     }
 
     /// Makes a volume's image larger (`ControllerExpandVolume`); answers what it holds, and whether the node has something to do too.

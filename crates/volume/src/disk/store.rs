@@ -198,6 +198,16 @@ impl Store {
         Ok(Store { dir: dir.to_owned(), node: node.to_owned() })
     }
 
+    /// The same beside whoever has it open: nothing that is not whole is removed.
+    pub(super) fn beside(dir: &Path, node: &str) -> Store {
+        Store { dir: dir.to_owned(), node: node.to_owned() }
+    }
+
+    /// The node whose it is.
+    pub(super) fn node(&self) -> &str {
+        &self.node
+    }
+
     /// The directory of a volume.
     pub(super) fn path(&self, handle: &str) -> PathBuf {
         self.dir.join(handle)

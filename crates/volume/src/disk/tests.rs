@@ -372,6 +372,30 @@ async fn a_volume_of_which_nothing_can_be_read_is_told_to_who_would_remove_all()
 }
 
 #[tokio::test]
+async fn one_that_nobody_uses_is_removed_beside_who_has_the_store_open() {
+    let Some(place) = Place::new("beside") else { return };
+    let disk = place.open();
+    for handle in ["pvc-1", "pvc-2"] {
+        disk.create(new(handle, 3 * MIB, false)).await.unwrap();
+    }
+    // Another is being made.
+    let making = place.volumes().join(".making-pvc-3");
+    fs::create_dir(&making).unwrap();
+    place.stage(&disk, &volume("pvc-1")).await.unwrap();
+    let used = remove(&place.volumes(), "pvc-1").unwrap_err();
+    assert!(used.code == Code::FailedPrecondition && used.message.contains("is in use on node"), "{used}");
+    for nothing in ["pvc-9", "../volumes", ".making-pvc-3"] {
+        assert_eq!(remove(&place.volumes(), nothing).unwrap_err().code, Code::NotFound, "{nothing}");
+    }
+    remove(&place.volumes(), "pvc-2").unwrap();
+    assert_eq!(disk.list().await.unwrap().iter().map(|found| found.meta.handle.as_str()).collect::<Vec<_>>(), ["pvc-1"]);
+    assert!(making.exists() && fs::remove_dir(&making).is_ok());
+    disk.unstage("pvc-1", &place.staged()).await.unwrap();
+    remove(&place.volumes(), "pvc-1").unwrap();
+    place.assert_nothing_left("removed");
+}
+
+#[tokio::test]
 async fn a_full_disk_harms_who_writes_to_it() {
     let Some(place) = Place::new("full") else { return };
     // A disk of its own, that can be full: 64 MiB.
