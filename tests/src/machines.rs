@@ -144,11 +144,12 @@ impl Agent {
         process::run(&mut self.command(words), &[], PATIENCE).assert_fails()
     }
 
-    /// Leaves, and nothing may be left.
-    pub fn reset(&self, machines: &Machines, at: usize) {
-        process::run(&mut self.command(&["--reset"]), &[], PATIENCE).assert_ok();
+    /// Leaves, and nothing may be left; what it says.
+    pub fn reset(&self, machines: &Machines, at: usize) -> String {
+        let told = process::run(&mut self.command(&["--reset"]), &[], PATIENCE).assert_ok().stdout;
         let left = [leftovers::of(&self.name, &self.folder.join(self.node)), machines.left(at)].concat();
         assert!(left.is_empty() && !self.folder.join(self.node).exists(), "left behind by {}: {left:#?}", self.node);
+        told
     }
 }
 

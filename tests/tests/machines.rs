@@ -3,7 +3,7 @@
 use cluster_tests::{
     Cluster, PATIENCE, host, leftovers,
     machines::{Agent, Machines, invitation, strs},
-    process, web, words,
+    web, words,
 };
 use nix::sys::signal::Signal;
 
@@ -69,12 +69,13 @@ fn machines_join_by_one_command_and_leave_without_a_trace() {
     // A name that is a node's is nobody else's.
     let thief = Agent { name: format!("{}-x", cluster.name), node: "b", folder: cluster.folder.join("x"), space: machines.path(2) };
     assert!(thief.refused(&strs(&invited)).contains("choose another --node-name"));
-    process::run(&mut thief.command(&["--reset"]), &[], PATIENCE).assert_ok();
     assert_eq!(leftovers::of(&thief.name, &thief.folder), [""; 0]);
+    assert!(!thief.folder.join("b").exists(), "who is refused leaves nothing");
 
     running_b.signal(Signal::SIGTERM);
     running_b.end(PATIENCE);
-    b.reset(&machines, 1);
+    let told = b.reset(&machines, 1);
+    assert!(told.contains("The cluster has the Node object still: `kubectl delete node b`"), "{told}");
     // One that runs is ended first.
     c.reset(&machines, 2);
     running_c.end(PATIENCE);

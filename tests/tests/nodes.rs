@@ -1,7 +1,7 @@
 //! Several nodes on one machine: one cluster, and processes that end and come again apart from each other.
 
 use client::{Event, ListParams};
-use cluster_tests::{Cluster, PATIENCE, host, leftovers, process, web, workers::pid};
+use cluster_tests::{Cluster, IMAGE, PATIENCE, host, http, leftovers, machines::Machines, process, web, workers::pid};
 use k8s_openapi::api::coordination::v1::Lease;
 use nix::{
     sys::signal::{Signal, kill},
@@ -9,6 +9,7 @@ use nix::{
 };
 use std::{
     collections::BTreeMap,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -46,6 +47,17 @@ fn three_nodes_of_one_machine_are_one_cluster_and_go_without_a_trace() {
     for (pod, _, _) in before.values() {
         cluster.kubectl(&format!("logs {pod}"));
     }
+
+    // A pod with its host's network is told the node's name, and not the machine's.
+    let second = format!("{first}-2");
+    cluster.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: plain}}\nspec:\n  nodeName: '{second}'\n  hostNetwork: true\n  containers:\n  - {{name: c, image: '{IMAGE}', args: [web], \
+        env: [{{name: PORT, value: '18080'}}], readinessProbe: {{httpGet: {{port: 18080, path: /healthz}}, periodSeconds: 1}}}}\n"
+    ));
+    cluster.ready("default", "plain");
+    let mut plain = http::Connection::open(&format!("{}:18080", ips[&second])).expect("it listens");
+    plain.ask("/whoami").expect("it is asked");
+    assert_eq!(plain.answer().expect("it answers").body.trim(), format!("v1 {second}"));
 
     // Killed, a node's process is another one soon, and nobody notices.
     let last = format!("{first}-3");
@@ -154,4 +166,36 @@ fn a_start_that_is_interrupted_leaves_no_node() {
     assert!(refused.contains("pvc-x/meta.json") && refused.contains("--force"), "{refused}");
     let forced = process::run(&mut cluster.knarr(&["node", "rm", "--force", &node]), &[], PATIENCE).assert_ok();
     assert!(forced.stdout.contains("go unread"), "{forced}");
+}
+
+#[test]
+fn a_down_that_is_killed_leaves_nothing_after_the_next() {
+    // A machine of its own: what is left of routes, forwarding and tracked connections is nobody else's.
+    let machines = Machines::new("killed", 1);
+    let mut cluster = Cluster::new("nodes-killed").inside(&machines.path(0)).with(&["--nodes", "2"]);
+    let read = |file: &str| {
+        let mut inside = Command::new("nsenter");
+        // Not every kernel shows tracked connections so.
+        inside.arg(format!("--net={}", machines.path(0).display())).args(["sh", "-c", &format!("cat {file} || true")]);
+        process::run(&mut inside, &[], PATIENCE).assert_ok().stdout
+    };
+    let kept = || ["ip_forward", "conf/eth0/forwarding"].map(|file| read(&format!("/proc/sys/net/ipv4/{file}")));
+    let before = kept();
+    for ms in [40, 100, 160, 240, 340] {
+        cluster.start(&[]).assert_ok();
+        let mut down = cluster.knarr(&["down"]);
+        let mut down = down.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+        std::thread::sleep(Duration::from_millis(ms));
+        down.kill().expect("it is our child");
+        let ended = down.wait().expect("its end");
+        if ended.success() {
+            // It was quicker.
+            cluster.start(&[]).assert_ok();
+        }
+        cluster.down();
+        assert_eq!((machines.left(0), kept()), (Vec::new(), before.clone()), "after {ms} ms");
+        let tracked = read("/proc/net/nf_conntrack");
+        let ours = tracked.lines().filter(|line| line.contains("src=10.1")).collect::<Vec<_>>();
+        assert!(ours.is_empty(), "after {ms} ms: {ours:#?}");
+    }
 }

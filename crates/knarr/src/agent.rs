@@ -25,9 +25,10 @@ pub use server::Server;
 
 use crate::{
     cli::{Agent, Component, Down, Which},
-    cluster::{Cluster, Joined, Plan, Work},
+    cluster::{Cluster, Joined, Plan},
     down,
     log::log,
+    machines,
     member::{Api, Member, Running},
     node::{self, Node},
     node_rights::{NAME, NAMESPACE},
@@ -44,8 +45,8 @@ use k8s_openapi::api::core::v1::{self, ConfigMap};
 use kubelet::certificates::{Pair, Rotation, Shown, Wanted};
 use network::{
     Mark, Net, Part, dns,
-    mesh::{self, Kind, VXLAN_PORT},
-    pod::{OwnPort, PodNetwork},
+    mesh::{self, Kind},
+    pod::PodNetwork,
     proxy::NodePortAddresses,
 };
 use runtime::Runtime;
@@ -108,8 +109,7 @@ pub async fn run(command: Agent) -> anyhow::Result<()> {
     let cluster = Cluster::find(&command.name, command.data_dir.as_deref())?;
     cluster.exists()?;
     let mut signals = Signals::listen()?;
-    let _lock = cluster.lock(Work::Runs).await?;
-    cluster.claim()?;
+    let entered = cluster.enter().await?;
     if cluster.has_control_plane() {
         bail!("{} is the place of a cluster that has its control plane on this machine: choose another --name, or --data-dir", cluster.data.display());
     }
@@ -118,6 +118,7 @@ pub async fn run(command: Agent) -> anyhow::Result<()> {
         _ = signals.ended() => return Ok(()),
         agent = Begun::new(command, cluster, &steps) => agent?,
     };
+    let _lock = entered.stay();
     loop {
         match agent.node(&mut signals, &steps).await? {
             Outcome::Ended => return Ok(()),
@@ -139,15 +140,32 @@ async fn reset(command: &Agent) -> anyhow::Result<()> {
         bail!("process {process} is started by {unit}, which would start it again: `systemctl disable --now {unit}` first");
     }
     let joined = cluster.joined().ok().flatten();
+    // As long as there is a certificate to ask with.
+    let has_node = match &joined {
+        Some(joined) => has_node(&cluster, joined).await,
+        None => Some(false),
+    };
     if joined.is_none() && cluster.has_control_plane() {
         bail!("{} is the place of a cluster that has its control plane on this machine: `knarr down` takes that away", cluster.data.display());
     }
     let which = Which { name: command.name.clone(), data_dir: command.data_dir.clone(), kubeconfig: None };
     down::run(&Down { which, keep_data: false }).await?;
     if let Some(joined) = joined {
-        println!("If the cluster still has the Node object: `kubectl delete node {}`", joined.node);
+        match has_node {
+            Some(true) => println!("The cluster has the Node object still: `kubectl delete node {}`", joined.node),
+            Some(false) => {}
+            None => println!("Whether the cluster has the Node object still was not to be found out; if so: `kubectl delete node {}`", joined.node),
+        }
     }
     Ok(())
+}
+
+/// Whether the cluster has this machine's Node; none: it does not say.
+async fn has_node(cluster: &Cluster, joined: &Joined) -> Option<bool> {
+    let pair = Pair::load(&join::file(cluster, join::CLIENT)).ok().flatten()?;
+    let nodes = Access::new(joined, &pair).ok()?.client().all::<v1::Node>();
+    let node = tokio::time::timeout(ANSWERS, nodes.get_opt(&joined.node)).await.ok()?.ok()?;
+    Some(node.is_some_and(|node| !joined.is_of_another(&node)))
 }
 
 fn token(command: &Agent) -> anyhow::Result<Option<Token>> {
@@ -299,7 +317,7 @@ impl Begun {
         let authority = cluster_info::authorities(&self.joined.ca)?.into_iter().next().context("the cluster has no authority")?;
         let client = self.access.client();
         let dns_ports = node_own_ports(gateway, has(Component::Proxy) && has(Component::Dns)).filter(|own| own.port == dns::PORT);
-        let vxlan = (settings.kind == Kind::Vxlan).then_some(OwnPort { ip: None, port: VXLAN_PORT, protocol: "UDP" });
+        let tunnel = Some(ip).filter(|_| settings.kind == Kind::Vxlan);
         let node = Node {
             plan: &plan,
             mark: Mark::new(&self.cluster.name),
@@ -309,11 +327,12 @@ impl Begun {
             taints: self.command.taints.clone(),
             parts: parts.clone(),
             mtu: Some(mesh::mtu(settings.kind, ip)?),
+            tunnel,
             assigned: true,
             ip: gateway,
             address: ip,
             second: ips.get(1).copied(),
-            own_ports: node_own_ports(ip, false).chain(dns_ports).chain(vxlan).collect(),
+            own_ports: node_own_ports(ip, false).chain(dns_ports).chain(machines::tunnel_port(tunnel)).collect(),
             images: self.cluster.runtime(None).root,
             cluster_dns: settings.dns.clone(),
             domain: settings.domain.clone(),
@@ -422,12 +441,8 @@ impl Begun {
             told => told.to_vec(),
         };
         server::check_all(&ips, &server::addresses()?, &settings.ranges())?;
-        // Machines lead to each other by their first addresses.
         if let Some(first) = settings.pods.first() {
-            ips.sort_by_key(|ip| ip.is_ipv4() != first.is_ipv4());
-            if let Some(other) = ips.first().filter(|ip| settings.kind == Kind::Vxlan && ip.is_ipv4() != first.is_ipv4()) {
-                bail!("{other} is not of the cluster's first family ({first}), by which machines reach each other: say one of it by --node-ip");
-            }
+            server::put_in_order(&mut ips, *first, settings.kind)?;
         }
         Ok(ips)
     }
@@ -473,7 +488,7 @@ impl Begun {
         let runtime = Runtime::open(self.cluster.runtime(self.command.registries.as_deref())).await.context("the container runtime")?;
         let run_dir = self.cluster.run.join("network");
         // By it hooks are sent to pods' own addresses.
-        let settings = network::pod::Config { mark: mark.clone(), run_dir, bridge: None, parts, mtu: None, own_ports: Vec::new(), behind: false };
+        let settings = network::pod::Config { mark: mark.clone(), run_dir, bridge: None, parts, mtu: None, own_ports: Vec::new(), behind: false, tunnel: None };
         let network = tokio::task::spawn_blocking(move || PodNetwork::open(settings)).await?.context("the pod network")?;
         node::end_pods(&runtime, Some(network), *ip).await;
         node::remove_rules(mark).await;

@@ -8,6 +8,7 @@
 
 mod agent;
 mod directory;
+mod entered;
 mod files;
 mod holder;
 pub mod nodes;
@@ -20,7 +21,10 @@ pub use directory::remove_known;
 pub use holder::{Lock, Work};
 pub use plan::{DOMAIN, NodePrefixes, Plan, Ranges, list};
 
-use crate::kubeconfig::{self, Written};
+use crate::{
+    kubeconfig::{self, Written},
+    preflight::CGROUPS,
+};
 use anyhow::bail;
 use files::RUN_ROOT;
 use std::path::{Path, PathBuf};
@@ -69,7 +73,12 @@ impl Cluster {
 
     /// Whether there is anything of the cluster; an error if its data directory is another's.
     pub fn exists(&self) -> anyhow::Result<bool> {
-        Ok(directory::owned(&self.data, &self.name, self.has_usual_place())? || self.run.exists())
+        Ok(self.has_data()? || self.run.exists())
+    }
+
+    /// Whether its data directory is there and its own; an error if it is another's.
+    fn has_data(&self) -> anyhow::Result<bool> {
+        directory::owned(&self.data, &self.name, self.has_usual_place())
     }
 
     /// The cluster's addresses: those of its first start, or free ones. The caller holds [`Plan::alone`]'s lock from before
@@ -130,7 +139,7 @@ impl Cluster {
             root: self.data.join("runtime"),
             store: None,
             run: self.run.join("runtime"),
-            cgroup_root: "/sys/fs/cgroup".into(),
+            cgroup_root: CGROUPS.into(),
             mark: self.name.clone(),
             registries: registries.map(Path::to_owned).or_else(|| default.exists().then_some(default)),
             network: None,

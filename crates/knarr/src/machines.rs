@@ -16,9 +16,13 @@ use identity::pki::{ClusterNames, ClusterPki, Kubelets};
 use network::{
     Mark,
     mesh::{self, Kind},
+    pod::OwnPort,
 };
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 /// What kubeadm gives whoever joins (`kubeadm init phase bootstrap-token`), and what the controllers may that serve such nodes.
 const RIGHTS: &str = r#"
@@ -139,6 +143,16 @@ fn server(plan: &Plan) -> Option<String> {
 /// What pods' links may carry on this machine, if they lead to others.
 pub fn mtu(plan: &Plan) -> anyhow::Result<Option<u32>> {
     plan.advertise.first().map(|ip| mesh::mtu(plan.pod_network, *ip)).transpose().context("the way to other machines' pods")
+}
+
+/// This machine's address, if pods of others are reached by VXLAN.
+pub fn tunnel(plan: &Plan) -> Option<IpAddr> {
+    plan.advertise.first().copied().filter(|_| plan.pod_network == Kind::Vxlan)
+}
+
+/// The port at which the kernel itself listens then.
+pub fn tunnel_port(tunnel: Option<IpAddr>) -> Option<OwnPort> {
+    tunnel.map(|_| OwnPort { ip: None, port: mesh::VXLAN_PORT, protocol: "UDP" })
 }
 
 /// How this machine's first node, which has the routes of all its nodes, is joined to other machines.

@@ -30,6 +30,8 @@ pub struct Node<'a> {
     pub parts: Vec<Part>,
     /// What its pods' links may carry, where they lead to other machines.
     pub mtu: Option<u32>,
+    /// This machine's address, where they lead there by VXLAN.
+    pub tunnel: Option<IpAddr>,
     /// The control plane gives it its ranges (node-ipam): its kubelet but asks for the same again.
     pub assigned: bool,
     /// Its own address among its pods, the first range's first: its DNS is there.
@@ -66,6 +68,7 @@ impl Node<'_> {
             mtu: self.mtu,
             own_ports: self.own_ports.clone(),
             behind,
+            tunnel: self.tunnel,
         }
     }
 

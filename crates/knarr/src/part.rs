@@ -247,6 +247,7 @@ pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
         mtu: None,
         own_ports: own_ports.clone(),
         behind: false,
+        tunnel: None,
     };
     let network = tokio::task::spawn_blocking(move || network::pod::PodNetwork::open(network)).await?.context("the pod network")?;
     let mut config = kubelet::Config::new(command.node_name.clone().unwrap_or_else(host::name), node_ip, cluster.data.join("kubelet"));

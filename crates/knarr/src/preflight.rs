@@ -1,7 +1,13 @@
 //! What a machine must have before anything is made on it. Each thing that is missing is told with what to do.
 
 use anyhow::bail;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::{
+    net::{IpAddr, SocketAddr, TcpListener},
+    path::Path,
+};
+
+/// Where control groups are mounted.
+pub const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Checks rights and kernel for a node.
 pub fn node() -> anyhow::Result<()> {
@@ -11,6 +17,7 @@ pub fn node() -> anyhow::Result<()> {
     if filesystems.split_whitespace().all(|f| f != "cgroup" && f != "cgroup2") {
         bail!("this kernel has no control groups (CONFIG_CGROUPS): knarr needs them for the pods' limits");
     }
+    runtime::check_host(Path::new(CGROUPS))?;
     nftables()
 }
 

@@ -115,6 +115,7 @@ impl Setup<'_> {
             taints: Vec::new(),
             parts: self.plan.first(),
             mtu: self.mtu,
+            tunnel: machines::tunnel(self.plan),
             assigned: false,
             ip: self.plan.node_ip(),
             address: self.plan.node_ip(),
@@ -249,7 +250,8 @@ async fn open_node(setup: &Setup<'_>, room: &Room) -> anyhow::Result<(Runtime, P
     Ok((runtime?.context("the container runtime")?, network?.context("the pod network")?))
 }
 
-/// Ports of this host at which the cluster itself listens: the API's, the scheduler's and the controllers', the kubelet's and those of DNS.
+/// Ports of this host at which the cluster itself listens: the API's, the scheduler's and the controllers', the kubelet's, those
+/// of DNS, and the kernel's own for VXLAN.
 fn own_ports(setup: &Setup<'_>) -> Vec<OwnPort> {
     let node = setup.plan.node_ip();
     let api = [LOOPBACK, node].into_iter().chain(setup.listen());
@@ -258,7 +260,8 @@ fn own_ports(setup: &Setup<'_>) -> Vec<OwnPort> {
     let at = if setup.plan.is_first() { LOOPBACK } else { node };
     let parts = [setup.up.scheduler_secure_port, setup.up.controllers_secure_port].into_iter().filter(|port| *port != 0);
     let parts = parts.map(|port| OwnPort { ip: Some(at), port, protocol: "TCP" });
-    api.chain(parts).chain(node_own_ports(node, setup.has(Component::Proxy) && setup.has(Component::Dns))).collect()
+    let tunnel = machines::tunnel_port(machines::tunnel(setup.plan));
+    api.chain(parts).chain(tunnel).chain(node_own_ports(node, setup.has(Component::Proxy) && setup.has(Component::Dns))).collect()
 }
 
 /// Those of a node beside an API server.

@@ -10,7 +10,7 @@
 use crate::{
     cli::{Component, Up},
     cluster::{
-        Cluster, Plan, Ranges, Work,
+        Cluster, Plan, Ranges,
         nodes::{self, Wish},
     },
     detach, farewell, host, image, kubeconfig,
@@ -63,8 +63,7 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
     kubeconfig::check(&file, &cluster.name, &known)?;
     // Before there is anything that must not be left alone.
     let mut signals = Signals::listen()?;
-    let _lock = cluster.lock(Work::Runs).await?;
-    cluster.claim()?;
+    let entered = cluster.enter().await?;
     let ranges = Ranges {
         port: up.port,
         node_prefixes: up.machines.node_prefixes(),
@@ -78,8 +77,9 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
     })
     .await??;
     plan.contexts = known;
-
     let mtu = machines::mtu(&plan)?;
+    let _lock = entered.stay();
+
     let setup = Setup { cluster: &cluster, plan: &plan, up: &up, node_name: host::name(), mtu, settings, kubeconfig: &file };
     let Some((mut running, told)) = start(&setup, &steps, &mut signals).await? else { return Ok(()) };
     let mut unfinished = false;
@@ -132,9 +132,8 @@ fn choose(cluster: &Cluster, ranges: &Ranges, nodes: Option<u32>, alone: bool) -
     }
     let plan = cluster.plan(ranges)?;
     machines::check(&plan)?;
-    for wish in cluster.wishes()?.iter().filter(|wish| !wish.leaving) {
-        plan.parts(wish.number).with_context(|| format!("the node {} has no place in these ranges", wish.name))?;
-    }
+    machines::mtu(&plan)?;
+    have_places(&plan, &cluster.wishes()?)?;
     // When it is served a network stands already, and this start's port and nodes would be kept for the next.
     drop(preflight::free(Ipv4Addr::LOCALHOST.into(), plan.port)?);
     if let Some(nodes) = nodes {
@@ -148,6 +147,14 @@ fn choose(cluster: &Cluster, ranges: &Ranges, nodes: Option<u32>, alone: bool) -
     }
     cluster.keep(&plan)?;
     Ok(plan)
+}
+
+/// Refuses ranges in which a node that is there has no place.
+fn have_places(plan: &Plan, wishes: &[Wish]) -> anyhow::Result<()> {
+    wishes.iter().filter(|wish| !wish.leaving).try_for_each(|wish| {
+        let parts = plan.parts(wish.number).map(drop);
+        parts.with_context(|| format!("the node {} has no place in these ranges", wish.name))
+    })
 }
 
 /// Does what is left to do when the cluster is there, and then waits for a failure.
@@ -175,5 +182,27 @@ async fn ready(setup: &Setup<'_>, running: &mut Running, objects: &[Object], ste
     match outcome.await {
         Ok(()) => running.failed().await,
         Err(error) => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_without_a_place_is_told_before_anything_changes() {
+        let plan = |second: &str| -> Plan {
+            let plan = format!(
+                r#"{{"name": "m", "data": "/", "pods": "10.244.0.0", "services": "10.96.0.0", "port": 6443, "second": ["{second}", "fd00:96::/112"]}}"#
+            );
+            serde_json::from_str(&plan).unwrap()
+        };
+        let wish = |number: u32, leaving: bool| Wish { number, name: format!("host-{number}"), labels: Default::default(), leaving };
+        let wishes = [wish(2, false), wish(17, false)];
+        have_places(&plan("fd00:244::/56"), &wishes).unwrap();
+        // Sixteen nodes have a /64 each in the second family's range.
+        let why = format!("{:#}", have_places(&plan("fd00:244::/60"), &wishes).unwrap_err());
+        assert!(why.contains("the node host-17 has no place in these ranges: the range fd00:244::/60 has no part for node 17: a node has a /64"), "{why}");
+        have_places(&plan("fd00:244::/60"), &[wish(2, false), wish(17, true)]).unwrap();
     }
 }

@@ -24,6 +24,10 @@ use anyhow::{Context as _, anyhow};
 use client::{Client, Credentials, Endpoint, HttpTransport};
 use identity::pki::{self, Ca, Credential, Subject, Usage};
 use network::{Mark, Part, dns, proxy::NodePortAddresses};
+use nix::{
+    sched::{CloneFlags, unshare},
+    unistd::sethostname,
+};
 use runtime::Runtime;
 use std::{
     collections::BTreeSet,
@@ -46,15 +50,27 @@ const DNS: &str = "dns-";
 const PROVISIONER: &str = "provisioner-";
 /// The network namespace of a process.
 const NETWORK: &str = "/proc/self/ns/net";
+/// Bytes of a host name that the kernel keeps.
+const HOST_NAME_MAX: usize = 64;
 /// The host's name servers.
 const RESOLVER: &str = "/etc/resolv.conf";
 
-/// Enters the node's network namespace; the process must have no other thread yet. The host's is what it was in.
+/// Enters the node's network namespace, and one in which the machine has the node's name; the process must have no other thread yet. The
+/// host's network is what it was in.
 pub fn enter(command: &cli::Worker) -> anyhow::Result<File> {
-    let home = Cluster::find(&command.name, Some(command.data_dir.as_path()))?.node(command.number);
+    let cluster = Cluster::find(&command.name, Some(command.data_dir.as_path()))?;
     let host = File::open(NETWORK).with_context(|| format!("cannot open {NETWORK}"))?;
-    network::worker::enter(&home.space()).with_context(|| format!("the network of node {}", command.number))?;
+    network::worker::enter(&cluster.node(command.number).space()).with_context(|| format!("the network of node {}", command.number))?;
+    // Pods with their host's network are told its name.
+    let wish = wish(&cluster, command.number)?;
+    let name = wish.name.get(..HOST_NAME_MAX).unwrap_or(&wish.name);
+    unshare(CloneFlags::CLONE_NEWUTS).and_then(|()| sethostname(name)).with_context(|| format!("the host name of node {}", wish.name))?;
     Ok(host)
+}
+
+/// What is wished for under a number.
+fn wish(cluster: &Cluster, number: u32) -> anyhow::Result<Wish> {
+    cluster.wishes()?.into_iter().find(|wish| wish.number == number).context("nobody wishes for this node")
 }
 
 /// Runs until a signal, or until a part fails.
@@ -66,7 +82,7 @@ pub async fn run(command: &cli::Worker, host: File) -> anyhow::Result<()> {
     if plan.ranges() != command.range {
         anyhow::bail!("the cluster's ranges have changed since this was started");
     }
-    let wish = cluster.wishes()?.into_iter().find(|wish| wish.number == command.number).context("nobody wishes for this node")?;
+    let wish = wish(&cluster, command.number)?;
     let home = cluster.node(wish.number);
     // Who finds the lock may send one.
     let mut signals = Signals::listen()?;
@@ -151,7 +167,8 @@ impl Pki {
 pub async fn discard(cluster: &Cluster, number: u32, keep_data: bool) -> anyhow::Result<()> {
     let home = cluster.node(number);
     let lock = home.lock(Work::Ends).await?;
-    if home.data.join("runtime").exists() {
+    // Pods run also where somebody has removed the data below them.
+    if [&home.data, &home.run].iter().any(|directory| directory.join("runtime").exists()) {
         let runtime = Runtime::open(cluster.node_runtime(&home, None)).await.context("the container runtime")?;
         runtime.purge().await.context("the pods")?;
     }
@@ -189,6 +206,8 @@ async fn start(command: &cli::Worker, host: File, (cluster, home): (&Cluster, &C
         taints: Vec::new(),
         parts,
         mtu: command.mtu,
+        // What leaves the machine leaves it by the first node.
+        tunnel: None,
         assigned: false,
         ip,
         address: ip,

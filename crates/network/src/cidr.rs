@@ -119,6 +119,24 @@ impl Net {
         self.prefix <= other.prefix && self.contains(other.base)
     }
 
+    /// The range but for one address: the largest ranges that together are the rest of it.
+    pub(crate) fn without(self, address: IpAddr) -> Vec<Self> {
+        if !self.contains(address) {
+            return vec![self];
+        }
+        // Of each half the address is in the one, and the other is whole.
+        let half = |prefix| {
+            let with = Self::new(address, prefix);
+            let bit = Self::bits(address) - prefix;
+            let base: IpAddr = match with.base {
+                IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() ^ (1 << bit)).into(),
+                IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() ^ (1 << bit)).into(),
+            };
+            Self { base, prefix }
+        };
+        (self.prefix + 1..=Self::bits(address)).map(half).collect()
+    }
+
     /// Whether two ranges have addresses in common.
     pub fn overlaps(self, other: Net) -> bool {
         self.holds(other) || other.holds(self)
@@ -180,6 +198,13 @@ mod tests {
         assert_eq!([part("10.244.0.0/16", 3, 24), part("10.244.0.0/16", 256, 24)], ["10.244.3.0/24", ""]);
         assert_eq!([part("fd00:1::/56", 255, 64), part("fd00:1::/56", 256, 64), part("fd00::/64", 0, 64)], ["fd00:1:0:ff::/64", "", "fd00::/64"]);
         assert_eq!([part("fd00::/64", 0, 63), part("10.0.0.0/8", 0, 33), part("::/0", 7, 128)], ["", "", "::7/128"]);
+        let without = |range: &str, ip: &str| net(range).without(ip.parse().unwrap()).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(without("10.0.0.4/30", "10.0.0.6"), ["10.0.0.4/31", "10.0.0.7/32"]);
+        assert_eq!(
+            (without("fd00::/126", "fd00::"), without("10.0.0.7/32", "10.0.0.7")),
+            (vec!["fd00::2/127".to_owned(), "fd00::1/128".to_owned()], Vec::new())
+        );
+        assert_eq!((without("10.0.0.0/8", "fd00::1"), without("::/0", "fd00::1").len()), (vec!["10.0.0.0/8".to_owned()], 128));
         for wrong in ["10.0.0.0", "10.0.0.0/33", "fd00::/129", "x/8", ""] {
             assert!(wrong.parse::<Net>().is_err(), "{wrong}");
         }

@@ -9,11 +9,12 @@
 //! - [`proxy`]: Services as nftables maps, from the informers' memory.
 //! - [`dns`]: the cluster's names, from the same memory.
 //! - [`worker`]: further nodes of this machine, each a network namespace.
-//! - [`nft`], [`netlink`], [`link`], [`conntrack`]: the kernel's languages.
+//! - [`nft`], [`netlink`], [`link`], [`ethtool`], [`conntrack`]: the kernel's languages.
 
 mod cidr;
 pub mod conntrack;
 pub mod dns;
+pub mod ethtool;
 pub mod lane;
 pub mod link;
 mod mark;

@@ -12,6 +12,8 @@ use crate::{Error, Result};
 pub const ROUTE: i32 = libc::NETLINK_ROUTE;
 /// `NETLINK_NETFILTER`.
 pub const NETFILTER: i32 = libc::NETLINK_NETFILTER;
+/// `NETLINK_GENERIC`.
+pub const GENERIC: i32 = libc::NETLINK_GENERIC;
 
 /// `NLM_F_REQUEST`.
 pub const REQUEST: u16 = 1;

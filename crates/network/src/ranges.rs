@@ -60,31 +60,42 @@ pub(crate) struct Machines {
     pub(crate) nodes: BTreeSet<IpAddr>,
 }
 
+/// So many nodes' addresses are left out of a range; of one with more in it nothing is led.
+const LEFT_OUT_MAX: usize = 16;
+
 impl Machines {
-    /// One of them in a range, by whose it is.
-    fn within(&self, range: Net) -> Option<String> {
-        let here = self.here.iter().find(|ip| range.contains(**ip)).map(|ip| format!("this machine's address {ip}"));
-        here.or_else(|| self.nodes.iter().find(|ip| range.contains(**ip)).map(|ip| format!("a node's address {ip}")))
+    /// What of a range is led: not an address of a node's machine, and nothing of a range in which this machine itself is.
+    fn leave(&self, range: Net) -> Result<Vec<Net>, String> {
+        if let Some(ip) = self.here.iter().find(|ip| range.contains(**ip)) {
+            return Err(format!("this machine's address {ip}"));
+        }
+        let inside: Vec<IpAddr> = self.nodes.iter().copied().filter(|ip| range.contains(*ip)).collect();
+        if inside.len() > LEFT_OUT_MAX {
+            return Err(format!("the addresses of {} nodes", inside.len()));
+        }
+        Ok(inside.iter().fold(vec![range], |left, ip| left.into_iter().flat_map(|part| part.without(*ip)).collect()))
     }
 }
 
 /// Those among them by which packets may be led away or dropped. Whoever may write ServiceCIDRs may write any range into one; what
 /// would take pods' or machines' own addresses leads nowhere, and the log says so: a node that led another's address to itself would not
-/// reach it any more, and if the API server is there, would not hear that the range has gone. The node's own ranges are never left out:
-/// an address that a machine gets in one (of a private network, say) is the machine's all the same, the other addresses stay the Services'.
+/// reach it any more, and if the API server is there, would not hear that the range has gone. Of nodes' machines, which are where their Node
+/// says, only the addresses themselves are left out: a node that lies takes no more than those from a range. The cluster's own ranges are
+/// whole in any case: an address that a machine gets in one (of a private network, say) is the machine's all the same, the others stay the
+/// Services'.
 pub(crate) fn apart(ranges: &BTreeSet<Net>, own: &[Net], pods: Option<Net>, machines: &Machines) -> BTreeSet<Net> {
-    let may = |range: &&Net| {
+    let led = |range: &Net| {
         if own.contains(range) {
-            return true;
+            return vec![*range];
         }
-        let in_the_way = pods.filter(|pods| pods.overlaps(**range)).map(|pods| format!("the pods' range {pods}"));
-        let in_the_way = in_the_way.or_else(|| machines.within(**range));
-        if let Some(what) = &in_the_way {
-            tracing::warn!(%range, "a range of Services is not led to them: in it is {what}");
-        }
-        in_the_way.is_none()
+        let of_pods = pods.filter(|pods| pods.overlaps(*range)).map(|pods| format!("the pods' range {pods}"));
+        let left = of_pods.map_or_else(|| machines.leave(*range), Err);
+        left.unwrap_or_else(|in_the_way| {
+            tracing::warn!(%range, "a range of Services is not led to them: in it is {in_the_way}");
+            Vec::new()
+        })
     };
-    ranges.iter().filter(may).copied().collect()
+    ranges.iter().flat_map(led).collect()
 }
 
 #[cfg(test)]
@@ -113,11 +124,28 @@ mod tests {
 
     #[test]
     fn nobodys_own_addresses_are_led_away() {
-        let ranges = BTreeSet::from(["10.97.0.0/24", "10.0.0.0/8", "192.168.0.0/16", "198.51.100.0/24", "0.0.0.0/0", "fd00:97::/112"].map(net));
+        let ranges = BTreeSet::from(["10.97.0.0/24", "10.0.0.0/8", "192.168.0.0/16", "0.0.0.0/0", "fd00:97::/112"].map(net));
         let ips = |all: &[&str]| all.iter().map(|ip| ip.parse().unwrap()).collect();
         let machines = Machines { here: ips(&["192.168.77.1", "10.97.0.9"]), nodes: ips(&["198.51.100.7"]) };
         let led = |own: &[Net]| apart(&ranges, own, Some(net("10.244.0.0/16")), &machines);
         assert_eq!(led(&[]), BTreeSet::from([net("fd00:97::/112")]));
         assert_eq!(led(&[net("10.97.0.0/24")]), BTreeSet::from(["10.97.0.0/24", "fd00:97::/112"].map(net)), "the cluster's own leads to it");
+    }
+
+    #[test]
+    fn a_node_that_says_it_is_there_takes_its_own_address_alone() {
+        let range = net("198.51.100.0/24");
+        let led = |nodes: &[IpAddr]| {
+            let machines = Machines { here: BTreeSet::new(), nodes: nodes.iter().copied().collect() };
+            apart(&BTreeSet::from([range]), &[], None, &machines)
+        };
+        let claimed = [7, 99].map(|last| IpAddr::from([198, 51, 100, last]));
+        let left = led(&claimed);
+        for last in 0..=255 {
+            let ip = IpAddr::from([198, 51, 100, last]);
+            assert_eq!(left.iter().filter(|part| part.contains(ip)).count(), usize::from(!claimed.contains(&ip)), "{ip}");
+        }
+        let many: Vec<IpAddr> = (1..=17).map(|last| IpAddr::from([198, 51, 100, last])).collect();
+        assert!(led(&many).is_empty() && !led(&many[1..]).is_empty(), "a range among so many machines is theirs");
     }
 }

@@ -166,7 +166,10 @@ fn within(inside: &mut Socket, sides: &[Side], address: IpAddr, no_ipv6: bool) -
 pub fn close(mark: &Mark, number: u32, space: &Path) -> Result<()> {
     let name = mark.link(&format!("{NODE}{number}"));
     let mut route = Socket::open(netlink::ROUTE)?;
-    if link::find(&mut route, &name)?.is_some_and(|l| l.alias.is_empty() || l.alias.starts_with(&mark.alias())) {
+    if let Some(found) = link::find(&mut route, &name)?.filter(|l| l.alias.is_empty() || l.alias.starts_with(&mark.alias())) {
+        // As long as somebody knows whose they are.
+        let ranges: Vec<Net> = pod::ranges_of(&found.alias).into_iter().collect();
+        pod::forget(&mut Socket::open(netlink::NETFILTER)?, &ranges);
         link::remove(&mut route, &name)?;
     }
     release(space)

@@ -41,6 +41,7 @@ pub use apparmor::{apparmor_default, apparmor_enabled};
 pub use error::{Error, Result};
 pub use images::unpack_main;
 pub use offline::Images;
+pub use prepare::check_host;
 pub use readings::of_machine;
 pub use runtime::Runtime;
 pub use shim::shim_main;

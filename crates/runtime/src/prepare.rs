@@ -26,7 +26,7 @@ const VOLUMES_MAX: usize = 128;
 pub(crate) const SHIM_KILL_MAX: Duration = Duration::from_secs(5);
 
 /// What this host must have; the words say what to do.
-pub(crate) fn check_host(cgroup_root: &Path) -> Result<()> {
+pub fn check_host(cgroup_root: &Path) -> Result<()> {
     let missing = |text: String| Err(Error::State(text));
     if !nix::unistd::geteuid().is_root() {
         return missing("running containers needs root: namespaces, mounts and cgroups cannot be made otherwise".to_owned());

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, bail};
 use http::Uri;
-use network::Net;
+use network::{Net, mesh::Kind};
 use std::{
     fmt,
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -92,6 +92,15 @@ pub fn check_all(ips: &[IpAddr], own: &[IpAddr], ranges: &[Net]) -> anyhow::Resu
     ips.iter().try_for_each(|ip| check(*ip, own, ranges))
 }
 
+/// Puts a node's addresses in order: that of the cluster's first family comes first, since by it machines lead to each other.
+pub fn put_in_order(ips: &mut [IpAddr], first: Net, kind: Kind) -> anyhow::Result<()> {
+    ips.sort_by_key(|ip| ip.is_ipv4() != first.is_ipv4());
+    match ips.first().filter(|ip| kind == Kind::Vxlan && ip.is_ipv4() != first.is_ipv4()) {
+        Some(other) => bail!("{other} is not of the cluster's first family ({first}), by which machines reach each other: say one of it by --node-ip"),
+        None => Ok(()),
+    }
+}
+
 /// Refuses an address by which no other machine reaches this one: `own` are this machine's, `ranges` those of pods and Services.
 fn check(ip: IpAddr, own: &[IpAddr], ranges: &[Net]) -> anyhow::Result<()> {
     let ask = "say another by --node-ip";
@@ -155,6 +164,26 @@ mod tests {
         ] {
             assert!(check(ip).unwrap_err().to_string().contains(why), "{ip}");
         }
+    }
+
+    #[test]
+    fn the_first_address_is_of_the_clusters_first_family() {
+        let put = |ips: &[&str], first: &str, kind| {
+            let mut ips: Vec<IpAddr> = ips.iter().map(|ip| ip.parse().unwrap()).collect();
+            put_in_order(&mut ips, first.parse().unwrap(), kind).map(|()| ips.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let (v4, v6) = ("10.244.0.0/16", "fd00:244::/56");
+        for (ips, first, expected) in [
+            (&["192.0.2.2", "2001:db8::2"][..], v4, &["192.0.2.2", "2001:db8::2"][..]),
+            (&["192.0.2.2", "2001:db8::2"], v6, &["2001:db8::2", "192.0.2.2"]),
+            (&["2001:db8::2", "192.0.2.2"], v4, &["192.0.2.2", "2001:db8::2"]),
+            (&["2001:db8::2"], v6, &["2001:db8::2"]),
+        ] {
+            assert_eq!(put(ips, first, Kind::Vxlan).unwrap(), expected, "{first}");
+        }
+        let why = put(&["192.0.2.2"], v6, Kind::Vxlan).unwrap_err().to_string();
+        assert!(why.contains("192.0.2.2 is not of the cluster's first family (fd00:244::/56)") && why.contains("--node-ip"), "{why}");
+        assert_eq!(put(&["192.0.2.2"], v6, Kind::Routes).unwrap(), ["192.0.2.2"], "routes go by each family's own");
     }
 
     #[test]

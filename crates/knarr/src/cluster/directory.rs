@@ -55,6 +55,9 @@ pub struct Made {
     /// The mode of the directory if it was there before the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub was: Option<u32>,
+    /// It is being removed: what is in it is not whole.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub going: bool,
 }
 
 /// A path without links and dots, as the kernel tells mounts; what is not there yet is taken as it is written.
@@ -109,7 +112,7 @@ pub fn owned(path: &Path, cluster: &str, default: bool) -> anyhow::Result<bool> 
                 return Ok(true);
             }
             // As a part alone left it before there were marks; a name is no mark, so its owner says that it is his.
-            let mark = serde_json::to_string(&Made { cluster: cluster.to_owned(), was: None })?;
+            let mark = serde_json::to_string(&Made { cluster: cluster.to_owned(), was: None, going: false })?;
             bail!(
                 "{} has no mark of the cluster whose data it is; if it is {cluster:?}'s, of a version before marks, take it by: echo '{mark}' > '{}'",
                 path.display(),
@@ -146,7 +149,7 @@ pub fn claim(path: &Path, cluster: &str, default: bool) -> anyhow::Result<()> {
     }
     if !mark.exists() {
         let was = mode.filter(|_| !ours && !default);
-        files::write(&mark, &serde_json::to_vec(&Made { cluster: cluster.to_owned(), was })?)?;
+        files::write(&mark, &serde_json::to_vec(&Made { cluster: cluster.to_owned(), was, going: false })?)?;
     }
     private(path).with_context(|| format!("cannot make {} private", path.display()))
 }
@@ -157,10 +160,27 @@ pub(super) fn half_make(path: &Path) -> std::io::Result<()> {
     fs::DirBuilder::new().mode(HALF_MADE).create(path)
 }
 
+fn made(path: &Path) -> Option<Made> {
+    serde_json::from_slice(&fs::read(path.join(MARK)).ok()?).ok()
+}
+
+/// Refuses a directory that somebody has begun to remove.
+pub fn is_whole(path: &Path, cluster: &str) -> anyhow::Result<()> {
+    if made(path).is_some_and(|made| made.going) {
+        bail!("the data in {} is not whole: a `knarr down` was cut off while it removed it; run `knarr down --name {cluster}` again", path.display());
+    }
+    Ok(())
+}
+
 /// Removes what knarr made in a directory that is the cluster's, and the directory if knarr made that too. The names of what
 /// is left.
 pub fn remove_known(path: &Path) -> anyhow::Result<Vec<String>> {
-    let made: Option<Made> = fs::read(path.join(MARK)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let made = made(path);
+    if let Some(made) = &made {
+        // Whoever starts before another has come to the end of it is to know. On a full disk he finds out by himself.
+        let told = files::write(&path.join(MARK), &serde_json::to_vec(&Made { going: true, ..made.clone() })?);
+        told.unwrap_or_else(|error| tracing::debug!("{error:#}"));
+    }
     for entry in ENTRIES {
         let entry = path.join(entry);
         runtime::tree::remove(&entry).with_context(|| format!("cannot remove {}", entry.display()))?;

@@ -115,6 +115,11 @@ pub(super) fn remove(run: &Path, lock: Lock) -> anyhow::Result<()> {
     }
 }
 
+/// Whether there is nothing in a volatile directory but the lock.
+pub(super) fn is_alone(run: &Path) -> bool {
+    std::fs::read_dir(run).is_ok_and(|entries| entries.flatten().all(|entry| entry.file_name() == FILE))
+}
+
 /// Whether the file with this lock is the one that is told of.
 fn is_of(lock: &Lock, there: &Metadata) -> bool {
     lock.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (there.dev(), there.ino()))

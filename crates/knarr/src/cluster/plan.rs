@@ -397,7 +397,7 @@ impl Plan {
 
     fn overlaps(&self, other: &Plan) -> bool {
         let ours = self.ranges();
-        self.port == other.port || other.ranges().iter().any(|theirs| ours.iter().any(|own| own.overlaps(*theirs)))
+        other.ranges().iter().any(|theirs| ours.iter().any(|own| own.overlaps(*theirs)))
     }
 
     /// The plan with what the command line asks for.
@@ -466,11 +466,15 @@ pub(super) fn choose(name: &str, data: &Path, ranges: &Ranges, others: &[Plan]) 
         if let Some((pods, services)) = plan.families().find(|(pods, services)| pods.overlaps(*services)) {
             return Some(format!("the ranges {pods} and {services} have addresses in common"));
         }
-        if let Some(other) = others.iter().find(|o| plan.overlaps(o)) {
+        if let Some(other) = others.iter().find(|o| plan.overlaps(o) || plan.port == o.port) {
             return Some(format!("the cluster {:?} has {} and port {}", other.name, list(&other.ranges()), other.port));
         }
         plan.ranges().into_iter().find_map(|range| taken.by(range).map(|who| format!("{range} is in use on this machine: {who}")))
     };
+    // One that is asked for is not looked for.
+    if let Some(port) = ranges.port {
+        has_port(port, others)?;
+    }
     let first = u8::from(name != DEFAULT);
     let mut last = String::new();
     for index in first..CLUSTERS_MAX {
@@ -511,15 +515,20 @@ fn kept(plan: Plan, ranges: &Ranges, others: &[Plan]) -> anyhow::Result<Plan> {
         tracing::warn!(ranges = list(&plan.ranges()), "a cluster of both families stays one of both: `knarr down` is the way back to one");
     }
     if let Some(other) = others.iter().find(|o| asked.overlaps(o)) {
-        bail!(
-            "the cluster {:?} uses the addresses {} or port {} of this one: run `knarr down --name {}` first",
-            other.name,
-            list(&asked.pod_cidrs()),
-            asked.port,
-            other.name
-        );
+        bail!("the cluster {:?} uses addresses of this one ({}): run `knarr down --name {}` first", other.name, list(&asked.ranges()), other.name);
     }
+    has_port(asked.port, others)?;
     Ok(asked)
+}
+
+/// Refuses another cluster's port.
+fn has_port(port: u16, others: &[Plan]) -> anyhow::Result<()> {
+    match others.iter().find(|other| other.port == port) {
+        Some(other) => {
+            bail!("port {port} is the one of the cluster {:?}: choose another with --port, or run `knarr down --name {}` first", other.name, other.name)
+        }
+        None => Ok(()),
+    }
 }
 
 /// Ranges with commas between them.

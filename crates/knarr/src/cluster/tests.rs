@@ -133,6 +133,81 @@ fn paths_are_real_once_and_for_all() {
     assert!(real(&folder.0.join("dead/k")).is_err());
 }
 
+#[tokio::test]
+async fn a_start_that_is_refused_leaves_what_it_found() {
+    let folder = Folder::new("refused");
+    let place = |name: &str| Cluster { name: "r".into(), data: folder.0.join(name).join("data"), run: folder.0.join(name).join("run") };
+    let new = place("new");
+    drop(new.enter().await.unwrap());
+    assert!(!new.data.exists() && !new.run.exists());
+    // A directory that the user has made, and what he has put there.
+    let made = place("made");
+    fs::create_dir_all(&made.data).unwrap();
+    fs::set_permissions(&made.data, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(made.data.join("registries.yaml"), "mirrors: {}").unwrap();
+    drop(made.enter().await.unwrap());
+    assert_eq!((mode(&made.data), entries(&made.data), made.run.exists()), (0o755, vec!["registries.yaml".to_owned()], false));
+    // A cluster that is there, up to a reboot's end.
+    let there = place("there");
+    let entered = there.enter().await.unwrap();
+    let plan = Plan::nth("r", &there.data, 3);
+    there.keep(&plan).unwrap();
+    drop(entered.stay());
+    drop(there.enter().await.unwrap());
+    assert_eq!(
+        (entries(&there.data), entries(&there.run)),
+        (vec!["cluster.json".to_owned(), "mark.json".to_owned()], vec!["cluster.json".to_owned(), "lock".to_owned()])
+    );
+    fs::remove_dir_all(&there.run).unwrap();
+    drop(there.enter().await.unwrap());
+    assert!(there.kept() == Some(plan) && !there.run.exists());
+    // Another's data.
+    let other = Cluster { name: "o".into(), run: folder.0.join("other"), ..there.clone() };
+    assert!(told(other.enter().await).contains("holds the data of the cluster \"r\""));
+    assert!(!other.run.exists() && there.kept().is_some());
+    // What a `down` that was cut off has left is nobody's start.
+    let cut = place("cut");
+    drop(cut.enter().await.unwrap().stay());
+    fs::create_dir_all(cut.data.join("store")).unwrap();
+    let mark = fs::read_to_string(cut.data.join("mark.json")).unwrap();
+    fs::write(cut.data.join("mark.json"), mark.replace('}', ",\"going\":true}")).unwrap();
+    assert!(told(cut.enter().await).contains("`knarr down --name r` again"));
+    assert!(remove_known(&cut.data).unwrap().is_empty() && !cut.data.exists());
+    // Who has joined keeps that, whatever follows.
+    let agent = place("agent");
+    let entered = agent.enter().await.unwrap();
+    fs::write(agent.data.join("agent.json"), "{}").unwrap();
+    drop(entered);
+    assert!(agent.is_agent());
+}
+
+fn entries(path: &Path) -> Vec<String> {
+    let mut all: Vec<_> = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn a_port_that_is_another_clusters_is_told_as_that() {
+    let folder = Folder::new("port");
+    let cluster = Cluster { name: "p".into(), data: folder.0.clone(), run: folder.0.join("run") };
+    let choose = |port: Option<u16>, others: &[Plan]| {
+        choose(&cluster.name, &cluster.data, &Ranges { port, ..asked(&["172.30.0.0/16"], &["172.31.0.0/16"]).unwrap() }, others)
+    };
+    let other = Plan { name: "o".into(), ..Plan::nth("o", &folder.0, 1) };
+    let mine = choose(None, std::slice::from_ref(&other)).unwrap();
+    assert_ne!(mine.port, other.port, "one is found");
+    fs::create_dir_all(&cluster.run).unwrap();
+    for known in [false, true] {
+        let error = told(choose(Some(other.port), std::slice::from_ref(&other)));
+        assert!(error.contains("port 6444 is the one of the cluster \"o\"") && error.contains("--port") && !error.contains("cidr"), "{known}: {error}");
+        cluster.keep(&mine).unwrap();
+    }
+    let late = told(choose(None, &[Plan { port: mine.port, ..other.clone() }]));
+    assert!(late.contains("--port"), "{late}");
+    assert_eq!(choose(Some(7443), &[other]).unwrap().port, 7443);
+}
+
 #[test]
 fn nobody_else_looks_in() {
     if !nix::unistd::geteuid().is_root() {

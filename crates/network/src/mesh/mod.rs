@@ -32,6 +32,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cidr::Net;
+use crate::ethtool;
 use crate::link::{self, IFLA_IFNAME, Ipv4Conf, RTM_DELLINK, RTM_DELROUTE, RTM_NEWLINK, Settings};
 use crate::mark::{Mark, OVERLAY};
 use crate::netlink::{self, Messages, News, Socket};
@@ -167,6 +168,9 @@ impl Mesh {
             Some(index) => wire::entries_of(socket, index)?,
             None => Entries::default(),
         };
+        if let Some(index) = device {
+            pass_on_at_once(index);
+        }
         let links = self.links(socket, device)?;
         let routed = self.routed(socket, &links)?;
         self.remove(socket, device, &have.gone(&entries), &routed.keys().copied().filter(|to| !entries.routes.contains_key(to)).collect::<Vec<_>>())?;
@@ -271,6 +275,15 @@ impl Mesh {
         link::set(&mut m, &name, &Settings { up: true, alias: Some(&alias), mtu: Some(mtu), ipv4: &ipv4, no_ipv6: link::has_ipv6() });
         link::get(&mut m, &name);
         link::index_of(&socket.call("set up the way to other nodes", &m)?, &name).map(Some)
+    }
+}
+
+/// Packets were joined to larger ones where they came in, by the machine's own link, which looks into VXLAN for it. Another try at the
+/// device joins none, and costs each of them a turn of the kernel's.
+fn pass_on_at_once(index: u32) {
+    let done = ethtool::joins(index).and_then(|joins| if joins { ethtool::leave_apart(index) } else { Ok(()) });
+    if let Err(error) = done {
+        tracing::debug!(%error, "packets of other nodes' pods take a turn more");
     }
 }
 

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::Node;
 use super::Kind;
 use crate::cidr::Net;
 use crate::mark::hash;
+use crate::nft::Family;
 
 /// Addresses of the machine that a node is on, with commas between them: its own are then behind it. The control plane writes it on
 /// the nodes of its own machine.
@@ -95,11 +96,14 @@ fn addresses(node: &Node, ranges: &[Net]) -> Vec<IpAddr> {
     all.filter_map(|a| a.address.parse().ok()).filter(|ip| !ranges.iter().any(|range| range.contains(*ip))).collect()
 }
 
-/// The addresses of all nodes' machines, as they say themselves: who lies keeps a further range of Services from being led and dropped (the
-/// cluster's own never, and Services in it are translated all the same).
+/// The addresses of all nodes' machines, as they say themselves, of each one of a family: who lies says no more than one who does not, and
+/// takes no other address from anybody by it.
 pub(crate) fn machines(nodes: &Informer<Node>) -> BTreeSet<IpAddr> {
-    let nodes = nodes.list();
-    nodes.iter().flat_map(|node| addresses(node, &ranges(node))).filter(|ip| may_be_a_machines(*ip)).collect()
+    let of = |node: &Node| {
+        let all = addresses(node, &ranges(node));
+        Family::ALL.map(|family| all.iter().copied().find(|ip| Family::of(*ip) == family && may_be_a_machines(*ip)))
+    };
+    nodes.list().iter().flat_map(|node| of(node)).flatten().collect()
 }
 
 /// Whether an address may be a machine's.
@@ -334,6 +338,14 @@ mod tests {
         assert_eq!(texts(&after.beside(&before)), ["0a:5a:c0:00:02:03 at 192.0.2.3", "10.244.1.1 is 0a:5a:c0:00:02:03"]);
         assert_eq!(texts(&before.gone(&after)), ["0a:5a:c0:00:02:02 at 192.0.2.2"]);
         assert_eq!(texts(&before.gone(&Entries::default())), texts(&before));
+    }
+
+    #[test]
+    fn a_node_has_one_machine() {
+        let mut liar = node("liar", DAY, &["10.244.1.0/24"], &["192.0.2.3"]);
+        liar.metadata.annotations = Some([(MACHINE.to_owned(), "127.0.0.1,192.0.2.7,192.0.2.8,2001:db8::7,2001:db8::8".to_owned())].into());
+        let nodes = Informer::fixed([liar, node("b", DAY, &["10.244.2.0/24"], &["10.244.2.1", "192.0.2.2"])]);
+        assert_eq!(machines(&nodes), ["192.0.2.2", "192.0.2.7", "2001:db8::7"].map(|ip| ip.parse().unwrap()).into());
     }
 
     #[test]

@@ -114,10 +114,8 @@ pub enum Expr {
     Masquerade,
     /// Tells the sender that nobody listens: ICMP port unreachable.
     Reject { family: Family },
-    /// Remembers `key : data` in a map, or forgets it.
-    Remember { set: String, key: u32, data: u32, timeout_s: u32 },
-    /// Forgets a key (the kernel wants a data register for a map nevertheless).
-    Forget { set: String, key: u32, data: u32 },
+    /// Remembers a key in a set for a while, or for a while more.
+    Remember { set: String, key: u32, timeout_s: u32 },
     /// Counts packets.
     Counter,
     /// Not followed by connection tracking.
@@ -131,7 +129,6 @@ const NAT_DNAT: u32 = 1;
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
 const RANDOM_FULLY: u32 = 16;
 const DYNSET_UPDATE: u32 = 1;
-const DYNSET_DELETE: u32 = 2;
 const FIB_ADDRESS_TYPE: u32 = 3;
 const FIB_LINK: u32 = 1;
 /// The look-up is bound to the link by which the packet came.
@@ -155,7 +152,7 @@ impl Expr {
             Self::Dnat { .. } | Self::Snat { .. } => "nat",
             Self::Masquerade => "masq",
             Self::Reject { .. } => "reject",
-            Self::Remember { .. } | Self::Forget { .. } => "dynset",
+            Self::Remember { .. } => "dynset",
             Self::Counter => "counter",
             Self::Notrack => "notrack",
         }
@@ -234,11 +231,8 @@ impl Expr {
                 let code = if *family == Family::V4 { PORT_UNREACHABLE } else { PORT_UNREACHABLE6 };
                 m.be32(1, 0).attr(2, &[code]);
             }
-            Self::Remember { set, key, data, timeout_s } => {
-                m.text(1, set).be32(3, DYNSET_UPDATE).be32(4, *key).be32(5, *data).be64(6, u64::from(*timeout_s) * 1000);
-            }
-            Self::Forget { set, key, data } => {
-                m.text(1, set).be32(3, DYNSET_DELETE).be32(4, *key).be32(5, *data);
+            Self::Remember { set, key, timeout_s } => {
+                m.text(1, set).be32(3, DYNSET_UPDATE).be32(4, *key).be64(6, u64::from(*timeout_s) * 1000);
             }
             Self::Counter => {
                 m.be64(1, 0).be64(2, 0);
@@ -287,6 +281,13 @@ pub mod step {
         [Expr::Meta { to: reg(0), key: META_L4PROTO }, Expr::Cmp { from: reg(0), op: Cmp::Eq, value: vec![number] }]
     }
 
+    /// Goes on only for datagrams (UDP) to this port.
+    pub fn datagrams_to(port: u16) -> Vec<Expr> {
+        let load = Expr::Payload { to: reg(0), base: Base::Transport, offset: 2, length: 2 };
+        let is = Expr::Cmp { from: reg(0), op: Cmp::Eq, value: port.to_be_bytes().to_vec() };
+        [&protocol_is(libc::IPPROTO_UDP as u8)[..], &[load, is]].concat()
+    }
+
     fn in_range(load: Expr, range: Net, op: Cmp) -> Vec<Expr> {
         let (mask, value) = (octets(range.mask()), octets(range.base()));
         let xor = vec![0; mask.len()];
@@ -303,6 +304,11 @@ pub mod step {
         in_range(destination(range.family(), 0), range, op)
     }
 
+    /// Goes on only if the source is not IPv6's loopback.
+    pub fn not_from_loopback6() -> Vec<Expr> {
+        source_in(Net::one(Ipv6Addr::LOCALHOST), Cmp::Ne)
+    }
+
     /// Goes on only if the destination is not IPv6's loopback.
     pub fn not_to_loopback6() -> Vec<Expr> {
         destination_in(Net::one(Ipv6Addr::LOCALHOST), Cmp::Ne)
@@ -311,6 +317,11 @@ pub mod step {
     /// Goes on only if the destination is this address.
     pub fn destination_is(address: IpAddr) -> [Expr; 2] {
         [destination(Family::of(address), 0), Expr::Cmp { from: reg(0), op: Cmp::Eq, value: octets(address) }]
+    }
+
+    /// Goes on only if the source is this address.
+    pub fn source_is(address: IpAddr) -> [Expr; 2] {
+        [source(Family::of(address), 0), Expr::Cmp { from: reg(0), op: Cmp::Eq, value: octets(address) }]
     }
 
     /// Goes on only if that address is one of this host's.

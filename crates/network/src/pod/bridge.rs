@@ -208,7 +208,7 @@ impl Inner {
     pub(super) fn lead(&self, ranges: BTreeSet<Net>, nodes: BTreeSet<IpAddr>) -> Result<()> {
         let mut here = host_addresses()?;
         here.retain(|ip| Some(*ip) != self.gateway_of(Family::of(*ip)));
-        let (machines, own) = (Machines { here, nodes }, self.own_services());
+        let (machines, own) = (Machines { here, nodes: nodes.clone() }, self.own_services());
         let of = |family: Family| ranges.iter().copied().filter(|range| range.family() == family).collect();
         // Those of a family that the node does not have lead nowhere.
         let parts = self.config.parts.iter();
@@ -216,7 +216,8 @@ impl Inner {
         let state = &mut *self.state.lock();
         state.services = Some(led);
         state.elsewhere.clear();
-        self.route_services(state)
+        let known = self.know(state, nodes);
+        self.route_services(state).and(known)
     }
 
     /// The Services' ranges lead to the bridge, and none that is no more. A route that somebody has for the very same range is his.

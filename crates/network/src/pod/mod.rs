@@ -25,11 +25,15 @@ mod legacy;
 mod own;
 mod ports;
 mod probe;
+mod purge;
 mod rules;
+mod tunnel;
 
 pub(crate) use bridge::quiet;
 pub use own::OwnPort;
 pub use probe::Passage;
+pub use purge::purge;
+pub(crate) use purge::{forget, ranges_of};
 pub(crate) use rules::{LINKS, protocol};
 
 use std::collections::{BTreeSet, HashSet};
@@ -47,14 +51,13 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::cidr::Net;
-use crate::conntrack;
 use crate::link::{self, End, Ipv4Conf, Settings, Way};
-use crate::mark::{ALIAS, Mark, NODE, OVERLAY, hash};
+use crate::mark::{Mark, NODE, OVERLAY, hash};
 use crate::netlink::{self, Messages, Socket};
 use crate::nft::{self, At, Batch, Family, Foreign};
 use crate::ranges::ServiceRanges;
 use crate::{Error, Part, Result, mesh, netns};
-use bridge::{BRIDGE, Told};
+use bridge::BRIDGE;
 use firewall::How;
 use holders::Holders;
 use ipam::{Ipam, Record};
@@ -97,6 +100,8 @@ pub struct Config {
     pub own_ports: Vec<OwnPort>,
     /// The node is a namespace behind a host ([`crate::worker`]) that translates what leaves the cluster.
     pub behind: bool,
+    /// This machine's address by which packets of pods travel between machines in datagrams ([`mesh::Kind::Vxlan`]).
+    pub tunnel: Option<IpAddr>,
 }
 
 /// A port of the host that leads into a pod.
@@ -163,6 +168,8 @@ struct State {
     services: Option<BTreeSet<Net>>,
     /// Those of them of which it was told that another's route stays.
     elsewhere: BTreeSet<Net>,
+    /// The addresses of the nodes' machines, as far as they are known.
+    machines: BTreeSet<IpAddr>,
 }
 
 /// What others have on this host.
@@ -238,6 +245,7 @@ impl PodNetwork {
             router: BTreeSet::from(Family::ALL),
             services: None,
             elsewhere: BTreeSet::new(),
+            machines: BTreeSet::new(),
         });
         let inner = Inner { mark: config.mark.clone(), gateway: first.node_ip(), config, bridge, mtu, has_ipv6, state };
         {
@@ -406,8 +414,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 
 impl Inner {
     /// A family's table with the ports of these pods.
-    fn table(&self, family: Family, router: bool, pods: &[(IpAddr, Vec<HostPort>)]) -> Option<Batch> {
-        let of = rules::Of { router, behind: self.config.behind };
+    fn table(&self, family: Family, (router, machines): (bool, &BTreeSet<IpAddr>), pods: &[(IpAddr, Vec<HostPort>)]) -> Option<Batch> {
+        let of = rules::Of { router, behind: self.config.behind, tunnel: self.tunnel(family, machines) };
         let part = self.part(family)?;
         Some(rules::table(&self.mark, part.cluster_cidr, part.node_ip(), of, pods))
     }
@@ -424,7 +432,7 @@ impl Inner {
         for family in Family::ALL {
             let pod = |address: &IpAddr| self.pod_of(family, *address, state.ipam.get(*address).is_some_and(|record| record.both));
             let pods: Vec<_> = ports.iter().filter_map(|(address, ports)| Some((pod(address)?, ports.clone()))).collect();
-            match self.table(family, state.router.contains(&family), &pods) {
+            match self.table(family, (state.router.contains(&family), &state.machines), &pods) {
                 Some(table) => table.commit(&mut state.nft, "write the pod network's rules")?,
                 // Of a former start, which had the family.
                 None if nft::tables(&mut state.nft, family)?.contains(&self.mark.table()) => nft::delete_table(&mut state.nft, family, &self.mark.table())?,
@@ -468,7 +476,7 @@ impl Inner {
         let table = self.mark.table();
         let mut untouched = true;
         for family in self.families() {
-            let whole = self.table(family, state.router.contains(&family), &[]).map_or(0, |table| table.rules());
+            let whole = self.table(family, (state.router.contains(&family), &state.machines), &[]).map_or(0, |table| table.rules());
             let there = nft::tables(&mut state.nft, family)?.contains(&table);
             untouched &= there && nft::rules(&mut state.nft, family, &table)?.len() == whole;
         }
@@ -709,54 +717,6 @@ pub(crate) fn sysctl(name: &str, value: &str) -> Result<()> {
         return Ok(());
     }
     fs::write(&path, value).map_err(|e| Error::io(format!("set net/{name} to {value}"), e))
-}
-
-/// Removes everything on this host that carries the mark: links, routes, rules; how many things there were.
-pub fn purge(mark: &Mark) -> Result<usize> {
-    let mut route = Socket::open(netlink::ROUTE)?;
-    let alias = mark.alias();
-    let (mut removed, mut switched, mut advised, mut ranges) = (mesh::purge(&mut route, mark)?, BTreeSet::new(), BTreeSet::new(), Vec::new());
-    for link in link::list(&mut route)?.into_iter().filter(|l| l.alias.starts_with(&alias)) {
-        link::remove(&mut route, &link.name)?;
-        removed += 1;
-        let rest = &link.alias[alias.len()..];
-        // Those of this node's pods, and of further nodes' of this machine.
-        ranges.extend(rest.split_whitespace().filter_map(|word| word.parse::<Net>().ok()));
-        if let Some(told) = rest.strip_prefix(BRIDGE).map(Told::parse) {
-            switched.extend(told.switched);
-            advised.extend(told.advised);
-            for range in told.ranges {
-                link::delete_route(&mut route, range, false)?;
-            }
-        }
-    }
-    let mut nft = Socket::open(netlink::NETFILTER)?;
-    removed += firewall::close(&mut nft, mark)?;
-    let ours = [mark.table(), mark.proxy_table()];
-    for family in Family::ALL {
-        removed += legacy::close(mark, family)?;
-        for table in nft::tables(&mut nft, family)?.iter().filter(|t| ours.contains(t)) {
-            nft::delete_table(&mut nft, family, table)?;
-            removed += 1;
-        }
-    }
-    // Whoever came since and passes packets on (another cluster, Docker) found it on and did not say that he needs it.
-    let others = Others { chains: nft::base_chains(&mut nft)?, legacy: Family::ALL.into_iter().filter(|family| legacy::in_use(*family)).collect() };
-    let links = link::list(&mut route)?;
-    let bridges = || links.iter().filter(|l| l.alias.starts_with(ALIAS)).filter_map(|l| Some(Told::parse(l.alias.split_once('/')?.1.strip_prefix(BRIDGE)?)));
-    let beside = |family: Family| bridges().any(|told| told.ranges.iter().any(|range| range.family() == family));
-    for family in switched.into_iter().filter(|family| !beside(*family) && !others.pass_on(*family)) {
-        sysctl(bridge::forwarding(family), "0")?;
-        if family == Family::V6 {
-            bridge::unadvise(&mut route, &advised)?;
-        }
-    }
-    // Where the kernel tracks nothing there is nothing to forget.
-    match conntrack::forget_ranges(&mut nft, &ranges) {
-        Ok(flows) => tracing::debug!(flows, "forgot connections of the cluster's pods"),
-        Err(error) => tracing::debug!(%error, "connections of the cluster's pods stay known for a while"),
-    }
-    Ok(removed)
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
-//! The pod network's own table: ports of the host that lead into pods, egress, and a guard for the host's loopback.
+//! The pod network's own table: ports of the host that lead into pods, egress, a guard for the host's loopback, and one for the way
+//! between machines (`tunnel`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::HostPort;
+use super::tunnel::{Tunnel, UNTRACKED};
 use crate::cidr::Net;
 use crate::mark::Mark;
 use crate::nft::{At, Batch, Cmp, Data, DataKind, Element, Expr, Family, Fib, Hook, Set, Verdict, endpoint_data, key, octets, reg, step};
@@ -31,17 +33,19 @@ pub(crate) fn protocol(name: &str) -> Option<u8> {
 
 /// What a table is of besides ports.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Of {
+pub(super) struct Of<'a> {
     /// Else the host passes on nothing but what comes from a pod or goes to one.
     pub(super) router: bool,
     /// Another translates what leaves the cluster.
     pub(super) behind: bool,
+    /// By which packets of pods travel between machines.
+    pub(super) tunnel: Option<Tunnel<'a>>,
 }
 
 /// The whole table with the ports of the pods that exist.
 /// `cluster` is where pods are known by their own addresses: all nodes' pods. What leaves it has the host's address, whichever
 /// of the nodes of this machine it comes from.
-pub(super) fn table(mark: &Mark, cluster: Net, gateway: IpAddr, of: Of, pods: &[(IpAddr, Vec<HostPort>)]) -> Batch {
+pub(super) fn table(mark: &Mark, cluster: Net, gateway: IpAddr, of: Of<'_>, pods: &[(IpAddr, Vec<HostPort>)]) -> Batch {
     let family = cluster.family();
     let mut batch = Batch::new(family, &mark.table());
     batch.fresh_table();
@@ -53,7 +57,7 @@ pub(super) fn table(mark: &Mark, cluster: Net, gateway: IpAddr, of: Of, pods: &[
     batch.add_chain("prerouting", Some(Hook { kind: "nat", at: At::Prerouting, priority: -100 }));
     batch.add_chain("output", Some(Hook { kind: "nat", at: At::Output, priority: -100 }));
     batch.add_chain("postrouting", Some(Hook { kind: "nat", at: At::Postrouting, priority: 100 }));
-    batch.add_chain("guard", Some(Hook { kind: "filter", at: At::Prerouting, priority: -300 }));
+    batch.add_chain("guard", Some(Hook { kind: "filter", at: At::Prerouting, priority: UNTRACKED }));
 
     let (loopback, multicast) = match family {
         Family::V4 => (Some(Net::new(LOOPBACK.0, LOOPBACK.1)), Net::new(MULTICAST.0, MULTICAST.1)),
@@ -68,13 +72,18 @@ pub(super) fn table(mark: &Mark, cluster: Net, gateway: IpAddr, of: Of, pods: &[
     }
     rule.push(Expr::Verdict(Verdict::Drop));
     batch.add_rule("guard", &rule);
+    if let Some(tunnel) = of.tunnel {
+        tunnel.write(&mut batch, "guard", cluster);
+    }
 
     let mut to_ports = step::is_local(Fib::Destination).to_vec();
-    if family == Family::V6 {
-        to_ports.splice(0..0, step::not_to_loopback6());
-    }
     to_ports.push(step::jump("ports"));
-    batch.add_rule("prerouting", &to_ports).add_rule("output", &to_ports);
+    let of_host = match family {
+        Family::V4 => to_ports.clone(),
+        // What comes from IPv6's loopback cannot leave it, whatever is translated; what is sent there from another address can.
+        Family::V6 => [step::not_from_loopback6(), to_ports.clone()].concat(),
+    };
+    batch.add_rule("prerouting", &to_ports).add_rule("output", &of_host);
     let translate = Expr::Dnat { family, address: reg(6), port: reg(6 + family.registers()) };
     let mut rule = vec![step::destination(family, 0)];
     rule.extend(step::protocol_port(family.registers()));

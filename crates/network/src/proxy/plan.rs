@@ -62,7 +62,7 @@ pub(super) struct Plan {
     pub(super) chains: BTreeMap<String, Vec<Rule>>,
     /// Elements of the shared maps.
     pub(super) elements: BTreeMap<(Shared, Vec<u8>), Option<Data>>,
-    /// Maps that remember clients: name → seconds.
+    /// Sets that remember an endpoint's clients: name → seconds.
     pub(super) affinity: BTreeMap<String, u32>,
     /// Maps that choose an endpoint, by name.
     pub(super) maps: BTreeMap<String, Fixed>,
@@ -330,38 +330,32 @@ impl<'a> Planner<'a> {
         plan.chains.insert(chain.to_owned(), rules);
     }
 
-    /// The same for clients that stay with their endpoint. Remembering is a rule of its own before the one that translates: when
-    /// there is no room for another client, only the memory of him is lost.
+    /// The same for clients that stay with their endpoint: each endpoint has a set of its clients, as upstream's has. (One map for all would
+    /// be looked into once, whatever the number of endpoints, but who is found there must still be an endpoint; and what a lookup gave, looked
+    /// for in another map, is what `nft list` 1.0.6 ends by, and with it firewalls that list all rules.) Remembering is a rule of its own
+    /// before the one that translates: when there is no room for another client, only the memory of him is lost.
     fn remembering(&self, plan: &mut Plan, rules: &mut Vec<Rule>, pick: &mut Rule, backends: &BTreeSet<Backend>) {
         let (family, Registers { address, port, client, random }) = (self.node.family, self.registers());
         let source = || step::source(family, client - reg(0));
         let config = self.spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
         let timeout_s = config.and_then(|c| c.timeout_seconds).and_then(|s| u32::try_from(s).ok()).unwrap_or(AFFINITY_S);
-        // A set's timeout cannot be changed, so it is part of the name. All ways to the port share it.
-        let set = format!("aff-{timeout_s}/{}", self.id);
         let chain = |(address, port): &Backend| format!("ep/{}/{address}/{port}", self.id);
+        // A set's timeout cannot be changed, so it is part of the name. All ways to the port share it.
+        let clients = |(address, port): &Backend| format!("aff-{timeout_s}/{}/{address}/{port}", self.id);
+        rules.extend(backends.iter().map(|b| vec![source(), Expr::In { set: clients(b), from: client, not: false }, step::goto(&chain(b))]));
         let to_chain = |backend: &Backend| Some(Data::Verdict(Verdict::Goto(chain(backend))));
-        let known = backends.iter().map(|b| (endpoint_data(b.0, b.1), to_chain(b))).collect();
-        let known = plan.map(&self.id, key::ip_port(family), DataKind::Verdict, known);
-        let recall = Expr::Map { set: set.clone(), from: client, to: address };
-        rules.push(vec![source(), recall, Expr::Map { set: known, from: address, to: 0 }]);
-        // Whoever is remembered with an endpoint that is gone is forgotten first: a refresh would not change where it goes.
-        // The kernel reads no register that was not written; what stands in this one means nothing.
-        let forget = Expr::Forget { set: set.clone(), key: client, data: address };
-        rules.push([vec![source()], load(address, &(family.unspecified(), 0)), vec![forget]].concat());
         let numbered = (0_u32..).zip(backends).map(|(n, b)| (n.to_ne_bytes().to_vec(), to_chain(b))).collect();
         let numbered = plan.map(&self.id, key::NUMBER, DataKind::Verdict, numbered);
         pick.push(Expr::Random { to: random, modulus: u32::try_from(backends.len()).unwrap_or(u32::MAX) });
         pick.push(Expr::Map { set: numbered, from: random, to: 0 });
         for backend in backends {
-            let load = load(address, backend);
-            let remember = Expr::Remember { set: set.clone(), key: client, data: address, timeout_s };
+            let remember = Expr::Remember { set: clients(backend), key: client, timeout_s };
             let mut translate = step::protocol_is(self.protocol).to_vec();
-            translate.extend(load.clone());
+            translate.extend(load(address, backend));
             translate.push(Expr::Dnat { family, address, port });
-            plan.chains.insert(chain(backend), vec![[vec![source()], load, vec![remember]].concat(), translate]);
+            plan.chains.insert(chain(backend), vec![vec![source(), remember], translate]);
+            plan.affinity.insert(clients(backend), timeout_s);
         }
-        plan.affinity.insert(set, timeout_s);
     }
 
     /// Sources that may use a load balancer's addresses. Ranges of the other family say nothing of this one: where there are no others,

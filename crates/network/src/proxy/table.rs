@@ -37,8 +37,10 @@ const NODE_PORT_IPS: &str = "node-port-ips";
 const TRANSLATED: u32 = 1 << 5;
 /// `NF_CT_STATE_INVALID_BIT`.
 const INVALID: u32 = 1;
-/// `NF_CT_STATE_BIT` of `IP_CT_ESTABLISHED` and of `IP_CT_RELATED`.
-const KNOWN: u32 = 1 << 1 | 1 << 2;
+/// `NF_CT_STATE_BIT` of `IP_CT_ESTABLISHED` and of `IP_CT_RELATED`, and what is not tracked.
+const KNOWN: u32 = 1 << 1 | 1 << 2 | UNTRACKED;
+/// `NF_CT_STATE_UNTRACKED_BIT`: of no connection by somebody's rule, so nothing has translated it, and nothing will.
+const UNTRACKED: u32 = 1 << 6;
 /// `NFT_CT_STATE`.
 const CT_STATE: u32 = 0;
 /// `NFT_CT_STATUS`.
@@ -401,7 +403,7 @@ fn make_new(batch: &mut Batch, family: Family, before: &Plan, after: &Plan) {
         batch.add_chain(name, None);
     }
     for (name, timeout_s) in after.affinity.iter().filter(|(name, _)| !before.affinity.contains_key(*name)) {
-        batch.add_set(&Set { name, key: key::ip(family), data: DataKind::Value(key::ip_port(family)), timeout_s: Some(*timeout_s), size: None });
+        batch.add_set(&Set { name, key: key::ip(family), data: DataKind::None, timeout_s: Some(*timeout_s), size: None });
     }
     for (name, map) in after.maps.iter().filter(|(name, _)| !before.maps.contains_key(*name)) {
         let size = u32::try_from(map.elements.len()).ok();

@@ -219,7 +219,7 @@ fn what_nothing_leads_to_stays_a_while_then_is_emptied_then_goes() {
     let (mut table, begun) = (empty_table(), Instant::now());
     let one = ObjectKey::new("ns", "one");
     let first = planned(spec(&json!({"sessionAffinity": "ClientIP"})), json!([here(true), there()]));
-    assert!(first.chains.contains_key("ep/ns/s/tcp/80/10.244.1.5/8080") && first.affinity.contains_key("aff-10800/ns/s/tcp/80"));
+    assert!(first.chains.contains_key("ep/ns/s/tcp/80/10.244.1.5/8080") && first.affinity.contains_key("aff-10800/ns/s/tcp/80/10.244.1.5/8080"));
     table.change(vec![(one.clone(), first.clone())], begun);
     assert!(!table.has_stale());
     let (rules, own) = (table.rules(), first.chains.values().map(Vec::len).sum::<usize>());
@@ -258,6 +258,27 @@ fn a_map_that_rules_choose_by_is_never_changed() {
         let looked: Vec<&String> =
             before.chains.values().flatten().flatten().filter_map(|e| if let crate::nft::Expr::Map { set, .. } = e { Some(set) } else { None }).collect();
         assert!(!looked.is_empty() && looked.iter().all(|set| before.has_set(set)), "{looked:?}");
+    }
+}
+
+#[test]
+fn no_rule_looks_for_what_another_look_gave() {
+    use crate::nft::Expr;
+    let plan = planned(spec(&json!({"sessionAffinity": "ClientIP"})), json!([here(true), there()]));
+    assert_eq!(plan.affinity.len(), 2, "each endpoint's clients");
+    for rule in plan.chains.values().flatten() {
+        let mut given = Vec::new();
+        for expr in rule {
+            let by = match expr {
+                Expr::Map { from, .. } | Expr::In { from, .. } => Some(from),
+                Expr::Remember { key, .. } => Some(key),
+                _ => None,
+            };
+            assert!(by.is_none_or(|by| !given.contains(by)), "`nft list ruleset` 1.0.6 aborts by {rule:?}");
+            if let Expr::Map { to, .. } = expr {
+                given.push(*to);
+            }
+        }
     }
 }
 

@@ -108,6 +108,18 @@ pub fn call(to: impl Into<SocketAddr>) -> std::io::Result<String> {
     stream.read_to_string(&mut answer).map(|_| answer)
 }
 
+/// Calls with a source of one's own.
+fn call_as(source: Ipv6Addr, to: (Ipv6Addr, u16)) -> std::io::Result<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v6()?;
+        socket.bind((source, 0).into())?;
+        let mut answer = String::new();
+        let mut stream = tokio::time::timeout(PATIENCE, socket.connect(to.into())).await??;
+        tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer).await.map(|_| answer)
+    })
+}
+
 pub fn from(space: &Space, to: impl Into<SocketAddr>) -> std::io::Result<String> {
     let to = to.into();
     space.run(move || call(to))
@@ -284,7 +296,8 @@ fn host_ports_of(families: Families) {
         assert!(from(&outside, (HOST, 7002)).is_err(), "that is at an address of the other family");
         assert!(from(&outside, (GATEWAY, 7001)).is_err());
         let begun = Instant::now();
-        assert!(call((Ipv6Addr::LOCALHOST, 7000)).is_err() && begun.elapsed() < PATIENCE, "nor is one at IPv6's loopback");
+        assert!(call((Ipv6Addr::LOCALHOST, 7000)).is_err() && begun.elapsed() < PATIENCE, "nor is one at IPv6's loopback, for who speaks from there");
+        assert_eq!(call_as(GATEWAY, (Ipv6Addr::LOCALHOST, 7000)).unwrap(), format!("a {GATEWAY}"), "who speaks from another address is answered");
         assert_eq!(from(&space, (HOST, 7000)).unwrap(), format!("a {GATEWAY}"), "a pod calls itself");
         assert_eq!(outside.run(|| call((crate::world::HOST, 7002))).is_ok(), families.has_four());
         node.detach("a");

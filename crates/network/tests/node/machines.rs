@@ -10,10 +10,13 @@ use k8s_openapi::api::core::v1;
 use network::link::{self, End, Settings};
 use network::mesh::{self, Kind, Mesh, Own};
 use network::netlink::{self, Messages, Socket};
-use network::{Mark, Net, Part, netns, pod};
+use network::nft::{self, Family};
+use network::{Mark, Net, Part, conntrack, ethtool, netns, pod};
+use tokio_util::sync::CancellationToken;
 
+use crate::api::{NODES, Server};
 use crate::dual::{from, serve};
-use crate::world::{Node, Space};
+use crate::world::{DEADLINE, Node, Space};
 
 /// A machine and its node.
 struct Machine {
@@ -94,7 +97,8 @@ fn machines(kind: Kind, of: Addresses) -> [Machine; 2] {
         let (name, ip, part) = (["first", "second"][number as usize], of.machine(number as usize), of.part(number));
         let (node, mesh) = space.run(move || {
             let mtu = mesh::mtu(kind, ip).unwrap();
-            let node = Node::with(|config| pod::Config { mtu: Some(mtu), parts: vec![part], ..config }, part.pod_cidr);
+            let tunnel = Some(ip).filter(|_| kind == Kind::Vxlan);
+            let node = Node::with(|config| pod::Config { mtu: Some(mtu), parts: vec![part], tunnel, ..config }, part.pod_cidr);
             let own = Own { node: name.into(), kind, addresses: vec![ip], cluster: vec![part.cluster_cidr] };
             let mesh = Mesh::open(mesh::Config { mark: Mark::new("test"), own, gateways: vec![node.network.gateway()] }).unwrap();
             (node, mesh)
@@ -144,6 +148,13 @@ fn pods_reach_each_other(kind: Kind, of: Addresses, overhead: u32) {
         reach();
         let overlay = first.links().into_iter().find(|(name, _)| *name == Mark::new("test").overlay());
         assert_eq!(overlay, (kind == Kind::Vxlan).then(|| (Mark::new("test").overlay(), 1500 - overhead)));
+        if kind == Kind::Vxlan {
+            let joins = || {
+                let link = link::find(&mut Socket::open(netlink::ROUTE).unwrap(), &Mark::new("test").overlay()).unwrap().unwrap();
+                ethtool::joins(link.index).unwrap()
+            };
+            assert!(!first.space.run(joins), "packets were joined before");
+        }
 
         // Again changes nothing, and what somebody took away is there again.
         first.put(of.nodes());
@@ -174,6 +185,84 @@ fn pods_reach_each_other(kind: Kind, of: Addresses, overhead: u32) {
         let left = first.space.run(|| ["route", "ipv6_route"].map(|file| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap()).concat());
         assert!(!left.contains("0001F40A") && !left.contains("fd00001002440001"), "{left}");
         assert!(first.links().iter().all(|(name, _)| !name.starts_with("kn")), "nothing of the mark's");
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// A datagram as machines send them, with a packet in it that says it is of a pod, for another pod's UDP port 9999.
+fn forged(to: IpAddr, text: &[u8]) -> Vec<u8> {
+    let (IpAddr::V4(to), length) = (to, text.len() as u16) else { unreachable!("machines of IPv4") };
+    let mut ip = vec![0x45, 0];
+    ip.extend((28 + length).to_be_bytes());
+    ip.extend([0, 0, 0, 0, 64, 17, 0, 0, 10, 244, 1, 77]);
+    ip.extend(to.octets());
+    let sum: u32 = ip.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let check = !(((sum & 0xffff) + (sum >> 16)) as u16);
+    ip[10..12].copy_from_slice(&check.to_be_bytes());
+    // The number of the cluster's VXLAN, and the hardware addresses of both machines' devices, as they follow from V4.
+    let mut frame = vec![8, 0, 0, 0, 10, 244, 0, 0];
+    frame.extend([0x0a, 0x5a, 192, 168, 88, 1, 0x0a, 0x5a, 192, 168, 88, 2, 8, 0]);
+    frame.extend(ip);
+    for word in [9999, 9999, 8 + length, 0] {
+        frame.extend(word.to_be_bytes());
+    }
+    frame.extend(text);
+    frame
+}
+
+#[test]
+fn the_way_between_machines_is_not_tracked_and_no_pod_speaks_on_it() {
+    netns::fresh(|| {
+        let [first, second] = machines(Kind::Vxlan, V4);
+        let ((a, ip_a), (b, ip_b)) = (first.pod("a"), second.pod("b"));
+        // The machines are known as in a cluster, by the Nodes.
+        let api = Server::default();
+        for node in V4.nodes() {
+            api.put(NODES, serde_json::to_value(node).unwrap());
+        }
+        let stop = CancellationToken::new();
+        for machine in [&first, &second] {
+            machine.put(V4.nodes());
+            let (node, informers, stop) = (machine.node.clone(), machine.node.runtime.block_on(async { api.informers() }), stop.clone());
+            let network = node.network.clone();
+            node.runtime.spawn(async move { network.lead_services(informers, stop).await });
+        }
+        assert_eq!(from(&a, (ip_b, 8080)).unwrap(), format!("b {ip_a}"));
+        let tracked = |machine: &Machine| {
+            let all = |socket: &mut Socket| conntrack::udp_flows(socket, Family::V4, |flow| flow.called.1 == mesh::VXLAN_PORT).unwrap().len();
+            machine.space.run(move || all(&mut Socket::open(netlink::NETFILTER).unwrap()))
+        };
+        assert_eq!((tracked(&first), tracked(&second)), (0, 0), "of no datagram between the machines");
+
+        // What a machine sends is believed. What a pod sends is not, neither by its own machine nor by another's.
+        let heard = a.run(|| std::net::UdpSocket::bind("0.0.0.0:9999").unwrap());
+        heard.set_read_timeout(Some(DEADLINE)).unwrap();
+        let send = |space: &Space, text: &'static str| {
+            let datagram = forged(ip_a, text.as_bytes());
+            space.run(move || drop(std::net::UdpSocket::bind("0.0.0.0:0").unwrap().send_to(&datagram, (V4.machine(0), mesh::VXLAN_PORT))));
+        };
+        let hears = || {
+            let mut text = [0; 64];
+            let length = heard.recv(&mut text).expect("what a machine has sent");
+            String::from_utf8_lossy(&text[..length]).into_owned()
+        };
+        let knows = |machine: &Machine| {
+            let keys = |socket: &mut Socket| nft::keys(socket, Family::V4, &Mark::new("test").table(), "machines").unwrap().len();
+            machine.space.run(move || keys(&mut Socket::open(netlink::NETFILTER).unwrap()))
+        };
+        let begun = std::time::Instant::now();
+        while knows(&second) < 2 {
+            assert!(begun.elapsed() < DEADLINE, "the machines are known");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        send(&second.space, "a machine");
+        assert_eq!(hears(), "a machine", "the datagram is one that is believed");
+        send(&a, "its own pod");
+        send(&b, "another's pod");
+        send(&second.space, "the end");
+        assert_eq!(hears(), "the end");
+        stop.cancel();
         Ok(())
     })
     .unwrap();

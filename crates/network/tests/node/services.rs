@@ -207,7 +207,11 @@ fn affinity_keeps_a_client_with_its_endpoint_while_it_lives() {
         for ((client, _), before) in clients.iter().zip(&first).filter(|(_, before)| **before != gone) {
             assert_eq!(who(client), *before);
         }
-        // The time changes: another map, and all goes on.
+        // Whoever lists all rules of the machine can read these.
+        if let Ok(listed) = std::process::Command::new("nft").args(["list", "ruleset"]).output() {
+            assert!(listed.status.success() && String::from_utf8_lossy(&listed.stdout).contains("aff-100/"), "{listed:?}");
+        }
+        // The time changes: other sets, and all goes on.
         cluster.service("web", json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 50}}}));
         cluster.service("web", json!({"sessionAffinity": "None"}));
         until("served", || (0..20).map(|_| who(&clients[0].0)).collect::<std::collections::HashSet<_>>().len(), |n| *n > 1);
@@ -569,9 +573,8 @@ fn a_full_memory_of_clients_costs_only_the_memory() {
         let table = cluster.node.config.mark.proxy_table();
         let mut socket = Socket::open(netlink::NETFILTER).unwrap();
         let sets = nft::sets(&mut socket, Family::V4, &table).unwrap();
-        let memory = sets.iter().find(|s| s.starts_with("aff-") && s.ends_with("/p")).unwrap();
-        let data = nft::endpoint_data(ip_a.into(), 8080);
-        let element = |n: u32| (Ipv4Addr::from_bits(Ipv4Addr::new(100, 64, 0, 0).to_bits() + n).octets().to_vec(), Some(nft::Data::Value(data.clone())));
+        let memory = sets.iter().find(|s| s.starts_with("aff-") && s.contains("/p/")).unwrap();
+        let element = |n: u32| (Ipv4Addr::from_bits(Ipv4Addr::new(100, 64, 0, 0).to_bits() + n).octets().to_vec(), None);
         let room = 65_535 - u32::try_from(nft::keys(&mut socket, Family::V4, &table, memory).unwrap().len()).unwrap();
         let mut batch = nft::Batch::new(Family::V4, &table);
         batch.add_elements(memory, &(0..room).map(element).collect::<Vec<_>>());

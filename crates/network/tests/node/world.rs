@@ -213,7 +213,8 @@ impl Node {
         let number = DIRECTORIES.fetch_add(1, Ordering::Relaxed);
         let run_dir = std::env::temp_dir().join(format!("knarr-node-{}-{number}", std::process::id()));
         let _ = std::fs::remove_dir_all(&run_dir);
-        pod::Config { mark: Mark::new(mark), run_dir, bridge: None, parts: vec![part(pods, services)], mtu: None, own_ports: Vec::new(), behind: false }
+        let parts = vec![part(pods, services)];
+        pod::Config { mark: Mark::new(mark), run_dir, bridge: None, parts, mtu: None, own_ports: Vec::new(), behind: false, tunnel: None }
     }
 
     fn of(config: pod::Config) -> Self {

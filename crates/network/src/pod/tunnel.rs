@@ -1,0 +1,82 @@
+//! What the pod network's table does with the datagrams in which packets of pods travel between machines ([`crate::mesh`], VXLAN).
+//!
+//! - Connection tracking has no part in them: they have no answers (each way chooses its source port by what it carries), and each would be
+//!   looked up twice on its way.
+//! - The kernel's device believes whoever sends it one, and takes what is in it for a packet of the pod that it says. So the cluster's pods
+//!   send none to its machines; who is on the machines' own network, or has the host's, is trusted as much as they are.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::{Inner, State};
+use crate::Result;
+use crate::cidr::Net;
+use crate::mesh::VXLAN_PORT;
+use crate::nft::{At, Batch, Cmp, DataKind, Element, Expr, Family, Fib, Hook, Set, Verdict, key, octets, reg, step};
+
+/// Before connection tracking: its own priority is -200.
+pub(super) const UNTRACKED: i32 = -300;
+/// The nodes' machines.
+const MACHINES: &str = "machines";
+const CHAIN: &str = "tunnel";
+const OUTPUT: &str = "tunnel-output";
+
+/// The way to other machines by VXLAN, as far as it is of the table's family.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tunnel<'a> {
+    /// This machine's address, by which it goes.
+    pub(super) own: IpAddr,
+    /// Those of all nodes' machines, as far as they are known.
+    pub(super) machines: &'a BTreeSet<IpAddr>,
+}
+
+impl Tunnel<'_> {
+    /// Writes its rules. `guard` is the table's chain for what has just come in.
+    pub(super) fn write(self, batch: &mut Batch, guard: &str, pods: Net) {
+        let family = pods.family();
+        batch.add_set(&Set { name: MACHINES, key: key::ip(family), data: DataKind::None, timeout_s: None, size: None });
+        batch.add_chain(CHAIN, None);
+        batch.add_chain(OUTPUT, Some(Hook { kind: "filter", at: At::Output, priority: UNTRACKED }));
+        let datagrams = |then: &[Expr]| [&step::datagrams_to(VXLAN_PORT)[..], then].concat();
+        batch.add_rule(guard, &datagrams(&[step::jump(CHAIN)]));
+        let to_machines = [step::destination(family, 0), Expr::In { set: MACHINES.into(), from: reg(0), not: false }];
+        for to in [step::is_local(Fib::Destination), to_machines] {
+            batch.add_rule(CHAIN, &[&step::source_in(pods, Cmp::Eq)[..], &to, &[Expr::Verdict(Verdict::Drop)]].concat());
+        }
+        batch.add_rule(CHAIN, &[&step::destination_is(self.own)[..], &[Expr::Notrack]].concat());
+        batch.add_rule(OUTPUT, &datagrams(&[&step::source_is(self.own)[..], &[Expr::Notrack]].concat()));
+        batch.add_elements(MACHINES, &self.elements(family));
+    }
+
+    /// The machines anew, in a table that has the rules.
+    pub(super) fn change(self, family: Family, table: &str) -> Batch {
+        let mut batch = Batch::new(family, table);
+        batch.flush_set(MACHINES).add_elements(MACHINES, &self.elements(family));
+        batch
+    }
+
+    fn elements(self, family: Family) -> Vec<Element> {
+        self.machines.iter().filter(|ip| Family::of(**ip) == family).map(|ip| (octets(*ip), None)).collect()
+    }
+}
+
+impl Inner {
+    /// The way to other machines, as far as a family's table has to do with it.
+    pub(super) fn tunnel<'a>(&self, family: Family, machines: &'a BTreeSet<IpAddr>) -> Option<Tunnel<'a>> {
+        let own = self.config.tunnel.filter(|own| Family::of(*own) == family && self.has(family))?;
+        Some(Tunnel { own, machines })
+    }
+
+    /// These are the addresses of the nodes' machines.
+    pub(super) fn know(&self, state: &mut State, machines: BTreeSet<IpAddr>) -> Result<()> {
+        if state.machines == machines {
+            return Ok(());
+        }
+        state.machines = machines;
+        let table = self.mark.table();
+        let changes = Family::ALL.into_iter().filter_map(|family| Some(self.tunnel(family, &state.machines)?.change(family, &table)));
+        let changed = changes.collect::<Vec<_>>().into_iter().try_for_each(|batch| batch.commit(&mut state.nft, "write the nodes' machines"));
+        // Somebody may have taken the table away.
+        changed.or_else(|_| self.write_rules(state))
+    }
+}
