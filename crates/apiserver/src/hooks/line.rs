@@ -456,6 +456,22 @@ mod tests {
         assert!(line.is_closed() && matches!(line.call(head, body, &answered).await, Err(Unanswered::Unsent(_))));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn who_is_slow_and_gives_signs_of_life_is_waited_for() {
+        let (near, far) = tokio::io::duplex(10_000);
+        let line = Line::open(near).await.expect("HTTP/2");
+        tokio::spawn(async move {
+            let mut server = h2::server::handshake(far).await.expect("HTTP/2");
+            let (_request, mut respond) = server.accept().await.expect("a call").expect("a call");
+            tokio::spawn(async move { while server.accept().await.is_some() {} });
+            tokio::time::sleep(PING_AFTER * 4).await;
+            respond.send_response(Response::new(()), true).expect("an answer");
+        });
+        let ((head, body), began) = (ask(vec![1; 10]), Instant::now());
+        let (answer, body) = line.call(head, body, &Arc::default()).await.expect("an answer");
+        assert!(answer.status.is_success() && body == Ok(Bytes::new()) && began.elapsed() >= PING_AFTER * 4);
+    }
+
     #[test]
     fn bodies_are_put_together_within_their_bound() {
         let whole = |pieces: &[&'static [u8]]| {

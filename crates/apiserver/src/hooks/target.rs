@@ -11,6 +11,7 @@ use super::{
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header, response::Parts};
 use machinery::Value;
+use parking_lot::Mutex;
 use rustls_pki_types::ServerName;
 use std::{
     pin::{Pin, pin},
@@ -77,6 +78,16 @@ pub(crate) struct Target {
     uri: Uri,
     pool: Arc<Pool>,
     authorization: Option<HeaderValue>,
+    /// The head of the last call: those of most are the same.
+    last: Mutex<Option<Head>>,
+}
+
+/// What a call begins with.
+struct Head {
+    /// What the other side is told that it has.
+    seconds: u64,
+    two: bool,
+    request: Request<()>,
 }
 
 impl std::fmt::Debug for Target {
@@ -108,7 +119,7 @@ impl Target {
         let server_name = ServerName::try_from(named).map_err(|error| format!("parse {base:?}: {error}"))?;
         let pool = pools.get(place, server_name, &config.ca_bundle, who.certificate)?;
         let uri = base.parse().map_err(|error| format!("parse {base:?}: {error}"))?;
-        Ok(Target { uri, base, pool, authorization: who.authorization })
+        Ok(Target { uri, base, pool, authorization: who.authorization, last: Mutex::default() })
     }
 
     /// Asks, with a body of JSON, and gives the body of a good answer. `within` is what is told to the other side (`timeout=`) and
@@ -117,44 +128,48 @@ impl Target {
     /// # Errors
     /// There is no answer by then, or it tells an error.
     pub(crate) async fn post(&self, services: &dyn Services, body: Bytes, within: Duration) -> Result<Bytes, Failure> {
-        let query = format!("?timeout={}s", within.as_secs() + u64::from(within.subsec_nanos() > 0));
+        let seconds = within.as_secs() + u64::from(within.subsec_nanos() > 0);
         let until = Instant::now() + within;
         let mut over = pin!(tokio::time::sleep_until(until));
         for _ in 0..RETRIES_MAX {
-            let (parts, body) = self.once(services, &query, body.clone(), over.as_mut()).await?;
+            let (parts, body) = self.once(services, seconds, body.clone(), over.as_mut()).await?;
             match wait(&parts) {
                 // Not added to the time: what the other side asks for may be more than there is.
                 Some(wait) if wait < until.saturating_duration_since(Instant::now()) => tokio::time::sleep(wait).await,
                 Some(_) => {
                     over.await;
-                    return Err(Failure::Transport(format!("Post {:?}: {LATE}", format!("{}{query}", self.base))));
+                    return Err(self.failed(seconds, LATE));
                 }
                 None => return answer::judge(&parts, body),
             }
         }
-        let (parts, body) = self.once(services, &query, body, over).await?;
+        let (parts, body) = self.once(services, seconds, body, over).await?;
         answer::judge(&parts, body)
     }
 
     /// One exchange, with its whole body, until it is over.
-    async fn once(&self, services: &dyn Services, query: &str, body: Bytes, over: Pin<&mut Sleep>) -> Result<(Parts, Bytes), Failure> {
-        let shown = |why: String| Failure::Transport(format!("Post {:?}: {why}", format!("{}{query}", self.base)));
+    async fn once(&self, services: &dyn Services, seconds: u64, body: Bytes, over: Pin<&mut Sleep>) -> Result<(Parts, Bytes), Failure> {
         let unread = |why: String| Failure::Transport(format!("unexpected error when reading response body. Please retry. Original error: {why}"));
         let answered = Arc::new(AtomicBool::new(false));
         let (parts, body) = tokio::select! {
             biased;
-            outcome = self.exchange(services, query, body, &answered) => outcome.map_err(shown)?,
-            () = over => return Err(if answered.load(Ordering::Relaxed) { unread(LATE.into()) } else { shown(LATE.into()) }),
+            outcome = self.exchange(services, seconds, body, &answered) => outcome.map_err(|why| self.failed(seconds, &why))?,
+            () = over => return Err(if answered.load(Ordering::Relaxed) { unread(LATE.into()) } else { self.failed(seconds, LATE) }),
         };
         Ok((parts, body.map_err(unread)?))
     }
 
-    async fn exchange(&self, services: &dyn Services, query: &str, body: Bytes, answered: &Arc<AtomicBool>) -> Result<Answer, String> {
+    /// A call without an answer, as Go's client tells it.
+    fn failed(&self, seconds: u64, why: &str) -> Failure {
+        Failure::Transport(format!("Post {:?}: {why}", format!("{}?timeout={seconds}s", self.base)))
+    }
+
+    async fn exchange(&self, services: &dyn Services, seconds: u64, body: Bytes, answered: &Arc<AtomicBool>) -> Result<Answer, String> {
         // A kept connection may be closed just now: then the call is unsent.
         let mut refused = 0;
         loop {
             let (mut sender, kept) = self.pool.take(services).await?;
-            match sender.call(self.request(query, sender.is_two())?, body.clone(), answered).await {
+            match sender.call(self.head(seconds, sender.is_two())?, body.clone(), answered).await {
                 Ok(answer) => {
                     if answer.1.is_ok() {
                         self.pool.keep(sender);
@@ -171,8 +186,18 @@ impl Target {
         }
     }
 
-    fn request(&self, query: &str, two: bool) -> Result<Request<()>, String> {
-        let path = format!("{}{query}", self.uri.path());
+    fn head(&self, seconds: u64, two: bool) -> Result<Request<()>, String> {
+        let mut last = self.last.lock();
+        if let Some(head) = last.as_ref().filter(|head| (head.seconds, head.two) == (seconds, two)) {
+            return Ok(head.request.clone());
+        }
+        let request = self.request(seconds, two)?;
+        *last = Some(Head { seconds, two, request: request.clone() });
+        Ok(request)
+    }
+
+    fn request(&self, seconds: u64, two: bool) -> Result<Request<()>, String> {
+        let path = format!("{}?timeout={seconds}s", self.uri.path());
         let authority = self.uri.authority().map_or("", |authority| authority.as_str());
         let uri: Uri = match two {
             true => format!("https://{authority}{path}").parse(),
