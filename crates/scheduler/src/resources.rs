@@ -191,12 +191,19 @@ fn requests(pod: &Pod, with_status: bool, fill: impl Fn(&mut Resources, Option<&
     };
     let asked = || of_containers(pod, |container| read(requests_of(container)));
     let refused = resize_infeasible(pod);
+    let overhead = Resources::from_list(pod.spec.as_ref().and_then(|s| s.overhead.as_ref()));
+    // The node says of the pod as a whole what it takes with its overhead, which is added to all below. (The original adds it twice.)
+    let without = |list: Option<&List>| {
+        let mut own = Resources::from_list(list);
+        own.subtract(&overhead);
+        own
+    };
     let mut total = if with_status && refused { Resources::default() } else { asked() };
     if let Some(status) = pod.status.as_ref().filter(|_| with_status) {
         // What is said of the pod as a whole is the sum already.
         let whole = status.allocated_resources.as_ref().zip(status.resources.as_ref().and_then(|r| r.requests.as_ref()));
         let (granted, in_force) = match whole {
-            Some((granted, in_force)) => (Resources::from_list(Some(granted)), Resources::from_list(Some(in_force))),
+            Some((granted, in_force)) => (without(Some(granted)), without(Some(in_force))),
             None => {
                 let of = |container: &'_ Container, in_force: bool| {
                     let status = status_of(pod, &container.name);
@@ -217,17 +224,15 @@ fn requests(pod: &Pod, with_status: bool, fill: impl Fn(&mut Resources, Option<&
             None => total.set_for_all(Some(of_all)),
             Some((in_force, granted)) => {
                 let lists = [Some(of_all).filter(|_| !refused), in_force.requests.as_ref(), granted];
-                let mut most = Resources::default();
-                lists.into_iter().for_each(|list| most.raise(&Resources::from_list(list)));
+                let mut most = Resources::from_list(lists[0]);
+                lists[1..].iter().for_each(|list| most.raise(&without(*list)));
                 for name in lists.into_iter().flatten().flat_map(BTreeMap::keys).filter(|name| is_for_all(name)) {
                     total.set(name, most.get(name));
                 }
             }
         }
     }
-    if let Some(overhead) = &spec.overhead {
-        total.add(&Resources::from_list(Some(overhead)));
-    }
+    total.add(&overhead);
     total
 }
 
@@ -356,5 +361,8 @@ mod tests {
         value["status"]["allocatedResources"] = json!({"cpu": "700m"});
         value["status"]["resources"] = json!({"requests": {"cpu": "600m"}});
         assert_eq!((requested(&of(&value)).milli_cpu, asked(&of(&value)).milli_cpu), (700, 400));
+        // With its overhead, which counts once.
+        value["spec"]["overhead"] = json!({"cpu": "50m"});
+        assert_eq!((requested(&of(&value)).milli_cpu, asked(&of(&value)).milli_cpu), (700, 450));
     }
 }

@@ -308,7 +308,7 @@ async fn resources_of_the_pod_as_a_whole_change_in_place() {
     a_while(1).await;
     assert_eq!(reasons(), ["ResizeStarted", "ResizeCompleted"]);
     // A restarted kubelet knows by the status what the pod has.
-    let kept = super::resize::told_of_all(&told).unwrap();
+    let kept = super::resize::told_of_all(&told, told.status.as_ref().unwrap()).unwrap();
     assert!(!super::resize::is_outgrown(&Pod { spec: more.spec.clone(), ..told }, &kept));
     node.end().await;
 }
@@ -336,6 +336,20 @@ async fn memory_in_use_is_not_taken_away() {
     node.runtime.memory_in_use.store(10 << 20, Ordering::Relaxed);
     node.runtime.called("update a 2", 1).await;
     node.end().await;
+}
+
+#[test]
+fn what_a_pod_waits_for_is_nobodys_yet() {
+    let spec = |cpu: &str| json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": cpu}}}]});
+    let has = json!({"name": "a", "image": "", "imageID": "", "ready": true, "restartCount": 0, "resources": {"requests": {"cpu": "1"}}});
+    let with = |condition: &str| {
+        let status = json!({"containerStatuses": [has], "conditions": [{"type": condition, "status": "True"}]});
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"uid": condition}, "spec": spec("900"), "status": status})).unwrap();
+        let granted = super::Handle::new(Arc::new(pod)).granted();
+        crate::resources::pod_requests(granted.spec.as_ref().unwrap())["cpu"]
+    };
+    assert_eq!(with("PodResizePending"), 1000, "it keeps nobody else from the node");
+    assert_eq!(with("PodResizeInProgress"), 900_000, "it is granted");
 }
 
 #[test]

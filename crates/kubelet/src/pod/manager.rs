@@ -66,7 +66,7 @@ impl Pods {
     /// The pods that count for the node's resources, but for one: those that the API has and that have not ended.
     #[must_use]
     pub fn others(&self, than: &PodUid) -> Vec<Arc<Pod>> {
-        self.inner.lock().values().filter(|h| h.uid != *than && !h.ended() && !h.is_gone()).map(|h| h.pod()).collect()
+        self.inner.lock().values().filter(|h| h.uid != *than && !h.ended() && !h.is_gone()).map(|h| h.granted()).collect()
     }
 
     /// The volumes of a pod must be refreshed.

@@ -213,6 +213,14 @@ impl Handle {
         Arc::clone(&self.pod.read())
     }
 
+    /// The pod as it counts for the node: with what it has, while it asks for more than there is.
+    #[must_use]
+    pub fn granted(&self) -> Arc<Pod> {
+        let pod = self.pod();
+        let status = self.status.lock();
+        if resize::is_pending(&status) { Arc::new(resize::as_told(&pod, &status)) } else { pod }
+    }
+
     /// The pod changed in the API.
     pub fn update(&self, pod: Arc<Pod>) {
         let before = std::mem::replace(&mut *self.pod.write(), Arc::clone(&pod));

@@ -97,10 +97,10 @@ pub fn told(status: &PodStatus, scheme: &str) -> BTreeMap<String, ResourceRequir
     all.filter_map(|s| Some((s.container_id.as_deref()?.strip_prefix(&prefix)?.to_owned(), s.resources.clone()?))).collect()
 }
 
-/// What the API's status says that the pod as a whole has, of what it may be told; none: nothing is said.
+/// What a status says that the pod as a whole has, of what it may be told; none: nothing is said.
 #[must_use]
-pub fn told_of_all(pod: &Pod) -> Option<ResourceRequirements> {
-    let has = pod.status.as_ref()?.resources.as_ref()?;
+pub fn told_of_all(pod: &Pod, status: &PodStatus) -> Option<ResourceRequirements> {
+    let has = status.resources.as_ref()?;
     let wanted = of_all(pod);
     let overhead = |name: &str| pod.spec.as_ref().and_then(|s| s.overhead.as_ref()?.get(name)).map_or(0, |q| resources::amount(name, q));
     let kept = |wanted: Option<&List>, has: Option<&List>| -> Option<List> {
@@ -113,6 +113,30 @@ pub fn told_of_all(pod: &Pod) -> Option<ResourceRequirements> {
         *cpu = resources::quantity("cpu", resources::amount("cpu", cpu).saturating_sub(overhead("cpu")));
     }
     Some(ResourceRequirements { requests, limits: kept(wanted.limits.as_ref(), has.limits.as_ref()), ..ResourceRequirements::default() })
+}
+
+/// Whether a pod asks for more than the node could give it.
+#[must_use]
+pub fn is_pending(status: &PodStatus) -> bool {
+    status.conditions.iter().flatten().any(|c| c.type_ == "PodResizePending" && c.status == "True")
+}
+
+/// The pod with the resources that its status says it has: what it waits for is nobody's yet (upstream's `UpdatePodFromAllocation`).
+#[must_use]
+pub fn as_told(pod: &Pod, status: &PodStatus) -> Pod {
+    let has_of_all = told_of_all(pod, status);
+    let mut pod = pod.clone();
+    let Some(spec) = &mut pod.spec else { return pod };
+    let told: Vec<_> = status.container_statuses.iter().chain(&status.init_container_statuses).flatten().collect();
+    for c in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+        if let Some(has) = told.iter().find(|s| s.name == c.name).and_then(|s| s.resources.as_ref()) {
+            c.resources = Some(has.clone());
+        }
+    }
+    if let Some(has) = has_of_all.filter(|_| spec.resources.is_some()) {
+        spec.resources = Some(has);
+    }
+    pod
 }
 
 /// The pod as it runs: with the resources that its containers and itself have.

@@ -238,7 +238,7 @@ impl Worker {
         let Some(sandbox) = self.sandbox().filter(|s| s.ready) else { return };
         let has = told.map(|s| resize::told(s, &self.cx.scheme)).unwrap_or_default();
         self.applied = has.into_iter().map(|(id, r)| (ContainerId(id), r)).collect();
-        self.of_all = resize::told_of_all(pod);
+        self.of_all = told.and_then(|status| resize::told_of_all(pod, status));
         let dir = self.cx.config.pod_dir(util::uid(pod));
         if let Some(ips) = setup::recorded_ips(&dir, &sandbox) {
             self.handle.ips.lock().clone_from(&ips);
