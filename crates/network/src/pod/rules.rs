@@ -73,7 +73,7 @@ pub(super) fn table(mark: &Mark, cluster: Net, gateway: IpAddr, of: Of<'_>, pods
     rule.push(Expr::Verdict(Verdict::Drop));
     batch.add_rule("guard", &rule);
     if let Some(tunnel) = of.tunnel {
-        tunnel.write(&mut batch, "guard", cluster);
+        tunnel.write(&mut batch, ("guard", "postrouting"), cluster);
     }
 
     let mut to_ports = step::is_local(Fib::Destination).to_vec();

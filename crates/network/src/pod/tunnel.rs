@@ -3,7 +3,8 @@
 //! - Connection tracking has no part in them: they have no answers (each way chooses its source port by what it carries), and each would be
 //!   looked up twice on its way.
 //! - The kernel's device believes whoever sends it one, and takes what is in it for a packet of the pod that it says. So the cluster's pods
-//!   send none to its machines; who is on the machines' own network, or has the host's, is trusted as much as they are.
+//!   send none to its machines, be it by a Service that leads there; who is on the machines' own network, or has the host's, is trusted as much
+//!   as they are.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -20,6 +21,7 @@ pub(super) const UNTRACKED: i32 = -300;
 const MACHINES: &str = "machines";
 const CHAIN: &str = "tunnel";
 const OUTPUT: &str = "tunnel-output";
+const INPUT: &str = "tunnel-input";
 
 /// The way to other machines by VXLAN, as far as it is of the table's family.
 #[derive(Clone, Copy, Debug)]
@@ -31,8 +33,8 @@ pub(super) struct Tunnel<'a> {
 }
 
 impl Tunnel<'_> {
-    /// Writes its rules. `guard` is the table's chain for what has just come in.
-    pub(super) fn write(self, batch: &mut Batch, guard: &str, pods: Net) {
+    /// Writes its rules. `guard` is the table's chain for what has just come in, `leaving` the one that translates the sources of what leaves.
+    pub(super) fn write(self, batch: &mut Batch, (guard, leaving): (&str, &str), pods: Net) {
         let family = pods.family();
         batch.add_set(&Set { name: MACHINES, key: key::ip(family), data: DataKind::None, timeout_s: None, size: None });
         batch.add_chain(CHAIN, None);
@@ -40,9 +42,12 @@ impl Tunnel<'_> {
         let datagrams = |then: &[Expr]| [&step::datagrams_to(VXLAN_PORT)[..], then].concat();
         batch.add_rule(guard, &datagrams(&[step::jump(CHAIN)]));
         let to_machines = [step::destination(family, 0), Expr::In { set: MACHINES.into(), from: reg(0), not: false }];
-        for to in [step::is_local(Fib::Destination), to_machines] {
-            batch.add_rule(CHAIN, &[&step::source_in(pods, Cmp::Eq)[..], &to, &[Expr::Verdict(Verdict::Drop)]].concat());
-        }
+        let none_of_pods = |to: &[Expr]| [&step::source_in(pods, Cmp::Eq)[..], to, &[Expr::Verdict(Verdict::Drop)]].concat();
+        batch.add_rule(CHAIN, &none_of_pods(&step::is_local(Fib::Destination))).add_rule(CHAIN, &none_of_pods(&to_machines));
+        // Nor what is led there by a translation. Chains of this kind are entered by the first packet of a connection alone, which none then is.
+        batch.add_chain(INPUT, Some(Hook { kind: "nat", at: At::Input, priority: 100 }));
+        batch.add_rule(INPUT, &datagrams(&none_of_pods(&[])));
+        batch.add_rule(leaving, &datagrams(&none_of_pods(&to_machines)));
         batch.add_rule(CHAIN, &[&step::destination_is(self.own)[..], &[Expr::Notrack]].concat());
         batch.add_rule(OUTPUT, &datagrams(&[&step::source_is(self.own)[..], &[Expr::Notrack]].concat()));
         batch.add_elements(MACHINES, &self.elements(family));

@@ -1,6 +1,6 @@
 //! Which endpoints a Service's port has, and which of them take traffic (upstream: `pkg/proxy/topology.go`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -40,6 +40,14 @@ impl Node {
     pub(super) fn has_port(&self, port: u16, protocol: &str) -> bool {
         self.own_ports.iter().any(|own| own.meets(None, port, protocol))
     }
+}
+
+/// Labels of Services, and of their slices, that are another proxy's or nobody's (upstream's proxy does not even list them).
+const LEFT_ALONE: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
+
+/// Whether something with these labels is none of this proxy's.
+pub(super) fn is_left_alone(labels: Option<&BTreeMap<String, String>>) -> bool {
+    labels.is_some_and(|labels| LEFT_ALONE.iter().any(|key| labels.contains_key(*key)))
 }
 
 /// Where a connection may go.
@@ -106,7 +114,7 @@ fn preferred<'a>(ready: Vec<&'a Endpoint>, node: &Node) -> Vec<&'a Endpoint> {
 
 fn of_slice(port: &ServicePort, slice: &EndpointSlice, node: &Node) -> Vec<Endpoint> {
     let (family, node) = (node.family, node.name.as_str());
-    if slice.address_type != family.name() {
+    if slice.address_type != family.name() || is_left_alone(slice.metadata.labels.as_ref()) {
         return Vec::new();
     }
     let protocol = port.protocol.as_deref().unwrap_or("TCP");

@@ -125,12 +125,11 @@ fn cluster_ips(spec: &ServiceSpec, family: Family) -> BTreeSet<IpAddr> {
 pub(super) fn concerns(service: &Service, family: Family) -> bool {
     let Some(spec) = &service.spec else { return false };
     let ip = spec.cluster_ip.as_deref().unwrap_or_default();
-    let labels = service.metadata.labels.as_ref();
     spec.type_.as_deref() != Some("ExternalName")
         && !ip.is_empty()
         && ip != "None"
         && !cluster_ips(spec, family).is_empty()
-        && !labels.is_some_and(|l| l.contains_key("service.kubernetes.io/service-proxy-name"))
+        && !endpoints::is_left_alone(service.metadata.labels.as_ref())
 }
 
 /// What this Service needs.

@@ -183,6 +183,24 @@ fn services_without_an_address_need_nothing() {
     }
 }
 
+#[test]
+fn services_of_another_proxy_or_of_none_are_left_alone() {
+    let service =
+        |labels: Value| serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "s", "labels": labels}, "spec": spec(&json!({}))})).unwrap();
+    let slice = |labels: Value| {
+        let slice = json!({"metadata": {"namespace": "ns", "name": "s-1", "labels": labels}, "addressType": "IPv4", "endpoints": [here(true)],
+            "ports": [{"name": "", "port": 8080, "protocol": "TCP"}]});
+        Arc::new(serde_json::from_value(slice).unwrap())
+    };
+    let leads = |of_service: Value, of_slice: Value| leads(&plan::of(&service(of_service), &[slice(of_slice)], &node()), Shared::Ips, vip());
+    assert!(leads(json!({"app": "a"}), json!({"app": "a"})).is_some());
+    for label in ["service.kubernetes.io/headless", "service.kubernetes.io/service-proxy-name"] {
+        // The value says nothing.
+        let labelled = json!({label: ""});
+        assert_eq!((leads(labelled.clone(), json!({})), leads(json!({}), labelled)), (None, None), "{label}");
+    }
+}
+
 fn empty_table() -> Table {
     Table::new(Frame {
         table: "t".into(),

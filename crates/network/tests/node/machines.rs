@@ -260,6 +260,28 @@ fn the_way_between_machines_is_not_tracked_and_no_pod_speaks_on_it() {
         assert_eq!(hears(), "a machine", "the datagram is one that is believed");
         send(&a, "its own pod");
         send(&b, "another's pod");
+        // Nor by a Service whose endpoint is a machine.
+        for machine in [&first, &second] {
+            machine.space.run(|| {
+                let mut batch = nft::Batch::new(Family::V4, "service");
+                batch.add_table().add_chain("lead", Some(nft::Hook { kind: "nat", at: nft::At::Prerouting, priority: -99 }));
+                let load = |n, value: &[u8]| nft::Expr::Load { to: nft::reg(n), value: value.to_vec() };
+                let mut rule = nft::step::datagrams_to(7777);
+                rule.extend([load(0, &nft::octets(V4.machine(0))), load(1, &mesh::VXLAN_PORT.to_be_bytes())]);
+                rule.push(nft::Expr::Dnat { family: Family::V4, address: nft::reg(0), port: nft::reg(1) });
+                batch.add_rule("lead", &rule);
+                batch.commit(&mut Socket::open(netlink::NETFILTER).unwrap(), "a Service").unwrap();
+            });
+        }
+        let called = |space: &Space, to: IpAddr, text: &'static str| {
+            let datagram = forged(ip_a, text.as_bytes());
+            space.run(move || drop(std::net::UdpSocket::bind("0.0.0.0:0").unwrap().send_to(&datagram, (to, 7777))));
+        };
+        called(&second.space, V4.machine(0), "a machine by a Service");
+        assert_eq!(hears(), "a machine by a Service", "it leads there");
+        let vip = [10, 96, 0, 9].into();
+        called(&a, vip, "its own pod by a Service");
+        called(&b, vip, "another's pod by a Service");
         send(&second.space, "the end");
         assert_eq!(hears(), "the end");
         stop.cancel();
