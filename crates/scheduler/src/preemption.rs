@@ -86,7 +86,7 @@ pub fn candidates(cycle: &Cycle<'_>, filters: Option<&Filters<'_>>, diagnosis: &
     }
     let mut told =
         Diagnosis { nodes: diagnosis.nodes, others: Some(Rejection::unresolvable("Preemption is not helpful for scheduling")), ..Diagnosis::default() };
-    let mut list = Vec::new();
+    let mut list: Vec<Candidate> = Vec::new();
     let Some(filters) = filters else { return Ok(Candidates { list, told }) };
     let hopeful: Vec<usize> = diagnosis.rejected.iter().filter(|(_, r)| r.resolvable).map(|(at, _)| *at).collect();
     let number = |limit: Option<i32>| usize::try_from(limit.unwrap_or_default()).unwrap_or_default();
@@ -101,7 +101,8 @@ pub fn candidates(cycle: &Cycle<'_>, filters: Option<&Filters<'_>>, diagnosis: &
                 told.rejected.insert(at, rejection);
             }
         }
-        if list.len() >= tries {
+        // As long as all of them break budgets there may be a better one.
+        if list.len() >= tries && list.iter().any(|c| c.violations == 0) {
             break;
         }
     }
@@ -126,7 +127,8 @@ fn not_eligible(cycle: &Cycle<'_>, diagnosis: &Diagnosis) -> Option<&'static str
     }
     let nominated = cycle.snapshot.nominated_node(cycle.pod.pod.uid())?;
     let (at, node) = cycle.snapshot.nodes.iter().enumerate().find(|(_, n)| n.name() == nominated)?;
-    if diagnosis.rejected.get(&at).is_some_and(|r| !r.resolvable) {
+    // One that was not even asked will not do either.
+    if diagnosis.rejected.get(&at).is_none_or(|r| !r.resolvable) {
         return None;
     }
     let going = node.pods.iter().any(|p| p.priority() < cycle.pod.priority() && is_going(&p.pod));

@@ -358,6 +358,9 @@ fn preemption_spares_budgets_and_does_not_repeat_itself() {
     let high = pod("p", with(asks("2", "0"), "priority", 100.into()));
     assert_eq!(victims(&nodes, &world, &high).0, "b");
     assert_eq!(victims(&nodes[..1], &world, &high).1, ["a1"], "but a budget is no wall");
+    let last = |at: usize| if at == 100 { "free" } else { "kept" };
+    let crowd: Vec<NodeInfo> = (0..101).map(|at| plain(&format!("n{at}"), &[sized(&format!("p{at}"), last(at))])).collect();
+    assert_eq!(victims(&crowd, &world, &high).0, "n100", "a hundred candidates are not enough while all of them break one");
     let mut going = (*sized("b1", "free").pod).clone();
     going.metadata.deletion_timestamp = Some(client::now());
     going.status = serde_json::from_value(json!({"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]})).unwrap();
