@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::Meta;
-use client::devices::{self, allocation, claim_of, made_for, pod_claims, results};
+use client::devices::{self, allocation, claim_of, is_reserved_for, made_for, pod_claims, results};
 use k8s_openapi::api::core::v1::{ContainerExtendedResourceRequest, Node};
 use k8s_openapi::api::resource::v1::{AllocatedDeviceStatus, AllocationResult, DeviceRequestAllocationResult, ResourceClaim};
 use machinery::placement::NodeSelector;
@@ -28,6 +28,8 @@ use crate::world::World;
 pub const NAME: &str = "DynamicResources";
 /// Alternatives of a request at most (upstream `FirstAvailableDeviceRequestMaxSize`).
 const ALTERNATIVES_MAX: i64 = 8;
+/// Users of a claim at most (upstream `ResourceClaimReservedForMaxSize`).
+const USERS_MAX: usize = 256;
 
 /// The plugin.
 pub struct DynamicResources {
@@ -241,7 +243,8 @@ impl Plugin for DynamicResources {
             Err(why) => return Prepared::Reject(Rejection::unresolvable(why)),
         };
         let open = open(&claims);
-        if let Some(why) = open.iter().find_map(|claim| hindrance(claim, world)) {
+        let why = |claim: &Arc<ResourceClaim>| if allocation(claim).is_some() { in_use(pod, claim) } else { hindrance(claim, world) };
+        if let Some(why) = claims.iter().find_map(why) {
             return Prepared::Reject(Rejection::unresolvable(why));
         }
         let supply = (!open.is_empty() || extended.is_some()).then(|| Arc::new(Supply::new(world)));
@@ -288,6 +291,12 @@ impl Plugin for DynamicResources {
 #[must_use]
 pub fn names(pod: &PodInfo, claim: &ResourceClaim) -> bool {
     claim.namespace() == pod.pod.namespace() && devices::claims_there(&pod.pod).any(|c| c.name == claim.name())
+}
+
+/// Why a claim that has its devices cannot be used: it has as many users as it may.
+fn in_use(pod: &PodInfo, claim: &ResourceClaim) -> Option<String> {
+    let users = claim.status.as_ref().and_then(|s| s.reserved_for.as_ref()).map_or(0, Vec::len);
+    (users >= USERS_MAX && !is_reserved_for(claim, pod.pod.uid())).then(|| "resourceclaim in use".to_owned())
 }
 
 /// Why nothing can be found for a claim, whatever the node.

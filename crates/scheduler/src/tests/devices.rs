@@ -123,6 +123,23 @@ async fn what_is_allocated_stays_where_another_claim_is_the_hindrance() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_claim_that_has_all_the_users_it_may_is_waited_for() {
+    let (fake, _token) = start();
+    fake.put("/api/v1/nodes/n1", node("4"));
+    let result = json!({"request": "r", "driver": "d.io", "pool": "n1", "device": "a"});
+    let used = |by: usize| {
+        let users: Vec<Value> = (0..by).map(|at| json!({"resource": "pods", "name": format!("p{at}"), "uid": format!("p{at}")})).collect();
+        json!({"allocation": {"devices": {"results": [result.clone()]}}, "reservedFor": users})
+    };
+    claim(&fake, "one", used(256));
+    fake.put(&path_of("web"), user("web", json!({"resourceClaimName": "one"})));
+    let told = fake.event("web", "FailedScheduling").await;
+    assert!(told.starts_with("0/1 nodes are available: resourceclaim in use. preemption: "), "{told}");
+    claim(&fake, "one", used(255));
+    assert_eq!(fake.on_node("web").await, "n1");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_device_that_its_driver_must_bind_is_waited_for() {
     let (fake, _token) = start();
     fake.put("/api/v1/nodes/n1", node("4"));
