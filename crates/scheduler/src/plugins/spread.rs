@@ -140,7 +140,10 @@ impl Plugin for PodTopologySpread {
             Change::PodUpdated { old, new } => {
                 (old.labels() != new.labels() || old.pod.is_deleting() != new.pod.is_deleting()) && (concerns(old) || concerns(new))
             }
-            Change::Own { old } => old.labels() != pod.labels(),
+            // What it bears says which nodes count, where a constraint goes by taints.
+            Change::Own { old } => {
+                old.labels() != pod.labels() || (old.wants.tolerations != pod.wants.tolerations && constraints.iter().any(|c| c.honor_taints))
+            }
             _ => false,
         }
     }

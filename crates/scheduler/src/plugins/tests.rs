@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::framework::{Cycle, Nominated, Snapshot};
+use crate::framework::{Change, Cycle, Nominated, Snapshot};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::preemption::Outcome;
@@ -323,6 +323,19 @@ fn victims(nodes: &[NodeInfo], world: &World, pod: &PodInfo) -> (String, Vec<Str
         Err(Failure { preemption: Outcome::Evict { node, victims }, .. }) => (node, victims.iter().map(|v| v.pod.metadata.name.clone().unwrap()).collect()),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_toleration_lets_a_pod_look_again_where_taints_say_which_nodes_count() {
+    let standard = standard();
+    let spread = standard.plugin("PodTopologySpread").unwrap();
+    let wakes = |policy: &str| {
+        let constraint = json!({"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "nodeTaintsPolicy": policy, "labelSelector": {}});
+        let spec = json!({"topologySpreadConstraints": [constraint]});
+        let (old, new) = (pod("p", spec.clone()), pod("p", with(spec, "tolerations", json!([{"operator": "Exists"}]))));
+        spread.wakes(&Change::Own { old: &old }, &new)
+    };
+    assert!(wakes("Honor") && !wakes("Ignore"));
 }
 
 #[test]
