@@ -338,9 +338,9 @@ struct Devices<'a> {
 impl Devices<'_> {
     fn judge(&self, node: &NodeInfo) -> Result<(), Rejection> {
         if self.stale {
-            return Err(Rejection::resolvable(STALE));
+            return Err(Rejection::unresolvable(STALE));
         }
-        let own = own_claim(self.pod, self.extended.as_ref(), node).map_err(Rejection::resolvable)?;
+        let own = own_claim(self.pod, self.extended.as_ref(), node).map_err(Rejection::unresolvable)?;
         if let Some(supply) = &self.supply {
             let open: Vec<_> = self.open.iter().cloned().chain(own.map(|(claim, _)| claim)).collect();
             if !open.is_empty() {

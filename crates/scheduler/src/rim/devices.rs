@@ -260,6 +260,6 @@ async fn delete(client: &Client, claim: &ResourceClaim) -> Result<(), Error> {
 }
 
 /// Whether a claim was made for a pod's extended resources.
-fn is_extended(claim: &ResourceClaim) -> bool {
+pub(super) fn is_extended(claim: &ResourceClaim) -> bool {
     claim.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(EXTENDED))
 }

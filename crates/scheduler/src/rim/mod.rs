@@ -577,7 +577,8 @@ impl Scheduler {
         let said = failure.rejected.iter().filter(|(_, rejection)| dynamic_resources::may_help(rejection));
         let nodes: Vec<_> = said.filter_map(|(at, _)| self.cache.nodes().get(*at)).collect();
         let Some(claim) = dynamic_resources::to_free(pod, &nodes, &self.world, patience) else { return };
-        failure.message = failure.message.replacen(" preemption:", " deallocation of ResourceClaim completed, preemption:", 1);
+        let what = if devices::is_extended(&claim) { "deletion" } else { "deallocation" };
+        failure.message = failure.message.replacen(" preemption:", &format!(" {what} of ResourceClaim completed, preemption:"), 1);
         let (client, reports, uid) = (self.client.clone(), self.reports.clone(), pod.pod.uid().to_owned());
         tokio::spawn(async move {
             if !Box::pin(devices::free(&client, &claim)).await {

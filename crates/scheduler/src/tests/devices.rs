@@ -123,6 +123,26 @@ async fn what_is_allocated_stays_where_another_claim_is_the_hindrance() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_claim_for_extended_resources_that_another_decision_left_goes_first() {
+    let (fake, _token) = start();
+    fake.put("/api/v1/nodes/n1", node("4"));
+    let class = json!({"metadata": {"name": "gpu"}, "spec": {"extendedResourceName": "d.io/gpu"}});
+    fake.put("/apis/resource.k8s.io/v1/deviceclasses/gpu", class);
+    let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "web", "uid": "web", "controller": true});
+    let meta = json!({"namespace": "shop", "name": "left", "uid": "left", "ownerReferences": [owner],
+        "annotations": {"resource.kubernetes.io/extended-resource-claim": "true"}});
+    let left = format!("{CLAIMS}/left");
+    fake.put(&left, json!({"metadata": meta, "spec": {"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "gpu"}}]}}}));
+    let mut web = pod("web", "1", 0);
+    web["spec"]["containers"][0]["resources"]["requests"]["d.io/gpu"] = "1".into();
+    fake.put(&path_of("web"), web);
+    let told = "0/1 nodes are available: 1 cannot schedule extended resource claim. deletion of ResourceClaim completed, preemption: 0/1 nodes are \
+                available: 1 Preemption is not helpful for scheduling.";
+    assert_eq!(fake.event("web", "FailedScheduling").await, told);
+    fake.until(|s| (!s.objects.contains_key(&left)).then_some(())).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_claim_that_has_all_the_users_it_may_is_waited_for() {
     let (fake, _token) = start();
     fake.put("/api/v1/nodes/n1", node("4"));
