@@ -92,8 +92,20 @@ impl Recorder {
     /// A recorder of this component (`kubelet`, `deployment-controller`, …) on this host (empty for those without one).
     #[must_use]
     pub fn new(client: Client, component: &str, host: &str) -> Self {
+        Self::start(client, component, host, false)
+    }
+
+    /// As [`Self::new`], but what floods under one reason hides nothing that is told under another: upstream's recorders of `events.k8s.io`, which
+    /// its scheduler has, drop nothing.
+    #[must_use]
+    pub fn by_reason(client: Client, component: &str) -> Self {
+        Self::start(client, component, "", true)
+    }
+
+    fn start(client: Client, component: &str, host: &str, by_reason: bool) -> Self {
         let (queue, receiver) = mpsc::channel(QUEUE_MAX);
-        let writer = Writer { client, component: component.to_owned(), host: host.to_owned(), written: HashMap::new(), buckets: HashMap::new() };
+        let (component, host) = (component.to_owned(), host.to_owned());
+        let writer = Writer { client, component, host, by_reason, written: HashMap::new(), buckets: HashMap::new() };
         tokio::spawn(writer.run(receiver));
         Self { queue }
     }
@@ -120,6 +132,8 @@ struct Writer {
     client: Client,
     component: String,
     host: String,
+    /// Whether each reason has a bucket of its own.
+    by_reason: bool,
     written: HashMap<Same, Written>,
     buckets: HashMap<String, Bucket>,
 }
@@ -192,7 +206,8 @@ impl Writer {
         }
         let about = &note.about;
         let part = |p: &Option<String>| p.clone().unwrap_or_default();
-        let key = format!("{}/{}/{}/{}", part(&about.kind), part(&about.namespace), part(&about.name), part(&about.uid));
+        let reason = if self.by_reason { note.reason.as_str() } else { "" };
+        let key = format!("{}/{}/{}/{}/{reason}", part(&about.kind), part(&about.namespace), part(&about.name), part(&about.uid));
         let bucket = self.buckets.entry(key).or_insert(Bucket { left: BURST, since: now });
         bucket.left = (bucket.left + (now - bucket.since).as_secs_f64() / REFILL_S).min(BURST);
         bucket.since = now;

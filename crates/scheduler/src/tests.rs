@@ -253,6 +253,28 @@ async fn a_pod_without_room_is_told_why_and_goes_when_there_is_some() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn that_a_pod_got_its_node_is_told_however_often_it_did_not() {
+    let (fake, _token) = start();
+    fake.put("/api/v1/nodes/n1", node("2"));
+    fake.put(&path_of("a"), pod("a", "2", 0));
+    fake.on_node("a").await;
+    fake.put(&path_of("b"), pod("b", "1", 0));
+    let told = |s: &State, times: u64| {
+        let so_often = |e: &Value| e["involvedObject"]["name"] == "b" && e["reason"] == "FailedScheduling" && e["count"] == times;
+        s.objects.values().any(so_often).then_some(())
+    };
+    fake.until(|s| told(s, 1)).await;
+    for times in 2..=25 {
+        let mut it = node("2");
+        it["status"]["allocatable"]["memory"] = format!("{times}Gi").into();
+        fake.put("/api/v1/nodes/n1", it);
+        fake.until(|s| told(s, times)).await;
+    }
+    fake.remove(&path_of("a"));
+    assert_eq!(fake.event("b", "Scheduled").await, "Successfully assigned shop/b to n1");
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_node_then_one() {
     let (fake, _token) = start();
     fake.put(&path_of("web"), pod("web", "1", 0));

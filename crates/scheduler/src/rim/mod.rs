@@ -75,7 +75,7 @@ struct Recorders(Arc<HashMap<String, Recorder>>, Recorder);
 
 impl Recorders {
     fn new(client: &Client, config: &Config) -> Self {
-        let one = |name: &str| Recorder::new(client.clone(), name, "");
+        let one = |name: &str| Recorder::by_reason(client.clone(), name);
         Self(Arc::new(config.profiles.iter().map(|p| (p.name.clone(), one(&p.name))).collect()), one("default-scheduler"))
     }
 
