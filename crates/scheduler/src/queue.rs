@@ -278,9 +278,11 @@ impl Queue {
         }
     }
 
-    /// Lets a parked pod back at once.
+    /// Lets a parked pod back at once. One that has a gate keeps it.
     pub fn activate(&mut self, uid: &str) {
-        self.let_back(uid, event::FORCED);
+        if self.waiting.get(uid).is_some_and(|w| !matches!(w.place, Place::Gated(_))) {
+            self.let_back(uid, event::FORCED);
+        }
     }
 
     fn let_back(&mut self, uid: &str, event: &'static str) {
@@ -415,6 +417,7 @@ mod tests {
     fn a_gate_holds_until_it_is_gone() {
         let (mut queue, now) = (Queue::default(), Instant::now());
         queue.upsert(pod("a", 0, &["wait"]), false, now);
+        queue.activate("a");
         assert!(popped(&mut queue, now).is_empty());
         queue.upsert(pod("a", 0, &[]), false, now);
         assert_eq!(popped(&mut queue, now), ["a"]);
