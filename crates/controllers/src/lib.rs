@@ -57,6 +57,7 @@ mod service_cidr;
 mod statefulset;
 mod synced;
 mod token_cleaner;
+mod token_secrets;
 mod ttl;
 mod volume;
 mod work;
@@ -151,6 +152,7 @@ const ALL: &[(&str, Start)] = &[
     ("endpointslice-mirroring-controller", |cx| endpoints::mirroring::run(cx).boxed()),
     ("namespace-controller", |cx| namespace::run(cx).boxed()),
     ("serviceaccount-controller", |cx| service_account::run(cx).boxed()),
+    ("serviceaccount-token-controller", |cx| token_secrets::run(cx).boxed()),
     ("root-ca-certificate-publisher-controller", |cx| root_ca::run(cx).boxed()),
     ("garbage-collector-controller", |cx| gc::run(cx).boxed()),
     ("node-lifecycle-controller", |cx| node::lifecycle::run(cx).boxed()),
