@@ -1,10 +1,14 @@
 //! Endpoints (core/v1) of Services with a selector: the same as the slices, in the older form.
+//!
+//! With a Service its Endpoints go, whoever wrote them: a later Service of the name would lead to where the former one did. Those of
+//! a user without any Service stay, as they may have been written before it. (The original takes those away at its start, too.)
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use client::{Client, DeleteParams, Delta, EventType, Informer, Meta, ObjectKey, Recorder, object_reference};
+use client::{Client, DeleteParams, Delta, EventType, Informer, Meta, ObjectKey, Recorder, WorkQueue, object_reference};
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
+use parking_lot::Mutex;
 
 use super::{Backends, HEADLESS, TRIGGER_TIME, Triggers, facts, selects, set_trigger};
 use crate::meta::{annotations, annotations_mut, labels, new_meta};
@@ -29,13 +33,15 @@ pub(crate) async fn run(cx: Cx) {
         services,
         endpoints: cx.informers.informer(),
         triggers: Triggers::default(),
+        gone: Mutex::default(),
     });
     cx.setup(&controller)
-        .on(&controller.services, |c, queue, change| c.backends.heard_service(queue, change))
+        .on(&controller.services, Legacy::heard_service)
         .on(&pods, |c, queue, change| c.backends.heard_pod(queue, change))
         .on(&controller.endpoints, |_, queue, change| match change {
             // What is left of Services that went while nobody looked, and what was deleted by hand.
-            Delta::Added(e) | Delta::Deleted(e) if e.label(MANAGED_BY) == Some(MANAGER) => queue.add(e.key()),
+            Delta::Added(e) if e.label(MANAGED_BY) == Some(MANAGER) => queue.add(e.key()),
+            Delta::Deleted(e) => queue.add(e.key()),
             _ => {}
         })
         .work(WORKERS)
@@ -49,6 +55,19 @@ struct Legacy {
     endpoints: Informer<Endpoints>,
     recorder: Recorder,
     triggers: Triggers,
+    /// Services whose end was heard, and whose Endpoints may still be there.
+    gone: Mutex<HashSet<ObjectKey>>,
+}
+
+impl Legacy {
+    fn heard_service(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<Service>) {
+        let key = change.object().key();
+        match change {
+            Delta::Deleted(_) => self.gone.lock().insert(key),
+            Delta::Added(_) | Delta::Updated { .. } => self.gone.lock().remove(&key),
+        };
+        self.backends.heard_service(queue, change);
+    }
 }
 
 impl Controller for Legacy {
@@ -60,12 +79,14 @@ impl Controller for Legacy {
         let existing = self.endpoints.get_key(key);
         let Some(service) = self.services.get_key(key) else {
             self.triggers.forget(key);
-            if existing.is_some_and(|e| e.label(MANAGED_BY) == Some(MANAGER)) {
+            let is_left = self.gone.lock().contains(key);
+            if existing.is_some_and(|e| is_left || e.label(MANAGED_BY) == Some(MANAGER)) {
                 match api.delete(&key.name, &DeleteParams::default()).await {
                     Err(error) if !error.is_not_found() => return Err(error),
                     _ => {}
                 }
             }
+            self.gone.lock().remove(key);
             return Ok(None);
         };
         if !selects(&service) || service.is_deleting() {
@@ -88,9 +109,11 @@ impl Controller for Legacy {
             Err(error) if error.is_namespace_terminating() => Ok(None),
             Err(error) => {
                 if !error.is_conflict() && !error.is_already_exists() {
-                    let (reason, what) =
-                        if made.resource_version().is_empty() { ("FailedToCreateEndpoint", "create") } else { ("FailedToUpdateEndpoint", "update") };
-                    let message = format!("Failed to {what} endpoint {key}: {error}");
+                    let (reason, what) = match made.resource_version() {
+                        "" => ("FailedToCreateEndpoint", "create endpoint for service"),
+                        _ => ("FailedToUpdateEndpoint", "update endpoint"),
+                    };
+                    let message = format!("Failed to {what} {key}: {error}");
                     self.recorder.event(&object_reference(&made), EventType::Warning, reason, message);
                 }
                 Err(error)
@@ -172,4 +195,47 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) 
         list.get_or_insert_default().push(address);
     }
     (groups.into_values().collect(), truncated)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::fake::Fake;
+
+    #[tokio::test]
+    async fn with_a_service_its_endpoints_go_whoever_wrote_them() {
+        let fake = Fake::new(|_, _: &str| (200, json!({"kind": "Status", "apiVersion": "v1", "status": "Success"})));
+        let client = fake.client();
+        let endpoints = |name: &str, labels: serde_json::Value| -> Endpoints {
+            client::typed(&json!({"metadata": {"name": name, "namespace": "n", "labels": labels}})).expect("Endpoints")
+        };
+        let service = |name: &str| -> Arc<Service> { Arc::new(client::typed(&json!({"metadata": {"name": name, "namespace": "n"}})).expect("a Service")) };
+        let (services, pods) = (Informer::fixed([]), Informer::fixed([]));
+        let legacy = Legacy {
+            recorder: Recorder::new(client.clone(), "endpoint-controller", ""),
+            client,
+            backends: Backends::new(&services, &pods),
+            services,
+            endpoints: Informer::fixed([
+                endpoints("by-hand", json!({})),
+                endpoints("early", json!({})),
+                endpoints("again", json!({})),
+                endpoints("kept", json!({MANAGED_BY: MANAGER})),
+            ]),
+            triggers: Triggers::default(),
+            gone: Mutex::default(),
+        };
+        let queue = WorkQueue::default();
+        legacy.heard_service(&queue, &Delta::Deleted(service("by-hand")));
+        legacy.heard_service(&queue, &Delta::Deleted(service("again")));
+        legacy.heard_service(&queue, &Delta::Added(service("again")));
+        for name in ["by-hand", "early", "again", "kept"] {
+            assert_eq!(legacy.reconcile(&ObjectKey::new("n", name)).await.expect("a step"), None);
+        }
+        let gone: Vec<String> = fake.written().iter().map(|w| w.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect();
+        assert_eq!(gone, ["by-hand", "kept"].map(|name| format!("DELETE /api/v1/namespaces/n/endpoints/{name}")));
+        assert!(legacy.gone.lock().is_empty());
+    }
 }
