@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, NamespaceStatus,
 use parking_lot::Mutex;
 
 use crate::discovery::{self, Served};
+use crate::meta::{between, secs, time};
 use crate::work::{Controller, Cx, Step};
 
 /// The finalizer in a namespace's spec that is this controller's.
@@ -55,7 +56,8 @@ struct Namespaces {
 /// What one pass found.
 #[derive(Debug, Default)]
 struct Found {
-    discovery: Vec<String>,
+    /// Why not all is known that may be in it.
+    discovery: Option<String>,
     failures: Vec<String>,
     /// Objects that are still there, by `RESOURCE.GROUP`.
     remaining: BTreeMap<String, usize>,
@@ -82,7 +84,7 @@ impl Controller for Namespaces {
             ns.status.get_or_insert_default().phase = Some("Terminating".to_owned());
             ns = self.client.all::<Namespace>().replace_status(name, &ns).await?;
         }
-        let found = self.delete_content(name).await;
+        let found = self.delete_content(name, between(time(ns.metadata.deletion_timestamp.as_ref()), client::timestamp())).await;
         let mut status = ns.status.clone().unwrap_or_default();
         if found.note(&mut status) {
             ns.status = Some(status);
@@ -111,15 +113,16 @@ impl Namespaces {
         wait
     }
 
-    async fn delete_content(&self, namespace: &str) -> Found {
+    /// `since`: how long the namespace has been going.
+    async fn delete_content(&self, namespace: &str, since: Duration) -> Found {
         let mut found = Found::default();
         let resources = match discovery::resources(&self.client).await {
             Ok((all, stale)) => {
-                found.discovery = stale;
+                found.discovery = undiscovered(stale);
                 all
             }
             Err(error) => {
-                found.discovery.push(error.to_string());
+                found.discovery = Some(error.to_string());
                 return found;
             }
         };
@@ -127,11 +130,11 @@ impl Namespaces {
             resources.iter().filter(|r| r.namespaced && r.can("delete") && r.can("list")).partition(|r| r.group.is_empty() && r.resource == "pods");
         // The pods first, so that none runs without its Secrets or network policies.
         for resource in pods {
-            found.add(self.delete_all(resource, namespace).await);
+            found.add(self.delete_all(resource, namespace, since).await);
         }
         if found.remaining.is_empty() && found.failures.is_empty() {
             // What is told of them keeps discovery's order.
-            let others: Vec<_> = others.into_iter().map(|resource| self.delete_all(resource, namespace).boxed()).collect();
+            let others: Vec<_> = others.into_iter().map(|resource| self.delete_all(resource, namespace, since).boxed()).collect();
             let mut all = stream::iter(others).buffered(SIDE_BY_SIDE);
             while let Some(one) = all.next().await {
                 found.add(one);
@@ -141,9 +144,9 @@ impl Namespaces {
     }
 
     /// Deletes the objects of a resource; what is left.
-    async fn delete_all(&self, resource: &Served, namespace: &str) -> Found {
+    async fn delete_all(&self, resource: &Served, namespace: &str, since: Duration) -> Found {
         let mut found = Found::default();
-        if let Err(error) = self.try_delete_all(resource, namespace, &mut found).await
+        if let Err(error) = self.try_delete_all(resource, namespace, since, &mut found).await
             && !error.is_not_found()
             && error.status().is_none_or(|s| s.code != 405)
         {
@@ -152,7 +155,7 @@ impl Namespaces {
         found
     }
 
-    async fn try_delete_all(&self, resource: &Served, namespace: &str, found: &mut Found) -> client::Result<()> {
+    async fn try_delete_all(&self, resource: &Served, namespace: &str, since: Duration, found: &mut Found) -> client::Result<()> {
         let api = self.client.at::<PartialObject>(resource.path_in(namespace));
         // Of most resources there is nothing, which one that is asked for tells as well as all.
         let first = ListParams { limit: 1, ..ListParams::default() };
@@ -176,43 +179,40 @@ impl Namespaces {
         for finalizer in left.items().iter().flat_map(|o| o.metadata.finalizers.iter().flatten()) {
             *found.finalizers.entry(finalizer.clone()).or_default() += 1;
         }
+        if !is_expected(left.items(), since) {
+            let Served { group, version, resource, .. } = resource;
+            found.failures.push(format!("unexpected items still remain in namespace: {namespace} for gvr: {group}/{version}, Resource={resource}"));
+        }
         Ok(())
     }
 }
 
 impl Found {
     fn add(&mut self, more: Self) {
-        self.discovery.extend(more.discovery);
         self.failures.extend(more.failures);
         self.remaining.extend(more.remaining);
         more.finalizers.into_iter().for_each(|(finalizer, count)| *self.finalizers.entry(finalizer).or_default() += count);
     }
 
     fn is_empty(&self) -> bool {
-        self.discovery.is_empty() && self.failures.is_empty() && self.remaining.is_empty()
+        self.discovery.is_none() && self.failures.is_empty() && self.remaining.is_empty()
     }
 
     /// Writes what was found into the conditions; whether they changed.
     fn note(&self, status: &mut NamespaceStatus) -> bool {
-        let list = |of: &[String]| if let [one] = of { one.clone() } else { format!("[{}]", of.join(", ")) };
         let counted = |head: &str, of: &BTreeMap<String, usize>, mid: &str| {
             let parts: Vec<String> = of.iter().map(|(what, n)| format!("{what} {mid} {n} resource instances")).collect();
             format!("{head}{}", parts.join(", "))
         };
-        let discovery = if self.discovery.is_empty() {
-            None
-        } else {
-            Some(format!("Discovery failed for some groups, {} failing: {}", self.discovery.len(), list(&self.discovery)))
-        };
-        let content = if self.failures.is_empty() {
-            None
-        } else {
-            Some(format!("Failed to delete all resource types, {} remaining: {}", self.failures.len(), list(&self.failures)))
-        };
+        let content = (!self.failures.is_empty()).then(|| {
+            let mut sorted = self.failures.clone();
+            sorted.sort();
+            format!("Failed to delete all resource types, {} remaining: {}", sorted.len(), sorted.join(", "))
+        });
         let remaining = (!self.remaining.is_empty()).then(|| counted("Some resources are remaining: ", &self.remaining, "has"));
         let finalizers = (!self.finalizers.is_empty()).then(|| counted("Some content in the namespace has finalizers remaining: ", &self.finalizers, "in"));
         let rows = [
-            ("NamespaceDeletionDiscoveryFailure", discovery, "DiscoveryFailed", "ResourcesDiscovered", "All resources successfully discovered"),
+            ("NamespaceDeletionDiscoveryFailure", self.discovery.clone(), "DiscoveryFailed", "ResourcesDiscovered", "All resources successfully discovered"),
             (
                 "NamespaceDeletionGroupVersionParsingFailure",
                 None,
@@ -262,6 +262,21 @@ fn set(status: &mut NamespaceStatus, kind: &str, value: &str, reason: &str, mess
     true
 }
 
+/// What is told of groups whose resources are not known, as client-go tells it.
+fn undiscovered(mut stale: Vec<String>) -> Option<String> {
+    stale.sort();
+    let each: Vec<String> = stale.iter().map(|group| format!("{group}: stale GroupVersion discovery: {group}")).collect();
+    let (count, each) = (each.len(), each.join(", "));
+    (count > 0).then(|| format!("Discovery failed for some groups, {count} failing: unable to retrieve the complete list of server APIs: {each}"))
+}
+
+/// Whether something says why objects are still there that were deleted: finalizers, or the time that pods have to end.
+fn is_expected(left: &[PartialObject], since: Duration) -> bool {
+    let graces = left.iter().filter_map(|o| o.metadata.deletion_grace_period_seconds);
+    let held = left.iter().any(|o| o.metadata.finalizers.as_ref().is_some_and(|all| !all.is_empty()));
+    left.is_empty() || held || graces.max().is_some_and(|grace_s| since < secs(grace_s))
+}
+
 /// Whether a first page tells that there is nothing: a server may give fewer than it was asked for, none too, and say where it goes on.
 fn is_all_of_nothing<K>(page: &List<K>) -> bool {
     page.items().is_empty() && page.metadata.continue_.as_deref().is_none_or(str::is_empty)
@@ -307,5 +322,29 @@ mod tests {
         );
         assert_eq!(message("NamespaceDeletionDiscoveryFailure"), "False All resources successfully discovered");
         assert!(Found::default().is_empty() && !found.is_empty());
+    }
+
+    #[test]
+    fn what_failed_is_told_in_the_originals_words() {
+        let mut status = NamespaceStatus::default();
+        let stale = ["metrics.k8s.io/v1beta1".to_owned(), "custom.metrics.k8s.io/v1".to_owned()];
+        let found = Found { discovery: undiscovered(stale.to_vec()), failures: vec!["two".to_owned(), "one".to_owned()], ..Found::default() };
+        assert!(found.note(&mut status) && !found.is_empty());
+        let told: Vec<&str> = status.conditions.iter().flatten().filter(|c| c.status == "True").map(|c| c.message.as_deref().unwrap_or_default()).collect();
+        let discovery = "Discovery failed for some groups, 2 failing: unable to retrieve the complete list of server APIs: \
+                         custom.metrics.k8s.io/v1: stale GroupVersion discovery: custom.metrics.k8s.io/v1, \
+                         metrics.k8s.io/v1beta1: stale GroupVersion discovery: metrics.k8s.io/v1beta1";
+        assert_eq!(told, [discovery, "Failed to delete all resource types, 2 remaining: one, two"]);
+        assert_eq!(undiscovered(Vec::new()), None);
+    }
+
+    #[test]
+    fn what_stays_without_a_reason_is_no_matter_of_course() {
+        let left = |grace_s: Option<i64>, finalizers: &[&str]| -> PartialObject {
+            client::typed(&serde_json::json!({"metadata": {"deletionGracePeriodSeconds": grace_s, "finalizers": finalizers}})).expect("an object")
+        };
+        let since = Duration::from_secs(31);
+        assert!(is_expected(&[], since) && is_expected(&[left(None, &["a/b"])], since) && is_expected(&[left(Some(30), &[]), left(Some(60), &[])], since));
+        assert!(!is_expected(&[left(Some(30), &[])], since) && !is_expected(&[left(None, &[])], Duration::ZERO));
     }
 }
