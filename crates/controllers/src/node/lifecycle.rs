@@ -7,6 +7,9 @@
 //! A dead node's pods are said to be not ready once, when the node turns silent, and each that is bound to it later once: what
 //! a kubelet that lives after all says of them afterwards stands, or the two would write against one another without end. What
 //! could not be written is tried again; what a former process left undone is done when the node is first seen.
+//!
+//! Before a node is taken for silent the server is asked for its lease: a watch that lags, or a server that was away, is no silence of
+//! all nodes (upstream's gate `NodeControllerLeaseCircuitBreaker`).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -28,6 +31,8 @@ use crate::pods;
 use crate::work::{Controller, Cx, Step};
 
 const LEASES: &str = "kube-node-lease";
+/// A node whose lease was renewed without this process having heard it is looked at again after this; it is heard by then.
+const UNHEARD: Duration = Duration::from_secs(5);
 /// What is not known of a node that is silent.
 const CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 const WORKERS: usize = 8;
@@ -57,6 +62,7 @@ pub(crate) async fn run(cx: Cx) {
         client,
         nodes: cx.informers.informer(),
         pods: cx.informers.informer(),
+        leases: cx.informers.informer_in(LEASES, ListParams::default()),
         grace: cx.config.node_monitor_grace,
         signs: Mutex::default(),
         zones: Mutex::default(),
@@ -75,7 +81,7 @@ pub(crate) async fn run(cx: Cx) {
             c.heard_node(change);
             queue.add(Key::Node(change.object().name().to_owned()));
         })
-        .on(&cx.informers.informer_in::<Lease>(LEASES, ListParams::default()), |c, _, change| match change {
+        .on(&controller.leases, |c, _, change| match change {
             Delta::Added(lease) => c.sign(lease.name()),
             // Not when only the listener hears again what there is.
             Delta::Updated { old, new } if old.spec != new.spec => c.sign(new.name()),
@@ -98,6 +104,7 @@ struct Lifecycle {
     recorder: Recorder,
     nodes: Informer<Node>,
     pods: Informer<Pod>,
+    leases: Informer<Lease>,
     grace: Duration,
     /// The last sign of life of each node, by this process' own clock.
     signs: Mutex<HashMap<String, Instant>>,
@@ -171,6 +178,13 @@ impl Lifecycle {
     fn left(&self, node: &str) -> Duration {
         let last = *self.signs.lock().entry(node.to_owned()).or_insert_with(Instant::now);
         (last + self.grace).saturating_duration_since(Instant::now())
+    }
+
+    /// Whether the server has another lease of a node than this process has heard of: then nothing can be said of its silence yet.
+    async fn is_unheard(&self, node: &str) -> client::Result<bool> {
+        let live = self.client.namespaced::<Lease>(LEASES).get_opt(node).await?;
+        let heard = self.leases.get(LEASES, node);
+        Ok(live.is_some_and(|live| heard.is_none_or(|heard| heard.resource_version() != live.resource_version())))
     }
 
     /// Notes that a silent node's state is not known. None if that is noted.
@@ -271,6 +285,9 @@ impl Lifecycle {
             return Ok(None);
         };
         let left = self.left(name);
+        if left.is_zero() && ready(&seen) != Some("Unknown") && self.is_unheard(name).await? {
+            return Ok(Some(UNHEARD));
+        }
         let mut node = (*seen).clone();
         if left.is_zero()
             && let Some(noted) = self.note_silence(&node).await?
@@ -324,6 +341,57 @@ impl Controller for Lifecycle {
                     None => Ok(None),
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use instruments::Registry;
+
+    use super::*;
+    use crate::fake::{Fake, refusal};
+
+    /// What is written about a node of which nothing was heard for long, while the server says this of its lease.
+    async fn written(lease: Option<&'static str>) -> (Vec<String>, client::Result<Option<Duration>>) {
+        let of = |version: &str| json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "n", "namespace": LEASES, "resourceVersion": version}});
+        let node = || json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        let fake = Fake::new(move |_, path: &str| match (path.contains("/leases/"), lease) {
+            (true, Some("")) => refusal(503, "ServiceUnavailable"),
+            (true, Some(version)) => (200, of(version)),
+            (true, None) => refusal(404, "NotFound"),
+            (false, _) => (200, node()),
+        });
+        let (client, registry) = (fake.client(), Registry::default());
+        let lifecycle = Lifecycle {
+            recorder: Recorder::new(client.clone(), "node-controller", ""),
+            client,
+            nodes: Informer::fixed([client::typed::<Node>(&node()).expect("a node")]),
+            pods: Informer::fixed([]),
+            leases: Informer::fixed([client::typed::<Lease>(&of("7")).expect("a lease")]),
+            grace: Duration::ZERO,
+            signs: Mutex::default(),
+            zones: Mutex::default(),
+            unmarked: Mutex::default(),
+            queue: WorkQueue::default(),
+            evictions: registry.counters(&EVICTIONS, ["zone"]),
+            judging: registry.histogram(&JUDGING, &JUDGING_S),
+        };
+        pods::index_node(&lifecycle.pods);
+        let step = lifecycle.reconcile(&Key::Node("n".to_owned())).await;
+        (fake.written().into_iter().filter(|w| w.contains("/nodes/")).collect(), step)
+    }
+
+    #[tokio::test]
+    async fn a_node_is_silent_only_when_its_lease_says_so_too() {
+        let (writes, step) = written(Some("8")).await;
+        assert!(writes.is_empty(), "it was renewed, and this process has not heard it: {writes:?}");
+        assert_eq!(step.expect("a step"), Some(UNHEARD));
+        let (writes, step) = written(Some("")).await;
+        assert!(writes.is_empty() && step.is_err(), "the server cannot say: {writes:?}");
+        for lease in [Some("7"), None] {
+            let (writes, _) = written(lease).await;
+            assert!(writes.first().is_some_and(|w| w.starts_with("PUT /api/v1/nodes/n/status ")), "{lease:?}: {writes:?}");
         }
     }
 }
