@@ -11,7 +11,7 @@
 //! Before a node is taken for silent the server is asked for its lease: a watch that lags, or a server that was away, is no silence of
 //! all nodes (upstream's gate `NodeControllerLeaseCircuitBreaker`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ const LEASES: &str = "kube-node-lease";
 const UNHEARD: Duration = Duration::from_secs(5);
 /// What is not known of a node that is silent.
 const CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+/// Labels, and those of old that say the same (upstream `labelReconcileInfo`).
+const LABELS: [(&str, &str); 2] = [("kubernetes.io/os", "beta.kubernetes.io/os"), ("kubernetes.io/arch", "beta.kubernetes.io/arch")];
 const WORKERS: usize = 8;
 
 const ZONE_HEALTH: Family = Family::new("node_collector_zone_health", Kind::Gauge, "[ALPHA] Gauge measuring percentage of healthy nodes per zone.");
@@ -317,9 +319,23 @@ impl Lifecycle {
             self.mark_pods(name).await?;
             self.unmarked.lock().remove(name);
         }
+        let labels = outdated(&node);
+        if !labels.is_empty() {
+            let patch = json!({"metadata": {"uid": node.uid(), "labels": labels}});
+            match self.client.all::<Node>().patch(name, &Patch::Strategic(patch), &PatchParams::default()).await {
+                Err(error) if error.is_not_found() => return Ok(None),
+                other => other.map(drop)?,
+            }
+        }
         let deadline = (!left.is_zero()).then_some(left + Duration::from_millis(10));
         Ok(deadline.into_iter().chain(turn).min())
     }
+}
+
+/// The labels of old that a node lacks, or that say something else than those of today.
+fn outdated(node: &Node) -> BTreeMap<&'static str, &str> {
+    let of_today = LABELS.iter().filter_map(|(today, old)| Some((*old, node.label(today)?)));
+    of_today.filter(|(old, value)| node.label(old) != Some(*value)).collect()
 }
 
 impl Controller for Lifecycle {
@@ -380,6 +396,20 @@ mod tests {
         pods::index_node(&lifecycle.pods);
         let step = lifecycle.reconcile(&Key::Node("n".to_owned())).await;
         (fake.written().into_iter().filter(|w| w.contains("/nodes/")).collect(), step)
+    }
+
+    #[test]
+    fn labels_of_old_follow_those_of_today() {
+        let outdated = |labels: serde_json::Value| {
+            let node: Node = client::typed(&json!({"metadata": {"name": "n", "labels": labels}})).expect("a node");
+            outdated(&node).into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>()
+        };
+        let (os, arch) = ("beta.kubernetes.io/os", "beta.kubernetes.io/arch");
+        assert_eq!(
+            outdated(json!({"kubernetes.io/os": "linux", "kubernetes.io/arch": "arm64", arch: "amd64"})),
+            [format!("{arch}=arm64"), format!("{os}=linux")]
+        );
+        assert_eq!(outdated(json!({"kubernetes.io/os": "linux", os: "linux", arch: "amd64"})), [""; 0]);
     }
 
     #[tokio::test]
