@@ -25,6 +25,7 @@ mod queue_metrics;
 mod recorder;
 mod report;
 mod request_metrics;
+mod similar;
 mod tls;
 mod transport;
 mod watch;

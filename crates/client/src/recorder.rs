@@ -1,21 +1,24 @@
 //! Events: what a component tells users about an object.
 //!
 //! Written as `v1` Events in the background, so that recording never blocks and never fails. The same event again is
-//! counted in the one already written (`count`, `lastTimestamp`), as upstream's correlator does; a source that floods
-//! about one object is cut off by the same token bucket.
+//! counted in the one already written (`count`, `lastTimestamp`), as upstream's correlator does; one that tells the same in ever
+//! other words is combined ([`Similar`]); a source that floods about one object is cut off by the same token bucket.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
+use machinery::names;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::api::Client;
 use crate::params::{Patch, PatchParams};
+use crate::similar::Similar;
 
 /// Events that wait to be written at most; beyond it they are dropped, as upstream does (its queue has 1000).
 const QUEUE_MAX: usize = 1000;
@@ -76,9 +79,11 @@ struct Same {
 }
 
 /// An event that was written.
+#[derive(Clone)]
 struct Written {
     name: String,
     count: i32,
+    first: Timestamp,
     last: Instant,
 }
 
@@ -96,7 +101,7 @@ impl Recorder {
     }
 
     /// As [`Self::new`], but what floods under one reason hides nothing that is told under another: upstream's recorders of `events.k8s.io`, which
-    /// its scheduler has, drop nothing.
+    /// its scheduler has, drop nothing. Nor do they combine anything.
     #[must_use]
     pub fn by_reason(client: Client, component: &str) -> Self {
         Self::start(client, component, "", true)
@@ -105,23 +110,15 @@ impl Recorder {
     fn start(client: Client, component: &str, host: &str, by_reason: bool) -> Self {
         let (queue, receiver) = mpsc::channel(QUEUE_MAX);
         let (component, host) = (component.to_owned(), host.to_owned());
-        let writer = Writer { client, component, host, by_reason, written: HashMap::new(), buckets: HashMap::new() };
+        let similar = (!by_reason).then(Similar::default);
+        let writer = Writer { client, component, host, by_reason, written: HashMap::new(), buckets: HashMap::new(), similar };
         tokio::spawn(writer.run(receiver));
         Self { queue }
     }
 
     /// Records an event about an object.
     pub fn event(&self, about: &ObjectReference, kind: EventType, reason: &str, message: impl Into<String>) {
-        let mut message: String = message.into();
-        if message.len() > MESSAGE_MAX {
-            let mut end = MESSAGE_MAX - 3;
-            while !message.is_char_boundary(end) {
-                end -= 1;
-            }
-            message.truncate(end);
-            message.push_str("...");
-        }
-        let note = Note { about: about.clone(), kind, reason: reason.to_owned(), message, at: crate::timestamp() };
+        let note = Note { about: about.clone(), kind, reason: reason.to_owned(), message: shortened(message.into()), at: crate::timestamp() };
         if self.queue.try_send(note).is_err() {
             tracing::debug!(reason, "event dropped: too many are waiting");
         }
@@ -136,6 +133,8 @@ struct Writer {
     by_reason: bool,
     written: HashMap<Same, Written>,
     buckets: HashMap<String, Bucket>,
+    /// None: each event stands for itself.
+    similar: Option<Similar<Same>>,
 }
 
 impl Writer {
@@ -145,11 +144,8 @@ impl Writer {
         }
     }
 
-    async fn write(&mut self, note: Note) {
-        if !self.allowed(&note) {
-            return;
-        }
-        let same = Same {
+    async fn write(&mut self, mut note: Note) {
+        let mut same = Same {
             uid: note.about.uid.clone().unwrap_or_default(),
             namespace: note.about.namespace.clone().unwrap_or_default(),
             name: note.about.name.clone().unwrap_or_default(),
@@ -158,12 +154,28 @@ impl Writer {
             reason: note.reason.clone(),
             message: note.message.clone(),
         };
+        let group = Same { field_path: String::new(), message: String::new(), ..same.clone() };
+        let combined = self.similar.as_mut().and_then(|similar| similar.combined(group.clone(), &note.message, Instant::now()));
+        if let Some(message) = &combined {
+            note.message = shortened(message.clone());
+            same = group;
+        }
+        // What is not written counts as well, as upstream's does.
+        let known = self.written.get_mut(&same).map(|known| {
+            known.count = known.count.saturating_add(1);
+            known.last = Instant::now();
+            known.clone()
+        });
+        if !self.allowed(&note) {
+            return;
+        }
         let namespace = if same.namespace.is_empty() { "default".to_owned() } else { same.namespace.clone() };
         let api = self.client.namespaced::<Event>(&namespace);
-        if let Some(known) = self.written.get_mut(&same) {
-            known.count += 1;
-            known.last = Instant::now();
-            let body = json!({"count": known.count, "lastTimestamp": seconds(note.at)});
+        if let Some(known) = &known {
+            let mut body = json!({"count": known.count, "lastTimestamp": seconds(note.at)});
+            if combined.is_some() {
+                body["message"] = note.message.as_str().into();
+            }
             match api.patch(&known.name, &Patch::Strategic(body), &PatchParams::default()).await {
                 Ok(_) => return,
                 // It lives an hour only; then it is told anew.
@@ -171,7 +183,8 @@ impl Writer {
                 Err(error) => return tracing::debug!(%error, "event not counted"),
             }
         }
-        let event = self.event(&note, &namespace);
+        let written = known.unwrap_or_else(|| Written { name: event_name(&note), count: 1, first: note.at, last: Instant::now() });
+        let event = self.event(&note, &namespace, &written);
         for attempt in 0..TRIES {
             match api.create(&event).await {
                 Ok(_) => break,
@@ -181,10 +194,10 @@ impl Writer {
                 Err(_) => tokio::time::sleep(Duration::from_millis(200) * 2u32.pow(attempt)).await,
             }
         }
-        self.remember(same, event.metadata.name.unwrap_or_default());
+        self.remember(same, written);
     }
 
-    fn remember(&mut self, same: Same, name: String) {
+    fn remember(&mut self, same: Same, written: Written) {
         if self.written.len() >= REMEMBERED_MAX {
             // The older half goes.
             let mut ages: Vec<Instant> = self.written.values().map(|w| w.last).collect();
@@ -192,7 +205,7 @@ impl Writer {
             let middle = ages[ages.len() / 2];
             self.written.retain(|_, w| w.last > middle);
         }
-        self.written.insert(same, Written { name, count: 1, last: Instant::now() });
+        self.written.insert(same, written);
     }
 
     /// The object's token bucket (upstream `EventSourceObjectSpamFilter`).
@@ -218,18 +231,16 @@ impl Writer {
         true
     }
 
-    fn event(&self, note: &Note, namespace: &str) -> Event {
-        let at = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(note.at);
-        let name = format!("{}.{:x}", note.about.name.as_deref().unwrap_or_default(), note.at.as_nanosecond());
+    fn event(&self, note: &Note, namespace: &str, written: &Written) -> Event {
         Event {
-            metadata: ObjectMeta { name: Some(name), namespace: Some(namespace.to_owned()), ..ObjectMeta::default() },
+            metadata: ObjectMeta { name: Some(written.name.clone()), namespace: Some(namespace.to_owned()), ..ObjectMeta::default() },
             involved_object: note.about.clone(),
             reason: Some(note.reason.clone()),
             message: Some(note.message.clone()),
             source: Some(EventSource { component: Some(self.component.clone()), host: Some(self.host.clone()).filter(|h| !h.is_empty()) }),
-            first_timestamp: Some(at.clone()),
-            last_timestamp: Some(at),
-            count: Some(1),
+            first_timestamp: Some(Time(written.first)),
+            last_timestamp: Some(Time(note.at)),
+            count: Some(written.count),
             type_: Some(note.kind.as_str().to_owned()),
             reporting_component: Some(self.component.clone()),
             reporting_instance: Some(self.host.clone()),
@@ -241,4 +252,51 @@ impl Writer {
 /// RFC 3339 in whole seconds.
 fn seconds(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// A message as long as it may be.
+fn shortened(mut message: String) -> String {
+    if message.len() > MESSAGE_MAX {
+        let mut end = MESSAGE_MAX - 3;
+        while !message.is_char_boundary(end) {
+            end -= 1;
+        }
+        message.truncate(end);
+        message.push_str("...");
+    }
+    message
+}
+
+/// The name of an event: its object's and the time, unless that is too long for a name or the object's is none for an event
+/// (upstream `GenerateEventName`).
+fn event_name(note: &Note) -> String {
+    let name = format!("{}.{:x}", note.about.name.as_deref().unwrap_or_default(), note.at.as_nanosecond());
+    if names::dns1123_subdomain(&name).is_empty() { name } else { format!("{:016x}.{:x}", RandomState::new().hash_one(&name), note.at.as_nanosecond()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(name: &str) -> Note {
+        let about = ObjectReference { name: Some(name.to_owned()), ..ObjectReference::default() };
+        Note { about, kind: EventType::Normal, reason: "Because".to_owned(), message: "m".to_owned(), at: crate::timestamp() }
+    }
+
+    #[test]
+    fn an_event_has_a_name_whatever_its_object_is_called() {
+        let named = event_name(&note("web-0"));
+        assert!(named.starts_with("web-0."), "{named}");
+        for odd in ["system:node", "a".repeat(250).as_str(), ""] {
+            let named = event_name(&note(odd));
+            assert!(names::dns1123_subdomain(&named).is_empty() && named.len() < 60, "{named}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_cut_between_letters() {
+        assert_eq!(shortened("short".to_owned()), "short");
+        let cut = shortened("\u{fc}".repeat(MESSAGE_MAX));
+        assert!(cut.len() <= MESSAGE_MAX && cut.ends_with("\u{fc}..."), "{}", cut.len());
+    }
 }
