@@ -1,5 +1,6 @@
 //! Pods on nodes with NoExecute taints that they do not tolerate, or no longer, are deleted (upstream `tainteviction`). Each
-//! names the end of its time; after a restart the time begins anew, as the original's does.
+//! names the end of its time; after a restart the time begins anew, as the original's does. The end stays what it was when the pod began
+//! to be borne, as there: a further taint that is borne for a while, too, neither shortens nor lengthens it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,7 +40,7 @@ pub(crate) async fn run(cx: Cx) {
         client,
         nodes: cx.informers.informer(),
         pods: cx.informers.informer(),
-        since: Mutex::default(),
+        due: Mutex::default(),
         deletions: cx.metrics().counter(&DELETIONS),
         latency: cx.metrics().histogram(&LATENCY, &LATENCY_S),
     });
@@ -56,8 +57,8 @@ struct Eviction {
     recorder: Recorder,
     nodes: Informer<Node>,
     pods: Informer<Pod>,
-    /// Since when which pod, by key and UID, is to leave.
-    since: Mutex<HashMap<ObjectKey, (String, Instant)>>,
+    /// When which pod, by key and UID, is to leave.
+    due: Mutex<HashMap<ObjectKey, (String, Instant)>>,
     deletions: Arc<Counter>,
     latency: Arc<Histogram>,
 }
@@ -68,36 +69,41 @@ impl Controller for Eviction {
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {
         let Some(pod) = self.pods.get_key(key).filter(|p| !p.is_deleting()) else {
-            self.since.lock().remove(key);
+            self.due.lock().remove(key);
             return Ok(None);
         };
         let taints: Vec<Taint> = self.nodes.get("", pods::node_name(&pod)).map(|n| no_execute(&n).into_iter().cloned().collect()).unwrap_or_default();
         let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_ref()).map(Tolerations::new).unwrap_or_default();
         let Some(stay) = taints::stay(&taints, &tolerations) else {
-            if self.since.lock().remove(key).is_some() {
+            if self.due.lock().remove(key).is_some() {
                 let message = format!("Cancelling deletion of Pod {key}");
                 self.recorder.event(&object_reference(&*pod), EventType::Normal, "TaintManagerEviction", message);
             }
             return Ok(None);
         };
-        let since = {
-            let mut all = self.since.lock();
-            let known = all.entry(key.clone()).or_insert_with(|| (pod.uid().to_owned(), Instant::now()));
+        let now = Instant::now();
+        // A time beyond all clocks is for ever.
+        let Some(end) = now.checked_add(stay) else { return Ok(None) };
+        let due = {
+            let mut all = self.due.lock();
+            let known = all.entry(key.clone()).or_insert_with(|| (pod.uid().to_owned(), end));
             if known.0 != pod.uid() {
-                *known = (pod.uid().to_owned(), Instant::now());
+                *known = (pod.uid().to_owned(), end);
+            } else if stay.is_zero() {
+                known.1 = known.1.min(end);
             }
             known.1
         };
-        let left = (since + stay).saturating_duration_since(Instant::now());
+        let left = due.saturating_duration_since(now);
         if !left.is_zero() {
             return Ok(Some(left));
         }
         if self.evict(&pod).await? {
             self.deletions.inc();
             // From when its time had come.
-            self.latency.took((since + stay).elapsed());
+            self.latency.took(due.elapsed());
         }
-        self.since.lock().remove(key);
+        self.due.lock().remove(key);
         Ok(None)
     }
 }
@@ -118,7 +124,7 @@ impl Eviction {
     fn heard_pod(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<Pod>) {
         let pod = change.object();
         let tainted = || self.nodes.get("", pods::node_name(pod)).is_some_and(|n| !no_execute(&n).is_empty());
-        if self.since.lock().contains_key(&pod.key()) || (!pods::node_name(pod).is_empty() && tainted()) {
+        if self.due.lock().contains_key(&pod.key()) || (!pods::node_name(pod).is_empty() && tainted()) {
             queue.add(pod.key());
         }
     }
@@ -155,4 +161,51 @@ pub(crate) fn disruption(pod: &Pod, reason: &str, message: &str, phase: Option<&
         patch["status"]["phase"] = phase.into();
     }
     patch
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use instruments::Registry;
+
+    use super::*;
+    use crate::fake::Fake;
+
+    type Due = Mutex<HashMap<ObjectKey, (String, Instant)>>;
+
+    /// A node with these taints, and a pod that bears `a` for 300 s, `b` for 60 s and `c` for longer than any clock goes.
+    fn eviction(client: &Client, taints: &[&str], due: Due) -> Eviction {
+        let taints: Vec<_> = taints.iter().map(|key| json!({"key": key, "effect": NO_EXECUTE})).collect();
+        let node: Node = client::typed(&json!({"metadata": {"name": "n"}, "spec": {"taints": taints}})).expect("a node");
+        let borne = [("a", 300), ("b", 60), ("c", i64::MAX)].map(|(key, s)| json!({"key": key, "operator": "Exists", "tolerationSeconds": s}));
+        let pod = json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"}, "spec": {"nodeName": "n", "containers": [], "tolerations": borne}});
+        let registry = Registry::default();
+        Eviction {
+            recorder: Recorder::new(client.clone(), "taint-eviction-controller", ""),
+            client: client.clone(),
+            nodes: Informer::fixed([node]),
+            pods: Informer::fixed([client::typed::<Pod>(&pod).expect("a pod")]),
+            due,
+            deletions: registry.counter(&DELETIONS),
+            latency: registry.histogram(&LATENCY, &LATENCY_S),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_further_taint_does_not_move_the_end() {
+        let fake = Fake::new(|_, _: &str| (200, json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "p"}})));
+        let (client, key) = (fake.client(), ObjectKey::new("d", "p"));
+        let deletes = || fake.written().iter().filter(|w| w.starts_with("DELETE ")).count();
+        let step = async |eviction: &Eviction| eviction.reconcile(&key).await.expect("a step");
+        let first = eviction(&client, &["a"], Due::default());
+        assert_eq!(step(&first).await, Some(Duration::from_secs(300)));
+        tokio::time::advance(Duration::from_secs(200)).await;
+        let both = eviction(&client, &["a", "b"], first.due);
+        assert_eq!(step(&both).await, Some(Duration::from_secs(100)), "not at once, though it bears the second for a minute only");
+        let unborne = eviction(&client, &["a", "other"], both.due);
+        assert_eq!((step(&unborne).await, deletes()), (None, 1), "what it does not bear makes it go at once");
+        let forever = eviction(&client, &["c"], unborne.due);
+        assert_eq!((step(&forever).await, deletes()), (None, 1));
+    }
 }
