@@ -10,13 +10,15 @@
 //! the finalizer is taken on the revision that was judged, and a use that comes later names an object that is being deleted, which
 //! binds nothing.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 
-use client::{Client, Delta, Informer, Meta, Object, ObjectKey, WorkQueue};
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use client::{Client, Delta, Informer, List, ListParams, Meta, Object, ObjectKey, WorkQueue};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 
+use crate::meta::revision;
 use crate::volume::{claim_names, index_claims, pods_of, unused};
 use crate::work::{Controller, Cx, Step, itself};
 
@@ -29,7 +31,7 @@ pub(crate) async fn claims(cx: Cx) {
 
 async fn protect(cx: Cx) {
     let users = Pods::new(cx.informers.informer());
-    let pods = users.0.clone();
+    let pods = users.pods.clone();
     let controller = Arc::new(Protector {
         client: cx.client("pvc-protection-controller"),
         finalizer: "kubernetes.io/pvc-protection",
@@ -122,12 +124,45 @@ impl<K: Object + k8s_openapi::Resource, U: Users<K>> Controller for Protector<K,
 }
 
 /// Claims are used by pods that have a node: the kubelet starts none whose claim is to go.
-struct Pods(Informer<Pod>);
+struct Pods {
+    pods: Informer<Pod>,
+    /// What the server said last; whoever asks holds it.
+    asked: tokio::sync::Mutex<Asked>,
+}
+
+/// Who uses the claims of a namespace, as the server said at a revision.
+#[derive(Default)]
+struct Asked {
+    namespace: String,
+    revision: u64,
+    /// By claim: see [`used`].
+    users: HashMap<String, Vec<Option<String>>>,
+}
+
+impl Asked {
+    fn of(namespace: &str, pods: &List<Pod>) -> Self {
+        let mut users: HashMap<String, Vec<Option<String>>> = HashMap::new();
+        for (claim, by) in pods.items().iter().flat_map(used) {
+            users.entry(claim).or_default().push(by.map(str::to_owned));
+        }
+        Self { namespace: namespace.to_owned(), revision: pods.resource_version().parse().unwrap_or(0), users }
+    }
+
+    fn has(&self, claim: &PersistentVolumeClaim) -> bool {
+        self.users.get(claim.name()).into_iter().flatten().any(|by| is_meant(claim, by.as_deref()))
+    }
+
+    /// Whether nobody used a claim after it was to go. (That somebody did may be over by now.)
+    fn is_free(&self, claim: &PersistentVolumeClaim) -> bool {
+        let since = revision(claim);
+        since > 0 && since <= self.revision && self.namespace == claim.namespace() && !self.has(claim)
+    }
+}
 
 impl Pods {
     fn new(pods: Informer<Pod>) -> Self {
         index_claims(&pods);
-        Self(pods)
+        Self { pods, asked: tokio::sync::Mutex::default() }
     }
 }
 
@@ -135,12 +170,17 @@ impl Users<PersistentVolumeClaim> for Pods {
     const QUEUE: &'static str = "pvcprotection";
 
     async fn use_it(&self, client: &Client, claim: &PersistentVolumeClaim) -> client::Result<bool> {
-        if pods_of(&self.0, &claim.key()).iter().any(|pod| uses(pod, claim)) {
+        if pods_of(&self.pods, &claim.key()).iter().any(|pod| uses(pod, claim)) {
             return Ok(true);
         }
-        // From the server: a pod that the informer has not seen yet must not lose its data.
-        let pods = client.namespaced::<Pod>(claim.namespace()).list(&client::ListParams::default()).await?;
-        Ok(pods.items().iter().any(|pod| uses(pod, claim)))
+        // From the server: a pod that the informer has not seen yet must not lose its data. Of many claims that go at once the first asks
+        // for all, as upstream's do.
+        let mut asked = self.asked.lock().await;
+        if !asked.is_free(claim) {
+            let pods = client.namespaced::<Pod>(claim.namespace()).list(&ListParams::default()).await?;
+            *asked = Asked::of(claim.namespace(), &pods);
+        }
+        Ok(asked.has(claim))
     }
 }
 
@@ -170,16 +210,26 @@ impl Users<VolumeAttributesClass> for Named {
     }
 }
 
-/// Whether a pod that has a node uses a claim: by name, or as the one that was made for a volume of its own.
-fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
-    let Some(spec) = pod.spec.as_ref().filter(|s| s.node_name.as_ref().is_some_and(|n| !n.is_empty())) else { return false };
+/// The claims that a pod that has a node uses: by name, or with its UID where only the one that was made for it is meant.
+fn used(pod: &Pod) -> Vec<(String, Option<&str>)> {
+    let Some(spec) = pod.spec.as_ref().filter(|s| s.node_name.as_ref().is_some_and(|n| !n.is_empty())) else { return Vec::new() };
     // The kubelet is done with it, or it was deleted by force.
     let ended = pod.is_deleting() && pod.meta().deletion_grace_period_seconds == Some(0);
-    spec.volumes.iter().flatten().any(|volume| {
-        let named = volume.persistent_volume_claim.as_ref().is_some_and(|source| source.claim_name == claim.name());
-        let own = || !ended && volume.ephemeral.is_some() && client::own_claim(pod, &volume.name) == claim.name() && claim.is_controlled_by(pod.uid());
-        named || own()
-    })
+    let claim = |volume: &Volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (Some(source), _) => Some((source.claim_name.clone(), None)),
+        (None, Some(_)) if !ended => Some((client::own_claim(pod, &volume.name), Some(pod.uid()))),
+        _ => None,
+    };
+    spec.volumes.iter().flatten().filter_map(claim).collect()
+}
+
+/// Whether a user of a claim's name means this claim.
+fn is_meant(claim: &PersistentVolumeClaim, by: Option<&str>) -> bool {
+    by.is_none_or(|uid| claim.is_controlled_by(uid))
+}
+
+fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
+    used(pod).into_iter().any(|(name, by)| name == claim.name() && is_meant(claim, by))
 }
 
 fn claim_classes(claim: &PersistentVolumeClaim) -> Vec<&str> {
@@ -229,5 +279,25 @@ mod tests {
             let told = pods.use_it(&fake.client(), &claim).await.expect("an answer");
             assert_eq!((told, asks.load(Ordering::Relaxed)), (used, asked), "{case}");
         }
+    }
+
+    #[tokio::test]
+    async fn claims_that_go_at_once_ask_once() {
+        let claim = |name: &str, revision: &str| -> PersistentVolumeClaim {
+            client::typed(&json!({"metadata": {"namespace": "n", "name": name, "uid": name, "resourceVersion": revision}})).expect("a claim")
+        };
+        let asks = Arc::new(AtomicUsize::new(0));
+        let count = asks.clone();
+        let fake = Fake::new(move |_, _| {
+            count.fetch_add(1, Ordering::Relaxed);
+            (200, json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "6"}, "items": [pod("a")]}))
+        });
+        let (pods, client) = (Pods::new(Informer::fixed([])), fake.client());
+        let mut told = Vec::new();
+        for (name, revision) in [("x", "5"), ("y", "6"), ("z", "9"), ("c", "5"), ("c", "5"), ("y", "6")] {
+            told.push((pods.use_it(&client, &claim(name, revision)).await.expect("an answer"), asks.load(Ordering::Relaxed)));
+        }
+        let after = "one that went later asks anew, and so does one that was in use";
+        assert_eq!(told, [(false, 1), (false, 1), (false, 2), (true, 3), (true, 4), (false, 4)], "{after}");
     }
 }
