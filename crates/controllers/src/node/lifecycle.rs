@@ -31,6 +31,8 @@ use crate::pods;
 use crate::work::{Controller, Cx, Step};
 
 const LEASES: &str = "kube-node-lease";
+/// How long a node may take until it tells for the first time how it is (upstream `--node-startup-grace-period`).
+const STARTUP_GRACE: Duration = Duration::from_secs(60);
 /// A node whose lease was renewed without this process having heard it is looked at again after this; it is heard by then.
 const UNHEARD: Duration = Duration::from_secs(5);
 /// What is not known of a node that is silent.
@@ -177,9 +179,10 @@ impl Lifecycle {
     }
 
     /// How long until the node counts as silent; zero if it does.
-    fn left(&self, node: &str) -> Duration {
-        let last = *self.signs.lock().entry(node.to_owned()).or_insert_with(Instant::now);
-        (last + self.grace).saturating_duration_since(Instant::now())
+    fn left(&self, node: &Node) -> Duration {
+        let last = *self.signs.lock().entry(node.name().to_owned()).or_insert_with(Instant::now);
+        let grace = if ready(node).is_none() { self.grace.max(STARTUP_GRACE) } else { self.grace };
+        (last + grace).saturating_duration_since(Instant::now())
     }
 
     /// Whether the server has another lease of a node than this process has heard of: then nothing can be said of its silence yet.
@@ -286,7 +289,7 @@ impl Lifecycle {
             self.note_zone(name, None);
             return Ok(None);
         };
-        let left = self.left(name);
+        let left = self.left(&seen);
         if left.is_zero() && ready(&seen) != Some("Unknown") && self.is_unheard(name).await? {
             return Ok(Some(UNHEARD));
         }
@@ -368,21 +371,22 @@ mod tests {
     use super::*;
     use crate::fake::{Fake, refusal};
 
-    /// What is written about a node of which nothing was heard for long, while the server says this of its lease.
-    async fn written(lease: Option<&'static str>) -> (Vec<String>, client::Result<Option<Duration>>) {
+    /// What is written about a node with these conditions of which nothing was heard for long, while the server says this of its lease.
+    async fn written(lease: Option<&'static str>, conditions: serde_json::Value) -> (Vec<String>, client::Result<Option<Duration>>) {
         let of = |version: &str| json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "n", "namespace": LEASES, "resourceVersion": version}});
-        let node = || json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}, "status": {"conditions": conditions}});
+        let told = node.clone();
         let fake = Fake::new(move |_, path: &str| match (path.contains("/leases/"), lease) {
             (true, Some("")) => refusal(503, "ServiceUnavailable"),
             (true, Some(version)) => (200, of(version)),
             (true, None) => refusal(404, "NotFound"),
-            (false, _) => (200, node()),
+            (false, _) => (200, told.clone()),
         });
         let (client, registry) = (fake.client(), Registry::default());
         let lifecycle = Lifecycle {
             recorder: Recorder::new(client.clone(), "node-controller", ""),
             client,
-            nodes: Informer::fixed([client::typed::<Node>(&node()).expect("a node")]),
+            nodes: Informer::fixed([client::typed::<Node>(&node).expect("a node")]),
             pods: Informer::fixed([]),
             leases: Informer::fixed([client::typed::<Lease>(&of("7")).expect("a lease")]),
             grace: Duration::ZERO,
@@ -414,14 +418,22 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_is_silent_only_when_its_lease_says_so_too() {
-        let (writes, step) = written(Some("8")).await;
+        let ready = || json!([{"type": "Ready", "status": "True"}]);
+        let (writes, step) = written(Some("8"), ready()).await;
         assert!(writes.is_empty(), "it was renewed, and this process has not heard it: {writes:?}");
         assert_eq!(step.expect("a step"), Some(UNHEARD));
-        let (writes, step) = written(Some("")).await;
+        let (writes, step) = written(Some(""), ready()).await;
         assert!(writes.is_empty() && step.is_err(), "the server cannot say: {writes:?}");
         for lease in [Some("7"), None] {
-            let (writes, _) = written(lease).await;
+            let (writes, _) = written(lease, ready()).await;
             assert!(writes.first().is_some_and(|w| w.starts_with("PUT /api/v1/nodes/n/status ")), "{lease:?}: {writes:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_has_told_nothing_yet_has_a_minute() {
+        let (writes, step) = written(None, json!([])).await;
+        assert!(writes.is_empty(), "{writes:?}");
+        assert!(step.expect("a step").is_some_and(|left| left > STARTUP_GRACE / 2));
     }
 }
