@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -11,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use crate::api::Client;
 use crate::error::{Error, Result};
 use crate::now_micro;
-use crate::object::Meta;
+use crate::object::{Meta, object_reference};
+use crate::recorder::{EventType, Recorder};
 
 /// Who holds a lease, and for how long.
 #[derive(Clone, Debug)]
@@ -64,15 +66,32 @@ const GIVE_BACK_MAX: Duration = Duration::from_secs(2);
 pub struct LeaderElector {
     client: Client,
     config: Config,
+    recorder: Recorder,
     /// The lease's revision as last seen, and when by this process' own clock: others' clocks are not trusted.
     seen: Option<(String, Instant)>,
+    /// The lease that is held.
+    held: Option<ObjectReference>,
 }
 
 impl LeaderElector {
     /// Does not ask yet.
     #[must_use]
     pub fn new(client: Client, config: Config) -> Self {
-        Self { client, config, seen: None }
+        let recorder = Recorder::new(client.clone(), &config.name, "");
+        Self { client, config, recorder, seen: None, held: None }
+    }
+
+    /// Tells at the lease who leads.
+    fn tell(&self, what: &str) {
+        if let Some(lease) = &self.held {
+            self.recorder.event(lease, EventType::Normal, "LeaderElection", format!("{} {what}", self.config.identity));
+        }
+    }
+
+    /// The lease is held, as the server has it now.
+    fn hold(&mut self, lease: &Lease) {
+        self.seen = Some((lease.resource_version().to_owned(), Instant::now()));
+        self.held = Some(object_reference(lease));
     }
 
     /// Waits until this process leads, then works until the work ends. The token that the work gets is cancelled when `stop`
@@ -82,6 +101,7 @@ impl LeaderElector {
         if !self.acquire(&stop).await {
             return Term::NeverLed;
         }
+        self.tell("became leader");
         let term = stop.child_token();
         let lost = {
             let work = work(term.clone());
@@ -89,6 +109,7 @@ impl LeaderElector {
             tokio::select! {
                 ended = &mut work => Ok(ended),
                 () = self.renew() => {
+                    self.tell("stopped leading");
                     term.cancel();
                     Err(work.await)
                 }
@@ -146,7 +167,10 @@ impl LeaderElector {
             let meta = ObjectMeta { name: Some(self.config.name.clone()), namespace: Some(self.config.namespace.clone()), ..ObjectMeta::default() };
             let spec = self.spec(0, true, None);
             return match api.create(&Lease { metadata: meta, spec: Some(spec) }).await {
-                Ok(_) => Ok(true),
+                Ok(lease) => {
+                    self.hold(&lease);
+                    Ok(true)
+                }
                 Err(error) if error.is_already_exists() => Ok(false),
                 Err(error) => Err(error),
             };
@@ -166,7 +190,7 @@ impl LeaderElector {
         lease.spec = Some(self.spec(spec.lease_transitions.unwrap_or(0), mine, former));
         match api.replace(&self.config.name, &lease).await {
             Ok(lease) => {
-                self.seen = Some((lease.resource_version().to_owned(), Instant::now()));
+                self.hold(&lease);
                 Ok(true)
             }
             Err(error) if error.is_conflict() => {
@@ -225,10 +249,11 @@ mod tests {
     use super::*;
     use crate::transport::{Body, Transport};
 
-    /// A server that keeps one lease, and can be silent.
+    /// A server that keeps one lease and what it was told of it, and can be silent.
     #[derive(Default)]
     struct Server {
         lease: Mutex<Option<(u64, Value)>>,
+        events: Mutex<Vec<String>>,
         silent: Mutex<bool>,
     }
 
@@ -239,6 +264,12 @@ mod tests {
 
         fn answer(&self, request: &Request<Bytes>) -> (u16, Value) {
             let refuse = |code: u16, reason: &str| (code, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason}));
+            if request.uri().path().ends_with("/events") {
+                let event: Value = serde_json::from_slice(request.body()).unwrap_or_default();
+                let text = |part: &Value| part.as_str().unwrap_or_default().to_owned();
+                self.events.lock().push(format!("{}: {}", text(&event["involvedObject"]["kind"]), text(&event["message"])));
+                return (201, event);
+            }
             let mut kept = self.lease.lock();
             if request.method() == Method::GET {
                 return kept.as_ref().map_or_else(|| refuse(404, "NotFound"), |(_, l)| (200, l.clone()));
@@ -305,6 +336,7 @@ mod tests {
         assert_eq!(*told.lock(), ["+a", "-a", "+b"], "the second need not wait for the lease to run out");
         stop_b.cancel();
         assert!(matches!(b.await, Ok(Term::Ended("b"))));
+        assert_eq!(*server.events.lock(), ["Lease: a became leader", "Lease: b became leader"]);
     }
 
     #[tokio::test(start_paused = true)]
