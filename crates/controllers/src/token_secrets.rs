@@ -239,8 +239,8 @@ mod tests {
         assert!(all[0].contains(r#""name":"kept""#) && !all[0].contains(r#""name":"gone""#), "{all:?}");
     }
 
-    #[test]
-    fn an_account_that_goes_has_its_tokens_looked_at() {
+    #[tokio::test]
+    async fn an_account_that_goes_has_its_tokens_looked_at() {
         let secrets = [secret("a", "web", "U-web", Value::Null), secret("b", "other", "", Value::Null)];
         let fake = Fake::new(|_, _: &str| refusal(404, "NotFound"));
         let tokens = Tokens { client: fake.client(), root_ca: String::new(), secrets: Informer::fixed(secrets), accounts: Informer::fixed([]) };
