@@ -157,10 +157,22 @@ impl Collector {
     }
 
     async fn delete(&self, served: &Served, latest: &PartialObject, propagation: Propagation) -> client::Result<()> {
+        let api = self.client.at::<PartialObject>(served.path_in(latest.namespace()));
         // Only as it was just seen: somebody may have given it an owner since.
         let preconditions = Preconditions { uid: Some(latest.uid().to_owned()), resource_version: Some(latest.resource_version().to_owned()) };
         let params = DeleteParams { propagation: Some(propagation), preconditions, ..DeleteParams::default() };
-        match self.client.at::<PartialObject>(served.path_in(latest.namespace())).delete(latest.name(), &params).await {
+        let deleted = match api.delete(latest.name(), &params).await {
+            Err(error) if error.is_conflict() => {
+                let Some(live) = api.get_opt(latest.name()).await? else { return Ok(()) };
+                if live.uid() != latest.uid() || live.metadata.owner_references != latest.metadata.owner_references {
+                    return Err(error);
+                }
+                // What is written all the time, but by nobody who would own it, would never go.
+                api.delete(latest.name(), &DeleteParams { propagation: Some(propagation), ..DeleteParams::default() }.uid(latest.uid())).await
+            }
+            other => other,
+        };
+        match deleted {
             Err(error) if !error.is_not_found() => Err(error),
             _ => Ok(()),
         }

@@ -1,6 +1,7 @@
 //! What the graph asks for.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
 
@@ -219,4 +220,40 @@ async fn what_was_set_free_while_a_kind_could_not_be_listed_is_not_deleted_when_
     let written = server.written().join("\n");
     assert!(written.starts_with("PATCH /api/v1/namespaces/n/lates/d") && written.contains(r#""ownerReferences":[]"#), "{written}");
     assert!(!written.contains("DELETE"), "{written}");
+}
+
+#[tokio::test]
+async fn what_is_written_all_the_time_goes_if_its_owners_stay_the_same() {
+    for (adopted, deletes) in [(false, 2), (true, 1)] {
+        let reads = AtomicUsize::new(0);
+        // Each read is of another revision, and the first deletion comes too late for its own.
+        let server = Fake::new(move |method, path| {
+            let read = reads.fetch_add(usize::from(method == "GET" && path.ends_with("/lates/d")), Ordering::Relaxed);
+            let owners = if adopted && read > 0 { json!([]) } else { json!([{"uid": "O", "apiVersion": "v1", "kind": "K", "name": "o"}]) };
+            let metadata = json!({"namespace": "n", "name": "d", "uid": "D", "resourceVersion": (7 + read).to_string(), "ownerReferences": owners});
+            match method {
+                "GET" if path.ends_with("/ks/o") => refusal(404, "NotFound"),
+                "DELETE" if read == 1 => refusal(409, "Conflict"),
+                _ => (200, json!({"apiVersion": "v1", "kind": "Late", "metadata": metadata})),
+            }
+        });
+        let client = server.client();
+        let collector = super::Collector {
+            recorder: client::Recorder::new(client.clone(), "garbage-collector-controller", ""),
+            client,
+            graph: Default::default(),
+            kinds: parking_lot::RwLock::new([served("ks", "K"), served("lates", "Late")].into()),
+            first_lists: Default::default(),
+            freed: Default::default(),
+            queue: Default::default(),
+        };
+        let owner = Owner { uid: "O".into(), name: "o".into(), ..owner("O", false) };
+        let place = Place { kind: kind("Late"), namespace: "n".into(), name: "d".into() };
+        collector.see(Seen { uid: "D".into(), place, ..seen("d", &[owner]) });
+        let step = collector.attempt_delete(&"D".into()).await;
+        assert_eq!(step.is_err(), adopted, "who has another owner by now is looked at again");
+        let written = server.written();
+        assert_eq!(written.len(), deletes, "{written:?}");
+        assert!(written[0].contains("resourceVersion") && !written.last().is_some_and(|w| deletes == 2 && w.contains("resourceVersion")), "{written:?}");
+    }
 }
