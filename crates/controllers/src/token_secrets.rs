@@ -81,10 +81,10 @@ fn completed(secret: &Secret, root_ca: &str) -> Option<Secret> {
     Some(next)
 }
 
-/// What somebody else has changed is heard of, and what is gone needs nothing.
+/// What somebody else has changed is heard of, what is gone needs nothing, and what its owner has made immutable stays as it is.
 fn settled<T>(written: client::Result<T>) -> Step {
     match written {
-        Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
+        Err(error) if !error.is_not_found() && !error.is_conflict() && !error.is_invalid() => Err(error),
         _ => Ok(None),
     }
 }
