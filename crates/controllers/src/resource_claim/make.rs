@@ -19,6 +19,8 @@ use crate::work::Step;
 const MANAGER: &str = "ResourceClaimController";
 /// Bytes of a generated name before what the server adds.
 const BASE_MAX: usize = 57;
+/// Users that a claim may have (upstream `ResourceClaimReservedForMaxSize`).
+pub(super) const USERS_MAX: usize = 256;
 
 impl Claims {
     /// Gives a pod what it needs.
@@ -123,7 +125,9 @@ impl Claims {
             {
                 return Err(Status::internal(why).into());
             }
-            if devices::allocation(&claim).is_none() || devices::is_reserved_for(&claim, pod.uid()) {
+            let users = claim.status.as_ref().and_then(|s| s.reserved_for.as_ref()).map_or(0, Vec::len);
+            // One that has all the users it may is looked at again when one of them goes, which changes it.
+            if devices::allocation(&claim).is_none() || devices::is_reserved_for(&claim, pod.uid()) || users >= USERS_MAX {
                 continue;
             }
             let mut next = (*claim).clone();

@@ -134,6 +134,18 @@ async fn a_pod_that_was_placed_by_hand_has_its_claims_reserved() {
 }
 
 #[tokio::test]
+async fn a_claim_has_no_more_users_than_it_may() {
+    for (users, writes) in [(make::USERS_MAX - 1, 1), (make::USERS_MAX, 0)] {
+        let names: Vec<String> = (0..users).map(|n| format!("p{n}")).collect();
+        let reserved: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), name.as_str())).collect();
+        let claims = vec![claim("own", Some("P"), allocated(&[("web", "P")])), claim("shared", None, allocated(&reserved))];
+        let (claims, written) = made(vec![pod("P", "node", knows("own"))], claims, None);
+        claims.reconcile(&web()).await.expect("a step");
+        assert_eq!(written().len(), writes, "{users}");
+    }
+}
+
+#[tokio::test]
 async fn reservations_end_with_their_pods_and_the_last_gives_the_devices_back() {
     let status = || allocated(&[("web", "P"), ("old", "O")]);
     let live = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"namespace": "n", "name": "old", "uid": "O"}});
