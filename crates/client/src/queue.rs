@@ -40,6 +40,9 @@ impl Backoff {
     }
 }
 
+/// In the place of a delay that no clock can tell: objects may ask for any number of seconds.
+const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
 /// A queue of keys. Cheap to clone; all clones are the same queue.
 #[derive(Debug)]
 pub struct WorkQueue<T> {
@@ -137,7 +140,8 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
             drop(state);
             return self.add(key);
         }
-        let due = Instant::now() + delay;
+        let now = Instant::now();
+        let due = now.checked_add(delay).unwrap_or(now + FAR);
         match state.due.get(&key) {
             Some((soonest, _)) if *soonest <= due => return,
             Some(&later) => {
@@ -321,6 +325,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_soonest_of_several_delays_counts() {
         let queue = WorkQueue::default();
+        // No clock goes so far.
+        queue.add_after("a", Duration::MAX);
         queue.add_after("a", Duration::from_secs(60));
         queue.add_after("a", Duration::from_secs(1));
         queue.add_after("a", Duration::from_secs(30));
