@@ -151,21 +151,91 @@ fn file_key(pod: &Pod, volume: &str, path: &str, key: &str, optional: bool, volu
         let mut text = String::new();
         f.take(64 * 1024).read_to_string(&mut text).map(|_| text)
     });
+    let file = base.join(path).display().to_string();
+    let unread = |error: &str| {
+        tracing::warn!(pod = %util::describe(pod), file, error, "env file not read");
+        // What stands in it is for the pod alone.
+        EnvError("couldn't parse env file".into())
+    };
     let text = match read {
         Ok(t) => t,
-        Err(_) if optional => return Ok(None),
-        Err(e) => return Err(EnvError(format!("couldn't read env file {path:?} of volume {volume:?} of pod {:?}: {e}", util::name(pod)))),
+        Err(e) if optional && e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(unread(&e.to_string())),
     };
-    let value = text.lines().filter(|l| !l.trim_start().starts_with('#')).find_map(|l| {
-        let (k, v) = l.split_once('=')?;
-        (k.trim() == key).then(|| {
-            let v = v.trim();
-            let bare = v.strip_prefix('\'').and_then(|v| v.strip_suffix('\'')).or_else(|| v.strip_prefix('"').and_then(|v| v.strip_suffix('"')));
-            bare.unwrap_or(v).to_owned()
-        })
-    });
-    match value {
-        None if !optional => Err(EnvError(format!("environment variable key {key:?} not found in file"))),
-        other => Ok(other),
+    match value_of(&text, key).map_err(|e| unread(&e))? {
+        value if !value.is_empty() => Ok(Some(value)),
+        _ if optional => Ok(None),
+        _ => Err(EnvError(format!("environment variable key {key:?} not found in file {file:?}"))),
+    }
+}
+
+/// The value of a key in such a file, empty if it has none. The form is a strict part of a shell's (upstream's `ParseEnv`): `KEY='value'`, where
+/// the value stands as it is written and may go over several lines, with comments after it and in lines of their own.
+fn value_of(text: &str, key: &str) -> Result<String, String> {
+    const BLANK: [char; 2] = [' ', '\t'];
+    let wrong = |line: usize, what: &str| Err(format!("invalid environment variable format at line {line}: {what}"));
+    let mut lines = text.lines().zip(1_usize..);
+    while let Some((line, number)) = lines.next() {
+        let line = line.trim_start_matches(BLANK);
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let Some((name, rest)) = line.split_once('=') else { return wrong(number, "missing '='") };
+        if name.is_empty() {
+            return wrong(number, "empty variable name");
+        }
+        if name.ends_with(BLANK) {
+            return wrong(number, "whitespace before '=' is not allowed");
+        }
+        if rest.starts_with(BLANK) {
+            // To a shell that is an empty value.
+            if name == key {
+                return Ok(String::new());
+            }
+            continue;
+        }
+        let Some(mut rest) = rest.strip_prefix('\'') else { return wrong(number, "value must be enclosed in single quotes") };
+        let (mut value, mut last) = (String::new(), number);
+        let after = loop {
+            if let Some((end, after)) = rest.split_once('\'') {
+                value.push_str(end);
+                break after.trim_start_matches(BLANK);
+            }
+            value.push_str(rest);
+            value.push('\n');
+            let Some(next) = lines.next() else { return wrong(number, "unclosed single quote") };
+            (rest, last) = next;
+        };
+        if !after.is_empty() && !after.starts_with('#') {
+            return wrong(last, "unexpected content after closing quote");
+        }
+        if name == key {
+            return Ok(value);
+        }
+    }
+    Ok(String::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::value_of;
+
+    #[test]
+    fn files_of_variables_are_read_as_a_strict_shell_would() {
+        let text = "# a comment\n\n  A='one' # of it\nB='two\nlines = \"$A\"'\nC= 'x'\nD=''\n";
+        let of = |key: &str| value_of(text, key).unwrap();
+        assert_eq!([of("A"), of("B"), of("C"), of("D"), of("E")], ["one", "two\nlines = \"$A\"", "", "", ""]);
+        for (bad, why) in [
+            ("A='1'\nB=2", "at line 2: value must be enclosed in single quotes"),
+            ("A=\"1\"", "at line 1: value must be enclosed in single quotes"),
+            ("A", "at line 1: missing '='"),
+            ("='1'", "at line 1: empty variable name"),
+            ("A ='1'", "at line 1: whitespace before '=' is not allowed"),
+            ("A='1\n2", "at line 1: unclosed single quote"),
+            ("A='1\n2'3", "at line 2: unexpected content after closing quote"),
+        ] {
+            assert!(value_of(bad, "Z").unwrap_err().ends_with(why), "{bad:?}");
+        }
+        assert_eq!(value_of("A='1'\nB=2", "A").as_deref(), Ok("1"), "what stands before is read");
     }
 }
