@@ -261,8 +261,8 @@ impl Devices {
         if pod_claims(pod).next().is_none() {
             return;
         }
-        let specs = pod.spec.iter().flat_map(|spec| &spec.containers);
-        for (spec, told) in specs.zip(status.container_statuses.iter_mut().flatten()) {
+        for told in status.container_statuses.iter_mut().flatten() {
+            let Some(spec) = pod.spec.iter().flat_map(|spec| &spec.containers).find(|c| c.name == told.name) else { continue };
             let named = spec.resources.iter().flat_map(|r| r.claims.iter().flatten());
             let told_of = |wanted: &k8s_openapi::api::core::v1::ResourceClaim| -> Option<ResourceStatus> {
                 let claim = pod_claims(pod).find(|claim| claim.name == wanted.name)?;

@@ -134,8 +134,8 @@ pub fn generate(v: &View<'_>) -> PodStatus {
     }
     let ended = phase == "Succeeded" || phase == "Failed";
     out.init_container_statuses = (!init.is_empty()).then_some(init);
-    out.container_statuses = Some(regular);
-    out.ephemeral_container_statuses = (!ephemeral.is_empty()).then_some(ephemeral);
+    out.container_statuses = Some(by_name(regular));
+    out.ephemeral_container_statuses = (!ephemeral.is_empty()).then(|| by_name(ephemeral));
     out.start_time.get_or_insert_with(|| time(v.start_time));
     out.qos_class = Some(qos(v.pod).as_str().to_owned());
     out.host_ip = v.host_ips.first().map(ToString::to_string);
@@ -149,6 +149,13 @@ pub fn generate(v: &View<'_>) -> PodStatus {
     out.phase = Some(phase);
     conditions(v, spec, &mut out, ended);
     out
+}
+
+/// Statuses are told by name, whatever the order in the spec; those of init containers alone are in its order (upstream's
+/// `SortedContainerStatuses`).
+fn by_name(mut statuses: Vec<ContainerStatus>) -> Vec<ContainerStatus> {
+    statuses.sort_by(|a, b| a.name.cmp(&b.name));
+    statuses
 }
 
 fn state_of(v: &View<'_>, c: &Container, default_reason: &str) -> ContainerState {
@@ -429,7 +436,8 @@ fn containers_ready(spec: &PodSpec, status: &PodStatus) -> Verdict {
         _ => {}
     }
     let init = spec.init_containers.iter().flatten().zip(status.init_container_statuses.iter().flatten()).filter(|(c, _)| is_sidecar(c));
-    let all = init.map(|(_, s)| s).chain(status.container_statuses.iter().flatten());
+    let regular = spec.containers.iter().filter_map(|c| status.container_statuses.iter().flatten().find(|s| s.name == c.name));
+    let all = init.map(|(_, s)| s).chain(regular);
     let unready: Vec<&str> = all.filter(|s| !s.ready).map(|s| s.name.as_str()).collect();
     match named("unready status", &unready) {
         None => yes(),

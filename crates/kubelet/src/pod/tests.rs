@@ -371,6 +371,12 @@ fn unready_containers_are_named() {
     let s = status_of(&scene, &PodStatus::default(), false);
     let ready = s.conditions.iter().flatten().find(|c| c.type_ == "Ready").unwrap().clone();
     assert_eq!((ready.reason.as_deref(), ready.message.as_deref()), (Some("ContainersNotReady"), Some("containers with unready status: [b]")));
+    // By name in the status, in the spec's order in messages.
+    let turned = Scene::new(json!({"containers": [{"name": "b"}, {"name": "a"}]}), vec![]);
+    let told = status_of(&turned, &PodStatus::default(), false);
+    assert_eq!(told.container_statuses.iter().flatten().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    let unready = told.conditions.iter().flatten().find(|c| c.type_ == "ContainersReady").unwrap();
+    assert_eq!(unready.message.as_deref(), Some("containers with unready status: [b a]"));
     // A condition that stays as it was keeps its time.
     scene.now = 999;
     let later = status_of(&scene, &s, false);
