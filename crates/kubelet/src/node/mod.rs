@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures,
+    NodeSpec, NodeStatus, NodeSystemInfo, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
@@ -28,6 +29,7 @@ use crate::evict::state::Condition;
 use crate::graceful;
 use crate::machine::{architecture, disk, labels};
 use crate::pod::Context;
+use crate::pod::refusals::HANDLERS;
 use crate::reserve;
 use crate::util::{self, time};
 
@@ -137,6 +139,12 @@ fn pressure_words(condition: Condition) -> ((&'static str, &'static str), Words,
     }
 }
 
+/// What pods can ask of the runtime, by the names by which RuntimeClasses ask for it.
+fn runtime_handlers(user_namespaces: bool) -> Vec<NodeRuntimeHandler> {
+    let features = NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(true), user_namespaces: Some(user_namespaces) };
+    HANDLERS.iter().map(|name| NodeRuntimeHandler { features: Some(features.clone()), name: Some((*name).to_owned()) }).collect()
+}
+
 /// The Events that a status is worth after another one, or after none.
 fn turns(old: Option<&NodeStatus>, new: &NodeStatus) -> Vec<&'static str> {
     let status = |s: &NodeStatus, type_: &str| s.conditions.iter().flatten().find(|c| c.type_ == type_).map(|c| c.status.clone());
@@ -194,9 +202,11 @@ pub fn status(cx: &Context, old: Option<&NodeStatus>, now: SystemTime) -> NodeSt
         conditions: Some(conditions(cx, old, now)),
         daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(c.listen.port()) }) }),
         declared_features: Some(DECLARED_FEATURES.map(str::to_owned).to_vec()),
+        features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
         // What is empty is not there when it is read back.
         images: Some(images(cx)).filter(|i| !i.is_empty()),
         node_info: Some(system_info(cx)),
+        runtime_handlers: Some(runtime_handlers(cx.runtime.user_namespaces().is_ok())),
         volumes_in_use: Some(cx.persistent.in_use()).filter(|v| !v.is_empty()),
         ..NodeStatus::default()
     }
@@ -308,9 +318,12 @@ fn told(api: &NodeStatus, fresh: &NodeStatus) -> bool {
     let tree = |s: &NodeStatus| serde_json::to_value(s).unwrap_or_default();
     // Nothing in use is told by not telling it.
     let in_use = api.volumes_in_use.as_deref().unwrap_or_default() == fresh.volumes_in_use.as_deref().unwrap_or_default();
+    // The default handler's name is empty, and may not be there when it is read back.
+    let handlers =
+        |s: &NodeStatus| -> Vec<_> { s.runtime_handlers.iter().flatten().map(|h| (h.name.clone().unwrap_or_default(), h.features.clone())).collect() };
     let (api_tree, fresh_tree) = (tree(api), tree(fresh));
-    let rest = fresh_tree.as_object().into_iter().flatten().filter(|(key, _)| *key != "conditions");
-    in_use && conditions(api) == conditions(fresh) && rest.into_iter().all(|(key, value)| api_tree.get(key) == Some(value))
+    let rest = fresh_tree.as_object().into_iter().flatten().filter(|(key, _)| !matches!(key.as_str(), "conditions" | "runtimeHandlers"));
+    in_use && conditions(api) == conditions(fresh) && handlers(api) == handlers(fresh) && rest.into_iter().all(|(key, value)| api_tree.get(key) == Some(value))
 }
 
 /// Keeps the node's object and lease.
@@ -417,5 +430,9 @@ mod tests {
         assert!(!told(&of(json!({"capacity": {"cpu": "2"}, "conditions": [ready("Unknown", "2026-01-01T00:00:00Z")]})), &fresh));
         assert!(!told(&of(json!({"capacity": {"cpu": "3"}, "conditions": [ready("True", "2026-01-01T00:00:00Z")]})), &fresh));
         assert!(!told(&of(json!({"capacity": {"cpu": "2"}})), &fresh));
+        let handlers = |of_default: Value| of(json!({"runtimeHandlers": [of_default, {"name": "runc", "features": {"userNamespaces": true}}]}));
+        let named = handlers(json!({"name": "", "features": {"userNamespaces": true}}));
+        assert!(told(&handlers(json!({"features": {"userNamespaces": true}})), &named));
+        assert!(!told(&handlers(json!({"features": {"userNamespaces": false}})), &named));
     }
 }

@@ -9,7 +9,7 @@ pub mod manager;
 pub mod messages;
 pub mod ops;
 pub mod plan;
-mod refusals;
+pub(crate) mod refusals;
 pub mod remains;
 pub mod resize;
 pub mod setup;

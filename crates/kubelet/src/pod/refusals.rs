@@ -10,7 +10,7 @@ use super::Context;
 use crate::util;
 
 /// The handlers of RuntimeClasses that mean this runtime: none, its own name, and that of the runtime that it stands in for.
-const HANDLERS: [&str; 3] = ["", "knarr", "runc"];
+pub const HANDLERS: [&str; 3] = ["", "knarr", "runc"];
 /// Where SELinux is seen, if the kernel has it and it is on.
 const SELINUX: &str = "/sys/fs/selinux/enforce";
 
