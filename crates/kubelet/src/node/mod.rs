@@ -264,7 +264,6 @@ async fn try_register(cx: &Arc<Context>) -> Result<Node, crate::api::ApiError> {
             }
             created => created?,
         };
-        cx.api.node_event(Severity::Normal, "Starting", "Starting kubelet.");
         // The API drops a status on creation where it has the kind's rules from upstream: it is written on its own.
         let fresh = status(cx, created.status.as_ref(), now);
         return write_status(cx, created.status.as_ref(), fresh).await.or(Ok(created));
@@ -288,7 +287,7 @@ fn gains_a_family(found: Option<&NodeSpec>, wanted: &[String]) -> bool {
 }
 
 async fn write_status(cx: &Arc<Context>, old: Option<&NodeStatus>, new: NodeStatus) -> Result<Node, crate::api::ApiError> {
-    let turns = turns(old, &new);
+    let (turns, rebooted) = (turns(old, &new), rebooted(old, &new).map(str::to_owned));
     let mut patch = serde_json::to_value(&new).unwrap_or_default();
     if let (Value::Object(map), true) = (&mut patch, old.is_some()) {
         // Addresses merge by type: the whole list replaces the old one.
@@ -300,9 +299,28 @@ async fn write_status(cx: &Arc<Context>, old: Option<&NodeStatus>, new: NodeStat
     }
     let written = cx.api.patch_node(&cx.config.node_name, json!({"status": patch}), true).await?;
     for event in turns {
-        cx.api.node_event(Severity::Normal, event, &format!("Node {} status is now: {event}", cx.config.node_name));
+        tell_turn(cx, event);
+    }
+    if let Some(boot) = rebooted {
+        cx.api.node_event(Severity::Warning, "Rebooted", &format!("Node {} has been rebooted, boot id: {boot}", cx.config.node_name));
     }
     Ok(written)
+}
+
+fn tell_turn(cx: &Context, event: &str) {
+    cx.api.node_event(Severity::Normal, event, &format!("Node {} status is now: {event}", cx.config.node_name));
+}
+
+/// The kernel's run that the status tells of, if it is another than was told last.
+fn rebooted<'a>(old: Option<&NodeStatus>, new: &'a NodeStatus) -> Option<&'a str> {
+    let before = old?.node_info.as_ref()?.boot_id.as_str();
+    let now = new.node_info.as_ref()?.boot_id.as_str();
+    (!before.is_empty() && before != now).then_some(now)
+}
+
+/// Whether somebody keeps new pods away from the node.
+fn is_cordoned(node: &Node) -> bool {
+    node.spec.as_ref().is_some_and(|s| s.unschedulable == Some(true))
 }
 
 /// Whether the API tells of the node what the node is: all that this kubelet says, but for the times of its conditions. What
@@ -329,6 +347,8 @@ fn told(api: &NodeStatus, fresh: &NodeStatus) -> bool {
 /// Keeps the node's object and lease.
 pub async fn run(cx: Arc<Context>, stop: CancellationToken, registered: tokio::sync::watch::Sender<bool>) {
     let Some(mut node) = register(&cx, &stop).await else { return };
+    cx.api.node_event(Severity::Normal, "Starting", "Starting kubelet.");
+    let mut cordoned = false;
     *cx.node.write() = Some(Arc::new(node.clone()));
     let _ = registered.send(true);
     cx.persistent.reported(in_use(&node));
@@ -367,6 +387,10 @@ pub async fn run(cx: Arc<Context>, stop: CancellationToken, registered: tokio::s
                 tracing::debug!(error = %e, "node not read");
                 continue;
             }
+        }
+        if is_cordoned(&node) != cordoned {
+            cordoned = !cordoned;
+            tell_turn(&cx, if cordoned { "NodeNotSchedulable" } else { "NodeSchedulable" });
         }
         let now = SystemTime::now();
         let fresh = {
@@ -413,6 +437,16 @@ mod tests {
         assert_eq!(turns(Some(&ready("True")), &ready("False")), ["NodeNotReady"]);
         assert_eq!(turns(Some(&ready("Unknown")), &ready("True")), ["NodeReady"]);
         assert!(turns(None, &ready("True")).is_empty() && turns(Some(&ready("True")), &ready("True")).is_empty());
+    }
+
+    #[test]
+    fn another_run_of_the_kernel_is_an_event_and_the_first_is_none() {
+        let of = |boot: &str| NodeStatus { node_info: Some(NodeSystemInfo { boot_id: boot.into(), ..NodeSystemInfo::default() }), ..NodeStatus::default() };
+        let now = of("b");
+        assert_eq!(rebooted(Some(&of("a")), &now), Some("b"));
+        for before in [None, Some(of("")), Some(of("b")), Some(NodeStatus::default())] {
+            assert_eq!(rebooted(before.as_ref(), &now), None);
+        }
     }
 
     #[test]
