@@ -159,6 +159,19 @@ pub fn pod_limit(spec: &PodSpec, name: &str) -> Option<i64> {
 }
 
 fn aggregate<'a>(spec: &'a PodSpec, pick: impl Fn(&'a ResourceRequirements) -> Option<&'a BTreeMap<String, ApiQuantity>>) -> BTreeMap<String, i64> {
+    let mut sum = of_containers(spec, &pick);
+    if let Some(level) = spec.resources.as_ref().and_then(&pick) {
+        for (n, q) in level {
+            sum.insert(n.clone(), amount(n, q));
+        }
+    }
+    let overhead: BTreeMap<String, i64> = spec.overhead.iter().flatten().map(|(n, q)| (n.clone(), amount(n, q))).collect();
+    add(&mut sum, &overhead);
+    sum
+}
+
+/// What the containers take together: their sum, or the largest step of initialising.
+fn of_containers<'a>(spec: &'a PodSpec, pick: impl Fn(&'a ResourceRequirements) -> Option<&'a BTreeMap<String, ApiQuantity>>) -> BTreeMap<String, i64> {
     let of = |c: &'a Container| -> BTreeMap<String, i64> {
         c.resources.as_ref().and_then(&pick).into_iter().flatten().map(|(n, q)| (n.clone(), amount(n, q))).collect()
     };
@@ -179,13 +192,6 @@ fn aggregate<'a>(spec: &'a PodSpec, pick: impl Fn(&'a ResourceRequirements) -> O
         max(&mut peak, &step);
     }
     max(&mut sum, &peak);
-    if let Some(level) = spec.resources.as_ref().and_then(&pick) {
-        for (n, q) in level {
-            sum.insert(n.clone(), amount(n, q));
-        }
-    }
-    let overhead: BTreeMap<String, i64> = spec.overhead.iter().flatten().map(|(n, q)| (n.clone(), amount(n, q))).collect();
-    add(&mut sum, &overhead);
     sum
 }
 
@@ -230,12 +236,29 @@ pub fn oom_score_adj(pod: &Pod, c: &Container, capacity_bytes: i64) -> i32 {
         Qos::Guaranteed => GUARANTEED,
         Qos::BestEffort => BEST_EFFORT,
         Qos::Burstable => {
-            let asked = request(c.resources.as_ref(), "memory").unwrap_or(0);
-            let adj = 1000 - 1000_i64.saturating_mul(asked) / capacity_bytes.max(1);
+            let adj = 1000 - 1000_i64.saturating_mul(counted_memory(pod, c)) / capacity_bytes.max(1);
             let adj = i32::try_from(adj).unwrap_or(3);
             adj.clamp(1000 + GUARANTEED, BEST_EFFORT - 1)
         }
     }
+}
+
+/// The bytes by which a container of a burstable pod is protected: what it asked for, with its share of what the pod as a whole asked for
+/// beyond its containers. A sidecar is protected no less than the regular container that is protected least.
+fn counted_memory(pod: &Pod, c: &Container) -> i64 {
+    let asked = |c: &Container| request(c.resources.as_ref(), "memory").unwrap_or(0);
+    let Some(spec) = &pod.spec else { return asked(c) };
+    let whole = spec.resources.as_ref().and_then(|r| r.requests.as_ref()?.get("memory")).map_or(0, value);
+    let share = if whole > 0 {
+        let own = of_containers(spec, |r| r.requests.as_ref().or(r.limits.as_ref())).get("memory").copied().unwrap_or(0);
+        let containers = spec.containers.len() + spec.init_containers.iter().flatten().count();
+        whole.saturating_sub(own).max(0) / i64::try_from(containers).unwrap_or(i64::MAX).max(1)
+    } else {
+        0
+    };
+    let sidecar = is_sidecar(c) && spec.init_containers.iter().flatten().any(|i| i.name == c.name);
+    let least = spec.containers.iter().map(asked).min().filter(|_| sidecar).unwrap_or(0);
+    asked(c).max(least).saturating_add(share)
 }
 
 /// The cgroup numbers of one container.
@@ -243,12 +266,14 @@ pub fn oom_score_adj(pod: &Pod, c: &Container, capacity_bytes: i64) -> i32 {
 pub fn container_limits(pod: &Pod, c: &Container, capacity_bytes: i64) -> CgroupLimits {
     let r = c.resources.as_ref();
     let level = pod.spec.as_ref().and_then(|s| s.resources.as_ref());
-    let cpu_limit = limit(r, "cpu").or_else(|| limit(level, "cpu")).unwrap_or(0);
+    // A limit of nothing is none.
+    let limit = |name: &str| limit(r, name).filter(|v| *v > 0).or_else(|| limit(level, name)).unwrap_or(0);
     CgroupLimits {
-        cpu_shares: shares(request(r, "cpu").unwrap_or(0)),
-        cpu_quota_us: quota_us(cpu_limit),
+        // Who asks for nothing weighs what it may take (upstream's `calculateLinuxResources`).
+        cpu_shares: shares(request(r, "cpu").filter(|v| *v > 0).unwrap_or_else(|| limit("cpu"))),
+        cpu_quota_us: quota_us(limit("cpu")),
         cpu_period_us: PERIOD_US,
-        memory_limit_bytes: limit(r, "memory").or_else(|| limit(level, "memory")).unwrap_or(0),
+        memory_limit_bytes: limit("memory"),
         oom_score_adj: oom_score_adj(pod, c, capacity_bytes),
     }
 }
@@ -310,6 +335,39 @@ mod tests {
         assert_eq!(qos(&pod(serde_json::json!([full.clone()]))), Qos::Guaranteed);
         assert_eq!(qos(&pod(serde_json::json!([full, some]))), Qos::Burstable);
         assert_eq!(qos(&pod(serde_json::json!([none]))), Qos::BestEffort);
+    }
+
+    #[test]
+    fn a_sidecar_is_protected_no_less_than_a_regular_container_and_a_pods_own_request_is_shared() {
+        const GI: i64 = 1 << 30;
+        let memory = |bytes: i64| serde_json::json!({"requests": {"memory": bytes.to_string()}});
+        let pod = |level: serde_json::Value| -> Pod {
+            serde_json::from_value(serde_json::json!({"spec": {"resources": level,
+                "initContainers": [{"name": "i", "resources": memory(0)}, {"name": "s", "restartPolicy": "Always", "resources": memory(GI)}],
+                "containers": [{"name": "a", "resources": memory(3 * GI)}, {"name": "b", "resources": memory(2 * GI)}]}}))
+            .unwrap()
+        };
+        let scores = |pod: &Pod| {
+            let spec = pod.spec.as_ref().unwrap();
+            let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+            all.map(|c| oom_score_adj(pod, c, 20 * GI)).collect::<Vec<_>>()
+        };
+        assert_eq!(scores(&pod(serde_json::json!({}))), [850, 900, 999, 900]);
+        // Four containers share the four GiB beyond their own six.
+        assert_eq!(scores(&pod(memory(10 * GI))), [800, 850, 950, 850]);
+    }
+
+    #[test]
+    fn who_asks_for_no_cpu_weighs_what_the_pod_may_take() {
+        let of = |container: serde_json::Value| {
+            let spec = serde_json::json!({"resources": {"limits": {"cpu": "2"}}, "containers": [{"name": "a", "resources": container}]});
+            let pod: Pod = serde_json::from_value(serde_json::json!({"spec": spec})).unwrap();
+            container_limits(&pod, &pod.spec.as_ref().unwrap().containers[0], 1).cpu_shares
+        };
+        assert_eq!(of(serde_json::json!({})), 2048);
+        assert_eq!(of(serde_json::json!({"requests": {"cpu": "0"}})), 2048);
+        assert_eq!(of(serde_json::json!({"requests": {"cpu": "1"}})), 1024);
+        assert_eq!(of(serde_json::json!({"limits": {"cpu": "1"}})), 1024);
     }
 
     #[test]
