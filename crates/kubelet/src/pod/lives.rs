@@ -452,6 +452,22 @@ async fn the_hook_of_a_pod_whose_object_is_gone_is_run() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn why_a_pod_has_failed_is_told_when_it_has_stopped() {
+    let node = Node::fresh("why");
+    let hooked = json!({"name": "a", "image": "img:1", "lifecycle": {"preStop": {"exec": {"command": ["drain"]}}}});
+    node.apply(&pod(json!({"activeDeadlineSeconds": 5, "terminationGracePeriodSeconds": 20, "containers": [hooked]})));
+    node.until("ready", is_ready).await;
+    node.runtime.set_exec(0, true);
+    node.runtime.called("exec drain", 1).await;
+    a_while(2).await;
+    let told = |p: &Pod| p.status.as_ref().map(|s| (s.phase.clone().unwrap_or_default(), s.reason.clone())).unwrap_or_default();
+    assert_eq!(told(&node.api.pod("n", "p").unwrap()), ("Running".to_owned(), None));
+    let p = node.until("failed", |p| told(p).0 == "Failed").await;
+    assert_eq!(told(&p).1.as_deref(), Some("DeadlineExceeded"));
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_another_ended_is_torn_down() {
     let node = Node::fresh("ended");
     let mut p = pod(json!({"containers": [{"name": "a", "image": "img:1"}], "terminationGracePeriodSeconds": 9}));

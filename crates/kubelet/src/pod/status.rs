@@ -39,6 +39,8 @@ impl Forced {
     }
 }
 
+/// Most bytes that the containers of a pod say together as they end (upstream's `MaxPodTerminationMessageLogLength`).
+const MESSAGES_MAX: usize = 12 * 1024;
 /// The condition that all containers are being removed to begin anew.
 const RESTARTING_ALL: &str = "AllContainersRestarting";
 /// The condition that a pod goes though it did nothing.
@@ -147,6 +149,7 @@ pub fn generate(v: &View<'_>) -> PodStatus {
     (out.allocated_resources, out.resources) = resize::totals(&resize::in_force(v.pod, v.containers, v.applied, v.of_all), phase == "Running");
     out.observed_generation = v.pod.metadata.generation;
     out.phase = Some(phase);
+    bound_messages(spec, &mut out);
     conditions(v, spec, &mut out, ended);
     out
 }
@@ -156,6 +159,21 @@ pub fn generate(v: &View<'_>) -> PodStatus {
 fn by_name(mut statuses: Vec<ContainerStatus>) -> Vec<ContainerStatus> {
     statuses.sort_by(|a, b| a.name.cmp(&b.name));
     statuses
+}
+
+/// Cuts the containers' messages to a share each of what a pod may say.
+fn bound_messages(spec: &PodSpec, out: &mut PodStatus) {
+    let containers = spec.containers.len() + spec.init_containers.iter().flatten().count() + spec.ephemeral_containers.iter().flatten().count();
+    let each = MESSAGES_MAX / containers.max(1);
+    let lists = [&mut out.init_container_statuses, &mut out.container_statuses, &mut out.ephemeral_container_statuses];
+    for told in lists.into_iter().flat_map(|list| list.iter_mut().flatten()) {
+        for state in [&mut told.state, &mut told.last_state] {
+            if let Some(message) = state.as_mut().and_then(|s| s.terminated.as_mut()?.message.as_mut()) {
+                let length = util::truncate(message, each).len();
+                message.truncate(length);
+            }
+        }
+    }
 }
 
 fn state_of(v: &View<'_>, c: &Container, default_reason: &str) -> ContainerState {
@@ -445,7 +463,8 @@ fn containers_ready(spec: &PodSpec, status: &PodStatus) -> Verdict {
     }
 }
 
-fn initialized(spec: &PodSpec, status: &PodStatus) -> Verdict {
+/// Whether the init containers have done their work. They have for ever: one that is begun anew takes nothing back.
+fn initialized(spec: &PodSpec, old: &PodStatus, status: &PodStatus) -> Verdict {
     if status.phase.as_deref() == Some("Succeeded") {
         return Verdict { reason: Some("PodCompleted"), ..yes() };
     }
@@ -458,7 +477,8 @@ fn initialized(spec: &PodSpec, status: &PodStatus) -> Verdict {
         .filter(|(c, s)| if is_sidecar(c) { s.started != Some(true) && !begun } else { !s.ready && !begun })
         .map(|(_, s)| s.name.as_str())
         .collect();
-    match named("incomplete status", &incomplete) {
+    let once = old.conditions.iter().flatten().any(|c| c.type_ == "Initialized" && c.status == "True");
+    match named("incomplete status", &incomplete).filter(|_| !once) {
         None => yes(),
         Some(message) => no("ContainersNotInitialized", message),
     }
@@ -487,9 +507,14 @@ fn conditions(v: &View<'_>, spec: &PodSpec, out: &mut PodStatus, ended: bool) {
     let containers = containers_ready(spec, out);
     let gates = v.pod.status.as_ref().unwrap_or(v.old);
     let pod_ready = ready(spec, gates, &containers);
-    let network = if ended || v.terminal { no("", None) } else { Verdict { status: v.set_up && v.sandbox.is_some_and(|s| s.ready), ..yes() } };
-    let network = Verdict { reason: None, ..network };
-    let initialized = initialized(spec, out);
+    let lacking = match v.sandbox {
+        None => Some("no pod sandbox exists"),
+        Some(s) if !s.ready || ended || v.terminal => Some("pod sandbox is not ready"),
+        Some(_) if !v.set_up => Some("pod sandbox has no IP address"),
+        Some(_) => None,
+    };
+    let network = lacking.map_or_else(yes, |why| no("PodSandboxNotReady", why.to_owned()));
+    let initialized = initialized(spec, v.old, out);
     // Conditions of others come from the API's object, which may be newer than what was written last.
     let mut list: Vec<PodCondition> = v
         .pod

@@ -365,6 +365,33 @@ fn what_never_ran_stays_waiting_when_init_failed() {
 }
 
 #[test]
+fn what_is_initialised_stays_so_and_a_sandbox_that_is_not_ready_is_told_why() {
+    let mut scene = Scene::new(json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}]}), vec![]);
+    scene.sandbox = None;
+    let first = status_of(&scene, &PodStatus::default(), false);
+    assert_eq!(conditions(&first)["Initialized"], "False ContainersNotInitialized");
+    assert_eq!(conditions(&first)["PodReadyToStartContainers"], "False PodSandboxNotReady");
+    let why = |s: &PodStatus| s.conditions.iter().flatten().find(|c| c.type_ == "PodReadyToStartContainers").and_then(|c| c.message.clone());
+    assert_eq!(why(&first).as_deref(), Some("no pod sandbox exists"));
+    // All of its containers are gone, as when they are to begin anew.
+    let done: PodStatus = serde_json::from_value(json!({"conditions": [{"type": "Initialized", "status": "True"}]})).unwrap();
+    scene.sandbox = Some(sandbox("u", false));
+    let again = status_of(&scene, &done, false);
+    assert_eq!(conditions(&again)["Initialized"], "True");
+    assert_eq!(why(&again).as_deref(), Some("pod sandbox is not ready"));
+}
+
+#[test]
+fn what_containers_say_as_they_end_is_cut_to_their_share() {
+    let containers: Vec<Value> = (0..4).map(|n| json!({"name": format!("c{n}")})).collect();
+    let said = |n: i32| Container { message: "x".repeat(4096), ..exited(&format!("c{n}"), 1) };
+    let scene = Scene::new(json!({"restartPolicy": "Never", "containers": containers}), (0..4).map(said).collect());
+    let told = status_of(&scene, &PodStatus::default(), true);
+    let lengths = told.container_statuses.iter().flatten().map(|c| c.state.as_ref().unwrap().terminated.as_ref().unwrap().message.as_ref().unwrap().len());
+    assert_eq!(lengths.collect::<Vec<_>>(), [3072; 4]);
+}
+
+#[test]
 fn unready_containers_are_named() {
     let mut scene = Scene::new(json!({"containers": [{"name": "a"}, {"name": "b"}]}), vec![running("a"), running("b")]);
     scene.probes.insert(ContainerId("b-0".into()), Results { started: true, ..Results::default() });

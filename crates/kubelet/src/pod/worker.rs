@@ -478,6 +478,12 @@ impl Worker {
         }
         let results = self.handle.results();
         let over = matches!(self.stage, Stage::Cleaning | Stage::Ended);
+        // `Succeeded` and `Failed`, and why, are told only once everything has stopped: others free what the pod holds when they see it
+        // (upstream's `mergePodStatus`).
+        let terminal = |s: &PodStatus| matches!(s.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let busy = !over && (containers.iter().any(Container::running) || self.cx.devices.holds(&self.handle.uid));
+        let early = busy && !terminal(&old) && !has_ended(pod);
+        let forced = self.forced.clone().map(|f| status::Forced { disruption: f.disruption.filter(|_| !early), ..f });
         let mut new: PodStatus = status::generate(&status::View {
             pod,
             old: &old,
@@ -494,16 +500,13 @@ impl Worker {
             pod_ips: &self.ips,
             set_up: !self.ips.is_empty(),
             start_time: self.first_seen,
-            forced: self.forced.as_ref(),
+            forced: forced.as_ref(),
             terminal: over,
             scheme: &self.cx.scheme,
             now,
         });
-        // `Succeeded` and `Failed` are told only once everything has stopped: others free what the pod holds when they see it.
-        let terminal = |s: &PodStatus| matches!(s.phase.as_deref(), Some("Succeeded" | "Failed"));
-        let busy = !over && (containers.iter().any(Container::running) || self.cx.devices.holds(&self.handle.uid));
-        if busy && terminal(&new) && !terminal(&old) && !has_ended(pod) {
-            new.phase.clone_from(&old.phase);
+        if early && terminal(&new) {
+            (new.phase, new.reason, new.message) = (old.phase, old.reason, old.message);
         }
         self.cx.devices.tell(pod, &mut new);
         *self.handle.status.lock() = new.clone();
