@@ -16,6 +16,8 @@ const MAX_NAMESERVERS: usize = 3;
 const MAX_SEARCHES: usize = 32;
 /// Bytes of the search line upstream keeps.
 const MAX_SEARCH_BYTES: usize = 2048;
+/// Bytes of a search domain; some resolvers abort at a longer one.
+const MAX_DOMAIN_BYTES: usize = 253;
 /// Where systemd-resolved names the servers that it asks itself.
 pub const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 /// Heads the hosts file, in upstream's words since tests look for it.
@@ -81,12 +83,25 @@ impl Resolver {
         self.servers.iter().any(|s| s.parse::<IpAddr>().is_ok_and(|ip| !ip.is_loopback()))
     }
 
-    fn bound(&mut self) {
-        self.servers.truncate(MAX_NAMESERVERS);
+    /// Leaves out what is too much, and says so.
+    fn bound(&mut self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.servers.len() > MAX_NAMESERVERS {
+            self.servers.truncate(MAX_NAMESERVERS);
+            let rest = self.servers.join(" ");
+            warnings.push(format!("Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: {rest}"));
+        }
+        let before = self.searches.len();
         self.searches.truncate(MAX_SEARCHES);
+        self.searches.retain(|s| s.len() <= MAX_DOMAIN_BYTES);
         while self.searches.iter().map(|s| s.len() + 1).sum::<usize>() > MAX_SEARCH_BYTES + 1 {
             self.searches.pop();
         }
+        if self.searches.len() < before {
+            let rest = self.searches.join(" ");
+            warnings.push(format!("Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {rest}"));
+        }
+        warnings
     }
 }
 
@@ -100,31 +115,32 @@ fn push_new(to: &mut Vec<String>, items: impl IntoIterator<Item = String>) {
 
 /// The resolver of a pod, from the host's file as it is now. A loopback server is the pod's own loopback in the pod: where the
 /// host has no other, the servers that systemd-resolved asks stand in (kubeadm configures its kubelets so), else the cluster's,
-/// with a warning.
+/// with a warning. There are warnings of what had to be left out, too.
 #[must_use]
-pub fn for_pod(pod: &Pod, config: &Config, resolved: &Path) -> (Resolver, Option<String>) {
+pub fn for_pod(pod: &Pod, config: &Config, resolved: &Path) -> (Resolver, Vec<String>) {
     let mut host = Resolver::read(&config.resolv_conf);
     if util::host_network(pod) || host.servers.is_empty() || host.reachable() {
         host.servers.retain(|s| util::host_network(pod) || !s.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()));
-        return (resolver(pod, config, &host), None);
+        return resolver(pod, config, &host);
     }
     let asked = Resolver::read(resolved);
     if asked.reachable() {
-        return (resolver(pod, config, &asked), None);
+        return resolver(pod, config, &asked);
     }
     host.servers = config.cluster_dns.iter().map(IpAddr::to_string).collect();
     let of_host = pod.spec.as_ref().is_some_and(|s| s.dns_policy.as_deref() == Some("Default"));
-    let warning = of_host.then(|| {
+    let (made, mut warnings) = resolver(pod, config, &host);
+    if of_host {
         let file = config.resolv_conf.display();
-        format!("{file} of the node names no server but loopback addresses, which a pod cannot reach: the cluster's DNS is used")
-    });
-    (resolver(pod, config, &host), warning)
+        warnings.push(format!("{file} of the node names no server but loopback addresses, which a pod cannot reach: the cluster's DNS is used"));
+    }
+    (made, warnings)
 }
 
-/// The resolver of a pod by its `dnsPolicy` and `dnsConfig`; `host` is the node's own.
+/// The resolver of a pod by its `dnsPolicy` and `dnsConfig`, and what had to be left out; `host` is the node's own.
 #[must_use]
-pub fn resolver(pod: &Pod, config: &Config, host: &Resolver) -> Resolver {
-    let Some(spec) = &pod.spec else { return host.clone() };
+pub fn resolver(pod: &Pod, config: &Config, host: &Resolver) -> (Resolver, Vec<String>) {
+    let Some(spec) = &pod.spec else { return (host.clone(), Vec::new()) };
     let cluster = match spec.dns_policy.as_deref().unwrap_or("ClusterFirst") {
         "None" => None,
         "Default" => Some(false),
@@ -143,7 +159,7 @@ pub fn resolver(pod: &Pod, config: &Config, host: &Resolver) -> Resolver {
     };
     if let Some(extra) = &spec.dns_config {
         push_new(&mut out.servers, extra.nameservers.iter().flatten().cloned());
-        push_new(&mut out.searches, extra.searches.iter().flatten().map(|s| s.trim_end_matches('.').to_owned()));
+        push_new(&mut out.searches, extra.searches.iter().flatten().cloned());
         for option in extra.options.iter().flatten() {
             let Some(name) = option.name.as_deref() else { continue };
             out.options.retain(|o| o.split(':').next() != Some(name));
@@ -153,8 +169,8 @@ pub fn resolver(pod: &Pod, config: &Config, host: &Resolver) -> Resolver {
             });
         }
     }
-    out.bound();
-    out
+    let warnings = out.bound();
+    (out, warnings)
 }
 
 /// Host name and, with a subdomain, the domain of a pod.
@@ -241,7 +257,8 @@ mod tests {
     #[test]
     fn cluster_first_searches_the_namespace_first() {
         let host = Resolver::parse("nameserver 1.1.1.1\nsearch example.org.\n");
-        let r = resolver(&pod(json!({"containers": []})), &config(), &host);
+        let (r, warnings) = resolver(&pod(json!({"containers": []})), &config(), &host);
+        assert!(warnings.is_empty());
         assert_eq!(r.text(), "search shop.svc.cluster.local svc.cluster.local cluster.local example.org\nnameserver 10.96.0.10\noptions ndots:5\n");
     }
 
@@ -252,12 +269,12 @@ mod tests {
         std::fs::write(&file, "nameserver 127.0.0.53\nsearch example.org\n").unwrap();
         let config = Config { resolv_conf: file, ..config() };
         let default = pod(json!({"containers": [], "dnsPolicy": "Default"}));
-        let (r, warning) = for_pod(&default, &config, &resolved);
+        let (r, warnings) = for_pod(&default, &config, &resolved);
         assert_eq!((r.servers, r.searches), (vec!["10.96.0.10".to_owned()], vec!["example.org".to_owned()]));
-        assert!(warning.unwrap().contains("names no server but loopback addresses"));
+        assert!(warnings[0].contains("names no server but loopback addresses"));
         std::fs::write(&resolved, "nameserver 9.9.9.9\n").unwrap();
-        let (r, warning) = for_pod(&default, &config, &resolved);
-        assert_eq!((r.servers, warning), (vec!["9.9.9.9".to_owned()], None));
+        let (r, warnings) = for_pod(&default, &config, &resolved);
+        assert_eq!((r.servers, warnings), (vec!["9.9.9.9".to_owned()], vec![]));
         let on_host = pod(json!({"containers": [], "dnsPolicy": "Default", "hostNetwork": true}));
         assert_eq!(for_pod(&on_host, &config, &resolved).0.servers, ["127.0.0.53"], "on the host's network it is the host's loopback");
     }
@@ -266,18 +283,30 @@ mod tests {
     fn host_network_pods_use_the_hosts_resolver_unless_asked() {
         let host = Resolver::parse("nameserver 1.1.1.1");
         let p = pod(json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirst"}));
-        assert_eq!(resolver(&p, &config(), &host), host);
+        assert_eq!(resolver(&p, &config(), &host).0, host);
         let p = pod(json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}));
-        assert_eq!(resolver(&p, &config(), &host).servers, ["10.96.0.10"]);
+        assert_eq!(resolver(&p, &config(), &host).0.servers, ["10.96.0.10"]);
     }
 
     #[test]
     fn dns_config_adds_and_overrides() {
         let p = pod(json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {
             "nameservers": ["1.1.1.1", "1.1.1.1"], "searches": ["a.b"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}}));
-        assert_eq!(resolver(&p, &config(), &Resolver::default()).text(), "search a.b\nnameserver 1.1.1.1\noptions ndots:2 edns0\n");
+        assert_eq!(resolver(&p, &config(), &Resolver::default()).0.text(), "search a.b\nnameserver 1.1.1.1\noptions ndots:2 edns0\n");
         let p = pod(json!({"containers": [], "dnsConfig": {"options": [{"name": "ndots", "value": "2"}]}}));
-        assert_eq!(resolver(&p, &config(), &Resolver::default()).options, ["ndots:2"]);
+        assert_eq!(resolver(&p, &config(), &Resolver::default()).0.options, ["ndots:2"]);
+    }
+
+    #[test]
+    fn what_is_left_out_is_told() {
+        let long = "x".repeat(254);
+        let p = pod(json!({"containers": [], "dnsPolicy": "None",
+            "dnsConfig": {"nameservers": ["1.1.1.1", "2.2.2.2", "3.3.3.3", "4.4.4.4"], "searches": [".", long, "c.d."]}}));
+        let (r, warnings) = resolver(&p, &config(), &Resolver::default());
+        assert_eq!(r.text(), "search . c.d.\nnameserver 1.1.1.1\nnameserver 2.2.2.2\nnameserver 3.3.3.3\n");
+        let omitted = |what: &str, rest: &str| format!("{what}s have been omitted, the applied {rest}");
+        let servers = omitted("Nameserver limits were exceeded, some nameserver", "nameserver line is: 1.1.1.1 2.2.2.2 3.3.3.3");
+        assert_eq!(warnings, [servers, omitted("Search Line limits were exceeded, some search path", "search line is: . c.d.")]);
     }
 
     #[test]

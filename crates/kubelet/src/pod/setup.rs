@@ -104,8 +104,8 @@ pub async fn set_up(
         let (cx, pod, layout, log_dir) = (Arc::clone(&cx), Arc::clone(&pod), layout.clone(), log_dir.clone());
         move || prepare(&cx, &pod, &layout, &log_dir)
     });
-    let (cgroup_parent, (resolver, warning)) = prepared.await.map_err(|e| fail("FailedCreatePodContainer", e))?;
-    if let Some(warning) = warning {
+    let (cgroup_parent, (resolver, warnings)) = prepared.await.map_err(|e| fail("FailedCreatePodContainer", e))?;
+    for warning in warnings {
         cx.api.pod_event(&pod, None, Severity::Warning, "DNSConfigForming", &warning);
     }
     let facts = cx.facts(&pod, &[]);
@@ -139,7 +139,7 @@ pub async fn set_up(
 }
 
 /// Directories, the cgroup of the pod's class, and what the pod's resolver is to be.
-fn prepare(cx: &Context, pod: &Pod, layout: &Layout, log_dir: &Path) -> Result<(String, (Resolver, Option<String>)), String> {
+fn prepare(cx: &Context, pod: &Pod, layout: &Layout, log_dir: &Path) -> Result<(String, (Resolver, Vec<String>)), String> {
     for dir in [&layout.pod_dir, log_dir] {
         util::private_dir(dir).map_err(|e| format!("unable to make pod directory {}: {e}", dir.display()))?;
     }
