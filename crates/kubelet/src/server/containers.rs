@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::StatusCode;
+use k8s_openapi::api::core::v1::PodStatus;
 use k8s_openapi::jiff::Timestamp;
 use tokio::sync::mpsc;
 
@@ -22,7 +23,7 @@ impl Server {
         // The API knows a static pod by its mirror (upstream's `TranslatePodUID`).
         let is = |h: &Handle, uid: &str| h.uid.0 == uid || h.mirror().is_some_and(|m| crate::util::uid(&m) == uid);
         let found = self.pods.named(namespace, name).filter(|h| uid.is_none_or(|u| is(h, u)));
-        found.ok_or_else(|| text(StatusCode::NOT_FOUND, format!("pod {name:?} not found in namespace {namespace:?}\n")))
+        found.ok_or_else(|| text(StatusCode::NOT_FOUND, "pod does not exist"))
     }
 
     /// The containers of that name, newest first.
@@ -34,9 +35,8 @@ impl Server {
 
     /// The running container of that name.
     pub(super) fn running(&self, handle: &Handle, name: &str) -> Result<Container, Answer> {
-        let pod = handle.pod();
         let found = self.containers(handle, name).into_iter().find(Container::running);
-        found.ok_or_else(|| text(StatusCode::NOT_FOUND, format!("container not found ({name:?}) in pod {:?}\n", crate::util::describe(&pod))))
+        found.ok_or_else(|| text(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found ({name:?})")))
     }
 }
 
@@ -66,12 +66,9 @@ fn options(call: &Call) -> Result<Options, String> {
 /// `GET /containerLogs/NAMESPACE/POD/CONTAINER`.
 pub(super) async fn logs(server: &Server, call: Call) -> Answer {
     let [_, ns, pod, name] = call.parts.as_slice() else { return text(StatusCode::NOT_FOUND, "404 page not found\n") };
-    let handle = match server.pod(ns, pod, None) {
-        Ok(h) => h,
-        Err(answer) => return answer,
-    };
+    let Ok(handle) = server.pod(ns, pod, None) else { return text(StatusCode::NOT_FOUND, format!("pod {pod:?} does not exist")) };
     if find_spec(&handle.pod(), name).is_none() {
-        return text(StatusCode::NOT_FOUND, format!("container {name:?} not found in pod {pod:?}\n"));
+        return text(StatusCode::NOT_FOUND, format!("container {name:?} not found in pod {pod:?}"));
     }
     let options = match options(&call) {
         Ok(o) => o,
@@ -89,7 +86,7 @@ pub(super) async fn logs(server: &Server, call: Call) -> Answer {
         let message = if call.flag("previous") {
             format!("previous terminated container {name:?} in pod {pod:?} not found")
         } else {
-            format!("container {name:?} in pod {pod:?} is waiting to start: {}", waiting_reason(&handle, name))
+            no_logs(handle.pod_with_status().status.as_ref(), pod, name)
         };
         return text(StatusCode::BAD_REQUEST, message);
     };
@@ -121,16 +118,45 @@ fn all_before(server: &Server, handle: &Handle, name: &str, than: &Container) ->
     server.containers(handle, name).into_iter().find(|c| c.state == State::Exited && c.attempt < than.attempt)
 }
 
-fn waiting_reason(handle: &Handle, name: &str) -> String {
-    let pod = handle.pod_with_status();
-    let status = pod.status.as_ref();
-    let all = status.into_iter().flat_map(|s| s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten()));
-    let waiting = all.into_iter().find(|s| s.name == name).and_then(|s| s.state.as_ref()?.waiting.as_ref());
-    match waiting {
-        Some(w) => match w.reason.as_deref() {
-            Some("ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull") => "trying and failing to pull image".to_owned(),
-            r => r.unwrap_or("ContainerCreating").to_owned(),
-        },
-        None => "ContainerCreating".to_owned(),
+/// Why there are no logs of a container (upstream's `validateContainerLogStatus`).
+fn no_logs(status: Option<&PodStatus>, pod: &str, name: &str) -> String {
+    let because = |why: &str| format!("container {name:?} in pod {pod:?} {why}");
+    let lists = status.into_iter().flat_map(|s| [&s.container_statuses, &s.init_container_statuses, &s.ephemeral_container_statuses]);
+    let Some(told) = lists.flat_map(|list| list.iter().flatten()).find(|s| s.name == name) else { return because("is not available") };
+    if [&told.state, &told.last_state].into_iter().flatten().any(|s| s.terminated.is_some()) {
+        return because("is terminated");
+    }
+    match told.state.as_ref().and_then(|s| s.waiting.as_ref()) {
+        Some(waiting) => because(&format!(
+            "is waiting to start: {}",
+            match waiting.reason.as_deref().unwrap_or_default() {
+                "ErrImagePull" => "image can't be pulled",
+                "ImagePullBackOff" => "trying and failing to pull image",
+                reason => reason,
+            }
+        )),
+        None => because("is waiting to start - no logs yet"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn who_has_no_logs_is_told_why() {
+        let why = |state: Value| {
+            let one = json!({"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state});
+            let status: PodStatus = serde_json::from_value(json!({"ephemeralContainerStatuses": [one]})).unwrap();
+            no_logs(Some(&status), "p", "c")
+        };
+        let waits = |reason: &str| why(json!({"waiting": {"reason": reason}}));
+        assert_eq!(waits("ErrImagePull"), r#"container "c" in pod "p" is waiting to start: image can't be pulled"#);
+        assert_eq!(waits("ImagePullBackOff"), r#"container "c" in pod "p" is waiting to start: trying and failing to pull image"#);
+        assert_eq!(waits("CreateContainerConfigError"), r#"container "c" in pod "p" is waiting to start: CreateContainerConfigError"#);
+        assert_eq!(why(json!({"terminated": {"exitCode": 137}})), r#"container "c" in pod "p" is terminated"#);
+        assert_eq!(why(json!({"running": {}})), r#"container "c" in pod "p" is waiting to start - no logs yet"#);
+        assert_eq!(no_logs(None, "p", "c"), r#"container "c" in pod "p" is not available"#);
     }
 }
