@@ -89,7 +89,7 @@ impl Images {
                 return Err(StartError::new("ErrImageNeverPull", message));
             }
             ("Never" | "IfNotPresent", Some(image)) if accessible => {
-                normal("Pulled", &format!("Container image {reference:?} already present on machine and can be accessed by the pod"));
+                normal("Pulled", &present_already(reference));
                 return Ok(image);
             }
             _ => {}
@@ -114,6 +114,11 @@ impl Images {
                 slot.1 = Failed { at: now, message: e.to_string() };
                 warn("Failed", &format!("Failed to pull image {reference:?}: {e}"));
                 warn("Failed", "Error: ErrImagePull");
+                let missing = logins.missing();
+                if !missing.is_empty() {
+                    let text = format!("Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.", missing.join(", "));
+                    self.api.pod_event(pod, None, Severity::Warning, "FailedToRetrieveImagePullSecret", &text);
+                }
                 StartError::new("ErrImagePull", e.to_string())
             })
     }
@@ -141,6 +146,7 @@ impl Images {
             && let Some(image) = self.present(reference).await
             && (pulled::for_everybody(&image) || pulled::opened_by(&image, logins.get(&self.api, pod, reference).await))
         {
+            normal("Pulled", &present_already(reference));
             return Ok(image);
         }
         let _permit = self.permits.acquire().await.map_err(|e| CriError::Other(e.to_string()))?;
@@ -183,14 +189,25 @@ impl Drop for Forget<'_> {
     }
 }
 
-/// The pod's logins for an image, read at most once.
+/// The pod's logins for an image, read at most once, and the Secrets that could not be had.
 #[derive(Default)]
-struct Lazy(tokio::sync::OnceCell<Vec<Login>>);
+struct Lazy(tokio::sync::OnceCell<(Vec<Login>, Vec<String>)>);
 
 impl Lazy {
     async fn get(&self, api: &SharedApi, pod: &Pod, reference: &str) -> &[Login] {
-        self.0.get_or_init(|| credentials(api, pod, reference)).await
+        &self.0.get_or_init(|| credentials(api, pod, reference)).await.0
     }
+
+    fn missing(&self) -> &[String] {
+        match self.0.get() {
+            Some((_, missing)) => missing,
+            None => &[],
+        }
+    }
+}
+
+fn present_already(reference: &str) -> String {
+    format!("Container image {reference:?} already present on machine and can be accessed by the pod")
 }
 
 fn seconds(d: Duration) -> String {
@@ -243,9 +260,10 @@ fn registry(reference: &str) -> &str {
     }
 }
 
-/// The logins for a registry from the pod's pull secrets, in order.
-async fn credentials(api: &SharedApi, pod: &Pod, reference: &str) -> Vec<Login> {
-    let mut out = Vec::new();
+/// The logins for a registry from the pod's pull secrets, in order, and the names of those that could not be had. They are told only where
+/// the pull fails: that of an image for everybody does without.
+async fn credentials(api: &SharedApi, pod: &Pod, reference: &str) -> (Vec<Login>, Vec<String>) {
+    let (mut out, mut missing) = (Vec::new(), Vec::new());
     let secrets = pod.spec.as_ref().and_then(|s| s.image_pull_secrets.as_ref());
     for s in secrets.into_iter().flatten() {
         match api.get_ref(RefKind::Secret, util::namespace(pod), &s.name).await {
@@ -254,16 +272,10 @@ async fn credentials(api: &SharedApi, pod: &Pod, reference: &str) -> Vec<Login> 
                 let of = format!("{}/{}/{}", util::namespace(pod), s.name, secret.metadata.uid.as_deref().unwrap_or_default());
                 out.extend(logins(&data, reference).into_iter().map(|credentials| Login { credentials, secret: of.clone() }));
             }
-            _ => api.pod_event(
-                pod,
-                None,
-                Severity::Warning,
-                "FailedToRetrieveImagePullSecret",
-                &format!("Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.", s.name),
-            ),
+            _ => missing.push(s.name.clone()),
         }
     }
-    out
+    (out, missing)
 }
 
 /// The logins for a reference in a `.dockerconfigjson` or `.dockercfg`.
@@ -325,6 +337,22 @@ mod tests {
         assert_eq!(tag("a:1"), Some("1"));
         assert_eq!(registry("nginx"), "docker.io");
         assert_eq!(registry("localhost:5000/a"), "localhost:5000");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_secret_that_is_missing_is_told_where_the_pull_fails() {
+        let api = Arc::new(crate::testing::FakeApi::default());
+        let images = Images::new(api.clone(), Arc::new(crate::testing::FakeRuntime::new(crate::testing::clock())));
+        let pod = |image: &str| -> Pod {
+            let spec = serde_json::json!({"imagePullSecrets": [{"name": "s"}, {"name": "t"}], "containers": [{"name": "c", "image": image}]});
+            serde_json::from_value(serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec})).unwrap()
+        };
+        let missing = pod("missing:1");
+        images.ensure(&missing, &missing.spec.as_ref().unwrap().containers[0], "c").await.unwrap_err();
+        let events = api.events();
+        let reasons: Vec<&str> = events.iter().map(|(reason, _)| reason.as_str()).collect();
+        assert_eq!(reasons, ["Pulling", "Failed", "Failed", "FailedToRetrieveImagePullSecret"]);
+        assert_eq!(events[3].1, "Unable to retrieve some image pull secrets (s, t); attempting to pull the image may not succeed.");
     }
 
     #[test]
