@@ -24,6 +24,8 @@ pub struct Facts<'a> {
     pub node_cpu_milli: i64,
     /// Bytes of memory that the node can give.
     pub node_memory_bytes: i64,
+    /// Bytes of its disk that the node can give.
+    pub node_storage_bytes: i64,
 }
 
 /// A container of the pod by name, init containers included.
@@ -91,11 +93,7 @@ pub fn resource(facts: &Facts<'_>, c: &Container, name: &str, divisor: Option<&A
     let (side, what) = name.split_once('.').ok_or_else(|| format!("unsupported container resource : {name}"))?;
     let r = c.resources.as_ref();
     let amount = match side {
-        "limits" => resources::limit(r, what).unwrap_or(match what {
-            "cpu" => facts.node_cpu_milli,
-            "memory" => facts.node_memory_bytes,
-            _ => 0,
-        }),
+        "limits" => resources::limit(r, what).filter(|v| *v > 0).unwrap_or_else(|| default_limit(facts, what)),
         "requests" => resources::request(r, what).unwrap_or(0),
         _ => return Err(format!("unsupported container resource : {name}")),
     };
@@ -110,6 +108,18 @@ pub fn resource(facts: &Facts<'_>, c: &Container, name: &str, divisor: Option<&A
     Ok(whole.saturating_add(i64::from(amount.rem_euclid(unit) != 0)).to_string())
 }
 
+/// The limit of a container that has none: its pod's, or what the node can give (upstream's `defaultPodLimitsForDownwardAPI`).
+fn default_limit(facts: &Facts<'_>, what: &str) -> i64 {
+    let level = facts.pod.spec.as_ref().and_then(|s| s.resources.as_ref());
+    let of_pod = resources::limit(level, what).filter(|v| *v > 0);
+    match what {
+        "cpu" => of_pod.unwrap_or(facts.node_cpu_milli),
+        "memory" => of_pod.unwrap_or(facts.node_memory_bytes),
+        "ephemeral-storage" => facts.node_storage_bytes,
+        _ => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,7 +132,16 @@ mod tests {
             "spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": "1500m", "memory": "64Mi"}}}]}}))
         .unwrap();
         let ips = ["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
-        let facts = Facts { pod: &pod, node_name: "node", host_ips: &ips, pod_ips: &ips, node_cpu_milli: 4000, node_memory_bytes: 1 << 30 };
+        let node = Facts {
+            pod: &pod,
+            node_name: "node",
+            host_ips: &ips,
+            pod_ips: &ips,
+            node_cpu_milli: 4000,
+            node_memory_bytes: 1 << 30,
+            node_storage_bytes: 1 << 40,
+        };
+        let facts = node;
         assert_eq!(field(&facts, "metadata.labels").unwrap(), "a=\"x\\ny\\\"z\"\nb=\"2\"");
         assert_eq!(field(&facts, "metadata.labels['b']").unwrap(), "2");
         assert_eq!(field(&facts, "status.podIPs").unwrap(), "10.0.0.1,fd00::1");
@@ -132,5 +151,11 @@ mod tests {
         assert_eq!(resource(&facts, c, "limits.cpu", Some(&ApiQuantity("1m".into()))).unwrap(), "1500");
         assert_eq!(resource(&facts, c, "limits.memory", Some(&ApiQuantity("1Mi".into()))).unwrap(), "64");
         assert_eq!(resource(&facts, c, "requests.memory", Some(&ApiQuantity("1Mi".into()))).unwrap(), "64");
+        // Without a limit of its own it is the pod's, or what the node has.
+        let level = json!({"limits": {"cpu": "3"}});
+        let whole: Pod = serde_json::from_value(json!({"spec": {"resources": level, "containers": [{"name": "c"}]}})).unwrap();
+        let (facts, c) = (Facts { pod: &whole, ..node }, container(&whole, "c").unwrap());
+        let limits = ["cpu", "memory", "ephemeral-storage", "hugepages-2Mi"].map(|what| resource(&facts, c, &format!("limits.{what}"), None).unwrap());
+        assert_eq!(limits, ["3", "1073741824", "1099511627776", "0"]);
     }
 }

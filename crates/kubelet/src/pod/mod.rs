@@ -53,6 +53,7 @@ use crate::pod_resources;
 use crate::probes::counts::Counts;
 use crate::probes::results::Results;
 use crate::reserve;
+use crate::resources;
 use crate::shortage::Pressure;
 use crate::util;
 use crate::volumes::looks::Looks;
@@ -140,6 +141,13 @@ impl Context {
         }
     }
 
+    /// Bytes of the node's disk that pods can ask for, as its object tells.
+    fn allocatable_storage(&self) -> i64 {
+        let node = self.node.read();
+        let told = node.as_ref().and_then(|n| n.status.as_ref()?.allocatable.as_ref()?.get("ephemeral-storage"));
+        told.map_or(0, resources::value)
+    }
+
     /// What the downward API tells about a pod.
     #[must_use]
     pub fn facts<'a>(&'a self, pod: &'a Pod, pod_ips: &'a [IpAddr]) -> Facts<'a> {
@@ -150,6 +158,7 @@ impl Context {
             pod_ips,
             node_cpu_milli: self.allocatable("cpu"),
             node_memory_bytes: self.allocatable("memory"),
+            node_storage_bytes: self.allocatable_storage(),
         }
     }
 }
