@@ -239,7 +239,9 @@ fn v2_files(r: &Resources, level: Level) -> Vec<(String, String)> {
     if let Some(limit) = r.memory_limit.filter(|m| *m != 0) {
         set(&mut list, "memory.max", Some(max_or(limit)));
         set(&mut list, "memory.swap.max", Some("0"));
-        // A container dies as a whole, as upstream's `singleProcessOOMKill: false`.
+    }
+    if level == Level::Container {
+        // A container dies as a whole, as upstream's `singleProcessOOMKill: false`; a pod does not.
         set(&mut list, "memory.oom.group", Some(1));
     }
     set(&mut list, "pids.max", r.pids_limit.filter(|p| *p != 0).map(max_or));
@@ -463,7 +465,7 @@ mod tests {
         let root = std::env::temp_dir().join(format!("knarr-cg-{}", std::process::id()));
         fs::create_dir_all(root.join("k/pod1/c")).unwrap();
         fs::write(root.join("cgroup.controllers"), "cpu memory").unwrap();
-        for file in ["cpu.weight", "cpu.max", "memory.max", "pids.max", "memory.swap.max"] {
+        for file in ["cpu.weight", "cpu.max", "memory.max", "pids.max", "memory.swap.max", "memory.oom.group"] {
             fs::write(root.join("k/pod1/c").join(file), "").unwrap();
         }
         let cgroups = Cgroups::new(&root);
@@ -480,8 +482,11 @@ mod tests {
         let read = |f: &str| fs::read_to_string(root.join("k/pod1/c").join(f)).unwrap();
         assert_eq!((read("cpu.weight"), read("cpu.max"), read("memory.max")), ("39".into(), "50000 100000".into(), (64 << 20).to_string()));
         assert_eq!((read("pids.max"), read("memory.swap.max")), ("max".into(), "0".into()));
+        assert_eq!(read("memory.oom.group"), "", "of a pod's containers one may be killed alone");
         cgroups.apply(&plan, &resources, Level::Container).unwrap();
         assert_eq!(read("cpu.weight"), "100");
+        cgroups.apply(&plan, &Resources::default(), Level::Container).unwrap();
+        assert_eq!(read("memory.oom.group"), "1", "without a limit, too");
         let unlimited = Resources { memory_limit: Some(-1), ..Resources::default() };
         cgroups.apply(&plan, &unlimited, Level::Container).unwrap();
         assert_eq!((read("memory.max"), read("memory.swap.max")), ("max".into(), "0".into()));
