@@ -16,6 +16,8 @@ use crate::settings::Settings;
 
 /// Where a kubelet's API listens.
 pub const PORT: u16 = 10250;
+/// The directory of the containers' logs below the kubelet's.
+pub(crate) const LOGS_DIR: &str = "logs";
 
 /// What a kubelet needs to know; every value is checked and final.
 #[derive(Clone, Debug)]
@@ -146,7 +148,7 @@ impl Config {
             node_ips: vec![node_ip],
             labels: BTreeMap::new(),
             taints: Vec::new(),
-            pod_logs_dir: root_dir.join("logs"),
+            pod_logs_dir: root_dir.join(LOGS_DIR),
             image_dir: root_dir.clone(),
             root_dir,
             cgroup_root: String::new(),
