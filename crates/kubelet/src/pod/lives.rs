@@ -452,6 +452,19 @@ async fn the_hook_of_a_pod_whose_object_is_gone_is_run() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_is_to_look_into_a_container_that_is_not_there_is_not_started() {
+    let node = Node::fresh("no-target");
+    let looker = json!({"name": "d", "image": "img:1", "targetContainerName": "b"});
+    node.apply(&pod(json!({"containers": [{"name": "a", "image": "img:1"}], "ephemeralContainers": [looker]})));
+    let waits = |p: &Pod| p.status.as_ref()?.ephemeral_container_statuses.as_ref()?.first()?.state.as_ref()?.waiting.clone();
+    let reason = |p: &Pod| waits(p).and_then(|w| w.reason);
+    let p = node.until("told", |p| is_ready(p) && reason(p).as_deref() == Some("CreateContainerConfigError")).await;
+    assert_eq!(waits(&p).and_then(|w| w.message).as_deref(), Some("unable to find target container b"));
+    assert!(!node.runtime.calls().contains(&"start d".to_owned()));
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn why_a_pod_has_failed_is_told_when_it_has_stopped() {
     let node = Node::fresh("why");
     let hooked = json!({"name": "a", "image": "img:1", "lifecycle": {"preStop": {"exec": {"command": ["drain"]}}}});

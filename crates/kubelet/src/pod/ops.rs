@@ -37,8 +37,8 @@ pub struct Start {
     pub attempt: u32,
     /// What was set up.
     pub set_up: SetUp,
-    /// The container whose process namespace an ephemeral container joins.
-    pub target: Option<ContainerId>,
+    /// The container whose process namespace an ephemeral container joins: its name, and the run of it that there is.
+    pub target: Option<(String, Option<ContainerId>)>,
     /// Ends the pull and the hook when the pod is to stop.
     pub cancel: CancellationToken,
 }
@@ -64,6 +64,9 @@ pub async fn start(cx: Arc<Context>, s: Start) -> Result<(), StartError> {
         s.event(&cx, Severity::Warning, "Failed", &format!("Error: {message}"));
         StartError::new(reason, message)
     };
+    if let Some((name, None)) = &s.target {
+        return Err(failed("CreateContainerConfigError", format!("unable to find target container {name}")));
+    }
     let mut spec = made.map_err(|message| failed("CreateContainerConfigError", message))?;
     let names = cx.devices.names(&s.pod, &s.spec).map_err(|message| failed("CreateContainerConfigError", message))?;
     // What containers get of devices is the runtime's to find out (CDI).
@@ -164,7 +167,7 @@ async fn config(cx: &Context, s: &Start, image: &crate::cri::Image) -> Result<Co
         stdin_once: c.stdin_once.unwrap_or(false),
         tty: c.tty.unwrap_or(false),
         log_path: log,
-        target: s.target.clone(),
+        target: s.target.as_ref().and_then(|(_, run)| run.clone()),
         stop_signal: c.lifecycle.as_ref().and_then(|l| l.stop_signal.clone()),
         labels: labels(s, &message_path),
         annotations: annotations(c),

@@ -102,8 +102,11 @@ impl Worker {
             .spec
             .as_ref()
             .and_then(|s| s.ephemeral_containers.as_ref()?.get(index)?.target_container_name.clone())
-            .filter(|_| kind == Kind::Ephemeral)
-            .and_then(|t| latest(containers, &t, None).map(|c| c.id.clone()));
+            .filter(|name| kind == Kind::Ephemeral && !name.is_empty())
+            .map(|name| {
+                let run = latest(containers, &name, None).map(|c| c.id.clone());
+                (name, run)
+            });
         let image = spec.image.clone();
         let start = Start { pod: Arc::clone(pod), kind, spec, attempt, set_up, target, cancel: self.cancel.clone() };
         let cx = Arc::clone(&self.cx);
