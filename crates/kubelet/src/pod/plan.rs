@@ -363,9 +363,13 @@ impl Step<'_> {
         // Once a regular container was made in this sandbox the plain init containers are history.
         let begun = spec.containers.iter().any(|c| latest(v.containers, &c.name, self.sandbox).is_some());
         let regular_over = begun && self.regular_over();
+        let made = |c: &Spec| latest(v.containers, &c.name, self.sandbox).is_some();
+        let last_made = spec.init_containers.as_deref().and_then(|all| all.iter().rposition(made));
         for (i, c) in spec.init_containers.iter().flatten().enumerate() {
             let sidecar = is_sidecar(c);
-            if begun && !sidecar {
+            // What a later one was made after has done its part: a sidecar that ends is started again, and holds nobody up.
+            let behind = begun || last_made.is_some_and(|last| i < last);
+            if behind && !sidecar {
                 continue;
             }
             let run = latest(v.containers, &c.name, self.sandbox);
@@ -375,7 +379,7 @@ impl Step<'_> {
                 Some(s) if s.state == State::Running => {
                     // A plain init container has no probes, and goes on with the image it has.
                     let dying = (sidecar || v.outgrown.contains(&s.id)) && self.check_running(out, c, Kind::Init, s);
-                    if !sidecar || (!begun && (dying || !self.results(s).started)) {
+                    if !sidecar || (!behind && (dying || !self.results(s).started)) {
                         return Init::Pending;
                     }
                     continue;
@@ -386,7 +390,7 @@ impl Step<'_> {
                     if !regular_over && !under_way {
                         self.start(out, Kind::Init, i, c, run);
                     }
-                    if !begun {
+                    if !behind {
                         return Init::Pending;
                     }
                 }

@@ -121,6 +121,10 @@ fn init_containers_come_one_by_one_and_sidecars_count_when_started() {
     let both = |x: Container, y: Container| [up.clone(), vec![x, y]].concat();
     assert_eq!(steps(both(running("a"), exited("b", 1))), Vec::<String>::new());
     assert_eq!(steps(both(exited("a", 0), exited("b", 1))), ["finish"]);
+    // One that ends when a later one has been come to holds nobody up: it may crash for ever.
+    assert_eq!(steps(vec![exited("i1", 0), exited("side", 1), running("i2")]), ["start init 1"]);
+    assert_eq!(steps(vec![exited("i1", 0), exited("side", 1), exited("i2", 0)]), ["start init 1", "start regular 0", "start regular 1"]);
+    assert_eq!(steps(vec![exited("i1", 0), exited("side", 1)]), ["start init 1"]);
     // A sidecar that ends is started again as long as the pod serves.
     let side_ended = vec![exited("i1", 0), exited("side", 1), exited("i2", 0), running("a"), running("b")];
     assert_eq!(steps(side_ended), ["start init 1"]);
