@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
+use machinery::quantity::{Format, Quantity};
 
 use crate::pod::manager::Pods;
 use crate::pod::{Context, Handle};
@@ -46,9 +47,11 @@ fn limit(of: Option<&k8s_openapi::api::core::v1::ResourceRequirements>) -> Optio
 fn pod_limit(pod: &Pod) -> Option<(u64, String)> {
     let spec = pod.spec.as_ref()?;
     let bytes = resources::pod_limit(spec, "ephemeral-storage").and_then(|b| u64::try_from(b).ok()).filter(|b| *b > 0)?;
-    // The text of the one limit that there is; of a sum its number.
-    let texts = spec.containers.iter().filter_map(|c| limit(c.resources.as_ref()));
-    let text = texts.into_iter().find(|(b, _)| *b == bytes).map_or_else(|| bytes.to_string(), |(_, text)| text);
+    // The text of the one limit that there is; of a sum its own, in the units of the first.
+    let texts: Vec<_> = spec.containers.iter().filter_map(|c| limit(c.resources.as_ref())).collect();
+    let format = if texts.first().is_none_or(|(_, text)| text.ends_with('i')) { Format::Binary } else { Format::Decimal };
+    let sum = || Quantity::from_value(number(bytes), format).to_string();
+    let text = texts.into_iter().find(|(b, _)| *b == bytes).map_or_else(sum, |(_, text)| text);
     Some((bytes, text))
 }
 
@@ -153,7 +156,7 @@ mod tests {
         let verdict = |d: Disk| exceeded(&p, &d).map(|(_, message)| message);
         assert_eq!(
             verdict(disk(&[("m", 9), ("d", 1)], &[("a", 2), ("b", 1)])).as_deref(),
-            Some("Pod ephemeral local storage usage exceeds the total limit of containers 7340032. ")
+            Some("Pod ephemeral local storage usage exceeds the total limit of containers 7Mi. ")
         );
         assert_eq!(verdict(disk(&[("d", 2)], &[])).as_deref(), Some("Usage of EmptyDir volume \"d\" exceeds the limit \"1Mi\". "));
         assert_eq!(verdict(disk(&[], &[("a", 3)])).as_deref(), Some("Container a exceeded its local ephemeral storage limit \"2Mi\". "));
