@@ -64,6 +64,19 @@ fn keep<K: std::hash::Hash + Eq, V>(cache: &Cache<K, V>, key: K, value: V, ttl: 
     held.insert(key, (Instant::now() + ttl, value));
 }
 
+/// By what of a node an area of the API is allowed: the finer name first, then the one that allows everything (KEP-2862).
+fn subresources(area: &str) -> &'static [&'static str] {
+    match area {
+        "stats" => &["stats"],
+        "metrics" => &["metrics"],
+        "logs" => &["log"],
+        "checkpoint" => &["checkpoint"],
+        "pods" | "runningpods" => &["pods", "proxy"],
+        "configz" => &["configz", "proxy"],
+        _ => &["proxy"],
+    }
+}
+
 impl Auth {
     /// Nothing known yet.
     #[must_use]
@@ -84,24 +97,16 @@ impl Auth {
             Method::DELETE => "delete",
             _ => "get",
         };
-        // The finer name first, then the one that allows everything (KEP-2862).
-        let fine = match area {
-            "stats" => vec!["stats"],
-            "metrics" => vec!["metrics"],
-            "logs" => vec!["log"],
-            "pods" | "runningpods" => vec!["pods", "proxy"],
-            "configz" => vec!["configz", "proxy"],
-            _ => vec!["proxy"],
-        };
-        for subresource in &fine {
+        let fine = subresources(area);
+        for subresource in fine {
             match self.allowed(&who, verb, subresource).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(e) => return Err(text(StatusCode::INTERNAL_SERVER_ERROR, format!("Authorization error (user={}): {e}", who.name))),
             }
         }
-        let last = fine.last().copied().unwrap_or("proxy");
-        Err(text(StatusCode::FORBIDDEN, format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{last}])\n", who.name)))
+        let asked = fine.join(" ");
+        Err(text(StatusCode::FORBIDDEN, format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{asked}])\n", who.name)))
     }
 
     async fn by_token(&self, request: &Request<Incoming>) -> Option<Identity> {
@@ -146,5 +151,17 @@ impl Auth {
         let allowed = answer.status.is_some_and(|s| s.allowed);
         keep(&self.verdicts, key, allowed, if allowed { ALLOWED_TTL } else { DENIED_TTL });
         Ok(allowed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_finer_name_comes_before_the_one_that_allows_everything() {
+        let of = |area: &str| subresources(area).join(" ");
+        assert_eq!([of("pods"), of("configz"), of("metrics"), of("logs")], ["pods proxy", "configz proxy", "metrics", "log"]);
+        assert_eq!([of("exec"), of("")], ["proxy", "proxy"]);
     }
 }
