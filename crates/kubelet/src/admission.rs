@@ -19,7 +19,7 @@ use crate::util;
 /// Begins the reasons that a resource is short.
 const OUT_OF: &str = "OutOf";
 /// Kernel parameters that concern a pod alone (upstream's safe list).
-const SAFE_SYSCTLS: [&str; 13] = [
+const SAFE_SYSCTLS: [&str; 14] = [
     "kernel.shm_rmid_forced",
     "net.ipv4.ip_local_port_range",
     "net.ipv4.tcp_syncookies",
@@ -33,6 +33,7 @@ const SAFE_SYSCTLS: [&str; 13] = [
     "net.ipv4.tcp_rmem",
     "net.ipv4.tcp_wmem",
     "net.ipv4.tcp_slow_start_after_idle",
+    "net.ipv4.tcp_notsent_lowat",
 ];
 
 /// Why not.
@@ -171,10 +172,20 @@ fn fits(pod: &Pod, others: &[&Pod], place: &Place<'_>) -> Option<Rejection> {
         return by_node(Rejection::predicate("TaintToleration", "node(s) had taints that the pod didn't tolerate"));
     }
     let sysctls = spec.security_context.as_ref().and_then(|s| s.sysctls.as_ref());
-    if let Some(s) = sysctls.into_iter().flatten().find(|s| !SAFE_SYSCTLS.contains(&s.name.replace('/', ".").as_str())) {
-        return Some(Rejection::new("SysctlForbidden", format!("forbidden sysctl: {:?} not allowlisted", s.name)));
+    sysctls.into_iter().flatten().find_map(|s| {
+        let why = forbidden(&s.name.replace('/', "."), spec)?;
+        Some(Rejection::new("SysctlForbidden", format!("forbidden sysctl: {why}")))
+    })
+}
+
+/// Why a pod may not set a kernel parameter: it is not a pod's alone, or not this one's, which shares the host's (upstream's
+/// `validateSysctl`).
+fn forbidden(sysctl: &str, spec: &PodSpec) -> Option<String> {
+    if !SAFE_SYSCTLS.contains(&sysctl) {
+        return Some(format!("{sysctl:?} not allowlisted"));
     }
-    None
+    let (of, shared) = if sysctl.starts_with("net.") { ("Net", spec.host_network) } else { ("IPC", spec.host_ipc) };
+    (shared == Some(true)).then(|| format!("{sysctl:?} not allowed with host {of} enabled"))
 }
 
 /// The resource that the node has not enough of. One that the node does not know is somebody else's, as upstream has it, and what the pod has as
@@ -273,6 +284,13 @@ mod tests {
         assert_eq!(reason(&one("1"), &[&plain, &plain]).as_deref(), Some("OutOfpods"));
         let sysctl = pod(json!({"containers": [{"name": "c"}], "securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}}));
         assert_eq!(reason(&sysctl, &[]).as_deref(), Some("SysctlForbidden"));
+        let sets =
+            |name: &str| pod(json!({"containers": [{"name": "c"}], "hostNetwork": true, "securityContext": {"sysctls": [{"name": name, "value": "1"}]}}));
+        let why = |name: &str| forbidden(name, sets(name).spec.as_ref().unwrap());
+        assert_eq!(why("net.ipv4.tcp_notsent_lowat").as_deref(), Some(r#""net.ipv4.tcp_notsent_lowat" not allowed with host Net enabled"#));
+        assert_eq!(why("net.core.somaxconn").as_deref(), Some(r#""net.core.somaxconn" not allowlisted"#));
+        assert_eq!(reason(&sets("net.ipv4.tcp_syncookies"), &[]).as_deref(), Some("SysctlForbidden"), "it would be the host's");
+        assert_eq!(why("kernel.shm_rmid_forced"), None);
         let asks = |name: &str, n: &str| pod(json!({"containers": [{"name": "c", "resources": {"requests": {name: n}, "limits": {name: n}}}]}));
         assert_eq!(reason(&asks("ephemeral-storage", "101"), &[]).as_deref(), Some("OutOfephemeral-storage"));
         assert_eq!(reason(&asks("example.com/gpu", "1"), &[&asks("example.com/gpu", "1")]).as_deref(), Some("OutOfexample.com/gpu"));
