@@ -78,6 +78,23 @@ pub struct Survey<'a> {
     pub diagnosis: Diagnosis,
     /// What judged them; none: a plugin turned all away before.
     pub filters: Option<Filters<'a>>,
+    /// Whom else to ask, if that was only the node for which the pod waits.
+    rest: Option<Range>,
+}
+
+/// Which nodes are asked.
+struct Range {
+    /// None: all.
+    only: Option<BTreeSet<String>>,
+    start: usize,
+    /// After so many that do nobody else is asked.
+    enough: usize,
+}
+
+impl Range {
+    fn has(&self, node: &str) -> bool {
+        self.only.as_ref().is_none_or(|names| names.contains(node))
+    }
 }
 
 impl<'a> Survey<'a> {
@@ -92,23 +109,35 @@ impl<'a> Survey<'a> {
                 let begun = Instant::now();
                 // Where nobody scores the first does.
                 let enough = if cycle.profile.score.is_empty() && !others_score { 1 } else { enough(cycle.profile, cycle.snapshot.nodes.len()) };
-                let feasible = feasible(cycle, &filters, only.as_ref(), (start, enough), &mut diagnosis);
+                let range = Range { only, start, enough };
+                let (feasible, rest) = match nominated(cycle, &filters, &range) {
+                    Some(node) => (vec![node], Some(range)),
+                    None => (feasible(cycle, &filters, &range, &mut diagnosis), None),
+                };
                 metrics.stage(Stage::Filter, Status::Success, begun);
-                Self { feasible, diagnosis, filters: Some(filters) }
+                Self { feasible, diagnosis, filters: Some(filters), rest }
             }
             Err(status) => {
                 metrics.stage(Stage::PreFilter, status, begun);
-                Self { feasible: Vec::new(), diagnosis, filters: None }
+                Self { feasible: Vec::new(), diagnosis, filters: None, rest: None }
             }
         }
+    }
+
+    /// Asks all nodes, if that was only the one for which the pod waits; whether so.
+    pub fn look_further(&mut self, cycle: &Cycle<'a>) -> bool {
+        let (Some(filters), Some(range)) = (&self.filters, self.rest.take()) else { return false };
+        self.feasible = feasible(cycle, filters, &range, &mut self.diagnosis);
+        true
     }
 }
 
 impl Survey<'_> {
-    /// Where the next looks first: behind the nodes that were looked at now.
+    /// Where the next looks first: behind the nodes that were looked at now. The one for which a pod waits is asked out of turn.
     #[must_use]
     pub fn next_start(&self, start: usize) -> usize {
-        (start + self.feasible.len() + self.diagnosis.rejected.len()) % self.diagnosis.nodes.max(1)
+        let asked = if self.rest.is_some() { 0 } else { self.feasible.len() + self.diagnosis.rejected.len() };
+        (start + asked) % self.diagnosis.nodes.max(1)
     }
 }
 
@@ -169,27 +198,21 @@ fn enough(profile: &Profile, nodes: usize) -> usize {
     (nodes * percent / 100).max(NODES_MIN)
 }
 
-fn feasible<'a>(
-    cycle: &Cycle<'a>,
-    filters: &Filters<'a>,
-    only: Option<&BTreeSet<String>>,
-    (start, enough): (usize, usize),
-    diagnosis: &mut Diagnosis,
-) -> Vec<&'a NodeInfo> {
+/// The node for which the pod waits, if it does.
+fn nominated<'a>(cycle: &Cycle<'a>, filters: &Filters<'a>, range: &Range) -> Option<&'a NodeInfo> {
+    let name = cycle.snapshot.nominated_node(cycle.pod.pod.uid()).filter(|name| range.has(name))?;
+    let node = cycle.snapshot.nodes.iter().find(|n| n.name() == name)?;
+    filters.check_with_nominated(cycle, node).is_ok().then_some(node)
+}
+
+fn feasible<'a>(cycle: &Cycle<'a>, filters: &Filters<'a>, range: &Range, diagnosis: &mut Diagnosis) -> Vec<&'a NodeInfo> {
     let nodes = cycle.snapshot.nodes;
-    let nominated = cycle.snapshot.nominated_node(cycle.pod.pod.uid()).unwrap_or_default();
-    if let Some(node) = nodes.iter().find(|n| !nominated.is_empty() && n.name() == nominated)
-        && only.is_none_or(|names| names.contains(nominated))
-        && filters.check_with_nominated(cycle, node).is_ok()
-    {
-        return vec![node];
-    }
     let mut found = Vec::new();
     // How many nodes were turned away by each, the last number being of those that were not.
     let mut ended = vec![0_u64; filters.names().len() + 1];
-    for at in (0..nodes.len()).map(|i| (start + i) % nodes.len()) {
+    for at in (0..nodes.len()).map(|i| (range.start + i) % nodes.len()) {
         let node = &nodes[at];
-        if only.is_some_and(|names| !names.contains(node.name())) {
+        if !range.has(node.name()) {
             continue;
         }
         match filters.check_with_nominated(cycle, node) {
@@ -203,7 +226,7 @@ fn feasible<'a>(
                 diagnosis.rejected.insert(at, rejection);
             }
         }
-        if found.len() >= enough {
+        if found.len() >= range.enough {
             break;
         }
     }

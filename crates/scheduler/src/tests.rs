@@ -498,15 +498,31 @@ async fn what_an_extender_turns_away_is_looked_at_again_after_any_change() {
 
 #[tokio::test(start_paused = true)]
 async fn an_extender_that_fails_is_an_error_unless_it_may_be_left_out() {
-    for ignorable in [false, true] {
-        let (fake, _token, _asked) = extended(json!({"filterVerb": "filter", "ignorable": ignorable}), |_, _| (500, json!({})));
+    for (verb, ignorable) in [("filter", false), ("filter", true), ("bind", false), ("bind", true)] {
+        let mut raw = json!({"ignorable": ignorable});
+        raw[format!("{verb}Verb")] = verb.into();
+        let (fake, _token, _asked) = extended(raw, |_, _| (500, json!({})));
         fake.put(&path_of("web"), pod("web", "1", 0));
         if ignorable {
             fake.on_node("web").await;
         } else {
-            assert_eq!(fake.event("web", "FailedScheduling").await, "failed filter with extender at URL http://extender/x/filter, code 500");
+            assert_eq!(fake.event("web", "FailedScheduling").await, format!("failed {verb} with extender at URL http://extender/x/{verb}, code 500"));
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_an_extender_turns_the_nominated_node_away_all_are_asked() {
+    let (fake, _token, asked) = extended(json!({"filterVerb": "filter", "nodeCacheCapable": true}), |_, body| {
+        let names: Vec<&Value> = body["NodeNames"].as_array().into_iter().flatten().filter(|name| name.as_str() != Some("n1")).collect();
+        (200, json!({"NodeNames": names}))
+    });
+    let mut web = pod("web", "1", 0);
+    web["status"]["nominatedNodeName"] = "n1".into();
+    fake.put(&path_of("web"), web);
+    assert_eq!(fake.on_node("web").await, "n2");
+    let asked: Vec<usize> = asked.lock().iter().map(|(_, body)| body["NodeNames"].as_array().map_or(0, Vec::len)).collect();
+    assert_eq!(asked, [1, 2]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -107,8 +107,8 @@ pub(super) struct Work {
     /// How long devices are waited for that drivers must bind.
     pub device_patience: Duration,
     pub undertaking: Arc<Undertaking>,
-    /// Who binds in our place.
-    pub binder: Option<Arc<Extender>>,
+    /// Who binds in our place, in order: the first, or the next if it may be left out and did not.
+    pub binders: Vec<Arc<Extender>>,
     pub metrics: Arc<Metrics>,
     /// The profile's name, and what is counted of it.
     pub profile: String,
@@ -174,13 +174,14 @@ impl Work {
     }
 
     async fn bind(&self) -> Result<(), Option<String>> {
-        match &self.binder {
-            Some(extender) => {
-                let bound: BoxFuture<'_, Result<(), String>> = Box::pin(extender.bind(&self.pod, self.node.name()));
-                bound.await.map_err(Some)
+        for extender in &self.binders {
+            let bound: BoxFuture<'_, Result<(), String>> = Box::pin(extender.bind(&self.pod, self.node.name()));
+            match bound.await {
+                Err(error) if extender.ignorable => tracing::info!(error, ?extender, "an extender that may be left out did not bind"),
+                done => return done.map_err(Some),
             }
-            None => self.write_binding().await.map_err(|error| (!error.is_not_found()).then(|| format!("running Bind plugin \"DefaultBinder\": {error}"))),
         }
+        self.write_binding().await.map_err(|error| (!error.is_not_found()).then(|| format!("running Bind plugin \"DefaultBinder\": {error}")))
     }
 
     async fn write_binding(&self) -> Result<(), Error> {
@@ -366,7 +367,7 @@ mod tests {
             patience: Duration::from_secs(600),
             device_patience: Duration::ZERO,
             undertaking: Arc::default(),
-            binder: None,
+            binders: Vec::new(),
             profile: "default-scheduler".into(),
             stages: config.profiles.get("default-scheduler").expect("a profile").metrics.clone(),
             metrics: config.metrics,

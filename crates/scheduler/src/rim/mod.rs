@@ -485,7 +485,7 @@ impl Scheduler {
         if !steps.is_empty() || !grants.is_empty() {
             self.under_way.insert(uid.clone(), undertaking.clone());
         }
-        let binder = self.config.extenders.iter().find(|e| e.binds() && e.is_interested(pod)).cloned();
+        let binders = self.config.extenders.iter().filter(|e| e.binds() && e.is_interested(pod)).cloned().collect();
         let work = bind::Work {
             client: self.client.clone(),
             recorder: self.recorders.of(&pod.pod).clone(),
@@ -501,7 +501,7 @@ impl Scheduler {
             patience: profile.volumes.unwrap_or_default(),
             device_patience: profile.devices.unwrap_or_default(),
             undertaking,
-            binder,
+            binders,
             metrics: self.config.metrics.clone(),
             profile: profile.name.clone(),
             stages: profile.metrics.clone(),
