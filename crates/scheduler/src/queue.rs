@@ -245,6 +245,15 @@ impl Queue {
         self.enter(uid, Place::Parked(now), event::FAILURE);
     }
 
+    /// The pod that was taken is not to be tried yet: it waits as before.
+    pub fn put_back(&mut self, uid: &str, now: Instant) {
+        self.leave(uid);
+        if let Some(waiting) = self.waiting.get_mut(uid) {
+            waiting.tries = waiting.tries.saturating_sub(1);
+            self.enter(uid, Place::Parked(now), event::FAILURE);
+        }
+    }
+
     /// Something went wrong with the pod that was taken: it is tried again by itself.
     pub fn fail(&mut self, uid: &str, now: Instant) {
         self.leave(uid);
@@ -528,5 +537,22 @@ mod tests {
         assert_eq!(queue.deadline(), Some(now + Duration::from_secs(1)));
         assert_eq!(popped(&mut queue, now + Duration::from_secs(1)), ["b"]);
         assert_eq!([0, 1, 2, 3, 4, 5, 40].map(|f| queue.rest(f).as_secs()), [0, 1, 2, 4, 8, 10, 10]);
+    }
+
+    #[test]
+    fn one_that_is_put_back_waits_for_the_same_as_before() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        let gone = pod("x", 0, &[]);
+        queue.upsert(pod("a", 0, &[]), false, now);
+        queue.pop(now);
+        queue.park("a", ["NodeResourcesFit"].into(), now);
+        queue.change(&Change::PodGone(&gone), now);
+        queue.pop(now);
+        queue.put_back("a", now);
+        queue.change(&Change::Namespace, now);
+        assert!(popped(&mut queue, now).is_empty());
+        assert_eq!(queue.tries("a").map(|tries| tries.count), Some(1));
+        queue.change(&Change::PodGone(&gone), now);
+        assert_eq!(popped(&mut queue, now), ["a"]);
     }
 }

@@ -27,6 +27,8 @@ struct State {
     objects: BTreeMap<String, Value>,
     watches: Vec<(String, mpsc::UnboundedSender<Bytes>)>,
     refuse_bindings: usize,
+    /// An object whose deletion takes a minute.
+    lasting: Option<String>,
 }
 
 struct Fake {
@@ -136,6 +138,13 @@ impl Fake {
         }
     }
 
+    fn respond(&self, request: &Request<Bytes>) -> Response<Body> {
+        let (code, body) = self.answer(request);
+        let mut response = Response::new(body);
+        *response.status_mut() = http::StatusCode::from_u16(code).unwrap();
+        response
+    }
+
     /// Waits until `what` yields something.
     async fn until<T>(&self, mut what: impl FnMut(&State) -> Option<T>) -> T {
         let mut written = self.written.subscribe();
@@ -168,10 +177,14 @@ struct Wire(Arc<Fake>);
 
 impl Transport for Wire {
     fn send(&self, request: Request<Bytes>) -> BoxFuture<'static, client::Result<Response<Body>>> {
-        let (code, body) = self.0.answer(&request);
-        let mut response = Response::new(body);
-        *response.status_mut() = http::StatusCode::from_u16(code).unwrap();
-        Box::pin(std::future::ready(Ok(response)))
+        if *request.method() == Method::DELETE && self.0.state.lock().lasting.as_deref() == Some(request.uri().path()) {
+            let fake = self.0.clone();
+            return Box::pin(async move {
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                Ok(fake.respond(&request))
+            });
+        }
+        Box::pin(std::future::ready(Ok(self.0.respond(&request))))
     }
 }
 
@@ -305,6 +318,21 @@ async fn the_important_pushes_the_lesser_out() {
     assert_eq!(fake.on_node("high").await, "n1");
     assert_eq!(fake.event("low", "Preempted").await, "Preempted by pod high on node n1");
     assert!(fake.get(&path_of("low")).is_null());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_is_not_tried_before_all_its_victims_are_told() {
+    let (fake, _token) = start();
+    fake.put("/api/v1/nodes/n1", node("4"));
+    for low in ["low1", "low2"] {
+        fake.put(&path_of(low), pod(low, "2", 1));
+        fake.on_node(low).await;
+    }
+    fake.state.lock().lasting = Some(path_of("low2"));
+    fake.put(&path_of("high"), pod("high", "4", 100));
+    assert_eq!(fake.on_node("high").await, "n1");
+    let told = |e: &&Value| e["involvedObject"]["name"] == "high" && e["reason"] == "FailedScheduling";
+    assert_eq!(fake.state.lock().objects.values().filter(told).count(), 1);
 }
 
 #[tokio::test(start_paused = true)]

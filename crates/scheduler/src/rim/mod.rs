@@ -6,7 +6,7 @@ mod devices;
 mod extended;
 mod write;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -85,6 +85,16 @@ impl Recorders {
     }
 }
 
+/// An order to go that is being given.
+struct Order {
+    /// On this node.
+    node: String,
+    /// To whom.
+    victims: Vec<String>,
+    /// Whether something was to have the pod tried meanwhile.
+    is_wanted: bool,
+}
+
 struct Scheduler {
     config: Config,
     client: Client,
@@ -94,7 +104,7 @@ struct Scheduler {
     queue: Queue,
     nominated: Nominated,
     /// Pods whose victims are being told to go.
-    preempting: HashSet<String>,
+    preempting: HashMap<String, Order>,
     reports: UnboundedSender<Report>,
     notes: UnboundedSender<Note>,
     /// Placements that are being carried out and wait for volumes or devices.
@@ -126,7 +136,7 @@ pub(crate) async fn run(config: Config, client: Client, informers: Informers) ->
         world,
         cache: Cache::default(),
         nominated: Nominated::new(),
-        preempting: HashSet::new(),
+        preempting: HashMap::new(),
         reports,
         notes,
         under_way: HashMap::new(),
@@ -347,12 +357,7 @@ impl Scheduler {
             }
             Report::NotFreed(uid) => self.queue.retry(&uid, Instant::now()),
             Report::Claimed(before, uid) => self.world.assumed.made_claim(&before, &uid),
-            Report::Preempted(uid, done) => {
-                self.preempting.remove(&uid);
-                if !done {
-                    self.queue.activate(&uid);
-                }
-            }
+            Report::Preempted(uid, done) => self.preempted(&uid, done),
             Report::Other(other) => self.on_other(&other),
         }
     }
@@ -419,6 +424,11 @@ impl Scheduler {
         let Some(profile) = self.config.profiles.get(pod.scheduler_name()).cloned() else { return };
         if self.cache.contains(uid) {
             return;
+        }
+        if let Some(order) = self.preempting.get_mut(uid) {
+            // Not before all its victims are told: each that goes would have it tried in vain (upstream `DefaultPreemption.PreEnqueue`).
+            order.is_wanted = true;
+            return self.queue.put_back(uid, Instant::now());
         }
         let begun = Instant::now();
         let mut chance = self.chance;
@@ -559,8 +569,6 @@ impl Scheduler {
                 self.give_back(uid, "");
                 Nomination::Clear
             }
-            // The former order is still being carried out.
-            Outcome::Evict { .. } if self.preempting.contains(uid) => Nomination::Keep,
             Outcome::Evict { node, victims } => {
                 self.make_way(pod, &node);
                 self.nominate(uid, Some((node.clone(), pod.clone())));
@@ -602,7 +610,8 @@ impl Scheduler {
 
     fn evict(&mut self, pod: &Arc<PodInfo>, node: &str, victims: Vec<Arc<PodInfo>>) {
         let uid = pod.pod.uid().to_owned();
-        self.preempting.insert(uid.clone());
+        let order = Order { node: node.to_owned(), victims: victims.iter().map(|victim| victim.pod.uid().to_owned()).collect(), is_wanted: false };
+        self.preempting.insert(uid.clone(), order);
         self.config.metrics.victims.observe(victims.len() as f64);
         let text = format!("Preempted by pod {uid} on node {node}");
         // Those that are not there yet need not go: their placement is called off, and they look elsewhere.
@@ -626,6 +635,16 @@ impl Scheduler {
             // The scheduler may have ended: then nobody needs to know.
             let _ = reports.send(Report::Preempted(uid, done.is_ok()));
         });
+    }
+
+    /// A pod's victims are told to go, or could not be. What was to have it tried meanwhile does so now, unless one of them still will when it goes.
+    fn preempted(&mut self, uid: &str, done: bool) {
+        let Some(order) = self.preempting.remove(uid) else { return };
+        let mut there = self.cache.node(&order.node).into_iter().flat_map(|node| &node.pods);
+        let still_goes = there.any(|pod| order.victims.iter().any(|victim| victim == pod.pod.uid()));
+        if !done || (order.is_wanted && !still_goes) {
+            self.queue.activate(uid);
+        }
     }
 
     /// Gives a pod the room of a node that it waits for, or none; what it had before.
