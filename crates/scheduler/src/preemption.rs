@@ -188,8 +188,8 @@ fn by_budget(pods: Vec<Arc<PodInfo>>, budgets: &[Arc<PodDisruptionBudget>]) -> (
     let mut left: Vec<i32> = budgets.iter().map(|b| b.status.as_ref().and_then(|s| s.disruptions_allowed).unwrap_or_default()).collect();
     let selectors: Vec<_> = budgets.iter().map(|b| Selector::of(b.spec.as_ref().and_then(|s| s.selector.as_ref()))).collect();
     pods.into_iter().partition(|pod| {
-        let mut breaks = false;
-        for ((budget, selector), left) in budgets.iter().zip(&selectors).zip(&mut left) {
+        // The first budget that breaks is enough: what comes after it is not drawn on.
+        budgets.iter().zip(&selectors).zip(&mut left).any(|((budget, selector), left)| {
             let disrupted = budget.status.as_ref().and_then(|s| s.disrupted_pods.as_ref()).is_some_and(|d| d.contains_key(pod.pod.name()));
             if pod.labels().is_none_or(BTreeMap::is_empty)
                 || budget.namespace() != pod.pod.namespace()
@@ -197,12 +197,11 @@ fn by_budget(pods: Vec<Arc<PodInfo>>, budgets: &[Arc<PodDisruptionBudget>]) -> (
                 || !rules::selects(selector, pod.labels())
                 || disrupted
             {
-                continue;
+                return false;
             }
             *left -= 1;
-            breaks |= *left < 0;
-        }
-        breaks
+            *left < 0
+        })
     })
 }
 

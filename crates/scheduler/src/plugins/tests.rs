@@ -384,6 +384,36 @@ fn preemption_spares_budgets_and_does_not_repeat_itself() {
 }
 
 #[test]
+fn a_pod_that_breaks_one_budget_draws_on_no_other() {
+    let budget = |name: &str, allowed: i32| {
+        let value = json!({"metadata": {"name": name, "namespace": "default"}, "spec": {"selector": {"matchLabels": {name: "1"}}},
+            "status": {"disruptionsAllowed": allowed, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1}});
+        serde_json::from_value(value).unwrap()
+    };
+    let world = World { budgets: client::Informer::fixed([budget("a", 0), budget("b", 1)]), ..World::empty() };
+    let sized = |name: &str, priority: i32, labels: Value| pod(name, with(with(asks("2", "0"), "priority", priority.into()), "labels", labels));
+    let one = plain("one", &[sized("p", 2, json!({"a": "1", "b": "1"})), sized("q", 2, json!({"b": "1"}))]);
+    let two = plain("two", &[sized("r", 1, json!({"a": "1"})), sized("s", 1, json!({"a": "1"}))]);
+    let high = pod("high", with(asks("4", "0"), "priority", 100.into()));
+    assert_eq!(victims(&[one, two], &world, &high).0, "one", "it breaks one budget once, the other breaks one twice");
+}
+
+#[test]
+fn in_a_large_cluster_every_node_has_its_turn() {
+    let (world, nominated) = (World::empty(), Nominated::new());
+    let nodes: Vec<NodeInfo> = (0..150).map(|at| plain(&format!("n{at}"), &[])).collect();
+    let snapshot = Snapshot { nodes: &nodes, world: &world, nominated: &nominated };
+    let (it, mut start) = (pod("p", asks("2", "0")), 0);
+    let mut goes = |pick: usize| match schedule(&standard(), snapshot, &it, &mut start, &mut |_| pick) {
+        Decision::Bind(node) => node,
+        Decision::Wait(failure) => failure.message,
+    };
+    // A hundred that do are enough.
+    assert_eq!([goes(0), goes(0), goes(99)], ["n0", "n100", "n149"]);
+    assert_eq!(start, 0);
+}
+
+#[test]
 fn room_is_kept_for_those_who_wait_for_a_node() {
     let world = World::empty();
     let nodes = [plain("a", &[])];
