@@ -38,6 +38,10 @@ mod event {
     pub(super) const FORCED: &str = "ForceActivate";
 }
 
+/// Rests end with these, so that of those whose rests end in one of them the most important comes first (upstream
+/// `backoffQOrderingWindowDuration`).
+const WINDOW: Duration = Duration::from_secs(1);
+
 /// The order among the active: priority, time, order of arrival; the UID.
 type Rank = (Reverse<i32>, Instant, u64, String);
 
@@ -114,6 +118,8 @@ pub struct Queue {
     failed: BTreeSet<(Instant, String)>,
     parked: BTreeSet<(Instant, String)>,
     arrivals: u64,
+    /// From when on windows are counted.
+    began: Instant,
     metrics: QueueMetrics,
 }
 
@@ -137,6 +143,7 @@ impl Queue {
             failed: BTreeSet::new(),
             parked: BTreeSet::new(),
             arrivals: 0,
+            began: Instant::now(),
             metrics: config.metrics.queue.clone(),
         }
     }
@@ -147,6 +154,12 @@ impl Queue {
             return Duration::ZERO;
         }
         self.backoff_min.saturating_mul(1_u32.checked_shl(failures - 1).unwrap_or(u32::MAX)).min(self.backoff_max)
+    }
+
+    /// When a rest is over that ends then.
+    fn rested(&self, end: Instant) -> Instant {
+        let windows = end.saturating_duration_since(self.began).as_secs() / WINDOW.as_secs() + 1;
+        self.began + WINDOW * u32::try_from(windows).unwrap_or(u32::MAX)
     }
 
     /// Whether a gate holds a pod back, where gates count.
@@ -325,7 +338,7 @@ impl Queue {
             return;
         };
         let until = match waiting.place {
-            Place::Parked(since) => since + self.rest(waiting.failures()),
+            Place::Parked(since) => self.rested(since + self.rest(waiting.failures())),
             _ => now,
         };
         if until <= now {
@@ -537,6 +550,20 @@ mod tests {
         assert_eq!(queue.deadline(), Some(now + Duration::from_secs(1)));
         assert_eq!(popped(&mut queue, now + Duration::from_secs(1)), ["b"]);
         assert_eq!([0, 1, 2, 3, 4, 5, 40].map(|f| queue.rest(f).as_secs()), [0, 1, 2, 4, 8, 10, 10]);
+    }
+
+    #[test]
+    fn of_those_whose_rest_ends_in_one_second_the_most_important_comes_first() {
+        let mut queue = Queue::default();
+        let began = queue.began;
+        let at = |ms: u64| began + Duration::from_millis(ms);
+        for (uid, priority, ms) in [("low", 0, 100), ("high", 10, 200), ("highest", 20, 1100)] {
+            queue.upsert(pod(uid, priority, &[]), false, at(ms));
+            queue.pop(at(ms));
+            queue.park(uid, BTreeSet::new(), at(ms));
+        }
+        queue.change(&Change::Namespace, at(1150));
+        assert_eq!(popped(&mut queue, at(1150)), ["high", "low", "highest"]);
     }
 
     #[test]
