@@ -174,8 +174,13 @@ impl Hard<'_> {
                 && counts(constraint, self.pod, node)
                 && let Some(place) = node.label(&constraint.key)
             {
-                *by_place.entry(place.to_owned()).or_default() += by;
-                *fewest = least(constraint, by_place);
+                let count = by_place.entry(place.to_owned()).or_default();
+                let before = *count;
+                *count += by;
+                // What is fuller than the emptiest place, before and now, says nothing of that.
+                if before.min(*count) <= *fewest {
+                    *fewest = least(constraint, by_place);
+                }
             }
         }
     }
