@@ -104,12 +104,6 @@ impl Resources {
             *have = (*have).max(*amount);
         }
     }
-
-    /// Whether nothing is asked for.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.milli_cpu == 0 && self.memory == 0 && self.ephemeral_storage == 0 && self.scalar.is_empty()
-    }
 }
 
 /// Whether a resource is counted by the piece: huge pages, extended resources (upstream `IsScalarResourceName`).
@@ -345,6 +339,22 @@ mod tests {
         assert_eq!(requested(&serde_json::from_value(value.clone()).unwrap()).milli_cpu, 2000);
         value["status"]["conditions"] = json!([{"type": "PodResizePending", "status": "True", "reason": "Infeasible"}]);
         assert_eq!(requested(&serde_json::from_value(value).unwrap()).milli_cpu, 500);
+    }
+
+    #[test]
+    fn a_pod_that_is_resized_as_a_whole_holds_the_larger_until_it_is_done() {
+        let of = |cpu: &str, status: &Value| -> Pod {
+            let asks = json!({"requests": {"cpu": cpu}, "limits": {"cpu": cpu}});
+            serde_json::from_value(json!({"spec": {"containers": [{"name": "c"}], "resources": asks}, "status": status})).unwrap()
+        };
+        let mut status = json!({"allocatedResources": {"cpu": "2"}, "resources": {"requests": {"cpu": "3"}, "limits": {"cpu": "4"}}});
+        let shrinks = of("1", &status);
+        assert_eq!((requested(&shrinks).milli_cpu, scored(&shrinks).milli_cpu), (3000, 3000));
+        assert_eq!((asked(&shrinks).milli_cpu, limited(&shrinks).milli_cpu), (1000, 1000), "what is told is the specification's");
+        assert_eq!(requested(&of("8", &status)).milli_cpu, 8000);
+        // What can never be is not waited for.
+        status["conditions"] = json!([{"type": "PodResizePending", "status": "True", "reason": "Infeasible"}]);
+        assert_eq!(requested(&of("8", &status)).milli_cpu, 3000);
     }
 
     #[test]

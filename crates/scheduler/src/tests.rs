@@ -364,6 +364,26 @@ async fn the_room_of_a_pod_that_waited_for_a_node_is_free_when_it_goes() {
     assert_eq!(tokio::time::Instant::now(), began, "it was told, and did not wait for its five minutes");
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_room_that_somebody_else_names_for_a_pod_is_kept_for_it() {
+    let (fake, _token) = start();
+    fake.put("/api/v1/nodes/n1", node("2"));
+    fake.put(&path_of("first"), pod("first", "500m", 0));
+    fake.on_node("first").await;
+    let mut high = pod("high", "1500m", 100);
+    high["spec"]["schedulingGates"] = json!([{"name": "wait"}]);
+    fake.put(&path_of("high"), high.clone());
+    high["status"]["nominatedNodeName"] = "n1".into();
+    fake.put(&path_of("high"), high.clone());
+    fake.put(&path_of("low"), pod("low", "1", 0));
+    fake.event("low", "FailedScheduling").await;
+    let began = tokio::time::Instant::now();
+    high["status"]["nominatedNodeName"] = Value::Null;
+    fake.put(&path_of("high"), high);
+    assert_eq!(fake.on_node("low").await, "n1");
+    assert_eq!(tokio::time::Instant::now(), began, "it was told, and did not wait for its five minutes");
+}
+
 const CLAIM: &str = "/api/v1/namespaces/shop/persistentvolumeclaims/data";
 
 /// A pod with a claim whose class waits for it.
