@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use crate::meta::{annotations, labels};
 
 const ANNOTATION: &str = "service.kubernetes.io/topology-mode";
-/// Its former name.
+/// Its former name, which goes first.
 const OLD_ANNOTATION: &str = "service.kubernetes.io/topology-aware-hints";
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// Nodes with these labels serve the cluster itself: their CPU does not count.
@@ -32,7 +32,7 @@ type Given = BTreeMap<String, usize>;
 /// Whether a Service asks for it.
 pub(super) fn is_auto(service: &Service) -> bool {
     let all = annotations(service);
-    all.get(ANNOTATION).or_else(|| all.get(OLD_ANNOTATION)).is_some_and(|mode| mode == "Auto" || mode == "auto")
+    all.get(OLD_ANNOTATION).or_else(|| all.get(ANNOTATION)).is_some_and(|mode| mode == "Auto" || mode == "auto")
 }
 
 /// What of a node counts: whether it is ready, where it is, and its CPU.
@@ -251,6 +251,13 @@ mod tests {
 
     fn given(nodes: &[Arc<Node>], all: &mut [Endpoint], former: &HashMap<String, String>) -> Result<Given, String> {
         give(shares(nodes).as_ref(), &mut all.iter_mut().collect::<Vec<_>>(), former)
+    }
+
+    #[test]
+    fn it_is_asked_for_by_annotation_and_the_old_one_goes_first() {
+        let asked = |annotations: serde_json::Value| is_auto(&client::typed(&json!({"metadata": {"name": "s", "annotations": annotations}})).unwrap());
+        assert!(asked(json!({ANNOTATION: "Auto"})) && asked(json!({ANNOTATION: "auto"})) && asked(json!({OLD_ANNOTATION: "Auto", ANNOTATION: "Disabled"})));
+        assert!(!asked(json!({})) && !asked(json!({ANNOTATION: "Disabled"})) && !asked(json!({OLD_ANNOTATION: "Disabled", ANNOTATION: "Auto"})));
     }
 
     #[test]
