@@ -140,7 +140,7 @@ impl Walks {
 /// The kubelet's own volumes of a pod, not yet walked.
 fn own_volumes(pod: &Pod, layout: &Layout) -> Vec<Own> {
     let on_disk = |v: &Volume| match &v.empty_dir {
-        Some(dir) => dir.medium.as_deref() != Some("Memory"),
+        Some(dir) => dir.medium.as_deref().is_none_or(str::is_empty),
         None => v.config_map.is_some() || v.downward_api.is_some(),
     };
     let own = |v: &Volume| Some(Own { name: v.name.clone(), path: volumes::own_path(layout, v)?, on_disk: on_disk(v), used: DiskUsage::default() });
@@ -260,11 +260,15 @@ mod tests {
     fn volumes_are_walked_where_they_lie() {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"uid": "u"}, "spec": {"containers": [], "volumes": [
             {"name": "scratch", "emptyDir": {}}, {"name": "fast", "emptyDir": {"medium": "Memory"}}, {"name": "c", "configMap": {"name": "x"}},
+            {"name": "pages", "emptyDir": {"medium": "HugePages"}},
             {"name": "s", "secret": {"secretName": "x"}}, {"name": "host", "hostPath": {"path": "/"}}]}}))
         .unwrap();
         let dir = TempDir::new("usage");
         let own = own_volumes(&pod, &Layout::new(dir.path(), "u"));
-        assert_eq!(own.iter().map(|v| (v.name.as_str(), v.on_disk)).collect::<Vec<_>>(), [("scratch", true), ("fast", false), ("c", true), ("s", false)]);
+        assert_eq!(
+            own.iter().map(|v| (v.name.as_str(), v.on_disk)).collect::<Vec<_>>(),
+            [("scratch", true), ("fast", false), ("c", true), ("pages", false), ("s", false)]
+        );
         let at = &own[0].path;
         std::fs::create_dir_all(at).unwrap();
         std::fs::write(at.join("f"), vec![1; 10_000]).unwrap();

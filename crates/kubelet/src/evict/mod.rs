@@ -150,12 +150,13 @@ mod tests {
     #[test]
     fn volumes_the_pod_and_containers_have_limits() {
         let p = pod(json!({
-            "volumes": [{"name": "m", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}, {"name": "d", "emptyDir": {"sizeLimit": "1Mi"}}, {"name": "e", "emptyDir": {}}],
+            "volumes": [{"name": "m", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}, {"name": "d", "emptyDir": {"sizeLimit": "1Mi"}}, {"name": "e", "emptyDir": {}},
+                {"name": "h", "emptyDir": {"medium": "HugePages-2Mi", "sizeLimit": "2Mi"}}],
             "initContainers": [{"name": "side", "restartPolicy": "Always", "resources": {"limits": {"ephemeral-storage": "1Mi"}}}],
             "containers": [{"name": "a", "resources": {"limits": {"ephemeral-storage": "2Mi"}}}, {"name": "b", "resources": {"limits": {"ephemeral-storage": "4Mi"}}}]}));
         let verdict = |d: Disk| exceeded(&p, &d).map(|(_, message)| message);
         assert_eq!(
-            verdict(disk(&[("m", 9), ("d", 1)], &[("a", 2), ("b", 1)])).as_deref(),
+            verdict(disk(&[("m", 9), ("h", 9), ("d", 1)], &[("a", 2), ("b", 1)])).as_deref(),
             Some("Pod ephemeral local storage usage exceeds the total limit of containers 7Mi. ")
         );
         assert_eq!(verdict(disk(&[("d", 2)], &[])).as_deref(), Some("Usage of EmptyDir volume \"d\" exceeds the limit \"1Mi\". "));

@@ -68,7 +68,7 @@ impl Disk {
 /// The emptyDirs that lie on disk.
 pub(super) fn on_disk(pod: &Pod) -> impl Iterator<Item = (&str, Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity>)> {
     pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter_map(|v| {
-        let dir = v.empty_dir.as_ref().filter(|d| d.medium.as_deref() != Some("Memory"))?;
+        let dir = v.empty_dir.as_ref().filter(|d| d.medium.as_deref().is_none_or(str::is_empty))?;
         Some((v.name.as_str(), dir.size_limit.as_ref()))
     })
 }

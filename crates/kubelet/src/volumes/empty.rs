@@ -29,14 +29,16 @@ impl Medium {
     /// Where a volume of a pod lies, on a node that can give so many bytes of memory.
     ///
     /// # Errors
-    /// The pod asks for no such pages.
+    /// The pod asks for no such pages, or there is no such medium.
     pub(super) fn of(v: &EmptyDirVolumeSource, pod: &Pod, node_memory: i64) -> Result<Self, String> {
         let medium = v.medium.as_deref().unwrap_or_default();
         if let Some(size) = medium.strip_prefix(HUGE_PAGES) {
             return pages(medium, size.trim_start_matches('-'), pod).map(Self::HugePages);
         }
-        if medium != "Memory" {
-            return Ok(Self::Disk);
+        match medium {
+            "" => return Ok(Self::Disk),
+            "Memory" => {}
+            other => return Err(format!("unknown storage medium {other:?}")),
         }
         // The least of what it may have, what its pod may, and what all pods may (upstream's `calculateEmptyDirMemorySize`).
         let own = v.size_limit.as_ref().map(resources::value);
@@ -81,7 +83,12 @@ pub(super) fn make(dir: &Path, v: &EmptyDirVolumeSource, medium: &Medium, group:
     // It is what it is to be from the first moment: what the pod makes of it later is the pod's, also after a restart.
     let group = group.map(|g| format!(",gid={g}")).unwrap_or_default();
     let options = format!("mode={mode:o}{group}{size}");
-    Ok(mount(Some(kind), dir, Some(kind), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options.as_str()))?)
+    mount(Some(kind), dir, Some(kind), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options.as_str()))?;
+    if matches!(medium, Medium::HugePages(_)) {
+        // Of the mode that it is told this file system takes all but the group's bit.
+        fs::set_permissions(dir, fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
 }
 
 fn on_disk(dir: &Path, mode: u32, group: Option<u32>) -> io::Result<()> {
@@ -119,6 +126,7 @@ mod tests {
         let free = pod(json!([{"name": "a"}]));
         let of = |value: Value, pod: &Pod| Medium::of(&volume(value), pod, 1 << 30).unwrap();
         assert_eq!(of(json!({}), &limited), Medium::Disk);
+        assert_eq!(Medium::of(&volume(json!({"medium": "Tape"})), &free, 1 << 30), Err("unknown storage medium \"Tape\"".into()));
         assert_eq!(of(json!({"medium": "Memory"}), &free), Medium::Memory(1 << 30));
         assert_eq!(of(json!({"medium": "Memory"}), &limited), Medium::Memory(64 << 20));
         assert_eq!(of(json!({"medium": "Memory", "sizeLimit": "1Mi"}), &limited), Medium::Memory(1 << 20));
