@@ -166,6 +166,8 @@ pub struct CgroupLimits {
     pub memory_limit_bytes: i64,
     /// `oom_score_adj` of the first process.
     pub oom_score_adj: i32,
+    /// Bytes of huge pages by the kernel's name of their size (`2MB`); a size that is not named is not limited.
+    pub huge_pages: BTreeMap<String, u64>,
 }
 
 /// Who a container runs as, and with which powers.

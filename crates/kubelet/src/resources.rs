@@ -261,9 +261,9 @@ fn counted_memory(pod: &Pod, c: &Container) -> i64 {
     asked(c).max(least).saturating_add(share)
 }
 
-/// The cgroup numbers of one container.
+/// The cgroup numbers of one container on a machine of so much memory, with these bytes of huge pages by resource.
 #[must_use]
-pub fn container_limits(pod: &Pod, c: &Container, capacity_bytes: i64) -> CgroupLimits {
+pub fn container_limits(pod: &Pod, c: &Container, capacity_bytes: i64, pages: &BTreeMap<String, i64>) -> CgroupLimits {
     let r = c.resources.as_ref();
     let level = pod.spec.as_ref().and_then(|s| s.resources.as_ref());
     // A limit of nothing is none.
@@ -275,7 +275,26 @@ pub fn container_limits(pod: &Pod, c: &Container, capacity_bytes: i64) -> Cgroup
         cpu_period_us: PERIOD_US,
         memory_limit_bytes: limit("memory"),
         oom_score_adj: oom_score_adj(pod, c, capacity_bytes),
+        huge_pages: page_limits(pages, limit),
     }
+}
+
+/// How much of the machine's huge pages of each size a container may have: none that it did not ask for (upstream's
+/// `GetHugepageLimitsFromResources`). Where the machine has none of any size nobody need be kept from them.
+fn page_limits(pages: &BTreeMap<String, i64>, limit: impl Fn(&str) -> i64) -> BTreeMap<String, u64> {
+    if pages.values().all(|bytes| *bytes <= 0) {
+        return BTreeMap::new();
+    }
+    let of = |name: &String| {
+        let size = value(&ApiQuantity(name.strip_prefix("hugepages-")?.to_owned()));
+        let (shift, unit): (u32, &str) = match size {
+            1_073_741_824.. => (30, "GB"),
+            1_048_576.. => (20, "MB"),
+            _ => (10, "KB"),
+        };
+        Some((format!("{}{unit}", size >> shift), u64::try_from(limit(name)).unwrap_or(0)))
+    };
+    pages.keys().filter_map(of).collect()
 }
 
 /// What the pod as a whole may take of a resource; none, unless the pod or every container is limited.
@@ -296,7 +315,7 @@ pub fn pod_limits(pod: &Pod) -> CgroupLimits {
         cpu_quota_us: quota_us(pod_limit_of_all(pod, "cpu").unwrap_or(0)),
         cpu_period_us: PERIOD_US,
         memory_limit_bytes: pod_limit_of_all(pod, "memory").unwrap_or(0),
-        oom_score_adj: 0,
+        ..CgroupLimits::default()
     }
 }
 
@@ -362,12 +381,25 @@ mod tests {
         let of = |container: serde_json::Value| {
             let spec = serde_json::json!({"resources": {"limits": {"cpu": "2"}}, "containers": [{"name": "a", "resources": container}]});
             let pod: Pod = serde_json::from_value(serde_json::json!({"spec": spec})).unwrap();
-            container_limits(&pod, &pod.spec.as_ref().unwrap().containers[0], 1).cpu_shares
+            container_limits(&pod, &pod.spec.as_ref().unwrap().containers[0], 1, &BTreeMap::new()).cpu_shares
         };
         assert_eq!(of(serde_json::json!({})), 2048);
         assert_eq!(of(serde_json::json!({"requests": {"cpu": "0"}})), 2048);
         assert_eq!(of(serde_json::json!({"requests": {"cpu": "1"}})), 1024);
         assert_eq!(of(serde_json::json!({"limits": {"cpu": "1"}})), 1024);
+    }
+
+    #[test]
+    fn nobody_has_huge_pages_that_he_did_not_ask_for() {
+        let spec = serde_json::json!({"containers": [{"name": "a", "resources": {"limits": {"hugepages-2Mi": "4Mi"}}}, {"name": "b"}]});
+        let pod: Pod = serde_json::from_value(serde_json::json!({"spec": spec})).unwrap();
+        let limits = |c: usize, bytes: i64| {
+            let pages = BTreeMap::from([("hugepages-1Gi".to_owned(), 0), ("hugepages-2Mi".to_owned(), bytes), ("hugepages-64Ki".to_owned(), 0)]);
+            container_limits(&pod, &pod.spec.as_ref().unwrap().containers[c], 1, &pages).huge_pages
+        };
+        let of = |two: u64| BTreeMap::from([("1GB".to_owned(), 0), ("2MB".to_owned(), two), ("64KB".to_owned(), 0)]);
+        assert_eq!((limits(0, 8 << 20), limits(1, 8 << 20)), (of(4 << 20), of(0)));
+        assert!(limits(1, 0).is_empty(), "there are none");
     }
 
     #[test]

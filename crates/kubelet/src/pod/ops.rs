@@ -162,7 +162,7 @@ async fn config(cx: &Context, s: &Start, image: &crate::cri::Image) -> Result<Co
         devices,
         hooks: Vec::new(),
         security,
-        limits: resources::container_limits(pod, c, cx.machine.memory_bytes),
+        limits: resources::container_limits(pod, c, cx.machine.memory_bytes, &cx.machine.huge_pages),
         stdin: c.stdin.unwrap_or(false),
         stdin_once: c.stdin_once.unwrap_or(false),
         tty: c.tty.unwrap_or(false),

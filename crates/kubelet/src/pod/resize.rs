@@ -255,7 +255,7 @@ pub async fn apply(
     util::blocking(move || c.cgroups.widen_pod(&p)).await;
     let (mut done, mut error) = (Vec::new(), None);
     for (id, spec) in containers {
-        let limits = resources::container_limits(pod, &spec, cx.machine.memory_bytes);
+        let limits = resources::container_limits(pod, &spec, cx.machine.memory_bytes, &cx.machine.huge_pages);
         match cx.runtime.update_resources(&id, limits).await {
             Ok(()) => done.push((id, spec.resources.unwrap_or_default())),
             Err(e) => error = Some(e.to_string()),
@@ -272,7 +272,7 @@ pub async fn apply(
 /// `validateMemoryResizeAction`).
 async fn in_use(cx: &Arc<Context>, pod: &Pod, running: &Pod, containers: &[(ContainerId, Spec)]) -> Option<String> {
     let shrinks = |before: i64, now: i64| now > 0 && (before == 0 || now < before);
-    let limit_of = |of: &Pod, c: &Spec| resources::container_limits(of, c, cx.machine.memory_bytes).memory_limit_bytes;
+    let limit_of = |of: &Pod, c: &Spec| resources::container_limits(of, c, cx.machine.memory_bytes, &cx.machine.huge_pages).memory_limit_bytes;
     let had = |name: &str| {
         let spec = running.spec.as_ref()?;
         spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|c| c.name == name).map(|c| limit_of(running, c))

@@ -180,6 +180,7 @@ fn resources(l: &CgroupLimits) -> rt::Resources {
         cpu_quota: (l.cpu_quota_us > 0).then_some(l.cpu_quota_us),
         cpu_period: (l.cpu_quota_us > 0).then_some(l.cpu_period_us),
         memory_limit: (l.memory_limit_bytes > 0).then_some(l.memory_limit_bytes),
+        hugepages: l.huge_pages.clone(),
         ..rt::Resources::default()
     }
 }
