@@ -249,6 +249,11 @@ async fn resources_change_in_place() {
     assert_eq!(reasons, ["ResizeStarted", "ResizeCompleted", "ResizeInfeasible"], "each once");
     assert_eq!(events[0].1, r#"Pod resize started: {"containers":[{"name":"a","resources":{"requests":{"cpu":"200m"}}}],"generation":0}"#);
     assert!(events[2].1.starts_with("Pod resize Infeasible: {") && events[2].1.contains(r#""error":"Node didn't have enough capacity"#), "{}", events[2].1);
+    // Who ends meanwhile runs again with what he had.
+    node.runtime.exit("a", 1);
+    let again = |p: &Pod| p.status.as_ref().and_then(|s| s.container_statuses.as_ref()?.first()).is_some_and(|c| c.restart_count == 1 && c.ready);
+    let p = node.until("running again", again).await;
+    assert_eq!(has(&p).as_deref(), Some("200m"));
     node.end().await;
 }
 

@@ -49,18 +49,26 @@ fn same(a: &ResourceRequirements, b: &ResourceRequirements, name: &str) -> bool 
 /// The containers that are running with other resources than the spec now names.
 #[must_use]
 pub fn changes(pod: &Pod, containers: &[Container], applied: &Applied) -> Vec<Change> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
-    let mut out = Vec::new();
-    for c in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
-        let Some(running) = latest(containers, &c.name, None).filter(|r| r.running()) else { continue };
-        let Some(has) = applied.get(&running.id) else { continue };
-        let wanted = c.resources.clone().unwrap_or_default();
-        let changed: Vec<&str> = RESIZABLE.into_iter().filter(|n| !same(has, &wanted, n)).collect();
-        if !changed.is_empty() {
-            out.push(Change { id: running.id.clone(), name: c.name.clone(), restart: changed.iter().any(|n| restarts(c, n)) });
-        }
-    }
-    out
+    wanted(pod, containers, applied).filter(|(run, _)| run.running()).map(|(_, change)| change).collect()
+}
+
+/// Whether any container has other resources than the spec now names, or had when it ended.
+#[must_use]
+pub fn is_wanted(pod: &Pod, containers: &[Container], applied: &Applied) -> bool {
+    wanted(pod, containers, applied).next().is_some()
+}
+
+/// The newest runs of which is known what they have, where that is not what the spec now names.
+fn wanted<'a>(pod: &'a Pod, containers: &'a [Container], applied: &'a Applied) -> impl Iterator<Item = (&'a Container, Change)> {
+    let all = pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
+    all.filter_map(move |c| {
+        // One that is only being started is not among them.
+        let run = containers.iter().filter(|run| run.name == c.name && applied.contains_key(&run.id)).max_by_key(|run| (run.attempt, run.created))?;
+        let (has, asked) = (applied.get(&run.id)?, c.resources.clone().unwrap_or_default());
+        let changed: Vec<&str> = RESIZABLE.into_iter().filter(|n| !same(has, &asked, n)).collect();
+        let change = Change { id: run.id.clone(), name: c.name.clone(), restart: changed.iter().any(|n| restarts(c, n)) };
+        (!changed.is_empty()).then_some((run, change))
+    })
 }
 
 /// What the specification says of the pod as a whole.
@@ -137,6 +145,14 @@ pub fn as_told(pod: &Pod, status: &PodStatus) -> Pod {
         spec.resources = Some(has);
     }
     pod
+}
+
+/// Why a change waits, as the API was told last.
+#[must_use]
+pub fn told_pending(status: &PodStatus) -> Option<Pending> {
+    let condition = status.conditions.iter().flatten().find(|c| c.type_ == "PodResizePending")?;
+    let reason = if condition.reason.as_deref() == Some("Infeasible") { "Infeasible" } else { "Deferred" };
+    Some((reason, condition.message.clone().unwrap_or_default()))
 }
 
 /// The pod as it runs: with the resources that its containers and itself have.
@@ -341,5 +357,8 @@ mod tests {
         ]);
         let found: Vec<(String, bool)> = changes(&pod, &running, &applied).into_iter().map(|c| (c.name, c.restart)).collect();
         assert_eq!(found, [("a".to_owned(), false), ("b".to_owned(), true)]);
+        let ended: Vec<Container> = ["a", "b", "c"].iter().map(|n| container(n, 0, State::Exited, 1)).collect();
+        assert!(changes(&pod, &ended, &applied).is_empty() && is_wanted(&pod, &ended, &applied), "who has ended had other ones");
+        assert!(!is_wanted(&pod, &ended[2..], &applied));
     }
 }

@@ -67,7 +67,7 @@ pub fn restarts_all(pod: &Pod) -> bool {
 /// Everything that a status is made from.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
-    /// The pod as the API has it.
+    /// The pod as the API has it, but for resources that it cannot have yet.
     pub pod: &'a Pod,
     /// The status written last, or the API's.
     pub old: &'a PodStatus,

@@ -131,6 +131,30 @@ fn init_containers_come_one_by_one_and_sidecars_count_when_started() {
 }
 
 #[test]
+fn a_change_that_waits_takes_nothing_from_others() {
+    let asks = json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "100"}}}]});
+    let told = |condition: &str| -> PodStatus {
+        let has = json!({"name": "a", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "resources": {"requests": {"cpu": "1"}}});
+        serde_json::from_value(json!({"containerStatuses": [has], "conditions": [{"type": condition, "status": "True"}]})).unwrap()
+    };
+    let counted = |condition: &str| {
+        let mut pod = pod(asks.clone());
+        pod.status = Some(told(condition));
+        let pods = super::manager::Pods::default();
+        pods.insert(&std::sync::Arc::new(super::Handle::new(std::sync::Arc::new(pod))));
+        let others = pods.others(&crate::cri::PodUid("other".into()));
+        crate::resources::pod_requests(others[0].spec.as_ref().unwrap())["cpu"]
+    };
+    assert_eq!((counted("PodResizePending"), counted("PodResizeInProgress")), (1000, 100_000));
+    // Nor what the pod asks for as a whole.
+    let mut whole = pod(json!({"containers": [{"name": "a"}], "resources": {"requests": {"cpu": "100"}}}));
+    let status = json!({"resources": {"requests": {"cpu": "2"}}, "conditions": [{"type": "PodResizePending", "status": "True"}]});
+    whole.status = serde_json::from_value(status).unwrap();
+    let given = super::Handle::new(std::sync::Arc::new(whole)).granted();
+    assert_eq!(crate::resources::pod_requests(given.spec.as_ref().unwrap())["cpu"], 2000);
+}
+
+#[test]
 fn restart_policies() {
     for (policy, code, restarts) in [("Always", 0, true), ("Always", 1, true), ("OnFailure", 0, false), ("OnFailure", 1, true), ("Never", 1, false)] {
         let spec = json!({"restartPolicy": policy, "containers": [{"name": "a"}]});

@@ -95,6 +95,8 @@ impl Worker {
         if let Some(ended) = after {
             self.backoff.next(&restart_key(&spec), ended, at);
         }
+        let pod = &self.given(pod, containers);
+        let Some(spec) = spec_of(pod, kind, index) else { return };
         let attempt = self.next_attempt(containers, &name);
         self.restarting = (attempt > 0).then_some(at);
         self.starting = Some((name.clone(), attempt));
@@ -385,9 +387,10 @@ impl Worker {
 
     /// Gives containers that can have them new resources in place; answers those that must be started anew.
     pub(super) fn outgrown(&mut self, pod: &Arc<Pod>, containers: &[Container], at: Instant) -> HashSet<ContainerId> {
+        let given = self.given(pod, containers);
         for c in containers.iter().filter(|c| c.running()) {
-            // One that has just been started has what the spec says.
-            let of_spec = || find_spec(pod, &c.name).and_then(|(_, s)| s.resources).unwrap_or_default();
+            // One that has just been started has what the spec says, or what the one before had.
+            let of_spec = || find_spec(&given, &c.name).and_then(|(_, s)| s.resources).unwrap_or_default();
             self.applied.entry(c.id.clone()).or_insert_with(of_spec);
         }
         self.applied.retain(|id, _| containers.iter().any(|c| c.id == *id));
@@ -397,6 +400,8 @@ impl Worker {
             self.wide = if containers.is_empty() { Wide::No } else { Wide::For(0) };
         }
         let changes = resize::changes(pod, containers, &self.applied);
+        // Who has ended meanwhile runs again with what he had, until there is more for him.
+        let waits = self.resize.0.is_some() && resize::is_wanted(pod, containers, &self.applied);
         // It still is to end, or has ended to be followed by another.
         let ends = |c: &Container| {
             if c.running() { self.killing.contains_key(&c.id) || changes.iter().any(|change| change.id == c.id) } else { self.again.contains(&c.id) }
@@ -406,13 +411,13 @@ impl Worker {
             let was = containers.iter().find(|c| c.id == *old);
             was.is_some_and(|was| ends(was) && !containers.iter().any(|c| c.name == *name && c.attempt > was.attempt && c.state != State::Created))
         });
-        if changes.is_empty() && !outgrown && !self.anew.is_empty() {
+        if changes.is_empty() && !outgrown && !waits && !self.anew.is_empty() {
             // What else was wanted meanwhile is not any more.
             self.resize.0 = None;
             self.resize_look_at = None;
             return HashSet::new();
         }
-        if changes.is_empty() && !outgrown {
+        if changes.is_empty() && !outgrown && !waits {
             if self.wide != Wide::No {
                 if self.duties.ready(Duty::Resize, at) {
                     self.wide = Wide::No;

@@ -236,6 +236,7 @@ impl Worker {
             self.again.extend(self.lost.iter().map(|c| c.id.clone()));
         }
         let Some(sandbox) = self.sandbox().filter(|s| s.ready) else { return };
+        self.resize.0 = told.and_then(resize::told_pending);
         let has = told.map(|s| resize::told(s, &self.cx.scheme)).unwrap_or_default();
         self.applied = has.into_iter().map(|(id, r)| (ContainerId(id), r)).collect();
         self.of_all = told.and_then(|status| resize::told_of_all(pod, status));
@@ -271,6 +272,15 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// The pod as its containers are to run: while a change of resources waits, with what they, or those before them, and itself have.
+    pub(super) fn given(&self, pod: &Arc<Pod>, containers: &[Container]) -> Arc<Pod> {
+        if self.resize.0.is_none() {
+            return Arc::clone(pod);
+        }
+        let told = resize::as_told(pod, &self.handle.status.lock());
+        Arc::new(resize::in_force(&told, containers, &self.applied, self.of_all.as_ref()))
     }
 
     fn sandbox(&self) -> Option<Sandbox> {
@@ -484,8 +494,9 @@ impl Worker {
         let busy = !over && (containers.iter().any(Container::running) || self.cx.devices.holds(&self.handle.uid));
         let early = busy && !terminal(&old) && !has_ended(pod);
         let forced = self.forced.clone().map(|f| status::Forced { disruption: f.disruption.filter(|_| !early), ..f });
+        let given = self.given(pod, containers);
         let mut new: PodStatus = status::generate(&status::View {
-            pod,
+            pod: &given,
             old: &old,
             sandbox,
             containers,
