@@ -538,6 +538,26 @@ async fn what_cannot_be_stopped_after_its_hook_failed_is_stopped_later() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_cannot_be_stopped_says_so() {
+    let node = Node::fresh("unstoppable");
+    let mut p = pod(json!({"containers": [{"name": "a", "image": "img:1"}]}));
+    node.apply(&p);
+    p.status = node.until("ready", is_ready).await.status;
+    node.runtime.stuck.store(true, Ordering::Relaxed);
+    p.metadata.deletion_timestamp = Some(crate::util::time(node.runtime.now()));
+    p.metadata.deletion_grace_period_seconds = Some(5);
+    node.apply(&p);
+    a_while(1).await;
+    let why = r#"error killing pod: failed to "KillContainer" for "a" with KillContainerError: "no shim""#;
+    assert!(node.api.events().contains(&("FailedKillPod".to_owned(), why.to_owned())), "{:?}", node.api.events());
+    node.runtime.stuck.store(false, Ordering::Relaxed);
+    while node.api.pod("n", "p").is_some() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_waits_to_be_let_in_keeps_what_he_had() {
     let dir = TempDir::new("held");
     let (mine, other) = (dir.path().join("pods/u/volumes"), dir.path().join("pods/other/volumes"));

@@ -175,6 +175,12 @@ impl Worker {
         self.killing.remove(&id);
         if let Err(e) = result {
             tracing::warn!(container = %id, error = %e, "container could not be stopped; will be tried again");
+            if self.stage == Stage::Terminating {
+                let runs = self.cx.runtime.pod_containers(&self.handle.uid);
+                let name = runs.iter().find(|c| c.id == id).map_or("", |c| c.name.as_str());
+                let message = format!("error killing pod: failed to \"KillContainer\" for {name:?} with KillContainerError: {e:?}");
+                self.cx.api.pod_event(&self.handle.pod(), None, Severity::Warning, "FailedKillPod", &message);
+            }
             self.kill_pauses.insert(id, Instant::now() + KILL_RETRY);
         }
     }
