@@ -44,7 +44,8 @@ pub(crate) fn unsupported(row: &Row, verb: &str) -> Status {
 pub(crate) fn invalid(row: &Row, name: &str, errors: ErrorList) -> Status {
     let group = row.resource.group.as_str();
     // Upstream's servers of definitions and of aggregation hold no declared rules against their own, which is where doubles go.
-    let errors = if row.is_builtin() && !matches!(group, "apiextensions.k8s.io" | "apiregistration.k8s.io") { each_once(errors) } else { errors };
+    let errors =
+        if row.is_builtin() && !matches!(group, "apiextensions.k8s.io" | "apiregistration.k8s.io") { told(&row.resource.kind.kind, errors) } else { errors };
     // One strategy serves both groups of events in upstream, and it tells the older one.
     let group = if (group, row.resource.kind.kind.as_str()) == ("events.k8s.io", "Event") { "" } else { group };
     Status::invalid(group, &row.resource.kind.kind, name, errors)
@@ -59,9 +60,10 @@ pub(crate) fn show_blanks(errors: &mut ErrorList, blanks: &Blanks) {
     }
 }
 
-/// The errors without those that say the same again.
-fn each_once(mut errors: ErrorList) -> ErrorList {
+/// The errors without those that say the same again, and in upstream's order.
+fn told(kind: &str, mut errors: ErrorList) -> ErrorList {
     let mut seen = HashSet::new();
     errors.retain(|error| seen.insert((error.path.as_str().to_owned(), error.body())));
+    errors.sort_by_cached_key(|error| kinds::is_late(kind, error));
     errors
 }

@@ -408,6 +408,7 @@ async fn resource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
             let mut value = call.decode(body, options.validation)?;
             let now = machinery::time::rfc3339(call.cx.now);
             let row = call.row;
+            reviews::settle(row, call.namespace(), &mut value)?;
             let none = machinery::apply::FieldSet::default();
             machinery::apply::track_update(row.ty(), None, &mut value, &options.manager, &row.api_version, "", &now, &none);
             let answer = reviews::create(call.world, call.cx, call.row, value).await?;

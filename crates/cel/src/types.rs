@@ -116,6 +116,16 @@ impl Type {
         parts
     }
 
+    /// The name that the type has at run time, with its parameters.
+    pub fn described(&self) -> String {
+        if matches!(self, Type::Nullable(_)) {
+            return self.to_string();
+        }
+        let parameters: Vec<String> = self.parameters().into_iter().map(Type::described).collect();
+        let name = self.runtime_name();
+        if parameters.is_empty() { name.to_owned() } else { format!("{name}({})", parameters.join(", ")) }
+    }
+
     /// The name that the type has at run time, without its parameters.
     pub fn runtime_name(&self) -> &str {
         match self {

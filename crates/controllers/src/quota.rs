@@ -221,6 +221,7 @@ fn resource_of(name: &str) -> &str {
         "services.nodeports" | "services.loadbalancers" => "services",
         "requests.storage" => "persistentvolumeclaims",
         name if name.contains(".storageclass.storage.k8s.io/") => "persistentvolumeclaims",
+        name if name.ends_with(usage::DEVICES) => "resourceclaims.resource.k8s.io",
         _ => "pods",
     }
 }

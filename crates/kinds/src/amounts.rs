@@ -43,7 +43,6 @@ const COUNTED: [&str; 9] = [
     "services.loadbalancers",
 ];
 const HUGE_PAGES: &str = "hugepages-";
-const MILLI: i64 = 1000;
 
 /// Huge pages of some size.
 pub(crate) fn is_huge(name: &str) -> bool {
@@ -118,7 +117,7 @@ pub(crate) fn amount(resource: &str, value: &Value, path: &Path, errors: &mut Er
     if quantity < Quantity::ZERO {
         errors.push(Error::invalid(path, quantity.to_string(), rules::NEGATIVE));
     }
-    if quantity.milli_value() % MILLI != 0 && (COUNTED.contains(&resource) || is_extended(resource)) {
+    if !quantity.is_whole() && (COUNTED.contains(&resource) || is_extended(resource)) {
         errors.push(Error::invalid(path, quantity.to_string(), "must be an integer"));
     }
 }

@@ -83,13 +83,10 @@ impl Strategy for Claims {
         errors
     }
 
-    /// A volume may be larger than what was asked for, which is told by the status.
-    fn charged(&self, part: &str, _change: bool) -> bool {
-        matches!(part, "" | "status")
-    }
-
     fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        class_warning(obj)
+        let mut out = class_warning(obj);
+        spec_warnings(&obj["spec"], &Path::root("spec"), &mut out);
+        out
     }
 }
 
@@ -249,6 +246,16 @@ fn claim_change(obj: &Value, old: &Value, errors: &mut ErrorList) {
 fn remove(spec: &mut Value, key: &str) {
     if let Some(fields) = spec.as_object_mut() {
         fields.remove(key);
+    }
+}
+
+/// The warnings of a claim's spec, also of one that a pod or a set makes.
+pub(crate) fn spec_warnings(spec: &Value, path: &Path, out: &mut Vec<String>) {
+    for list in ["requests", "limits"] {
+        if let Some(size) = spec["resources"][list].get("storage").and_then(rules::quantity).filter(|size| !size.is_whole()) {
+            let place = path.child("resources").child(list).key("storage");
+            out.push(format!("{place}: fractional byte value \"{size}\" is invalid, must be an integer"));
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Namespaces and nodes (`pkg/registry/core/{namespace,node}`).
 
-use crate::{Context, NameRule, Selectable, Strategy, amounts, meta, rules, tree};
+use crate::{Context, NameRule, Selectable, Strategy, amounts, groups::checks, internal, meta, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -52,11 +52,6 @@ impl Strategy for Namespaces {
             meta::finalizer(finalizer, &path, &path.index(at), &mut errors);
         }
         errors
-    }
-
-    /// A namespace is not among what it holds.
-    fn charged(&self, _part: &str, _change: bool) -> bool {
-        false
     }
 
     fn default(&self, obj: &mut Value) {
@@ -172,12 +167,10 @@ impl Strategy for Nodes {
         let ranges = tree::list(&obj["spec"], "podCIDRs");
         let path = Path::root("spec.podCIDRs");
         for (at, range) in ranges.iter().map(|r| r.as_str().unwrap_or_default()).enumerate() {
-            if !rules::is_cidr(range) {
-                errors.push(Error::invalid(&path.index(at), range, rules::BAD_CIDR));
-            }
+            checks::cidr(range, &path.index(at), errors);
         }
         let texts: Vec<&str> = ranges.iter().map(|r| r.as_str().unwrap_or_default()).collect();
-        let unread = texts.iter().position(|range| !rules::is_cidr(range)).filter(|_| ranges.len() > 1);
+        let unread = texts.iter().position(|range| checks::lenient_cidr(range).is_none()).filter(|_| ranges.len() > 1);
         if let Some(at) = unread {
             let why = format!("invalid PodCIDRs. failed to check with dual stack with error:invalid CIDR[{at}]: <nil> (invalid CIDR address: {})", texts[at]);
             errors.push(Error::internal(&path, why));
@@ -230,7 +223,7 @@ fn taints(obj: &Value, errors: &mut ErrorList) {
         }
         rules::one_of(&taint["effect"], &path.child("effect"), &["NoSchedule", "PreferNoSchedule", "NoExecute"], errors);
         if !seen.insert((key, effect)) {
-            let mut error = Error::duplicate(&path, taint.clone());
+            let mut error = Error::duplicate(&path, taint.clone()).shown_as(internal::text("core.Taint", taint));
             error.detail = "taints must be unique by key and effect pair".into();
             errors.push(error);
         }

@@ -1,11 +1,10 @@
 //! Deployments (`pkg/registry/apps/deployment`, `pkg/apis/apps`).
 
-use crate::{Context, Strategy, pod, rules, template, tree};
+use crate::{Context, Strategy, internal, pod, rules, template, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
 };
-use serde_json::json;
 
 /// The strategy of deployments.
 #[derive(Debug, Clone, Copy)]
@@ -54,8 +53,9 @@ impl Strategy for Deployments {
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         let (spec, path) = (&obj["spec"], Path::root("spec"));
         rules::not_negative(&spec["replicas"], &path.child("replicas"), errors);
-        rules::workload_selector(spec, &path, "deployment", errors);
-        template::check(spec, &path, true, "ReplicaSet", errors);
+        if rules::workload_selector(spec, &path, "deployment", errors) {
+            template::check(spec, &path, true, "ReplicaSet", errors);
+        }
         strategy(&spec["strategy"], &path.child("strategy"), errors);
         rules::all_not_negative(spec, &path, &["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"], errors);
         if let (Some(deadline), ready) = (spec["progressDeadlineSeconds"].as_i64(), spec["minReadySeconds"].as_i64().unwrap_or(0))
@@ -122,7 +122,7 @@ fn strategy(strategy: &Value, path: &Path, errors: &mut ErrorList) {
         }
         // The original names the strategy as a whole, in its internal spelling.
         other => {
-            let shown = format!("{{\"Type\":{},\"RollingUpdate\":null}}", json!(other));
+            let shown = internal::text("apps.DeploymentStrategy", strategy);
             errors.push(Error::not_supported(path, other, &["Recreate", "RollingUpdate"]).shown_as(shown));
         }
     }

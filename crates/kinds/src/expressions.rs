@@ -152,7 +152,7 @@ pub fn check_types(spec: &Value, kinds: &[(String, Typed)], params: Option<&Type
 
 /// A type by the name that values give to it.
 fn shown(ty: &Type) -> String {
-    if *ty == Type::Null { "null_type".into() } else { ty.to_string() }
+    ty.described()
 }
 
 /// A type as a field can have it: what is no simple value is anything, and so are the innermost parts of one that is made of too many.

@@ -20,6 +20,7 @@ mod misc;
 mod networking;
 mod rbac;
 mod storage;
+mod x509;
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@
 //! time comes with [`Context`] or as an argument. A module holds one kind or a small family, always in the same order:
 //! the strategy, its defaults, its checks. The tables' cells are in `rows`.
 
+mod addresses;
 mod amounts;
 mod claim;
 mod cluster;
@@ -21,6 +22,7 @@ pub mod expressions;
 mod groups;
 mod internal;
 mod job;
+mod late;
 mod limits;
 pub mod meta;
 mod name_rule;
@@ -42,6 +44,7 @@ mod volume;
 mod withheld;
 mod workloads;
 
+pub use late::is_late;
 pub use meta::{annotations as validate_annotations, validate_meta, validate_meta_update};
 pub use name_rule::NameRule;
 pub use pod::{api_references, names_secrets, qos_class};

@@ -14,6 +14,10 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 pub struct LimitRanges;
 
 impl Strategy for LimitRanges {
+    fn is_named(&self) -> bool {
+        true
+    }
+
     fn default(&self, obj: &mut Value) {
         let Some(spec) = tree::at(obj, &["spec"]) else { return };
         for limit in tree::each(spec, "limits").filter(|l| l.get("type").is_some_and(|t| t == "Container")) {
@@ -144,11 +148,6 @@ pub struct ResourceQuotas;
 impl Strategy for ResourceQuotas {
     fn answers_deleted(&self) -> bool {
         true
-    }
-
-    /// A quota that is full can be raised.
-    fn charged(&self, part: &str, change: bool) -> bool {
-        part.is_empty() && !change
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {

@@ -1,6 +1,6 @@
 //! Checks of `metadata` that are the same for every kind (`apimachinery/pkg/api/validation`).
 
-use crate::{rules, strategy::Strategy, tree};
+use crate::{NameRule, rules, strategy::Strategy, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -17,13 +17,10 @@ pub(crate) const STANDARD_FINALIZERS: [&str; 3] = ["orphan", "foregroundDeletion
 pub fn validate_meta(obj: &Value, namespaced: bool, strategy: &dyn Strategy) -> ErrorList {
     let mut errors = ErrorList::new();
     let (metadata, path) = (&obj["metadata"], Path::root("metadata"));
-    let (name, prefix) = (tree::text(metadata, "name"), tree::text(metadata, "generateName"));
-    let rule = strategy.name_rule();
-    if !prefix.is_empty() {
-        errors.extend(rule.check(prefix, true).into_iter().map(|m| Error::invalid(&path.child("generateName"), prefix, m)));
-    }
+    let name = tree::text(metadata, "name");
+    prefix(obj, strategy, &mut errors);
     if !name.is_empty() {
-        errors.extend(rule.check(name, false).into_iter().map(|m| Error::invalid(&path.child("name"), name, m)));
+        errors.extend(named(obj, strategy, name, false).into_iter().map(|m| Error::invalid(&path.child("name"), name, m)));
     }
     let namespace = tree::text(metadata, "namespace");
     if namespaced {
@@ -59,9 +56,70 @@ pub fn validate_meta_update(obj: &Value, old: &Value, strategy: &dyn Strategy) -
         errors.extend(changed(obj, old));
         return errors;
     }
-    immutable(obj, old, &mut errors);
     common(&obj["metadata"], &path, any_finalizer, &mut errors);
+    immutable(obj, old, &mut errors);
+    if NAMED_AGAIN.contains(&tree::text(obj, "kind")) {
+        prefix(obj, strategy, &mut errors);
+    }
     errors
+}
+
+/// Kinds whose updates are checked with their names in upstream: a `generateName` that nobody uses any more among them.
+const NAMED_AGAIN: [&str; 38] = [
+    "CSINode",
+    "CSIStorageCapacity",
+    "CertificateSigningRequest",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "ClusterTrustBundle",
+    "ConfigMap",
+    "ControllerRevision",
+    "DeviceClass",
+    "EndpointSlice",
+    "Endpoints",
+    "FlowSchema",
+    "IPAddress",
+    "Ingress",
+    "IngressClass",
+    "LimitRange",
+    "MutatingAdmissionPolicy",
+    "MutatingAdmissionPolicyBinding",
+    "MutatingWebhookConfiguration",
+    "Namespace",
+    "Node",
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+    "Pod",
+    "PriorityLevelConfiguration",
+    "ResourceClaim",
+    "ResourceClaimTemplate",
+    "Role",
+    "RoleBinding",
+    "RuntimeClass",
+    "Secret",
+    "ServiceAccount",
+    "StorageClass",
+    "StorageVersionMigration",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+    "ValidatingWebhookConfiguration",
+    "VolumeAttributesClass",
+];
+
+fn prefix(obj: &Value, strategy: &dyn Strategy, errors: &mut ErrorList) {
+    let prefix = tree::text(&obj["metadata"], "generateName");
+    if !prefix.is_empty() {
+        let path = Path::root("metadata").child("generateName");
+        errors.extend(named(obj, strategy, prefix, true).into_iter().map(|m| Error::invalid(&path, prefix, m)));
+    }
+}
+
+/// What is wrong with a name, or with the prefix of one.
+fn named(obj: &Value, strategy: &dyn Strategy, name: &str, prefix: bool) -> Vec<String> {
+    match strategy.name_rule() {
+        NameRule::Own => strategy.own_name(obj, name, prefix),
+        rule => rule.check(name, prefix),
+    }
 }
 
 /// What upstream's `ValidateObjectMetaUpdate` says.
@@ -140,7 +198,7 @@ pub(crate) fn template(metadata: &Value, path: &Path, errors: &mut ErrorList) {
         "generateName",
         "namespace",
         "selfLink",
-        "uid",
+        "uID",
         "resourceVersion",
         "generation",
         "creationTimestamp",
@@ -152,7 +210,12 @@ pub(crate) fn template(metadata: &Value, path: &Path, errors: &mut ErrorList) {
     ];
     annotations(&metadata["annotations"], &path.child("annotations"), errors);
     rules::labels(&metadata["labels"], &path.child("labels"), errors);
-    let set = NOT_ITS_OWN.iter().filter(|field| !tree::empty(&metadata[**field]) && metadata[**field] != 0);
+    // A list that is there counts, though it be empty, and so does a number that need not be there.
+    let is_set = |field: &str| match &metadata[if field == "uID" { "uid" } else { field }] {
+        Value::Array(_) => true,
+        value => !tree::empty(value) && (*value != 0 || field == "deletionGracePeriodSeconds"),
+    };
+    let set = NOT_ITS_OWN.iter().filter(|field| is_set(field));
     errors.extend(set.map(|field| Error::forbidden(&path.child(field), "cannot be set")));
 }
 
@@ -174,28 +237,27 @@ fn owners(metadata: &Value, path: &Path, errors: &mut ErrorList) {
     let path = path.child("ownerReferences");
     let mut controller: Option<&Value> = None;
     for (at, owner) in tree::list(metadata, "ownerReferences").iter().enumerate() {
-        let place = path.index(at);
+        let (place, version) = (path.index(at), tree::text(owner, "apiVersion"));
+        if version.matches('/').count() > 1 || version.ends_with('/') {
+            errors.push(Error::invalid(&place.child("apiVersion"), version, "must be <group>/<version> or <version>"));
+        }
         for field in ["apiVersion", "kind", "name", "uid"] {
             if tree::empty(&owner[field]) {
                 errors.push(Error::required(&place.child(field), "must not be empty"));
             }
-        }
-        let version = tree::text(owner, "apiVersion");
-        if !version.is_empty() && (version.matches('/').count() > 1 || version.ends_with('/')) {
-            errors.push(Error::invalid(&place.child("apiVersion"), version, "must be <group>/<version> or <version>"));
         }
         // Events come and go by the thousand: what they owned would go with them.
         if version == "v1" && tree::text(owner, "kind") == "Event" {
             errors.push(Error::invalid(&place, owner.clone(), "/v1, Kind=Event is disallowed from being an owner"));
         }
         if owner["controller"] == true {
-            if let Some(first) = controller {
-                let detail =
-                    format!("Only one reference can have Controller set to true. Found \"true\" in references for {} and {}", describe(first), describe(owner));
-                errors.push(Error::invalid(&path, metadata["ownerReferences"].clone(), detail).shown_as(written(&metadata["ownerReferences"])));
-                return;
-            }
-            controller = Some(owner);
+            let Some(first) = controller else {
+                controller = Some(owner);
+                continue;
+            };
+            let detail =
+                format!("Only one reference can have Controller set to true. Found \"true\" in references for {} and {}", describe(first), describe(owner));
+            errors.push(Error::invalid(&path, metadata["ownerReferences"].clone(), detail).shown_as(written(&metadata["ownerReferences"])));
         }
     }
 }

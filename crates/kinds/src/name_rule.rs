@@ -20,8 +20,9 @@ pub enum NameRule {
 impl NameRule {
     /// What is wrong with a name; a generated one's prefix (`prefix`) may end in a dash.
     pub fn check(self, name: &str, prefix: bool) -> Vec<String> {
-        let masked = match name.strip_suffix('-') {
-            Some(stem) if prefix => format!("{stem}a"),
+        // Upstream's `maskTrailingDash`, which takes the letter before the dash as well.
+        let masked = match name.strip_suffix('-').map(|stem| stem.char_indices().next_back().map_or(stem, |(at, _)| stem.get(..at).unwrap_or_default())) {
+            Some(stem) if prefix && name.len() > 1 => format!("{stem}a"),
             _ => name.to_owned(),
         };
         match self {

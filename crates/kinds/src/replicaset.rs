@@ -6,7 +6,7 @@ use machinery::{
     field::{Error, ErrorList, Path},
 };
 
-const COUNTS: [&str; 5] = ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"];
+const COUNTS: [&str; 6] = ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "terminatingReplicas", "observedGeneration"];
 
 /// The strategy of replica sets.
 #[derive(Debug, Clone, Copy)]
@@ -27,8 +27,9 @@ impl Strategy for ReplicaSets {
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         let (spec, path) = (&obj["spec"], Path::root("spec"));
         rules::all_not_negative(spec, &path, &["replicas", "minReadySeconds"], errors);
-        rules::workload_selector(spec, &path, "deployment", errors);
-        template::check(spec, &path, true, "ReplicaSet", errors);
+        if rules::workload_selector(spec, &path, "deployment", errors) {
+            template::check(spec, &path, true, "ReplicaSet", errors);
+        }
     }
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {

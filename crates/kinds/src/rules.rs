@@ -143,8 +143,9 @@ pub(crate) fn label_selector(selector: &Value, path: &Path, errors: &mut ErrorLi
     }
 }
 
-/// The selector of a workload (`what`): there, not empty, and true of its own template's labels.
-pub(crate) fn workload_selector(spec: &Value, path: &Path, what: &str, errors: &mut ErrorList) {
+/// The selector of a workload (`what`): there, not empty, and true of its own template's labels. Whether it is one at all: where it is
+/// not, the original does not look at the template.
+pub(crate) fn workload_selector(spec: &Value, path: &Path, what: &str, errors: &mut ErrorList) -> bool {
     let (selector, place) = (&spec["selector"], path.child("selector"));
     let labels = &spec["template"]["metadata"]["labels"];
     if selector.is_null() {
@@ -153,7 +154,7 @@ pub(crate) fn workload_selector(spec: &Value, path: &Path, what: &str, errors: &
             errors.push(Error::required(&place, ""));
         }
         errors.push(foreign_labels(labels, path));
-        return;
+        return true;
     }
     label_selector(selector, &place, errors);
     let empty = tree::empty(&selector["matchLabels"]) && tree::empty(&selector["matchExpressions"]);
@@ -168,10 +169,12 @@ pub(crate) fn workload_selector(spec: &Value, path: &Path, what: &str, errors: &
         Err(_) => {
             let detail = if what == "statefulset" { "" } else { "invalid label selector" };
             errors.push(Error::invalid(&place, selector.clone(), detail).shown_as(internal::text("metav1.LabelSelector", selector)));
+            return false;
         }
         Ok(parsed) if !empty && !parsed.matches(|key| labels.get(key).and_then(Value::as_str)) => errors.push(foreign_labels(labels, path)),
         Ok(_) => {}
     }
+    true
 }
 
 fn foreign_labels(labels: &Value, path: &Path) -> Error {
@@ -227,7 +230,8 @@ pub(crate) fn at_most_all(value: &Value, path: &Path, errors: &mut ErrorList) {
 /// Whether a number or percentage is zero.
 pub(crate) fn is_zero(value: &Value) -> bool {
     match value {
-        Value::String(text) => text.trim_end_matches('%').parse::<i64>() == Ok(0),
+        // A text that is no number counts as none.
+        Value::String(text) => text.strip_suffix('%').unwrap_or(text).parse::<i64>().unwrap_or(0) == 0,
         Value::Number(number) => number.as_i64() == Some(0),
         _ => false,
     }
@@ -310,12 +314,3 @@ pub(crate) fn endpoint_ip(text: &str, path: &Path, errors: &mut ErrorList) {
 pub(crate) const BAD_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 /// What is said of a text that is no range of addresses.
 pub(crate) const BAD_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-
-/// A range of addresses.
-pub(crate) fn is_cidr(text: &str) -> bool {
-    let Some((address, bits)) = text.split_once('/') else { return false };
-    match (address.parse::<std::net::IpAddr>(), bits.parse::<u8>()) {
-        (Ok(address), Ok(length)) => length <= if address.is_ipv4() { 32 } else { 128 } && (bits == "0" || !bits.starts_with('0')),
-        _ => false,
-    }
-}

@@ -4,7 +4,9 @@
 //! is still to give is not missed here.
 
 use crate::{
-    Context, NameRule, Selectable, Strategy, pod, rules,
+    Context, NameRule, Selectable, Strategy, addresses,
+    groups::checks,
+    pod, rules,
     tree::{self, Fields},
 };
 use machinery::{
@@ -132,6 +134,13 @@ fn warnings(obj: &Value) -> Vec<String> {
     let hints = "service.kubernetes.io/topology-aware-hints";
     if !obj["metadata"]["annotations"][hints].is_null() {
         out.push(format!("annotation {hints} is deprecated, please use service.kubernetes.io/topology-mode instead"));
+    }
+    let path = Path::root("spec");
+    addresses::of_ips(spec, "clusterIPs", &path, &mut out);
+    addresses::of_ips(spec, "externalIPs", &path, &mut out);
+    addresses::of_ip(tree::text(spec, "loadBalancerIP"), &path.child("loadBalancerIP"), &mut out);
+    for (at, range) in tree::list(spec, "loadBalancerSourceRanges").iter().enumerate() {
+        addresses::of_cidr(range.as_str().unwrap_or_default(), &path.child("loadBalancerSourceRanges").index(at), &mut out);
     }
     let mut warn = |holds: bool, words: &str| {
         if holds {
@@ -443,10 +452,7 @@ fn load_balancer(obj: &Value, path: &Path, errors: &mut ErrorList) {
             errors.push(Error::forbidden(place, ONLY_LOAD_BALANCER));
         }
         for (place, value) in values {
-            let value = value.trim();
-            if !rules::is_cidr(value) {
-                errors.push(Error::invalid(&place, value, rules::BAD_CIDR));
-            }
+            checks::cidr(value.trim(), &place, errors);
         }
     };
     if let Some(list) = spec["loadBalancerSourceRanges"].as_array().filter(|l| !l.is_empty()) {
@@ -454,7 +460,7 @@ fn load_balancer(obj: &Value, path: &Path, errors: &mut ErrorList) {
         ranges(&place, &mut list.iter().enumerate().map(|(at, v)| (place.index(at), v.as_str().unwrap_or_default())));
     } else if let Some(text) = obj["metadata"]["annotations"][SOURCE_RANGES].as_str() {
         let place = Path::root("metadata.annotations").key(SOURCE_RANGES);
-        ranges(&place, &mut text.split(',').filter(|t| !t.trim().is_empty()).map(|t| (place.clone(), t)));
+        ranges(&place, &mut text.split(',').filter(|_| !text.trim().is_empty()).map(|t| (place.clone(), t)));
     }
     if !spec["allocateLoadBalancerNodePorts"].is_null() && !balanced {
         errors.push(Error::forbidden(&path.child("allocateLoadBalancerNodePorts"), ONLY_LOAD_BALANCER));
@@ -559,8 +565,17 @@ impl Strategy for Endpoints {
         if obj["subsets"] == old["subsets"] { ErrorList::new() } else { self.validate(obj) }
     }
 
-    fn warnings(&self, _obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()]
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        let mut out = vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()];
+        for (at, subset) in tree::list(obj, "subsets").iter().enumerate() {
+            for list in ["addresses", "notReadyAddresses"] {
+                for (nth, address) in tree::list(subset, list).iter().enumerate() {
+                    let place = Path::root("subsets").index(at).child(list).index(nth).child("ip");
+                    addresses::of_ip(tree::text(address, "ip"), &place, &mut out);
+                }
+            }
+        }
+        out
     }
 
     fn allow_create_on_update(&self) -> bool {

@@ -25,9 +25,9 @@ impl Strategy for StatefulSets {
         let Some(spec) = tree::at(obj, &["spec"]) else { return };
         pod::defaults::template(spec);
         for claim in tree::each(spec, "volumeClaimTemplates") {
-            // Claims in a set are written with their kind.
-            tree::fill_text(claim, "kind", "PersistentVolumeClaim");
-            tree::fill_text(claim, "apiVersion", "v1");
+            // Claims in a set are written with their kind, whatever was said of it.
+            claim.insert("kind".into(), "PersistentVolumeClaim".into());
+            claim.insert("apiVersion".into(), "v1".into());
             if let Some(claim) = tree::child(claim, "spec") {
                 claim::default_claim_spec(claim);
             }
@@ -61,21 +61,13 @@ impl Strategy for StatefulSets {
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
-        let (spec, path) = (&obj["spec"], Path::root("spec"));
-        for (at, claim) in tree::list(spec, "volumeClaimTemplates").iter().enumerate() {
-            claim::check_claim_spec(&claim["spec"], &path.child("volumeClaimTemplates").index(at).child("spec"), errors);
-        }
-        let service = tree::text(spec, "serviceName");
-        if !service.is_empty() {
-            rules::name(service, &path.child("serviceName"), names::dns1123_label(service), errors);
-        }
-        check_stateful(spec, &path, errors);
+        check_stateful(&obj["spec"], &Path::root("spec"), true, errors);
     }
 
     /// What never changes is not checked again: it may stem from an older server.
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let (mut errors, path) = (ErrorList::new(), Path::root("spec"));
-        check_stateful(&obj["spec"], &path, &mut errors);
+        check_stateful(&obj["spec"], &path, false, &mut errors);
         let fixed = [
             ("selector", "*metav1.LabelSelector"),
             ("volumeClaimTemplates", "[]core.PersistentVolumeClaim"),
@@ -120,7 +112,8 @@ impl Strategy for StatefulSets {
     }
 }
 
-fn check_stateful(spec: &Value, path: &Path, errors: &mut ErrorList) {
+/// Checks a set; what never changes only when it is made (`new`).
+fn check_stateful(spec: &Value, path: &Path, new: bool, errors: &mut ErrorList) {
     match tree::text(spec, "podManagementPolicy") {
         "" => errors.push(Error::required(&path.child("podManagementPolicy"), "")),
         "OrderedReady" | "Parallel" => {}
@@ -152,11 +145,20 @@ fn check_stateful(spec: &Value, path: &Path, errors: &mut ErrorList) {
     for field in ["whenDeleted", "whenScaled"] {
         rules::supported(&retention[field], &place.child(field), &["Retain", "Delete"], errors);
     }
+    let claims = tree::list(spec, "volumeClaimTemplates").iter().enumerate().filter(|_| new);
+    for (at, claim) in claims {
+        claim::check_claim_spec(&claim["spec"], &path.child("volumeClaimTemplates").index(at).child("spec"), errors);
+    }
     rules::all_not_negative(spec, path, &["replicas", "minReadySeconds"], errors);
     rules::not_negative(&spec["ordinals"]["start"], &path.child("ordinals.start"), errors);
-    rules::workload_selector(spec, path, "statefulset", errors);
-    let own = effective_template(spec);
-    template::check(&own, path, true, "StatefulSet", errors);
+    let service = tree::text(spec, "serviceName");
+    if new && !service.is_empty() {
+        rules::name(service, &path.child("serviceName"), names::dns1123_label(service), errors);
+    }
+    if rules::workload_selector(spec, path, "statefulset", errors) {
+        template::check(&effective_template(spec), path, false, "StatefulSet", errors);
+    }
+    template::runs_for_good(&spec["template"]["spec"], &path.child("template").child("spec"), "StatefulSet", errors);
 }
 
 /// The template as the set's pods will have it: their claims are volumes, and their names are the controller's business.
@@ -170,8 +172,9 @@ fn effective_template(spec: &Value) -> Cow<'_, Value> {
         fields.remove("hostname");
         fields.remove("subdomain");
         let name = |claim: &'_ Value| tree::text(&claim["metadata"], "name").to_owned();
-        let mut volumes: Vec<Value> = claims.iter().map(|c| json!({"name": name(c), "persistentVolumeClaim": {"claimName": name(c)}})).collect();
-        let claimed: HashSet<String> = claims.iter().map(name).collect();
+        let mut claimed = HashSet::new();
+        let once = claims.iter().map(name).filter(|name| claimed.insert(name.clone()));
+        let mut volumes: Vec<Value> = once.map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}})).collect();
         let own = tree::list(inner, "volumes").iter().filter(|v| !claimed.contains(tree::text(v, "name")));
         volumes.extend(own.cloned());
         fields.insert("volumes".into(), volumes.into());
@@ -231,6 +234,12 @@ impl Strategy for DaemonSets {
         if tree::body_differs(obj, old) {
             tree::bump_generation(obj, old);
         }
+    }
+
+    /// The count is of the specification, though it is written as an annotation.
+    fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
+        tree::keep_all_but_status(obj, old);
+        set_template_generation(obj, template_generation(old));
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {

@@ -233,6 +233,22 @@ pub trait Strategy: Send + Sync {
         NameRule::Subdomain
     }
 
+    /// Whether an object for which nobody says a name is given one.
+    fn is_named(&self) -> bool {
+        false
+    }
+
+    /// What is wrong with the name, or the prefix of one, of an object whose kind checks it itself ([`NameRule::Own`]).
+    fn own_name(&self, _obj: &Value, _name: &str, _prefix: bool) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Whether a new object's metadata is looked at where nothing else is wrong: upstream's validation of the kind leaves it to what
+    /// holds for every kind.
+    fn metadata_last(&self) -> bool {
+        false
+    }
+
     /// Whether PUT of an absent object makes it.
     fn allow_create_on_update(&self) -> bool {
         false
@@ -257,6 +273,11 @@ pub trait Strategy: Send + Sync {
     /// Whether an update may leave the resourceVersion out.
     fn allow_unconditional_update(&self) -> bool {
         true
+    }
+
+    /// Whether it may through this version of the API.
+    fn unconditional_through(&self, _version: &str) -> bool {
+        self.allow_unconditional_update()
     }
 
     /// What becomes of the dependents if the deleter does not say.
@@ -306,11 +327,6 @@ pub trait Strategy: Send + Sync {
     /// Whether the objects are given addresses and ports of the cluster.
     fn takes_addresses(&self) -> bool {
         false
-    }
-
-    /// Whether quotas count writes through an endpoint, changes or others.
-    fn charged(&self, part: &str, _change: bool) -> bool {
-        part.is_empty()
     }
 
     /// The fields that writers of an endpoint (`""`, `status`, …) never own, since the server resets them.

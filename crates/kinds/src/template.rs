@@ -16,14 +16,18 @@ pub(crate) fn check(spec: &Value, path: &Path, always: bool, what: &str, errors:
     pod::check_annotations(template, &template["spec"], &path.child("annotations"), errors);
     pod::check_spec(&template["spec"], &path.child("spec"), pod::Users::Template, errors);
     if always {
-        let policy = tree::text(&template["spec"], "restartPolicy");
-        if policy != "Always" {
-            errors.push(Error::not_supported(&path.child("spec").child("restartPolicy"), policy, &["Always"]));
-        }
-        if !template["spec"]["activeDeadlineSeconds"].is_null() {
-            let detail = format!("activeDeadlineSeconds in {what} is not Supported");
-            errors.push(Error::forbidden(&path.child("spec").child("activeDeadlineSeconds"), detail));
-        }
+        runs_for_good(&template["spec"], &path.child("spec"), what, errors);
+    }
+}
+
+/// The pods of a workload that has no end have none.
+pub(crate) fn runs_for_good(pod: &Value, path: &Path, what: &str, errors: &mut ErrorList) {
+    let policy = tree::text(pod, "restartPolicy");
+    if policy != "Always" {
+        errors.push(Error::not_supported(&path.child("restartPolicy"), policy, &["Always"]));
+    }
+    if !pod["activeDeadlineSeconds"].is_null() {
+        errors.push(Error::forbidden(&path.child("activeDeadlineSeconds"), format!("activeDeadlineSeconds in {what} is not Supported")));
     }
 }
 

@@ -383,7 +383,7 @@ fn strategies_bear_any_shape() {
                 kind.prepare_status(&cx(), &mut new, old);
                 let _ = (kind.validate(&new), kind.validate_update(&new, old), kind.validate_status(&new, old));
                 let _ = (kind.warnings(&new, Some(old)), kind.selectable_fields(&new), kind.grace_period(&new, None));
-                let _ = (kind.row(&new, SystemTime::UNIX_EPOCH), kind.charged("", true));
+                let _ = kind.row(&new, SystemTime::UNIX_EPOCH);
                 let _ = (validate_meta(&new, resource.namespaced, kind), crate::validate_meta_update(&new, old, kind));
                 for part in ["ephemeralcontainers", "resize", "binding", "eviction", "approval", "finalize"] {
                     let mut new = new.clone();

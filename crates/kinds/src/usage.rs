@@ -38,9 +38,9 @@ fn raise(to: &mut Amounts, least: &Amounts) {
     }
 }
 
-/// `requests` or `limits` of a whole pod: its containers and sidecars together, or what an init container needs beside
-/// the sidecars before it, if that is more; a pod's own amounts go before its containers'; overhead comes on top.
-pub fn of_pod(pod: &Value, which: &str) -> Amounts {
+/// `requests` or `limits` of a pod without its overhead: its containers and sidecars together, or what an init container needs
+/// beside the sidecars before it, if that is more; a pod's own amounts go before its containers'.
+pub fn of_containers(pod: &Value, which: &str) -> Amounts {
     let spec = &pod["spec"];
     let mut sum = Amounts::new();
     for container in items(&spec["containers"]) {
@@ -60,7 +60,13 @@ pub fn of_pod(pod: &Value, which: &str) -> Amounts {
     }
     raise(&mut sum, &most);
     sum.extend(of(&spec["resources"][which]));
-    for (name, amount) in of(&spec["overhead"]) {
+    sum
+}
+
+/// `requests` or `limits` of a whole pod, its overhead among them.
+pub fn of_pod(pod: &Value, which: &str) -> Amounts {
+    let mut sum = of_containers(pod, which);
+    for (name, amount) in of(&pod["spec"]["overhead"]) {
         // Overhead does not limit what nobody has limited.
         match sum.get_mut(&name) {
             Some(present) => *present += amount,
@@ -71,6 +77,34 @@ pub fn of_pod(pod: &Value, which: &str) -> Amounts {
         }
     }
     sum
+}
+
+/// What devices of a class are counted as, behind the class's name (upstream's `ResourceClaimsPerClass`).
+pub const DEVICES: &str = ".deviceclass.resource.k8s.io/devices";
+/// What claims of a class are counted as, behind the class's name.
+const BY_CLASS: &str = ".storageclass.storage.k8s.io/";
+
+/// Whether an amount that a quota names is one that objects of a resource use (upstream's `MatchingResources`).
+pub fn is_of(group: &str, resource: &str, name: &str) -> bool {
+    let counted = name.strip_prefix("count/").map(|counted| counted.split_once('.').unwrap_or((counted, "")));
+    if let Some((counted, of)) = counted {
+        return counted == resource && of == group;
+    }
+    match (group, resource) {
+        ("", "pods") => {
+            let plain = name.strip_prefix("requests.").or_else(|| name.strip_prefix("limits.")).unwrap_or(name);
+            let huge = name.strip_prefix("requests.").unwrap_or(name).starts_with("hugepages-");
+            name == "pods" || COMPUTE.contains(&plain) || huge || name.strip_prefix("requests.").is_some_and(is_extended)
+        }
+        ("", "services") => matches!(name, "services" | "services.nodeports" | "services.loadbalancers"),
+        ("", "persistentvolumeclaims") => {
+            let plain = name.split_once(BY_CLASS).map_or(name, |(_, what)| what);
+            matches!(plain, "persistentvolumeclaims" | "requests.storage")
+        }
+        ("", "configmaps" | "secrets" | "replicationcontrollers" | "resourcequotas") => name == resource,
+        ("resource.k8s.io", "resourceclaims") => name.ends_with(DEVICES),
+        _ => false,
+    }
 }
 
 /// Resources whose requests and limits are both counted.
@@ -92,6 +126,7 @@ pub fn measure(group: &str, resource: &str, object: &Value) -> Amounts {
         ("", "pods") => pod(object, &mut out),
         ("", "services") => service(object, &mut out),
         ("", "persistentvolumeclaims") => claim(object, &mut out),
+        ("resource.k8s.io", "resourceclaims") => devices(object, &mut out),
         ("", "configmaps" | "secrets" | "replicationcontrollers" | "resourcequotas") => {
             out.insert(resource.to_owned(), one());
         }
@@ -160,14 +195,37 @@ fn claim(claim: &Value, out: &mut Amounts) {
     let class = class.unwrap_or_else(|| text(&claim["spec"], "storageClassName"));
     out.insert("requests.storage".into(), asked);
     if !class.is_empty() {
-        out.insert(format!("{class}.storageclass.storage.k8s.io/persistentvolumeclaims"), one());
-        out.insert(format!("{class}.storageclass.storage.k8s.io/requests.storage"), asked);
+        out.insert(format!("{class}{BY_CLASS}persistentvolumeclaims"), one());
+        out.insert(format!("{class}{BY_CLASS}requests.storage"), asked);
+    }
+}
+
+/// The devices of each class that a claim may be given at most.
+fn devices(claim: &Value, out: &mut Amounts) {
+    // Upstream's `AllocationResultsMaxSize`: what asks for all devices may get so many.
+    const MOST: usize = 32;
+    let of = |request: &Value| {
+        let number = match text(request, "allocationMode") {
+            "All" => MOST,
+            "ExactCount" => request["count"].as_u64().and_then(|count| usize::try_from(count).ok()).unwrap_or(0),
+            _ => 0,
+        };
+        (format!("{}{DEVICES}", text(request, "deviceClassName")), count(number))
+    };
+    for request in items(&claim["spec"]["devices"]["requests"]) {
+        let mut most = Amounts::new();
+        match items(&request["firstAvailable"]) {
+            [] => most.extend(Some(&request["exactly"]).filter(|exactly| exactly.is_object()).map(of)),
+            // One of them is given, and of each class the largest counts.
+            others => others.iter().map(of).for_each(|(name, number)| raise(&mut most, &Amounts::from([(name, number)]))),
+        }
+        add(out, &most);
     }
 }
 
 /// Bytes are counted whole.
 fn storage_of(amount: Quantity) -> Quantity {
-    if amount.milli_value() % 1000 == 0 { amount } else { Quantity::from_value(amount.value(), amount.format()) }
+    if amount.is_whole() { amount } else { Quantity::from_value(amount.value(), amount.format()) }
 }
 
 /// The classes of attributes that a claim wishes, has and is on the way to.
@@ -181,13 +239,39 @@ fn attribute_classes(claim: &Value) -> impl Iterator<Item = &str> {
     all.into_iter().filter(|name| !name.is_empty())
 }
 
+/// Which objects a quota counts: one of its conditions.
+#[derive(Debug, Clone, Copy)]
+pub struct Scope<'q> {
+    /// `PriorityClass`, `BestEffort`, …
+    pub name: &'q str,
+    /// `In`, `NotIn`, `Exists` or `DoesNotExist`.
+    pub operator: &'q str,
+    /// What is in it, or not.
+    pub values: &'q [Value],
+}
+
+impl<'q> Scope<'q> {
+    /// A condition as a selector writes it.
+    pub fn of(requirement: &'q Value) -> Self {
+        Self { name: text(requirement, "scopeName"), operator: text(requirement, "operator"), values: items(&requirement["values"]) }
+    }
+
+    /// All conditions of a quota.
+    pub fn all(quota: &'q Value) -> impl Iterator<Item = Self> {
+        let spec = &quota["spec"];
+        let plain = items(&spec["scopes"]).iter().filter_map(Value::as_str).map(|name| Self { name, operator: "Exists", values: &[] });
+        plain.chain(items(&spec["scopeSelector"]["matchExpressions"]).iter().map(Self::of))
+    }
+
+    /// Whether an object is one of them.
+    pub fn holds(&self, group: &str, resource: &str, object: &Value) -> bool {
+        in_scope(self.name, self.operator, self.values, (group, resource), object)
+    }
+}
+
 /// Whether a quota's scopes select an object.
 pub fn selects(quota: &Value, group: &str, resource: &str, object: &Value) -> bool {
-    let spec = &quota["spec"];
-    let scopes = items(&spec["scopes"]).iter().filter_map(Value::as_str);
-    let plain = scopes.map(|scope| (scope, "Exists", &Value::Null));
-    let chosen = items(&spec["scopeSelector"]["matchExpressions"]).iter().map(|e| (text(e, "scopeName"), text(e, "operator"), &e["values"]));
-    plain.chain(chosen).all(|(scope, operator, values)| in_scope(scope, operator, items(values), (group, resource), object))
+    Scope::all(quota).all(|scope| scope.holds(group, resource, object))
 }
 
 fn in_scope(scope: &str, operator: &str, values: &[Value], of: (&str, &str), object: &Value) -> bool {
@@ -229,7 +313,10 @@ fn matches(operator: &str, there: bool, listed: bool) -> bool {
 }
 
 fn is_best_effort(pod: &Value) -> bool {
-    ["requests", "limits"].iter().all(|which| of_pod(pod, which).iter().all(|(n, a)| !matches!(n.as_str(), "cpu" | "memory") || a.is_zero()))
+    match text(&pod["status"], "qosClass") {
+        "" => crate::qos_class(&pod["spec"]) == "BestEffort",
+        told => told == "BestEffort",
+    }
 }
 
 fn crosses_namespaces(spec: &Value) -> bool {
@@ -260,6 +347,35 @@ mod tests {
         assert_eq!(sum("1Gi", json!({"storage": "3Gi"})), both("3Gi"), "a resize that failed");
         assert_eq!(sum("2Gi", json!({"storage": "1Gi"})), both("2Gi"));
         assert_eq!(sum("1500m", json!({})), both("2"));
+    }
+
+    #[test]
+    fn a_claim_of_devices_is_charged_for_the_most_that_it_may_get() {
+        let exactly = |class: &str, mode: &str, count: u32| json!({"deviceClassName": class, "allocationMode": mode, "count": count});
+        let claim = json!({"spec": {"devices": {"requests": [
+            {"exactly": exactly("gpu", "ExactCount", 2)},
+            {"exactly": exactly("net", "All", 0)},
+            {"firstAvailable": [exactly("gpu", "ExactCount", 3), exactly("gpu", "ExactCount", 1), exactly("net", "ExactCount", 1)]},
+        ]}}});
+        let used = measure("resource.k8s.io", "resourceclaims", &claim);
+        let told: Vec<String> = used.iter().map(|(name, amount)| format!("{name}={amount}")).collect();
+        let wanted = ["count/resourceclaims.resource.k8s.io=1", "gpu.deviceclass.resource.k8s.io/devices=5", "net.deviceclass.resource.k8s.io/devices=33"];
+        assert_eq!(told, wanted);
+        assert!(used.keys().all(|name| is_of("resource.k8s.io", "resourceclaims", name)));
+    }
+
+    #[test]
+    fn amounts_belong_to_the_resource_that_uses_them() {
+        for (group, resource, names) in [
+            ("", "pods", &["pods", "cpu", "limits.memory", "requests.ephemeral-storage", "hugepages-2Mi", "requests.a.b/c", "count/pods"][..]),
+            ("", "services", &["services.nodeports", "count/services"]),
+            ("", "persistentvolumeclaims", &["requests.storage", "gold.storageclass.storage.k8s.io/requests.storage", "persistentvolumeclaims"]),
+            ("apps", "deployments", &["count/deployments.apps"]),
+        ] {
+            assert!(names.iter().all(|name| is_of(group, resource, name)), "{resource}");
+            assert!(!names.iter().any(|name| is_of("", "secrets", name)), "{resource}");
+        }
+        assert!(!is_of("", "pods", "requests.storage") && !is_of("", "pods", "a.b/c") && !is_of("", "deployments", "count/deployments.apps"));
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Strategy for Volumes {
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
-        check_volume(&obj["spec"], tree::text(&obj["metadata"], "name"), &Path::root("spec"), errors);
+        check_volume(&obj["spec"], Some(tree::text(&obj["metadata"], "name")), &Path::root("spec"), errors);
     }
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
@@ -101,48 +101,93 @@ impl Strategy for Volumes {
     }
 
     fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        let mut out = class_warning(obj);
-        if obj["spec"]["persistentVolumeReclaimPolicy"] == "Recycle" {
+        let (mut out, spec) = (class_warning(obj), &obj["spec"]);
+        if !obj["metadata"]["annotations"][MOUNT_OPTIONS].is_null() {
+            out.push(format!("metadata.annotations[{MOUNT_OPTIONS}]: deprecated since v1.31; use \"mountOptions\" attribute instead"));
+        }
+        if spec["persistentVolumeReclaimPolicy"] == "Recycle" {
             out.push(
                 "spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning."
                     .to_owned(),
             );
         }
+        let place = Path::root("spec.nodeAffinity.required.nodeSelectorTerms");
+        for (at, term) in tree::list(&spec["nodeAffinity"]["required"], "nodeSelectorTerms").iter().enumerate() {
+            pod::node_term_warnings(term, &place.index(at), false, &mut out);
+        }
+        for (source, shown, since) in DEAD_SOURCES {
+            if !spec[source].is_null() {
+                out.push(format!("spec.{shown}: deprecated in {since}"));
+            }
+        }
         out
     }
 }
+
+const MOUNT_OPTIONS: &str = "volume.beta.kubernetes.io/mount-options";
+
+/// Sources that nobody mounts any more, as they are called, as they are told, and since when.
+const DEAD_SOURCES: [(&str, &str, &str); 6] = [
+    ("cephfs", "cephfs", "v1.28, non-functional in v1.31+"),
+    ("photonPersistentDisk", "photonPersistentDisk", "v1.11, non-functional in v1.16+"),
+    ("scaleIO", "scaleIO", "v1.16, non-functional in v1.22+"),
+    ("storageos", "storageOS", "v1.22, non-functional in v1.25+"),
+    ("glusterfs", "glusterfs", "v1.25, non-functional in v1.26+"),
+    ("rbd", "rbd", "v1.28, non-functional in v1.31+"),
+];
 
 fn sources(spec: &Value) -> Fields {
     let own = |key: &str, value: &Value| !value.is_null() && !NOT_SOURCES.contains(&key);
     spec.as_object().into_iter().flatten().filter(|(k, v)| own(k, v)).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
-fn check_volume(spec: &Value, name: &str, path: &Path, errors: &mut ErrorList) {
+const INLINE: &str = "may not be specified in the context of inline volumes";
+
+/// Checks what a volume is. One without a name stands in an attachment, for a pod's own volume of a driver that has moved out of tree.
+pub(crate) fn check_volume(spec: &Value, name: Option<&str>, path: &Path, errors: &mut ErrorList) {
+    let inline = name.is_none();
+    if inline {
+        for field in ["claimRef", "capacity"].into_iter().filter(|field| !tree::empty(&spec[*field])) {
+            errors.push(Error::forbidden(&path.child(field), INLINE));
+        }
+        if spec["csi"].is_null() {
+            errors.push(Error::required(&path.child("csi"), "has to be specified in the context of inline volumes"));
+        }
+    }
     if tree::empty(&spec["accessModes"]) {
         errors.push(Error::required(&path.child("accessModes"), ""));
     }
     access_modes(spec, path, errors);
-    let (capacity, place) = (&spec["capacity"], path.child("capacity"));
-    if tree::empty(capacity) {
-        errors.push(Error::required(&place, ""));
-    }
-    if capacity["storage"].is_null() || capacity.as_object().is_some_and(|c| c.len() > 1) {
-        errors.push(Error::not_supported(&place, capacity.clone(), &["storage"]));
-    }
-    for (name, value) in tree::entries(spec, "capacity") {
-        positive(value, &place.key(name), errors);
-    }
-    let policies = ["Delete", "Recycle", "Retain"];
-    rules::supported(&spec["persistentVolumeReclaimPolicy"], &path.child("persistentVolumeReclaimPolicy"), &policies, errors);
-    if spec["nodeAffinity"].is_object() {
-        let (required, place) = (&spec["nodeAffinity"]["required"], path.child("nodeAffinity").child("required"));
-        if required.is_object() {
-            pod::node_selector(required, &place, errors);
-        } else {
-            errors.push(Error::required(&place, "must specify required node constraints"));
+    let (policy, place) = (&spec["persistentVolumeReclaimPolicy"], path.child("persistentVolumeReclaimPolicy"));
+    if inline {
+        if !tree::empty(policy) && policy != "Retain" {
+            errors.push(Error::forbidden(&place, "may only be Retain in the context of inline volumes"));
+        }
+        if spec["nodeAffinity"].is_object() {
+            errors.push(Error::forbidden(&path.child("nodeAffinity"), INLINE));
+        }
+    } else {
+        check_capacity(spec, &path.child("capacity"), errors);
+        rules::supported(policy, &place, &["Delete", "Recycle", "Retain"], errors);
+        if spec["nodeAffinity"].is_object() {
+            let (required, place) = (&spec["nodeAffinity"]["required"], path.child("nodeAffinity").child("required"));
+            if required.is_object() {
+                pod::node_selector(required, &place, errors);
+            } else {
+                errors.push(Error::required(&place, "must specify required node constraints"));
+            }
         }
     }
-    check_source(spec, name, path, errors);
+    check_source(spec, name.unwrap_or_default(), path, errors);
+    if inline {
+        if !tree::text(spec, "storageClassName").is_empty() {
+            errors.push(Error::forbidden(&path.child("storageClassName"), INLINE));
+        }
+        if spec["volumeMode"].as_str().is_some_and(|mode| mode != "Filesystem") {
+            errors.push(Error::forbidden(&path.child("volumeMode"), "may not specify volumeMode other than Filesystem in the context of inline volumes"));
+        }
+        return;
+    }
     class(spec, "storageClassName", path, errors);
     rules::supported(&spec["volumeMode"], &path.child("volumeMode"), &VOLUME_MODES, errors);
     if let Some(name) = spec["volumeAttributesClassName"].as_str() {
@@ -154,6 +199,19 @@ fn check_volume(spec: &Value, name: &str, path: &Path, errors: &mut ErrorList) {
         if spec["csi"].is_null() {
             errors.push(Error::required(&path.child("csi"), "has to be specified when using volumeAttributesClassName"));
         }
+    }
+}
+
+fn check_capacity(spec: &Value, place: &Path, errors: &mut ErrorList) {
+    let capacity = &spec["capacity"];
+    if tree::empty(capacity) {
+        errors.push(Error::required(place, ""));
+    }
+    if capacity["storage"].is_null() || capacity.as_object().is_some_and(|c| c.len() > 1) {
+        errors.push(Error::not_supported(place, capacity.clone(), &["storage"]));
+    }
+    for (name, value) in tree::entries(spec, "capacity") {
+        positive(value, &place.key(name), errors);
     }
 }
 
@@ -183,11 +241,11 @@ const SOURCES: [&str; 22] = [
     "flexVolume",
     "azureFile",
     "vsphereVolume",
-    "azureDisk",
     "photonPersistentDisk",
     "portworxVolume",
-    "local",
+    "azureDisk",
     "scaleIO",
+    "local",
     "storageos",
     "csi",
 ];

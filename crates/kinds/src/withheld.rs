@@ -5,7 +5,7 @@ use crate::tree;
 use machinery::Value;
 
 /// In a pod's spec. `*` stands for each element of a list or a map.
-const OF_PODS: [&[&str]; 7] = [
+const OF_PODS: [&[&str]; 9] = [
     &["schedulingGroup"],
     &["evictionResponders"],
     &[CONTAINERS, "*", PROBES, "httpGet", "protocol"],
@@ -13,10 +13,15 @@ const OF_PODS: [&[&str]; 7] = [
     &[CONTAINERS, "*", PROBES, "grpc", "mode"],
     &["volumes", "*", "emptyDir", "mode"],
     &["volumes", "*", FILES, "defaultUser"],
+    &[CONTAINERS, "*", LIFECYCLE, STOP_SIGNAL],
+    &[CONTAINERS, "*", "volumeMounts", "*", "bindMountOptions"],
 ];
 /// Steps that stand for several fields.
 const CONTAINERS: &str = "containers|initContainers|ephemeralContainers";
 const PROBES: &str = "livenessProbe|readinessProbe|startupProbe";
+const LIFECYCLE: &str = "lifecycle";
+/// With which its `lifecycle` goes if that says nothing else.
+const STOP_SIGNAL: &str = "stopSignal";
 const HOOKS: &str = "postStart|preStop";
 const FILES: &str = "secret|configMap|downwardAPI|projected";
 
@@ -28,7 +33,8 @@ fn fields(group: &str, kind: &str) -> (Option<&'static [&'static str]>, &'static
         ("", "ReplicationController") | ("apps", "DaemonSet" | "Deployment" | "ReplicaSet" | "StatefulSet") => (Some(&["spec", "template", "spec"]), &[]),
         ("batch", "Job") => (Some(&["spec", "template", "spec"]), &[&["spec", "scheduling"]]),
         ("batch", "CronJob") => (Some(&["spec", "jobTemplate", "spec", "template", "spec"]), &[&["spec", "jobTemplate", "spec", "scheduling"]]),
-        ("", "Node") => (None, &[&["spec", "podPreemptionPolicy"]]),
+        ("", "Node") => (None, &[&["spec", "podPreemptionPolicy"], &["spec", "configSource"], &["status", "config"]]),
+        ("", "PersistentVolumeClaim") => (None, &[&["status", "healthStatus"]]),
         ("resource.k8s.io", "ResourceClaimTemplate") => (
             None,
             &[
@@ -86,6 +92,14 @@ fn take(value: &mut Value, path: &[&str]) {
             Value::Object(entries) => entries.values_mut().for_each(|entry| take(entry, rest)),
             _ => {}
         },
+        [LIFECYCLE, STOP_SIGNAL] => {
+            let only = |lifecycle: &Value| lifecycle.as_object().is_some_and(|fields| fields.len() == 1 && fields.contains_key(STOP_SIGNAL));
+            if let Some(fields) = value.as_object_mut().filter(|fields| fields.get(LIFECYCLE).is_some_and(only)) {
+                fields.remove(LIFECYCLE);
+            } else if let Some(lifecycle) = value.get_mut(LIFECYCLE) {
+                take(lifecycle, &[STOP_SIGNAL]);
+            }
+        }
         [last] => {
             if let Some(fields) = value.as_object_mut() {
                 last.split('|').for_each(|field| drop(fields.remove(field)));
@@ -110,6 +124,11 @@ mod tests {
         let mut new = pod.clone();
         withhold("", "Pod", &mut new, None);
         assert_eq!(new, json!({"spec": {"containers": [{"name": "c", "readinessProbe": {"httpGet": {"port": 1}}}]}}));
+        let signalled = json!({"spec": {"template": {"spec": {"initContainers": [
+            {"lifecycle": {"stopSignal": "SIGUSR1"}}, {"lifecycle": {"stopSignal": "SIGUSR1", "preStop": {}}}, {"lifecycle": {}}]}}}});
+        let mut plain = signalled.clone();
+        withhold("batch", "Job", &mut plain, None);
+        assert_eq!(plain["spec"]["template"]["spec"]["initContainers"], json!([{}, {"lifecycle": {"preStop": {}}}, {"lifecycle": {}}]));
         let mut kept = pod.clone();
         withhold("", "Pod", &mut kept, Some(&pod));
         assert_eq!(kept, pod, "what was there stays");

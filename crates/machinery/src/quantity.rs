@@ -77,6 +77,13 @@ impl Quantity {
         self.scaled(NANO / 1000)
     }
 
+    /// Whether it is an integer, to a thousandth.
+    pub fn is_whole(self) -> bool {
+        let part = (self.nanos % NANO).abs();
+        // The rest of a thousandth counts as a whole one.
+        part == 0 || part > NANO - NANO / 1000
+    }
+
     /// As a float, for ratios.
     pub fn as_f64(self) -> f64 {
         self.nanos as f64 / NANO as f64

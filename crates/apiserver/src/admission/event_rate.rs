@@ -25,7 +25,10 @@ impl Plugin for EventRateLimit {
         let refused: Vec<String> = { world.gate().event_limits.iter().filter(full) }
             .map(|limit| format!("limit reached on type {} for key {}", limit.by.name(), key(limit.by, write, object)))
             .collect();
-        if refused.is_empty() { Ok(()) } else { Err(Status::new(429, "TooManyRequests", joined(&refused))) }
+        match refused.as_slice() {
+            [] => Ok(()),
+            some => Err(Status::new(429, "TooManyRequests", format!("Too many requests: {}", joined(some)))),
+        }
     }
 }
 

@@ -23,7 +23,7 @@ impl Plugin for LimitRanger {
     }
 
     fn mutate(&self, world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
-        if !creates(write, "", "pods") {
+        if !fits(write) || is_going(write) {
             return Ok(());
         }
         for range in world.list(RANGES, write.namespace) {
@@ -33,10 +33,9 @@ impl Plugin for LimitRanger {
     }
 
     fn validate(&self, world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
-        let pod = is(write, "", "pods") && (creates(write, "", "pods") || write.subresource == "resize");
+        let pod = fits(write);
         let claim = is(write, "", "persistentvolumeclaims") && write.operation != Operation::Delete && write.subresource.is_empty();
-        let going = write.old.is_some_and(|old| !old["metadata"]["deletionTimestamp"].is_null());
-        if !(pod || claim) || going {
+        if !(pod || claim) || is_going(write) {
             return Ok(());
         }
         let ranges: Vec<Arc<Value>> = world.list(RANGES, write.namespace);
@@ -51,6 +50,15 @@ impl Plugin for LimitRanger {
         }
         Ok(())
     }
+}
+
+/// A pod that is made or resized: nothing else changes what its containers ask for.
+fn fits(write: &Write<'_>) -> bool {
+    creates(write, "", "pods") || is(write, "", "pods") && write.operation == Operation::Update && write.subresource == "resize"
+}
+
+fn is_going(write: &Write<'_>) -> bool {
+    write.old.is_some_and(|old| !old["metadata"]["deletionTimestamp"].is_null())
 }
 
 /// Gives containers the defaults of a range, and notes on the pod what was given.
@@ -99,7 +107,7 @@ fn of_pod(limit: &Value, pod: &Value, errors: &mut Vec<String>) {
                 check(limit, &amounts::of(&resources["requests"]), &amounts::of(&resources["limits"]), errors);
             }
         }
-        "Pod" => check(limit, &amounts::of_pod(pod, "requests"), &amounts::of_pod(pod, "limits"), errors),
+        "Pod" => check(limit, &amounts::of_containers(pod, "requests"), &amounts::of_containers(pod, "limits"), errors),
         _ => {}
     }
 }
@@ -117,7 +125,7 @@ fn of_claim(limit: &Value, claim: &Value, errors: &mut Vec<String>) {
         let about = format!("maximum {name} usage per PersistentVolumeClaim is {most}");
         match requests.get(&name) {
             None => errors.push(format!("{about}.  No request is specified")),
-            Some(asked) if *asked > most => errors.push(format!("{about}, but request is {asked}")),
+            Some(asked) if exceeds(asked, &most) => errors.push(format!("{about}, but request is {asked}")),
             Some(_) => {}
         }
     }
@@ -133,8 +141,8 @@ fn check(limit: &Value, requests: &Amounts, limits: &Amounts, errors: &mut Vec<S
         let about = format!("maximum {name} usage per {kind} is {most}");
         match (limits.get(&name), requests.get(&name)) {
             (None, _) => errors.push(format!("{about}.  No limit is specified")),
-            (Some(limit), _) if *limit > most => errors.push(format!("{about}, but limit is {limit}")),
-            (_, Some(asked)) if *asked > most => errors.push(format!("{about}, but request is {asked}")),
+            (Some(limit), _) if exceeds(limit, &most) => errors.push(format!("{about}, but limit is {limit}")),
+            (_, Some(asked)) if exceeds(asked, &most) => errors.push(format!("{about}, but request is {asked}")),
             _ => {}
         }
     }
@@ -148,9 +156,16 @@ fn minimum(kind: &str, name: &str, least: Quantity, asked: Option<&Quantity>, li
     match (asked, limit) {
         (None, _) => Some(format!("{about}.  No request is specified")),
         (Some(asked), _) if *asked < least => Some(format!("{about}, but request is {asked}")),
-        (_, Some(limit)) if *limit < least => Some(format!("{about}, but limit is {limit}")),
+        (_, Some(limit)) if exceeds(&least, limit) => Some(format!("{about}, but limit is {limit}")),
         _ => None,
     }
+}
+
+/// Whether one amount is more than the other, by thousandths where they are not too large for that.
+fn exceeds(one: &Quantity, other: &Quantity) -> bool {
+    let fine = [one, other].iter().all(|q| q.value() <= MAX_MILLI);
+    let number = |q: &Quantity| if fine { q.milli_value() } else { q.value() };
+    number(one) > number(other)
 }
 
 fn ratio(kind: &str, name: &str, most: Quantity, asked: Option<&Quantity>, limit: Option<&Quantity>) -> Option<String> {

@@ -20,6 +20,7 @@ mod extended;
 mod external_ips;
 mod image_policy;
 mod limits;
+mod mountable;
 mod namespace;
 mod node;
 mod node_selector;
@@ -51,7 +52,7 @@ use again::Again;
 use attributes::Attributes;
 use kinds::usage as amounts;
 use machinery::{Value, apply, gvk::Gvk, status::Status};
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 /// A plug-in that decides by what the server knows. Each method decides by the write whether it concerns the plug-in at all.
 trait Plugin: Sync {
@@ -288,10 +289,12 @@ fn keep_managers(write: &Write<'_>, before: &Value, next: &mut Value) {
     meta::set(next, "managedFields", before["metadata"]["managedFields"].clone());
 }
 
-/// Several errors as upstream joins them.
+/// Several errors as upstream joins them, each once.
 fn joined(errors: &[String]) -> String {
-    match errors {
-        [one] => one.clone(),
+    let mut told = HashSet::new();
+    let once: Vec<&str> = errors.iter().map(String::as_str).filter(|error| told.insert(*error)).collect();
+    match once.as_slice() {
+        [one] => (*one).to_owned(),
         more => format!("[{}]", more.join(", ")),
     }
 }

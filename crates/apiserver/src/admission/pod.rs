@@ -1,9 +1,10 @@
 //! What a cluster adds to pods: Priority, DefaultTolerationSeconds, RuntimeClass, PodTopologyLabels.
 
-use super::{Plugin, World, creates, forbidden, is, items, push, text};
+use super::{Plugin, World, amounts, creates, forbidden, is, items, push, text, tolerations::merged};
 use crate::{Operation, Write};
 use machinery::{Value, status::Status};
 use serde_json::json;
+use std::sync::Arc;
 
 /// How long a pod stays on a node that is not ready or not reachable, unless it says otherwise.
 const TOLERATION_SECONDS: i64 = 300;
@@ -117,36 +118,60 @@ impl Plugin for RuntimeClass {
         if !creates(write, "", "pods") {
             return Ok(());
         }
-        let name = text(&object["spec"], "runtimeClassName").to_owned();
-        if name.is_empty() {
-            let why = "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead";
-            let has = object["spec"]["overhead"].as_object().is_some_and(|o| !o.is_empty());
-            return if has { Err(forbidden(write, object, why)) } else { Ok(()) };
-        }
-        let Some(class) = world.get(("node.k8s.io", "v1", "runtimeclasses"), "", &name) else {
-            return Err(forbidden(write, object, format!("pod rejected: RuntimeClass {name:?} not found")));
-        };
+        let Some(class) = class_of(world, write, object)? else { return Ok(()) };
         let fixed = &class["overhead"]["podFixed"];
-        if fixed.is_object() {
-            if !object["spec"]["overhead"].is_null() && object["spec"]["overhead"] != *fixed {
-                let why = "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead";
-                return Err(forbidden(write, object, why));
+        if class["overhead"].is_object() {
+            let own = amounts::of(&object["spec"]["overhead"]);
+            if !own.is_empty() && own != amounts::of(fixed) {
+                return Err(forbidden(write, object, OTHER_OVERHEAD));
             }
-            object["spec"]["overhead"] = fixed.clone();
+            if !fixed.is_null() {
+                object["spec"]["overhead"] = fixed.clone();
+            }
         }
         for (key, value) in class["scheduling"]["nodeSelector"].as_object().into_iter().flatten() {
-            let own = &mut object["spec"]["nodeSelector"][key.as_str()];
-            if !own.is_null() && own != value {
-                return Err(forbidden(write, object, "pod rejected: conflict: runtimeClass.scheduling.nodeSelector and pod.spec.nodeSelector"));
+            let (own, wanted) = (&mut object["spec"]["nodeSelector"][key.as_str()], text(&class["scheduling"]["nodeSelector"], key));
+            if let Some(own) = own.as_str().filter(|own| *own != wanted) {
+                let why = format!("conflict: runtimeClass.scheduling.nodeSelector[{key}] = {wanted}; pod.spec.nodeSelector[{key}] = {own}");
+                return Err(forbidden(write, object, why));
             }
             *own = value.clone();
         }
-        for toleration in items(&class["scheduling"]["tolerations"]) {
-            if !items(&object["spec"]["tolerations"]).contains(toleration) {
-                push(&mut object["spec"], "tolerations", toleration.clone());
+        if class["scheduling"].is_object() {
+            let all = items(&object["spec"]["tolerations"]).iter().chain(items(&class["scheduling"]["tolerations"])).cloned();
+            let merged = merged(all.collect());
+            if !merged.is_empty() {
+                object["spec"]["tolerations"] = merged.into();
             }
         }
         Ok(())
+    }
+
+    fn validate(&self, world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+        if !creates(write, "", "pods") {
+            return Ok(());
+        }
+        let own = &object["spec"]["overhead"];
+        match class_of(world, write, object)?.filter(|class| class["overhead"].is_object()) {
+            Some(class) if amounts::of(own) != amounts::of(&class["overhead"]["podFixed"]) => Err(forbidden(write, object, OTHER_OVERHEAD)),
+            None if !own.is_null() => Err(forbidden(write, object, "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead")),
+            _ => Ok(()),
+        }
+    }
+}
+
+const OTHER_OVERHEAD: &str = "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead";
+
+/// The class that a pod names, if it names one.
+fn class_of(world: &World, write: &Write<'_>, pod: &Value) -> Result<Option<Arc<Value>>, Status> {
+    let Some(name) = pod["spec"]["runtimeClassName"].as_str() else { return Ok(None) };
+    if name.is_empty() {
+        // Upstream asks for it, and a client asks for nothing without a name.
+        return Err(Status::new(500, "", "resource name may not be empty"));
+    }
+    match world.get(("node.k8s.io", "v1", "runtimeclasses"), "", name) {
+        None => Err(forbidden(write, pod, format!("pod rejected: RuntimeClass {name:?} not found"))),
+        class => Ok(class),
     }
 }
 

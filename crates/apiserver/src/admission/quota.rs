@@ -6,6 +6,7 @@
 //! quota controller) has written the quota's status meanwhile: whoever counts anew counts what is there, and the refused
 //! write is not. Where it is not known whether a write was stored, its charge stays until the controller counts again.
 
+mod limits;
 mod usage;
 
 use super::{
@@ -47,12 +48,9 @@ struct Charge {
     epoch: u64,
 }
 
-/// Measures a write and charges it.
+/// Measures a write and charges it, step by step as upstream's `CheckRequest`.
 pub(crate) async fn charge(world: &World, write: &Write<'_>, object: &Value) -> Result<Charges, Status> {
-    if !super::is_on(world, "ResourceQuota")
-        || write.namespace.is_empty()
-        || !write.row.strategy.charged(write.subresource, write.operation == Operation::Update)
-    {
+    if !super::is_on(world, "ResourceQuota") || write.namespace.is_empty() || !is_counted(write, object) {
         return Ok(Charges::default());
     }
     let quotas = world.list(QUOTAS, write.namespace);
@@ -60,23 +58,36 @@ pub(crate) async fn charge(world: &World, write: &Write<'_>, object: &Value) -> 
     if quotas.is_empty() && limited.is_empty() {
         return Ok(Charges::default());
     }
-    let resource = &write.row.resource;
-    let new = amounts::measure(&resource.group, &resource.resource, object);
-    let old = write.old.map(|old| amounts::measure(&resource.group, &resource.resource, old)).unwrap_or_default();
-    let delta: Amounts = new.iter().map(|(name, amount)| (name.clone(), *amount - old.get(name).copied().unwrap_or_default())).collect();
-    let matching: Vec<&Arc<Value>> = quotas.iter().filter(|q| amounts::selects(q, &resource.group, &resource.resource, object)).collect();
-    covered(write, object, &matching, limited, &new)?;
-    // First everything is looked at, so that a quota is not charged for what another refuses.
+    let (group, resource) = (write.row.resource.group.as_str(), write.row.resource.resource.as_str());
+    let concerns = |quota: &Value| amounts::of(&quota["status"]["hard"]).keys().any(|name| amounts::is_of(group, resource, name));
+    let matching: Vec<&Arc<Value>> = quotas.iter().filter(|q| concerns(q) && amounts::selects(q, group, resource, object)).collect();
     for quota in &matching {
-        examine(write, object, quota, &delta)?;
+        ready(write, object, quota)?;
     }
-    let grows = |quota: &Value| masked(&delta, quota).values().any(|amount| *amount > Quantity::ZERO);
+    let uses = amounts::measure(group, resource, object);
+    let old = write.old.filter(|_| write.operation == Operation::Update);
+    let more = old.map_or_else(|| uses.clone(), |old| beyond(&uses, &amounts::measure(group, resource, old)));
+    let charged = |quota: &Arc<Value>| {
+        // What a quota has not counted before is charged to it whole.
+        let knew = old.is_some_and(|old| amounts::selects(quota, group, resource, old));
+        without_zeros(if knew { &more } else { &uses })
+    };
+    let deltas: Vec<(&Arc<Value>, Amounts)> = matching.iter().map(|quota| (*quota, charged(quota))).filter(|(_, delta)| !delta.is_empty()).collect();
+    if deltas.is_empty() && (!matching.is_empty() || without_zeros(&more).is_empty()) {
+        return Ok(Charges::default());
+    }
+    limits::covered(write, object, &matching, limited, &uses)?;
+    limits::scoped(write, object, &quotas, limited)?;
+    // First everything is looked at, so that a quota is not charged for what another refuses.
+    for (quota, delta) in &deltas {
+        examine(write, object, quota, delta)?;
+    }
     let mut charges = Charges { namespace: write.namespace.to_owned(), all: Vec::new() };
     if write.dry_run {
         return Ok(charges);
     }
-    for quota in matching.into_iter().filter(|q| grows(q)) {
-        match commit(world, write, object, quota, &delta).await {
+    for (quota, delta) in deltas.iter().filter(|(quota, delta)| !masked(delta, quota).is_empty()) {
+        match commit(world, write, object, quota, delta).await {
             Ok(charge) => charges.all.extend(charge),
             Err(error) => {
                 charges.refund(world).await;
@@ -87,17 +98,31 @@ pub(crate) async fn charge(world: &World, write: &Write<'_>, object: &Value) -> 
     Ok(charges)
 }
 
-/// What is limited by default is used by those alone whose use a quota bounds.
-fn covered(write: &Write<'_>, object: &Value, matching: &[&Arc<Value>], limited: &[Value], new: &Amounts) -> Result<(), Status> {
-    let resource = &write.row.resource;
-    let own = limited.iter().filter(|limit| text(limit, "apiGroup") == resource.group && text(limit, "resource") == resource.resource);
-    let parts: Vec<&str> = own.flat_map(|limit| items(&limit["matchContains"])).filter_map(Value::as_str).collect();
-    let bounded = |name: &str| matching.iter().any(|quota| !quota["status"]["hard"][name].is_null());
-    let uncovered: Vec<&str> = new.keys().map(String::as_str).filter(|name| parts.iter().any(|part| name.contains(part)) && !bounded(name)).collect();
-    if uncovered.is_empty() {
-        return Ok(());
+/// Whether a write may use more than before (upstream's evaluators' `Handles`).
+fn is_counted(write: &Write<'_>, object: &Value) -> bool {
+    let (create, update) = (write.operation == Operation::Create, write.operation == Operation::Update);
+    match (write.row.resource.group.as_str(), write.row.resource.resource.as_str(), write.subresource) {
+        // Of a pod, the time that it has decides on what counts it.
+        ("", "pods", "") => create || update && write.old.is_some_and(|old| is_timed(old) != is_timed(object)),
+        ("", "pods", "resize") | ("", "persistentvolumeclaims", "status") => update,
+        ("", "services" | "persistentvolumeclaims", "") | ("resource.k8s.io", "resourceclaims", "") => create || update,
+        ("", "namespaces" | "bindings" | "events", _) | ("events.k8s.io" | "authentication.k8s.io" | "authorization.k8s.io", ..) => false,
+        (_, _, part) => create && part.is_empty(),
     }
-    Err(forbidden(write, object, format!("insufficient quota to consume: {}", uncovered.join(","))))
+}
+
+fn is_timed(pod: &Value) -> bool {
+    pod["spec"]["activeDeadlineSeconds"].as_i64().is_some_and(|seconds| seconds >= 0)
+}
+
+/// What is used more than before; what is used less is given back by whoever counts.
+fn beyond(now: &Amounts, before: &Amounts) -> Amounts {
+    let more = |name: &str, amount: &Quantity| (*amount - before.get(name).copied().unwrap_or_default()).max(Quantity::ZERO);
+    now.iter().map(|(name, amount)| (name.clone(), more(name, amount))).collect()
+}
+
+fn without_zeros(amounts: &Amounts) -> Amounts {
+    amounts.iter().filter(|(_, amount)| !amount.is_zero()).map(|(name, amount)| (name.clone(), *amount)).collect()
 }
 
 /// Those of the amounts that a quota bounds.
@@ -106,28 +131,38 @@ fn masked(amounts: &Amounts, quota: &Value) -> Amounts {
     amounts.iter().filter(|(name, _)| !hard[name.as_str()].is_null()).map(|(n, a)| (n.clone(), *a)).collect()
 }
 
+/// Whether an object says what a quota wants to know, and the quota is counted; 403 in upstream's words.
+fn ready(write: &Write<'_>, object: &Value, quota: &Value) -> Result<(), Status> {
+    let (name, resource) = (text(&quota["metadata"], "name"), &write.row.resource);
+    let mut hard = amounts::of(&quota["status"]["hard"]);
+    hard.retain(|amount, _| amounts::is_of(&resource.group, &resource.resource, amount));
+    if is(write, "", "pods") {
+        usage::said(object, &hard).map_err(|why| forbidden(write, object, format!("failed quota: {name}: {why}")))?;
+    }
+    if hard.keys().all(|amount| !quota["status"]["used"][amount.as_str()].is_null()) {
+        return Ok(());
+    }
+    let all: Vec<&str> = hard.keys().map(String::as_str).collect();
+    Err(forbidden(write, object, format!("status unknown for quota: {name}, resources: {}", all.join(","))))
+}
+
 /// Whether a quota has room for a write; 403 in upstream's words.
 fn examine(write: &Write<'_>, object: &Value, quota: &Value, delta: &Amounts) -> Result<(), Status> {
     let name = text(&quota["metadata"], "name");
     let (hard, used) = (amounts::of(&quota["status"]["hard"]), amounts::of(&quota["status"]["used"]));
-    if write.operation == Operation::Create && is(write, "", "pods") {
-        usage::said(object, &hard).map_err(|why| forbidden(write, object, format!("failed quota: {name}: {why}")))?;
-    }
+    ready(write, object, quota)?;
     let asked = masked(delta, quota);
-    let unknown: Vec<&str> = asked.keys().filter(|n| !used.contains_key(*n)).map(String::as_str).collect();
-    if !unknown.is_empty() {
-        return Err(forbidden(write, object, format!("status unknown for quota: {name}, resources: {}", unknown.join(","))));
-    }
-    let exceeded: Vec<&String> = asked
-        .iter()
-        .filter(|(n, amount)| **amount > Quantity::ZERO && used.get(*n).copied().unwrap_or_default() + **amount > hard.get(*n).copied().unwrap_or_default())
-        .map(|(n, _)| n)
-        .collect();
+    let of = |amounts: &Amounts, name: &str| amounts.get(name).copied().unwrap_or_default();
+    // What a status tells is so already.
+    let exceeded: Vec<&String> = match write.subresource {
+        "status" => Vec::new(),
+        _ => asked.iter().filter(|(n, amount)| of(&used, n) + **amount > of(&hard, n)).map(|(n, _)| n).collect(),
+    };
     if exceeded.is_empty() {
         return Ok(());
     }
     let print = |amounts: &Amounts| {
-        let list: Vec<String> = exceeded.iter().map(|n| format!("{n}={}", amounts.get(*n).copied().unwrap_or_default())).collect();
+        let list: Vec<String> = exceeded.iter().map(|n| format!("{n}={}", of(amounts, n))).collect();
         list.join(",")
     };
     let why = format!("exceeded quota: {name}, requested: {}, used: {}, limited: {}", print(&asked), print(&used), print(&hard));

@@ -1,11 +1,11 @@
 //! ServiceAccount: every pod has an account, and unless it says otherwise, that account's token as files.
 
-use super::{Plugin, World, creates, forbidden, items, push, text};
-use crate::{Write, meta, storage};
+use super::{Plugin, World, creates, forbidden, is, items, mountable, push, text};
+use crate::{Operation, Write, meta, storage};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use machinery::{Value, status::Status};
 use serde_json::json;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// Where the token is mounted.
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -62,10 +62,7 @@ impl Plugin for ServiceAccount {
         let name = account_name(object).to_owned();
         object["spec"]["serviceAccountName"] = json!(name);
         object["spec"]["serviceAccount"] = json!(name);
-        let Some(account) = world.get(ACCOUNTS, write.namespace, &name) else {
-            let why = format!("error looking up service account {}/{name}: serviceaccount {name:?} not found", write.namespace);
-            return Err(forbidden(write, object, why));
-        };
+        let account = account(world, write, object, &name)?;
         let wanted = |v: &Value| v["automountServiceAccountToken"].as_bool();
         if wanted(&object["spec"]).or_else(|| wanted(&account)).unwrap_or(true) {
             mount(object);
@@ -73,8 +70,39 @@ impl Plugin for ServiceAccount {
         if items(&object["spec"]["imagePullSecrets"]).is_empty() && !items(&account["imagePullSecrets"]).is_empty() {
             object["spec"]["imagePullSecrets"] = account["imagePullSecrets"].clone();
         }
-        Ok(())
+        self.validate(world, write, object)
     }
+
+    fn validate(&self, world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+        let made = creates(write, "", "pods");
+        let debugged = is(write, "", "pods") && write.operation == Operation::Update && write.subresource == "ephemeralcontainers";
+        if !made && !debugged {
+            return Ok(());
+        }
+        if made && object["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_string() {
+            return mirror(write, object);
+        }
+        let name = text(&object["spec"], "serviceAccountName");
+        if name.is_empty() {
+            let why = format!("no service account specified for pod {}/{}", write.namespace, text(&object["metadata"], "name"));
+            return Err(forbidden(write, object, why));
+        }
+        let account = account(world, write, object, name)?;
+        match mountable::check(&account, object, made) {
+            Ok(()) => Ok(()),
+            // Upstream's errors of what is added to a pod are none of the API's.
+            Err(why) if debugged => Err(Status::new(500, "", why)),
+            Err(why) => Err(forbidden(write, object, why)),
+        }
+    }
+}
+
+/// A pod's account, which must be there.
+fn account(world: &World, write: &Write<'_>, pod: &Value, name: &str) -> Result<Arc<Value>, Status> {
+    world.get(ACCOUNTS, write.namespace, name).ok_or_else(|| {
+        let place = format!("{}/{name}", write.namespace);
+        forbidden(write, pod, format!("error looking up service account {place}: serviceaccount {name:?} not found"))
+    })
 }
 
 /// A mirror pod shows what a node runs anyway; it may not use anything of the API.

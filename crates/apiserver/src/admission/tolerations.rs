@@ -102,7 +102,7 @@ fn covers(wider: &Value, toleration: &Value) -> bool {
 }
 
 /// All of them without those that another one covers.
-fn merged(all: Vec<Value>) -> Vec<Value> {
+pub(super) fn merged(all: Vec<Value>) -> Vec<Value> {
     let mut out: Vec<Value> = Vec::new();
     for (at, toleration) in all.iter().enumerate() {
         let later = all.iter().skip(at + 1).any(|other| other != toleration && covers(other, toleration));

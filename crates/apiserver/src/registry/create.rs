@@ -73,6 +73,9 @@ pub(crate) async fn create_value(
     // Whoever changed it may have left out what the path says.
     place(row, namespace, &mut value)?;
     let base = meta::text(&value, "generateName").to_owned();
+    if base.is_empty() && meta::text(&value, "name").is_empty() && row.strategy.is_named() {
+        meta::set(&mut value, "name", meta::uuid().into());
+    }
     if !meta::text(&value, "name").is_empty() || base.is_empty() {
         return attempt(call, row, namespace, options, value).await;
     }
@@ -200,14 +203,20 @@ fn terminating(row: &Row, name: &str) -> Status {
 fn validate(world: &World, row: &Row, cx: &Context, name: &str, value: &Value) -> Result<Vec<String>, Status> {
     check_type(row, name, value)?;
     let mut errors = admin_access::check(world, row, value);
-    if !row.strategy.judges_metadata() {
+    let metadata = |errors: &mut field::ErrorList| {
         if name.is_empty() {
             errors.push(field::Error::required(&Path::root("metadata").child("name"), "name or generateName is required"));
         }
         errors.extend(kinds::validate_meta(value, row.resource.namespaced, &*row.strategy));
+    };
+    if !row.strategy.judges_metadata() && !row.strategy.metadata_last() {
+        metadata(&mut errors);
     }
     let judged = row.strategy.judge(value, cx.stop());
     errors.extend(judged.errors);
+    if row.strategy.metadata_last() && errors.is_empty() {
+        metadata(&mut errors);
+    }
     errors::show_blanks(&mut errors, &cx.blanks());
     judged.let_pass.into_iter().for_each(|warning| cx.warn(warning));
     if errors.is_empty() { Ok(judged.warnings) } else { Err(errors::invalid(row, name, errors)) }

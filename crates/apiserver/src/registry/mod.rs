@@ -20,7 +20,7 @@ pub(crate) mod watch;
 pub(crate) use crate::{meta, own::ATTEMPTS_MAX};
 pub(crate) use apply::check_name;
 pub(crate) use collection::delete_collection;
-pub(crate) use create::{check_kind, create, create_value};
+pub(crate) use create::{check_kind, create, create_value, place};
 pub(crate) use declared::package;
 pub(crate) use delete::{DeleteOptions, check_preconditions, delete, delete_named};
 pub(crate) use list::{get, list};

@@ -64,8 +64,8 @@ fn body_value(call: &Call<'_>, options: &WriteOptions, bytes: &Bytes) -> Result<
     let mut value = call.decode(bytes, options.validation)?;
     create::check_kind(call.row, &value)?;
     own::default(call.row, &mut value);
-    check_name(call, meta::text(&value, "name"))?;
     create::place(call.row, call.namespace(), &mut value)?;
+    check_name(call, meta::text(&value, "name"))?;
     Ok(value)
 }
 
@@ -138,9 +138,10 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         filled = with_defaults;
         &filled
     };
+    // Upstream looks at those of a patch when it has been admitted.
+    own::owners_once(&mut value, cx, what.derived);
     check_preconditions(what, &value, old)?;
     keep_system_fields(&mut value, old);
-    own::owners_once(&mut value, cx, false);
     if !what.applied {
         value = tracked(call, what, old, value).await;
     }
@@ -285,7 +286,7 @@ fn check_preconditions(what: &Change<'_>, value: &Value, old: &Value) -> Result<
     let version = meta::text(value, "resourceVersion");
     if matches!(version, "" | "0") {
         // What is made from the present object has its version, unless a patch has taken it away.
-        if what.row.strategy.allow_unconditional_update() {
+        if what.row.strategy.unconditional_through(&what.row.resource.kind.version) {
             return Ok(());
         }
         let path = Path::root("metadata").child("resourceVersion");

@@ -9,7 +9,12 @@ mod token;
 pub(crate) use token::create as token;
 
 use crate::read::{text, texts};
-use crate::{Context, legacy_tokens, registry::check_kind, rows::Row, world::World};
+use crate::{
+    Context, legacy_tokens, meta, own,
+    registry::{check_kind, place},
+    rows::Row,
+    world::World,
+};
 use identity::{Attributes, Decision, User, node_of};
 use machinery::{
     Value,
@@ -21,17 +26,26 @@ use machinery::{
 };
 use serde_json::json;
 
-/// Answers a create of one of the review kinds.
+/// Readies a review as every other new object: it is what its endpoint takes, has its place, and nothing that the server alone says.
+pub(crate) fn settle(row: &Row, namespace: &str, value: &mut Value) -> Result<(), Status> {
+    check_kind(row, value)?;
+    own::wipe(value);
+    meta::of(value).remove("creationTimestamp");
+    place(row, namespace, value)
+}
+
+/// Answers a create of one of the review kinds, which is readied ([`settle`]).
 #[allow(clippy::unused_async, reason = "token and authorisation webhooks will wait")]
 pub(crate) async fn create(world: &World, cx: &Context, row: &Row, mut value: Value) -> Result<Value, Status> {
-    check_kind(row, &value)?;
     let kind = row.resource.kind.kind.as_str();
-    if row.resource.namespaced && text(&value["metadata"], "namespace").is_empty() {
-        value["metadata"]["namespace"] = json!(cx.info.namespace);
-    }
+    own::owners_once(&mut value, cx, false);
     let status = match kind {
         "TokenReview" => token_review(world, cx, &value).await?,
-        "SelfSubjectReview" => json!({ "userInfo": cx.user.to_value() }),
+        "SelfSubjectReview" => {
+            // Upstream answers an object of its own here too.
+            value["metadata"] = json!({ "creationTimestamp": time::rfc3339(cx.now) });
+            json!({ "userInfo": cx.user.to_value() })
+        }
         "SelfSubjectRulesReview" => {
             let status = rules(world, cx, &value)?;
             // Upstream answers an object of its own.
@@ -57,9 +71,6 @@ pub(crate) async fn create(world: &World, cx: &Context, row: &Row, mut value: Va
     value["status"] = status;
     if value["metadata"].is_null() {
         value["metadata"] = json!({});
-    }
-    if kind == "SelfSubjectReview" {
-        value["metadata"]["creationTimestamp"] = json!(time::rfc3339(cx.now));
     }
     Ok(value)
 }

@@ -109,7 +109,8 @@ async fn a_runtime_class_adds_its_overhead_and_places() {
     let none = cluster.post(PODS, merged(pod("q"), json!({"spec": {"runtimeClassName": "none"}}))).await.refused(403);
     assert_eq!(none, "pods \"q\" is forbidden: pod rejected: RuntimeClass \"none\" not found");
     let odd = json!({"spec": {"runtimeClassName": "vm", "nodeSelector": {"vm": "no"}}});
-    assert!(cluster.post(PODS, merged(pod("r"), odd)).await.refused(403).contains("pod rejected: conflict: runtimeClass.scheduling.nodeSelector"));
+    let conflict = "pods \"r\" is forbidden: conflict: runtimeClass.scheduling.nodeSelector[vm] = yes; pod.spec.nodeSelector[vm] = no";
+    assert_eq!(cluster.post(PODS, merged(pod("r"), odd)).await.refused(403), conflict);
 }
 
 #[tokio::test]

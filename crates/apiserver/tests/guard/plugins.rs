@@ -134,7 +134,7 @@ async fn settings_of_plug_ins_are_heard() {
     let event = |name: &str| json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": name}, "involvedObject": {"namespace": "default"}});
     let events = "/api/v1/namespaces/default/events";
     cluster.post(events, event("one")).await.expect(201);
-    assert_eq!(cluster.post(events, event("two")).await.refused(429), "limit reached on type Namespace for key default");
+    assert_eq!(cluster.post(events, event("two")).await.refused(429), "Too many requests: limit reached on type Namespace for key default");
     let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "c"},
         "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "gold", "resources": {"requests": {"storage": "1Gi"}}}});
     let uncovered = cluster.post("/api/v1/namespaces/default/persistentvolumeclaims", claim).await.refused(403);

@@ -1,7 +1,7 @@
 //! `policy` and `autoscaling`: disruption budgets, and horizontal autoscalers in both of their versions.
 
 use super::checks;
-use crate::{Strategy, internal, rules, tree};
+use crate::{NameRule, Strategy, amounts, internal, rules, tree};
 use machinery::{
     Value, convert,
     field::{Error, ErrorList, Path},
@@ -22,6 +22,18 @@ const CPU_PERCENT: i64 = 80;
 pub(super) struct Budgets;
 
 impl Strategy for Budgets {
+    fn any_finalizer(&self) -> bool {
+        true
+    }
+
+    fn metadata_last(&self) -> bool {
+        true
+    }
+
+    fn name_rule(&self) -> NameRule {
+        NameRule::PathSegment
+    }
+
     fn has_generation(&self) -> bool {
         true
     }
@@ -128,14 +140,14 @@ fn check(obj: &Value, old: Option<&Value>) -> ErrorList {
         check_scaling(&spec["behavior"][direction], &path.child("behavior").child(direction), &mut errors);
     }
     // Upstream's declared rules are told after those that are written out.
+    if let Some(least) = least.filter(|n| *n < 0) {
+        errors.push(Error::invalid(&path.child("minReplicas"), least, "must be greater than or equal to 0"));
+    }
     let place = path.child("maxReplicas");
     match most {
         0 => errors.push(Error::required(&place, "")),
         ..0 => errors.push(Error::invalid(&place, most, "must be greater than or equal to 1")),
         _ => {}
-    }
-    if let Some(least) = least.filter(|n| *n < 0) {
-        errors.push(Error::invalid(&path.child("minReplicas"), least, "must be greater than or equal to 0"));
     }
     errors
 }
@@ -203,8 +215,10 @@ fn check_metric(metric: &Value, path: &Path, errors: &mut ErrorList) {
 fn check_source(kind: &str, source: &Value, path: &Path, errors: &mut ErrorList) {
     match kind {
         "resource" | "containerResource" => {
-            if tree::empty(&source["name"]) {
-                errors.push(Error::required(&path.child("name"), "must specify a resource name"));
+            match tree::text(source, "name") {
+                "" => errors.push(Error::required(&path.child("name"), "must specify a resource name")),
+                name if kind == "containerResource" => amounts::of_container(name, &path.child("name"), errors),
+                _ => {}
             }
             if kind == "containerResource" {
                 let container = tree::text(source, "container");

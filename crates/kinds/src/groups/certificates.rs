@@ -1,7 +1,7 @@
 //! `certificates.k8s.io`: requests for certificates, bundles of trusted ones, and requests for pods. What X.509 says of those last
 //! is looked at where certificates are read (`apiserver::admission`).
 
-use super::checks;
+use super::{checks, x509};
 use crate::{Context, NameRule, Selectable, Strategy, internal, rules, tree};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use machinery::{
@@ -9,7 +9,7 @@ use machinery::{
     field::{Error, ErrorList, Path},
     names, time,
 };
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 const USAGES: [&str; 23] = [
     "any",
@@ -260,6 +260,39 @@ fn check_change(obj: &Value, old: &Value, through: Through) -> ErrorList {
     errors
 }
 
+fn check_anchors(bundle: &str, errors: &mut ErrorList) {
+    let mut known = HashMap::<Vec<u8>, Vec<String>>::new();
+    let mut bad = |why: String| errors.push(Error::invalid(&Path::root("spec").child("trustBundle"), "<value omitted>", why));
+    let mut is_sound = true;
+    for (at, block) in x509::blocks(bundle).into_iter().enumerate() {
+        let why = if block.kind != "CERTIFICATE" {
+            format!("has bad block type: {}", block.kind)
+        } else if block.has_headers {
+            "has PEM block headers".to_owned()
+        } else {
+            match x509::is_authority(&block.bytes) {
+                None => "does not parse as X.509".to_owned(),
+                Some(false) => "does not have the CA bit set".to_owned(),
+                Some(true) => {
+                    known.entry(block.bytes).or_default().push(at.to_string());
+                    continue;
+                }
+            }
+        };
+        is_sound = false;
+        bad(format!("entry {at} {why}"));
+    }
+    if !is_sound {
+        return;
+    }
+    if known.is_empty() {
+        bad("at least one trust anchor must be provided".to_owned());
+    }
+    for places in known.values().filter(|places| places.len() > 1) {
+        bad(format!("duplicate trust anchor (indices [{}])", places.join(" ")));
+    }
+}
+
 /// The strategy of bundles of trusted certificates.
 pub(super) struct TrustBundles;
 
@@ -268,26 +301,40 @@ impl Strategy for TrustBundles {
         NameRule::Own
     }
 
-    fn check(&self, obj: &Value, errors: &mut ErrorList) {
-        let (name, signer) = (tree::text(&obj["metadata"], "name"), tree::text(&obj["spec"], "signerName"));
-        let place = Path::root("metadata").child("name");
+    fn own_name(&self, obj: &Value, name: &str, prefix: bool) -> Vec<String> {
+        let signer = tree::text(&obj["spec"], "signerName");
         if signer.is_empty() {
-            if name.contains(':') {
-                errors.push(Error::invalid(&place, name, "ClusterTrustBundle without signer name must not have \":\" in its name"));
-            }
-        } else {
-            let prefix = format!("{}:", signer.replace('/', ":"));
-            if !name.starts_with(&prefix) {
-                let detail = format!("ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}");
-                errors.push(Error::invalid(&place, name, detail));
-            }
+            return match name.contains(':') {
+                true => vec!["ClusterTrustBundle without signer name must not have \":\" in its name".to_owned()],
+                false => NameRule::Subdomain.check(name, prefix),
+            };
+        }
+        let required = format!("{}:", signer.replace('/', ":"));
+        match name.strip_prefix(&required) {
+            Some(rest) => NameRule::Subdomain.check(rest, prefix),
+            None => vec![format!("ClusterTrustBundle for signerName {signer} must be named with prefix {required}")],
+        }
+    }
+
+    fn check(&self, obj: &Value, errors: &mut ErrorList) {
+        let signer = tree::text(&obj["spec"], "signerName");
+        if !signer.is_empty() {
             checks::signer_name(signer, &Path::root("spec").child("signerName"), errors);
         }
-        let bundle = tree::text(&obj["spec"], "trustBundle");
-        if !bundle.contains("-----BEGIN CERTIFICATE-----") {
-            let place = Path::root("spec").child("trustBundle");
-            errors.push(Error::invalid(&place, "<value omitted>", "at least one trust anchor must be provided"));
+        check_anchors(tree::text(&obj["spec"], "trustBundle"), errors);
+    }
+
+    /// What does not change is not read again.
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let (mut errors, signer) = (ErrorList::new(), tree::text(&obj["spec"], "signerName"));
+        if !signer.is_empty() {
+            checks::signer_name(signer, &Path::root("spec").child("signerName"), &mut errors);
         }
+        if obj["spec"]["trustBundle"] != old["spec"]["trustBundle"] {
+            check_anchors(tree::text(&obj["spec"], "trustBundle"), &mut errors);
+        }
+        self.check_update(obj, old, &mut errors);
+        errors
     }
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
@@ -307,6 +354,8 @@ impl Strategy for TrustBundles {
 /// How a pod's request is answered, once.
 const ANSWERS: [&str; 3] = ["Issued", "Denied", "Failed"];
 const UID_BYTES_MAX: usize = 128;
+/// Bytes of a request that are read.
+const PART_BYTES_MAX: usize = 10 * 1024;
 const CHAIN_BYTES_MAX: usize = 100 * 1024;
 
 /// The strategy of pods' requests for certificates: asked once, answered once.
@@ -346,6 +395,11 @@ impl Strategy for PodRequests {
         if !matches!((request, key, proof), (true, false, false) | (false, true, true)) {
             let detail = "exactly one of (stubPKCS10Request) or (pkixPublicKey, proofOfPossession) must be set";
             errors.push(Error::invalid_unshown(&path, detail));
+        }
+        // Whose the key is and whether it signed is looked at where certificates are read.
+        let wanted = STANDARD.decode(tree::text(spec, "stubPKCS10Request")).unwrap_or_default();
+        if !wanted.is_empty() && wanted.len() <= PART_BYTES_MAX && !x509::is_request(&wanted) {
+            errors.push(Error::invalid_unshown(&path.child("stubPKCS10Request"), "must be a valid PKCS#10 CSR"));
         }
     }
 

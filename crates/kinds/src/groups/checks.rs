@@ -46,7 +46,7 @@ fn bits(address: IpAddr) -> (u128, u8) {
 
 /// A range of addresses: the first one, and the length of the prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Cidr {
+pub(crate) struct Cidr {
     pub(super) address: IpAddr,
     pub(super) length: u8,
 }
@@ -58,6 +58,17 @@ impl Cidr {
         if host >= 128 { u128::MAX } else { (1 << host) - 1 }
     }
 
+    /// The address that it is written with.
+    pub(crate) fn address(self) -> IpAddr {
+        self.address
+    }
+
+    /// Whether that has bits below the prefix.
+    pub(crate) fn has_host_bits(self) -> bool {
+        let (value, width) = bits(self.address);
+        value & Self::host_mask(self.length, width) != 0
+    }
+
     /// Whether another range lies in this one and is smaller.
     pub(super) fn holds_strictly(self, other: Cidr) -> bool {
         let ((own, width), (theirs, others)) = (bits(self.address), bits(other.address));
@@ -66,14 +77,35 @@ impl Cidr {
     }
 }
 
+impl std::fmt::Display for Cidr {
+    /// The range in the one way that is right.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mask = !Self::host_mask(self.length, bits(self.address).1);
+        let first: IpAddr = match self.address {
+            IpAddr::V4(v4) => std::net::Ipv4Addr::from_bits(v4.to_bits() & (mask as u32)).into(),
+            IpAddr::V6(v6) => std::net::Ipv6Addr::from_bits(v6.to_bits() & mask).into(),
+        };
+        write!(f, "{first}/{}", self.length)
+    }
+}
+
+/// A range, however it is written.
+pub(crate) fn lenient_cidr(text: &str) -> Option<Cidr> {
+    let (ip, length) = text.split_once('/')?;
+    let address = rules::lenient_ip(ip)?;
+    let digits = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit());
+    let length: u8 = length.parse().ok().filter(|_| digits)?;
+    (length <= bits(address).1).then_some(Cidr { address, length })
+}
+
+/// Whether a range is one of IPv6 addresses; none if it is no range.
+pub(super) fn family_of(text: &str) -> Option<bool> {
+    lenient_cidr(text).map(|range| range.address.is_ipv6() && !rules::is_mapped(range.address))
+}
+
 /// Checks a range; what it is unless it is none.
-pub(super) fn cidr(text: &str, path: &Path, errors: &mut ErrorList) -> Option<Cidr> {
-    let parsed = text.split_once('/').and_then(|(ip, length)| {
-        let address = rules::lenient_ip(ip)?;
-        let digits = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit());
-        let length: u8 = length.parse().ok().filter(|_| digits)?;
-        (length <= bits(address).1).then_some((ip, Cidr { address, length }))
-    });
+pub(crate) fn cidr(text: &str, path: &Path, errors: &mut ErrorList) -> Option<Cidr> {
+    let parsed = text.split_once('/').and_then(|(ip, _)| Some((ip, lenient_cidr(text)?)));
     let Some((ip, range)) = parsed else {
         errors.push(Error::invalid(path, text, rules::BAD_CIDR));
         return None;
@@ -153,6 +185,9 @@ pub(crate) fn user_annotations(annotations: &Value, path: &Path, errors: &mut Er
     }
 }
 
+/// The longest name of a signer.
+const SIGNER_MAX_BYTES: usize = 571;
+
 /// The name of a signer: `example.com/name`.
 pub(crate) fn signer_name(name: &str, path: &Path, errors: &mut ErrorList) {
     if name.is_empty() {
@@ -175,6 +210,9 @@ pub(crate) fn signer_name(name: &str, path: &Path, errors: &mut ErrorList) {
     labels(rest, names::dns1123_subdomain);
     if !domain.contains('.') {
         errors.push(Error::invalid(path, domain, "should be a domain with at least two segments separated by dots"));
+    }
+    if name.len() > SIGNER_MAX_BYTES {
+        errors.push(Error::too_long(path, SIGNER_MAX_BYTES));
     }
 }
 

@@ -242,7 +242,7 @@ fn expression(text: &str, path: &Path, errors: &mut ErrorList) {
         Err(issues) => return errors.push(Error::invalid(path, text, format!("compilation failed: {issues}"))),
     };
     if !matches!(program.output, Type::Bool | Type::Any) {
-        return errors.push(Error::invalid(path, text, format!("must evaluate to bool or the unknown type, not {}", program.output)));
+        return errors.push(Error::invalid(path, text, format!("must evaluate to bool or the unknown type, not {}", program.output.described())));
     }
     if let Err(why) = program.instantiate() {
         return errors.push(Error::internal(path, format!("program instantiation failed: {why}")));
@@ -361,10 +361,11 @@ pub(super) fn driver_declared(driver: &str, path: &Path, errors: &mut ErrorList)
         errors.push(Error::required(path, ""));
         return;
     }
-    if !names::dns1123_subdomain(&driver.to_lowercase()).is_empty() {
-        let message = "an RFC 1123 subdomain must consist of alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
-        let pattern = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
-        errors.push(Error::invalid(path, driver, names::regex_error(message, pattern, &["Example.com"])));
+    let message = "an RFC 1123 subdomain must consist of alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
+    let pattern = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
+    for problem in names::dns1123_subdomain(&driver.to_lowercase()) {
+        let of_form = problem.starts_with("a lowercase ");
+        errors.push(Error::invalid(path, driver, if of_form { names::regex_error(message, pattern, &["Example.com"]) } else { problem }));
     }
     if driver.chars().count() > names::LABEL_MAX_BYTES {
         errors.push(Error::too_many_characters(path, names::LABEL_MAX_BYTES));

@@ -149,6 +149,10 @@ impl Strategy for Claims {
 pub(super) struct ClaimTemplates;
 
 impl Strategy for ClaimTemplates {
+    fn told_blanks(&self) -> &'static [&'static str] {
+        &["spec.metadata.ownerReferences", "spec.metadata.finalizers", "spec.metadata.managedFields"]
+    }
+
     fn answers_deleted(&self) -> bool {
         true
     }
@@ -332,6 +336,10 @@ const RULE_CONDITIONS_MAX: usize = 8;
 pub(super) struct TaintRules;
 
 impl Strategy for TaintRules {
+    fn unconditional_through(&self, version: &str) -> bool {
+        version != "v1"
+    }
+
     fn default_times(&self, cx: &Context, obj: &mut Value) {
         if let Some(taint) = tree::at(obj, &["spec", "taint"]) {
             tree::fill(taint, "timeAdded", time::rfc3339(cx.now));

@@ -3,19 +3,27 @@
 //! A slice may hold a thousand endpoints and is written often, so a path is spelled out only for what is wrong.
 
 use super::checks;
-use crate::{Context, Strategy, rules, tree};
+use crate::{Context, Strategy, addresses, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
     names,
 };
-use std::{collections::HashSet, net::IpAddr};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr},
+};
 
 const ADDRESSES_MAX: usize = 100;
 const PORTS_MAX: usize = 20_000;
 const ENDPOINTS_MAX: usize = 1000;
 const HINTS_MAX: usize = 8;
 const TOPOLOGY_MAX: usize = 16;
+
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+
+/// Controllers whose addresses need no look.
+const OWN_WRITERS: [&str; 2] = ["endpointslice-controller.k8s.io", "endpointslicemirroring-controller.k8s.io"];
 
 /// The strategy of endpoint slices.
 pub(super) struct EndpointSlices;
@@ -48,9 +56,11 @@ impl Strategy for EndpointSlices {
         }
     }
 
+    /// Of a new one upstream looks at the type of addresses by what is declared of that, last.
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
-        check_head(obj, errors);
+        check_ports(obj, errors);
         check_endpoints(obj, errors);
+        check_type(obj, errors);
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
@@ -61,7 +71,8 @@ impl Strategy for EndpointSlices {
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        check_head(obj, &mut errors);
+        check_type(obj, &mut errors);
+        check_ports(obj, &mut errors);
         // Endpoints that an older version let in may stay as they are.
         if obj["endpoints"] != old["endpoints"] {
             check_endpoints(obj, &mut errors);
@@ -71,8 +82,24 @@ impl Strategy for EndpointSlices {
     }
 
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
-        let fqdn = obj["addressType"] == "FQDN" && old.is_none();
-        if fqdn { vec!["spec.addressType: FQDN endpoints are deprecated".to_owned()] } else { Vec::new() }
+        let mut out = Vec::new();
+        if obj["addressType"] == "FQDN" && old.is_none() {
+            out.push("spec.addressType: FQDN endpoints are deprecated".to_owned());
+        }
+        if !OWN_WRITERS.contains(&tree::text(&obj["metadata"]["labels"], MANAGED_BY)) {
+            warn_of_addresses(obj, &mut out);
+        }
+        out
+    }
+}
+
+/// What is said of addresses that are written otherwise than they should be.
+fn warn_of_addresses(obj: &Value, out: &mut Vec<String>) {
+    for (at, endpoint) in tree::list(obj, "endpoints").iter().enumerate() {
+        let plain = |address: &Value| address.as_str().is_some_and(|text| text.parse::<Ipv4Addr>().is_ok());
+        if !tree::list(endpoint, "addresses").iter().all(plain) {
+            addresses::of_ips(endpoint, "addresses", &Path::root("endpoints").index(at), out);
+        }
     }
 }
 
@@ -90,8 +117,11 @@ fn drop_topology(obj: &mut Value, old: &Value) {
     }
 }
 
-fn check_head(obj: &Value, errors: &mut ErrorList) {
+fn check_type(obj: &Value, errors: &mut ErrorList) {
     rules::one_of(&obj["addressType"], &Path::root("addressType"), &["FQDN", "IPv4", "IPv6"], errors);
+}
+
+fn check_ports(obj: &Value, errors: &mut ErrorList) {
     let (ports, path) = (tree::list(obj, "ports"), Path::root("ports"));
     if ports.len() > PORTS_MAX {
         errors.push(Error::too_many(&path, ports.len(), PORTS_MAX));
@@ -106,7 +136,7 @@ fn check_head(obj: &Value, errors: &mut ErrorList) {
         if !seen.insert(name) {
             errors.push(Error::duplicate(&place.child("name"), name));
         }
-        rules::one_of(&port["protocol"], &place.child("protocol"), &["SCTP", "TCP", "UDP"], errors);
+        rules::supported(&port["protocol"], &place.child("protocol"), &["SCTP", "TCP", "UDP"], errors);
         if let Some(protocol) = port["appProtocol"].as_str() {
             rules::name(protocol, &place.child("appProtocol"), names::qualified_name(protocol), errors);
         }

@@ -6,7 +6,9 @@ use crate::{Context, NameRule, Strategy, definitions, meta, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
-    names, time,
+    names,
+    quote::Quoted,
+    time,
 };
 use serde_json::json;
 use std::{collections::HashSet, time::SystemTime};
@@ -267,17 +269,21 @@ impl Strategy for ApiServices {
     }
 
     fn name_rule(&self) -> NameRule {
-        NameRule::PathSegment
+        NameRule::Own
+    }
+
+    fn own_name(&self, obj: &Value, name: &str, _prefix: bool) -> Vec<String> {
+        let problems = names::path_segment(name);
+        let required = format!("{}.{}", tree::text(&obj["spec"], "version"), tree::text(&obj["spec"], "group"));
+        if problems.is_empty() && name != required {
+            return vec![format!("must be `spec.version+\".\"+spec.group`: {}", Quoted(&required))];
+        }
+        problems
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         let (spec, path) = (&obj["spec"], Path::root("spec"));
         let (group, version) = (tree::text(spec, "group"), tree::text(spec, "version"));
-        let (name, required) = (tree::text(&obj["metadata"], "name"), format!("{version}.{group}"));
-        if name != required && !name.is_empty() && !name.contains(['/', '%']) {
-            let detail = format!("must be `spec.version+\".\"+spec.group`: {required:?}");
-            errors.push(Error::invalid(&Path::root("metadata").child("name"), name, detail));
-        }
         if group.is_empty() && version != "v1" {
             errors.push(Error::required(&path.child("group"), "only v1 may have an empty group and it better be legacy kube"));
         }
@@ -292,6 +298,15 @@ impl Strategy for ApiServices {
             }
         }
         check_service(spec, &path, errors);
+    }
+
+    /// Its name says what it is of, still.
+    fn validate_update(&self, obj: &Value, _old: &Value) -> ErrorList {
+        let name = tree::text(&obj["metadata"], "name");
+        let mut errors: ErrorList =
+            self.own_name(obj, name, false).into_iter().map(|why| Error::invalid(&Path::root("metadata").child("name"), name, why)).collect();
+        self.check(obj, &mut errors);
+        errors
     }
 
     fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {

@@ -274,23 +274,31 @@ fn check_level(obj: &Value, errors: &mut ErrorList) {
     match kind {
         "Exempt" => {
             check_shares(exempt, &path.child("exempt"), errors);
+            check_percent(exempt, &path.child("exempt"), errors);
         }
-        "Limited" => {
-            if !exempt.is_null() {
-                errors.push(Error::forbidden(&path.child("exempt"), ""));
-            }
-            if limited.is_null() {
-                errors.push(Error::required(&path.child("limited"), ""));
-            } else {
-                check_limited(limited, &path.child("limited"), errors);
-            }
-        }
-        _ => rules::one_of(&spec["type"], &place, &["Exempt", "Limited"], errors),
+        "Limited" if limited.is_object() => check_limited(limited, &path.child("limited"), errors),
+        "Limited" | "" => {}
+        other => errors.push(Error::not_supported(&place, other, &["Exempt", "Limited"])),
     }
-    // Upstream declares this rule, and such rules are asked last.
-    if kind != "Limited" && !limited.is_null() {
-        errors.push(Error::forbidden(&path.child("limited"), ""));
-        rules::one_of(&limited["limitResponse"]["type"], &path.child("limited").child("limitResponse").child("type"), &["Queue", "Reject"], errors);
+    // What upstream declares it looks at last: first which part goes with the type, then the type.
+    for (own, part, value) in [("Exempt", "exempt", exempt), ("Limited", "limited", limited)] {
+        match (kind == own, value.is_null()) {
+            (true, true) if own == "Limited" => errors.push(Error::required(&path.child(part), "")),
+            (false, false) => errors.push(Error::forbidden(&path.child(part), "")),
+            _ => {}
+        }
+    }
+    if kind.is_empty() {
+        errors.push(Error::required(&place, ""));
+    }
+    if limited.is_object() {
+        let (response, place) = (&limited["limitResponse"], path.child("limited").child("limitResponse"));
+        match (response["type"] == "Queue", response["queuing"].is_null()) {
+            (true, true) => errors.push(Error::required(&place.child("queuing"), "")),
+            (false, false) => errors.push(Error::forbidden(&place.child("queuing"), "")),
+            _ => {}
+        }
+        rules::required(response, &place, "type", errors);
     }
 }
 
@@ -311,20 +319,13 @@ fn check_limited(limited: &Value, path: &Path, errors: &mut ErrorList) {
     let (response, place) = (&limited["limitResponse"], path.child("limitResponse"));
     let (queuing, queues) = (&response["queuing"], place.child("queuing"));
     match tree::text(response, "type") {
-        "Reject" => {}
-        "Queue" if queuing.is_null() => {}
-        "Queue" => check_queuing(queuing, &queues, errors),
-        _ => rules::one_of(&response["type"], &place.child("type"), &["Queue", "Reject"], errors),
+        "Queue" if queuing.is_object() => check_queuing(queuing, &queues, errors),
+        "Reject" | "Queue" | "" => {}
+        other => errors.push(Error::not_supported(&place.child("type"), other, &["Queue", "Reject"])),
     }
     check_percent(limited, path, errors);
     if let Some(percent) = limited["borrowingLimitPercent"].as_i64().filter(|n| *n < 0) {
         errors.push(Error::invalid(&path.child("borrowingLimitPercent"), percent, "if specified, must be a non-negative integer"));
-    }
-    // A declared rule as well.
-    match (response["type"] == "Queue", queuing.is_null()) {
-        (true, true) => errors.push(Error::required(&queues, "")),
-        (false, false) => errors.push(Error::forbidden(&queues, "")),
-        _ => {}
     }
 }
 

@@ -2,7 +2,7 @@
 //! of stored versions (`storagemigration.k8s.io`).
 
 use super::{checks, migrations};
-use crate::{Context, NameRule, Strategy, amounts, pod, rules, tree};
+use crate::{Context, NameRule, Strategy, amounts, internal, pod, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -76,7 +76,7 @@ impl Strategy for PriorityClasses {
 pub(super) struct Leases;
 
 impl Strategy for Leases {
-    fn any_finalizer_later(&self) -> bool {
+    fn any_finalizer(&self) -> bool {
         true
     }
 
@@ -151,7 +151,7 @@ impl Strategy for LeaseCandidates {
 pub(super) struct RuntimeClasses;
 
 impl Strategy for RuntimeClasses {
-    fn any_finalizer_later(&self) -> bool {
+    fn any_finalizer(&self) -> bool {
         true
     }
 
@@ -166,20 +166,14 @@ impl Strategy for RuntimeClasses {
         let mut seen = HashSet::new();
         for (at, toleration) in tree::list(scheduling, "tolerations").iter().enumerate() {
             if !seen.insert(["key", "operator", "value", "effect"].map(|field| tree::text(toleration, field))) {
-                errors.push(Error::duplicate(&path.child("tolerations").index(at), toleration.clone()));
+                let shown = internal::text("core.Toleration", toleration);
+                errors.push(Error::duplicate(&path.child("tolerations").index(at), toleration.clone()).shown_as(shown));
             }
         }
     }
 
-    /// What is declared alone holds again: the rest may stem from an older server.
-    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
-        let mut errors = ErrorList::new();
-        check_handler(obj, &mut errors);
-        checks::fixed(&obj["handler"], &old["handler"], &Path::root("handler"), &mut errors);
-        if tree::empty(&obj["handler"]) {
-            errors.reverse();
-        }
-        errors
+    fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
+        checks::fixed(&obj["handler"], &old["handler"], &Path::root("handler"), errors);
     }
 
     fn allow_create_on_update(&self) -> bool {

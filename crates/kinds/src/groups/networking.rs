@@ -1,7 +1,7 @@
 //! `networking.k8s.io`: ingresses and their classes, network policies, addresses and ranges of services.
 
 use super::checks;
-use crate::{Context, NameRule, Strategy, rules, tree};
+use crate::{Context, NameRule, Strategy, addresses, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -221,6 +221,7 @@ impl Strategy for IngressClasses {
         if parameters.is_null() {
             return;
         }
+        check_reference(parameters, &path, errors);
         let namespace = &parameters["namespace"];
         match (parameters["scope"].as_str(), namespace.as_str()) {
             (None, _) => errors.push(Error::required(&path.child("scope"), "")),
@@ -232,7 +233,6 @@ impl Strategy for IngressClasses {
             (Some("Cluster"), None) => {}
             (Some(other), _) => errors.push(Error::not_supported(&path.child("scope"), other, &["Cluster", "Namespace"])),
         }
-        check_reference(parameters, &path, errors);
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
@@ -284,6 +284,22 @@ impl Strategy for NetworkPolicies {
         if tree::body_differs(obj, old) || cx.blanks.is_below("spec") {
             tree::bump_generation(obj, old);
         }
+    }
+
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        let mut out = Vec::new();
+        for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
+            for (at, rule) in tree::list(&obj["spec"], direction).iter().enumerate() {
+                for (nth, peer) in tree::list(rule, peers).iter().enumerate() {
+                    let (block, path) = (&peer["ipBlock"], Path::root("spec").child(direction).index(at).child(peers).index(nth).child("ipBlock"));
+                    addresses::of_cidr(tree::text(block, "cidr"), &path.child("cidr"), &mut out);
+                    for (at, range) in checks::texts(block, "except") {
+                        addresses::of_cidr(range, &path.child("except").index(at), &mut out);
+                    }
+                }
+            }
+        }
+        out
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
@@ -373,21 +389,22 @@ fn check_block(block: &Value, had: &HashSet<&str>, path: &Path, errors: &mut Err
     let known = |text: &str| had.contains(text);
     let range = |text: &str, place: &Path, errors: &mut ErrorList| {
         let mut own = ErrorList::new();
-        let range = checks::cidr(text, place, &mut own);
+        checks::cidr(text, place, &mut own);
         if !known(text) {
             errors.extend(own);
         }
-        range
     };
     let whole = tree::text(block, "cidr");
     if whole.is_empty() {
         errors.push(Error::required(&path.child("cidr"), ""));
         return;
     }
-    let Some(whole) = range(whole, &path.child("cidr"), errors) else { return };
+    range(whole, &path.child("cidr"), errors);
+    let Some(whole) = checks::lenient_cidr(whole) else { return };
     for (at, text) in checks::texts(block, "except") {
         let place = path.child("except").index(at);
-        if let Some(part) = range(text, &place, errors)
+        range(text, &place, errors);
+        if let Some(part) = checks::lenient_cidr(text)
             && !whole.holds_strictly(part)
         {
             errors.push(Error::invalid(&place, text, "must be a strict subset of `cidr`"));
@@ -403,11 +420,13 @@ impl Strategy for IpAddresses {
         NameRule::Own
     }
 
+    fn own_name(&self, _obj: &Value, name: &str, _prefix: bool) -> Vec<String> {
+        let mut errors = ErrorList::new();
+        checks::canonical_ip(name, &Path::empty(), &mut errors);
+        errors.into_iter().map(|error| error.detail).collect()
+    }
+
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
-        let name = tree::text(&obj["metadata"], "name");
-        if !name.is_empty() {
-            checks::canonical_ip(name, &Path::root("metadata").child("name"), errors);
-        }
         let (parent, path) = (&obj["spec"]["parentRef"], Path::root("spec").child("parentRef"));
         if parent.is_null() {
             errors.push(Error::required(&path, ""));
@@ -421,6 +440,7 @@ impl Strategy for IpAddresses {
             let value = tree::text(parent, field);
             if value.is_empty() && needed {
                 errors.push(Error::required(&path.child(field), ""));
+                continue;
             }
             rules::name(value, &path.child(field), names::path_segment(value), errors);
         }
@@ -446,15 +466,22 @@ impl Strategy for ServiceCidrs {
         match list.len() {
             0 => errors.push(Error::required(&path, "at least one CIDR required")),
             1 | 2 => {
-                let ranges: Vec<_> = checks::texts(&obj["spec"], "cidrs").map(|(at, text)| checks::canonical_cidr(text, &path.index(at), errors)).collect();
-                if let [Some(first), Some(second)] = ranges.as_slice()
-                    && first.address.is_ipv4() == second.address.is_ipv4()
+                for (at, text) in checks::texts(&obj["spec"], "cidrs") {
+                    checks::canonical_cidr(text, &path.index(at), errors);
+                }
+                // However they are written.
+                let families: Vec<_> = checks::texts(&obj["spec"], "cidrs").filter_map(|(_, text)| checks::family_of(text)).collect();
+                if let [first, second] = families.as_slice()
+                    && first == second
                 {
                     let detail = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
                     errors.push(Error::invalid(&path, list.to_vec(), detail));
                 }
             }
-            many => errors.push(Error::too_many(&path, many, 2)),
+            _ => {
+                let shown = serde_json::json!({ "CIDRs": list }).to_string();
+                errors.push(Error::invalid(&path, list.to_vec(), "may only hold up to 2 values").shown_as(shown));
+            }
         }
     }
 

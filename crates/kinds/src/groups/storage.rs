@@ -1,7 +1,7 @@
 //! `storage.k8s.io`: classes, drivers and what they tell of nodes, attachments and capacities.
 
-use super::checks;
-use crate::{Context, Strategy, internal, rules, tree};
+use super::{checks, device_claims};
+use crate::{Context, Strategy, internal, rules, tree, volume};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -30,17 +30,24 @@ impl Strategy for StorageClasses {
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
-        check_provisioner(obj, "provisioner", errors);
+        let named = !tree::empty(&obj["provisioner"]);
+        if named {
+            check_provisioner(obj, "provisioner", errors);
+        }
         check_parameters(&obj["parameters"], true, errors);
         if let Some(policy) = obj["reclaimPolicy"].as_str().filter(|p| !matches!(*p, "" | "Delete" | "Retain")) {
             errors.push(Error::not_supported(&Path::root("reclaimPolicy"), policy, &["Delete", "Retain"]));
         }
         rules::one_of(&obj["volumeBindingMode"], &Path::root("volumeBindingMode"), &["Immediate", "WaitForFirstConsumer"], errors);
         check_topologies(tree::list(obj, "allowedTopologies"), errors);
+        // What upstream declares it looks at last, and so it does at what never changes.
+        if !named {
+            check_provisioner(obj, "provisioner", errors);
+        }
     }
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
-        for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
+        for field in ["provisioner", "parameters", "reclaimPolicy", "volumeBindingMode"] {
             checks::fixed(&obj[field], &old[field], &Path::root(field), errors);
         }
     }
@@ -305,23 +312,24 @@ impl Strategy for Attachments {
         tree::keep_all_but_managers(obj, old);
     }
 
+    /// Of a new one upstream looks at the name of who attaches it by what is declared of that, last.
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        check_attachment(&obj["spec"], &mut errors);
+        device_claims::driver_declared(tree::text(&obj["spec"], "attacher"), &Path::root("spec").child("attacher"), &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        self.check(obj, &mut errors);
+        self.check_update(obj, old, &mut errors);
+        errors
+    }
+
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
-        let (spec, path) = (&obj["spec"], Path::root("spec"));
-        rules::driver_name(tree::text(spec, "attacher"), &path.child("attacher"), errors);
-        let (source, place) = (&spec["source"], path.child("source"));
-        let (inline, volume) = (&source["inlineVolumeSpec"], &source["persistentVolumeName"]);
-        let one = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
-        match (inline.is_null(), volume.is_null()) {
-            (true, true) => errors.push(Error::required(&place, one)),
-            (false, false) => errors.push(Error::forbidden(&place, one)),
-            _ if volume == "" => errors.push(Error::required(&place.child("persistentVolumeName"), "must specify non empty persistentVolumeName")),
-            _ => {}
-        }
-        let node = tree::text(spec, "nodeName");
-        rules::name(node, &path.child("nodeName"), names::dns1123_subdomain(node), errors);
-        if let Some(name) = volume.as_str() {
-            rules::name(name, &place.child("persistentVolumeName"), names::dns1123_subdomain(name), errors);
-        }
+        rules::driver_name(tree::text(&obj["spec"], "attacher"), &Path::root("spec").child("attacher"), errors);
+        check_attachment(&obj["spec"], errors);
     }
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
@@ -334,5 +342,24 @@ impl Strategy for Attachments {
 
     fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
         checks::resets_with_metadata(subresource)
+    }
+}
+
+fn check_attachment(spec: &Value, errors: &mut ErrorList) {
+    let path = Path::root("spec");
+    let (source, place) = (&spec["source"], path.child("source"));
+    let (inline, named) = (&source["inlineVolumeSpec"], &source["persistentVolumeName"]);
+    let one = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
+    match (inline.is_null(), named.is_null()) {
+        (true, true) => errors.push(Error::required(&place, one)),
+        (false, false) => errors.push(Error::forbidden(&place, one)),
+        (true, false) if named == "" => errors.push(Error::required(&place.child("persistentVolumeName"), "must specify non empty persistentVolumeName")),
+        (true, false) => {}
+        (false, true) => volume::check_volume(inline, None, &place.child("inlineVolumeSpec"), errors),
+    }
+    let node = tree::text(spec, "nodeName");
+    rules::name(node, &path.child("nodeName"), names::dns1123_subdomain(node), errors);
+    if let Some(name) = named.as_str() {
+        rules::name(name, &place.child("persistentVolumeName"), names::dns1123_subdomain(name), errors);
     }
 }

@@ -262,7 +262,7 @@ fn autoscalers_of_both_versions() {
 fn a_pod_s_request_for_a_certificate_is_asked_once_and_answered_once() {
     let strategy = strategy("certificates.k8s.io", "podcertificaterequests").unwrap();
     let spec = json!({"signerName": "example.com/s", "podName": "p", "podUID": "u", "serviceAccountName": "default", "serviceAccountUID": "u",
-        "nodeName": "n", "nodeUID": "u", "maxExpirationSeconds": 86400, "stubPKCS10Request": "MA=="});
+        "nodeName": "n", "nodeUID": "u", "maxExpirationSeconds": 86400, "stubPKCS10Request": "MBAwCQIBADAAMACgADAAAwEA"});
     let asked = |change: Value| {
         let mut spec = spec.clone();
         machinery::patch::merge(&mut spec, &change);
@@ -434,4 +434,52 @@ fn what_drivers_told_of_devices_goes_with_them() {
     assert_eq!(written(&[], &["a", "b"]), Value::Null);
     // What it never had is refused, not dropped.
     assert_eq!(written(&[], &["c"]), json!([device("c")]));
+}
+
+#[test]
+fn what_is_declared_of_new_objects_comes_last() {
+    let attachments = strategy("storage.k8s.io", "volumeattachments").unwrap();
+    let wrong = made("storage.k8s.io", "volumeattachments", "v1", json!({"spec": {"attacher": "a".repeat(64), "nodeName": "n", "source": {}}}));
+    let source = "spec.source: Required value: must specify exactly one of inlineVolumeSpec and persistentVolumeName";
+    assert_eq!(told(attachments.validate(&wrong)), [source, "spec.attacher: Too long: may not be more than 63 characters"]);
+    assert_eq!(told(attachments.validate_update(&wrong, &wrong)), ["spec.attacher: Too long: may not be more than 63 bytes", source]);
+    let classes = strategy("storage.k8s.io", "storageclasses").unwrap();
+    let old = made("storage.k8s.io", "storageclasses", "v1", json!({"provisioner": "p"}));
+    let new = made("storage.k8s.io", "storageclasses", "v1", json!({"parameters": {"": "a"}}));
+    let fields = |errors: ErrorList| errors.iter().map(|error| error.path.as_str().to_owned()).collect::<Vec<_>>();
+    assert_eq!(fields(classes.validate(&new)), ["parameters", "provisioner"]);
+    assert_eq!(fields(classes.validate_update(&new, &old)), ["parameters", "provisioner", "provisioner", "parameters"]);
+    let slices = strategy("discovery.k8s.io", "endpointslices").unwrap();
+    let slice = made("discovery.k8s.io", "endpointslices", "v1", json!({"addressType": "x", "ports": [{"protocol": ""}]}));
+    assert_eq!(fields(slices.validate(&slice)), ["ports[0].protocol", "addressType"]);
+    assert_eq!(fields(slices.validate_update(&slice, &slice)), ["addressType", "ports[0].protocol"]);
+}
+
+#[test]
+fn anchors_of_trust_are_authorities() {
+    let strategy = strategy("certificates.k8s.io", "clustertrustbundles").unwrap();
+    let bundle = |text: &str| made("certificates.k8s.io", "clustertrustbundles", "v1", json!({"spec": {"trustBundle": text}}));
+    let block = |kind: &str, headers: &str| format!("-----BEGIN {kind}-----\n{headers}YQ==\n-----END {kind}-----\n");
+    for (text, why) in [
+        (String::new(), "at least one trust anchor must be provided"),
+        (block("CERTIFICATE", ""), "entry 0 does not parse as X.509"),
+        (block("KEY", ""), "entry 0 has bad block type: KEY"),
+        (block("CERTIFICATE", "a: b\n\n"), "entry 0 has PEM block headers"),
+    ] {
+        let wanted = format!("spec.trustBundle: Invalid value: \"<value omitted>\": {why}");
+        assert_eq!(told(strategy.validate(&bundle(&text))), [wanted]);
+        assert!(strategy.validate_update(&bundle(&text), &bundle(&text)).is_empty(), "what was there before may stay");
+    }
+}
+
+#[test]
+fn addresses_of_slices_should_be_written_in_one_way() {
+    let strategy = strategy("discovery.k8s.io", "endpointslices").unwrap();
+    let slice = |writer: &str| {
+        let body = json!({"metadata": {"labels": {"endpointslice.kubernetes.io/managed-by": writer}}, "addressType": "IPv6",
+            "endpoints": [{"addresses": ["10.0.0.1"]}, {"addresses": ["FD00::1"]}]});
+        strategy.warnings(&made("discovery.k8s.io", "endpointslices", "v1", body), None)
+    };
+    assert_eq!(slice("me"), ["endpoints[1].addresses[0]: IPv6 address \"FD00::1\" should be in RFC 5952 canonical format (\"fd00::1\")"]);
+    assert!(slice("endpointslice-controller.k8s.io").is_empty());
 }

@@ -148,7 +148,7 @@ fn default_spec(spec: &mut Fields) {
 
 /// Labels the pods with their job's name and UID, and selects them by the latter.
 fn generate_selector(obj: &mut Value) {
-    let (name, uid) = (obj["metadata"]["name"].clone(), obj["metadata"]["uid"].clone());
+    let (name, uid) = (Value::from(tree::text(&obj["metadata"], "name")), obj["metadata"]["uid"].clone());
     if let Some(labels) = tree::at(obj, &["spec", "template", "metadata", "labels"]) {
         for (keys, value) in [(NAME_LABELS, &name), (UID_LABELS, &uid)] {
             for key in keys {

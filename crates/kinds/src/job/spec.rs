@@ -45,7 +45,7 @@ pub(super) fn check(spec: &Value, path: &Path, errors: &mut ErrorList) {
     rules::supported(&spec["completionMode"], &path.child("completionMode"), &["NonIndexed", "Indexed"], errors);
     if spec["completionMode"] == "Indexed" {
         indexed(spec, path, errors);
-    } else {
+    } else if spec["completionMode"].as_str().is_none_or(|mode| mode == "NonIndexed") {
         for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
             if let Some(number) = spec[field].as_i64() {
                 errors.push(Error::invalid(&path.child(field), number, "requires indexed completion mode"));
@@ -107,8 +107,7 @@ fn restart_policy(spec: &Value, path: &Path, errors: &mut ErrorList) {
             errors.push(Error::invalid(path, "OnFailure", detail));
         }
         "OnFailure" | "Never" => {}
-        other if !errors.iter().any(|e| e.path == *path) => errors.push(Error::not_supported(path, other, &["OnFailure", "Never"])),
-        _ => {}
+        other => errors.push(Error::not_supported(path, other, &["OnFailure", "Never"])),
     }
 }
 

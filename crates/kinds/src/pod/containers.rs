@@ -1,11 +1,6 @@
 //! Checks of containers: what all have in common, and what distinguishes main, init, sidecar and ephemeral ones.
 
-use super::{
-    env, handlers, mounts,
-    security::{self, Users},
-    volumes::Known,
-    windows,
-};
+use super::{env, handlers, mounts, security, volumes::Known, windows};
 use crate::{amounts, internal, rules, tree};
 use machinery::{
     Value,
@@ -21,6 +16,8 @@ const EXIT_CODES_MAX: usize = 255;
 const NOT_EPHEMERAL: [&str; 9] =
     ["ports", "resources", "resizePolicy", "restartPolicy", "restartPolicyRules", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle"];
 
+const UNSAID: &str = "must specify restartPolicy when restart rules are used";
+
 /// What the checks of one container need to know of its pod.
 struct Scope<'v> {
     spec: &'v Value,
@@ -30,21 +27,13 @@ struct Scope<'v> {
 }
 
 /// Checks all containers of a pod.
-pub(super) fn check_all(spec: &Value, path: &Path, user: Users, volumes: &Known<'_>, errors: &mut ErrorList) {
+pub(super) fn check_all(spec: &Value, path: &Path, volumes: &Known<'_>, errors: &mut ErrorList) {
     let claims = tree::list(spec, "resourceClaims").iter().map(|c| tree::text(c, "name")).filter(|n| !n.is_empty()).collect();
     let scope = Scope { spec, volumes, claims, own_users: spec["hostUsers"] == false };
     let mut seen = HashSet::new();
     mains(&scope, &path.child("containers"), &mut seen, errors);
     inits(&scope, &path.child("initContainers"), &mut seen, errors);
     ephemeral(&scope, &path.child("ephemeralContainers"), &seen, errors);
-    let list = path.child("ephemeralContainers");
-    if !tree::empty(&spec["ephemeralContainers"]) {
-        match user {
-            Users::Pod => errors.push(Error::forbidden(&list, "cannot be set on create")),
-            Users::Template => errors.push(Error::forbidden(&list, "ephemeral containers not allowed in pod template")),
-            Users::ExistingPod => {}
-        }
-    }
 }
 
 /// What holds only for the images of pods: templates have always been allowed spaces round them.
@@ -86,7 +75,12 @@ fn inits<'v>(scope: &Scope<'v>, list: &Path, seen: &mut HashSet<&'v str>, errors
     for (at, container) in tree::list(scope.spec, "initContainers").iter().enumerate() {
         let path = list.index(at);
         common(container, &path, scope, errors);
-        restarts(container, &path, errors);
+        // Upstream does not look at rules of one that does not say how it restarts.
+        if container["restartPolicy"].is_null() && !tree::empty(&container["restartPolicyRules"]) {
+            errors.push(Error::required(&path.child("restartPolicy"), UNSAID));
+        } else {
+            restarts(container, &path, errors);
+        }
         unique(container, &path, seen, errors);
         // They run one by one, and only collide with themselves; upstream counts from the list's beginning.
         host_ports(container, &list.index(0), &mut HashSet::new(), errors);
@@ -121,7 +115,9 @@ fn ephemeral<'v>(scope: &Scope<'v>, list: &Path, others: &HashSet<&'v str>, erro
         if !target.is_empty() && !others.contains(target) {
             errors.push(Error::not_found(&path.child("targetContainerName"), target));
         }
-        for field in NOT_EPHEMERAL.into_iter().filter(|field| !tree::empty(&container[*field])) {
+        // An object and a text that need not be there are set though they say nothing.
+        let is_set = |field: &str| !tree::empty(&container[field]) || container[field].is_object() && field != "resources" || container[field].is_string();
+        for field in NOT_EPHEMERAL.into_iter().filter(|field| is_set(field)) {
             errors.push(Error::forbidden(&path.child(field), "cannot be set for an Ephemeral Container"));
         }
         for (nth, mount) in tree::list(container, "volumeMounts").iter().enumerate() {
@@ -217,7 +213,7 @@ fn restarts(c: &Value, path: &Path, errors: &mut ErrorList) {
     let list = tree::list(c, "restartPolicyRules");
     match c["restartPolicy"].as_str() {
         None if list.is_empty() => return,
-        None => errors.push(Error::required(&path.child("restartPolicy"), "must specify restartPolicy when restart rules are used")),
+        None => errors.push(Error::required(&path.child("restartPolicy"), UNSAID)),
         Some("Always" | "Never" | "OnFailure") => {}
         Some(other) => errors.push(Error::not_supported(&path.child("restartPolicy"), other, &["Always", "Never", "OnFailure"])),
     }

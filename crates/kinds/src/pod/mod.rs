@@ -11,6 +11,7 @@ mod handlers;
 mod image;
 mod mounts;
 mod os;
+mod overlaps;
 mod parts;
 mod placement;
 mod qos;
@@ -74,7 +75,6 @@ impl Strategy for Pods {
     fn prepare_create(&self, cx: &Context, obj: &mut Value) {
         tree::set_meta(obj, "generation", 1.into());
         alias_service_account(obj);
-        drop_unserved(obj);
         annotations::sync_app_armor(obj);
         let labels = obj["metadata"].get("labels").cloned().unwrap_or_default();
         if let Some(spec) = obj.as_object_mut().and_then(|o| o.get_mut("spec")) {
@@ -173,10 +173,6 @@ impl Strategy for Pods {
         }
     }
 
-    fn charged(&self, part: &str, _change: bool) -> bool {
-        matches!(part, "" | "resize")
-    }
-
     fn field_alias(&self, field: &str) -> Option<&'static str> {
         (field == "spec.host").then_some("spec.nodeName")
     }
@@ -246,23 +242,7 @@ impl Strategy for Pods {
     }
 }
 
-/// Drops what is behind gates that are closed by default.
-fn drop_unserved(obj: &mut Value) {
-    let Some(spec) = obj.as_object_mut().and_then(|o| tree::present(o, "spec")) else { return };
-    for list in ["containers", "initContainers", "ephemeralContainers"] {
-        for container in tree::each(spec, list) {
-            if let Some(lifecycle) = tree::present(container, "lifecycle")
-                && lifecycle.remove("stopSignal").is_some()
-                && lifecycle.is_empty()
-            {
-                container.remove("lifecycle");
-            }
-            tree::each(container, "volumeMounts").for_each(|mount| {
-                mount.remove("bindMountOptions");
-            });
-        }
-    }
-}
+pub(crate) use warnings::node_term as node_term_warnings;
 
 /// The warnings of a template, at a path.
 pub(crate) fn warnings_of_template(template: &Value, path: &Path) -> Vec<String> {

@@ -85,7 +85,9 @@ fn secret(source: &Value, in_cluster: bool, path: &Path, errors: &mut ErrorList)
 
 fn in_range(source: &Value, field: &str, path: &Path, errors: &mut ErrorList) {
     if let Some(number) = source[field].as_i64().filter(|number| !(0..=255).contains(number)) {
-        errors.push(Error::invalid(&path.child(field), number, "must be between 0 and 255, inclusive"));
+        // Upstream tells another bound than it has of partitions.
+        let least = i32::from(field == "partition");
+        errors.push(Error::invalid(&path.child(field), number, format!("must be between {least} and 255, inclusive")));
     }
 }
 

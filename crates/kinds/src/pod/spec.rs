@@ -11,6 +11,7 @@ use machinery::{
     field::{Error, ErrorList, Path},
     names,
 };
+use serde_json::json;
 use std::collections::HashSet;
 
 /// Checks a pod spec.
@@ -20,7 +21,7 @@ pub(crate) fn check_spec(spec: &Value, path: &Path, user: Users, errors: &mut Er
     }
     let known = volumes::check(spec, path, errors);
     resource_claims(spec, &path.child("resourceClaims"), errors);
-    containers::check_all(spec, path, user, &known, errors);
+    containers::check_all(spec, path, &known, errors);
     amounts::pod(spec, &path.child("resources"), errors);
     if spec["hostNetwork"] == true {
         host_network(spec, path, user, errors);
@@ -47,13 +48,15 @@ pub(crate) fn check_spec(spec: &Value, path: &Path, user: Users, errors: &mut Er
     if !spec["preemptionPolicy"].is_null() {
         rules::one_of(&spec["preemptionPolicy"], &path.child("preemptionPolicy"), &["PreemptLowerPriority", "Never"], errors);
     }
-    for (name, value) in tree::entries(spec, "overhead") {
-        let place = path.child("overhead").child("limits").key(name);
-        amounts::of_container(name, &place, errors);
-        amounts::amount(name, value, &place, errors);
+    if !tree::empty(&spec["overhead"]) {
+        // Upstream checks it as the limits of a container, and tells it so.
+        amounts::container(&json!({"limits": spec["overhead"]}), &HashSet::new(), &path.child("overhead"), errors);
     }
     os::check(spec, path, errors);
     file_keys(spec, path, &known, errors);
+    if user == Users::Template && !tree::empty(&spec["ephemeralContainers"]) {
+        errors.push(Error::forbidden(&path.child("ephemeralContainers"), "ephemeral containers not allowed in pod template"));
+    }
 }
 
 /// Checks what holds for pods and not for templates.
@@ -73,6 +76,9 @@ pub(super) fn check_pod(obj: &Value, user: Users, errors: &mut ErrorList) {
     }
     rules::not_negative(&spec["terminationGracePeriodSeconds"], &path.child("terminationGracePeriodSeconds"), errors);
     containers::check_images(spec, &path, errors);
+    if user == Users::Pod && !tree::empty(&spec["ephemeralContainers"]) {
+        errors.push(Error::forbidden(&path.child("ephemeralContainers"), "cannot be set on create"));
+    }
     if user == Users::Pod && !tree::empty(&spec["nodeName"]) && !tree::empty(&spec["schedulingGates"]) {
         errors.push(Error::forbidden(&path.child("nodeName"), "cannot be set until all schedulingGates have been cleared"));
     }
@@ -166,7 +172,7 @@ fn named(spec: &Value, path: &Path, errors: &mut ErrorList) {
         ("priorityClassName", names::dns1123_subdomain),
         ("runtimeClassName", names::dns1123_subdomain),
     ] {
-        if let Some(value) = spec[field].as_str().filter(|v| !v.is_empty()) {
+        if let Some(value) = spec[field].as_str().filter(|v| !v.is_empty() || field == "runtimeClassName") {
             rules::name(value, &path.child(field), rule(value), errors);
         }
     }

@@ -10,6 +10,7 @@ use machinery::{
     names,
 };
 use serde_json::json;
+use std::collections::HashSet;
 
 /// The conditions that Kubernetes itself sets.
 const SYSTEM_CONDITIONS: [&str; 3] = ["PodScheduled", "Ready", "Initialized"];
@@ -70,6 +71,7 @@ pub(super) fn check(obj: &Value, old: &Value, errors: &mut ErrorList) {
         errors.push(Error::invalid(&path.child("qosClass"), new["qosClass"].clone(), rules::IMMUTABLE));
     }
     states(new, had, spec, &path, errors);
+    claims(new, spec, &path, errors);
     addresses(new, had, "podIP", "podIPs", &path, errors);
     addresses(new, had, "hostIP", "hostIPs", &path, errors);
 }
@@ -85,6 +87,40 @@ fn conditions(status: &Value, list: &Path, errors: &mut ErrorList) {
             rules::name(kind, &path.child("Type"), names::qualified_name(kind), errors);
         }
     }
+}
+
+/// What a pod's claims are called, and which claim stands for its extended resources.
+fn claims(status: &Value, spec: &Value, path: &Path, errors: &mut ErrorList) {
+    let (list, known) = (path.child("resourceClaimStatuses"), tree::by_text(tree::list(spec, "resourceClaims"), "name"));
+    let mut seen = HashSet::new();
+    for (at, claim) in tree::list(status, "resourceClaimStatuses").iter().enumerate() {
+        let (place, name) = (list.index(at).child("name"), tree::text(claim, "name"));
+        if !known.contains_key(name) {
+            errors.push(Error::invalid(&place, name, "must match the name of an entry in `spec.resourceClaims`"));
+        }
+        if !seen.insert(name) {
+            errors.push(Error::duplicate(&place, name));
+        }
+        if let Some(made) = claim["resourceClaimName"].as_str() {
+            rules::name(made, &place, names::dns1123_subdomain(made), errors);
+        }
+    }
+    let (extended, place) = (&status["extendedResourceClaimStatus"], path.child("extendedResourceClaimStatus"));
+    if !extended.is_object() {
+        return;
+    }
+    let (mappings, list) = (tree::list(extended, "requestMappings"), place.child("requestMappings"));
+    if mappings.is_empty() {
+        errors.push(Error::required(&list, "at least one request mapping is required"));
+    }
+    for (at, mapping) in mappings.iter().enumerate() {
+        let name = tree::text(mapping, "containerName");
+        if !["initContainers", "containers"].iter().any(|of| tree::list(spec, of).iter().any(|c| tree::text(c, "name") == name)) {
+            let detail = "must match the name of an entry in spec.initContainers.name or spec.containers.name";
+            errors.push(Error::invalid(&list.index(at).child("containerName"), name, detail));
+        }
+    }
+    rules::required(extended, &place, "resourceClaimName", errors);
 }
 
 /// A container that has ended for good does not run again.
@@ -134,22 +170,31 @@ fn addresses(new: &Value, old: &Value, one: &str, many: &str, path: &Path, error
     let (list, single, path) = (tree::list(new, many), tree::text(new, one), path.child(many));
     let form = if one == "podIP" { "[]core.PodIP" } else { "[]core.HostIP" };
     let bad = |detail: &str| Error::invalid(&path, new[many].clone(), detail).shown_as(internal::text(form, &new[many]));
+    let first = list.first().map(|i| tree::text(i, "ip"));
+    let differs = first.filter(|first| *first != single && (one == "hostIP" || !single.is_empty()));
+    let told = |first: &str| Error::invalid(&path.index(0).child("ip"), first, format!("must be equal to `{one}`"));
+    if one == "hostIP" {
+        errors.extend(differs.map(told));
+    }
     let known = tree::by_text(tree::list(old, many), "ip");
     for (at, ip) in list.iter().map(|i| tree::text(i, "ip")).enumerate().filter(|(_, ip)| !known.contains_key(ip)) {
         rules::ip(ip, &path.index(at), errors);
     }
     let sixes = list.iter().filter(|i| tree::text(i, "ip").contains(':')).count();
-    if list.len() > 2 || (list.len() == 2 && sixes != 1) {
+    let unread = list.iter().position(|i| rules::lenient_ip(tree::text(i, "ip")).is_none()).filter(|_| list.len() > 1);
+    if let Some(at) = unread {
+        let why = format!("failed to check for dual stack with error:invalid IP[{at}]: {}", tree::text(&list[at], "ip"));
+        errors.push(Error::internal(&path, why));
+    }
+    if unread.is_some() || list.len() > 2 || (list.len() == 2 && sixes != 1) {
         errors.push(bad("may specify no more than one IP for each IP family"));
     }
-    let first = list.first().map(|i| tree::text(i, "ip"));
-    match first {
-        Some(first) if first != single && (one == "hostIP" || !single.is_empty()) => {
-            errors.push(Error::invalid(&path.index(0).child("ip"), first, format!("must be equal to `{one}`")));
-        }
-        _ if one == "podIP" && first.is_some() == single.is_empty() => {
-            errors.push(bad("podIP and podIPs must either both be set or both be unset"));
-        }
-        _ => {}
+    if one == "hostIP" {
+        return;
+    }
+    if differs.is_some() {
+        errors.extend(differs.map(told));
+    } else if first.is_some() == single.is_empty() {
+        errors.push(bad("podIP and podIPs must either both be set or both be unset"));
     }
 }

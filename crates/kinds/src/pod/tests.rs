@@ -419,3 +419,34 @@ fn an_address_in_a_status_means_the_same_to_everybody() {
         assert_eq!(told(ip), [format!("status.podIPs[0]: Invalid value: {ip:?}: {why}")]);
     }
 }
+
+#[test]
+fn ephemeral_containers_have_nothing_of_what_keeps_others() {
+    let mut spec = container(json!({}));
+    spec["ephemeralContainers"] = json!([{"name": "e", "image": "i", "lifecycle": {}, "restartPolicy": ""}]);
+    let told: Vec<String> = problems(spec).into_iter().map(|why| why.split(": ").next().unwrap_or_default().to_owned()).collect();
+    assert_eq!(told, ["spec.ephemeralContainers[0].restartPolicy", "spec.ephemeralContainers[0].lifecycle", "spec.ephemeralContainers"]);
+}
+
+#[test]
+fn a_status_names_the_claims_of_its_pod() {
+    let old = created(container(json!({})));
+    let told = |status: Value| {
+        let (mut new, mut errors) = (old.clone(), ErrorList::new());
+        new["status"] = status;
+        super::status::check(&new, &new, &mut errors);
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        told(json!({"resourceClaimStatuses": [{"name": "a"}, {"name": "a"}], "extendedResourceClaimStatus": {"requestMappings": []}})),
+        [
+            "status.resourceClaimStatuses[0].name: Invalid value: \"a\": must match the name of an entry in `spec.resourceClaims`",
+            "status.resourceClaimStatuses[1].name: Invalid value: \"a\": must match the name of an entry in `spec.resourceClaims`",
+            "status.resourceClaimStatuses[1].name: Duplicate value: \"a\"",
+            "status.extendedResourceClaimStatus.requestMappings: Required value: at least one request mapping is required",
+            "status.extendedResourceClaimStatus.resourceClaimName: Required value",
+        ]
+    );
+    let mapping = |name: &str| json!({"extendedResourceClaimStatus": {"resourceClaimName": "r", "requestMappings": [{"containerName": name}]}});
+    assert!(told(mapping("c")).is_empty() && told(mapping("d")).len() == 1);
+}

@@ -139,7 +139,11 @@ fn sources(volume: &Value, path: &Path, errors: &mut ErrorList) {
     for (at, (key, source)) in found.iter().enumerate() {
         if at > 0 {
             // Upstream's own spelling.
-            let path = path.child(if *key == "downwardAPI" { "downwarAPI" } else { key });
+            let path = path.child(match *key {
+                "downwardAPI" => "downwarAPI",
+                "cephfs" => "cephFS",
+                key => key,
+            });
             errors.push(Error::forbidden(&path, "may not specify more than 1 volume type"));
         } else {
             source_of(key, source, &path.child(key), errors);

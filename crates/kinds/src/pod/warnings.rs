@@ -1,11 +1,10 @@
 //! What is deprecated or does not do what it seems to, though it is accepted (`pkg/api/pod/warnings.go`).
 
-use super::annotations;
-use crate::{rules, tree};
-use machinery::{Value, field::Path};
+use super::{annotations, overlaps};
+use crate::{addresses, claim, rules, tree};
+use machinery::{Value, field::Path, names};
 use std::collections::{HashMap, HashSet};
 
-const MILLI: i64 = 1000;
 const HIDDEN_VOLUMES: [(&str, &str); 9] = [
     ("photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
     ("gitRepo", "deprecated in v1.11, and disabled by default in v1.33+"),
@@ -48,19 +47,20 @@ pub(super) fn of(owner: &Value, at: &Path) -> Vec<String> {
         }
     }
     for (at, volume) in tree::list(spec, "volumes").iter().enumerate() {
+        let place = path.child("volumes").index(at);
         for (key, message) in HIDDEN_VOLUMES.iter().filter(|(key, _)| !volume[*key].is_null()) {
-            out.push(format!("{}: {message}", path.child("volumes").index(at).child(key)));
+            out.push(format!("{}: {message}", place.child(if *key == "storageos" { "storageOS" } else { key })));
+        }
+        let template = &volume["ephemeral"]["volumeClaimTemplate"];
+        if template.is_object() {
+            claim::spec_warnings(&template["spec"], &place.child("ephemeral").child("volumeClaimTemplate").child("spec"), &mut out);
         }
     }
+    overlaps::of(spec, &mut out);
     repeated(spec, &path, "hostAliases", "ip", &mut out);
     repeated(spec, &path, "imagePullSecrets", "name", &mut out);
     for (at, _) in tree::list(spec, "imagePullSecrets").iter().enumerate().filter(|(_, s)| tree::text(s, "name").is_empty()) {
         out.push(format!("{}: invalid empty name \"\"", path.child("imagePullSecrets").index(at).child("name")));
-    }
-    for volume in tree::list(spec, "volumes") {
-        if tree::list(&volume["projected"], "sources").iter().any(tree::empty) {
-            out.push(format!("volume {:?} (Projected) has no sources provided", tree::text(volume, "name")));
-        }
     }
     fractions(&spec["overhead"], &path.child("overhead"), &mut out);
     annotations::warnings(owner, at, &mut out);
@@ -73,6 +73,10 @@ pub(super) fn of(owner: &Value, at: &Path) -> Vec<String> {
     for kind in ["podAffinity", "podAntiAffinity"] {
         affinity_terms(&spec["affinity"][kind], &path.child("affinity").child(kind), &mut out);
     }
+    addresses::of_ips(&spec["dnsConfig"], "nameservers", &path.child("dnsConfig"), &mut out);
+    for (at, alias) in tree::list(spec, "hostAliases").iter().enumerate() {
+        addresses::of_ip(tree::text(alias, "ip"), &path.child("hostAliases").index(at).child("ip"), &mut out);
+    }
     out
 }
 
@@ -82,25 +86,13 @@ fn placement(spec: &Value, path: &Path, out: &mut Vec<String>) {
             out.push(format!("{}: {message}", path.child("nodeSelector").key(key)));
         }
     }
-    let term = |term: &Value, path: Path, preferred: bool, out: &mut Vec<String>| {
-        let expressions = tree::list(term, "matchExpressions");
-        for (at, expression) in expressions.iter().enumerate() {
-            let key = tree::text(expression, "key");
-            if let Some(message) = old_node_label(key) {
-                out.push(format!("{}: {key} is {message}", path.child("matchExpressions").index(at).child("key")));
-            }
-        }
-        if preferred && expressions.is_empty() && tree::empty(&term["matchFields"]) {
-            out.push(format!("{path}: does not match any node"));
-        }
-    };
     let (node, place) = (&spec["affinity"]["nodeAffinity"], path.child("affinity").child("nodeAffinity"));
     let (required, preferred) = ("requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution");
     for (at, own) in tree::list(&node[required], "nodeSelectorTerms").iter().enumerate() {
-        term(own, place.child(required).child("nodeSelectorTerms").index(at), false, out);
+        node_term(own, &place.child(required).child("nodeSelectorTerms").index(at), false, out);
     }
     for (at, own) in tree::list(node, preferred).iter().enumerate() {
-        term(&own["preference"], place.child(preferred).index(at).child("preference"), false, out);
+        node_term(&own["preference"], &place.child(preferred).index(at).child("preference"), true, out);
     }
     for (at, constraint) in tree::list(spec, "topologySpreadConstraints").iter().enumerate() {
         let (path, key) = (path.child("topologySpreadConstraints").index(at), tree::text(constraint, "topologyKey"));
@@ -109,6 +101,20 @@ fn placement(spec: &Value, path: &Path, out: &mut Vec<String>) {
         }
         if constraint["labelSelector"].is_null() {
             out.push(format!("{}: a null labelSelector results in matching no pod", path.child("labelSelector")));
+        }
+    }
+}
+
+/// What is said of a term that chooses nodes, one that is only preferred or not.
+pub(crate) fn node_term(term: &Value, path: &Path, preferred: bool, out: &mut Vec<String>) {
+    for (at, expression) in tree::list(term, "matchExpressions").iter().enumerate() {
+        let key = tree::text(expression, "key");
+        if let Some(message) = old_node_label(key) {
+            out.push(format!("{}: {key} is {message}", path.child("matchExpressions").index(at).child("key")));
+        }
+        for (nth, value) in tree::list(expression, "values").iter().map(|v| v.as_str().unwrap_or_default()).enumerate().filter(|_| preferred) {
+            let place = path.child("matchExpressions").index(at).child("values").index(nth);
+            out.extend(names::label_value(value).into_iter().map(|why| format!("{place}: {value} is invalid, {why}")));
         }
     }
 }
@@ -140,7 +146,7 @@ fn repeated(spec: &Value, path: &Path, list: &str, key: &str, out: &mut Vec<Stri
 
 fn fractions(list: &Value, path: &Path, out: &mut Vec<String>) {
     for name in ["memory", "ephemeral-storage"] {
-        if let Some(quantity) = list.get(name).and_then(rules::quantity).filter(|q| q.milli_value() % MILLI != 0) {
+        if let Some(quantity) = list.get(name).and_then(rules::quantity).filter(|q| !q.is_whole()) {
             out.push(format!("{}: fractional byte value \"{quantity}\" is invalid, must be an integer", path.key(name)));
         }
     }
@@ -184,6 +190,11 @@ fn ports(spec: &Value, path: &Path, out: &mut Vec<String>) {
             let place = path.child(list).index(at).child("ports").index(nth);
             let host = |p: &Value| (tree::text(p, "hostIP").to_owned(), p["hostPort"].as_i64().unwrap_or(0));
             let (own_ip, own_port) = host(port);
+            if !own_ip.is_empty() && own_port == 0 {
+                let (name, number, protocol) = (tree::text(port, "name"), port["containerPort"].as_i64().unwrap_or(0), tree::text(port, "protocol"));
+                let shown = format!("{{Name:{name} HostPort:0 ContainerPort:{number} Protocol:{protocol} HostIP:{own_ip}}}");
+                out.push(format!("{place}: hostIP set without hostPort: {shown}"));
+            }
             let others = known.entry((port["containerPort"].as_i64().unwrap_or(0), tree::text(port, "protocol"))).or_default();
             for (other_place, other) in others.iter() {
                 let (ip, number) = host(other);

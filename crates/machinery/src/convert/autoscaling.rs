@@ -101,6 +101,7 @@ pub(super) fn to_v1(map: &mut Map<String, Value>) {
         }
     }
     if let Some(Value::Object(status)) = map.get_mut("status") {
+        status.entry("currentReplicas").or_insert_with(|| 0.into());
         let metrics = array(status.remove("currentMetrics"));
         let cpu = metrics.iter().filter(|m| m["type"] == "Resource" && m["resource"]["name"] == "cpu");
         let percent = cpu.filter_map(|m| m["resource"]["current"].get("averageUtilization")).next_back().cloned();
@@ -146,9 +147,11 @@ pub(super) fn to_v2(map: &mut Map<String, Value>) {
             }
             _ => Vec::new(),
         };
-        if !metrics.is_empty() {
-            status.insert("currentMetrics".into(), Value::Array(metrics));
+        // Go leaves out the number that is zero here, and shows the list that is none.
+        if status.get("currentReplicas").is_some_and(|n| *n == 0) {
+            status.remove("currentReplicas");
         }
+        status.insert("currentMetrics".into(), if metrics.is_empty() { Value::Null } else { Value::Array(metrics) });
         if let Some(conditions) = conditions.filter(Value::is_array) {
             status.insert("conditions".into(), conditions);
         }

@@ -28,7 +28,7 @@ fn autoscalers_keep_what_v1_has_no_fields_for() {
             {"type": "Pods", "pods": {"metric": {"name": "rps"}, "target": {"type": "AverageValue", "averageValue": "10"}}},
             {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}],
             "behavior": {"scaleDown": {"policies": [{"type": "Pods", "value": 1, "periodSeconds": 60}]}}},
-        "status": {"conditions": [{"type": "AbleToScale", "status": "True"}]}});
+        "status": {"currentMetrics": null, "conditions": [{"type": "AbleToScale", "status": "True"}]}});
     let old = convert(object.clone(), &v2, &v1);
     assert_eq!(old["spec"]["targetCPUUtilizationPercentage"], 50);
     assert!(old["spec"].get("metrics").is_none());

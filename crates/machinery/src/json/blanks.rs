@@ -34,7 +34,7 @@ impl Blanks {
     pub(super) fn note(&mut self, at: &Node<'_>, value: &Value) {
         let bytes = || self.0.iter().map(|blank| blank.shown.len()).sum::<usize>();
         if self.0.len() < NOTED_MAX && bytes() < BYTES_MAX && (value.is_array() || value.is_object()) {
-            self.0.push(Blank { path: at.keys(), shown: at.strict(""), is_list: value.is_array() });
+            self.0.push(Blank { path: at.keys(), shown: at.strict(None), is_list: value.is_array() });
         }
     }
 

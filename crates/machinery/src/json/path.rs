@@ -55,8 +55,8 @@ impl<'p> Node<'p> {
         self.chain().iter().filter_map(key).collect()
     }
 
-    /// As strict decoding spells it: `spec.containers[0].name`; with nothing last, the node itself.
-    pub(super) fn strict(&self, last: &str) -> String {
+    /// As strict decoding spells it: `spec.containers[0].name`; without a last one, the node itself.
+    pub(super) fn strict(&self, last: Option<&str>) -> String {
         let mut out = String::new();
         for node in self.chain() {
             match node.step {
@@ -70,7 +70,7 @@ impl<'p> Node<'p> {
                 }
             }
         }
-        if !last.is_empty() {
+        if let Some(last) = last {
             dot(&mut out);
             out.push_str(last);
         }

@@ -113,8 +113,9 @@ pub(super) fn zero(ty: TypeRef<'_>) -> Value {
     }
 }
 
-/// Why upstream's converter from maps does not make a plain type of a JSON value; `None` for types that decode themselves.
-pub(super) fn unconverted(ty: TypeRef<'_>, found: &str) -> Option<String> {
+/// Why upstream's converter from maps does not make a plain type of a JSON value; `None` for types that decode themselves. `named`: what
+/// Go calls the type, where it is one of its own.
+pub(super) fn unconverted(ty: TypeRef<'_>, named: &str, found: &str) -> Option<String> {
     let wanted = match ty.get() {
         Type::Int32 | Type::Int64 | Type::Double | Type::Bool => go_type(ty),
         Type::String => "string".to_owned(),
@@ -127,7 +128,9 @@ pub(super) fn unconverted(ty: TypeRef<'_>, found: &str) -> Option<String> {
     // Go converts between numbers, and a whole one to a text, and this converter refuses it; to all else nothing leads.
     match (number, ty.get()) {
         (true, Type::Int32 | Type::Int64) => Some(format!("cannot convert float64 to {wanted}")),
-        (true, Type::String) if !found.contains(['.', 'e']) => Some("cannot convert int64 to string".to_owned()),
+        (true, Type::String) if kind_of(found) == "int64" => {
+            Some(format!("cannot convert int64 to {}", if matches!(named, "" | "-") { "string" } else { named }))
+        }
         _ => Some(format!("unrecognized type: {wanted}")),
     }
 }
@@ -139,8 +142,8 @@ fn kind_of(found: &str) -> &'static str {
         "object" => "map",
         "bool" => "bool",
         "string" => "string",
-        other if other.contains(['.', 'e']) => "float64",
-        _ => "int64",
+        number if number.trim_start_matches("number ").parse::<i64>().is_ok() => "int64",
+        _ => "float64",
     }
 }
 

@@ -134,7 +134,7 @@ impl Context {
         if !self.strict || problems.len() >= self.limit {
             return;
         }
-        let problem = format!("{what} field {}", Quoted(&at.strict(name)));
+        let problem = format!("{what} field {}", Quoted(&at.strict(Some(name))));
         if !problems.contains(&problem) {
             problems.push(problem);
         }
@@ -213,10 +213,11 @@ impl<'a> Seed<'a> {
             _ => {}
         }
         if self.cx.from_maps
-            && let Some(why) = scalar::unconverted(self.ty, found)
+            && let Some(why) = scalar::unconverted(self.ty, self.go_type, found)
         {
             return why;
         }
+        let found = if self.cx.from_maps && found.starts_with("number ") { "number" } else { found };
         // Its decoder leaves all but strings to that of a number.
         let go_type = if matches!(self.ty.get(), Type::IntOrString) {
             "int32".to_owned()
@@ -233,7 +234,7 @@ impl<'a> Seed<'a> {
             let path = self.at.go();
             let path = path.split_once("metadata.").map_or(path.as_str(), |(_, inside)| inside);
             format!("Go struct field {}.{path} of type {go_type}", self.owner)
-        } else if self.owner.is_empty() {
+        } else if self.owner.is_empty() || self.cx.from_maps {
             format!("Go value of type {go_type}")
         } else {
             format!("Go struct field {}.{} of type {go_type}", self.owner, self.at.go())
@@ -263,7 +264,7 @@ impl<'a> Seed<'a> {
         let at = seed.at;
         let told = |why: String| {
             let shown = String::from_utf8(super::encode(&value)).unwrap_or_default();
-            self.cx.fail(format!("{}: Invalid value: {shown}: {why}", at.strict("").trim_end_matches('.')))
+            self.cx.fail(format!("{}: Invalid value: {shown}: {why}", at.strict(None).trim_end_matches('.')))
         };
         if seed.ty.object().is_none() {
             return if value.is_string() { Ok(value) } else { Err(told("must be a string".to_owned())) };
@@ -289,7 +290,7 @@ impl<'a> Seed<'a> {
             Type::Int64 if number.is_i64() => Ok(Some(Value::Number(number))),
             Type::Int32 | Type::Int64 if self.cx.from_maps => match converted(&number, matches!(self.ty.get(), Type::Int32)) {
                 Some(whole) => Ok(Some(whole.into())),
-                None => self.wrong("number", Value::Number(number)),
+                None => self.wrong(&format!("number {shown}"), Value::Number(number)),
             },
             Type::Int32 | Type::Int64 | Type::IntOrString if is_minus_zero(&number) && !self.cx.refuses_minus_zero => {
                 self.cx.minus_zero.set(true);
@@ -302,6 +303,8 @@ impl<'a> Seed<'a> {
             Type::Double | Type::Any | Type::RawJson | Type::RawExtension | Type::Fields => Ok(Some(Value::Number(number))),
             Type::Quantity => self.text(&shown.to_string()),
             Type::Int32 | Type::Int64 | Type::IntOrString => self.wrong(&format!("number {shown}"), Value::Number(number)),
+            // How it is written tells Go's kind of it, which is told of what comes from maps alone.
+            _ if self.cx.from_maps => self.wrong(&format!("number {shown}"), Value::Number(number)),
             _ => self.wrong("number", Value::Number(number)),
         }
     }

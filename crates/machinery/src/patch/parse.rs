@@ -1,10 +1,11 @@
 //! A patch from its bytes to the patched object, with what `fieldValidation` has to say of both.
 
-use super::{json_patch, merge, strategic};
+use super::{json_patch, merge, strategic, strategic::without_done};
 use crate::{
     Value,
     apply::typed::plain,
     field::{Error, Path},
+    gvk::Gvk,
     json::{self, Validation},
     quote::Quoted,
     schema::TypeRef,
@@ -158,6 +159,16 @@ fn touched(operations: &Value, value: &Value) -> Value {
     tree
 }
 
+/// Why an object that says that it is of another kind cannot be read as one of its own.
+fn other_kind(own: &Gvk, found: &Gvk, value: &Value) -> String {
+    let Some(ty) = crate::schema::builtin().kind(found) else {
+        return format!("no kind {} is registered for version {} in scheme {SCHEME:?}", Quoted(&found.kind), Quoted(&found.api_version()));
+    };
+    let package = own.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
+    let nowhere = || format!("converting ({}.{}) to ({package}.{}): unknown conversion", found.version, found.kind, own.kind);
+    json::canonical(value.clone(), ty).err().unwrap_or_else(nowhere)
+}
+
 impl Patch {
     /// The patched object, decoded as a body of its type. `told`: of what was refused, what its sender hears all the same.
     ///
@@ -183,15 +194,21 @@ impl Patch {
             echo(Some(ty), value, Some(made.as_ref().unwrap_or(&self.value)), &mut out);
             String::from_utf8_lossy(&out).into_owned()
         };
-        let shown = |value: &Value| if self.kind == Kind::Strategic { plain(&self.value) } else { written(value) };
+        let shown = |value: &Value| if self.kind == Kind::Strategic { plain(&without_done(&self.value, old)) } else { written(value) };
         let invalid = |shown: String, why: String| Status::invalid("", "", "", vec![Error::invalid(&Path::root("patch"), shown, why)]);
         // What a custom object says that it is, validation looks at.
         if let (false, Some(own)) = (self.kind == Kind::Strategic, ty.gvk().filter(|_| !ty.schema.is_lenient())) {
+            if let Some(found) = ["apiVersion", "kind"].into_iter().find_map(|key| value.get(key).filter(|v| !v.is_string() && !v.is_null()).map(|v| (key, v)))
+            {
+                let (key, found) = (found.0, json_type(found.1));
+                let why = format!("couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go struct field .{key} of type string");
+                return Err(invalid(written(&value), why));
+            }
             let given = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
             let (version, kind) = (given("apiVersion"), given("kind"));
             if version.is_empty() && !kind.is_empty() {
                 // Upstream reads it as the kind without a version, which has neither metadata nor anything else.
-                let all = value.as_object().into_iter().flatten().map(|(field, _)| field.as_str()).filter(|field| *field != "kind");
+                let all = value.as_object().into_iter().flatten().map(|(field, _)| field.as_str()).filter(|field| !matches!(*field, "kind" | "apiVersion"));
                 let unknown: Vec<String> = all.map(|field| format!("unknown field {}", Quoted(field))).collect();
                 match self.validation {
                     Validation::Strict if !unknown.is_empty() => {
@@ -203,13 +220,21 @@ impl Patch {
                 let name = old["metadata"]["name"].as_str().unwrap_or_default();
                 return Err(Status::bad_request(format!("the name of the object ({name} based on URL) was undeterminable: name must be provided")));
             }
+            if version.matches('/').count() > 1 {
+                return Err(invalid(written(&value), format!("unexpected GroupVersion string: {version}")));
+            }
+            if version.len() > 1 && version.ends_with('/') {
+                // A group has no kinds without one of its versions.
+                let text = written(&value);
+                let why = format!("Object 'apiVersion' is missing in '{text}'");
+                return Err(invalid(text, why));
+            }
+            // A group without letters is none.
+            let version = version.strip_prefix('/').unwrap_or(version);
             let other_version = !version.is_empty() && version != own.api_version();
             if other_version || !kind.is_empty() && kind != own.kind {
-                let found = crate::gvk::Gvk::parse(version, kind);
-                return Err(invalid(
-                    written(&value),
-                    format!("no kind {} is registered for version {} in scheme {SCHEME:?}", Quoted(&found.kind), Quoted(&found.api_version())),
-                ));
+                let found = crate::gvk::Gvk::parse(version, if kind.is_empty() { &own.kind } else { kind });
+                return Err(invalid(written(&value), other_kind(own, &found, &value)));
             }
         }
         let outcome = match self.kind {

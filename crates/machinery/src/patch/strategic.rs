@@ -46,7 +46,7 @@ fn merge_map(ty: Option<TypeRef<'_>>, original: &mut Object, mut patch: Object) 
             Some("replace") => *original = patch,
             Some("delete") => original.clear(),
             _ => {
-                let shown = plain(&directive);
+                let shown = as_text(&directive);
                 patch.insert(PATCH.into(), directive);
                 return Err(format!("unknown patch type: {shown} in map: {}", plain(&Value::Object(patch))));
             }
@@ -119,6 +119,7 @@ fn delete_from(original: &mut Object, name: &str, values: &Value) -> Result<(), 
     // Where there is no list nobody looks at what is to be taken from it.
     if let Some(Value::Array(items)) = original.get_mut(name) {
         let gone = values.as_array().ok_or(BAD_PRIMITIVES)?;
+        alike(items, gone)?;
         let gone: HashSet<String> = gone.iter().map(Value::to_string).collect();
         items.retain(|item| !gone.contains(&item.to_string()));
     }
@@ -132,6 +133,7 @@ fn set_orders(ty: Option<TypeRef<'_>>, original: &mut Object, patch: &mut Object
         let bad = || BAD_ORDER.to_owned();
         let order = match patch.remove(&directive) {
             Some(Value::Array(order)) => order,
+            Some(Value::Null) => return Err("expected a []interface {}, but received a %!s(<nil>)".to_owned()),
             Some(other) => return Err(format!("expected a []interface {{}}, but received a {}", crate::tree::go_type(&other))),
             None => continue,
         };
@@ -140,6 +142,7 @@ fn set_orders(ty: Option<TypeRef<'_>>, original: &mut Object, patch: &mut Object
         let go_struct = match ty.map(TypeRef::get) {
             Some(Type::Object(object)) => Some(object.go_name()),
             Some(Type::RawExtension) => Some("RawExtension"),
+            Some(Type::Map { .. }) => return Err("merging an object in json but data type is not struct, instead is: map".to_owned()),
             _ => None,
         };
         if let Some(go_struct) = go_struct.filter(|_| field.is_none()) {
@@ -193,17 +196,14 @@ fn merge_list(elem: Option<TypeRef<'_>>, field: Option<&Field>, mut old: Vec<Val
     if old.is_empty() && new.is_empty() {
         return Ok(old);
     }
-    let objects = old.iter().chain(&new).filter(|v| v.is_object()).count();
-    if objects == 0 {
+    alike(&old, &new)?;
+    if !old.iter().chain(&new).any(Value::is_object) {
         let mut seen = HashSet::new();
         let order = new.clone();
         let server_order = old.clone();
         old.extend(new);
         old.retain(|item| seen.insert(item.to_string()));
         return in_order(old, &order, &server_order, "");
-    }
-    if objects < old.len() + new.len() {
-        return Err(format!("list element types are not identical: [{} {}]", plain(&Value::from(old)), plain(&Value::from(new))));
     }
     let key = field.map_or("", |f| f.patch_merge_key.as_ref());
     if key.is_empty() {
@@ -229,6 +229,62 @@ fn merge_list(elem: Option<TypeRef<'_>>, field: Option<&Field>, mut old: Vec<Val
     in_order(old, &order, &server_order, key)
 }
 
+/// The elements of both lists are of one type (upstream's `sliceElementType`).
+fn alike(old: &[Value], new: &[Value]) -> Result<(), String> {
+    let mut known = None;
+    for item in old.iter().chain(new) {
+        let found = crate::tree::go_type(item);
+        if known.is_none() && item.is_array() {
+            return Err("lists of lists are not supported".to_owned());
+        }
+        if *known.get_or_insert(found) != found {
+            return Err(format!("list element types are not identical: [{} {}]", plain(&Value::from(old.to_vec())), plain(&Value::from(new.to_vec()))));
+        }
+    }
+    Ok(())
+}
+
+/// A value as Go's `%s` prints what is to be a text.
+fn as_text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => format!("[{}]", items.iter().map(as_text).collect::<Vec<_>>().join(" ")),
+        Value::Object(fields) => {
+            let mut members: Vec<String> = fields.iter().map(|(name, value)| format!("{name}:{}", as_text(value))).collect();
+            members.sort_unstable();
+            format!("map[{}]", members.join(" "))
+        }
+        Value::Null => "%!s(<nil>)".to_owned(),
+        other => format!("%!s({}={})", crate::tree::go_type(other), plain(other)),
+    }
+}
+
+/// A patch as upstream shows it once it is applied to `old`: what says what is to be done has been taken out of it where there was
+/// something to do it to, and nulls where there was not.
+pub(super) fn without_done(patch: &Value, old: &Value) -> Value {
+    match (patch, old) {
+        (Value::Object(fields), Value::Object(_)) => {
+            let done = |name: &str, value: &Value| name == RETAIN_KEYS || name == PATCH && value.is_string();
+            fields.iter().filter(|(name, value)| !done(name, value)).map(|(name, value)| (name.clone(), without_done(value, &old[name.as_str()]))).collect()
+        }
+        (Value::Array(items), Value::Array(known)) => {
+            let none = Value::Object(Object::new());
+            // Most lists that are merged are merged by names.
+            let namesake = |item: &Value| known.iter().find(|old| !old["name"].is_null() && old["name"] == item["name"]);
+            items.iter().map(|item| without_done(item, namesake(item).unwrap_or(&none))).collect()
+        }
+        _ => without_nulls(patch),
+    }
+}
+
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => fields.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.clone(), without_nulls(value))).collect(),
+        Value::Array(items) => items.iter().map(without_nulls).collect(),
+        other => other.clone(),
+    }
+}
+
 /// Carries out the elements that are directives. `None` if the patch replaces the list, which is then in `old`.
 fn special_elements(old: &mut Vec<Value>, new: Vec<Value>, key: &str) -> Result<Option<Vec<Value>>, String> {
     let mut rest = Vec::with_capacity(new.len());
@@ -242,7 +298,7 @@ fn special_elements(old: &mut Vec<Value>, new: Vec<Value>, key: &str) -> Result<
                 Some("delete") => drop(gone.insert(identity(&item, key))),
                 Some("replace") => replace = true,
                 Some("merge") => return Err("merging lists cannot yet be specified in the patch".to_owned()),
-                _ => return Err(format!("unknown patch type: {} in map: {}", plain(directive), plain(&item))),
+                _ => return Err(format!("unknown patch type: {} in map: {}", as_text(directive), plain(&item))),
             },
         }
     }

@@ -334,3 +334,22 @@ fn a_json_patch_does_not_shift_long_lists_without_end() {
     assert!(json_patch(&long, &patch(100)).is_ok());
     assert!(json_patch(&json!({"a": []}), &patch(10_000)).is_ok());
 }
+
+#[test]
+fn a_patch_is_shown_as_it_is_when_it_has_been_applied() {
+    let (old, patch) = (
+        json!({"a": {"b": 1}, "l": [{"name": "c", "d": {}}]}),
+        json!({"a": {"$retainKeys": ["b"], "b": 2, "e": null}, "f": {"$retainKeys": ["x"], "g": null},
+            "l": [{"name": "c", "d": {"$patch": "merge", "h": 1}}, {"name": "n", "d": {"$patch": "merge"}}]}),
+    );
+    let shown = json!({"a": {"b": 2, "e": null}, "f": {"$retainKeys": ["x"]}, "l": [{"name": "c", "d": {"h": 1}}, {"name": "n", "d": {"$patch": "merge"}}]});
+    assert_eq!(strategic::without_done(&patch, &old), shown);
+}
+
+#[test]
+fn a_group_without_a_version_has_no_kinds() {
+    let (ty, old) = config_map();
+    let operations = br#"[{"op":"replace","path":"/apiVersion","value":"a/"}]"#;
+    let refused = parse(Kind::Json, operations, crate::json::Validation::Ignore).unwrap().apply(ty, &old, &mut Vec::new()).unwrap_err();
+    assert!(refused.message.contains("Object 'apiVersion' is missing in '{"), "{}", refused.message);
+}

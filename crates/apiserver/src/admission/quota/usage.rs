@@ -11,8 +11,17 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Resources that every container must name once a quota bounds them.
 const SAID: [&str; 6] = ["cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
 
+/// Resources that a pod may name for all of its containers.
+fn is_pod_level(name: &str) -> bool {
+    matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
+}
+
 /// Whether every container names what a quota bounds; what is missing otherwise.
 pub(super) fn said(pod: &Value, hard: &Amounts) -> Result<(), String> {
+    // What the pod says as a whole is enough.
+    if ["requests", "limits"].iter().any(|which| amounts::of(&pod["spec"]["resources"][*which]).keys().any(|name| is_pod_level(name))) {
+        return Ok(());
+    }
     let required: Vec<&str> = SAID.into_iter().filter(|name| hard.contains_key(*name)).collect();
     let mut missing: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for container in ["containers", "initContainers"].iter().flat_map(|list| items(&pod["spec"][*list])) {
