@@ -269,6 +269,18 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_that_asks_for_less_or_of_another_class_frees_something() {
+        let claim = |size: &str, class: &str, phase: &str| -> PersistentVolumeClaim {
+            let spec = json!({"resources": {"requests": {"storage": size}}, "volumeAttributesClassName": class});
+            serde_json::from_value(json!({"spec": spec, "status": {"phase": phase}})).expect("a claim")
+        };
+        let one = claim("2Gi", "fast", "Pending");
+        assert!(claims_differ(&one, &claim("1Gi", "fast", "Pending")));
+        assert!(claims_differ(&one, &claim("2Gi", "slow", "Pending")));
+        assert!(!claims_differ(&one, &claim("2Gi", "fast", "Bound")));
+    }
+
+    #[test]
     fn a_status_that_changed_is_looked_at_again() {
         let quota = |hard: &str, told: &str, used: &str| -> ResourceQuota {
             let value = json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": hard}}, "status": {"hard": {"pods": told}, "used": {"pods": used}}});

@@ -161,7 +161,7 @@ impl Controller for Slices {
         let trigger = self.triggers.next(&service, &pods);
         let existing = self.writer.of(key, CONTROLLER);
         let families = facts::families(&service);
-        let (pods, homeless) = self.housed(&service, pods);
+        let (pods, homeless) = housed(&service, pods, |node| self.nodes.get("", node).is_some());
         let mut plan = Plan::default();
         let auto = topology::is_auto(&service);
         let shares = if auto { topology::shares(&self.nodes.list()) } else { None };
@@ -228,17 +228,6 @@ impl Slices {
         }
     }
 
-    /// The pods whose nodes are there, and what is wrong with the first of the others: what ran on a node that is gone serves nobody, and
-    /// it may take its time until it is removed. A Service that publishes what is not ready publishes it.
-    fn housed(&self, service: &Service, pods: Vec<Arc<Pod>>) -> (Vec<Arc<Pod>>, Option<String>) {
-        let there = |pod: &Pod| pods::node_name(pod).is_empty() || self.nodes.get("", pods::node_name(pod)).is_some();
-        let (housed, homeless): (Vec<_>, Vec<_>) = pods.into_iter().partition(|p| facts::publishes_unready(service) || there(p));
-        // One that would be no endpoint anyway is not missed.
-        let missed = homeless.iter().find(|p| !pods::is_terminal(p) && !facts::ips(p).is_empty());
-        let why = missed.map(|p| format!("skipping Pod {} for Service {}: Node {} Not Found", p.name(), service.key(), pods::node_name(p)));
-        (housed, why)
-    }
-
     /// The pods' endpoints of a family, each with its ports.
     fn endpoints(&self, service: &Service, pods: &[Arc<Pod>], family: &str) -> Vec<(Vec<EndpointPort>, Endpoint)> {
         let of = |pod: &Arc<Pod>| {
@@ -247,6 +236,17 @@ impl Slices {
         };
         pods.iter().filter_map(of).collect()
     }
+}
+
+/// The pods whose nodes are there, and what is wrong with the first of the others: what ran on a node that is gone serves nobody, and
+/// it may take its time until it is removed. A Service that publishes what is not ready publishes it.
+pub(super) fn housed(service: &Service, pods: Vec<Arc<Pod>>, is_there: impl Fn(&str) -> bool) -> (Vec<Arc<Pod>>, Option<String>) {
+    let there = |pod: &Pod| pods::node_name(pod).is_empty() || is_there(pods::node_name(pod));
+    let (housed, homeless): (Vec<_>, Vec<_>) = pods.into_iter().partition(|p| facts::publishes_unready(service) || there(p));
+    // One that would be no endpoint anyway is not missed.
+    let missed = homeless.iter().find(|p| !pods::is_terminal(p) && !facts::ips(p).is_empty());
+    let why = missed.map(|p| format!("skipping Pod {} for Service {}: Node {} Not Found", p.name(), service.key(), pods::node_name(p)));
+    (housed, why)
 }
 
 pub(super) fn template(service: &Service, family: &'static str) -> Template {

@@ -174,3 +174,21 @@ fn a_subset_is_mirrored_to_one_slice_as_far_as_it_goes() {
     assert_eq!(ready, 700, "who is ready is ready");
     assert_eq!(mirroring::skipped(&endpoints), 201);
 }
+
+#[test]
+fn what_ran_on_a_node_that_is_gone_serves_nobody() {
+    let on = |n: usize, node: &str| {
+        let mut pod = pod(n, true);
+        if let Some(spec) = &mut pod.spec {
+            spec.node_name = Some(node.to_owned());
+        }
+        Arc::new(pod)
+    };
+    let pods = || vec![on(1, "here"), on(2, "gone")];
+    let names = |pods: &[Arc<Pod>]| pods.iter().map(|p| p.name().to_owned()).collect::<Vec<_>>();
+    let (housed, missed) = slice::housed(&service(json!({})), pods(), |node| node == "here");
+    assert_eq!(names(&housed), ["p1"]);
+    assert_eq!(missed.as_deref(), Some("skipping Pod p2 for Service n/s: Node gone Not Found"), "it is looked at again");
+    let all = service(json!({"publishNotReadyAddresses": true}));
+    assert_eq!(slice::housed(&all, pods(), |node| node == "here").0.len(), 2);
+}
