@@ -2,11 +2,12 @@
 
 use crate::rows::Row;
 use machinery::{
+    Value,
     field::ErrorList,
     json::Blanks,
     status::{Details, Status},
 };
-use std::collections::HashSet;
+use std::{borrow::Cow, collections::HashSet};
 
 /// 404 in upstream's words.
 pub(crate) fn not_found(row: &Row, name: &str) -> Status {
@@ -49,6 +50,11 @@ pub(crate) fn invalid(row: &Row, name: &str, errors: ErrorList) -> Status {
     // One strategy serves both groups of events in upstream, and it tells the older one.
     let group = if (group, row.resource.kind.kind.as_str()) == ("events.k8s.io", "Event") { "" } else { group };
     Status::invalid(group, &row.resource.kind.kind, name, errors)
+}
+
+/// An object as it is judged: with what its body has that is empty, for kinds that are told of it.
+pub(crate) fn as_sent<'v>(row: &Row, blanks: &Blanks, value: &'v Value) -> Cow<'v, Value> {
+    if row.strategy.judges_blanks() { blanks.restored(value) } else { Cow::Borrowed(value) }
 }
 
 /// Shows what a body has that is empty, where the object goes without and an error would show that nothing is there.

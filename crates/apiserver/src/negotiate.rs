@@ -268,6 +268,8 @@ struct Clause<'a> {
     pretty: bool,
     /// A stream of something else than watch events is asked for.
     other_stream: bool,
+    /// A stream of watch events is asked for.
+    streams: bool,
     quality: f32,
 }
 
@@ -286,7 +288,7 @@ impl<'a> Clause<'a> {
             form if form.contains('/') => return None,
             form => trim(form),
         };
-        let mut clause = Clause { kind, form, group: "", version: "", as_kind: "", pretty: false, other_stream: false, quality: 1.0 };
+        let mut clause = Clause { kind, form, group: "", version: "", as_kind: "", pretty: false, other_stream: false, streams: false, quality: 1.0 };
         for part in parts {
             let Some((key, value)) = part.split_once('=').filter(|(_, value)| !value.is_empty() && !value.trim_end_matches('=').contains('=')) else {
                 continue;
@@ -298,7 +300,7 @@ impl<'a> Clause<'a> {
                 "v" => clause.version = trim(value),
                 "as" => clause.as_kind = trim(value),
                 "pretty" => clause.pretty = trim(value) == "1",
-                "stream" => clause.other_stream = !matches!(trim(value), "" | "watch"),
+                "stream" => (clause.other_stream, clause.streams) = (!matches!(trim(value), "" | "watch"), trim(value) == "watch"),
                 // A version of the server's own group is never another.
                 "sv" => return None,
                 _ => {}
@@ -314,6 +316,10 @@ impl<'a> Clause<'a> {
 
     fn resolve(&self, Offered { forms, protobuf, .. }: Offered) -> Option<Accepted> {
         let encoding = Encoding::of(self).filter(|_| !self.other_stream)?;
+        // YAML is never streamed.
+        if self.streams && encoding == Encoding::Yaml {
+            return None;
+        }
         let meta = match (self.group, self.version) {
             ("meta.k8s.io", "v1") => Some("meta.k8s.io/v1"),
             ("meta.k8s.io", "v1beta1") => Some("meta.k8s.io/v1beta1"),

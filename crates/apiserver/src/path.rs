@@ -35,7 +35,7 @@ pub struct RequestInfo {
     pub name: String,
     /// What follows the subresource, still encoded and with its leading slash: the path below `proxy`.
     pub tail: String,
-    /// A part between two slashes is empty, or holds a slash: no route of upstream's leads there.
+    /// A part between two slashes is empty: no route of upstream's leads there.
     pub is_odd: bool,
     /// Of `list`, `watch` and `deletecollection`: which objects alone are asked for, since it takes part in authorisation.
     pub fields: Option<FieldSelector>,
@@ -47,6 +47,20 @@ const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
 impl RequestInfo {
     /// Reads method, path and query. Never fails: what is not a resource is a non-resource path.
     pub fn parse(method: &Method, raw_path: &str, query: &Query<'_>) -> RequestInfo {
+        let info = Self::parse_parts(method, raw_path, query);
+        match info.holds_slash() {
+            // Upstream splits the decoded path.
+            true => Self::parse_parts(method, &raw_path.replace("%2F", "/").replace("%2f", "/"), query),
+            false => info,
+        }
+    }
+
+    /// Whether a part holds a slash that was written in another way.
+    fn holds_slash(&self) -> bool {
+        [&self.namespace, &self.resource, &self.name, &self.subresource].iter().any(|part| part.contains('/'))
+    }
+
+    fn parse_parts(method: &Method, raw_path: &str, query: &Query<'_>) -> RequestInfo {
         let mut info = RequestInfo { verb: method_verb(method), path: query::percent_decode(raw_path).into_owned(), ..Default::default() };
         let mut rest = Parts { rest: raw_path.strip_prefix('/').unwrap_or(raw_path) };
         let prefix = rest.peek();
@@ -107,8 +121,7 @@ impl RequestInfo {
         } else {
             self.named(rest);
         }
-        let holds_slash = [&self.namespace, &self.resource, &self.name, &self.subresource].iter().any(|part| part.contains('/'));
-        if self.subresource.is_empty() && rest.rest.len() > 1 || holds_slash {
+        if self.subresource.is_empty() && rest.rest.len() > 1 {
             self.is_odd = true;
             self.tail = rest.tail();
         }
@@ -249,8 +262,10 @@ mod tests {
     }
 
     #[test]
-    fn parts_that_are_empty_or_hold_slashes_are_odd() {
-        for uri in ["/api/v1/namespaces/n//pods/x", "/api/v1/namespaces/n/pods/a%2Fb", "/api/v1/namespaces/n/pods/a//log", "/api/v1/pods//x"] {
+    fn parts_that_are_empty_are_odd_and_slashes_part_however_they_are_written() {
+        assert_eq!(show(&info(Method::GET, "/api/v1/namespaces/n/pods/a%2Fb%252fc")), show(&info(Method::GET, "/api/v1/namespaces/n/pods/a/b%252fc")));
+        assert_eq!(info(Method::GET, "/api/v1/namespaces/n/pods/a%2flog").subresource, "log");
+        for uri in ["/api/v1/namespaces/n//pods/x", "/api/v1/namespaces/n/pods/a//log", "/api/v1/pods//x"] {
             let got = info(Method::GET, uri);
             assert!(got.is_resource && got.is_odd, "{uri}");
         }

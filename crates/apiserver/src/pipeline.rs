@@ -173,8 +173,8 @@ async fn dispatch(
     if row.custom.is_none() && !has_path(row, &cx.info) {
         return Err(Status::no_such_path());
     }
-    astray::check_name(&cx.info)?;
     if row.custom.is_none() && STREAMS.contains(&cx.info.subresource.as_str()) {
+        astray::check_name(&cx.info)?;
         return proxy::handle(server.world(), cx, Request::from_parts(parts, body.take().unwrap_or_else(crate::empty))).await;
     }
     let reads = matches!(cx.info.verb, "get" | "list" | "watch");
@@ -186,26 +186,21 @@ async fn dispatch(
     if bodiless && row.custom.is_none() {
         return Err(Status::method_not_allowed());
     }
-    if cx.info.verb.is_empty() && row.custom.is_some() {
-        return Err(errors::unsupported(row, ""));
-    }
     let deprecation = row.custom.as_ref().and_then(|custom| custom.deprecation.as_deref());
     let is_there = row.custom.is_some() || cx.info.subresource.is_empty() || row.resource.subresource(&cx.info.subresource).is_some();
     if let Some(warning) = deprecation.or_else(|| deprecated(&row.resource.kind)).filter(|_| is_there) {
         cx.warn(warning);
     }
+    check_route(row, &cx.info, &parts.headers)?;
     let streams = matches!(cx.info.verb, "list" | "watch");
-    *accepted = accept.accepted(Offered { forms: forms || stored, streams, protobuf: row.has_messages() })?;
-    match cx.info.verb {
-        "watch" => accepted.for_watch()?,
-        "get" | "list" if matches!(accepted.form, Form::Partial(_)) => {
-            // What cannot be put into a form is said as JSON, whatever is accepted.
-            check_number(row, cx.info.verb == "list", accepted.many).inspect_err(|_| accepted.encoding = Encoding::Json)?;
-        }
-        _ => {}
+    let mut served = accept.accepted(Offered { forms: forms || stored, streams, protobuf: row.has_messages() })?;
+    served.pretty |= pretty(query, &cx.user_agent);
+    served.gzip = negotiate::takes_gzip(&parts.headers);
+    // Of custom resources there are no messages, but errors are told in them.
+    if row.custom.is_none() {
+        *accepted = served;
     }
-    accepted.pretty |= pretty(query, &cx.user_agent);
-    accepted.gzip = negotiate::takes_gzip(&parts.headers);
+    astray::check_name(&cx.info)?;
     let socket = (cx.info.verb == "watch" && websocket::wanted(&parts.headers)).then(|| parts.headers.clone());
     let asked = Asked {
         world: server.world().clone(),
@@ -214,7 +209,7 @@ async fn dispatch(
         row: Arc::clone(row),
         query: parts.uri.query().unwrap_or_default().to_owned(),
         headers: std::mem::take(&mut parts.headers),
-        accepted: *accepted,
+        accepted: served,
     };
     let response = if reads { asked.read().await? } else { asked.write(body).await? };
     if bodiless {
@@ -243,8 +238,15 @@ impl Asked {
     async fn answer(&self, body: &Bytes) -> Result<Response<Body>, Status> {
         let query = Query::parse(&self.query);
         let call = Call { world: &self.world, cx: &self.cx, row: &self.row, query: &query, headers: &self.headers, accepted: self.accepted };
-        let include = table::Include::of_form(self.accepted.form, &query)?;
         let answer = resource(&call, body).await?;
+        if matches!(self.cx.info.verb, "get" | "list")
+            && matches!(self.accepted.form, Form::Partial(_))
+            && let Err(status) = check_number(&self.row, self.cx.info.verb == "list", self.accepted.many)
+        {
+            // What cannot be put into a form is said as JSON, whatever is accepted.
+            return refused(status, Accepted { encoding: Encoding::Json, ..self.accepted }, self.cx.take_warnings());
+        }
+        let include = table::Include::of_form(self.accepted.form, &query)?;
         let mut response = respond::answer(&self.row, &self.cx, self.accepted, include, answer);
         reply::finish(&mut response, &self.headers, self.cx.take_warnings());
         Ok(response)
@@ -280,11 +282,7 @@ impl Asked {
 
     /// Whether the resource has the verb; if not, nothing needs to be read to say so.
     fn is_served(&self) -> bool {
-        let (info, resource) = (&self.cx.info, &self.row.resource);
-        match info.subresource.as_str() {
-            "" => resource.has_verb(info.verb) && (self.row.custom.is_some() || is_placed(&self.row, info)),
-            name => resource.subresource(name).is_some_and(|known| known.verbs.iter().any(|v| v == info.verb)),
-        }
+        is_served(&self.row, &self.cx.info)
     }
 
     /// Whether the answer may take more than a moment: by the size of the body, of the object, or of the list.
@@ -337,6 +335,32 @@ impl Asked {
     }
 }
 
+fn is_served(row: &Row, info: &RequestInfo) -> bool {
+    match info.subresource.as_str() {
+        "" => row.resource.has_verb(info.verb) && (row.custom.is_some() || is_placed(row, info)),
+        name => row.resource.subresource(name).is_some_and(|known| known.verbs.iter().any(|v| v == info.verb)),
+    }
+}
+
+/// What upstream looks at before it looks at what is accepted: of custom resources whether anything answers there, of patches of what type they are.
+fn check_route(row: &Arc<Row>, info: &RequestInfo, headers: &HeaderMap) -> Result<(), Status> {
+    let custom = row.custom.is_some();
+    match row.resource.subresource(&info.subresource) {
+        _ if !custom => {}
+        None if !info.subresource.is_empty() => return Err(errors::not_found(row, &info.name)),
+        Some(known) if !known.verbs.iter().any(|verb| verb == info.verb) => return Err(errors::unsupported(row, info.verb)),
+        None if info.verb.is_empty() => return Err(errors::unsupported(row, "")),
+        _ => {}
+    }
+    if info.verb == "patch" && is_served(row, info) {
+        registry::patch::Kind::of(headers, row)?;
+    }
+    match custom && info.name.is_empty() && matches!(info.verb, "update" | "patch") {
+        true => Err(Status::bad_request("name must be provided")),
+        false => Ok(()),
+    }
+}
+
 /// Whether what a body says may be much more than its bytes: a JSON patch copies what there is, an alias of YAML what stands before it.
 fn may_grow(media: &str, body: &[u8]) -> bool {
     let media = media.to_ascii_lowercase();
@@ -386,9 +410,6 @@ async fn resource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
         return subresource(call, body).await;
     }
     let custom = call.row.custom.is_some();
-    if custom && info.name.is_empty() && matches!(verb, "update" | "patch") {
-        return Err(Status::bad_request("name must be provided"));
-    }
     if !custom && call.row.resource.namespaced && info.namespace.is_empty() && !info.name.is_empty() && !matches!(verb, "list" | "watch") {
         return Err(Status::no_such_path());
     }

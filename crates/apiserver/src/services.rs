@@ -34,6 +34,9 @@ use std::{
     net::IpAddr,
 };
 
+/// Before the first node port that a rehearsal shows (upstream's guess).
+const PORT_GUESSED: u16 = 32_768;
+
 /// Who holds an address or a port: the UID of the Service.
 type Owner = String;
 
@@ -65,6 +68,8 @@ pub(crate) struct Hold<'a> {
     free_ips: Vec<IpAddr>,
     free_ports: Vec<(u16, String)>,
     owner: Owner,
+    /// What a rehearsal shows instead of taking it (see [`Offer::rehearsed`]); nothing without one.
+    guesses: Option<Vec<u16>>,
 }
 
 impl Taken {
@@ -89,8 +94,22 @@ fn band(size: u128) -> u128 {
 }
 
 impl<'a> Hold<'a> {
-    fn new(allocators: &'a Allocators, owner: Owner) -> Self {
-        Hold { allocators, ips: Vec::new(), ports: Vec::new(), free_ips: Vec::new(), free_ports: Vec::new(), owner }
+    fn new(allocators: &'a Allocators, owner: Owner, rehearsed: bool) -> Self {
+        let guesses = rehearsed.then(Vec::new);
+        Hold { allocators, ips: Vec::new(), ports: Vec::new(), free_ips: Vec::new(), free_ports: Vec::new(), owner, guesses }
+    }
+
+    /// Takes a port that nobody has; a rehearsal takes none and guesses as upstream does, beyond those of this write.
+    fn next_port(&mut self, protocol: &str) -> Option<u16> {
+        let Some(guesses) = &mut self.guesses else {
+            let found = self.allocators.next_port(protocol, &self.owner)?;
+            self.ports.push((found, protocol.to_owned()));
+            return Some(found);
+        };
+        let last = self.ports.iter().map(|(port, _)| *port).chain(guesses.iter().copied()).max();
+        let guess = last.unwrap_or(PORT_GUESSED).checked_add(1)?;
+        guesses.push(guess);
+        Some(guess)
     }
 
     /// The write has committed: what was taken stays taken. What is no longer used is free once it is [`Kept::free`]d, after
@@ -169,14 +188,14 @@ impl Allocators {
 
     /// Gives a new Service its addresses and ports.
     pub(crate) fn create(&self, service: &mut Value, offer: &Offer<'_>) -> Result<Hold<'_>, field::ErrorList> {
-        let mut hold = Hold::new(self, owner(service));
+        let mut hold = Hold::new(self, owner(service), offer.rehearsed);
         self.complete(service, None, offer, &mut hold)?;
         Ok(hold)
     }
 
     /// Gives a changed Service what it lacks and notes what it no longer uses.
     pub(crate) fn update(&self, service: &mut Value, old: &Value, offer: &Offer<'_>) -> Result<Hold<'_>, field::ErrorList> {
-        let mut hold = Hold::new(self, owner(old));
+        let mut hold = Hold::new(self, owner(old), offer.rehearsed);
         fields::carry_over(service, old);
         self.complete(service, Some(old), offer, &mut hold)?;
         let (new_ips, new_ports) = (fields::cluster_ips(service), fields::node_ports(service));
@@ -217,14 +236,21 @@ impl Allocators {
         let stands = had.first().is_some_and(|ip| ip != "None" && wanted.first() != Some(ip));
         let path = Path::root("spec").child("clusterIPs");
         for ip in wanted.iter().filter(|ip| !stands && !had.contains(ip)).filter_map(|text| text.parse::<IpAddr>().ok()) {
-            self.take_ip(ip, offer, &hold.owner).map_err(|why| {
-                let detail = format!("failed to allocate IP {ip}: {why}");
-                vec![field::Error::invalid(&path, json!(wanted), &detail)]
-            })?;
+            let refused = |why: String| vec![field::Error::invalid(&path, json!(wanted), format!("failed to allocate IP {ip}: {why}"))];
+            if offer.rehearsed {
+                self.is_given(ip).map_err(refused)?;
+                continue;
+            }
+            self.take_ip(ip, offer, &hold.owner).map_err(|why| refused(why.to_owned()))?;
             hold.ips.push(ip);
         }
         let mut all = wanted.clone();
         for family in families::of(service).into_iter().skip(wanted.len()) {
+            if offer.rehearsed {
+                // Upstream does not look for a free one, and shows where the range begins.
+                all.extend(self.own.iter().find(|range| range.family() == family).map(|range| range.at(0).to_string()));
+                continue;
+            }
             let ip = self.next_ip(family, offer, &hold.owner);
             let ip = ip.ok_or_else(|| vec![field::Error::internal(&path, "failed to allocate a serviceIP: range is full")])?;
             hold.ips.push(ip);
@@ -260,12 +286,12 @@ impl Allocators {
             let shared = twin.filter(|n| self.take_port(*n, &protocol, &hold.owner).is_ok());
             let path = Path::root("spec").child("ports");
             let found = match shared {
-                Some(found) => found,
-                None => {
-                    self.next_port(&protocol, &hold.owner).ok_or_else(|| vec![field::Error::internal(&path, "failed to allocate a nodePort: range is full")])?
+                Some(found) => {
+                    hold.ports.push((found, protocol.clone()));
+                    found
                 }
+                None => hold.next_port(&protocol).ok_or_else(|| vec![field::Error::internal(&path, "failed to allocate a nodePort: range is full")])?,
             };
-            hold.ports.push((found, protocol.clone()));
             given.entry(number).or_default().push((found, protocol));
             port["nodePort"] = found.into();
         }
@@ -287,13 +313,11 @@ impl Allocators {
                 taken.map_err(|why| {
                     vec![field::Error::invalid(&path, json!(port), format!("failed to allocate requested HealthCheck NodePort {port}: {why}"))]
                 })?;
+                hold.ports.push((port, "TCP".into()));
                 port
             }
-            None => self
-                .next_port("TCP", &hold.owner)
-                .ok_or_else(|| vec![field::Error::internal(&path, "failed to allocate a HealthCheck NodePort: range is full")])?,
+            None => hold.next_port("TCP").ok_or_else(|| vec![field::Error::internal(&path, "failed to allocate a HealthCheck NodePort: range is full")])?,
         };
-        hold.ports.push((found, "TCP".into()));
         service["spec"]["healthCheckNodePort"] = found.into();
         Ok(())
     }
@@ -317,6 +341,15 @@ impl Allocators {
                     taken.ports.remove(port);
                 }
             }
+        }
+    }
+
+    /// Whether an address is one that the server's own range gives: all that is asked of one that is only tried.
+    fn is_given(&self, ip: IpAddr) -> Result<(), String> {
+        match self.own.iter().find(|range| range.is_ipv6() == ip.is_ipv6()) {
+            Some(range) if !range.gives(ip) => Err(format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}")),
+            Some(_) => Ok(()),
+            None => Err("the provided network does not match the current range".to_owned()),
         }
     }
 

@@ -21,6 +21,9 @@ pub fn parse_bool(text: &str) -> Option<bool> {
 
 /// `strconv.ParseFloat(text, 64)`: what is too large for a float is none.
 pub fn parse_float(text: &str) -> Option<f64> {
+    if text.contains('_') {
+        return parse_float(&without_underscores(text)?);
+    }
     let (sign, digits) = match text.as_bytes().first()? {
         b'+' => (1.0, &text[1..]),
         b'-' => (-1.0, &text[1..]),
@@ -40,6 +43,26 @@ pub fn parse_float(text: &str) -> Option<f64> {
         return None;
     }
     digits.parse::<f64>().ok().filter(|value| value.is_finite()).map(|value| sign * value)
+}
+
+/// A number without the underscores between its digits, where they may stand (`underscoreOK`): a base's prefix is one of the digits.
+fn without_underscores(text: &str) -> Option<String> {
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let lower = digits.to_ascii_lowercase();
+    let based = ["0b", "0o", "0x"].iter().any(|prefix| lower.starts_with(prefix));
+    let is_hex = lower.starts_with("0x");
+    let (mut before, mut rest) = (if based { '0' } else { '!' }, lower.as_str());
+    if based {
+        rest = &lower[2..];
+    }
+    for letter in rest.chars() {
+        let is_digit = letter.is_ascii_digit() || (is_hex && letter.is_ascii_hexdigit());
+        if (letter == '_' && before != '0') || (letter != '_' && !is_digit && before == '_') {
+            return None;
+        }
+        before = if is_digit { '0' } else { letter };
+    }
+    (before != '_').then(|| text.replace('_', ""))
 }
 
 /// `1.8p3` of `0x1.8p3`; the exponent is a must.
@@ -223,6 +246,8 @@ mod tests {
             [Some(1000.0), Some(16.0), None, Some(0.5), None]
         );
         assert_eq!(parse_float("-Inf"), Some(f64::NEG_INFINITY));
+        let spaced = ["1_000", "-1_0.0_5", "0x_1p4", "_1", "1_", "1__0", "1_.5"].map(parse_float);
+        assert_eq!(spaced, [Some(1000.0), Some(-10.05), Some(16.0), None, None, None, None]);
     }
 
     #[test]

@@ -38,6 +38,7 @@ impl Strategy for Claims {
             fields.insert("status".into(), json!({"phase": "Pending"}));
         }
         if let Some(spec) = tree::at(obj, &["spec"]) {
+            without_foreign_source(spec);
             data_sources(spec, true);
         }
     }
@@ -46,6 +47,9 @@ impl Strategy for Claims {
         tree::keep(obj, old, "status");
         let fresh = old["spec"]["dataSource"].is_null() && old["spec"]["dataSourceRef"].is_null();
         if let Some(spec) = tree::at(obj, &["spec"]) {
+            if old["spec"]["dataSourceRef"].is_null() {
+                without_foreign_source(spec);
+            }
             data_sources(spec, fresh);
         }
     }
@@ -114,6 +118,13 @@ fn resource_key(name: &str, path: &Path, errors: &mut ErrorList) -> bool {
 /// The defaults of a claim, also of one that a pod or a set makes.
 pub(crate) fn default_claim_spec(spec: &mut Fields) {
     tree::fill(spec, "volumeMode", "Filesystem");
+}
+
+/// A source in another namespace is as if it were not said, as long as that is no feature (upstream's `DropDisabledFields`).
+fn without_foreign_source(spec: &mut Fields) {
+    if spec.get("dataSourceRef").is_some_and(|source| !tree::text(source, "namespace").is_empty()) {
+        spec.remove("dataSourceRef");
+    }
 }
 
 /// The two fields that name a source of data say the same; sources that were never served are dropped (KEP-1495).

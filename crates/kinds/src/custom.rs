@@ -417,6 +417,15 @@ fn go_int(number: f64) -> i64 {
     if fits { number as i64 } else { i64::MIN }
 }
 
+/// A number as Go prints it: one without a fraction has been stored and read as a whole one.
+fn shown(number: &serde_json::Number) -> String {
+    match number.as_f64().filter(|_| number.is_f64()) {
+        Some(float) if float.fract() == 0.0 && float.abs() < 9_223_372_036_854_775_808.0 => (float as i64).to_string(),
+        Some(float) => machinery::numerals::float(float),
+        None => number.to_string(),
+    }
+}
+
 impl Cell {
     fn of(&self, obj: &Value, now: SystemTime) -> Value {
         let Some(Ok(found)) = self.path.as_ref().map(|path| path.find(obj)) else { return Value::Null };
@@ -425,6 +434,7 @@ impl Cell {
             ("string", Value::Null) => "<no value>".into(),
             ("string", Value::String(text)) => text.as_str().into(),
             ("string", Value::Array(_) | Value::Object(_)) => String::from_utf8(machinery::json::encode(value)).unwrap_or_default().into(),
+            ("string", Value::Number(number)) => shown(number).into(),
             ("string", other) => other.to_string().into(),
             ("integer", Value::Number(number)) => number.as_i64().or_else(|| number.as_f64().map(go_int)).map_or(Value::Null, Value::from),
             ("number", Value::Number(number)) => number.as_f64().map_or(Value::Null, Value::from),

@@ -94,6 +94,11 @@ pub trait Strategy: Send + Sync {
         &[]
     }
 
+    /// Whether it matters to who judges an object that its body has lists and maps that are empty, wherever they are.
+    fn judges_blanks(&self) -> bool {
+        false
+    }
+
     /// Adds the defaults that are not in the schema. Called for every body that arrives, also for updates.
     fn default(&self, _obj: &mut Value) {}
 

@@ -26,12 +26,14 @@ pub(crate) mod write;
 pub use blanks::Blanks;
 pub(crate) use deep::after_string;
 pub use deep::spans;
+pub(crate) use errors::Spelled;
 pub use scalar::base64;
 pub use texts::Texts;
 pub use write::{Indent, encode};
 
 use crate::{
     Map, Value,
+    gvk::Gvk,
     schema::TypeRef,
     status::Status,
     yaml::compose::{self, Document, compose},
@@ -130,7 +132,7 @@ pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> 
         }
     };
     if ty.is_some_and(|ty| ty.schema.is_lenient()) {
-        expect_kind(kind, &value, bytes)?;
+        expect_kind(kind, &value, Sent { json: bytes.trim_ascii(), body: bytes }, validation)?;
     }
     fill_kind(ty, &mut value);
     finish(value, ty, &cx, validation)
@@ -158,16 +160,30 @@ fn fill_kind(ty: Option<TypeRef<'_>>, value: &mut Value) {
     }
 }
 
+/// A body as it was sent, and as JSON.
+#[derive(Clone, Copy)]
+struct Sent<'b> {
+    json: &'b [u8],
+    body: &'b [u8],
+}
+
 /// The body of a custom object says of what kind it is: the path does not say it for it.
-fn expect_kind(kind: Option<&crate::gvk::Gvk>, value: &Value, bytes: &[u8]) -> Result<(), Status> {
-    if !value.is_object() {
-        return Err(errors::unrecognized_type(kind, bytes));
+fn expect_kind(kind: Option<&Gvk>, value: &Value, sent: Sent<'_>, validation: Validation) -> Result<(), Status> {
+    if !value.is_object() && !value.is_null() {
+        return Err(errors::unrecognized_type(kind, sent.body));
     }
-    if value["kind"].as_str().unwrap_or_default().is_empty() {
-        let why = format!("Object 'Kind' is missing in '{}'", String::from_utf8_lossy(bytes));
-        return Err(errors::no_object(kind, &why, bytes));
+    if !value["kind"].as_str().unwrap_or_default().is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let missing = |shown: &[u8]| format!("Object 'Kind' is missing in '{}'", String::from_utf8_lossy(shown));
+    if validation != Validation::Ignore {
+        return Err(errors::no_object(kind, &missing(sent.body), sent.body));
+    }
+    // Upstream's lenient reader finds it in another place, where the path has already said what is not said.
+    let said = Gvk::parse(value["apiVersion"].as_str().unwrap_or_default(), "");
+    let version = if said.group.is_empty() && said.version.is_empty() { kind.map(|kind| kind.version.clone()).unwrap_or_default() } else { said.version };
+    let told = kind.map(|kind| Gvk { version, ..kind.clone() });
+    Err(errors::cannot_be_handled(told.as_ref(), &missing(sent.json)))
 }
 
 /// What was found in a custom object, as the original tells it: what is there twice, what metadata does not know, then all else
@@ -277,7 +293,7 @@ pub fn parse_applied(bytes: &[u8]) -> Result<Applied, Status> {
     // What begins as JSON does is left as it is by the first of two readers, which makes JSON for the audit.
     let is_json = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     let where_ = if is_json { "error decoding patch: error converting YAML to JSON" } else { "error encoding patch" };
-    let refused = |why: &str| Status::bad_request(format!("{where_}: yaml: {why}"));
+    let refused = |why: &str| Status::bad_request(format!("{where_}: {}", crate::yaml::worded(why)));
     let Document { value, repeats } = document(bytes).map_err(|why| refused(&why))?;
     match value {
         Value::Object(_) => Ok(Applied { value, repeats }),
@@ -297,7 +313,7 @@ pub fn parse_applied(bytes: &[u8]) -> Result<Applied, Status> {
 pub(crate) fn document(bytes: &[u8]) -> Result<Document, String> {
     let is_json = bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
     if is_json && let Some(value) = plain_tree(bytes).map_err(|()| bounds::too_deep())? {
-        return Ok(Document { value, repeats: Vec::new() });
+        return Ok(Document { value: whole_numbers(value), repeats: Vec::new() });
     }
     let text = std::str::from_utf8(bytes).map_err(|error| not_utf8(bytes, &error))?;
     // go-yaml's reader refuses them before its parser sees anything.
@@ -305,6 +321,16 @@ pub(crate) fn document(bytes: &[u8]) -> Result<Document, String> {
         return Err("control characters are not allowed".to_owned());
     }
     compose(text)
+}
+
+/// JSON as what is read by way of YAML.
+fn whole_numbers(mut value: Value) -> Value {
+    match &mut value {
+        Value::Array(items) => items.iter_mut().for_each(|item| *item = whole_numbers(item.take())),
+        Value::Object(map) => map.values_mut().for_each(|item| *item = whole_numbers(item.take())),
+        _ => return crate::yaml::scalar::without_fraction(value),
+    }
+    value
 }
 
 /// What is wrong with text in go-yaml's words.
@@ -346,18 +372,13 @@ pub fn unrecognized(kind: &crate::gvk::Gvk, why: &str, bytes: &[u8]) -> Status {
     errors::no_object(Some(kind), why, bytes)
 }
 
-/// The error of a body that has nothing in it.
-pub(crate) fn without_kind(ty: TypeRef<'_>, bytes: &[u8]) -> Status {
-    errors::no_object(ty.gvk(), &format!("Object 'Kind' is missing in '{}'", String::from_utf8_lossy(bytes)), bytes)
-}
-
 /// The error of a body that is YAML and no object.
 pub(crate) fn unrecognized_tree(ty: TypeRef<'_>, tree: &Value, bytes: &[u8]) -> Status {
     errors::unrecognized_as(ty.gvk(), crate::tree::json_type(tree), bytes)
 }
 
 /// Decodes what the YAML parser has read.
-pub(crate) fn decode_document(document: Document, ty: Option<TypeRef<'_>>, validation: Validation) -> Result<Decoded, Status> {
+pub(crate) fn decode_document(document: Document, bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> Result<Decoded, Status> {
     let known = match validation {
         Validation::Ignore => Vec::new(),
         Validation::Warn => document.repeats,
@@ -365,7 +386,7 @@ pub(crate) fn decode_document(document: Document, ty: Option<TypeRef<'_>>, valid
         Validation::Strict => vec![compose::repeats(&document.repeats)],
     };
     if let Some(ty) = ty.filter(|ty| ty.schema.is_lenient()) {
-        expect_kind(ty.gvk(), &document.value, &encode(&document.value))?;
+        expect_kind(ty.gvk(), &document.value, Sent { json: &encode(&document.value), body: bytes }, validation)?;
     }
     decode_tree(document.value, ty, validation, known)
 }

@@ -184,8 +184,9 @@ fn subscript(text: &str, filters: usize) -> Option<Step> {
     if let Some(filter) = text.strip_prefix("?(").and_then(|rest| rest.strip_suffix(')')) {
         return (filters < FILTERS_MAX).then(|| condition(filter, filters + 1))?;
     }
+    // All places of a list: what is none has none of them.
     if text == "*" {
-        return Some(Step::Wildcard);
+        return Some(Step::Slice(None, None, 1));
     }
     let parts = split(text, ',');
     if parts.len() > 1 {
@@ -354,8 +355,10 @@ impl Operand {
 
 fn holds(item: &Value, left: &Operand, comparison: Option<&(Operator, Operand)>, budget: &mut Budget) -> Result<bool, Misfit> {
     let Some((operator, right)) = comparison else { return Ok(left.of(item, budget)?.is_some()) };
+    let whole = [left, right].map(|operand| matches!(operand, Operand::Path(_)));
     let (Some(left), Some(right)) = (left.of(item, budget)?, right.of(item, budget)?) else { return Ok(false) };
     let order = match (left, right) {
+        (Value::Number(a), Value::Number(b)) if is_float(a, whole[0]) != is_float(b, whole[1]) => None,
         (Value::String(a), Value::String(b)) => Some(a.cmp(b)),
         (Value::Number(a), Value::Number(b)) => a.as_f64().zip(b.as_f64()).and_then(|(a, b)| a.partial_cmp(&b)),
         (Value::Bool(a), Value::Bool(b)) if matches!(operator, Operator::Equal | Operator::Unequal) => Some(a.cmp(b)),
@@ -370,6 +373,12 @@ fn holds(item: &Value, left: &Operand, comparison: Option<&(Operator, Operand)>,
         Operator::Greater => order.is_gt(),
         Operator::GreaterOrEqual => order.is_ge(),
     })
+}
+
+/// Whether Go holds a number as a float. One that was stored is a whole number if it has no fraction.
+fn is_float(number: &serde_json::Number, stored: bool) -> bool {
+    let has_fraction = || number.as_f64().is_some_and(|number| number.fract() != 0.0 || number.abs() >= 9_223_372_036_854_775_808.0);
+    !number.is_i64() && (!stored || has_fraction())
 }
 
 #[cfg(test)]
@@ -394,6 +403,7 @@ mod tests {
             (".status.conditions[?(@.type!='Ready')].status", json!(["False"])),
             (".spec.list[?(@.v>1)].name", json!(["b"])),
             (".spec.list[?(@.w)].name", json!([])),
+            (".spec.list[?(@.v!=1.0)].name", json!(["a", "b"])),
             (".spec.list[0].name", json!(["a"])),
             (".spec.list[-1].name", json!(["b"])),
             (".spec.list[*].name", json!(["a", "b"])),
@@ -405,6 +415,8 @@ mod tests {
             assert_eq!(json!(parsed.find(&object).unwrap()), found, "{path}");
         }
         assert_eq!(JsonPath::parse(".spec.n[0]").unwrap().find(&object), Err(Misfit));
+        assert_eq!(JsonPath::parse(".spec.list[?(@.v>1.0)]").unwrap().find(&object), Err(Misfit), "numbers of two kinds");
+        assert_eq!(JsonPath::parse(".spec.n[*]").unwrap().find(&object), Err(Misfit));
         assert_eq!(JsonPath::parse(".spec.list[7]").unwrap().find(&object), Err(Misfit));
         for wrong in ["spec", ".spec[", ".spec[?(]", ".", ".a b", ".spec[x]", ".a.[?(@.b=c)]"] {
             assert_eq!(JsonPath::parse(wrong), None, "{wrong}");

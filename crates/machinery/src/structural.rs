@@ -136,7 +136,11 @@ fn type_of(builder: &mut Builder, structural: &Value, depth: usize) -> TypeId {
             };
             builder.list(elem, list_type, false)
         }
-        "string" => builder.plain(&Type::String),
+        // A text with a format is any scalar to those who apply (`schemaconv`).
+        "string" => match structural.get("format").and_then(Value::as_str).unwrap_or_default() {
+            "" | "byte" => builder.plain(&Type::String),
+            _ => builder.plain(&Type::IntOrString),
+        },
         "boolean" => builder.plain(&Type::Bool),
         "integer" => builder.plain(&Type::Int64),
         "number" => builder.plain(&Type::Double),

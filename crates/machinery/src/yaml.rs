@@ -6,7 +6,7 @@
 pub(crate) mod compose;
 mod emit;
 mod libyaml;
-mod scalar;
+pub(crate) mod scalar;
 
 pub use emit::Emitter;
 
@@ -24,16 +24,13 @@ use crate::{
 pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> Result<Decoded, Status> {
     let refused = |why: &str| match ty {
         Some(ty) => crate::json::unrecognized_yaml(ty, why, bytes),
-        None => Status::bad_request(format!("error converting YAML to JSON: yaml: {why}")),
+        None => Status::bad_request(format!("error converting YAML to JSON: {}", worded(why))),
     };
     let document = crate::json::document(bytes).map_err(|why| refused(&why))?;
-    if let Some(ty) = ty.filter(|ty| ty.schema.is_lenient() && document.value.is_null()) {
-        return Err(crate::json::without_kind(ty, bytes));
-    }
     if let Some(ty) = ty.filter(|_| !document.value.is_object() && !document.value.is_null()) {
         return Err(crate::json::unrecognized_tree(ty, &document.value, bytes));
     }
-    crate::json::decode_document(document, ty, validation)
+    crate::json::decode_document(document, bytes, ty, validation)
 }
 
 /// The first YAML document as a tree.
@@ -46,7 +43,7 @@ pub fn tree(bytes: &[u8]) -> Result<Value, String> {
 
 /// The error of a document; one of its conversion to JSON is no error of YAML.
 pub(crate) fn worded(why: &str) -> String {
-    if why.starts_with("json: ") { why.to_owned() } else { format!("yaml: {why}") }
+    if why.starts_with("json: ") || why.starts_with("unsupported map key") { why.to_owned() } else { format!("yaml: {why}") }
 }
 
 /// Encodes a value as a YAML document.

@@ -1,6 +1,6 @@
 //! Deletecollection: every selected object is deleted as a delete of its own would.
 
-use super::{Call, DeleteOptions, delete, delete_named, list, meta};
+use super::{Call, DeleteOptions, Selectors, delete, delete_named, list, meta};
 use crate::{listing::List, respond::Answer, storage};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
@@ -16,18 +16,14 @@ const SIDE_BY_SIDE: usize = 16;
 
 /// Answers a DELETE of many with the list of what was found.
 pub(crate) async fn delete_collection(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
-    let wanted = list::Wanted::of(call);
-    // Where a list goes on is read when it is made, behind the options of the deletion.
-    let later = wanted.as_ref().is_err_and(|status| status.code == 400 && status.message.contains("continue"));
-    let wanted = if later { Err(wanted) } else { Ok(wanted?) };
+    let selectors = Selectors::of(call.query, call.row)?;
     let options = DeleteOptions::read(call, body)?;
     if options.unreadable {
         let path = Path::root(delete::UNREADABLE);
         let error = field::Error::invalid(&path, true, "is not allowed with DELETECOLLECTION, try again after removing the option");
         return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", vec![error]));
     }
-    let wanted = wanted.or_else(|unread| unread)?;
-    let list: List = wanted.list(call).await?;
+    let list: List = list::of(call, &selectors).await?;
     delete::warn(call, &options);
     delete_each(call, &list, &options).await?;
     Ok(Answer::List(list))

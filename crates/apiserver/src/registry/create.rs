@@ -129,7 +129,12 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
     }
     storage::readable(&value)?;
     let hold = match row.strategy.takes_addresses() {
-        true => Some(call.world.services().create(&mut value, &services::Offer::of(call.world)).map_err(|e| errors::invalid(row, &name, e))?),
+        true => Some(
+            call.world
+                .services()
+                .create(&mut value, &services::Offer::of(call.world).rehearsed(options.dry_run))
+                .map_err(|e| errors::invalid(row, &name, e))?,
+        ),
         false => None,
     };
     admission::validate(call.world, &write, &value).await?;
@@ -212,7 +217,7 @@ fn validate(world: &World, row: &Row, cx: &Context, name: &str, value: &Value) -
     if !row.strategy.judges_metadata() && !row.strategy.metadata_last() {
         metadata(&mut errors);
     }
-    let judged = row.strategy.judge(value, cx.stop());
+    let judged = row.strategy.judge(&errors::as_sent(row, &cx.blanks(), value), cx.stop());
     errors.extend(judged.errors);
     if row.strategy.metadata_last() && errors.is_empty() {
         metadata(&mut errors);

@@ -132,14 +132,19 @@ impl Options for DeleteOptions {
 fn from_body(call: &Call<'_>, bytes: &Bytes) -> Result<Value, Status> {
     let gvk = machinery::gvk::Gvk { group: String::new(), version: "v1".into(), kind: "DeleteOptions".into() };
     let ty = machinery::schema::builtin().kind(&gvk).ok_or_else(|| Status::internal("the schema lacks DeleteOptions"))?;
+    let other = |version: &str, kind: &str| {
+        Status::bad_request(format!("no kind {kind:?} is registered for version {version:?} in scheme \"pkg/runtime/scheme.go:111\""))
+    };
+    let is_other = |kind: &str| !matches!(kind, "" | "DeleteOptions");
+    // What it is comes before what it holds.
+    if let Some((version, kind)) = call.said(bytes).filter(|(_, kind)| is_other(kind)) {
+        return Err(other(&version, &kind));
+    }
     let value = call.read_as(bytes, ty, machinery::json::Validation::Ignore).map_err(bare)?;
     let text = |field: &str| value[field].as_str().unwrap_or_default();
-    match text("kind") {
-        "" | "DeleteOptions" => Ok(value),
-        kind => {
-            let why = format!("no kind {kind:?} is registered for version {:?} in scheme \"pkg/runtime/scheme.go:111\"", text("apiVersion"));
-            Err(Status::bad_request(why))
-        }
+    match is_other(text("kind")) {
+        true => Err(other(text("apiVersion"), text("kind"))),
+        false => Ok(value),
     }
 }
 

@@ -4,6 +4,7 @@ use super::{Call, Selectors, cursor::Cursor};
 use crate::{
     conversion::Memory,
     listing::List,
+    query::Query,
     respond::Answer,
     rows::Row,
     storage::{self, Demand, Snapshot},
@@ -53,21 +54,9 @@ pub(crate) async fn list(call: &Call<'_>) -> Result<Answer, Status> {
     }
 }
 
-/// What a list is asked for by its query.
-pub(crate) struct Wanted {
-    selectors: Selectors,
-    options: Options,
-}
-
-impl Wanted {
-    pub(crate) fn of(call: &Call<'_>) -> Result<Wanted, Status> {
-        Ok(Wanted { selectors: Selectors::of(call.query, call.row)?, options: options(call)? })
-    }
-
-    /// What a list with the same options has.
-    pub(crate) async fn list(&self, call: &Call<'_>) -> Result<List, Status> {
-        select(call, &self.selectors, &self.options).await?.ok_or_else(too_old)
-    }
+/// What a list with these selectors and the query's options has.
+pub(crate) async fn of(call: &Call<'_>, selectors: &Selectors) -> Result<List, Status> {
+    select(call, selectors, &options(call)?).await?.ok_or_else(too_old)
 }
 
 fn too_old() -> Status {
@@ -185,19 +174,16 @@ fn page_too_old(options: &Options) -> Answer {
     Answer::Other(StatusCode::GONE, value)
 }
 
-fn options(call: &Call<'_>) -> Result<Options, Status> {
-    let query = call.query;
-    let invalid = |errors| Status::invalid("meta.k8s.io", "ListOptions", "", errors);
-    let version = query.text("resourceVersion");
-    let rule = query.text("resourceVersionMatch");
-    let token = query.text("continue");
+/// What is wrong with how the options of a list go together.
+pub(super) fn misused(query: &Query<'_>) -> field::ErrorList {
+    let (version, rule) = (query.text("resourceVersion"), query.text("resourceVersionMatch"));
     let path = Path::root("resourceVersionMatch");
-    let mut errors = Vec::new();
+    let mut errors = field::ErrorList::new();
     if !rule.is_empty() {
         if version.is_empty() {
             errors.push(field::Error::forbidden(&path, "resourceVersionMatch is forbidden unless resourceVersion is provided"));
         }
-        if !token.is_empty() {
+        if !query.text("continue").is_empty() {
             errors.push(field::Error::forbidden(&path, "resourceVersionMatch is forbidden when continue is provided"));
         }
         if !matches!(rule, "Exact" | "NotOlderThan") {
@@ -207,24 +193,27 @@ fn options(call: &Call<'_>) -> Result<Options, Status> {
             errors.push(field::Error::forbidden(&path, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""));
         }
     }
-    if query.flag("watch") {
-        // Whoever deletes many may say that they watch: what is wrong with that comes first.
-        errors = super::watch::misused(query);
-    } else if query.get("sendInitialEvents").is_some() {
+    if query.get("sendInitialEvents").is_some() {
         errors.push(field::Error::forbidden(&Path::root("sendInitialEvents"), "sendInitialEvents is forbidden for list"));
     }
-    if !errors.is_empty() {
-        return Err(invalid(errors));
-    }
+    errors
+}
+
+/// The options, whose selectors have been read.
+fn options(call: &Call<'_>) -> Result<Options, Status> {
+    let query = call.query;
+    let (version, rule, token) = (query.text("resourceVersion"), query.text("resourceVersionMatch"), query.text("continue"));
     let limit = usize::try_from(query.int("limit")?.unwrap_or(0)).unwrap_or(0);
     if !token.is_empty() {
         let cursor = Cursor::decode(token)?;
         if !matches!(version, "" | "0") {
             return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
         }
+        if let Some(wanted) = cursor.revision {
+            not_ahead(wanted, storage::revision(call.world.store()))?;
+        }
         return Ok(Options { limit, exact: cursor.revision, after: cursor.after, left: cursor.left });
     }
-    query.int("timeoutSeconds")?;
     let wanted = revision(version).map_err(|why| Status::bad_request(format!("invalid resource version: {why}")))?;
     let current = storage::revision(call.world.store());
     if let Some(wanted) = wanted {

@@ -108,11 +108,24 @@ impl<'a> Call<'a> {
         };
         let Some(custom) = self.row.custom.as_ref().filter(|_| said != *own) else { return read };
         if (&said.group, &said.kind) != (&own.group, &own.kind) {
-            return self.read(bytes, self.row.ty(), Validation::Ignore);
+            return self.of_another_kind(bytes, &said, validation);
         }
         match custom.family.ty(&said.version) {
             Some(ty) => self.read(bytes, ty, validation),
             None => self.without_schema(bytes, &said, validation),
+        }
+    }
+
+    /// A custom body of another kind: what is there twice is told, and what metadata does not know; of the rest nothing is known.
+    fn of_another_kind(&self, bytes: &Bytes, said: &Gvk, validation: Validation) -> Result<json::Decoded, Status> {
+        if validation == Validation::Ignore {
+            return self.read(bytes, self.row.ty(), validation);
+        }
+        let mut decoded = self.read(bytes, self.row.ty(), Validation::Warn)?;
+        decoded.warnings.retain(|told| !told.starts_with("unknown field \"") || told.starts_with("unknown field \"metadata."));
+        match validation {
+            Validation::Strict if !decoded.warnings.is_empty() => Err(json::strictly(Some(said), &decoded.warnings)),
+            _ => Ok(decoded),
         }
     }
 
@@ -129,7 +142,7 @@ impl<'a> Call<'a> {
         // Those that this version has, and those that it has not either; what lies deeper is gone with them.
         let mut fields: Vec<String> = own.cloned().chain(unknown.iter().filter_map(|told| field(told)).filter(|field| !field.contains(['.', '[']))).collect();
         fields.sort();
-        problems.extend(fields.iter().map(|field| format!("unknown field {field:?}")));
+        problems.extend(fields.iter().map(|field| format!("unknown field \"{field}\"")));
         if validation == Validation::Strict && !problems.is_empty() {
             return Err(json::strictly(Some(said), &problems));
         }
@@ -144,6 +157,19 @@ impl<'a> Call<'a> {
         decoded.blanks.put_back(&mut value, self.row.strategy.told_blanks());
         self.cx.note_blanks(decoded.blanks);
         value
+    }
+
+    /// The apiVersion and kind that a body says, where that can be read.
+    pub(crate) fn said(&self, body: &Bytes) -> Option<(String, String)> {
+        use crate::negotiate::Encoding;
+        match crate::negotiate::content(self.headers).ok()? {
+            Encoding::Json => json::peek(body).ok(),
+            Encoding::Yaml => yaml::decode(body, None, Validation::Ignore).ok().map(|read| {
+                let text = |key: &str| read.value[key].as_str().unwrap_or_default().to_owned();
+                (text("apiVersion"), text("kind"))
+            }),
+            Encoding::Protobuf => None,
+        }
     }
 
     /// Decodes a body as a type, whatever it says that it is.
@@ -180,8 +206,11 @@ pub(crate) struct Selectors {
 }
 
 impl Selectors {
-    /// Reads `labelSelector` and `fieldSelector`; 400 in upstream's words if one is wrong or names an unknown field.
+    /// Reads `labelSelector` and `fieldSelector`; 400 in upstream's words if one is wrong or names an unknown field. What else is wrong with
+    /// the options of a list is told in upstream's order: numbers, selectors, what does not go together, fields.
     pub(crate) fn of(query: &Query<'_>, row: &Row) -> Result<Selectors, Status> {
+        query.int("timeoutSeconds")?;
+        query.int("limit")?;
         let labels = match query.text("labelSelector") {
             "" => None,
             text => Some(Selector::parse(text).map_err(|e| Status::bad_request(&e))?),
@@ -190,6 +219,10 @@ impl Selectors {
             "" => None,
             text => Some(FieldSelector::parse(text).map_err(|e| Status::bad_request(&e))?),
         };
+        let misused = if query.flag("watch") { watch::misused(query) } else { list::misused(query) };
+        if !misused.is_empty() {
+            return Err(Status::invalid("meta.k8s.io", "ListOptions", "", misused));
+        }
         if let Some(fields) = &mut fields {
             fields.rename(|field| row.strategy.field_alias(field));
             let known = row.strategy.selectable_fields(&Value::Null);

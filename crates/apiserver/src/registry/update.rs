@@ -168,7 +168,12 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
     row.strategy.prepare_through(&cx.strategy(), what.subresource, &mut value, old);
     storage::readable(&value)?;
     let hold = match row.strategy.takes_addresses() && what.subresource.is_empty() {
-        true => Some(call.world.services().update(&mut value, old, &services::Offer::of(call.world)).map_err(|e| errors::invalid(row, what.name, e))?),
+        true => Some(
+            call.world
+                .services()
+                .update(&mut value, old, &services::Offer::of(call.world).rehearsed(options.dry_run))
+                .map_err(|e| errors::invalid(row, what.name, e))?,
+        ),
         false => None,
     };
     let kept = storage::texts(row, entry);
@@ -253,27 +258,27 @@ pub(crate) fn uid_mismatch(wanted: &str, found: &str) -> String {
 }
 
 /// The UID, if given, must be the present object's: 409, upon which a client may read and try again.
-pub(crate) fn check_uid(row: &Row, name: &str, value: &Value, old: &Value) -> Result<(), Status> {
+pub(crate) fn check_uid(row: &Row, name: &str, value: &Value, old: &Value, dry_run: bool) -> Result<(), Status> {
     let (uid, old_uid) = (meta::text(value, "uid"), meta::text(old, "uid"));
     if uid.is_empty() || uid == old_uid {
         return Ok(());
     }
-    Err(by_the_store(row, name, old, &uid_mismatch(uid, old_uid)))
+    Err(by_the_store(row, name, old, dry_run, &uid_mismatch(uid, old_uid)))
 }
 
 /// The revision, if given, must be the present object's, where it is a condition and not what was read (a Binding's).
-pub(crate) fn check_revision(row: &Row, name: &str, value: &Value, old: &Value) -> Result<(), Status> {
+pub(crate) fn check_revision(row: &Row, name: &str, value: &Value, old: &Value, dry_run: bool) -> Result<(), Status> {
     let (asked, is) = (meta::text(value, "resourceVersion"), meta::text(old, "resourceVersion"));
     if asked.is_empty() || asked == is {
         return Ok(());
     }
-    Err(by_the_store(row, name, old, &format!("Precondition failed: ResourceVersion in precondition: {asked}, ResourceVersion in object meta: {is}")))
+    Err(by_the_store(row, name, old, dry_run, &format!("Precondition failed: ResourceVersion in precondition: {asked}, ResourceVersion in object meta: {is}")))
 }
 
-/// It is the store that looks, and it says by what key.
-fn by_the_store(row: &Row, name: &str, old: &Value, why: &str) -> Status {
-    let key = row.resource.key(meta::text(old, "namespace"), name);
-    let key = key.strip_prefix("/registry").unwrap_or(&key);
+/// It is the store that looks, and it says by what key; what stands before the store for a rehearsal does not know the whole of it.
+fn by_the_store(row: &Row, name: &str, old: &Value, dry_run: bool, why: &str) -> Status {
+    let whole = row.resource.key(meta::text(old, "namespace"), name);
+    let key = if dry_run { whole.strip_prefix("/registry").unwrap_or(&whole) } else { &whole };
     errors::conflict(row, name, &format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {why}"))
 }
 
@@ -281,7 +286,7 @@ fn by_the_store(row: &Row, name: &str, old: &Value, why: &str) -> Status {
 /// present one, unless the kind allows to go without.
 fn check_preconditions(what: &Change<'_>, value: &Value, old: &Value) -> Result<(), Status> {
     if !what.derived {
-        check_uid(what.row, what.name, value, old)?;
+        check_uid(what.row, what.name, value, old, what.options.dry_run)?;
     }
     let version = meta::text(value, "resourceVersion");
     if matches!(version, "" | "0") {
@@ -337,7 +342,7 @@ fn validate(world: &World, what: &Change<'_>, cx: &Context, value: &Value, old: 
         errors.extend(claim_rights::check(world, row, cx, value, old));
     }
     errors.extend(kinds::validate_meta_update(value, old, &*row.strategy));
-    let judged = row.strategy.judge_through(what.subresource, value, old, cx.stop());
+    let judged = row.strategy.judge_through(what.subresource, &errors::as_sent(row, &cx.blanks(), value), old, cx.stop());
     errors.extend(judged.errors);
     errors::show_blanks(&mut errors, &cx.blanks());
     // Data that never changes is compared as it is spelled.

@@ -83,11 +83,6 @@ pub(super) fn misused(query: &Query<'_>) -> ErrorList {
 fn options(call: &Call<'_>) -> Result<Options, Status> {
     let query = call.query;
     let send = query.flag_opt("sendInitialEvents");
-    let errors = misused(query);
-    query.int("limit")?;
-    if !errors.is_empty() {
-        return Err(Status::invalid("meta.k8s.io", "ListOptions", "", errors));
-    }
     let version = list::revision(query.text("resourceVersion")).map_err(list::unreadable)?;
     let version = version.filter(|v| *v > 0);
     let initial = send.unwrap_or(version.is_none());
@@ -103,7 +98,8 @@ fn options(call: &Call<'_>) -> Result<Options, Status> {
         from: if initial { None } else { version },
         initial: initial && too_new.is_none(),
         too_new,
-        mark_initial_end: send == Some(true) && bookmarks,
+        // A watch that begins with all that there is asks for that, whether it says so or not (upstream's `SetListOptionsDefaults`).
+        mark_initial_end: initial && bookmarks,
         bookmarks,
         timeout,
     })
@@ -119,6 +115,7 @@ fn spread(now: SystemTime) -> f64 {
 pub(crate) async fn watch(call: &Call<'_>) -> Result<Answer, Status> {
     let selectors = Selectors::of(call.query, call.row)?;
     let options = options(call)?;
+    call.accepted.for_watch()?;
     let include = table::Include::of_form(call.accepted.form, call.query)?;
     // What a custom kind's objects are looked at with is made here and not where the first event is told.
     call.row.ty();

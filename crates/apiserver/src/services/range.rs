@@ -7,7 +7,10 @@
 use super::{families::Family, objects};
 use crate::{storage, world::World};
 use machinery::{Value, tree};
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
 
 /// The server's own range.
 const OWN: &str = "kubernetes";
@@ -17,6 +20,12 @@ const OWN: &str = "kubernetes";
 pub(crate) struct Range {
     network: IpAddr,
     prefix: u8,
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.network, self.prefix)
+    }
 }
 
 impl Range {
@@ -71,6 +80,8 @@ impl Range {
 /// What one write may choose from.
 pub(crate) struct Offer<'w> {
     pub(super) ranges: Vec<Range>,
+    /// It is only tried: nothing is taken, and what would be given is a guess.
+    pub(super) rehearsed: bool,
     world: Option<&'w World>,
 }
 
@@ -80,12 +91,17 @@ impl<'w> Offer<'w> {
         let own = world.services().own();
         let objects = world.list(("networking.k8s.io", "v1", "servicecidrs"), "");
         let ranges = offered(own, objects.iter().map(|object| &**object));
-        Self { ranges, world: Some(world) }
+        Self { ranges, rehearsed: false, world: Some(world) }
+    }
+
+    /// The same, for a write that is only tried if so.
+    pub(crate) fn rehearsed(self, rehearsed: bool) -> Self {
+        Self { rehearsed, ..self }
     }
 
     #[cfg(test)]
     pub(super) fn fixed(ranges: &[Range]) -> Self {
-        Self { ranges: ranges.to_vec(), world: None }
+        Self { ranges: ranges.to_vec(), rehearsed: false, world: None }
     }
 
     /// Whether an IPAddress of this name is there.

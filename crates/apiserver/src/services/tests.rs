@@ -29,6 +29,24 @@ fn a_failed_write_gives_everything_back() {
 }
 
 #[test]
+fn what_is_only_tried_takes_nothing_and_shows_a_guess() {
+    let all = allocators();
+    let mut one = service("a", json!({"clusterIP": "10.96.0.10", "ports": [{"port": 80}]}));
+    all.create(&mut one, &offer()).unwrap().keep().free();
+    let rehearsed = || offer().rehearsed(true);
+    let mut taken = service("b", json!({"clusterIP": "10.96.0.10", "ports": [{"port": 80}]}));
+    assert!(all.create(&mut taken, &rehearsed()).is_ok(), "whether it is free is not asked");
+    let mut any = service("c", json!({"type": "NodePort", "ports": [{"port": 80}, {"port": 81}]}));
+    drop(all.create(&mut any, &rehearsed()).unwrap());
+    assert_eq!((&any["spec"]["clusterIP"], &any["spec"]["ports"][1]["nodePort"]), (&json!("10.96.0.0"), &json!(32_770)));
+    let mut beyond = service("d", json!({"clusterIP": "1.2.3.4", "ports": [{"port": 80}]}));
+    assert_eq!(
+        all.create(&mut beyond, &rehearsed()).unwrap_err()[0].detail,
+        "failed to allocate IP 1.2.3.4: the provided IP (1.2.3.4) is not in the valid range. The range of valid IPs is 10.96.0.0/16"
+    );
+}
+
+#[test]
 fn dynamic_addresses_come_from_the_upper_band_and_differ() {
     let all = allocators();
     let mut seen = Vec::new();

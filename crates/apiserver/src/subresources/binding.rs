@@ -53,9 +53,9 @@ pub(crate) async fn bind(call: &Call<'_>, pods: &Arc<Row>, body: &Bytes) -> Resu
         let old = old.ok_or_else(|| errors::not_found(pods, &name))?;
         // Through the kind's own path nobody asks for the UID.
         if !call.name().is_empty() {
-            check_uid(pods, &name, &binding, old)?;
+            check_uid(pods, &name, &binding, old, options.dry_run)?;
         }
-        check_revision(pods, &name, &binding, old)?;
+        check_revision(pods, &name, &binding, old, options.dry_run)?;
         bound(pods, &name, old, &binding, &now)
     })
     .await?;

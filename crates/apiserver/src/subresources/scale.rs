@@ -4,7 +4,6 @@
 use crate::{
     conversion::Memory,
     errors,
-    negotiate::{self, Encoding},
     registry::{Call, Change, WriteOptions, change, check_uid, patch, uid_mismatch},
     respond::Answer,
     rows::Row,
@@ -17,10 +16,10 @@ use machinery::{
     apply::{self, FieldSet, Scaled},
     field::{self, Path},
     gvk::Gvk,
-    json::{self, Validation},
+    json,
     schema::TypeRef,
     status::Status,
-    time, yaml,
+    time,
 };
 use serde_json::json;
 
@@ -101,25 +100,29 @@ pub(crate) async fn get(call: &Call<'_>) -> Result<Answer, Status> {
 pub(crate) async fn update(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     let options = WriteOptions::of(call, "UpdateOptions")?;
     if call.row.custom.is_some() && says_otherwise(call, body) {
-        // Upstream converts nothing there.
-        return Err(Status::bad_request("no kind is registered for the type v1.Scale in scheme \"pkg/runtime/scheme.go:111\""));
+        return Err(unread());
     }
-    let scale = call.decode_as(body, ty()?, options.validation)?;
+    let scale = call.decode_as(body, ty()?, options.validation).map_err(|status| match call.row.custom.is_some() && is_of_reading(&status) {
+        true => unread(),
+        false => status,
+    })?;
     check_place(call, &scale)?;
     set(call, &options, Told::Updated(&mut |_| Ok(scale.clone())), true).await
 }
 
+/// The scale of a custom resource that cannot be read: upstream looks for words in a registry that does not have it.
+fn unread() -> Status {
+    Status::bad_request("no kind is registered for the type v1.Scale in scheme \"pkg/runtime/scheme.go:111\"")
+}
+
+/// Whether a body cannot be read, and not for what a strict reader has against it.
+fn is_of_reading(status: &Status) -> bool {
+    status.code == 400 && !status.message.contains("strict decoding error: ")
+}
+
 /// Whether a body says that it is something else.
 fn says_otherwise(call: &Call<'_>, body: &Bytes) -> bool {
-    let said = match negotiate::content(call.headers) {
-        Ok(Encoding::Json) => json::peek(body).ok(),
-        Ok(Encoding::Yaml) => yaml::decode(body, None, Validation::Ignore).ok().map(|read| {
-            let text = |key: &str| read.value[key].as_str().unwrap_or_default().to_owned();
-            (text("apiVersion"), text("kind"))
-        }),
-        _ => None,
-    };
-    said.is_some_and(|(version, kind)| !matches!(version.as_str(), "" | VERSION) || !matches!(kind.as_str(), "" | "Scale"))
+    call.said(body).is_some_and(|(version, kind)| !matches!(version.as_str(), "" | VERSION) || !matches!(kind.as_str(), "" | "Scale"))
 }
 
 /// A scale is called as what it is the scale of.
@@ -238,7 +241,7 @@ async fn set(call: &Call<'_>, options: &WriteOptions, mut told: Told<'_>, replac
         scaled.tell(old, &mut present);
         let scale = next(call, options, &mut told, &present)?;
         if replaces {
-            check_uid(call.row, call.name(), &scale, old)?;
+            check_uid(call.row, call.name(), &scale, old, options.dry_run)?;
         } else if places.is_none() {
             check_patched_uid(call, &scale, old)?;
         }

@@ -220,6 +220,9 @@ impl<'p, 'v> Machine<'p, 'v> {
                 Ok(Value::Bool(true))
             }
             Some(error) => {
+                if is_weighed_as_list(call, &values) {
+                    return Err(EvalError::internal("internal error: interface conversion: *types.Err is not traits.Lister: missing method Add"));
+                }
                 self.charge(cost_of(call, &values, &Value::Null))?;
                 Err(error)
             }
@@ -420,6 +423,16 @@ fn insert<'v>(entries: &mut Entries<'v>, key: &Value<'v>, value: Value<'v>) -> R
 /// What a call costs.
 fn cost_of<'v>(call: &Call, args: &[Value<'v>], result: &Value<'v>) -> u64 {
     call.cost.map_or(1, |cost| cost(args, result))
+}
+
+/// Whether upstream's count of a failed call's cost takes the argument that failed for a list, and panics (`ext/lists.go`).
+fn is_weighed_as_list(call: &Call, args: &[Value<'_>]) -> bool {
+    let weighed = match &*call.function {
+        "distinct" | "sort" => args.first(),
+        "@sortByAssociatedKeys" => args.get(1),
+        _ => None,
+    };
+    call.cost.is_some() && weighed.is_some_and(|value| matches!(value, Value::Null))
 }
 
 /// A function that has no overload for such values.

@@ -45,11 +45,13 @@ pub(super) struct Parser<'a> {
     /// How many nodes of those that the original counts stand one above the other in the node made last.
     height: u32,
     too_high: bool,
+    /// Something is open at the end of the text.
+    is_cut: bool,
 }
 
 impl<'a> Parser<'a> {
     pub(super) fn new(tokens: &'a [Token<'a>], source: Source, macros: &'a [Macro]) -> Parser<'a> {
-        Parser { tokens, next: 0, source, last: 0, macros, errors: Vec::new(), depth: [0; 3], height: 0, too_high: false }
+        Parser { tokens, next: 0, source, last: 0, macros, errors: Vec::new(), depth: [0; 3], height: 0, too_high: false, is_cut: false }
     }
 
     /// The whole text.
@@ -59,6 +61,7 @@ impl<'a> Parser<'a> {
             _ => Err(Halt::Syntax),
         });
         match parsed {
+            Ok(_) if self.is_cut => Err((Halt::Syntax, self.errors)),
             Ok(_) if self.last > NODES_MAX => Ok(Err(vec![whole(format!("macros expand to more than {NODES_MAX} nodes"))])),
             Ok(_) if self.too_high => Ok(Err(vec![whole("max recursion depth exceeded".to_string())])),
             Ok(expr) if self.errors.is_empty() => Ok(Ok((expr, self.source))),
@@ -96,7 +99,13 @@ impl<'a> Parser<'a> {
         self.is(mark).then(|| self.take())
     }
 
+    /// The token. What the text's end leaves open is read as if it were closed, as the original's parser goes on there: macros tell what
+    /// is wrong with what they have.
     fn expect(&mut self, mark: &str) -> Result<Token<'a>, Halt> {
+        if self.peek().kind == TokenKind::End && matches!(mark, ")" | "]" | "}") {
+            self.is_cut = true;
+            return Ok(self.peek());
+        }
         self.take_if(mark).ok_or(Halt::Syntax)
     }
 

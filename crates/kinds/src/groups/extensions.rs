@@ -72,6 +72,10 @@ impl Strategy for Definitions {
         true
     }
 
+    fn judges_blanks(&self) -> bool {
+        true
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = meta::created(obj, false, self);
         let (name, spec) = (tree::text(&obj["metadata"], "name"), &obj["spec"]);
@@ -134,8 +138,8 @@ impl Strategy for Definitions {
         definition::warnings(&obj["spec"]).into_iter().filter(|warning| !known.contains(warning)).collect()
     }
 
-    fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {
-        let mut errors = ErrorList::new();
+    fn validate_status(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errors = meta::changed(obj, old);
         definition::check_names(&obj["status"]["acceptedNames"], &Path::root("status").child("acceptedNames"), &mut errors);
         errors
     }

@@ -234,27 +234,34 @@ fn below(text: &str, path: &Path, errors: &mut ErrorList) {
 const DOWNWARD_FIELDS: [&str; 5] = ["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
 
 fn downward_items(source: &Value, path: &Path, errors: &mut ErrorList) {
-    // Upstream names the source, not the element.
-    for item in tree::list(source, "items") {
-        if rules::required(item, path, "path", errors) {
-            below(tree::text(item, "path"), &path.child("path"), errors);
-        }
-        match (item["fieldRef"].is_object(), item["resourceFieldRef"].is_object()) {
-            (true, true) => {
-                env::field_ref(&item["fieldRef"], &path.child("fieldRef"), &DOWNWARD_FIELDS, errors);
-                errors.push(Error::invalid(path, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously"));
-            }
-            (true, false) => env::field_ref(&item["fieldRef"], &path.child("fieldRef"), &DOWNWARD_FIELDS, errors),
-            (false, true) => env::resource_ref(&item["resourceFieldRef"], &path.child("resourceFieldRef"), true, errors),
-            (false, false) => errors.push(Error::required(path, "one of fieldRef and resourceFieldRef is required")),
-        }
-        mode(&item["mode"], &path.child("mode"), errors);
-    }
+    tree::list(source, "items").iter().for_each(|item| downward_item(item, path, errors));
 }
 
-fn projected(source: &Value, base: &Path, errors: &mut ErrorList) {
+/// Upstream names the source, not the element.
+fn downward_item(item: &Value, path: &Path, errors: &mut ErrorList) {
+    if rules::required(item, path, "path", errors) {
+        below(tree::text(item, "path"), &path.child("path"), errors);
+    }
+    match (item["fieldRef"].is_object(), item["resourceFieldRef"].is_object()) {
+        (true, true) => {
+            env::field_ref(&item["fieldRef"], &path.child("fieldRef"), &DOWNWARD_FIELDS, errors);
+            errors.push(Error::invalid(path, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously"));
+        }
+        (true, false) => env::field_ref(&item["fieldRef"], &path.child("fieldRef"), &DOWNWARD_FIELDS, errors),
+        (false, true) => env::resource_ref(&item["resourceFieldRef"], &path.child("resourceFieldRef"), true, errors),
+        (false, false) => errors.push(Error::required(path, "one of fieldRef and resourceFieldRef is required")),
+    }
+    mode(&item["mode"], &path.child("mode"), errors);
+}
+
+fn projected<'v>(source: &'v Value, base: &Path, errors: &mut ErrorList) {
     mode(&source["defaultMode"], &base.child("defaultMode"), errors);
     let mut taken = HashSet::new();
+    let mut place = |file: &'v str, shown: &str, errors: &mut ErrorList| {
+        if !file.is_empty() && !taken.insert(file) {
+            errors.push(Error::invalid(base, shown, "conflicting duplicate paths"));
+        }
+    };
     for (at, part) in tree::list(source, "sources").iter().enumerate() {
         let path = base.child("sources").index(at);
         let mut found = 0;
@@ -270,17 +277,21 @@ fn projected(source: &Value, base: &Path, errors: &mut ErrorList) {
                     rules::required(value, &path, "name", errors);
                     files(value, &path, errors);
                 }
-                "downwardAPI" => downward_items(value, &path, errors),
+                "downwardAPI" => {
+                    for item in tree::list(value, "items") {
+                        downward_item(item, &path, errors);
+                        place(tree::text(item, "path"), tree::text(item, "path"), errors);
+                    }
+                    continue;
+                }
                 "serviceAccountToken" => token(value, &path, base, errors),
                 "clusterTrustBundle" => trust_bundle(value, &path, errors),
                 _ => certificate(value, &path, errors),
             }
             let own = ["path"].iter().chain(&CERTIFICATE_PATHS).filter_map(|field| value[*field].as_str());
             for file in tree::list(value, "items").iter().filter_map(|i| i["path"].as_str()).chain(own) {
-                if !file.is_empty() && !taken.insert(file) {
-                    let shown = if tree::empty(&value["name"]) { file } else { tree::text(value, "name") };
-                    errors.push(Error::invalid(base, shown, "conflicting duplicate paths"));
-                }
+                let shown = if tree::empty(&value["name"]) { file } else { tree::text(value, "name") };
+                place(file, shown, errors);
             }
         }
         if found > 1 {

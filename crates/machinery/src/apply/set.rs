@@ -122,7 +122,11 @@ fn parse(set: &Map<String, Value>) -> Option<Map<String, Value>> {
             "i:" => rest.parse::<i64>().is_ok(),
             _ => continue,
         };
-        let below = parse(value.as_object().filter(|_| known)?)?;
+        let mut below = parse(value.as_object().filter(|_| known)?)?;
+        // A member with nothing below it is written so, however it was sent.
+        if below.keys().all(|key| key == SELF) {
+            below.clear();
+        }
         out.insert(key.clone(), Value::Object(below));
     }
     Some(out)

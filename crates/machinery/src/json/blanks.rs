@@ -6,6 +6,7 @@
 
 use super::path::Node;
 use crate::{Map, Value, schema::TypeRef};
+use std::borrow::Cow;
 
 /// The most that are noted of one body: what is beyond is as if it were not there.
 const NOTED_MAX: usize = 256;
@@ -28,13 +29,24 @@ impl Blank {
     fn value(&self) -> Value {
         if self.is_list { Value::Array(Vec::new()) } else { Value::Object(Map::new()) }
     }
+
+    fn put_back(&self, object: &mut Value) {
+        let Some((last, above)) = self.path.split_last() else { return };
+        let holder = above.iter().try_fold(object, |value, key| match value {
+            Value::Array(items) => items.get_mut(key.parse::<usize>().ok()?),
+            value => value.get_mut(key),
+        });
+        if let Some(Value::Object(holder)) = holder {
+            holder.entry(last).or_insert_with(|| self.value());
+        }
+    }
 }
 
 impl Blanks {
     pub(super) fn note(&mut self, at: &Node<'_>, value: &Value) {
         let bytes = || self.0.iter().map(|blank| blank.shown.len()).sum::<usize>();
         if self.0.len() < NOTED_MAX && bytes() < BYTES_MAX && (value.is_array() || value.is_object()) {
-            self.0.push(Blank { path: at.keys(), shown: at.strict(None), is_list: value.is_array() });
+            self.0.push(Blank { path: at.keys(), shown: at.strict(), is_list: value.is_array() });
         }
     }
 
@@ -74,17 +86,20 @@ impl Blanks {
         self.0.iter().find(|blank| blank.shown == path).map(Blank::value)
     }
 
+    /// The object with all of them, as far as what they lie in is there.
+    #[must_use]
+    pub fn restored<'v>(&self, object: &'v Value) -> Cow<'v, Value> {
+        let mut whole = Cow::Borrowed(object);
+        if !self.0.is_empty() {
+            self.0.iter().for_each(|blank| blank.put_back(whole.to_mut()));
+        }
+        whole
+    }
+
     /// Puts those of these paths back into the object, as far as what they lie in is there.
     pub fn put_back(&self, object: &mut Value, paths: &[&str]) {
         for blank in self.0.iter().filter(|blank| paths.contains(&blank.shown.as_str())) {
-            let Some((last, above)) = blank.path.split_last() else { continue };
-            let holder = above.iter().try_fold(&mut *object, |value, key| match value {
-                Value::Array(items) => items.get_mut(key.parse::<usize>().ok()?),
-                value => value.get_mut(key),
-            });
-            if let Some(Value::Object(holder)) = holder {
-                holder.entry(last).or_insert_with(|| blank.value());
-            }
+            blank.put_back(object);
         }
     }
 }
@@ -113,5 +128,8 @@ mod tests {
         decoded.blanks.put_back(&mut some, &["spec.template.spec.containers[0].args", "spec.none"]);
         assert_eq!(some["spec"]["template"]["spec"]["containers"][0]["args"], json!([]));
         assert_eq!(some["spec"]["template"]["metadata"], json!({}));
+        let whole = decoded.blanks.restored(&decoded.value);
+        assert_eq!(whole["spec"]["template"]["metadata"], json!({"labels": {}}));
+        assert_eq!(whole["spec"]["template"]["spec"].get("volumes"), None);
     }
 }

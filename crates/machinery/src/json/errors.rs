@@ -1,8 +1,9 @@
 //! Decoding errors in upstream's words: Go's JSON decoder's, and the API handlers' around them.
 
 use super::after_string;
-use crate::{gvk::Gvk, quote::QuotedChar, status::Status};
+use crate::{Value, gvk::Gvk, quote::QuotedChar, status::Status};
 use serde_json::error::Category;
+use std::collections::HashMap;
 
 /// How much of a body that makes no sense is shown, in bytes, as upstream does.
 const SUMMARY_LIMIT: usize = 30;
@@ -26,6 +27,51 @@ pub(super) fn as_spelled(message: String, number: Option<f64>, bytes: &[u8]) -> 
     match found {
         Some(token) => message.replacen(&shown, &format!("number {token}"), 1),
         None => message,
+    }
+}
+
+/// How a body spells its numbers that are no whole ones: upstream's patches keep them as they are.
+pub(crate) struct Spelled<'b>(HashMap<u64, &'b str>);
+
+impl<'b> Spelled<'b> {
+    pub(crate) fn of(bytes: &'b [u8]) -> Self {
+        let floats = numbers(bytes).filter(|token| token.parse::<i64>().is_err());
+        Self(floats.filter_map(|token| Some((token.parse::<f64>().ok()?.to_bits(), token))).collect())
+    }
+
+    /// Encodes what came with the body.
+    pub(crate) fn encode(&self, value: &Value, out: &mut Vec<u8>) {
+        match value {
+            Value::Number(number) if number.is_f64() => {
+                let spelled = number.as_f64().and_then(|number| self.0.get(&number.to_bits()));
+                out.extend_from_slice(spelled.map_or_else(|| super::encode(value), |token| token.as_bytes().to_vec()).as_slice());
+            }
+            Value::Array(items) => {
+                out.push(b'[');
+                for (at, item) in items.iter().enumerate() {
+                    if at > 0 {
+                        out.push(b',');
+                    }
+                    self.encode(item, out);
+                }
+                out.push(b']');
+            }
+            Value::Object(fields) => {
+                let mut keys: Vec<&String> = fields.keys().collect();
+                keys.sort();
+                out.push(b'{');
+                for (at, key) in keys.into_iter().enumerate() {
+                    if at > 0 {
+                        out.push(b',');
+                    }
+                    out.extend_from_slice(&super::encode(&Value::String(key.clone())));
+                    out.push(b':');
+                    self.encode(&fields[key], out);
+                }
+                out.push(b'}');
+            }
+            other => out.extend_from_slice(&super::encode(other)),
+        }
     }
 }
 
@@ -213,7 +259,7 @@ fn offset(bytes: &[u8], line: usize, column: usize) -> Option<usize> {
     (start + column).checked_sub(1)
 }
 
+/// Go's scanner goes by bytes: one that is no ASCII is told as the character of its number.
 fn character(bytes: &[u8], at: usize) -> Option<char> {
-    let rest = bytes.get(at..)?;
-    String::from_utf8_lossy(&rest[..rest.len().min(4)]).chars().next()
+    bytes.get(at).copied().map(char::from)
 }

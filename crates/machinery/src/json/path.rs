@@ -55,8 +55,16 @@ impl<'p> Node<'p> {
         self.chain().iter().filter_map(key).collect()
     }
 
-    /// As strict decoding spells it: `spec.containers[0].name`; without a last one, the node itself.
-    pub(super) fn strict(&self, last: Option<&str>) -> String {
+    /// As strict decoding spells a field of it, whose name may be empty: `spec.containers[0].name`.
+    pub(super) fn strict_field(&self, name: &str) -> String {
+        let mut out = self.strict();
+        dot(&mut out);
+        out.push_str(name);
+        out
+    }
+
+    /// As strict decoding spells it.
+    pub(super) fn strict(&self) -> String {
         let mut out = String::new();
         for node in self.chain() {
             match node.step {
@@ -69,10 +77,6 @@ impl<'p> Node<'p> {
                     let _ = write!(out, "[{at}]");
                 }
             }
-        }
-        if let Some(last) = last {
-            dot(&mut out);
-            out.push_str(last);
         }
         out
     }

@@ -130,11 +130,20 @@ impl Context {
     }
 
     fn problem(&self, what: &str, at: &Node<'_>, name: &str) {
+        self.note(|| format!("{what} field {}", Quoted(&at.strict_field(name))));
+    }
+
+    /// A field that a custom object has and its schema does not know: upstream puts it between quotes as it is.
+    fn pruned(&self, at: &Node<'_>, name: &str) {
+        self.note(|| format!("unknown field \"{}\"", at.strict_field(name)));
+    }
+
+    fn note(&self, problem: impl FnOnce() -> String) {
         let mut problems = self.problems.borrow_mut();
         if !self.strict || problems.len() >= self.limit {
             return;
         }
-        let problem = format!("{what} field {}", Quoted(&at.strict(Some(name))));
+        let problem = problem();
         if !problems.contains(&problem) {
             problems.push(problem);
         }
@@ -154,7 +163,7 @@ fn go_number(n: u64) -> Value {
     if i64::try_from(n).is_ok() { n.into() } else { (n as f64).into() }
 }
 
-fn is_minus_zero(number: &serde_json::Number) -> bool {
+fn is_float_zero(number: &serde_json::Number) -> bool {
     number.is_f64() && number.as_f64() == Some(0.0)
 }
 
@@ -263,8 +272,11 @@ impl<'a> Seed<'a> {
     fn coerced<E: Error>(&self, seed: Seed<'_>, value: Value) -> Result<Value, E> {
         let at = seed.at;
         let told = |why: String| {
-            let shown = String::from_utf8(super::encode(&value)).unwrap_or_default();
-            self.cx.fail(format!("{}: Invalid value: {shown}: {why}", at.strict(None).trim_end_matches('.')))
+            let shown = match value.as_f64().filter(|_| value.is_f64()) {
+                Some(float) => crate::numerals::float(float),
+                None => String::from_utf8(super::encode(&value)).unwrap_or_default(),
+            };
+            self.cx.fail(format!("{}: Invalid value: {shown}: {why}", at.strict().trim_end_matches('.')))
         };
         if seed.ty.object().is_none() {
             return if value.is_string() { Ok(value) } else { Err(told("must be a string".to_owned())) };
@@ -288,18 +300,23 @@ impl<'a> Seed<'a> {
             Type::Int32 if number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => Ok(Some(Value::Number(number))),
             Type::IntOrString if number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => Ok(Some(Value::Number(number))),
             Type::Int64 if number.is_i64() => Ok(Some(Value::Number(number))),
-            Type::Int32 | Type::Int64 if self.cx.from_maps => match converted(&number, matches!(self.ty.get(), Type::Int32)) {
+            Type::Int32 | Type::Int64 if self.cx.from_maps && !self.is_lenient() => match converted(&number, matches!(self.ty.get(), Type::Int32)) {
                 Some(whole) => Ok(Some(whole.into())),
                 None => self.wrong(&format!("number {shown}"), Value::Number(number)),
             },
-            Type::Int32 | Type::Int64 | Type::IntOrString if is_minus_zero(&number) && !self.cx.refuses_minus_zero => {
+            Type::Int32 | Type::Int64 | Type::IntOrString if self.is_zero(&number) && !self.cx.refuses_minus_zero => {
                 self.cx.minus_zero.set(true);
                 Ok(Some(0.into()))
             }
             // What a float cannot hold is rounded, as Go reads it.
             Type::Double if !self.is_lenient() && number.as_i64().is_some_and(|n| n.unsigned_abs() > FLOAT_EXACT) => Ok(Some(number.as_f64().into())),
-            Type::Double | Type::Any if is_minus_zero(&number) => Ok(Some(0.into())),
+            Type::Double | Type::Any if self.is_zero(&number) && !(self.is_lenient() && self.cx.refuses_minus_zero) => {
+                self.cx.minus_zero.set(self.cx.minus_zero.get() || self.is_lenient());
+                Ok(Some(0.into()))
+            }
             Type::Any if number.as_u64().is_some() => Ok(number.as_u64().map(go_number)),
+            // Go has read it before anybody asked for its type.
+            _ if self.is_lenient() && number.as_i64().is_none() && number.is_u64() => Ok(number.as_u64().map(go_number)),
             Type::Double | Type::Any | Type::RawJson | Type::RawExtension | Type::Fields => Ok(Some(Value::Number(number))),
             Type::Quantity => self.text(&shown.to_string()),
             Type::Int32 | Type::Int64 | Type::IntOrString => self.wrong(&format!("number {shown}"), Value::Number(number)),
@@ -307,6 +324,11 @@ impl<'a> Seed<'a> {
             _ if self.cx.from_maps => self.wrong(&format!("number {shown}"), Value::Number(number)),
             _ => self.wrong("number", Value::Number(number)),
         }
+    }
+
+    /// Whether a zero is a whole one: one without a sign is spelled as none, which matters where values keep the type that Go has read.
+    fn is_zero(&self, number: &serde_json::Number) -> bool {
+        is_float_zero(number) && (!self.is_lenient() || number.as_f64().is_some_and(f64::is_sign_negative))
     }
 
     fn text<E: Error>(&self, text: &str) -> Result<Option<Value>, E> {
@@ -383,13 +405,13 @@ impl<'a> Seed<'a> {
                     out.insert(name, value);
                 }
                 // A custom object is read as a map before its type is known: what is there twice is told wherever it stands.
-                Key::Unknown(name) if self.is_lenient() && self.cx.strict => {
+                Key::Unknown(name) if self.ty.schema.is_lenient() && self.cx.strict => {
                     let node = self.at.key(&name);
                     map.next_value_seed(AnySeed { at: &node, cx: self.cx })?;
                     if strange.contains(&name) {
                         self.cx.duplicate(self.at, &name);
                     } else {
-                        self.cx.problem("unknown", self.at, &name);
+                        self.cx.pruned(self.at, &name);
                         strange.insert(name);
                     }
                 }
@@ -641,7 +663,7 @@ fn stripped(at: &Node<'_>, cx: &Context, value: Value) -> Value {
     match value {
         Value::Array(items) => items.into_iter().enumerate().map(|(place, item)| stripped(&at.index(place), cx, item)).collect(),
         Value::Object(fields) => {
-            fields.keys().for_each(|name| cx.problem("unknown", at, name));
+            fields.keys().for_each(|name| cx.pruned(at, name));
             Value::Object(Map::new())
         }
         other => other,

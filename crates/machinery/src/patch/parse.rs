@@ -106,7 +106,7 @@ fn operations(patch: &Value) -> Result<Vec<String>, String> {
 
 /// Writes a patched object as upstream's patching leaves it: what the patch has touched are maps, whose keys are sorted, and all
 /// else is as it was written by its type.
-fn echo(ty: Option<TypeRef<'_>>, value: &Value, touched: Option<&Value>, out: &mut Vec<u8>) {
+fn echo(ty: Option<TypeRef<'_>>, value: &Value, touched: Option<&Value>, spelled: &json::Spelled<'_>, out: &mut Vec<u8>) {
     let (fields, touched) = match (value, touched) {
         (Value::Object(fields), Some(Value::Object(touched))) => (fields, touched),
         (Value::Array(items), Some(Value::Object(touched))) => {
@@ -115,12 +115,12 @@ fn echo(ty: Option<TypeRef<'_>>, value: &Value, touched: Option<&Value>, out: &m
                 if at > 0 {
                     out.push(b',');
                 }
-                echo(ty.and_then(TypeRef::elem), item, touched.get(&at.to_string()), out);
+                echo(ty.and_then(TypeRef::elem), item, touched.get(&at.to_string()), spelled, out);
             }
             return out.push(b']');
         }
         // It came with the patch.
-        (value, Some(_)) => return out.extend_from_slice(&json::encode(value)),
+        (value, Some(_)) => return spelled.encode(value, out),
         (value, None) => return out.extend_from_slice(&json::encode_as(ty, value)),
     };
     let mut keys: Vec<&String> = fields.keys().collect();
@@ -132,7 +132,7 @@ fn echo(ty: Option<TypeRef<'_>>, value: &Value, touched: Option<&Value>, out: &m
         }
         out.extend_from_slice(&json::encode(&Value::String(key.clone())));
         out.push(b':');
-        echo(ty.and_then(|ty| ty.child(key)), &fields[key], touched.get(key), out);
+        echo(ty.and_then(|ty| ty.child(key)), &fields[key], touched.get(key), spelled, out);
     }
     out.push(b'}');
 }
@@ -191,7 +191,7 @@ impl Patch {
         let written = |value: &Value| {
             let made = (self.kind == Kind::Json).then(|| touched(&self.value, value));
             let mut out = Vec::new();
-            echo(Some(ty), value, Some(made.as_ref().unwrap_or(&self.value)), &mut out);
+            echo(Some(ty), value, Some(made.as_ref().unwrap_or(&self.value)), &json::Spelled::of(&self.bytes), &mut out);
             String::from_utf8_lossy(&out).into_owned()
         };
         let shown = |value: &Value| if self.kind == Kind::Strategic { plain(&without_done(&self.value, old)) } else { written(value) };

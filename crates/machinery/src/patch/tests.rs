@@ -122,6 +122,8 @@ fn what_is_wrong_with_the_result_is_wrong_with_the_patch() {
         assert_eq!(patched(kind, patch, Validation::Warn).unwrap().1, [told], "{patch}");
         assert_eq!(patched(kind, patch, Validation::Ignore).unwrap().1, [""; 0], "{patch}");
     }
+    let spelled = patched(Kind::Merge, r#"{"foo":[1.0,10000000000.0,1.50]}"#, Validation::Strict).unwrap_err().message;
+    assert!(spelled.contains(r#"\"foo\":[1.0,10000000000.0,1.50]"#), "numbers are as they were sent: {spelled}");
     assert_eq!(patched(Kind::Strategic, r#"{"kind":"Secret","apiVersion":"v9"}"#, Validation::Strict), Ok((old.clone(), vec![])));
     assert_eq!(patched(Kind::Json, "null", Validation::Strict), Ok((old.clone(), vec![])));
     assert_eq!(patched(Kind::Strategic, "null", Validation::Strict), Ok((old.clone(), vec![])));

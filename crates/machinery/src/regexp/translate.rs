@@ -18,7 +18,6 @@ struct Reader<'t> {
     out: String,
     /// The open groups, the pattern itself among them.
     groups: Vec<Group>,
-    names: Vec<&'t str>,
 }
 
 /// An open group.
@@ -41,8 +40,7 @@ fn wrong<T>(what: &str, part: &str) -> Result<T, String> {
 /// # Errors
 /// Go's text, after `error parsing regexp: `.
 pub(super) fn translate(pattern: &str) -> Result<String, String> {
-    let mut reader =
-        Reader { whole: pattern, rest: pattern, out: String::with_capacity(pattern.len() + 16), groups: vec![Group::default()], names: Vec::new() };
+    let mut reader = Reader { whole: pattern, rest: pattern, out: String::with_capacity(pattern.len() + 16), groups: vec![Group::default()] };
     let mut last_repeat = "";
     while let Some(first) = reader.rest.chars().next() {
         let before = reader.rest;
@@ -141,10 +139,6 @@ impl<'t> Reader<'t> {
             if name.is_empty() || !name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_') {
                 return wrong("invalid named capture", capture);
             }
-            if self.names.contains(&name) {
-                return wrong("duplicate capture group name", name);
-            }
-            self.names.push(name);
             self.take(capture.len());
             self.out.push('(');
             self.groups.push(Group::default());
@@ -493,5 +487,6 @@ mod tests {
         assert_eq!(regex.find_all("baac", None), ["", "aa", ""]);
         assert_eq!(regex.find_all("baac", Some(1)), [""]);
         assert_eq!(Regex::new("[0-9]+").unwrap().find("a12b3"), Some("12"));
+        assert!(Regex::new("(?P<n>a)(?<n>b)").unwrap().is_match("ab"), "names may be there twice");
     }
 }

@@ -37,6 +37,15 @@ pub(crate) struct Document {
 
 /// Reads the first document of a text; nothing is null. The error is go-yaml's without its `yaml: `.
 pub(crate) fn compose(text: &str) -> Result<Document, String> {
+    let composed = compose_leniently(text);
+    // The parser takes some texts that are none to libyaml, within brackets above all.
+    match libyaml::problem(text) {
+        Some(problem) => Err(problem),
+        None => composed,
+    }
+}
+
+fn compose_leniently(text: &str) -> Result<Document, String> {
     // A directive stands before all else of a document; go-yaml takes one version, and counts its line from 0.
     let before = |line: &str| line.is_empty() || line.starts_with('#');
     let mut directives = text.lines().enumerate().skip_while(|(_, line)| before(line)).take_while(|(_, line)| line.starts_with('%'));
@@ -200,7 +209,7 @@ impl<'t> Composer<'t> {
                 merge(value.value, &mut map, &mut seen)?;
                 continue;
             }
-            let (name, shown) = key_name(key.value)?;
+            let (name, shown) = key_name(key.value, &value.value)?;
             if !seen.insert(shown.clone()) && self.repeats.len() < PROBLEMS_LIMIT {
                 self.repeats.push(format!("line {}: key {shown} already set in map", value.line));
             }
@@ -230,14 +239,20 @@ fn merge(value: Value, map: &mut Map<String, Value>, seen: &mut HashSet<String>)
 }
 
 /// A key as JSON has it, and as Go's `%#v` writes it.
-fn key_name(key: Value) -> Result<(String, String), String> {
+fn key_name(key: Value, value: &Value) -> Result<(String, String), String> {
     match key {
         Value::String(text) => {
             let shown = format!("{text:?}");
             Ok((text, shown))
         }
         Value::Bool(_) | Value::Number(_) => Ok((key.to_string(), key.to_string())),
-        Value::Null => Err("unsupported map key of type: %!s(<nil>), key: <nil>".to_owned()),
+        Value::Null => {
+            let shown = match value {
+                Value::Null => "<nil>".to_owned(),
+                value => crate::apply::typed::go_syntax(value).replace("map[string]interface {}", "map[interface {}]interface {}"),
+            };
+            Err(format!("unsupported map key of type: %!s(<nil>), key: <nil>, value: {shown}"))
+        }
         Value::Array(_) => Err(format!("invalid map key: {}", crate::apply::typed::go_syntax(&key))),
         Value::Object(_) => Err(format!("invalid map key: {}", crate::apply::typed::plain(&key))),
     }
@@ -297,7 +312,7 @@ mod tests {
         assert_eq!(
             read("a: 0440\nb: 0x1F\nc: 1_000\nd: .5\ne: 1e3\nf: 2001-12-14\ng: 0b11\nh: 08\n"),
             json!({
-                "a": 288, "b": 31, "c": 1000, "d": 0.5, "e": 1000.0, "f": "2001-12-14", "g": 3, "h": 8.0
+                "a": 288, "b": 31, "c": 1000, "d": 0.5, "e": 1000, "f": "2001-12-14", "g": 3, "h": 8
             })
         );
         assert_eq!(read("a: !!str 1\nb: !!int \"3\"\nc: !mine x\nd: !!binary aGk=\n"), json!({"a": "1", "b": 3, "c": "x", "d": "hi"}));
@@ -305,6 +320,9 @@ mod tests {
         assert_eq!(read(merged)["out"], json!({"p": "1", "q": "2", "r": "3"}));
         assert_eq!(read("a: 1\n---\nb: [\n"), json!({"a": 1}), "the first document counts");
         assert_eq!(read("# nothing\n"), Value::Null);
+        let refused = |text: &str| compose(text).unwrap_err();
+        assert_eq!(refused("{a: -1,1.\n  b: [1]}"), "line 1: did not find expected ',' or '}'", "what the parser takes and libyaml does not");
+        assert_eq!(refused("~: x\n"), r#"unsupported map key of type: %!s(<nil>), key: <nil>, value: "x""#);
         for bad in ["a: [", "? [a]\n: b\n", "<<: 1\n", "a: *b\n", "a: &a [*a]\n", "~: 1\n"] {
             assert!(compose(bad).is_err(), "{bad}");
         }

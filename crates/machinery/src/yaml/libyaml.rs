@@ -23,9 +23,11 @@ pub(super) fn problem(text: &str) -> Option<String> {
     let (kind, _) = printed.strip_prefix("Error { kind: ")?.split_once(',')?;
     let told = error.to_string();
     let problem = [" at line ", " at position ", ", while "].iter().filter_map(|mark| told.find(mark)).min().map_or(told.as_str(), |at| &told[..at]);
+    // go-yaml spells one of them in its own way.
+    let problem = problem.replace("hexadecimal", "hexdecimal");
     // go-yaml counts from 0, except for the scanner's, and does not tell of the first line.
     let line = match error.location().map_or(0, |location| location.line() - 1) {
-        0 => return Some(problem.to_owned()),
+        0 => return Some(problem),
         line => line + usize::from(kind == "SCANNER"),
     };
     Some(format!("line {line}: {problem}"))

@@ -72,5 +72,13 @@ fn float(text: &str) -> Option<Value> {
     if !(digits(whole) && digits(fraction) && digits(exponent)) || whole.len() + fraction.len() == 0 || exponent.is_empty() {
         return None;
     }
-    text.parse::<f64>().ok().and_then(serde_json::Number::from_f64).map(Value::Number)
+    text.parse::<f64>().ok().and_then(serde_json::Number::from_f64).map(|number| without_fraction(Value::Number(number)))
+}
+
+/// A number as upstream has it after it was YAML: one without a fraction has become JSON without one, and that is read as a whole number.
+pub(crate) fn without_fraction(value: Value) -> Value {
+    match value.as_f64().filter(|_| value.is_f64()) {
+        Some(number) if number.fract() == 0.0 && number.abs() < 9_223_372_036_854_775_808.0 => (number as i64).into(),
+        _ => value,
+    }
 }

@@ -8,7 +8,7 @@ mod baseline;
 mod labels;
 mod restricted;
 
-use super::{Plugin, World, creates, forbidden, is, items, text};
+use super::{Plugin, World, forbidden, is, items, text};
 use crate::{Operation, Write};
 use machinery::{Value, status::Status};
 
@@ -28,7 +28,10 @@ impl Plugin for PodSecurity {
         if write.operation == Operation::Delete || write.namespace.is_empty() {
             return Ok(());
         }
-        let is_pod = creates(write, "", "pods") || (is(write, "", "pods") && write.subresource == "ephemeralcontainers");
+        let is_pod = is(write, "", "pods") && matches!(write.subresource, "" | "ephemeralcontainers");
+        if is_pod && write.old.is_some_and(|old| !is_significant(object, old)) {
+            return Ok(());
+        }
         let pod = if is_pod { Some(object) } else { template(write, object) };
         let Some(pod) = pod else { return Ok(()) };
         let Some(namespace) = world.get(("", "v1", "namespaces"), "", write.namespace) else { return Ok(()) };
@@ -80,6 +83,17 @@ fn standard<'t>(labels: &'t Value, settings: &'t Value, mode: &str) -> (Level, &
 /// Whether one is on a list of the settings' exemptions.
 fn exempts(settings: &Value, list: &str, own: &str) -> bool {
     !own.is_empty() && items(&settings["exemptions"][list]).iter().any(|name| name == own)
+}
+
+/// Whether an update of a pod is one that the standards are asked about: another image, or another container.
+fn is_significant(pod: &Value, old: &Value) -> bool {
+    let changed = ["containers", "initContainers"].iter().any(|field| {
+        let (now, before) = (items(&pod["spec"][*field]), items(&old["spec"][*field]));
+        now.len() != before.len() || now.iter().zip(before).any(|(now, before)| now["image"] != before["image"])
+    });
+    let before = items(&old["spec"]["ephemeralContainers"]);
+    let added = |container: &Value| before.iter().find(|old| old["name"] == container["name"]).is_none_or(|old| old["image"] != container["image"]);
+    changed || items(&pod["spec"]["ephemeralContainers"]).iter().any(added)
 }
 
 /// Whether the settings let a namespace, a user or a runtime class do what they like.
@@ -202,6 +216,20 @@ mod tests {
         let strict = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
         let own = json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}});
         assert!(Level::Restricted.problems(&json!({"spec": {"securityContext": own, "containers": [{"name": "c", "securityContext": strict}]}})).is_empty());
+    }
+
+    #[test]
+    fn another_image_or_container_is_looked_at_again() {
+        let old = json!({"spec": {"containers": [{"name": "c", "image": "i"}], "ephemeralContainers": [{"name": "e", "image": "i"}]}});
+        let with = |pointer: &str, value: Value| {
+            let mut pod = old.clone();
+            *pod.pointer_mut(pointer).expect("a field") = value;
+            pod
+        };
+        assert!(!is_significant(&with("/spec/containers/0/name", "d".into()), &old));
+        assert!(is_significant(&with("/spec/containers/0/image", "j".into()), &old));
+        assert!(is_significant(&with("/spec/ephemeralContainers/0/name", "f".into()), &old));
+        assert!(is_significant(&with("/spec/containers", json!([])), &old));
     }
 
     #[test]

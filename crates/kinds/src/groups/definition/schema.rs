@@ -42,9 +42,13 @@ const NOT_AT_ROOT: [(&str, bool); 22] = [
     ("x-kubernetes-map-type", false),
 ];
 
-/// Whether a field of the original's form has more than nothing in it.
-fn is_said(value: &Value) -> bool {
-    !(value.is_null() || value == false || value == "")
+/// Whether a field of the original's form has more than nothing in it: what it holds by a pointer may be false or empty.
+fn is_said(schema: &Value, key: &str) -> bool {
+    match key {
+        "id" | "$schema" => !tree::text(schema, key).is_empty(),
+        "nullable" | "x-kubernetes-embedded-resource" | "x-kubernetes-int-or-string" => schema[key] == true,
+        _ => !schema[key].is_null(),
+    }
 }
 
 /// Calls `see` with a schema and all that it is made of.
@@ -130,7 +134,7 @@ pub(super) fn check(validation: &Value, has_status: bool, asked: Asked, options:
 
 /// The status is checked by its own part of the schema: what the root says of all of it would be lost.
 fn check_root(schema: &Value, path: &Path, errors: &mut ErrorList) {
-    let forbidden = |first: bool| NOT_AT_ROOT.iter().any(|(key, before)| *before == first && is_said(&schema[*key]));
+    let forbidden = |first: bool| NOT_AT_ROOT.iter().any(|(key, before)| *before == first && is_said(schema, key));
     let kind = tree::text(schema, "type");
     if !forbidden(true) && !kind.is_empty() && kind != "object" {
         let detail = "only \"object\" is allowed as the type at the root of the schema if the status subresource is enabled";
@@ -155,7 +159,7 @@ fn check_place(schema: &Value, is_root: bool, depth: usize, above: Above<'_>, as
         if !tree::empty(&schema["properties"]) && more != true {
             errors.push(Error::forbidden(&path.child("additionalProperties"), "additionalProperties and properties are mutual exclusive"));
         }
-        let no_default = above.no_default.or(above.in_meta.then_some("inside additionalProperties applying to object metadata"));
+        let no_default = if above.in_meta { Some("inside additionalProperties applying to object metadata") } else { above.no_default };
         check_place(more, false, depth + 1, Above { no_default, ..above }, asked, &path.child("additionalProperties"), errors);
     }
     for (name, property) in tree::entries(schema, "properties") {
