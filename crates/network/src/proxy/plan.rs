@@ -283,15 +283,11 @@ impl<'a> Planner<'a> {
             return vec![vec![step::jump(MARK_CHAIN)], vec![step::goto(svc)]];
         }
         let mut rules = Vec::new();
-        // What begins inside the cluster does not pass the outer balancer, and may use every endpoint. Another node's pod is answered by
-        // the endpoint's node, not by this one, unless it is called by this one.
+        // What begins on this node does not pass the outer balancer, and may use every endpoint. A pod of another node comes from outside as
+        // everybody else: it sees the endpoints that are here alone, and they see it under its own address.
         let from = |range: Net, verdict: Expr| -> Rule { step::source_in(range, Cmp::Eq).into_iter().chain([verdict]).collect() };
         if let Some(range) = self.node.cluster_cidr {
-            if let Some(own) = self.node.pod_cidr {
-                rules.push(from(own, step::goto(svc)));
-                rules.push(from(range, step::jump(MARK_CHAIN)));
-            }
-            rules.push(from(range, step::goto(svc)));
+            rules.push(from(self.node.pod_cidr.unwrap_or(range), step::goto(svc)));
         }
         for verdict in [step::jump(MARK_CHAIN), step::goto(svc)] {
             let mut rule = step::is_local(Fib::Source).to_vec();
