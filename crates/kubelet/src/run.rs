@@ -111,6 +111,7 @@ pub async fn run_with(
         started: config.clock.now(),
         others: Box::new(move |uid| beside.others(uid)),
         node: parking_lot::RwLock::default(),
+        judging: parking_lot::Mutex::default(),
         pressure: crate::shortage::Pressure::new(config.settings.eviction.transition),
         ending: graceful::Ending::new(&config.root_dir),
         probed: crate::probes::counts::Counts::default(),

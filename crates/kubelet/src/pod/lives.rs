@@ -258,6 +258,34 @@ async fn resources_change_in_place() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn resources_of_who_waits_to_run_again_are_judged_and_the_pod_gets_them() {
+    let node = Node::fresh("resize-ended");
+    let with = |cpu: &str| pod(json!({"containers": [{"name": "a", "image": "img:1", "resources": {"requests": {"cpu": cpu}}}]}));
+    let first = |p: &Pod| p.status.as_ref()?.container_statuses.as_ref()?.first().cloned();
+    let runs = |p: &Pod, times: i32| is_ready(p) && first(p).is_some_and(|c| c.restart_count == times);
+    let has = |p: &Pod| first(p)?.allocated_resources?.remove("cpu").map(|q| q.0);
+    node.apply(&with("100m"));
+    node.until("ready", is_ready).await;
+    node.runtime.exit("a", 1);
+    node.until("running again", |p| runs(p, 1)).await;
+    node.runtime.exit("a", 1);
+    let mut too_much = with("9000");
+    too_much.status = node.until("waiting", |p| !is_ready(p)).await.status;
+    node.apply(&too_much);
+    let p = node.until("running a third time", |p| runs(p, 2)).await;
+    assert_eq!(has(&p).as_deref(), Some("100m"));
+    node.runtime.exit("a", 1);
+    let mut more = with("300m");
+    more.status = node.until("waiting again", |p| !is_ready(p)).await.status;
+    node.apply(&more);
+    node.until("running with more", |p| runs(p, 3) && has(p).as_deref() == Some("300m")).await;
+    a_while(1).await;
+    let reasons: Vec<_> = node.api.reasons().into_iter().filter(|r| r.starts_with("Resize")).collect();
+    assert_eq!(reasons, ["ResizeInfeasible", "ResizeStarted", "ResizeCompleted"]);
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_container_that_is_started_anew_for_its_resources_has_them_before_the_change_is_told_complete() {
     let node = Node::fresh("anew");
     let with = |memory: &str| {
@@ -341,20 +369,6 @@ async fn memory_in_use_is_not_taken_away() {
     node.runtime.memory_in_use.store(10 << 20, Ordering::Relaxed);
     node.runtime.called("update a 2", 1).await;
     node.end().await;
-}
-
-#[test]
-fn what_a_pod_waits_for_is_nobodys_yet() {
-    let spec = |cpu: &str| json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": cpu}}}]});
-    let has = json!({"name": "a", "image": "", "imageID": "", "ready": true, "restartCount": 0, "resources": {"requests": {"cpu": "1"}}});
-    let with = |condition: &str| {
-        let status = json!({"containerStatuses": [has], "conditions": [{"type": condition, "status": "True"}]});
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"uid": condition}, "spec": spec("900"), "status": status})).unwrap();
-        let granted = super::Handle::new(Arc::new(pod)).granted();
-        crate::resources::pod_requests(granted.spec.as_ref().unwrap())["cpu"]
-    };
-    assert_eq!(with("PodResizePending"), 1000, "it keeps nobody else from the node");
-    assert_eq!(with("PodResizeInProgress"), 900_000, "it is granted");
 }
 
 #[test]

@@ -179,7 +179,9 @@ impl Manager {
         if runs || pod.metadata.deletion_timestamp.is_some() || super::worker::has_ended(pod) {
             return self.begin(held.pod, None);
         }
-        let verdict = admission::check(&self.cx, pod, &self.pods.others(&uid));
+        let cx = Arc::clone(&self.cx);
+        let _alone = cx.judging.lock();
+        let verdict = admission::check(&cx, pod, &self.pods.others(&uid));
         match verdict {
             Verdict::Admitted => self.begin(held.pod, None),
             Verdict::Refused(r) if r.by_node && !held.looked => {

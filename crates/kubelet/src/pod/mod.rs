@@ -98,6 +98,8 @@ pub struct Context {
     pub others: Box<Others>,
     /// The node's object as last seen: labels, taints, what it can give.
     pub node: RwLock<Option<Arc<Node>>>,
+    /// Held by who judges whether something fits on the node, until it counts there.
+    pub judging: Mutex<()>,
     /// What the node runs short of.
     pub pressure: Pressure,
     /// That the machine goes down.
@@ -230,12 +232,21 @@ impl Handle {
         if resize::is_pending(&status) { Arc::new(resize::as_told(&pod, &status)) } else { pod }
     }
 
+    /// What the pod waited for is granted: it counts from now on, though its status tells it later.
+    fn grant(&self) {
+        let mut status = self.status.lock();
+        if let Some(told) = &mut status.conditions {
+            told.retain(|c| c.type_ != "PodResizePending");
+        }
+    }
+
     /// The pod changed in the API.
     pub fn update(&self, pod: Arc<Pod>) {
         let before = std::mem::replace(&mut *self.pod.write(), Arc::clone(&pod));
         // Labels, annotations and resources are shown by downward API volumes.
         let given = |p: &Pod| {
-            p.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten())).map(|c| c.resources.clone()).collect::<Vec<_>>()
+            let of_containers = p.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten())).map(|c| c.resources.clone());
+            of_containers.chain(p.spec.iter().map(|s| s.resources.clone())).collect::<Vec<_>>()
         };
         if before.metadata.labels != pod.metadata.labels || before.metadata.annotations != pod.metadata.annotations || given(&before) != given(&pod) {
             self.stale.store(true, Ordering::Release);

@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde::Serialize;
 
 use super::Context;
-use super::plan::latest;
+use super::plan::{find_spec, latest};
 use crate::admission;
 use crate::cri::{Container, ContainerId, PodUid};
 use crate::resources;
@@ -56,6 +56,13 @@ pub fn changes(pod: &Pod, containers: &[Container], applied: &Applied) -> Vec<Ch
 #[must_use]
 pub fn is_wanted(pod: &Pod, containers: &[Container], applied: &Applied) -> bool {
     wanted(pod, containers, applied).next().is_some()
+}
+
+/// The containers that have ended with other resources than the spec now names, and those that it names.
+#[must_use]
+pub fn ended(pod: &Pod, containers: &[Container], applied: &Applied) -> Vec<(ContainerId, ResourceRequirements)> {
+    let asked = |name: &str| find_spec(pod, name).and_then(|(_, spec)| spec.resources).unwrap_or_default();
+    wanted(pod, containers, applied).filter(|(run, _)| !run.running()).map(|(_, change)| (change.id, asked(&change.name))).collect()
 }
 
 /// The newest runs of which is known what they have, where that is not what the spec now names.
@@ -115,12 +122,20 @@ pub fn told_of_all(pod: &Pod, status: &PodStatus) -> Option<ResourceRequirements
         let has = has.cloned().unwrap_or_default();
         wanted.map(|w| w.keys().filter_map(|name| Some((name.clone(), has.get(name)?.clone()))).collect())
     };
-    let mut requests = kept(wanted.requests.as_ref(), has.requests.as_ref());
-    // The kernel's number is of all that the pod is counted for.
-    if let Some(cpu) = requests.as_mut().and_then(|r| r.get_mut("cpu")) {
-        *cpu = resources::quantity("cpu", resources::amount("cpu", cpu).saturating_sub(overhead("cpu")));
+    let (mut requests, mut limits) = (kept(wanted.requests.as_ref(), has.requests.as_ref()), kept(wanted.limits.as_ref(), has.limits.as_ref()));
+    // The kernel's numbers are of all that the pod is counted for; before it runs so is every number (see `totals`).
+    let own = |list: &mut Option<List>, name: &str| {
+        if let Some(told) = list.as_mut().and_then(|l| l.get_mut(name)) {
+            *told = resources::quantity(name, resources::amount(name, told).saturating_sub(overhead(name)));
+        }
+    };
+    own(&mut requests, "cpu");
+    own(&mut limits, "cpu");
+    own(&mut limits, "memory");
+    if status.phase.as_deref() != Some("Running") {
+        own(&mut requests, "memory");
     }
-    Some(ResourceRequirements { requests, limits: kept(wanted.limits.as_ref(), has.limits.as_ref()), ..ResourceRequirements::default() })
+    Some(ResourceRequirements { requests, limits, ..ResourceRequirements::default() })
 }
 
 /// Whether a pod asks for more than the node could give it.
@@ -360,5 +375,16 @@ mod tests {
         let ended: Vec<Container> = ["a", "b", "c"].iter().map(|n| container(n, 0, State::Exited, 1)).collect();
         assert!(changes(&pod, &ended, &applied).is_empty() && is_wanted(&pod, &ended, &applied), "who has ended had other ones");
         assert!(!is_wanted(&pod, &ended[2..], &applied));
+    }
+
+    #[test]
+    fn what_was_told_of_a_pod_with_overhead_is_what_it_asks_for() {
+        let asks = json!({"requests": {"cpu": "1", "memory": "64Mi"}, "limits": {"cpu": "2", "memory": "128Mi"}});
+        let spec = json!({"overhead": {"cpu": "250m", "memory": "16Mi"}, "resources": asks, "containers": [{"name": "a"}]});
+        let pod: Pod = serde_json::from_value(json!({"spec": spec})).unwrap();
+        for (runs, phase) in [(true, "Running"), (false, "Pending")] {
+            let status = PodStatus { phase: Some(phase.to_owned()), resources: totals(&pod, runs).1, ..PodStatus::default() };
+            assert!(!is_outgrown(&pod, &told_of_all(&pod, &status).unwrap()), "{phase}");
+        }
     }
 }

@@ -46,7 +46,7 @@ impl Worker {
         self.waiting = made.waiting;
         for action in made.actions {
             match action {
-                Action::SetUp => self.begin_set_up(pod, sandbox, at),
+                Action::SetUp => self.begin_set_up(&self.given(pod, containers), sandbox, at),
                 Action::Start { kind, index, after } => self.start(pod, kind, index, after, containers, at),
                 Action::Reset(order) => self.reset(pod, &order, containers, at),
                 Action::Kill { id, again, message, grace_s } => {
@@ -417,13 +417,15 @@ impl Worker {
             let was = containers.iter().find(|c| c.id == *old);
             was.is_some_and(|was| ends(was) && !containers.iter().any(|c| c.name == *name && c.attempt > was.attempt && c.state != State::Created))
         });
+        // Who has ended runs again with what is granted: the pod as a whole must have it, too.
+        let ended = if self.anew.is_empty() { resize::ended(pod, containers, &self.applied) } else { Vec::new() };
         if changes.is_empty() && !outgrown && !waits && !self.anew.is_empty() {
             // What else was wanted meanwhile is not any more.
             self.resize.0 = None;
             self.resize_look_at = None;
             return HashSet::new();
         }
-        if changes.is_empty() && !outgrown && !waits {
+        if changes.is_empty() && !outgrown && !waits && ended.is_empty() {
             if self.wide != Wide::No {
                 if self.duties.ready(Duty::Resize, at) {
                     self.wide = Wide::No;
@@ -444,14 +446,24 @@ impl Worker {
             }
             return HashSet::new();
         }
-        if !self.duties.ready(Duty::Resize, at) || self.resize_look_at.is_some_and(|look| look > at) {
+        let (ready, generation) = (self.duties.ready(Duty::Resize, at), pod.metadata.generation.unwrap_or(0));
+        // What nobody has judged yet is judged at once: till then it counts for the node, and who ends would run with it.
+        let judged = self.resize.0.is_some() || self.resizing == Some(generation);
+        if judged && (!ready || self.resize_look_at.is_some_and(|look| look > at)) {
             self.resize_look_at = earliest(self.resize_look_at, self.duties.waits(Duty::Resize, at));
             return HashSet::new();
         }
         self.resize_look_at = None;
-        let others: Vec<Arc<Pod>> = (self.cx.others)(&self.handle.uid);
-        let generation = pod.metadata.generation.unwrap_or(0);
-        let pending = resize::pending(&self.cx, pod, &others);
+        let pending = {
+            // Of two that both see the same room only one has it.
+            let _alone = self.cx.judging.lock();
+            let others: Vec<Arc<Pod>> = (self.cx.others)(&self.handle.uid);
+            let pending = resize::pending(&self.cx, pod, &others);
+            if pending.is_none() {
+                self.handle.grant();
+            }
+            pending
+        };
         if let Some((reason, message)) = pending.as_ref().filter(|_| pending != self.resize.0) {
             self.cx.api.pod_event(pod, None, Severity::Warning, &format!("Resize{reason}"), &resize::message(reason, pod, generation, message));
         }
@@ -459,6 +471,10 @@ impl Worker {
         if self.resize.0.is_some() {
             // What others give back is not told here; it is looked at again after a while.
             self.resize_look_at = Some(at + RESIZE_RETRY);
+            return HashSet::new();
+        }
+        if !ready {
+            self.resize_look_at = self.duties.waits(Duty::Resize, at);
             return HashSet::new();
         }
         self.resize.1.get_or_insert(None);
@@ -472,13 +488,16 @@ impl Worker {
             in_place.extend(resize::limited_by_pod(pod, containers).into_iter().filter(|(id, _)| changes.iter().all(|change| change.id != *id)));
         }
         let anew: HashMap<String, ContainerId> = changes.into_iter().filter(|c| c.restart).map(|c| (c.name, c.id)).collect();
-        if outgrown || !in_place.is_empty() || self.wide != Wide::For(generation) {
+        if outgrown || !in_place.is_empty() || !ended.is_empty() || self.wide != Wide::For(generation) {
             // All at once, so that nobody sees a half of it; and before any is started anew, which would not fit into the pod as it was.
             self.restarting = Some(at);
             let (cx, pod) = (Arc::clone(&self.cx), Arc::clone(pod));
             let running = resize::in_force(&pod, containers, &self.applied, self.of_all.as_ref());
             self.duties.begin(Duty::Resize, at, async move {
-                let (done, error) = resize::apply(&cx, &pod, &running, in_place).await;
+                let (mut done, error) = resize::apply(&cx, &pod, &running, in_place).await;
+                if error.is_none() {
+                    done.extend(ended);
+                }
                 Outcome::Resized { done, of_all: resize::of_all(&pod), error }
             });
             return HashSet::new();

@@ -235,11 +235,12 @@ impl Worker {
             // That they are to begin anew was told before they were removed.
             self.again.extend(self.lost.iter().map(|c| c.id.clone()));
         }
-        let Some(sandbox) = self.sandbox().filter(|s| s.ready) else { return };
+        // Also where nothing runs any more, as after a reboot: who ran runs again with what he had.
         self.resize.0 = told.and_then(resize::told_pending);
         let has = told.map(|s| resize::told(s, &self.cx.scheme)).unwrap_or_default();
         self.applied = has.into_iter().map(|(id, r)| (ContainerId(id), r)).collect();
         self.of_all = told.and_then(|status| resize::told_of_all(pod, status));
+        let Some(sandbox) = self.sandbox().filter(|s| s.ready) else { return };
         let dir = self.cx.config.pod_dir(util::uid(pod));
         if let Some(ips) = setup::recorded_ips(&dir, &sandbox) {
             self.handle.ips.lock().clone_from(&ips);
