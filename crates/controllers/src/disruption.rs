@@ -1,27 +1,25 @@
 //! PodDisruptionBudgets: how many pods of a group may be evicted now. And pods that were to be evicted and were not: after two
 //! minutes they are not said to be a target any more.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Client, Delta, EventType, Informer, Meta, ObjectKey, Patch, PatchParams, Recorder, WorkQueue, object_reference};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
 use machinery::labels::Selector;
-use parking_lot::Mutex;
 use serde_json::json;
 
+use crate::autoscaling::target::Targets;
 use crate::claim::{controller_key, group};
 use crate::deployment::scaled;
-use crate::discovery::{self, Served};
 use crate::members::Members;
-use crate::meta::{between, generation, plus, seconds, secs, selector, selector_text};
+use crate::meta::{between, generation, labels, plus, seconds, secs, selector, selector_text};
 use crate::pods;
 use crate::work::{Controller, Cx, Step};
 
@@ -39,6 +37,7 @@ pub(crate) async fn run(cx: Cx) {
     let pods = cx.informers.informer();
     let controller = Arc::new(Budgets {
         recorder: cx.recorder(&client, "controllermanager"),
+        targets: Targets::new(client.clone()),
         client,
         budgets: cx.informers.informer(),
         members: Members::new(&pods),
@@ -47,7 +46,6 @@ pub(crate) async fn run(cx: Cx) {
         deployments: cx.informers.informer(),
         stateful: cx.informers.informer(),
         replication: cx.informers.informer(),
-        scaled: Mutex::default(),
     });
     cx.setup(&controller)
         .on(&controller.budgets, Budgets::heard_budget)
@@ -70,8 +68,8 @@ struct Budgets {
     deployments: Informer<Deployment>,
     stateful: Informer<StatefulSet>,
     replication: Informer<ReplicationController>,
-    /// Where kinds of other controllers are served, by group and kind.
-    scaled: Mutex<HashMap<(String, String), Served>>,
+    /// Controllers of other kinds.
+    targets: Targets,
 }
 
 fn selector_of(budget: &PodDisruptionBudget) -> Selector {
@@ -101,7 +99,10 @@ impl Budgets {
             queue.add_after(Key::Target(pod.key()), after);
         }
         let budgets = self.members.heard(&pod.key());
-        if let ([first, _, ..], false) = (budgets.as_slice(), matches!(change, Delta::Deleted(_))) {
+        let may_be_told = budgets.len() > 1 && !matches!(change, Delta::Deleted(_));
+        // One that only selected it before is none.
+        let selects = |key: &&ObjectKey| may_be_told && self.budgets.get_key(key).is_some_and(|b| selector_of(&b).matches_map(labels(&**pod)));
+        if let [first, _, ..] = budgets.iter().filter(selects).collect::<Vec<_>>().as_slice() {
             let (namespace, name) = (pod.namespace(), pod.name());
             let message = format!("Pod {namespace:?}/{name:?} matches multiple PodDisruptionBudgets.  Chose {:?} arbitrarily.", first.name);
             self.recorder.event(&object_reference(&**pod), EventType::Warning, "MultiplePodDisruptionBudgets", message);
@@ -152,35 +153,18 @@ impl Budgets {
     /// The size of a controller of any other kind, by its `scale` (upstream `getScaleController`); none if it is not the one that is
     /// meant, or gone.
     async fn scale_of(&self, owner: &OwnerReference, namespace: &str) -> Result<Option<(String, i32)>, String> {
-        let served = self.served(owner).await?;
+        let found = self.targets.look_up(group(&owner.api_version), &owner.kind).await?;
+        let served = found.ok_or_else(|| format!("no matches for kind {:?} in version {:?}", owner.kind, owner.api_version))?;
         if !served.scales {
             let dot = if served.group.is_empty() { "" } else { "." };
             return Err(format!("{}{dot}{} does not implement the scale subresource", served.resource, served.group));
         }
-        let path = format!("{}/{}/scale", served.path_in(namespace), owner.name);
-        match self.client.get_json::<Scale>(&path).await {
+        match self.targets.scale(&served, namespace, &owner.name).await {
             Ok(scale) if scale.metadata.uid.as_deref() == Some(&*owner.uid) => Ok(Some((owner.uid.clone(), scale.spec.and_then(|s| s.replicas).unwrap_or(0)))),
             Ok(_) => Ok(None),
-            Err(error) if error.is_not_found() => {
-                // It may be served otherwise by now.
-                self.scaled.lock().remove(&kind_of(owner));
-                Ok(None)
-            }
+            Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error.to_string()),
         }
-    }
-
-    /// Where a controller's kind is served.
-    async fn served(&self, owner: &OwnerReference) -> Result<Served, String> {
-        let kind = kind_of(owner);
-        if let Some(known) = self.scaled.lock().get(&kind) {
-            return Ok(known.clone());
-        }
-        let (all, _) = discovery::resources(&self.client).await.map_err(|error| error.to_string())?;
-        let served = all.into_iter().find(|s| (s.group.as_str(), s.kind.as_str()) == (kind.0.as_str(), kind.1.as_str()));
-        let served = served.ok_or_else(|| format!("no matches for kind {:?} in version {:?}", owner.kind, owner.api_version))?;
-        self.scaled.lock().insert(kind, served.clone());
-        Ok(served)
     }
 
     /// How many pods there are to be, and how many of them must be healthy.
@@ -274,9 +258,9 @@ impl Budgets {
             self.recorder.event(&about, EventType::Warning, "UnmanagedPods", message);
         }
         let mut status = budget.status.clone().unwrap_or_default();
-        self.tell_undeleted(&budget, &pods, now);
         let again = match self.demand(&budget, &pods).await {
             Ok((expected, desired)) => {
+                self.tell_undeleted(&budget, &pods, now);
                 let (next, again) = judge(&budget, &pods, expected, desired, now);
                 status = next;
                 again
@@ -300,11 +284,6 @@ impl Budgets {
         }
         Ok(again)
     }
-}
-
-/// The group and the kind of a controller.
-fn kind_of(owner: &OwnerReference) -> (String, String) {
-    (group(&owner.api_version).to_owned(), owner.kind.clone())
 }
 
 /// How long an allowed eviction is still to be seen as a deletion.
@@ -415,6 +394,8 @@ mod tests {
                 (200, json!({"items": groups.iter().map(item).collect::<Vec<_>>()}))
             }
             "/apis/e.com/v1/namespaces/n/rings/r/scale" => (200, json!({"metadata": {"name": "r", "uid": "ru"}, "spec": {"replicas": 5}})),
+            // Where a name led that is taken for more than a name.
+            "/apis/e.com/v1/namespaces/n/rings/" => (200, json!({"metadata": {"name": "r", "uid": "ru"}, "spec": {"replicas": 9}})),
             _ => refusal(404, "NotFound"),
         });
         let budgets = Budgets {
@@ -427,12 +408,13 @@ mod tests {
             deployments: Informer::fixed([]),
             stateful: Informer::fixed([]),
             replication: Informer::fixed([]),
-            scaled: Mutex::default(),
+            targets: Targets::new(server.client()),
         };
         for (version, kind, name, uid, want) in [
             ("e.com/v1beta1", "Ring", "r", "ru", Ok(5)),
             ("e.com/v1", "Ring", "r", "former", Err("found no controllers for pod \"p\"")),
             ("e.com/v1", "Ring", "gone", "ru", Err("found no controllers for pod \"p\"")),
+            ("e.com/v1", "Ring", "?watch=1&x=", "ru", Err("found no controllers for pod \"p\"")),
             ("batch/v1", "Job", "j", "ju", Err("jobs.batch does not implement the scale subresource")),
             ("x.com/v1", "Thing", "t", "tu", Err("no matches for kind \"Thing\" in version \"x.com/v1\"")),
         ] {

@@ -16,7 +16,7 @@ mod metrics;
 mod replicas;
 mod shared;
 mod status;
-mod target;
+pub(crate) mod target;
 #[cfg(test)]
 mod tests;
 mod workloads;

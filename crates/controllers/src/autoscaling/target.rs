@@ -21,7 +21,7 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(10);
 type All = Arc<Vec<Arc<Served>>>;
 
 /// Finds, reads and scales targets.
-pub(super) struct Targets {
+pub(crate) struct Targets {
     client: Client,
     known: Mutex<Option<(Instant, All)>>,
     /// One asks for all that wait.
@@ -29,7 +29,7 @@ pub(super) struct Targets {
 }
 
 impl Targets {
-    pub(super) fn new(client: Client) -> Self {
+    pub(crate) fn new(client: Client) -> Self {
         Self { client, known: Mutex::default(), asking: tokio::sync::Mutex::default() }
     }
 
@@ -51,17 +51,22 @@ impl Targets {
         Ok(all)
     }
 
-    /// The resource of a kind.
-    pub(super) async fn find(&self, group: &str, kind: &str) -> Result<Arc<Served>, String> {
+    /// The resource of a kind, if there is one.
+    pub(crate) async fn look_up(&self, group: &str, kind: &str) -> Result<Option<Arc<Served>>, String> {
         let of = |all: &All| all.iter().find(|s| s.group == group && s.kind == kind).cloned();
         if let Some(served) = of(&self.served(KEPT).await?) {
-            return Ok(served);
+            return Ok(Some(served));
         }
-        of(&self.served(KEPT_UNKNOWN).await?).ok_or_else(|| format!("no matches for kind {kind:?} in group {group:?}"))
+        Ok(of(&self.served(KEPT_UNKNOWN).await?))
+    }
+
+    /// The resource of a kind.
+    pub(super) async fn find(&self, group: &str, kind: &str) -> Result<Arc<Served>, String> {
+        self.look_up(group, kind).await?.ok_or_else(|| format!("no matches for kind {kind:?} in group {group:?}"))
     }
 
     /// How many there are to be, and are.
-    pub(super) async fn scale(&self, served: &Served, namespace: &str, name: &str) -> client::Result<Scale> {
+    pub(crate) async fn scale(&self, served: &Served, namespace: &str, name: &str) -> client::Result<Scale> {
         self.client.at::<Scale>(served.path_in(namespace)).get_subresource(name, "scale").await
     }
 

@@ -219,12 +219,14 @@ impl Slices {
         if counts {
             self.topology.overloaded(&self.nodes.list()).into_iter().for_each(|key| queue.add(key));
         }
-        if moved {
-            self.services.list().iter().for_each(|s| queue.add(s.key()));
-        } else if let Delta::Added(node) = change {
-            // Its pods may have been heard of before it was.
-            let pods = pods::on_node(&self.pods, node.name());
+        // The pods of one that comes may have been heard of before it was.
+        if moved || matches!(change, Delta::Added(_)) {
+            let pods = pods::on_node(&self.pods, change.object().name());
             pods.iter().flat_map(|p| self.backends.members.heard(&p.key())).for_each(|key| queue.add(key));
+        }
+        if moved {
+            // What one node lacks keeps the zones from all that ask for them, wherever their pods are.
+            self.services.list().iter().filter(|s| topology::is_auto(s)).for_each(|s| queue.add(s.key()));
         }
     }
 

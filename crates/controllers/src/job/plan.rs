@@ -474,7 +474,7 @@ fn wanted(tally: &Tally<'_>, active: usize) -> usize {
     let parallelism = usize::try_from(tally.spec.parallelism.unwrap_or(1)).unwrap_or(0);
     let succeeded = usize::try_from(tally.succeeded).unwrap_or(0);
     match tally.spec.completions {
-        None if succeeded > 0 => active.min(parallelism),
+        None if succeeded > 0 => active,
         None => parallelism,
         Some(completions) => {
             let done = succeeded + tally.failed_indexes.difference(&tally.completed).count();

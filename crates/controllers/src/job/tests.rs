@@ -160,6 +160,9 @@ fn what_is_one_too_many_is_let_go_and_no_failure() {
     state[0] = Arc::new(ready);
     let plan = plan(&job(change, &JobStatus::default()), &state, Failures::default(), true, client::timestamp());
     assert_eq!((plan.delete.len(), plan.delete[0].name()), (2, "b"));
+    // A queue of work without a number that had a success: who works on ends by itself.
+    let queue = step(&json!({"completions": null, "parallelism": 1}), &mut JobStatus::default(), "a+ b c");
+    assert_eq!((queue.delete.len(), queue.create.len()), (0, 0));
 }
 
 /// A pod that was made and is not seen yet would run on after the end.
