@@ -62,7 +62,8 @@ impl Bell {
     /// A round of a turn begins: what rang until now is looked at in it.
     fn begin(&self, cx: &Context<'_>) {
         self.task.register(cx.waker());
-        self.state.store(RUNS, Ordering::SeqCst);
+        // Not stored alone: what was done before a ring is seen from here on.
+        let _ = self.state.swap(RUNS, Ordering::SeqCst);
     }
 
     /// Whether nothing has rung in this round.

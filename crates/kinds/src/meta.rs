@@ -10,6 +10,8 @@ use machinery::{
 
 /// Most bytes in all annotations of an object together.
 pub(crate) const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
+/// Controllers beside the first that are told of: each of the errors shows all owners.
+const CONTROLLERS_TOLD_MAX: usize = 8;
 /// Finalizers that need no domain.
 pub(crate) const STANDARD_FINALIZERS: [&str; 3] = ["orphan", "foregroundDeletion", "kubernetes"];
 
@@ -235,7 +237,7 @@ pub fn annotations(annotations: &Value, path: &Path, errors: &mut ErrorList) {
 
 fn owners(metadata: &Value, path: &Path, errors: &mut ErrorList) {
     let path = path.child("ownerReferences");
-    let mut controller: Option<&Value> = None;
+    let (mut controller, mut others): (Option<&Value>, usize) = (None, 0);
     for (at, owner) in tree::list(metadata, "ownerReferences").iter().enumerate() {
         let (place, version) = (path.index(at), tree::text(owner, "apiVersion"));
         if version.matches('/').count() > 1 || version.ends_with('/') {
@@ -255,6 +257,10 @@ fn owners(metadata: &Value, path: &Path, errors: &mut ErrorList) {
                 controller = Some(owner);
                 continue;
             };
+            others += 1;
+            if others > CONTROLLERS_TOLD_MAX {
+                continue;
+            }
             let detail =
                 format!("Only one reference can have Controller set to true. Found \"true\" in references for {} and {}", describe(first), describe(owner));
             errors.push(Error::invalid(&path, metadata["ownerReferences"].clone(), detail).shown_as(written(&metadata["ownerReferences"])));

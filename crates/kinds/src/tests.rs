@@ -237,6 +237,18 @@ fn owners_are_named_in_full_and_are_no_events() {
     assert!(event[0].ends_with("\"uid\":\"u\"}: /v1, Kind=Event is disallowed from being an owner"), "{event:?}");
 }
 
+/// Each error shows all owners: of many controllers a few are told.
+#[test]
+fn few_of_many_controllers_are_told() {
+    let told = |controllers: usize| {
+        let owners: Vec<Value> =
+            (0..controllers).map(|n| json!({"apiVersion": "v1", "kind": "A", "name": format!("n{n}"), "uid": "u", "controller": true})).collect();
+        let owned = core("ConfigMap", json!({"metadata": {"name": "m", "namespace": "n", "ownerReferences": owners}}));
+        crate::validate_meta(&owned, true, strategy("", "configmaps")).len()
+    };
+    assert_eq!([1, 2, 5, 100].map(told), [0, 1, 4, 8]);
+}
+
 #[test]
 fn secrets_are_folded_and_typed() {
     let secret = created("", "secrets", core("Secret", json!({"data": {"a": "eA==", "b": "eQ=="}, "stringData": {"b": "z"}})));

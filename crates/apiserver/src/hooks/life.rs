@@ -27,7 +27,7 @@ impl Life {
         Life { ping, heard: Instant::now(), asked: false, timer: Box::pin(sleep(PING_AFTER)) }
     }
 
-    /// There was a sign of life, or nobody has waited for one until now.
+    /// There was a sign of life.
     pub(super) fn heard(&mut self) {
         self.heard = Instant::now();
     }

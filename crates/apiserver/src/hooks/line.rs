@@ -245,7 +245,9 @@ where
         if self.shared.heard.swap(false, Ordering::Relaxed) {
             self.life.heard();
         }
-        if self.life.poll_end(!self.under_way.is_empty(), cx).is_ready() {
+        // The farewell is waited for as an answer is.
+        let awaited = !self.under_way.is_empty() || !self.waiting.is_empty() || self.opener.is_none();
+        if self.life.poll_end(awaited, cx).is_ready() {
             self.shared.lost.store(true, Ordering::Relaxed);
             return Poll::Ready(Err(words::LOST.into()));
         }
@@ -256,6 +258,8 @@ where
     fn take(&mut self) {
         let mut queue = self.shared.queue.lock();
         self.waiting.extend(queue.calls.drain(..));
+        // Who waits no more has no place, and his body none in memory.
+        self.waiting.retain(|call| !call.reply.is_closed());
         if queue.hung_up && self.waiting.is_empty() {
             queue.closed = true;
             self.opener = None;
@@ -275,9 +279,6 @@ where
             let Some(Call { head, body, answered, reply }) = self.waiting.pop_front() else { break };
             if reply.is_closed() {
                 continue;
-            }
-            if self.under_way.is_empty() {
-                self.life.heard();
             }
             let sent = opener.send_request(head, body.is_empty()).and_then(|(response, mut stream)| match body.is_empty() {
                 true => Ok(response),
@@ -417,7 +418,7 @@ mod tests {
         served.await.expect("no panic, and a good end on the other side");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn who_does_not_wait_any_more_has_his_call_reset() {
         let (near, far) = tokio::io::duplex(10_000);
         let line = Line::open(near).await.expect("HTTP/2");
@@ -454,6 +455,19 @@ mod tests {
         assert!((PING_AFTER + PING_MAX..PING_AFTER + PING_MAX * 2).contains(&took), "{took:?}");
         let (head, body) = ask(Vec::new());
         assert!(line.is_closed() && matches!(line.call(head, body, &answered).await, Err(Unanswered::Unsent(_))));
+    }
+
+    /// Each call ends before a sign of life is asked for: all of them together wait long enough.
+    #[tokio::test(start_paused = true)]
+    async fn who_is_silent_to_call_after_call_is_given_up() {
+        let (near, _far) = tokio::io::duplex(10_000);
+        let line = Line::open(near).await.expect("HTTP/2");
+        let (began, answered) = (Instant::now(), Arc::default());
+        while !line.is_closed() && began.elapsed() < PING_AFTER * 4 {
+            let (head, body) = ask(vec![1; 10]);
+            let _ = tokio::time::timeout(PING_AFTER / 3, line.call(head, body, &answered)).await;
+        }
+        assert!(line.is_closed() && began.elapsed() < PING_AFTER + PING_MAX * 2, "{:?}", began.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -32,6 +32,10 @@ pub(super) fn blocks(text: &str) -> Vec<Block<'_>> {
                 is_whole = end.strip_suffix("-----") == Some(kind);
                 break;
             }
+            // No block holds another: each beginning is read to the next one.
+            if line.starts_with("-----BEGIN ") {
+                break;
+            }
             if written.is_empty() && line.contains(':') {
                 has_headers = true;
             } else {
@@ -159,5 +163,13 @@ mod tests {
         let text = "x\n-----BEGIN A-----\nYQ==\n-----END A-----\n-----BEGIN B-----\nk: v\n\nYQ==\n-----END B-----\n-----BEGIN C-----\n?\n-----END C-----\n";
         let found: Vec<_> = blocks(text).into_iter().map(|block| (block.kind, block.has_headers, block.bytes)).collect();
         assert_eq!(found, [("A", false, b"a".to_vec()), ("B", true, b"a".to_vec())]);
+    }
+
+    /// What each beginning is followed by is not read again for each of them: that would not end.
+    #[test]
+    fn beginnings_without_an_end_are_passed_over() {
+        let text = "-----BEGIN A-----\n".repeat(300_000) + "YQ==\n-----END A-----\n";
+        let found: Vec<_> = blocks(&text).into_iter().map(|block| (block.kind, block.bytes)).collect();
+        assert_eq!(found, [("A", b"a".to_vec())]);
     }
 }

@@ -2,12 +2,20 @@
 
 use crate::tree;
 use machinery::{Value, quote::Quoted};
+use std::rc::Rc;
+
+/// Warnings of a pod that are made: a header, which has 4,096 characters, holds fewer.
+pub(super) const TOLD_MAX: usize = 256;
+/// Bytes of them beyond which no other is made: names of what is mounted have no bound.
+const TOLD_BYTES_MAX: usize = 1 << 20;
+/// Files of a volume that those behind them are held against.
+const FILES_MAX: usize = 1024;
 
 /// A path, and whose it is, where that is told.
 #[derive(PartialEq)]
 struct File {
     path: String,
-    source: String,
+    source: Rc<str>,
 }
 
 impl File {
@@ -17,8 +25,8 @@ impl File {
     }
 
     fn meets(&self, other: &File) -> bool {
-        let (own, theirs) = (format!("{}/", self.path), format!("{}/", other.path));
-        !self.path.is_empty() && !other.path.is_empty() && (own.starts_with(&theirs) || theirs.starts_with(&own))
+        let holds = |above: &str, path: &str| path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        !self.path.is_empty() && !other.path.is_empty() && (holds(&self.path, &other.path) || holds(&other.path, &self.path))
     }
 }
 
@@ -33,29 +41,31 @@ pub(super) fn of(spec: &Value, out: &mut Vec<String>) {
             (own, "DownwardAPI".to_owned()),
         ];
         for (source, what) in kinds {
-            let told = collisions(items(source, ""));
-            out.extend(told.into_iter().map(|pair| format!("volume {name} ({what}): overlapping paths: {pair}")));
+            let (place, mut all) = (format!("volume {name} ({what})"), Vec::new());
+            for file in items(source, "") {
+                tell(&mut all, file, &place, out);
+            }
         }
-        let mut all = Vec::new();
+        let (place, mut all) = (format!("volume {name} (Projected)"), Vec::new());
         for source in tree::list(&volume["projected"], "sources") {
             if tree::empty(source) {
-                out.push(format!("volume {name} (Projected) has no sources provided"));
+                out.push(format!("{place} has no sources provided"));
                 continue;
             }
             for file in projected(source) {
-                out.extend(met(&all, &file).into_iter().map(|pair| format!("volume {name} (Projected): overlapping paths: {pair}")));
-                all.push(file);
+                tell(&mut all, file, &place, out);
             }
         }
     }
 }
 
-fn file(path: &str, source: impl Into<String>) -> File {
+fn file(path: &str, source: impl Into<Rc<str>>) -> File {
     File { path: path.trim_end_matches('/').to_owned(), source: source.into() }
 }
 
 fn items(source: &Value, named: &str) -> Vec<File> {
-    tree::list(source, "items").iter().map(|item| file(tree::text(item, "path"), named)).collect()
+    let named: Rc<str> = named.into();
+    tree::list(source, "items").iter().map(|item| file(tree::text(item, "path"), Rc::clone(&named))).collect()
 }
 
 /// The files of one source of a projected volume.
@@ -81,18 +91,23 @@ fn projected(source: &Value) -> Vec<File> {
     }
 }
 
-fn collisions(files: Vec<File>) -> Vec<String> {
-    let (mut all, mut out) = (Vec::new(), Vec::new());
-    for file in files {
-        out.extend(met(&all, &file));
+/// Tells of each of the files before it that one meets, and puts it to them.
+fn tell(all: &mut Vec<File>, file: File, place: &str, out: &mut Vec<String>) {
+    if out.len() >= TOLD_MAX {
+        return;
+    }
+    let mut bytes: usize = out.iter().map(String::len).sum();
+    for other in all.iter().filter(|other| file.meets(other)) {
+        if out.len() >= TOLD_MAX || bytes > TOLD_BYTES_MAX {
+            return;
+        }
+        let told = format!("{place}: overlapping paths: {} with {}", file.told(), other.told());
+        bytes += told.len();
+        out.push(told);
+    }
+    if all.len() < FILES_MAX {
         all.push(file);
     }
-    out
-}
-
-/// A file with each of the others that it meets.
-fn met(others: &[File], file: &File) -> Vec<String> {
-    others.iter().filter(|other| file.meets(other)).map(|other| format!("{} with {}", file.told(), other.told())).collect()
 }
 
 #[cfg(test)]
@@ -106,6 +121,10 @@ mod tests {
             {"name": "a", "configMap": {"name": "m", "items": [{"path": "x"}, {"path": "x/y"}, {"path": "xy"}]}},
             {"name": "b", "projected": {"sources": [{}, {"serviceAccountToken": {"path": "t"}}, {"secret": {"name": "s", "items": [{"path": "t/"}]}}]}},
         ]});
+        let items: Vec<Value> = (0..TOLD_MAX).map(|_| json!({"path": "x"})).collect();
+        let mut many = Vec::new();
+        of(&json!({"volumes": [{"name": "a", "configMap": {"name": "m", "items": items}}]}), &mut many);
+        assert_eq!(many.len(), TOLD_MAX, "no more than can be told");
         let mut out = Vec::new();
         of(&spec, &mut out);
         assert_eq!(

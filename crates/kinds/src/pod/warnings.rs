@@ -196,7 +196,7 @@ fn ports(spec: &Value, path: &Path, out: &mut Vec<String>) {
                 out.push(format!("{place}: hostIP set without hostPort: {shown}"));
             }
             let others = known.entry((port["containerPort"].as_i64().unwrap_or(0), tree::text(port, "protocol"))).or_default();
-            for (other_place, other) in others.iter() {
+            for (other_place, other) in others.iter().take(overlaps::TOLD_MAX.saturating_sub(out.len())) {
                 let (ip, number) = host(other);
                 let what = if ip == own_ip && number == own_port {
                     "duplicate"

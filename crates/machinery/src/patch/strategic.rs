@@ -270,7 +270,8 @@ pub(super) fn without_done(patch: &Value, old: &Value) -> Value {
         (Value::Array(items), Value::Array(known)) => {
             let none = Value::Object(Object::new());
             // Most lists that are merged are merged by names.
-            let namesake = |item: &Value| known.iter().find(|old| !old["name"].is_null() && old["name"] == item["name"]);
+            let named: HashMap<&str, &Value> = known.iter().rev().filter_map(|old| Some((old["name"].as_str()?, old))).collect();
+            let namesake = |item: &Value| item["name"].as_str().and_then(|name| named.get(name).copied());
             items.iter().map(|item| without_done(item, namesake(item).unwrap_or(&none))).collect()
         }
         _ => without_nulls(patch),
