@@ -301,7 +301,9 @@ impl Begun {
             self.cluster.has_room_for(&plan)?;
         }
         let Some(ranges) = self.ranges(informers, steps).await? else {
-            Box::pin(self.end_former(&plan, &ips)).await?;
+            if let Err(error) = Box::pin(self.end_former(&plan, &ips)).await {
+                tracing::warn!("what a former start has left running stays: {error:#}");
+            }
             bail!(taken(&self.joined.node))
         };
         let parts = plan.parts_of(&ranges)?;
@@ -314,7 +316,7 @@ impl Begun {
         let has = |component| !disable.contains(&component) && (component != Component::Dns || cluster_ip.is_some());
         let disable: Vec<Component> = Component::OF_NODES.into_iter().map(|(component, _)| component).filter(|component| !has(*component)).collect();
         let shown = Arc::new(Shown::default());
-        let authority = cluster_info::authorities(&self.joined.ca)?.into_iter().next().context("the cluster has no authority")?;
+        let authorities = cluster_info::authorities(&self.joined.ca)?;
         let client = self.access.client();
         let dns_ports = node_own_ports(gateway, has(Component::Proxy) && has(Component::Dns)).filter(|own| own.port == dns::PORT);
         let tunnel = Some(ip).filter(|_| settings.kind == Kind::Vxlan);
@@ -355,7 +357,7 @@ impl Begun {
                 dns: None,
                 // A volume is written by who may write those of all nodes: a node of another machine may not.
                 provisioner: None,
-                tls: kubelet::Tls::showing(Arc::clone(&shown) as Arc<_>, authority)?,
+                tls: kubelet::Tls::showing(Arc::clone(&shown) as Arc<_>, authorities)?,
                 kubelet: client,
             },
         };

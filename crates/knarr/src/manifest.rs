@@ -159,8 +159,10 @@ fn documents(text: &str) -> Vec<String> {
         if let Some(rest) = marker("---") {
             found.push("\n".repeat(number));
             if let Some(document) = found.last_mut() {
-                document.push_str("   ");
-                document.push_str(rest);
+                // YAML lets a tab be behind the marker; libyaml, as which documents are read, does not.
+                let blank = rest.len() - rest.trim_start_matches([' ', '\t']).len();
+                document.push_str(&" ".repeat("---".len() + blank));
+                document.push_str(&rest[blank..]);
             }
         } else if marker("...").is_some() {
             found.push("\n".repeat(number + 1));

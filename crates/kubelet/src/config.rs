@@ -112,14 +112,16 @@ impl Tls {
     /// shows one.
     pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>, client_ca: CertificateDer<'static>) -> Result<Self, rustls::Error> {
         let own = CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider())?;
-        Self::showing(Arc::new(SingleCertAndKey::from(own)), client_ca)
+        Self::showing(Arc::new(SingleCertAndKey::from(own)), [client_ca])
     }
 
-    /// The same with a certificate that may be replaced.
-    pub fn showing(own: Arc<dyn ResolvesServerCert>, client_ca: CertificateDer<'static>) -> Result<Self, rustls::Error> {
+    /// The same with a certificate that may be replaced, and clients of each of these authorities.
+    pub fn showing(own: Arc<dyn ResolvesServerCert>, client_cas: impl IntoIterator<Item = CertificateDer<'static>>) -> Result<Self, rustls::Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(client_ca)?;
+        for authority in client_cas {
+            roots.add(authority)?;
+        }
         let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
             .allow_unauthenticated()
             .build()

@@ -15,7 +15,7 @@ mod plan;
 mod wire;
 
 pub use plan::{Entries, LeftOut, Own};
-pub(crate) use plan::{machines, ranges};
+pub(crate) use plan::{machines, ranges, vni};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -224,7 +224,8 @@ impl PodNetwork {
         }
         let highest = config.parts.iter().map(|part| part.pod_cidr.last_place()).min().unwrap_or(PLACES_MIN);
         let mut route = Socket::open(netlink::ROUTE)?;
-        let nft = Socket::open(netlink::NETFILTER)?;
+        let mut nft = Socket::open(netlink::NETFILTER)?;
+        let machines = tunnel::former(&mut nft, config.tunnel, &config.mark.table());
         let bridge = config.bridge.clone().unwrap_or_else(|| config.mark.bridge());
         let mtu = match config.mtu {
             Some(mtu) => mtu,
@@ -245,7 +246,7 @@ impl PodNetwork {
             router: BTreeSet::from(Family::ALL),
             services: None,
             elsewhere: BTreeSet::new(),
-            machines: BTreeSet::new(),
+            machines,
         });
         let inner = Inner { mark: config.mark.clone(), gateway: first.node_ip(), config, bridge, mtu, has_ipv6, state };
         {
@@ -318,6 +319,7 @@ impl PodNetwork {
                 let goes_on = tokio::select! {
                     change = changes.recv() => change.is_some(),
                     change = moves.recv() => change.is_some(),
+                    () = tokio::time::sleep(LOOK), if led.is_none() => true,
                 };
                 if !goes_on {
                     return std::future::pending().await;

@@ -268,8 +268,8 @@ impl Table {
         }
     }
 
-    /// What is left and wanted again stays. A chain may have other rules by now; a map has what its name says, and remembered clients
-    /// are remembered still.
+    /// What is left and wanted again stays. A chain may have other rules by now; a map has what its name says, and the clients of an endpoint
+    /// that was away have gone to others.
     fn recall(&mut self, make: &mut Batch, before: &Plan, after: &Plan) {
         for name in after.chains.keys().filter(|name| !before.chains.contains_key(*name)) {
             if self.stale.chains.remove(name).is_some_and(|left| left.rules > 0) {
@@ -277,7 +277,9 @@ impl Table {
             }
         }
         for name in after.sets() {
-            self.stale.sets.remove(name);
+            if self.stale.sets.remove(name).is_some() && after.affinity.contains_key(name) {
+                make.flush_set(name);
+            }
         }
     }
 

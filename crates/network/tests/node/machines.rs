@@ -282,8 +282,31 @@ fn the_way_between_machines_is_not_tracked_and_no_pod_speaks_on_it() {
         let vip = [10, 96, 0, 9].into();
         called(&a, vip, "its own pod by a Service");
         called(&b, vip, "another's pod by a Service");
+        // Nor at another address of the machine, at all of which the kernel listens.
+        let further: IpAddr = [192, 168, 88, 9].into();
+        for (machine, has_it) in [(&first, true), (&second, false)] {
+            machine.space.run(move || {
+                let mut route = Socket::open(netlink::ROUTE).unwrap();
+                let index = link::find(&mut route, "up0").unwrap().unwrap().index;
+                let mut m = Messages::new();
+                if has_it {
+                    link::add_address(&mut m, index, further);
+                } else {
+                    // Known beforehand: what is sent waits for no answer, and comes before what is sent after it.
+                    link::add_neighbour(&mut m, index, further, [2, 0, 0, 0, 0, 1]);
+                    link::add_route(&mut m, Net::one(further), link::Way::Link { index, source: None });
+                }
+                route.call("a further address", &m).unwrap();
+            });
+        }
+        let datagram = forged(ip_a, b"another's pod at a further address");
+        b.run(move || drop(std::net::UdpSocket::bind("0.0.0.0:0").unwrap().send_to(&datagram, (further, mesh::VXLAN_PORT))));
         send(&second.space, "the end");
         assert_eq!(hears(), "the end");
+        // Who starts again knows the machines before the Nodes.
+        let config = second.node.config.clone();
+        second.space.run(move || drop(pod::PodNetwork::open(config).unwrap()));
+        assert_eq!(knows(&second), 2);
         stop.cancel();
         Ok(())
     })

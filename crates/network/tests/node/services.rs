@@ -207,6 +207,15 @@ fn affinity_keeps_a_client_with_its_endpoint_while_it_lives() {
         for ((client, _), before) in clients.iter().zip(&first).filter(|(_, before)| **before != gone) {
             assert_eq!(who(client), *before);
         }
+        // It is back within a moment: it has new clients, and whoever has moved stays.
+        cluster.endpoints("web", &all);
+        let late = std::cell::Cell::new(0);
+        let new = || {
+            late.set(late.get() + 1);
+            who(&cluster.node.pod(&format!("late-{}", late.get())).0)
+        };
+        until("it is back", new, |w| *w == gone);
+        assert_eq!(who(&clients[0].0), moved);
         // Whoever lists all rules of the machine can read these.
         if let Ok(listed) = std::process::Command::new("nft").args(["list", "ruleset"]).output() {
             assert!(listed.status.success() && String::from_utf8_lossy(&listed.stdout).contains("aff-100/"), "{listed:?}");
