@@ -30,7 +30,7 @@ pub(super) struct Node {
 }
 
 impl Node {
-    fn fresh(name: &str) -> Self {
+    pub(super) fn fresh(name: &str) -> Self {
         let clock = clock();
         Self::start(Arc::new(FakeRuntime::new(clock.clone())), clock, TempDir::new(name))
     }
@@ -226,158 +226,13 @@ async fn a_pod_that_does_not_fit_is_refused() {
     node.end().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn resources_change_in_place() {
-    let node = Node::fresh("resize");
-    let with = |cpu: &str| pod(json!({"containers": [{"name": "a", "image": "img:1", "resources": {"requests": {"cpu": cpu}}}]}));
-    let mut p = with("100m");
-    node.apply(&p);
-    p.status = node.until("ready", is_ready).await.status;
-    let mut more = with("200m");
-    more.status = p.status;
-    node.apply(&more);
-    node.runtime.called("update a 204", 1).await;
-    let has = |p: &Pod| p.status.as_ref()?.container_statuses.as_ref()?[0].allocated_resources.as_ref()?.get("cpu").map(|q| q.0.clone());
-    more.status = node.until("resized", |p| has(p).as_deref() == Some("200m")).await.status;
-    let mut too_much = with("9000");
-    too_much.status = more.status;
-    node.apply(&too_much);
-    let p = node.until("pending", |p| p.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "PodResizePending")).await;
-    assert_eq!(has(&p).as_deref(), Some("200m"));
-    let events: Vec<_> = node.api.events().into_iter().filter(|(reason, _)| reason.starts_with("Resize")).collect();
-    let reasons: Vec<&str> = events.iter().map(|(reason, _)| reason.as_str()).collect();
-    assert_eq!(reasons, ["ResizeStarted", "ResizeCompleted", "ResizeInfeasible"], "each once");
-    assert_eq!(events[0].1, r#"Pod resize started: {"containers":[{"name":"a","resources":{"requests":{"cpu":"200m"}}}],"generation":0}"#);
-    assert!(events[2].1.starts_with("Pod resize Infeasible: {") && events[2].1.contains(r#""error":"Node didn't have enough capacity"#), "{}", events[2].1);
-    // Who ends meanwhile runs again with what he had.
-    node.runtime.exit("a", 1);
-    let again = |p: &Pod| p.status.as_ref().and_then(|s| s.container_statuses.as_ref()?.first()).is_some_and(|c| c.restart_count == 1 && c.ready);
-    let p = node.until("running again", again).await;
-    assert_eq!(has(&p).as_deref(), Some("200m"));
-    node.end().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn resources_of_who_waits_to_run_again_are_judged_and_the_pod_gets_them() {
-    let node = Node::fresh("resize-ended");
-    let with = |cpu: &str| pod(json!({"containers": [{"name": "a", "image": "img:1", "resources": {"requests": {"cpu": cpu}}}]}));
-    let first = |p: &Pod| p.status.as_ref()?.container_statuses.as_ref()?.first().cloned();
-    let runs = |p: &Pod, times: i32| is_ready(p) && first(p).is_some_and(|c| c.restart_count == times);
-    let has = |p: &Pod| first(p)?.allocated_resources?.remove("cpu").map(|q| q.0);
-    node.apply(&with("100m"));
-    node.until("ready", is_ready).await;
-    node.runtime.exit("a", 1);
-    node.until("running again", |p| runs(p, 1)).await;
-    node.runtime.exit("a", 1);
-    let mut too_much = with("9000");
-    too_much.status = node.until("waiting", |p| !is_ready(p)).await.status;
-    node.apply(&too_much);
-    let p = node.until("running a third time", |p| runs(p, 2)).await;
-    assert_eq!(has(&p).as_deref(), Some("100m"));
-    node.runtime.exit("a", 1);
-    let mut more = with("300m");
-    more.status = node.until("waiting again", |p| !is_ready(p)).await.status;
-    node.apply(&more);
-    node.until("running with more", |p| runs(p, 3) && has(p).as_deref() == Some("300m")).await;
-    a_while(1).await;
-    let reasons: Vec<_> = node.api.reasons().into_iter().filter(|r| r.starts_with("Resize")).collect();
-    assert_eq!(reasons, ["ResizeInfeasible", "ResizeStarted", "ResizeCompleted"]);
-    node.end().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_container_that_is_started_anew_for_its_resources_has_them_before_the_change_is_told_complete() {
-    let node = Node::fresh("anew");
-    let with = |memory: &str| {
-        let policy = json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
-        pod(json!({"containers": [{"name": "a", "image": "img:1", "resizePolicy": policy, "resources": {"limits": {"memory": memory}}}]}))
-    };
-    let reasons = || node.api.reasons().into_iter().filter(|r| r.starts_with("Resize")).collect::<Vec<_>>();
-    let first = |p: &Pod| p.status.as_ref()?.container_statuses.as_ref()?.first().cloned();
-    let mut p = with("64Mi");
-    node.apply(&p);
-    p.status = node.until("ready", is_ready).await.status;
-    node.runtime.full.store(true, Ordering::Relaxed);
-    let mut more = with("96Mi");
-    more.status = p.status;
-    node.apply(&more);
-    node.until("killed", |p| first(p).and_then(|s| s.state).is_some_and(|s| s.running.is_none())).await;
-    a_while(3).await;
-    assert_eq!(reasons(), ["ResizeStarted"], "it does not run with them yet");
-    node.runtime.full.store(false, Ordering::Relaxed);
-    let has = |p: &Pod| first(p)?.resources?.limits?.remove("memory").map(|q| q.0);
-    let p = node.until("running with them", |p| is_ready(p) && has(p).as_deref() == Some("96Mi")).await;
-    assert_eq!(first(&p).map(|s| s.restart_count), Some(1));
-    a_while(1).await;
-    assert_eq!(reasons(), ["ResizeStarted", "ResizeCompleted"]);
-    node.end().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn resources_of_the_pod_as_a_whole_change_in_place() {
-    let node = Node::fresh("whole");
-    let with = |cpu: &str, memory: &str| {
-        let resources = json!({"requests": {"cpu": cpu}, "limits": {"memory": memory}});
-        pod(json!({"containers": [{"name": "a", "image": "img:1"}], "resources": resources}))
-    };
-    let has = |p: &Pod| {
-        let status = p.status.as_ref()?;
-        let all = status.resources.as_ref()?;
-        let (granted, limit) = (status.allocated_resources.as_ref()?.get("cpu")?.0.clone(), all.limits.as_ref()?.get("memory")?.0.clone());
-        (all.requests.as_ref()?.get("cpu")?.0 == granted).then_some((granted, limit))
-    };
-    let mut p = with("100m", "64Mi");
-    node.apply(&p);
-    let ready = node.until("ready", is_ready).await;
-    assert_eq!(has(&ready), Some(("100m".into(), "64Mi".into())));
-    p.status = ready.status;
-    let mut more = with("300m", "128Mi");
-    more.status = p.status;
-    node.apply(&more);
-    // It has no limit of its own: the pod's is its.
-    node.runtime.called("update a 2", 1).await;
-    let told = node.until("resized", |p| has(p) == Some(("300m".into(), "128Mi".into()))).await;
-    let reasons = || node.api.reasons().into_iter().filter(|r| r.starts_with("Resize")).collect::<Vec<_>>();
-    a_while(1).await;
-    assert_eq!(reasons(), ["ResizeStarted", "ResizeCompleted"]);
-    // A restarted kubelet knows by the status what the pod has.
-    let kept = super::resize::told_of_all(&told, told.status.as_ref().unwrap()).unwrap();
-    assert!(!super::resize::is_outgrown(&Pod { spec: more.spec.clone(), ..told }, &kept));
-    node.end().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn memory_in_use_is_not_taken_away() {
-    let node = Node::fresh("in-use");
-    let with = |memory: &str| pod(json!({"containers": [{"name": "a", "image": "img:1", "resources": {"limits": {"memory": memory}}}]}));
-    let mut p = with("64Mi");
-    node.apply(&p);
-    p.status = node.until("ready", is_ready).await.status;
-    node.runtime.memory_in_use.store(40 << 20, Ordering::Relaxed);
-    let mut less = with("32Mi");
-    less.status = p.status;
-    node.apply(&less);
-    let error = |p: &Pod| {
-        let all = p.status.as_ref()?.conditions.as_ref()?;
-        all.iter().find(|c| c.type_ == "PodResizeInProgress")?.message.clone()
-    };
-    let told = error(&node.until("an error", |p| error(p).is_some()).await).unwrap();
-    let of = |what: &str| format!("attempting to set {what} memory limit (33554432) below current usage (41943040)");
-    assert_eq!(told, format!("cannot decrease memory limits: [{}, {}]", of("pod"), of("container \"a\"")));
-    assert!(!node.runtime.calls().iter().any(|call| call.starts_with("update")), "the kernel would kill for it");
-    // Once it is given back it is taken.
-    node.runtime.memory_in_use.store(10 << 20, Ordering::Relaxed);
-    node.runtime.called("update a 2", 1).await;
-    node.end().await;
-}
-
 #[test]
 fn kinds_have_their_paths() {
     assert_eq!(Kind::Init.field_path("a"), "spec.initContainers{a}");
 }
 
 /// Lets go by what would be a loop.
-async fn a_while(seconds: u64) {
+pub(super) async fn a_while(seconds: u64) {
     for _ in 0..seconds * 100 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

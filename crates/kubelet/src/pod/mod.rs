@@ -24,6 +24,8 @@ mod evict_lives;
 #[cfg(test)]
 mod lives;
 #[cfg(test)]
+mod resize_lives;
+#[cfg(test)]
 mod shutdown_lives;
 #[cfg(test)]
 mod static_lives;

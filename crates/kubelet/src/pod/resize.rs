@@ -78,6 +78,13 @@ fn wanted<'a>(pod: &'a Pod, containers: &'a [Container], applied: &'a Applied) -
     })
 }
 
+/// What the specification says of each container, none of which has been begun.
+#[must_use]
+pub fn asked_by_name(pod: &Pod) -> HashMap<String, (Option<u32>, ResourceRequirements)> {
+    let all = pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
+    all.map(|c| (c.name.clone(), (None, c.resources.clone().unwrap_or_default()))).collect()
+}
+
 /// What the specification says of the pod as a whole.
 #[must_use]
 pub fn of_all(pod: &Pod) -> ResourceRequirements {
@@ -304,12 +311,9 @@ pub async fn apply(
 async fn in_use(cx: &Arc<Context>, pod: &Pod, running: &Pod, containers: &[(ContainerId, Spec)]) -> Option<String> {
     let shrinks = |before: i64, now: i64| now > 0 && (before == 0 || now < before);
     let limit_of = |of: &Pod, c: &Spec| resources::container_limits(of, c, cx.machine.memory_bytes, &cx.machine.huge_pages).memory_limit_bytes;
-    let had = |name: &str| {
-        let spec = running.spec.as_ref()?;
-        spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|c| c.name == name).map(|c| limit_of(running, c))
-    };
+    let had = |name: &str| find_spec(running, name).map_or(0, |(_, c)| limit_of(running, &c));
     let smaller: BTreeMap<&ContainerId, (&str, i64)> =
-        containers.iter().map(|(id, c)| (id, (c.name.as_str(), limit_of(pod, c)))).filter(|(_, (name, now))| shrinks(had(name).unwrap_or(0), *now)).collect();
+        containers.iter().map(|(id, c)| (id, (c.name.as_str(), limit_of(pod, c)))).filter(|(_, (name, now))| shrinks(had(name), *now)).collect();
     let (before, now) = (resources::pod_limits(running).memory_limit_bytes, resources::pod_limits(pod).memory_limit_bytes);
     if smaller.is_empty() && !shrinks(before, now) {
         return None;

@@ -96,8 +96,14 @@ impl Worker {
             self.backoff.next(&restart_key(&spec), ended, at);
         }
         let pod = &self.given(pod, containers);
-        let Some(spec) = spec_of(pod, kind, index) else { return };
+        let Some(mut spec) = spec_of(pod, kind, index) else { return };
         let attempt = self.next_attempt(containers, &name);
+        let ran = containers.iter().any(|c| c.name == name && c.state != State::Created);
+        if let Some((_, first)) = self.begun_with.get(&name).filter(|_| !ran) {
+            // What is asked for since the pod was let in is judged once this runs.
+            spec.resources = Some(first.clone());
+        }
+        self.begun_with.insert(name.clone(), (Some(attempt), spec.resources.clone().unwrap_or_default()));
         self.restarting = (attempt > 0).then_some(at);
         self.starting = Some((name.clone(), attempt));
         let target = pod
@@ -394,10 +400,22 @@ impl Worker {
     /// Gives containers that can have them new resources in place; answers those that must be started anew.
     pub(super) fn outgrown(&mut self, pod: &Arc<Pod>, containers: &[Container], at: Instant) -> HashSet<ContainerId> {
         let given = self.given(pod, containers);
-        for c in containers.iter().filter(|c| c.running()) {
-            // One that has just been started has what the spec says, or what the one before had.
-            let of_spec = || find_spec(&given, &c.name).and_then(|(_, s)| s.resources).unwrap_or_default();
-            self.applied.entry(c.id.clone()).or_insert_with(of_spec);
+        for c in containers.iter().filter(|c| c.state != State::Created) {
+            if !self.applied.contains_key(&c.id) {
+                // One that was begun here has what it was begun with, also where it ended at once; another what the spec says, or what the one before had.
+                let begun = self.begun_with.get(&c.name).filter(|(attempt, _)| *attempt == Some(c.attempt)).map(|(_, has)| has.clone());
+                let of_spec = || find_spec(&given, &c.name).and_then(|(_, s)| s.resources).unwrap_or_default();
+                if let Some(has) = begun.or_else(|| c.running().then(of_spec)) {
+                    self.applied.insert(c.id.clone(), has);
+                }
+            }
+            // Who follows it in a sandbox made anew is begun with what it has by now.
+            if let (Some(has), Some(newest)) = (self.applied.get(&c.id), self.begun_with.get_mut(&c.name))
+                && newest.0 <= Some(c.attempt)
+                && newest.1 != *has
+            {
+                *newest = (Some(c.attempt), has.clone());
+            }
         }
         self.applied.retain(|id, _| containers.iter().any(|c| c.id == *id));
         let outgrown = resize::is_outgrown(pod, self.of_all.get_or_insert_with(|| resize::of_all(pod)));

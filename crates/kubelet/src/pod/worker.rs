@@ -121,6 +121,8 @@ pub struct Worker {
     /// A container is being started again, or gets other resources, since then.
     pub(super) restarting: Option<Instant>,
     pub(super) applied: Applied,
+    /// By container its newest run and what that was begun with, or has by now; before the first, what the pod was let in with.
+    pub(super) begun_with: HashMap<String, (Option<u32>, ResourceRequirements)>,
     /// What the pod as a whole has, once that is known.
     pub(super) of_all: Option<ResourceRequirements>,
     pub(super) resize: (Option<Pending>, Option<Option<String>>),
@@ -195,6 +197,7 @@ impl Worker {
             stop_deadline: None,
             restarting: None,
             applied: Applied::new(),
+            begun_with: resize::asked_by_name(&handle.granted()),
             of_all: None,
             resize: (None, None),
             resize_look_at: None,
