@@ -110,6 +110,12 @@ pub fn made_for(pod: &Pod, claim: &ResourceClaim) -> Result<(), String> {
     Err(format!("ResourceClaim {namespace}/{} was not created for Pod {namespace}/{name} (Pod is not owner)", claim.name()))
 }
 
+/// Whether a claim was made for a pod's extended resources.
+#[must_use]
+pub fn is_extended(pod: &Pod, claim: &ResourceClaim) -> bool {
+    claim.annotation(EXTENDED) == Some("true") && claim.is_controlled_by(pod.uid())
+}
+
 /// What a claim asks for.
 #[must_use]
 pub fn asked(claim: &ResourceClaim) -> Option<&DeviceClaim> {
@@ -173,6 +179,17 @@ mod tests {
 
     use super::*;
     use crate::typed;
+
+    #[test]
+    fn a_claim_for_extended_resources_says_so_and_is_its_pods() {
+        let pod: Pod = typed(&json!({"metadata": {"namespace": "n", "name": "p", "uid": "P"}, "spec": {"containers": []}})).expect("a pod");
+        let is = |value: &str, owner: &str| {
+            let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": owner, "controller": true});
+            let metadata = json!({"namespace": "n", "name": "p-x", "annotations": {EXTENDED: value}, "ownerReferences": [owner]});
+            is_extended(&pod, &typed(&json!({"metadata": metadata, "spec": {}})).expect("a claim"))
+        };
+        assert_eq!([is("true", "P"), is("false", "P"), is("", "P"), is("true", "Q")], [true, false, false, false], "a copy is its user's");
+    }
 
     #[test]
     fn a_pods_claims_are_named_by_it_or_by_its_status() {

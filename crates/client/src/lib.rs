@@ -39,7 +39,7 @@ pub use http_transport::HttpTransport;
 pub use informer::{Delta, Informer, Informers};
 pub use kubeconfig::{Credentials, Endpoint};
 pub use list::List;
-pub use object::{Meta, Object, ObjectKey, Plural, object_reference, own_claim};
+pub use object::{Meta, Object, ObjectKey, Plural, object_reference, own_claim, region_and_zone};
 pub use params::{DeleteParams, ListParams, Patch, PatchParams, Preconditions, Propagation};
 pub use partial::PartialObject;
 pub use queue::{Backoff, WorkQueue};

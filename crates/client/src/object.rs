@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::codec::Coded;
 use k8s_openapi::Metadata;
-use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::core::v1::{Node, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 /// An object of the API: one of the types of `k8s-openapi` that `codec.rs` lists, or anything with the same metadata.
@@ -124,4 +124,14 @@ pub fn object_reference<K: Meta + k8s_openapi::Resource>(object: &K) -> ObjectRe
 /// The name of the claim that is made for a pod's generic ephemeral volume (upstream's `ephemeral.VolumeClaimName`).
 pub fn own_claim(pod: &impl Meta, volume: &str) -> String {
     format!("{}-{volume}", pod.name())
+}
+
+/// Where a node is: its region and zone, by the labels of today or else of old (upstream `GetZoneKey`, which asks for the old ones first).
+#[must_use]
+pub fn region_and_zone(node: &Node) -> (&str, &str) {
+    let of = |key: &str, old: &str| node.label(key).or_else(|| node.label(old)).unwrap_or_default();
+    (
+        of("topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region"),
+        of("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"),
+    )
 }

@@ -257,11 +257,7 @@ fn seconds(at: Timestamp) -> String {
 /// A message as long as it may be.
 fn shortened(mut message: String) -> String {
     if message.len() > MESSAGE_MAX {
-        let mut end = MESSAGE_MAX - 3;
-        while !message.is_char_boundary(end) {
-            end -= 1;
-        }
-        message.truncate(end);
+        message.truncate(message.floor_char_boundary(MESSAGE_MAX - 3));
         message.push_str("...");
     }
     message

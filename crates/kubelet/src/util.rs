@@ -151,14 +151,7 @@ pub fn port(of: &IntOrString, container: &Container) -> Result<u16, String> {
 /// `len` bytes of `text` at most, cut at a character.
 #[must_use]
 pub fn truncate(text: &str, len: usize) -> &str {
-    if text.len() <= len {
-        return text;
-    }
-    let mut end = len;
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
+    &text[..text.floor_char_boundary(len)]
 }
 
 /// Hash of anything that serialises, as hexadecimal, stable over restarts and versions of the program.

@@ -6,12 +6,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use client::Meta;
+use client::{Meta, region_and_zone};
 use k8s_openapi::api::core::v1::Node;
 
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
-use crate::rules;
 
 /// Where a pod is.
 #[derive(Debug)]
@@ -32,15 +31,6 @@ pub struct Cache {
     assumed: usize,
     /// Whether the nodes are no longer in their order.
     unsettled: bool,
-}
-
-/// Where a node is: its region and zone.
-fn zone(node: &Node) -> (&str, &str) {
-    let of = |key: &str, old: &str| rules::label(node, key).or_else(|| rules::label(node, old)).unwrap_or_default();
-    (
-        of("topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region"),
-        of("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"),
-    )
 }
 
 impl Cache {
@@ -67,7 +57,7 @@ impl Cache {
         if let Some(at) = self.index.get(node.name()) {
             let info = &mut self.nodes[*at];
             let old = info.node.clone();
-            self.unsettled |= zone(&old) != zone(&node);
+            self.unsettled |= region_and_zone(&old) != region_and_zone(&node);
             info.set_node(node);
             return Some(old);
         }
@@ -91,7 +81,7 @@ impl Cache {
         let mut turns: HashMap<(String, String), usize> = HashMap::new();
         let mut with_turn: Vec<(usize, NodeInfo)> = Vec::with_capacity(self.nodes.len());
         for info in self.nodes.drain(..) {
-            let (region, zone) = zone(&info.node);
+            let (region, zone) = region_and_zone(&info.node);
             let turn = turns.entry((region.to_owned(), zone.to_owned())).or_default();
             with_turn.push((*turn, info));
             *turn += 1;

@@ -86,7 +86,7 @@ pub fn candidates(cycle: &Cycle<'_>, filters: Option<&Filters<'_>>, diagnosis: &
     }
     let mut told =
         Diagnosis { nodes: diagnosis.nodes, others: Some(Rejection::unresolvable("Preemption is not helpful for scheduling")), ..Diagnosis::default() };
-    let mut list: Vec<Candidate> = Vec::new();
+    let (mut list, mut has_harmless) = (Vec::new(), false);
     let Some(filters) = filters else { return Ok(Candidates { list, told }) };
     let hopeful: Vec<usize> = diagnosis.rejected.iter().filter(|(_, r)| r.resolvable).map(|(at, _)| *at).collect();
     let number = |limit: Option<i32>| usize::try_from(limit.unwrap_or_default()).unwrap_or_default();
@@ -96,13 +96,16 @@ pub fn candidates(cycle: &Cycle<'_>, filters: Option<&Filters<'_>>, diagnosis: &
     for i in 0..hopeful.len() {
         let at = hopeful[(offset + i) % hopeful.len()];
         match victims(cycle, filters, &cycle.snapshot.nodes[at], &budgets) {
-            Ok(candidate) => list.push(candidate),
+            Ok(candidate) => {
+                has_harmless |= candidate.violations == 0;
+                list.push(candidate);
+            }
             Err(rejection) => {
                 told.rejected.insert(at, rejection);
             }
         }
         // As long as all of them break budgets there may be a better one.
-        if list.len() >= tries && list.iter().any(|c| c.violations == 0) {
+        if list.len() >= tries && has_harmless {
             break;
         }
     }

@@ -183,7 +183,6 @@ fn requests(pod: &Pod, with_status: bool, fill: impl Fn(&mut Resources, Option<&
         fill(&mut own, list);
         own
     };
-    let asked = || of_containers(pod, |container| read(requests_of(container)));
     let refused = resize_infeasible(pod);
     let overhead = Resources::from_list(pod.spec.as_ref().and_then(|s| s.overhead.as_ref()));
     // The node says of the pod as a whole what it takes with its overhead, which is added to all below. (The original adds it twice.)
@@ -192,7 +191,7 @@ fn requests(pod: &Pod, with_status: bool, fill: impl Fn(&mut Resources, Option<&
         own.subtract(&overhead);
         own
     };
-    let mut total = if with_status && refused { Resources::default() } else { asked() };
+    let mut total = if with_status && refused { Resources::default() } else { of_containers(pod, |container| read(requests_of(container))) };
     if let Some(status) = pod.status.as_ref().filter(|_| with_status) {
         // What is said of the pod as a whole is the sum already.
         let whole = status.allocated_resources.as_ref().zip(status.resources.as_ref().and_then(|r| r.requests.as_ref()));

@@ -229,6 +229,16 @@ fn start_with(config: Config) -> (Arc<Fake>, CancellationToken) {
     (fake, token)
 }
 
+/// A node that the pod `a` has to itself, and the pod `b`, for which there is no room.
+async fn start_full() -> (Arc<Fake>, CancellationToken) {
+    let (fake, token) = start();
+    fake.put("/api/v1/nodes/n1", node("2"));
+    fake.put(&path_of("a"), pod("a", "2", 0));
+    fake.on_node("a").await;
+    fake.put(&path_of("b"), pod("b", "1", 0));
+    (fake, token)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pod_gets_its_node_without_a_moment_passing() {
     let (fake, _token) = start();
@@ -248,11 +258,7 @@ async fn a_pod_gets_its_node_without_a_moment_passing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_without_room_is_told_why_and_goes_when_there_is_some() {
-    let (fake, _token) = start();
-    fake.put("/api/v1/nodes/n1", node("2"));
-    fake.put(&path_of("a"), pod("a", "2", 0));
-    fake.on_node("a").await;
-    fake.put(&path_of("b"), pod("b", "1", 0));
+    let (fake, _token) = start_full().await;
     let told = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
     assert_eq!(fake.event("b", "FailedScheduling").await, told);
     let path = path_of("b");
@@ -267,11 +273,7 @@ async fn a_pod_without_room_is_told_why_and_goes_when_there_is_some() {
 
 #[tokio::test(start_paused = true)]
 async fn that_a_pod_got_its_node_is_told_however_often_it_did_not() {
-    let (fake, _token) = start();
-    fake.put("/api/v1/nodes/n1", node("2"));
-    fake.put(&path_of("a"), pod("a", "2", 0));
-    fake.on_node("a").await;
-    fake.put(&path_of("b"), pod("b", "1", 0));
+    let (fake, _token) = start_full().await;
     let told = |s: &State, times: u64| {
         let so_often = |e: &Value| e["involvedObject"]["name"] == "b" && e["reason"] == "FailedScheduling" && e["count"] == times;
         s.objects.values().any(so_often).then_some(())

@@ -181,9 +181,7 @@ impl Zones {
 
 /// A node's zone: its region and zone together, as upstream's `GetZoneKey` has them.
 pub(super) fn zone(node: &Node) -> String {
-    let label = |stable: &str, old: &str| labels(node).get(stable).or_else(|| labels(node).get(old)).cloned().unwrap_or_default();
-    let region = label("topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region");
-    let zone = label("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone");
+    let (region, zone) = client::region_and_zone(node);
     if region.is_empty() && zone.is_empty() { String::new() } else { format!("{region}:\0:{zone}") }
 }
 

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use client::Meta;
-use client::devices::EXTENDED;
+use client::devices::{self, EXTENDED};
 use k8s_openapi::api::core::v1::{Container, ContainerExtendedResourceRequest as Mapping, Pod};
 use k8s_openapi::api::resource::v1::{DeviceClaim, DeviceClass, DeviceRequest, ExactDeviceRequest, ResourceClaim, ResourceClaimSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -43,8 +43,7 @@ pub(super) fn class_for(world: &World, name: &str) -> Option<Arc<DeviceClass>> {
 
 /// A claim for a pod's extended resources that another decision has left.
 pub(super) fn stale(pod: &PodInfo, world: &World) -> Option<Arc<ResourceClaim>> {
-    let is = |claim: &ResourceClaim| claim.metadata.annotations.as_ref().is_some_and(|all| all.get(EXTENDED).is_some_and(|is| is == "true"));
-    world.resource_claims.list_namespace(pod.pod.namespace()).into_iter().find(|claim| is(claim) && claim.is_controlled_by(pod.pod.uid()))
+    world.resource_claims.list_namespace(pod.pod.namespace()).into_iter().find(|claim| devices::is_extended(&pod.pod, claim))
 }
 
 /// What a pod asks for that devices may stand for, with the class of what there is one for.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::devices::{EXTENDED, FINALIZER, allocation, is_reserved_for, results};
+use client::devices::{FINALIZER, allocation, is_reserved_for, results};
 use client::{Client, DeleteParams, Error, EventType, Meta, Patch, PatchParams};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimConsumerReference};
@@ -212,8 +212,8 @@ async fn write_once(client: &Client, pod: &Pod, grant: &Grant, mut claim: Resour
 
 /// Gives back what a claim has (upstream's plug-in after filtering); one that was made for extended resources goes. Whether it is done, or
 /// somebody else changed the claim: that is heard.
-pub(super) async fn free(client: &Client, claim: &ResourceClaim) -> bool {
-    let done = if is_extended(claim) { delete(client, claim).await } else { deallocate(client, claim).await };
+pub(super) async fn free(client: &Client, claim: &ResourceClaim, is_extended: bool) -> bool {
+    let done = if is_extended { delete(client, claim).await } else { deallocate(client, claim).await };
     if let Err(error) = &done {
         tracing::warn!(%error, claim = %claim.key(), "a claim of no use could not be given back");
     }
@@ -257,9 +257,4 @@ async fn delete(client: &Client, claim: &ResourceClaim) -> Result<(), Error> {
         }
     }
     gone(api.delete(name, &DeleteParams::default().uid(claim.uid())).await)
-}
-
-/// Whether a claim was made for a pod's extended resources.
-pub(super) fn is_extended(claim: &ResourceClaim) -> bool {
-    claim.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(EXTENDED))
 }

@@ -35,14 +35,13 @@ pub(super) async fn schedule(
     let cycle = Cycle::new(pod, profile, snapshot);
     let others_score = extenders.iter().any(|e| e.scores() || e.filters());
     let mut survey = Survey::new(&cycle, *start, others_score);
-    let next = survey.next_start(*start);
+    *start = survey.next_start(*start);
     let asked = filter(&cycle, &mut survey, extenders).await;
     // The node for which the pod waits is asked alone; where that is of no use to somebody else, all are.
     if (asked.is_err() || survey.feasible.is_empty()) && survey.look_further(&cycle) {
         *start = survey.next_start(*start);
         filter(&cycle, &mut survey, extenders).await?;
     } else {
-        *start = next;
         asked?;
     }
     if !survey.feasible.is_empty() {

@@ -328,8 +328,9 @@ impl Scheduler {
                 None => self.change(&Change::PodPlaced(&info)),
             }
         } else if self.config.profiles.get(pod::scheduler_name(pod)).is_some() {
-            let info = Self::info(self.queue.get(pod.uid()), pod);
-            let before = self.queue.get(pod.uid()).map(|known| known.nominated().to_owned()).unwrap_or_default();
+            let known = self.queue.get(pod.uid());
+            let before = known.map(|known| known.nominated().to_owned()).unwrap_or_default();
+            let info = Self::info(known, pod);
             // By a former process, or by somebody who knows where it is to go; what is about to be bound has its node.
             if info.nominated() != before && !self.cache.contains(pod.uid()) {
                 self.give_back(pod.uid(), info.nominated());
@@ -585,11 +586,12 @@ impl Scheduler {
         let said = failure.rejected.iter().filter(|(_, rejection)| dynamic_resources::may_help(rejection));
         let nodes: Vec<_> = said.filter_map(|(at, _)| self.cache.nodes().get(*at)).collect();
         let Some(claim) = dynamic_resources::to_free(pod, &nodes, &self.world, patience) else { return };
-        let what = if devices::is_extended(&claim) { "deletion" } else { "deallocation" };
+        let is_extended = client::devices::is_extended(&pod.pod, &claim);
+        let what = if is_extended { "deletion" } else { "deallocation" };
         failure.message = failure.message.replacen(" preemption:", &format!(" {what} of ResourceClaim completed, preemption:"), 1);
         let (client, reports, uid) = (self.client.clone(), self.reports.clone(), pod.pod.uid().to_owned());
         tokio::spawn(async move {
-            if !Box::pin(devices::free(&client, &claim)).await {
+            if !Box::pin(devices::free(&client, &claim, is_extended)).await {
                 // No event tells of it. The scheduler may have ended: then nobody needs to know.
                 let _ = reports.send(Report::NotFreed(uid));
             }

@@ -123,11 +123,7 @@ fn truncated(message: &str) -> String {
     if message.len() <= MESSAGE_MAX {
         return message.to_owned();
     }
-    let mut end = MESSAGE_MAX - SUFFIX.len();
-    while !message.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}{SUFFIX}", &message[..end])
+    format!("{}{SUFFIX}", &message[..message.floor_char_boundary(MESSAGE_MAX - SUFFIX.len())])
 }
 
 /// `version`: only if the pod is as it was at this revision.

@@ -97,6 +97,10 @@ async fn what_is_of_no_use_is_given_back_and_found_anew() {
     let elsewhere = json!({"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["gone"]}]}]});
     let result = json!({"request": "r", "driver": "d.io", "pool": "gone", "device": "x"});
     claim(&fake, "one", json!({"allocation": {"devices": {"results": [result]}, "nodeSelector": elsewhere}}));
+    // Whatever its maker says of it: it is the pod's by name alone.
+    let mut one = fake.get(&format!("{CLAIMS}/one"));
+    one["metadata"]["annotations"] = json!({"resource.kubernetes.io/extended-resource-claim": "true"});
+    fake.put(&format!("{CLAIMS}/one"), one);
     fake.put(&path_of("web"), user("web", json!({"resourceClaimName": "one"})));
     let told = fake.event("web", "FailedScheduling").await;
     let why = "0/1 nodes are available: 1 resourceclaim not available on the node. deallocation of ResourceClaim completed, preemption: ";
