@@ -15,13 +15,11 @@ use machinery::pod_names;
 use serde_json::json;
 
 use crate::meta::{created, minus, plus};
+use crate::token_secrets::{ACCOUNT, ACCOUNT_UID, TYPE, is_listed, noted};
 use crate::work::{Controller, Cx, Step};
 
-const TYPE: &str = "kubernetes.io/service-account-token";
 const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
 const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
-const ACCOUNT: &str = "kubernetes.io/service-account.name";
-const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
 const TRACKING: &str = "kube-apiserver-legacy-service-account-token-tracking";
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -80,12 +78,8 @@ impl Cleaner {
 
     /// Whether a token was made for an account, which lists it then.
     fn is_generated(&self, token: &Secret) -> bool {
-        let noted = |key: &str| token.metadata.annotations.as_ref().and_then(|all| all.get(key)).map_or("", String::as_str);
-        let account = self.accounts.get(token.namespace(), noted(ACCOUNT)).filter(|_| !noted(ACCOUNT).is_empty());
-        account.is_some_and(|account| {
-            let same = matches!(noted(ACCOUNT_UID), "") || noted(ACCOUNT_UID) == account.uid();
-            same && account.secrets.iter().flatten().any(|one| one.name.as_deref() == Some(token.name()))
-        })
+        let account = self.accounts.get(token.namespace(), noted(token, ACCOUNT));
+        account.is_some_and(|account| is_listed(&account, noted(token, ACCOUNT_UID), token.name()))
     }
 
     /// The Secrets that pods of a namespace name.

@@ -16,9 +16,9 @@ use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 
 use crate::work::{Controller, Cx, Step};
 
-const TYPE: &str = "kubernetes.io/service-account-token";
-const ACCOUNT: &str = "kubernetes.io/service-account.name";
-const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
+pub(crate) const TYPE: &str = "kubernetes.io/service-account-token";
+pub(crate) const ACCOUNT: &str = "kubernetes.io/service-account.name";
+pub(crate) const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
 /// Upstream `--concurrent-serviceaccount-token-syncs`.
 const WORKERS: usize = 5;
 
@@ -53,13 +53,18 @@ struct Tokens {
     accounts: Informer<ServiceAccount>,
 }
 
-fn noted<'s>(secret: &'s Secret, key: &str) -> &'s str {
+pub(crate) fn noted<'s>(secret: &'s Secret, key: &str) -> &'s str {
     secret.annotation(key).unwrap_or_default()
 }
 
 /// Whether an account is the one that a Secret names; without a UID any of the name is.
 fn is_meant(account: &ServiceAccount, uid: &str) -> bool {
     uid.is_empty() || account.uid() == uid
+}
+
+/// Whether an account is the one that is meant, and lists a Secret of this name.
+pub(crate) fn is_listed(account: &ServiceAccount, uid: &str, secret: &str) -> bool {
+    is_meant(account, uid) && account.secrets.iter().flatten().any(|s| s.name.as_deref() == Some(secret))
 }
 
 /// The Secret with today's authority and its namespace; none if it has them, and a token.
@@ -139,7 +144,7 @@ impl Tokens {
 
     /// An account does not list a Secret that is gone.
     async fn unlist(&self, secret: &ObjectKey, account: &str, uid: &str) -> Step {
-        let lists = |account: &ServiceAccount| is_meant(account, uid) && account.secrets.iter().flatten().any(|s| s.name.as_ref() == Some(&secret.name));
+        let lists = |account: &ServiceAccount| is_listed(account, uid, &secret.name);
         if !self.accounts.get(&secret.namespace, account).is_some_and(|account| lists(&account)) {
             return Ok(None);
         }

@@ -265,13 +265,6 @@ impl Crons {
         if cron.is_deleting() {
             return Ok(None);
         }
-        if cron.spec.schedule.contains("TZ") {
-            let message = format!(
-                "CRON_TZ or TZ used in schedule {:?} is not officially supported, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details",
-                cron.spec.schedule
-            );
-            self.tell(cron, EventType::Warning, "UnsupportedSchedule", message);
-        }
         if zone(cron).is_none() {
             let name = cron.spec.time_zone.as_deref().unwrap_or_default();
             self.tell(cron, EventType::Warning, "UnknownTimeZone", format!("invalid timeZone: {name:?}: unknown time zone {name}"));
@@ -279,6 +272,13 @@ impl Crons {
         }
         if cron.spec.suspend == Some(true) {
             return Ok(None);
+        }
+        if cron.spec.schedule.contains("TZ") {
+            let message = format!(
+                "CRON_TZ or TZ used in schedule {:?} is not officially supported, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details",
+                cron.spec.schedule
+            );
+            self.tell(cron, EventType::Warning, "UnsupportedSchedule", message);
         }
         let Some((schedule, zone)) = clock(cron) else {
             self.tell(cron, EventType::Warning, "UnparseableSchedule", format!("unparseable schedule: {:?}", cron.spec.schedule));

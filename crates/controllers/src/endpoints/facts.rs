@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use crate::meta::labels;
 use crate::pods;
 
-const ZONE: &str = "topology.kubernetes.io/zone";
+pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// All of a pod that endpoints are made of, apart from its labels and container ports (which do not change).
 #[derive(Debug, PartialEq)]

@@ -191,13 +191,15 @@ impl Syncs {
         Self { syncs: registry.counters(&SYNCS, ["result"]), changed: registry.histograms(&CHANGED, ["topology", "traffic_distribution"], &USUAL) }
     }
 
-    /// A pass over a Service was to change so many slices; how its endpoints get their hints: by which mode of topology, and by which
+    /// A pass over a Service changed so many slices; how its endpoints get their hints: by which mode of topology, and by which
     /// `trafficDistribution`.
-    pub(super) fn ended(&self, is_error: bool, hints: (&str, &str), changed: usize) {
+    pub(super) fn changed(&self, hints: (&str, &str), count: usize) {
+        self.changed.with([hints.0, hints.1]).observe(count as f64);
+    }
+
+    /// A pass over a Service ended.
+    pub(super) fn ended(&self, is_error: bool) {
         self.syncs.with([if is_error { "error" } else { "success" }]).inc();
-        if !is_error {
-            self.changed.with([hints.0, hints.1]).observe(changed as f64);
-        }
     }
 }
 
@@ -222,7 +224,9 @@ mod tests {
         assert!(has("endpoints_desired 3"), "{}", registry.text());
         let spec = serde_json::json!({"selector": {"a": "b"}, "trafficDistribution": "PreferSameNode"});
         let services = Informer::fixed([client::typed::<Service>(&serde_json::json!({"spec": spec})).unwrap()]);
-        Syncs::new(&registry, &services).ended(false, ("Disabled", "PreferSameZone"), 2);
+        let syncs = Syncs::new(&registry, &services);
+        syncs.changed(("Disabled", "PreferSameZone"), 2);
+        syncs.ended(false);
         assert!(has("services_count_by_traffic_distribution{traffic_distribution=\"PreferSameNode\"} 1"), "{}", registry.text());
         assert!(has("syncs{result=\"success\"} 1"));
         assert!(has("endpointslices_changed_per_sync_sum{topology=\"Disabled\",traffic_distribution=\"PreferSameZone\"} 2"), "{}", registry.text());

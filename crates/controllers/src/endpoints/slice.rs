@@ -19,6 +19,8 @@ use crate::work::{Controller, Cx, Step};
 
 const CONTROLLER: &str = "endpointslice-controller.k8s.io";
 const WORKERS: usize = 5;
+/// The index of Services that ask for zones by annotation.
+const BY_TOPOLOGY: &str = "topology";
 
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
@@ -36,6 +38,7 @@ pub(crate) async fn run(cx: Cx) {
         topology: Topology::default(),
     });
     pods::index_node(&pods);
+    controller.services.add_index(BY_TOPOLOGY, |service| topology::is_auto(service).then(String::new).into_iter().collect());
     cx.setup(&controller)
         .on(&controller.services, |c, queue, change| c.backends.heard_service(queue, change))
         .on(&pods, |c, queue, change| c.backends.heard_pod(queue, change))
@@ -181,17 +184,21 @@ impl Controller for Slices {
             self.recorder.event(&object_reference(&*service), if is_bad { EventType::Warning } else { EventType::Normal }, reason, message);
         }
         // The Service no longer has that address family.
+        self.topology.only(key, &families);
         let count = existing.len();
         plan.remove(existing.into_iter().filter(|s| !families.contains(&s.address_type.as_str())));
         let changes = plan.create.len() + plan.update.len() + plan.delete.len();
         let written = self.writer.write(key, plan, count).await;
         let distribution = service.spec.as_ref().filter(|_| !auto).and_then(|s| s.traffic_distribution.as_deref()).unwrap_or_default();
-        self.syncs.ended(written.is_err(), (if auto { "Auto" } else { "Disabled" }, distribution), changes);
+        if written.is_ok() {
+            self.syncs.changed((if auto { "Auto" } else { "Disabled" }, distribution), changes);
+        }
         // Those that were left out are looked at again: their nodes may only not be heard of yet.
         let written = written.and_then(|()| match homeless {
             None => Ok(()),
             Some(why) => Err(Status::new(500, "InternalError", why).into()),
         });
+        self.syncs.ended(written.is_err());
         match written {
             Err(error) if !error.is_conflict() && !error.is_not_found() => {
                 let message = format!("Error updating Endpoint Slices for Service {key}: {error}");
@@ -206,7 +213,7 @@ impl Controller for Slices {
 impl Slices {
     /// A node's zone is its endpoints' zone; without a node there is none.
     fn heard_node(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<Node>) {
-        let zone = |n: &Node| labels(n).get("topology.kubernetes.io/zone").cloned();
+        let zone = |n: &Node| labels(n).get(facts::ZONE).cloned();
         let moved = match change {
             Delta::Updated { old, new } => zone(old) != zone(new),
             Delta::Added(node) => zone(node).is_some(),
@@ -217,7 +224,7 @@ impl Slices {
             _ => true,
         };
         if counts {
-            self.topology.overloaded(&self.nodes.list()).into_iter().for_each(|key| queue.add(key));
+            self.topology.overloaded(|| self.nodes.list()).into_iter().for_each(|key| queue.add(key));
         }
         // The pods of one that comes may have been heard of before it was.
         if moved || matches!(change, Delta::Added(_)) {
@@ -226,7 +233,7 @@ impl Slices {
         }
         if moved {
             // What one node lacks keeps the zones from all that ask for them, wherever their pods are.
-            self.services.list().iter().filter(|s| topology::is_auto(s)).for_each(|s| queue.add(s.key()));
+            self.services.by_index(BY_TOPOLOGY, "").iter().for_each(|s| queue.add(s.key()));
         }
     }
 

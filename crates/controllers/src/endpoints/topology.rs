@@ -13,12 +13,13 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointSlice, Fo
 use machinery::quantity::Quantity;
 use parking_lot::Mutex;
 
+use super::facts::ZONE;
 use crate::meta::{annotations, labels};
+use crate::node::is_ready;
 
 const ANNOTATION: &str = "service.kubernetes.io/topology-mode";
 /// Its former name, which goes first.
 const OLD_ANNOTATION: &str = "service.kubernetes.io/topology-aware-hints";
-const ZONE: &str = "topology.kubernetes.io/zone";
 /// Nodes with these labels serve the cluster itself: their CPU does not count.
 const NOT_COUNTED: [&str; 2] = ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"];
 /// How much more than its part an endpoint may get, at most.
@@ -37,11 +38,8 @@ pub(super) fn is_auto(service: &Service) -> bool {
 
 /// What of a node counts: whether it is ready, where it is, and its CPU.
 pub(super) fn counted(node: &Node) -> (bool, Option<&String>, i64) {
-    let status = node.status.as_ref();
-    let conditions = status.and_then(|s| s.conditions.as_ref()).into_iter().flatten();
-    let is_ready = conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True");
-    let cpu = status.and_then(|s| s.allocatable.as_ref()?.get("cpu")).and_then(|q| q.0.parse::<Quantity>().ok());
-    (is_ready, labels(node).get(ZONE).filter(|zone| !zone.is_empty()), cpu.map_or(0, Quantity::milli_value))
+    let cpu = node.status.as_ref().and_then(|s| s.allocatable.as_ref()?.get("cpu")).and_then(|q| q.0.parse::<Quantity>().ok());
+    (is_ready(node), labels(node).get(ZONE).filter(|zone| !zone.is_empty()), cpu.map_or(0, Quantity::milli_value))
 }
 
 /// Each zone's part of all CPU; none: something is not known of a node, or there are not two zones.
@@ -212,19 +210,30 @@ impl Topology {
         }
     }
 
+    /// A Service has these families alone.
+    pub(super) fn only(&self, key: &ObjectKey, families: &[&str]) {
+        let mut known = self.0.lock();
+        if let Some(given) = known.get_mut(key) {
+            given.retain(|family, _| families.contains(&family.as_str()));
+            if given.is_empty() {
+                known.remove(key);
+            }
+        }
+    }
+
     /// A Service no longer asks for it: what is to be told of that.
     pub(super) fn off(&self, key: &ObjectKey) -> Vec<Told> {
         let families = self.0.lock().remove(key).unwrap_or_default();
         families.keys().map(|family| (true, "TopologyAwareHintsDisabled", format!("Topology Aware Hints has been disabled, addressType: {family}"))).collect()
     }
 
-    /// The Services that have a zone with too few endpoints now.
-    pub(super) fn overloaded(&self, nodes: &[Arc<Node>]) -> Vec<ObjectKey> {
+    /// The Services that have a zone with too few endpoints now. The nodes are asked for only where any Service has zones.
+    pub(super) fn overloaded(&self, nodes: impl FnOnce() -> Vec<Arc<Node>>) -> Vec<ObjectKey> {
         let known = self.0.lock();
         if known.is_empty() {
             return Vec::new();
         }
-        let shares = shares(nodes);
+        let shares = shares(&nodes());
         known.iter().filter(|(_, families)| families.values().any(|given| is_overloaded(given, shares.as_ref()))).map(|(key, _)| key.clone()).collect()
     }
 }
@@ -304,10 +313,13 @@ mod tests {
         };
         assert_eq!(assign(&nodes), Some("TopologyAwareHintsEnabled"));
         assert_eq!(assign(&nodes), None, "it is on");
-        assert!(topology.overloaded(&nodes).is_empty());
+        assert!(topology.overloaded(|| nodes.to_vec()).is_empty());
         let moved = [node("1", "a", "1"), node("2", "c", "1")];
-        assert_eq!(topology.overloaded(&moved), std::slice::from_ref(&key));
+        assert_eq!(topology.overloaded(|| moved.to_vec()), std::slice::from_ref(&key));
         assert_eq!(topology.off(&key).len(), 1);
-        assert!(topology.overloaded(&moved).is_empty());
+        assert!(topology.overloaded(|| moved.to_vec()).is_empty());
+        assert_eq!(assign(&nodes), Some("TopologyAwareHintsEnabled"));
+        topology.only(&key, &["IPv6"]);
+        assert!(topology.overloaded(|| moved.to_vec()).is_empty(), "a family that it no longer has");
     }
 }
