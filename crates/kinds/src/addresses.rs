@@ -23,13 +23,13 @@ pub(crate) fn of_cidr(text: &str, path: &Path, out: &mut Vec<String>) {
     let whole = range.to_string();
     let ambiguous = range.has_host_bits();
     if ambiguous {
-        let single = format!("{}/{}", range.address(), if range.address().is_ipv6() { 128 } else { 32 });
+        let single = format!("{}/{}", range.address, if range.address.is_ipv6() { 128 } else { 32 });
         out.push(format!("{path}: CIDR value {shown} is ambiguous in this context (should be {} or {}?)", Quoted(&whole), Quoted(&single)));
     }
     let strict = text.split_once('/').is_some_and(|(ip, length)| ip.parse::<IpAddr>().is_ok() && (length == "0" || !length.starts_with('0')));
-    if !strict || rules::is_mapped(range.address()) {
+    if !strict || rules::is_mapped(range.address) {
         out.push(format!("{path}: non-standard CIDR value {shown} is invalid: use {}", Quoted(&whole)));
-    } else if !ambiguous && range.address().is_ipv6() && whole != text {
+    } else if !ambiguous && range.address.is_ipv6() && whole != text {
         out.push(format!("{path}: IPv6 CIDR value {shown} should be in RFC 5952 canonical format ({})", Quoted(&whole)));
     }
 }

@@ -14,7 +14,7 @@ use machinery::{
     field::{Error, ErrorKind, ErrorList, Path},
     json,
     json_path::JsonPath,
-    names,
+    names, numerals,
     schema::Text,
     structural::{Node, Purpose},
     time,
@@ -410,18 +410,10 @@ fn date(value: &Value, text: &str, now: SystemTime) -> Value {
     if readable { print::since(value, now).into() } else { "<invalid>".into() }
 }
 
-/// As Go cuts a float on the processors that most servers have: what is no `i64` is the least of them.
-fn go_int(number: f64) -> i64 {
-    // 2^63, which is the first float that is too large.
-    let fits = (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&number);
-    if fits { number as i64 } else { i64::MIN }
-}
-
 /// A number as Go prints it: one without a fraction has been stored and read as a whole one.
 fn shown(number: &serde_json::Number) -> String {
     match number.as_f64().filter(|_| number.is_f64()) {
-        Some(float) if float.fract() == 0.0 && float.abs() < 9_223_372_036_854_775_808.0 => (float as i64).to_string(),
-        Some(float) => machinery::numerals::float(float),
+        Some(float) => numerals::reread(float).map_or_else(|| numerals::float(float), |whole| whole.to_string()),
         None => number.to_string(),
     }
 }
@@ -436,7 +428,7 @@ impl Cell {
             ("string", Value::Array(_) | Value::Object(_)) => String::from_utf8(machinery::json::encode(value)).unwrap_or_default().into(),
             ("string", Value::Number(number)) => shown(number).into(),
             ("string", other) => other.to_string().into(),
-            ("integer", Value::Number(number)) => number.as_i64().or_else(|| number.as_f64().map(go_int)).map_or(Value::Null, Value::from),
+            ("integer", Value::Number(number)) => number.as_i64().or_else(|| number.as_f64().map(numerals::go_int)).map_or(Value::Null, Value::from),
             ("number", Value::Number(number)) => number.as_f64().map_or(Value::Null, Value::from),
             ("boolean", Value::Bool(truth)) => (*truth).into(),
             ("date", Value::String(text)) => date(value, text, now),

@@ -2,7 +2,7 @@
 //!
 //! The newer API is strict about new events; the older one checks what it always has.
 
-use crate::{NameRule, Selectable, Strategy, rules, tree};
+use crate::{Selectable, Strategy, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -19,16 +19,8 @@ const FOREIGN: &str = "does not match event.namespace";
 pub struct Events;
 
 impl Strategy for Events {
-    fn any_finalizer(&self) -> bool {
-        true
-    }
-
     fn metadata_last(&self) -> bool {
         true
-    }
-
-    fn name_rule(&self) -> NameRule {
-        NameRule::PathSegment
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {

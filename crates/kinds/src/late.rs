@@ -42,7 +42,7 @@ pub fn is_late(kind: &str, error: &Error) -> bool {
         return false;
     }
     let field = without_indexes(error.path.as_str());
-    rules.any(|(_, late, wrong, words)| *late == field && *wrong == error.kind && error.detail.starts_with(words) && !error.detail.ends_with("minReplicas`"))
+    rules.any(|(_, late, wrong, words)| *late == field && *wrong == error.kind && error.detail.starts_with(words))
 }
 
 fn without_indexes(path: &str) -> String {

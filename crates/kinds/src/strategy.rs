@@ -235,7 +235,7 @@ pub trait Strategy: Send + Sync {
 
     /// How objects may be named.
     fn name_rule(&self) -> NameRule {
-        NameRule::Subdomain
+        if self.metadata_last() { NameRule::PathSegment } else { NameRule::Subdomain }
     }
 
     /// Whether an object for which nobody says a name is given one.
@@ -249,7 +249,7 @@ pub trait Strategy: Send + Sync {
     }
 
     /// Whether a new object's metadata is looked at where nothing else is wrong: upstream's validation of the kind leaves it to what
-    /// holds for every kind.
+    /// holds for every kind, which asks of names and finalizers no more than [`Self::name_rule`] and [`Self::any_finalizer`] say here.
     fn metadata_last(&self) -> bool {
         false
     }
@@ -267,7 +267,7 @@ pub trait Strategy: Send + Sync {
 
     /// Whether finalizers may be called as anybody likes: only the original's core asks for a domain.
     fn any_finalizer(&self) -> bool {
-        false
+        self.metadata_last()
     }
 
     /// Whether that holds for changes alone: upstream's updates of some kinds do not look again at what is checked of new objects.

@@ -377,8 +377,7 @@ fn holds(item: &Value, left: &Operand, comparison: Option<&(Operator, Operand)>,
 
 /// Whether Go holds a number as a float. One that was stored is a whole number if it has no fraction.
 fn is_float(number: &serde_json::Number, stored: bool) -> bool {
-    let has_fraction = || number.as_f64().is_some_and(|number| number.fract() != 0.0 || number.abs() >= 9_223_372_036_854_775_808.0);
-    !number.is_i64() && (!stored || has_fraction())
+    !number.is_i64() && (!stored || number.as_f64().is_some_and(|float| crate::numerals::reread(float).is_none()))
 }
 
 #[cfg(test)]

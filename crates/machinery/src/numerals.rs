@@ -4,6 +4,8 @@
 const EXACT_MAX: f64 = 9_007_199_254_740_991.0;
 /// How far from a whole number a float may be, in proportion (`go-openapi/swag/conv`).
 const EPSILON: f64 = 1e-9;
+/// 2^63, the first float that is too large for an `i64`.
+const TWO_TO_63: f64 = 9_223_372_036_854_775_808.0;
 
 /// Whether a float stands for a whole number.
 pub(crate) fn is_whole(float: f64) -> bool {
@@ -12,6 +14,16 @@ pub(crate) fn is_whole(float: f64) -> bool {
     }
     let rounded = float.round();
     float == rounded || (rounded != 0.0 && (float - rounded).abs() < EPSILON * rounded.abs())
+}
+
+/// A float as Go cuts it on amd64: what is no `i64` is the least of them.
+pub fn go_int(float: f64) -> i64 {
+    if (-TWO_TO_63..TWO_TO_63).contains(&float) { float as i64 } else { i64::MIN }
+}
+
+/// A float without a fraction as the whole number that it is once it has been written and read again.
+pub fn reread(float: f64) -> Option<i64> {
+    (float.fract() == 0.0 && float.abs() < TWO_TO_63).then_some(float as i64)
 }
 
 /// A float as `%v` prints it: the shortest digits, with an exponent below -4 and from 6 on.
@@ -33,5 +45,11 @@ mod tests {
         assert_eq!([0.5, 5.0, 1e20, 1e21, 1e-4, 1e-5, -2.5e-7].map(float), ["0.5", "5", "1e+20", "1e+21", "0.0001", "1e-05", "-2.5e-07"]);
         assert_eq!([100_000.0, 999_999.0, 1e6, 2_147_483_648.0].map(float), ["100000", "999999", "1e+06", "2.147483648e+09"]);
         assert_eq!([1.0, 1.5, 0.0, 1e-12, 3.000_000_000_1, 1e16].map(is_whole), [true, false, true, false, true, false]);
+    }
+
+    #[test]
+    fn as_go_cuts_and_rereads_floats() {
+        assert_eq!([1.5, -1.5, -TWO_TO_63, TWO_TO_63, f64::NAN].map(go_int), [1, -1, i64::MIN, i64::MIN, i64::MIN]);
+        assert_eq!([3.0, -0.0, 1.5, TWO_TO_63, -TWO_TO_63, f64::NAN].map(reread), [Some(3), Some(0), None, None, None, None]);
     }
 }

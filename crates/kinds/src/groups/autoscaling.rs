@@ -1,7 +1,7 @@
 //! `policy` and `autoscaling`: disruption budgets, and horizontal autoscalers in both of their versions.
 
 use super::checks;
-use crate::{NameRule, Strategy, amounts, internal, rules, tree};
+use crate::{Strategy, amounts, internal, rules, tree};
 use machinery::{
     Value, convert,
     field::{Error, ErrorList, Path},
@@ -22,16 +22,8 @@ const CPU_PERCENT: i64 = 80;
 pub(super) struct Budgets;
 
 impl Strategy for Budgets {
-    fn any_finalizer(&self) -> bool {
-        true
-    }
-
     fn metadata_last(&self) -> bool {
         true
-    }
-
-    fn name_rule(&self) -> NameRule {
-        NameRule::PathSegment
     }
 
     fn has_generation(&self) -> bool {

@@ -47,7 +47,8 @@ fn bits(address: IpAddr) -> (u128, u8) {
 /// A range of addresses: the first one, and the length of the prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cidr {
-    pub(super) address: IpAddr,
+    /// That which it is written with.
+    pub(crate) address: IpAddr,
     pub(super) length: u8,
 }
 
@@ -58,12 +59,7 @@ impl Cidr {
         if host >= 128 { u128::MAX } else { (1 << host) - 1 }
     }
 
-    /// The address that it is written with.
-    pub(crate) fn address(self) -> IpAddr {
-        self.address
-    }
-
-    /// Whether that has bits below the prefix.
+    /// Whether the address has bits below the prefix.
     pub(crate) fn has_host_bits(self) -> bool {
         let (value, width) = bits(self.address);
         value & Self::host_mask(self.length, width) != 0
@@ -110,12 +106,11 @@ pub(crate) fn cidr(text: &str, path: &Path, errors: &mut ErrorList) -> Option<Ci
         errors.push(Error::invalid(path, text, rules::BAD_CIDR));
         return None;
     };
-    let (value, width) = bits(range.address);
     let detail = if ip.parse::<IpAddr>().is_err() || text.len() != ip.len() + 1 + range.length.to_string().len() {
         "must not have leading 0s in IP or prefix length"
     } else if rules::is_mapped(range.address) {
         "must not have an IPv4-mapped IPv6 address"
-    } else if value & Cidr::host_mask(range.length, width) != 0 {
+    } else if range.has_host_bits() {
         "must not have bits set beyond the prefix length"
     } else {
         return Some(range);
@@ -127,7 +122,7 @@ pub(crate) fn cidr(text: &str, path: &Path, errors: &mut ErrorList) -> Option<Ci
 /// Checks a range that must be written in the one way that is right.
 pub(super) fn canonical_cidr(text: &str, path: &Path, errors: &mut ErrorList) -> Option<Cidr> {
     let range = cidr(text, path, errors)?;
-    let canonical = format!("{}/{}", range.address, range.length);
+    let canonical = range.to_string();
     if canonical != text {
         errors.push(Error::invalid(path, text, format!("must be in canonical form ({canonical:?})")));
     }

@@ -23,7 +23,7 @@ pub(super) fn affinity(affinity: &Value, path: &Path, errors: &mut ErrorList) {
     for (at, term) in tree::list(node, "preferredDuringSchedulingIgnoredDuringExecution").iter().enumerate() {
         let path = place.child("preferredDuringSchedulingIgnoredDuringExecution").index(at);
         weight(term, &path, errors);
-        node_term(&term["preference"], &path.child("preference"), errors);
+        node_term(&term["preference"], true, &path.child("preference"), errors);
     }
     for kind in ["podAffinity", "podAntiAffinity"] {
         let (own, place) = (&affinity[kind], path.child(kind));
@@ -52,11 +52,12 @@ pub(crate) fn node_selector(selector: &Value, path: &Path, errors: &mut ErrorLis
         errors.push(Error::required(&path.child("nodeSelectorTerms"), "must have at least one node selector term"));
     }
     for (at, term) in terms.iter().enumerate() {
-        node_term(term, &path.child("nodeSelectorTerms").index(at), errors);
+        node_term(term, false, &path.child("nodeSelectorTerms").index(at), errors);
     }
 }
 
-fn node_term(term: &Value, path: &Path, errors: &mut ErrorList) {
+/// A term that chooses nodes. One that is only `preferred` may have values that no label has, of which a warning tells.
+fn node_term(term: &Value, preferred: bool, path: &Path, errors: &mut ErrorList) {
     for (at, requirement) in tree::list(term, "matchExpressions").iter().enumerate() {
         let path = path.child("matchExpressions").index(at);
         let values = tree::list(requirement, "values");
@@ -76,7 +77,7 @@ fn node_term(term: &Value, path: &Path, errors: &mut ErrorList) {
         }
         let key = tree::text(requirement, "key");
         rules::name(key, &path.child("key"), names::qualified_name(key), errors);
-        for (nth, value) in values.iter().enumerate() {
+        for (nth, value) in values.iter().enumerate().filter(|_| !preferred) {
             let value = value.as_str().unwrap_or_default();
             rules::name(value, &place.index(nth), names::label_value(value), errors);
         }

@@ -450,3 +450,24 @@ fn a_status_names_the_claims_of_its_pod() {
     let mapping = |name: &str| json!({"extendedResourceClaimStatus": {"resourceClaimName": "r", "requestMappings": [{"containerName": name}]}});
     assert!(told(mapping("c")).is_empty() && told(mapping("d")).len() == 1);
 }
+
+#[test]
+fn values_that_no_label_has_are_told_where_they_are_preferred_and_refused_where_required() {
+    let term = json!({"matchExpressions": [{"key": "k", "operator": "In", "values": ["-"]}]});
+    let with = |node: Value| {
+        let mut spec = container(json!({}));
+        spec["affinity"] = json!({"nodeAffinity": node});
+        created(spec)
+    };
+    let preferred = with(json!({"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": term}]}));
+    assert_eq!(Pods.validate(&preferred), vec![]);
+    let told = Pods.warnings(&preferred, None);
+    let place = "spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].preference.matchExpressions[0].values[0]: - is invalid, ";
+    assert!(told.len() == 1 && told[0].starts_with(place), "{told:?}");
+    let required = with(json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}));
+    assert_eq!(Pods.validate(&required).len(), 1);
+    let many: Vec<&str> = vec!["-"; 10_000];
+    let many = json!({"matchExpressions": [{"key": "k", "operator": "In", "values": many}]});
+    let many = with(json!({"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": many}]}));
+    assert_eq!(Pods.warnings(&many, None).len(), super::overlaps::TOLD_MAX, "no more than can be told");
+}

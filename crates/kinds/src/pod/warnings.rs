@@ -113,6 +113,9 @@ pub(crate) fn node_term(term: &Value, path: &Path, preferred: bool, out: &mut Ve
             out.push(format!("{}: {key} is {message}", path.child("matchExpressions").index(at).child("key")));
         }
         for (nth, value) in tree::list(expression, "values").iter().map(|v| v.as_str().unwrap_or_default()).enumerate().filter(|_| preferred) {
+            if out.len() >= overlaps::TOLD_MAX {
+                return;
+            }
             let place = path.child("matchExpressions").index(at).child("values").index(nth);
             out.extend(names::label_value(value).into_iter().map(|why| format!("{place}: {value} is invalid, {why}")));
         }

@@ -39,38 +39,11 @@ impl<'b> Spelled<'b> {
         Self(floats.filter_map(|token| Some((token.parse::<f64>().ok()?.to_bits(), token))).collect())
     }
 
-    /// Encodes what came with the body.
+    /// Encodes a value that holds no others and came with the body.
     pub(crate) fn encode(&self, value: &Value, out: &mut Vec<u8>) {
-        match value {
-            Value::Number(number) if number.is_f64() => {
-                let spelled = number.as_f64().and_then(|number| self.0.get(&number.to_bits()));
-                out.extend_from_slice(spelled.map_or_else(|| super::encode(value), |token| token.as_bytes().to_vec()).as_slice());
-            }
-            Value::Array(items) => {
-                out.push(b'[');
-                for (at, item) in items.iter().enumerate() {
-                    if at > 0 {
-                        out.push(b',');
-                    }
-                    self.encode(item, out);
-                }
-                out.push(b']');
-            }
-            Value::Object(fields) => {
-                let mut keys: Vec<&String> = fields.keys().collect();
-                keys.sort();
-                out.push(b'{');
-                for (at, key) in keys.into_iter().enumerate() {
-                    if at > 0 {
-                        out.push(b',');
-                    }
-                    out.extend_from_slice(&super::encode(&Value::String(key.clone())));
-                    out.push(b':');
-                    self.encode(&fields[key], out);
-                }
-                out.push(b'}');
-            }
-            other => out.extend_from_slice(&super::encode(other)),
+        match value.as_f64().filter(|_| value.is_f64()).and_then(|number| self.0.get(&number.to_bits())) {
+            Some(token) => out.extend_from_slice(token.as_bytes()),
+            None => out.extend_from_slice(&super::encode(value)),
         }
     }
 }

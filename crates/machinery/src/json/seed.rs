@@ -171,19 +171,11 @@ fn is_float_zero(number: &serde_json::Number) -> bool {
 fn converted(number: &serde_json::Number, narrow: bool) -> Option<i64> {
     let whole = match (number.as_i64(), number.as_f64()) {
         (Some(whole), _) => whole,
-        (None, Some(float)) if float.trunc() == float => {
-            if (-TWO_TO_63..TWO_TO_63).contains(&float) {
-                float as i64
-            } else {
-                i64::MIN
-            }
-        }
+        (None, Some(float)) if float.trunc() == float => crate::numerals::go_int(float),
         _ => return None,
     };
     Some(if narrow { i64::from(whole as i32) } else { whole })
 }
-
-const TWO_TO_63: f64 = 9_223_372_036_854_775_808.0;
 
 /// A value of a known type.
 pub(super) struct Seed<'a> {

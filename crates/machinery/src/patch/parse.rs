@@ -107,34 +107,34 @@ fn operations(patch: &Value) -> Result<Vec<String>, String> {
 /// Writes a patched object as upstream's patching leaves it: what the patch has touched are maps, whose keys are sorted, and all
 /// else is as it was written by its type.
 fn echo(ty: Option<TypeRef<'_>>, value: &Value, touched: Option<&Value>, spelled: &json::Spelled<'_>, out: &mut Vec<u8>) {
-    let (fields, touched) = match (value, touched) {
-        (Value::Object(fields), Some(Value::Object(touched))) => (fields, touched),
-        (Value::Array(items), Some(Value::Object(touched))) => {
+    let Some(touched) = touched else { return out.extend_from_slice(&json::encode_as(ty, value)) };
+    // What is no tree of places came with the patch as a whole.
+    let below = |key: &str| touched.as_object().map_or(Some(touched), |places| places.get(key));
+    match value {
+        Value::Object(fields) => {
+            out.push(b'{');
+            for (at, (key, item)) in fields.iter().enumerate() {
+                if at > 0 {
+                    out.push(b',');
+                }
+                out.extend_from_slice(&json::encode(&Value::String(key.clone())));
+                out.push(b':');
+                echo(ty.and_then(|ty| ty.child(key)), item, below(key), spelled, out);
+            }
+            out.push(b'}');
+        }
+        Value::Array(items) => {
             out.push(b'[');
             for (at, item) in items.iter().enumerate() {
                 if at > 0 {
                     out.push(b',');
                 }
-                echo(ty.and_then(TypeRef::elem), item, touched.get(&at.to_string()), spelled, out);
+                echo(ty.and_then(TypeRef::elem), item, below(&at.to_string()), spelled, out);
             }
-            return out.push(b']');
+            out.push(b']');
         }
-        // It came with the patch.
-        (value, Some(_)) => return spelled.encode(value, out),
-        (value, None) => return out.extend_from_slice(&json::encode_as(ty, value)),
-    };
-    let mut keys: Vec<&String> = fields.keys().collect();
-    keys.sort();
-    out.push(b'{');
-    for (at, key) in keys.into_iter().enumerate() {
-        if at > 0 {
-            out.push(b',');
-        }
-        out.extend_from_slice(&json::encode(&Value::String(key.clone())));
-        out.push(b':');
-        echo(ty.and_then(|ty| ty.child(key)), &fields[key], touched.get(key), spelled, out);
+        leaf => spelled.encode(leaf, out),
     }
-    out.push(b'}');
 }
 
 /// The objects and lists of a patched value that the operations of a JSON patch go through, as a tree. A path that leads beyond the value is

@@ -5,7 +5,7 @@
 
 use super::formats::{self, Format};
 use crate::{
-    Value,
+    Value, numerals,
     regexp::{self, Regex},
 };
 use std::{
@@ -218,7 +218,7 @@ fn equals(value: &Value, known: &Value) -> bool {
     match (value, known) {
         (Value::Number(given), Value::Number(known)) => match (given.as_i64(), known.as_i64()) {
             (Some(given), Some(known)) => given == known,
-            (None, Some(known)) => given.as_f64().is_some_and(|given| go_int(given) == known),
+            (None, Some(known)) => given.as_f64().is_some_and(|given| numerals::go_int(given) == known),
             _ => given.as_f64() == known.as_f64(),
         },
         (Value::Number(given), Value::String(known)) => given.as_i64().is_some_and(|code| {
@@ -227,11 +227,6 @@ fn equals(value: &Value, known: &Value) -> bool {
         }),
         _ => value == known,
     }
-}
-
-/// A float as Go's compiler makes it a whole number on amd64: what does not fit is the least.
-fn go_int(float: f64) -> i64 {
-    if float.abs() < 9_223_372_036_854_775_808.0 { float as i64 } else { i64::MIN }
 }
 
 fn flag(schema: &Value, name: &str) -> bool {

@@ -314,7 +314,7 @@ fn in_range(number: f64, exact: Option<i64>, node: &Node) -> bool {
             None => number.fract() == 0.0 && (-2_147_483_648.0..=2_147_483_647.0).contains(&number),
         },
         // Go looks at the shortest digits that mean the float: those of the least whole number mean one that is less.
-        ("integer", _) => exact.is_some() || (number.fract() == 0.0 && number.abs() < 9_223_372_036_854_775_808.0),
+        ("integer", _) => exact.is_some() || numerals::reread(number).is_some(),
         ("number", "float") => (number as f32).is_finite(),
         _ => true,
     }

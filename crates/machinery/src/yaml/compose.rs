@@ -37,12 +37,8 @@ pub(crate) struct Document {
 
 /// Reads the first document of a text; nothing is null. The error is go-yaml's without its `yaml: `.
 pub(crate) fn compose(text: &str) -> Result<Document, String> {
-    let composed = compose_leniently(text);
-    // The parser takes some texts that are none to libyaml, within brackets above all.
-    match libyaml::problem(text) {
-        Some(problem) => Err(problem),
-        None => composed,
-    }
+    // The parser takes some texts that are none to libyaml, within brackets above all, and has words of its own for others.
+    libyaml::problem(text).map_or_else(|| compose_leniently(text), Err)
 }
 
 fn compose_leniently(text: &str) -> Result<Document, String> {
@@ -64,14 +60,14 @@ fn compose_leniently(text: &str) -> Result<Document, String> {
     Ok(Document { value, repeats: composer.repeats })
 }
 
-/// An error in go-yaml's words.
+/// An error that libyaml does not tell, as near to go-yaml's words as can be.
 fn worded(text: &str, line: usize, info: &str) -> String {
     if info == "while parsing node, found unknown anchor" {
         let name = text.lines().nth(line.saturating_sub(1)).and_then(|line| line.split_once('*')).map_or("", |(_, rest)| rest);
         let name: String = name.chars().take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '-')).collect();
         return format!("unknown anchor '{name}' referenced");
     }
-    libyaml::problem(text).unwrap_or_else(|| format!("line {line}: {info}"))
+    format!("line {line}: {info}")
 }
 
 type Spanned<'t> = (Event<'t>, Span);

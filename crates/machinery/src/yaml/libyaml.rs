@@ -1,11 +1,11 @@
 //! What is wrong with a text in the words of libyaml, which go-yaml is a translation of.
 //!
-//! The parser that reads bodies has words of its own. A text that it refuses is read once more by libyaml's, only to hear what that
-//! says of it.
+//! The parser that reads bodies has words of its own, and takes some texts that are none. A text that is not too long is read by libyaml's
+//! first, only to hear what that says of it.
 
 use serde::{Deserialize as _, de::IgnoredAny};
 
-/// Bytes of a text that is read once more: aliases are followed.
+/// Bytes of a text that is read twice: aliases are followed.
 const TEXT_BYTES_MAX: usize = 16 << 10;
 /// Brackets of such a text: libyaml's work grows with the square of their depth.
 const BRACKETS_MAX: usize = 255;

@@ -77,8 +77,5 @@ fn float(text: &str) -> Option<Value> {
 
 /// A number as upstream has it after it was YAML: one without a fraction has become JSON without one, and that is read as a whole number.
 pub(crate) fn without_fraction(value: Value) -> Value {
-    match value.as_f64().filter(|_| value.is_f64()) {
-        Some(number) if number.fract() == 0.0 && number.abs() < 9_223_372_036_854_775_808.0 => (number as i64).into(),
-        _ => value,
-    }
+    value.as_f64().filter(|_| value.is_f64()).and_then(crate::numerals::reread).map_or(value, Value::from)
 }
