@@ -1,7 +1,7 @@
 //! An executor whose tasks belong to one connection of HTTP/2 and are polled by that connection's own task.
 //!
 //! What a stream needs is some tens of microseconds of work, less than it costs to wake another thread for it. And what one task is
-//! woken for several times before its turn is done in that turn: answers that came together are read, and requests that are made
+//! woken for several times before its turn is done in that turn: requests that came together are read, and answers that are there
 //! together are written, at once.
 
 use futures_util::stream::{FuturesUnordered, StreamExt};

@@ -57,7 +57,7 @@ impl RequestInfo {
 
     /// Whether a part holds a slash that was written in another way.
     fn holds_slash(&self) -> bool {
-        [&self.namespace, &self.resource, &self.name, &self.subresource].iter().any(|part| part.contains('/'))
+        [&self.group, &self.version, &self.namespace, &self.resource, &self.name, &self.subresource].iter().any(|part| part.contains('/'))
     }
 
     fn parse_parts(method: &Method, raw_path: &str, query: &Query<'_>) -> RequestInfo {
@@ -265,6 +265,8 @@ mod tests {
     fn parts_that_are_empty_are_odd_and_slashes_part_however_they_are_written() {
         assert_eq!(show(&info(Method::GET, "/api/v1/namespaces/n/pods/a%2Fb%252fc")), show(&info(Method::GET, "/api/v1/namespaces/n/pods/a/b%252fc")));
         assert_eq!(info(Method::GET, "/api/v1/namespaces/n/pods/a%2flog").subresource, "log");
+        assert_eq!(show(&info(Method::GET, "/apis/apps%2Fv1/deployments")), show(&info(Method::GET, "/apis/apps/v1/deployments")));
+        assert_eq!(info(Method::GET, "/apis/apps/v1%2Fdeployments").resource, "deployments");
         for uri in ["/api/v1/namespaces/n//pods/x", "/api/v1/namespaces/n/pods/a//log", "/api/v1/pods//x"] {
             let got = info(Method::GET, uri);
             assert!(got.is_resource && got.is_odd, "{uri}");

@@ -25,7 +25,7 @@ const RUNS: u8 = 1;
 const RUNG: u8 = 2;
 
 /// Polls until `look` or `settle` is ready. `look` looks at everything once, and again as long as something has rung meanwhile; `settle`
-/// ends a turn before the task rests. Whoever may not know the waker of what is polled rings `bell`.
+/// ends each turn. Whoever may not know the waker of what is polled rings `bell`.
 pub(crate) async fn turns<T>(bell: &Arc<Bell>, mut look: impl FnMut(&mut Context<'_>) -> Poll<T>, mut settle: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
     let waker = Waker::from(Arc::clone(bell));
     poll_fn(|task| {
@@ -45,8 +45,12 @@ pub(crate) async fn turns<T>(bell: &Arc<Bell>, mut look: impl FnMut(&mut Context
                 return Poll::Pending;
             }
         }
-        task.waker().wake_by_ref();
-        Poll::Pending
+        // Nor does what is written wait for those that ring again and again.
+        let end = settle(cx);
+        if end.is_pending() {
+            task.waker().wake_by_ref();
+        }
+        end
     })
     .await
 }
@@ -127,10 +131,11 @@ mod tests {
         bell.ring();
         assert_eq!(woken(), 2);
     }
+
     /// What wakes itself whenever it is polled has rounds, and then leaves the turn to others.
     #[tokio::test]
     async fn a_turn_has_an_end() {
-        let (bell, mut rounds, mut ends) = (Arc::new(Bell::default()), 0, 0);
+        let (bell, mut rounds, mut ends, settles) = (Arc::new(Bell::default()), 0, 0, AtomicUsize::new(0));
         let all = turns(
             &bell,
             |cx| {
@@ -138,13 +143,16 @@ mod tests {
                 cx.waker().wake_by_ref();
                 if rounds == 3 * ROUNDS_MAX { Poll::Ready(()) } else { Poll::Pending }
             },
-            |_| Poll::Pending,
+            |_| {
+                settles.fetch_add(1, Ordering::SeqCst);
+                Poll::Pending
+            },
         );
         let mut all = std::pin::pin!(all);
         while futures_util::poll!(&mut all).is_pending() {
             ends += 1;
         }
-        assert_eq!(ends, 2);
+        assert_eq!((ends, settles.load(Ordering::SeqCst)), (2, 2), "each turn is settled");
     }
 
     /// What rings while a turn is settled is looked at before the task rests, and what rings afterwards wakes it.

@@ -59,3 +59,36 @@ fn of_containers(spec: &Value, list: &str, word: &str, secrets: &HashSet<&str>, 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_account_that_says_so_names_what_its_pods_may_use() {
+        let asked = |says: &str, spec: Value, whole: bool| {
+            let mut account = json!({"metadata": {"name": "a"}, "secrets": [{"name": "own"}], "imagePullSecrets": [{"name": "pull"}]});
+            account["metadata"]["annotations"][ANNOTATION] = says.into();
+            check(&account, &json!({"spec": spec}), whole).err().unwrap_or_default()
+        };
+        let env = |secret: &str| json!([{"name": "c", "env": [{"name": "E", "valueFrom": {"secretKeyRef": {"name": secret, "key": "k"}}}]}]);
+        let from = |secret: &str| json!([{"name": "c", "envFrom": [{"configMapRef": {"name": "m"}}, {"secretRef": {"name": secret}}]}]);
+        let volume = |secret: &str| json!([{"name": "e", "emptyDir": {}}, {"name": "v", "secret": {"secretName": secret}}]);
+        let own = json!({"volumes": volume("own"), "initContainers": from("own"), "containers": env("own"), "imagePullSecrets": [{"name": "pull"}]});
+        assert_eq!(asked("true", own, true), "");
+        let why = "is not allowed because service account a does not reference that";
+        for (spec, told) in [
+            (json!({"volumes": volume("x")}), format!("volume with secret.secretName=\"x\" {why} secret")),
+            (json!({"initContainers": env("x")}), format!("init container c with envVar E referencing secret.secretName=\"x\" {why} secret")),
+            (json!({"containers": from("x")}), format!("container c with envFrom referencing secret.secretName=\"x\" {why} secret")),
+            (json!({"imagePullSecrets": [{"name": "own"}]}), format!("imagePullSecrets[0].name=\"own\" {why} imagePullSecret")),
+        ] {
+            assert_eq!(asked("T", spec.clone(), true), told);
+            assert_eq!(asked("yes", spec.clone(), true), "", "it does not say so");
+            assert_eq!(asked("T", spec, false), "", "only what is added is looked at");
+        }
+        let debugged = asked("1", json!({"ephemeralContainers": from("x")}), false);
+        assert_eq!(debugged, format!("ephemeral container c with envFrom referencing secret.secretName=\"x\" {why} secret"));
+    }
+}

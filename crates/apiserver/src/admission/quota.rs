@@ -146,11 +146,10 @@ fn ready(write: &Write<'_>, object: &Value, quota: &Value) -> Result<(), Status>
     Err(forbidden(write, object, format!("status unknown for quota: {name}, resources: {}", all.join(","))))
 }
 
-/// Whether a quota has room for a write; 403 in upstream's words.
+/// Whether a quota that is [`ready`] has room for a write; 403 in upstream's words.
 fn examine(write: &Write<'_>, object: &Value, quota: &Value, delta: &Amounts) -> Result<(), Status> {
     let name = text(&quota["metadata"], "name");
     let (hard, used) = (amounts::of(&quota["status"]["hard"]), amounts::of(&quota["status"]["used"]));
-    ready(write, object, quota)?;
     let asked = masked(delta, quota);
     let of = |amounts: &Amounts, name: &str| amounts.get(name).copied().unwrap_or_default();
     // What a status tells is so already.
@@ -178,6 +177,7 @@ async fn commit(world: &World, write: &Write<'_>, object: &Value, quota: &Value,
     let mut page = page.lock().await;
     let mut amounts = Amounts::new();
     let outcome = own::amend(world.store(), &row, (write.namespace, name), own::Owns::By("status"), write.cx.now, |present| {
+        ready(write, object, present)?;
         examine(write, object, present, delta)?;
         amounts = masked(delta, present);
         Ok(Some(add(present, &amounts)))

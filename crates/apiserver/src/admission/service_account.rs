@@ -70,7 +70,7 @@ impl Plugin for ServiceAccount {
         if items(&object["spec"]["imagePullSecrets"]).is_empty() && !items(&account["imagePullSecrets"]).is_empty() {
             object["spec"]["imagePullSecrets"] = account["imagePullSecrets"].clone();
         }
-        self.validate(world, write, object)
+        mountable::check(&account, object, true).map_err(|why| forbidden(write, object, why))
     }
 
     fn validate(&self, world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {

@@ -101,8 +101,14 @@ fn covers(wider: &Value, toleration: &Value) -> bool {
     }
 }
 
+/// More than these are left as they are: each is held against all others.
+const MERGED_MAX: usize = 256;
+
 /// All of them without those that another one covers.
 pub(super) fn merged(all: Vec<Value>) -> Vec<Value> {
+    if all.len() > MERGED_MAX {
+        return all;
+    }
     let mut out: Vec<Value> = Vec::new();
     for (at, toleration) in all.iter().enumerate() {
         let later = all.iter().skip(at + 1).any(|other| other != toleration && covers(other, toleration));
@@ -111,4 +117,16 @@ pub(super) fn merged(all: Vec<Value>) -> Vec<Value> {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_covers_goes_where_there_are_not_too_many() {
+        let all = |count: usize| vec![json!({"key": "a", "operator": "Exists"}); count];
+        assert_eq!(merged(all(MERGED_MAX)), all(1));
+        assert_eq!(merged(all(MERGED_MAX + 1)), all(MERGED_MAX + 1));
+    }
 }

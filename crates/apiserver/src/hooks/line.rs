@@ -277,9 +277,6 @@ where
                 Poll::Pending => break,
             }
             let Some(Call { head, body, answered, reply }) = self.waiting.pop_front() else { break };
-            if reply.is_closed() {
-                continue;
-            }
             let sent = opener.send_request(head, body.is_empty()).and_then(|(response, mut stream)| match body.is_empty() {
                 true => Ok(response),
                 // However much it is: it is in memory once, and leaves as the other side takes it.

@@ -69,9 +69,6 @@ pub(crate) async fn create(world: &World, cx: &Context, row: &Row, mut value: Va
         other => return Err(Status::internal(format!("{other} is no review"))),
     };
     value["status"] = status;
-    if value["metadata"].is_null() {
-        value["metadata"] = json!({});
-    }
     Ok(value)
 }
 

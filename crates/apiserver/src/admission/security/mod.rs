@@ -11,6 +11,7 @@ mod restricted;
 use super::{Plugin, World, forbidden, is, items, text};
 use crate::{Operation, Write};
 use machinery::{Value, status::Status};
+use std::collections::HashMap;
 
 const PREFIX: &str = "pod-security.kubernetes.io";
 
@@ -85,15 +86,21 @@ fn exempts(settings: &Value, list: &str, own: &str) -> bool {
     !own.is_empty() && items(&settings["exemptions"][list]).iter().any(|name| name == own)
 }
 
+/// A pod's ephemeral containers by their names, with their images.
+fn debuggers(pod: &Value) -> impl Iterator<Item = (&str, &str)> {
+    items(&pod["spec"]["ephemeralContainers"]).iter().map(|container| (text(container, "name"), text(container, "image")))
+}
+
 /// Whether an update of a pod is one that the standards are asked about: another image, or another container.
 fn is_significant(pod: &Value, old: &Value) -> bool {
     let changed = ["containers", "initContainers"].iter().any(|field| {
         let (now, before) = (items(&pod["spec"][*field]), items(&old["spec"][*field]));
         now.len() != before.len() || now.iter().zip(before).any(|(now, before)| now["image"] != before["image"])
     });
-    let before = items(&old["spec"]["ephemeralContainers"]);
-    let added = |container: &Value| before.iter().find(|old| old["name"] == container["name"]).is_none_or(|old| old["image"] != container["image"]);
-    changed || items(&pod["spec"]["ephemeralContainers"]).iter().any(added)
+    changed || {
+        let before: HashMap<&str, &str> = debuggers(old).collect();
+        debuggers(pod).any(|(name, image)| before.get(name) != Some(&image))
+    }
 }
 
 /// Whether the settings let a namespace, a user or a runtime class do what they like.
@@ -227,6 +234,7 @@ mod tests {
             pod
         };
         assert!(!is_significant(&with("/spec/containers/0/name", "d".into()), &old));
+        assert!(is_significant(&with("/spec/ephemeralContainers/0/image", "j".into()), &old));
         assert!(is_significant(&with("/spec/containers/0/image", "j".into()), &old));
         assert!(is_significant(&with("/spec/ephemeralContainers/0/name", "f".into()), &old));
         assert!(is_significant(&with("/spec/containers", json!([])), &old));
