@@ -301,7 +301,7 @@ impl Begun {
             self.cluster.has_room_for(&plan)?;
         }
         let Some(ranges) = self.ranges(informers, steps).await? else {
-            if let Err(error) = Box::pin(self.end_former(&plan, &ips)).await {
+            if let Err(error) = Box::pin(self.end_former(&plan, &ips, settings.kind)).await {
                 tracing::warn!("what a former start has left running stays: {error:#}");
             }
             bail!(taken(&self.joined.node))
@@ -484,13 +484,15 @@ impl Begun {
     }
 
     /// Ends what a former start has left running: it is another machine's now, which starts it itself.
-    async fn end_former(&self, plan: &Plan, ips: &[IpAddr]) -> anyhow::Result<()> {
+    async fn end_former(&self, plan: &Plan, ips: &[IpAddr], kind: Kind) -> anyhow::Result<()> {
         let (Ok(parts), Some(ip)) = (plan.parts_of(&nets(&self.joined.ranges)), ips.first()) else { return Ok(()) };
         let mark = Mark::new(&self.cluster.name);
         let runtime = Runtime::open(self.cluster.runtime(self.command.registries.as_deref())).await.context("the container runtime")?;
         let run_dir = self.cluster.run.join("network");
+        // The pods are kept from the way between machines to their end.
+        let tunnel = Some(*ip).filter(|_| kind == Kind::Vxlan);
         // By it hooks are sent to pods' own addresses.
-        let settings = network::pod::Config { mark: mark.clone(), run_dir, bridge: None, parts, mtu: None, own_ports: Vec::new(), behind: false, tunnel: None };
+        let settings = network::pod::Config { mark: mark.clone(), run_dir, bridge: None, parts, mtu: None, own_ports: Vec::new(), behind: false, tunnel };
         let network = tokio::task::spawn_blocking(move || PodNetwork::open(settings)).await?.context("the pod network")?;
         node::end_pods(&runtime, Some(network), *ip).await;
         node::remove_rules(mark).await;

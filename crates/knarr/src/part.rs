@@ -4,7 +4,7 @@ use crate::{
     accounts::Accounts,
     agent::cluster_info,
     cli::{CONTROLLERS_PORT, Controllers, Dns, Kubelet, Leader, Part, Proxy, SCHEDULER_PORT, Scheduler, Serving},
-    cluster::{Cluster, Work},
+    cluster::Cluster,
     host, image,
     log::log,
     port::{self, Check, Pages},
@@ -232,8 +232,7 @@ pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
     preflight::node()?;
     let Ready { client, informers, stop, .. } = connect(&command.part, &Registry::default())?;
     let cluster = Cluster::find(&command.name, command.data_dir.as_deref())?;
-    let _lock = cluster.lock(Work::Runs).await?;
-    cluster.claim()?;
+    let _lock = cluster.enter().await?.stay();
     let runtime = open_runtime(&cluster, command.registries.as_deref()).await?;
     let parts = parts(&command.pod_cidr, &command.cluster_cidr, &command.service_cidr)?;
     let node_ips: Vec<IpAddr> = parts.iter().map(OfFamily::node_ip).collect();

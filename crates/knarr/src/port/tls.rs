@@ -75,10 +75,13 @@ pub async fn of_server(files: Files, ip: IpAddr, client: Client) -> anyhow::Resu
                 continue;
             }
             match own(&files, ip, now.as_deref()) {
-                Ok(config) => drop(replace.send_replace(config)),
+                Ok(config) => {
+                    drop(replace.send_replace(config));
+                    known = Some(now);
+                }
+                // What is known stays what is shown: the next look tries again.
                 Err(error) => tracing::warn!("the port's certificate: {error:#}"),
             }
-            known = Some(now);
         }
     });
     Ok(config)

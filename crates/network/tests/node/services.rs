@@ -391,6 +391,17 @@ fn udp_flows_follow_the_endpoints() {
         until("none", || datagram(&socket, (VIP, 80)), |x| x.is_err());
         cluster.endpoints("dns", &[ready(ip_a)]);
         until("a again", || datagram(&socket, (VIP, 80)), |x| served(x, "a"));
+        // One that finishes its work keeps its flows until it goes, which changes no rule.
+        cluster.endpoints("dns", &[terminating(ip_a), ready(ip_b)]);
+        let fresh = || {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+            datagram(&socket, (VIP, 80))
+        };
+        until("b has what is new", fresh, |x| served(x, "b"));
+        until("a keeps its own", || datagram(&socket, (VIP, 80)), |x| served(x, "a"));
+        cluster.endpoints("dns", &[ready(ip_b)]);
+        until("b has all", || datagram(&socket, (VIP, 80)), |x| served(x, "b"));
     });
 }
 
