@@ -226,16 +226,21 @@ impl Allocators {
 
     fn cluster_ips(&self, service: &mut Value, old: Option<&Value>, offer: &Offer<'_>, hold: &mut Hold<'_>) -> Result<(), field::ErrorList> {
         let wanted = fields::cluster_ips(service);
-        if wanted.first().is_some_and(|ip| ip == "None") {
+        if fields::is_headless(service) {
             service["spec"]["clusterIP"] = "None".into();
             service["spec"]["clusterIPs"] = json!(["None"]);
             return Ok(());
         }
-        let had = old.map(fields::cluster_ips).unwrap_or_default();
-        // An address that stands is not changed; validation says so, and nothing is taken before.
-        let stands = had.first().is_some_and(|ip| ip != "None" && wanted.first() != Some(ip));
+        // An update gives all of them to what had no use for any, else the address of a second family alone; what else it changes is for
+        // validation to tell.
+        let families = families::of(service);
+        let from = match old.filter(|old| fields::needs_cluster_ip(old)) {
+            None => 0,
+            Some(old) if families::of(old).len() == 1 && families.len() == 2 && !fields::is_headless(old) => 1,
+            Some(_) => return Ok(()),
+        };
         let path = Path::root("spec").child("clusterIPs");
-        for ip in wanted.iter().filter(|ip| !stands && !had.contains(ip)).filter_map(|text| text.parse::<IpAddr>().ok()) {
+        for ip in wanted.iter().skip(from).filter_map(|text| text.parse::<IpAddr>().ok()) {
             let refused = |why: String| vec![field::Error::invalid(&path, json!(wanted), format!("failed to allocate IP {ip}: {why}"))];
             if offer.rehearsed {
                 self.is_given(ip).map_err(refused)?;
@@ -245,7 +250,7 @@ impl Allocators {
             hold.ips.push(ip);
         }
         let mut all = wanted.clone();
-        for family in families::of(service).into_iter().skip(wanted.len()) {
+        for family in families.into_iter().skip(wanted.len()) {
             if offer.rehearsed {
                 // Upstream does not look for a free one, and shows where the range begins.
                 all.extend(self.own.iter().find(|range| range.family() == family).map(|range| range.at(0).to_string()));

@@ -49,6 +49,7 @@ pub use meta::{annotations as validate_annotations, validate_meta, validate_meta
 pub use name_rule::NameRule;
 pub use pod::{api_references, names_secrets, qos_class};
 pub use rules::labels as validate_labels;
+pub use service::keep_cluster_ips;
 pub use strategy::{Context, Generic, Identity, Judged, Propagation, Selectable, Strategy};
 pub use withheld::withhold;
 

@@ -1,7 +1,7 @@
 //! Services and the Endpoints of old (`pkg/registry/core/service`, `pkg/apis/core/validation`).
 //!
-//! Addresses and ports are given by the API server, after the checks of a create and before those of an update: what it
-//! is still to give is not missed here.
+//! Addresses and ports are given by the API server before it judges the service; whoever gives them looks at those that are asked for
+//! first ([`Strategy::stops`]).
 
 use crate::{
     Context, NameRule, Selectable, Strategy, addresses,
@@ -23,6 +23,8 @@ const AFFINITY_MAX_S: i64 = 86400;
 const NONE: &str = "None";
 const ONLY_LOAD_BALANCER: &str = "may only be used when `type` is 'LoadBalancer'";
 const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 
 /// The strategy of services.
@@ -53,12 +55,12 @@ impl Strategy for Services {
 
     fn prepare_create(&self, _cx: &Context, obj: &mut Value) {
         tree::reset_status(obj);
-        normalize_addresses(obj, None);
+        name_address(obj);
     }
 
     fn prepare_update(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep(obj, old, "status");
-        normalize_addresses(obj, Some(old));
+        keep_cluster_ips(obj, old);
         drop_typed(obj, old);
     }
 
@@ -77,18 +79,12 @@ impl Strategy for Services {
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        // Upstream's allocators look at these before anything else is, and what they find is all that is told.
-        if kind(obj) != "ExternalName" {
-            addresses(obj, &Path::root("spec"), &mut errors);
-            if !errors.is_empty() {
-                return errors;
-            }
-        }
         kept_addresses(obj, old, &mut errors);
         let (new, had) = (&obj["spec"], &old["spec"]);
         if kind(obj) == "LoadBalancer" && kind(old) == "LoadBalancer" && new["loadBalancerClass"] != had["loadBalancerClass"] {
             errors.push(Error::invalid(&Path::root("spec.loadBalancerClass"), new["loadBalancerClass"].clone(), "may not change once set"));
         }
+        balancer_class(obj, &Path::root("spec"), &mut errors);
         if needs_health_check(obj) && needs_health_check(old) && new["healthCheckNodePort"] != had["healthCheckNodePort"] {
             errors.push(Error::forbidden(&Path::root("spec.healthCheckNodePort"), rules::IMMUTABLE));
         }
@@ -131,9 +127,8 @@ impl Strategy for Services {
 fn warnings(obj: &Value) -> Vec<String> {
     let (spec, external, mut out) = (&obj["spec"], kind(obj) == "ExternalName", Vec::new());
     let headless = kind(obj) == "ClusterIP" && spec["clusterIP"] == NONE;
-    let hints = "service.kubernetes.io/topology-aware-hints";
-    if !obj["metadata"]["annotations"][hints].is_null() {
-        out.push(format!("annotation {hints} is deprecated, please use service.kubernetes.io/topology-mode instead"));
+    if !obj["metadata"]["annotations"][TOPOLOGY_HINTS].is_null() {
+        out.push(format!("annotation {TOPOLOGY_HINTS} is deprecated, please use {TOPOLOGY_MODE} instead"));
     }
     let path = Path::root("spec");
     addresses::of_ips(spec, "clusterIPs", &path, &mut out);
@@ -191,37 +186,46 @@ fn default_spec(spec: &mut Fields) {
     }
 }
 
-/// The single address and the list of addresses say the same; who changes only one of them means both.
-fn normalize_addresses(obj: &mut Value, old: Option<&Value>) {
+/// Whoever says a new service's address by the field of old means the list as well.
+fn name_address(obj: &mut Value) {
     let single = tree::text(&obj["spec"], "clusterIP").to_owned();
-    let many = obj["spec"]["clusterIPs"].clone();
+    if let Some(spec) = tree::at(obj, &["spec"])
+        && !single.is_empty()
+        && spec.get("clusterIPs").is_none_or(tree::empty)
+    {
+        spec.insert("clusterIPs".into(), json!([single]));
+    }
+}
+
+/// What an update leaves out of its addresses is what the service has, and who changes only the single one means the list as well
+/// (`patchAllocatedValues` and `normalizeClusterIPs`). To do it again changes nothing.
+pub fn keep_cluster_ips(obj: &mut Value, old: &Value) {
+    let addressed = kind(obj) != "ExternalName" && kind(old) != "ExternalName";
+    let old = &old["spec"];
+    let (had, had_all) = (tree::text(old, "clusterIP"), &old["clusterIPs"]);
     let Some(spec) = tree::at(obj, &["spec"]) else { return };
-    let Some(old) = old.map(|o| &o["spec"]) else {
-        if !single.is_empty() && tree::empty(&many) {
-            spec.insert("clusterIPs".into(), json!([single]));
-        }
-        return;
-    };
-    let had = tree::text(old, "clusterIP");
-    let same_list = many == old["clusterIPs"];
-    if single.is_empty() && tree::empty(&many) {
-        // Left out: the allocator fills in what the service has.
+    let empty = |spec: &Fields, key: &str| spec.get(key).is_none_or(tree::empty);
+    if addressed && empty(spec, "clusterIP") && !had.is_empty() {
+        spec.insert("clusterIP".into(), had.into());
+    }
+    let single = spec.get("clusterIP").and_then(Value::as_str).unwrap_or_default().to_owned();
+    if (addressed || single == had) && empty(spec, "clusterIPs") && !tree::empty(had_all) {
+        spec.insert("clusterIPs".into(), had_all.clone());
+    }
+    let same = if empty(spec, "clusterIPs") { tree::empty(had_all) } else { spec.get("clusterIPs") == Some(had_all) };
+    if single == had || !same {
         return;
     }
-    if single != had {
-        if single.is_empty() && !had.is_empty() && same_list {
-            spec.remove("clusterIPs");
-        } else if !single.is_empty() && (same_list || tree::empty(&many)) {
-            spec.insert("clusterIPs".into(), json!([single]));
-        }
-    } else if tree::empty(&many) && !tree::empty(&old["clusterIPs"]) && old["type"] != "ExternalName" {
-        spec.insert("clusterIPs".into(), old["clusterIPs"].clone());
+    if single.is_empty() {
+        spec.remove("clusterIPs");
+    } else {
+        spec.insert("clusterIPs".into(), json!([single]));
     }
 }
 
 /// A change of type takes along what the server has filled in for the old type, unless the user has changed it as well.
 fn drop_typed(obj: &mut Value, old: &Value) {
-    let clustered = |o: &Value| matches!(kind(o), "ClusterIP" | "NodePort" | "LoadBalancer");
+    let clustered = |o: &Value| kind(o) != "ExternalName";
     let on_nodes = |o: &Value| matches!(kind(o), "NodePort" | "LoadBalancer");
     let node_ports = |o: &Value| tree::list(&o["spec"], "ports").iter().map(|p| p["nodePort"].clone()).collect::<Vec<_>>();
     let same = |key: &str| obj["spec"][key] == old["spec"][key];
@@ -284,6 +288,13 @@ fn needs_health_check(obj: &Value) -> bool {
 
 fn check(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
     let (spec, path) = (&obj["spec"], Path::root("spec"));
+    let annotations = &obj["metadata"]["annotations"];
+    if let (Some(mode), Some(hints)) = (annotations[TOPOLOGY_MODE].as_str(), annotations[TOPOLOGY_HINTS].as_str())
+        && mode != hints
+    {
+        let detail = format!("must match annotations[{TOPOLOGY_HINTS}] when both are specified");
+        errors.push(Error::invalid(&Path::root("metadata.annotations").key(TOPOLOGY_MODE), mode, detail));
+    }
     let (ports, list) = (tree::list(spec, "ports"), path.child("ports"));
     if ports.is_empty() && !is_headless(obj) && kind(obj) != "ExternalName" {
         errors.push(Error::required(&list, ""));
@@ -465,8 +476,13 @@ fn load_balancer(obj: &Value, path: &Path, errors: &mut ErrorList) {
     if !spec["allocateLoadBalancerNodePorts"].is_null() && !balanced {
         errors.push(Error::forbidden(&path.child("allocateLoadBalancerNodePorts"), ONLY_LOAD_BALANCER));
     }
-    match spec["loadBalancerClass"].as_str() {
-        Some(class) if balanced => rules::name(class, &path.child("loadBalancerClass"), names::qualified_name(class), errors),
+    balancer_class(obj, path, errors);
+}
+
+/// Upstream looks at it twice where a service changes, and what it tells first stands first.
+fn balancer_class(obj: &Value, path: &Path, errors: &mut ErrorList) {
+    match obj["spec"]["loadBalancerClass"].as_str() {
+        Some(class) if kind(obj) == "LoadBalancer" => rules::name(class, &path.child("loadBalancerClass"), names::qualified_name(class), errors),
         Some(_) => errors.push(Error::forbidden(&path.child("loadBalancerClass"), ONLY_LOAD_BALANCER)),
         None => {}
     }
@@ -493,7 +509,7 @@ fn traffic(obj: &Value, path: &Path, errors: &mut ErrorList) {
 
 /// Once given, the primary address and family stay.
 fn kept_addresses(obj: &Value, old: &Value, errors: &mut ErrorList) {
-    let has_addresses = |service: &Value| matches!(kind(service), "ClusterIP" | "NodePort" | "LoadBalancer");
+    let has_addresses = |service: &Value| kind(service) != "ExternalName";
     if !has_addresses(obj) || !has_addresses(old) || (is_headless(obj) && is_headless(old)) {
         return;
     }

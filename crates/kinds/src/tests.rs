@@ -1,6 +1,6 @@
 //! The kinds of the core group, `apps` and `batch` as users write them: what is added, what is refused, in which words.
 
-use crate::{Context, strategy, validate_meta};
+use crate::{Context, keep_cluster_ips, strategy, validate_meta};
 use machinery::{Value, defaulting, gvk::Gvk, resources, schema};
 use serde_json::json;
 use std::time::{Duration, SystemTime};
@@ -151,6 +151,43 @@ fn wrong_services_are_told_so() {
         let obj = created("", "services", core("Service", json!({ "spec": spec })));
         assert_eq!(problems("", "services", &obj), expected, "{obj}");
     }
+}
+
+#[test]
+fn an_update_of_a_service_has_the_addresses_that_it_leaves_out() {
+    let old = json!({"spec": {"type": "ClusterIP", "clusterIP": "10.0.0.9", "clusterIPs": ["10.0.0.9"]}});
+    for (new, single, all) in [
+        (json!({}), "10.0.0.9", json!(["10.0.0.9"])),
+        (json!({"clusterIP": "10.0.0.1"}), "10.0.0.1", json!(["10.0.0.1"])),
+        (json!({"clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.9"]}), "10.0.0.1", json!(["10.0.0.1"])),
+        (json!({"clusterIPs": ["10.0.0.1"]}), "10.0.0.9", json!(["10.0.0.1"])),
+        (json!({"type": "of its own"}), "10.0.0.9", json!(["10.0.0.9"])),
+        (json!({"type": "ExternalName", "clusterIPs": ["10.0.0.9"]}), "", Value::Null),
+        (json!({"type": "ExternalName", "clusterIP": "10.0.0.9"}), "10.0.0.9", json!(["10.0.0.9"])),
+    ] {
+        let mut obj = json!({ "spec": new });
+        for _ in 0..2 {
+            keep_cluster_ips(&mut obj, &old);
+            assert_eq!((obj["spec"]["clusterIP"].as_str().unwrap_or_default(), &obj["spec"]["clusterIPs"]), (single, &all), "{new}");
+        }
+    }
+}
+
+#[test]
+fn a_changed_service_is_told_of_its_class_first() {
+    let old = created("", "services", core("Service", json!({"spec": {"ports": [{"port": 80}]}})));
+    let found = changes("", "services", &old, |o| {
+        o["spec"]["loadBalancerClass"] = "a".into();
+        o["spec"]["sessionAffinity"] = "b".into();
+        o["metadata"]["annotations"] = json!({"service.kubernetes.io/topology-mode": "Auto", "service.kubernetes.io/topology-aware-hints": "auto"});
+    });
+    let class = "spec.loadBalancerClass: Forbidden: may only be used when `type` is 'LoadBalancer'";
+    assert_eq!(found[0], class);
+    assert_eq!(
+        found[1],
+        "metadata.annotations[service.kubernetes.io/topology-mode]: Invalid value: \"Auto\": must match annotations[service.kubernetes.io/topology-aware-hints] when both are specified"
+    );
+    assert!(found[2].starts_with("spec.sessionAffinity: "), "{found:?}");
 }
 
 #[test]

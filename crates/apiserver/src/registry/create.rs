@@ -124,10 +124,7 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
     if !stops.is_empty() {
         return Err(errors::invalid(row, &name, stops));
     }
-    for warning in validate(call.world, row, cx, &name, &value)? {
-        cx.warn(warning);
-    }
-    storage::readable(&value)?;
+    // Upstream gives before it judges (`BeginCreate`): what cannot be given is told alone, and what is given is judged with the rest.
     let hold = match row.strategy.takes_addresses() {
         true => Some(
             call.world
@@ -137,6 +134,10 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
         ),
         false => None,
     };
+    for warning in validate(call.world, row, cx, &name, &value)? {
+        cx.warn(warning);
+    }
+    storage::readable(&value)?;
     admission::validate(call.world, &write, &value).await?;
     // It is the store that refuses this in upstream, which a dry run does not reach.
     if versioned && !options.dry_run {

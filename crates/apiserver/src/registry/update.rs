@@ -168,12 +168,14 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
     row.strategy.prepare_through(&cx.strategy(), what.subresource, &mut value, old);
     storage::readable(&value)?;
     let hold = match row.strategy.takes_addresses() && what.subresource.is_empty() {
-        true => Some(
-            call.world
-                .services()
-                .update(&mut value, old, &services::Offer::of(call.world).rehearsed(options.dry_run))
-                .map_err(|e| errors::invalid(row, what.name, e))?,
-        ),
+        true => {
+            let stops = row.strategy.stops(&value);
+            if !stops.is_empty() {
+                return Err(errors::invalid(row, what.name, stops));
+            }
+            let offer = services::Offer::of(call.world).rehearsed(options.dry_run);
+            Some(call.world.services().update(&mut value, old, &offer).map_err(|e| errors::invalid(row, what.name, e))?)
+        }
         false => None,
     };
     let kept = storage::texts(row, entry);

@@ -1,6 +1,7 @@
 //! What a Service's fields mean to allocation.
 
 use machinery::Value;
+use std::collections::{HashMap, HashSet};
 
 fn text<'a>(service: &'a Value, field: &str) -> &'a str {
     service["spec"][field].as_str().unwrap_or_default()
@@ -13,9 +14,14 @@ fn kind(service: &Value) -> &str {
     }
 }
 
-/// Whether the type has cluster addresses at all (`ExternalName` has none).
+/// Whether the type has cluster addresses at all: `ExternalName` has none. One that there is not has, until validation refuses it.
 pub(super) fn needs_cluster_ip(service: &Value) -> bool {
-    matches!(kind(service), "ClusterIP" | "NodePort" | "LoadBalancer")
+    kind(service) != "ExternalName"
+}
+
+/// Whether the Service has said that it wants no address.
+pub(super) fn is_headless(service: &Value) -> bool {
+    cluster_ips(service).first().is_some_and(|ip| ip == "None")
 }
 
 /// Whether the type has node ports.
@@ -61,6 +67,10 @@ pub(super) fn protocol(port: &Value) -> String {
     port["protocol"].as_str().filter(|p| !p.is_empty()).unwrap_or("TCP").to_owned()
 }
 
+fn name(port: &Value) -> &str {
+    port["name"].as_str().unwrap_or_default()
+}
+
 fn ports(service: &Value) -> &[Value] {
     service["spec"]["ports"].as_array().map_or(&[], Vec::as_slice)
 }
@@ -78,29 +88,21 @@ pub(super) fn carry_over(service: &mut Value, old: &Value) {
     if text(service, "type") != "ExternalName" && text(service, "ipFamilyPolicy").is_empty() && !text(old, "ipFamilyPolicy").is_empty() {
         service["spec"]["ipFamilyPolicy"] = old["spec"]["ipFamilyPolicy"].clone();
     }
-    if needs_cluster_ip(old) && needs_cluster_ip(service) {
-        if text(service, "clusterIP").is_empty() && cluster_ips(service).is_empty() {
-            service["spec"]["clusterIP"] = old["spec"]["clusterIP"].clone();
-            service["spec"]["clusterIPs"] = old["spec"]["clusterIPs"].clone();
-        } else if text(service, "clusterIP") == text(old, "clusterIP") && service["spec"]["clusterIPs"].is_null() {
-            service["spec"]["clusterIPs"] = old["spec"]["clusterIPs"].clone();
-        }
-    }
+    kinds::keep_cluster_ips(service, old);
     if needs_cluster_ip(old) && !needs_cluster_ip(service) {
         // Becoming an ExternalName, with the addresses left as they were: they go.
         if cluster_ips(service) == cluster_ips(old) {
             remove(service, &["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"]);
         }
     }
-    if needs_node_ports(old) && needs_node_ports(service) {
-        let had: Vec<(Value, String, u16)> = ports(old).iter().filter_map(|p| Some((p["port"].clone(), protocol(p), node_port(p)?))).collect();
-        let chosen: Vec<(u16, String)> = node_ports(service);
+    let gives = |one: &Value| needs_node_ports(one) && allocates_node_ports(one);
+    if gives(old) && gives(service) {
+        // By name: whoever gives a port another number or protocol means the same port. Of those without a name, or of one, the last counts.
+        let had: HashMap<&str, u16> = ports(old).iter().map(|p| (name(p), node_port(p).unwrap_or(0))).collect();
+        let chosen: HashSet<u16> = ports(service).iter().filter_map(node_port).collect();
         for port in service["spec"]["ports"].as_array_mut().into_iter().flatten().filter(|p| node_port(p).is_none()) {
-            let own = protocol(port);
-            if let Some((_, protocol, number)) = had.iter().find(|(n, p, _)| *n == port["port"] && *p == own)
-                && !chosen.contains(&(*number, protocol.clone()))
-            {
-                port["nodePort"] = (*number).into();
+            if let Some(number) = had.get(name(port)).copied().filter(|number| *number > 0 && !chosen.contains(number)) {
+                port["nodePort"] = number.into();
             }
         }
     } else if needs_node_ports(old) && !needs_node_ports(service) {

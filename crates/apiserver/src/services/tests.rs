@@ -92,6 +92,30 @@ fn an_update_keeps_what_it_leaves_out_and_frees_what_it_drops() {
 }
 
 #[test]
+fn a_port_keeps_its_node_port_by_its_name() {
+    let all = allocators();
+    let ports = json!([{"name": "http", "port": 80, "nodePort": 30_001}, {"name": "dns", "port": 53, "nodePort": 30_002}]);
+    let mut old = service("a", json!({"type": "NodePort", "ports": ports}));
+    all.create(&mut old, &offer()).unwrap().keep().free();
+    let ports = json!([{"name": "dns", "port": 54, "protocol": "UDP"}, {"name": "http", "port": 80, "nodePort": 30_001}]);
+    let mut moved = service("a", json!({"type": "NodePort", "ports": ports}));
+    all.update(&mut moved, &old, &offer()).unwrap().keep().free();
+    assert_eq!(moved["spec"]["ports"][0]["nodePort"], 30_002);
+}
+
+#[test]
+fn a_service_that_has_no_address_is_given_none_by_an_update() {
+    let all = allocators();
+    let mut old = service("a", json!({"clusterIP": "None", "clusterIPs": ["None"]}));
+    all.create(&mut old, &offer()).unwrap().keep().free();
+    let mut changed = service("a", json!({"clusterIP": "192.0.2.1", "clusterIPs": ["192.0.2.1"], "selector": {"a": "b"}}));
+    all.update(&mut changed, &old, &offer()).expect("that is for validation to tell");
+    let mut odd = service("a", json!({"type": "of its own"}));
+    all.update(&mut odd, &old, &offer()).unwrap();
+    assert_eq!(odd["spec"]["clusterIPs"], json!(["None"]));
+}
+
+#[test]
 fn a_port_out_of_range_is_told_as_upstream_does() {
     let errors = allocators().create(&mut service("a", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]})), &offer()).unwrap_err();
     assert_eq!(errors[0].detail, "provided port is not in the valid range. The range of valid ports is 30000-30003");
