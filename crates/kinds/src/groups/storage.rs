@@ -192,6 +192,18 @@ impl Strategy for Drivers {
         }
     }
 
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        let (requests, shown) = (tree::list(&obj["spec"], "tokenRequests"), &obj["spec"]["serviceAccountTokenInSecrets"]);
+        let same = old.is_some_and(|old| tree::list(&old["spec"], "tokenRequests") == requests);
+        if same || requests.is_empty() || !shown.is_null() {
+            return Vec::new();
+        }
+        vec![
+            "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes"
+                .to_owned(),
+        ]
+    }
+
     fn allow_unconditional_update(&self) -> bool {
         false
     }
