@@ -1,13 +1,17 @@
 //! Errors of the path, named by rows: one place for how machinery's constructors are called.
 
 use crate::rows::Row;
+use kinds::Judged;
 use machinery::{
     Value,
-    field::ErrorList,
+    field::{Error, ErrorList},
     json::Blanks,
     status::{Details, Status},
 };
-use std::{borrow::Cow, collections::HashSet};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet, VecDeque},
+};
 
 /// 404 in upstream's words.
 pub(crate) fn not_found(row: &Row, name: &str) -> Status {
@@ -52,9 +56,34 @@ pub(crate) fn invalid(row: &Row, name: &str, errors: ErrorList) -> Status {
     Status::invalid(group, &row.resource.kind.kind, name, errors)
 }
 
-/// An object as it is judged: with what its body has that is empty, for kinds that are told of it.
-pub(crate) fn as_sent<'v>(row: &Row, blanks: &Blanks, value: &'v Value) -> Cow<'v, Value> {
-    if row.strategy.judges_blanks() { blanks.restored(value) } else { Cow::Borrowed(value) }
+/// What is said of an object: with what its body has that is empty, for kinds that are told of it. The others are judged without, and
+/// only what errors show of the object is as it was sent.
+pub(crate) fn judged(row: &Row, blanks: &Blanks, value: &Value, judge: impl Fn(&Value) -> Judged) -> Judged {
+    if row.strategy.judges_blanks() {
+        return judge(&blanks.restored(value));
+    }
+    let mut judged = judge(value);
+    if !judged.errors.is_empty()
+        && let Cow::Owned(whole) = blanks.restored(value)
+    {
+        show_whole(&mut judged.errors, judge(&whole).errors);
+    }
+    judged
+}
+
+/// The same errors, as they are told of the object as it was sent.
+fn show_whole(errors: &mut ErrorList, whole: ErrorList) {
+    // A difference of two objects stands below the words that say what is wrong.
+    let key = |error: &Error| (error.kind, error.path.clone(), error.detail.lines().next().unwrap_or_default().to_owned());
+    let mut shown = HashMap::<_, VecDeque<Error>>::new();
+    for error in whole {
+        shown.entry(key(&error)).or_default().push_back(error);
+    }
+    for error in errors {
+        if let Some(other) = shown.get_mut(&key(error)).and_then(VecDeque::pop_front) {
+            *error = other;
+        }
+    }
 }
 
 /// Shows what a body has that is empty, where the object goes without and an error would show that nothing is there.
@@ -72,4 +101,18 @@ fn told(kind: &str, mut errors: ErrorList) -> ErrorList {
     errors.retain(|error| seen.insert((error.path.as_str().to_owned(), error.body())));
     errors.sort_by_cached_key(|error| kinds::is_late(kind, error));
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use machinery::field::Path;
+
+    #[test]
+    fn an_error_shows_what_was_sent_and_says_what_is_wrong() {
+        let wrong = |shown: &str, detail: &str| Error::invalid(&Path::root("a"), Value::Null, detail).shown_as(shown);
+        let mut errors = vec![wrong("null", "fixed\n-x"), wrong("null", "odd"), wrong("null", "odd")];
+        show_whole(&mut errors, vec![Error::required(&Path::root("b"), ""), wrong("1", "odd"), wrong("[]", "fixed\n-x\n+[]"), wrong("2", "other")]);
+        assert_eq!(errors, [wrong("[]", "fixed\n-x\n+[]"), wrong("1", "odd"), wrong("null", "odd")]);
+    }
 }

@@ -1,6 +1,6 @@
 //! Checks of `metadata` that are the same for every kind (`apimachinery/pkg/api/validation`).
 
-use crate::{NameRule, rules, strategy::Strategy, tree};
+use crate::{NameRule, internal::NO_TIME, rules, strategy::Strategy, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -148,7 +148,8 @@ fn immutable(obj: &Value, old: &Value, errors: &mut ErrorList) {
     }
     for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         if new[field] != old[field] {
-            errors.push(Error::invalid(&path.child(field), new[field].clone(), rules::IMMUTABLE));
+            let shown = if new[field] == NO_TIME { Value::Null } else { new[field].clone() };
+            errors.push(Error::invalid(&path.child(field), shown, rules::IMMUTABLE));
         }
     }
 }

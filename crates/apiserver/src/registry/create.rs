@@ -218,7 +218,7 @@ fn validate(world: &World, row: &Row, cx: &Context, name: &str, value: &Value) -
     if !row.strategy.judges_metadata() && !row.strategy.metadata_last() {
         metadata(&mut errors);
     }
-    let judged = row.strategy.judge(&errors::as_sent(row, &cx.blanks(), value), cx.stop());
+    let judged = errors::judged(row, &cx.blanks(), value, |value| row.strategy.judge(value, cx.stop()));
     errors.extend(judged.errors);
     if row.strategy.metadata_last() && errors.is_empty() {
         metadata(&mut errors);

@@ -344,7 +344,7 @@ fn validate(world: &World, what: &Change<'_>, cx: &Context, value: &Value, old: 
         errors.extend(claim_rights::check(world, row, cx, value, old));
     }
     errors.extend(kinds::validate_meta_update(value, old, &*row.strategy));
-    let judged = row.strategy.judge_through(what.subresource, &errors::as_sent(row, &cx.blanks(), value), old, cx.stop());
+    let judged = errors::judged(row, &cx.blanks(), value, |value| row.strategy.judge_through(what.subresource, value, old, cx.stop()));
     errors.extend(judged.errors);
     errors::show_blanks(&mut errors, &cx.blanks());
     // Data that never changes is compared as it is spelled.

@@ -46,6 +46,9 @@ enum Node {
 /// Parts of a value that are shown: what somebody wrote may stand for a thousand times its bytes in them.
 const PARTS_MAX: usize = 1 << 18;
 
+/// The time that Go's types have where there is none, which they write as `null`.
+pub(crate) const NO_TIME: &str = "0001-01-01T00:00:00Z";
+
 impl Field {
     fn of<'v>(&self, value: &'v Value) -> &'v Value {
         self.published.split('/').fold(value, |value, part| &value[part])
@@ -126,6 +129,7 @@ fn node(form: &str, value: &Value, left: &mut usize) -> Node {
             let amount = value.as_str().map(str::to_owned).or_else(|| value.is_number().then(|| value.to_string()));
             token(&amount.and_then(|text| text.parse::<Quantity>().ok()).unwrap_or_default().to_string().into())
         }
+        "t" if *value == NO_TIME => nothing(),
         "i" | "n" | "t" | "y" | "a" => token(value),
         _ => {
             let fields = TYPES.get(form).into_iter().flatten().map(|field| (field, field.of(value)));
@@ -223,6 +227,7 @@ mod tests {
         assert!(!same("core.SecurityContext", &context, &json!({"privileged": false})));
         assert!(same("core.Capabilities", &json!({}), &json!({"add": [], "drop": null})));
         assert_eq!(text("metav1.LabelSelector", &json!({"matchLabels": {"b": "1", "a": "2"}})), r#"{"matchLabels":{"a":"2","b":"1"}}"#);
+        assert!(text("core.Taint", &json!({"timeAdded": NO_TIME})).contains(r#""TimeAdded":null"#));
         assert_eq!(text("{}q", &json!({"cpu": "1000m", "memory": 5})), r#"{"cpu":"1","memory":"5"}"#);
     }
 }
