@@ -213,10 +213,10 @@ fn shown(row: &Row, custom: &Custom, entry: &Arc<Entry>, value: Arc<Value>) -> A
     Arc::new(shown)
 }
 
-/// Whether an entry's bytes are those of the row's version.
+/// Whether an entry's bytes are those that the row's version is shown in. Free-form values are stored with the spaces that they came with.
 pub(crate) fn lies(row: &Row, entry: &Arc<Entry>) -> bool {
     match &row.custom {
-        None => !row.converts,
+        None => !row.converts && (!Texts::are_kept(row.ty()) || Texts::is_compact(&entry.json)),
         Some(custom) => entry.has_shape(custom.shape) || Arc::ptr_eq(&value(row, entry), &entry.value()),
     }
 }

@@ -450,10 +450,10 @@ pub(crate) fn encode_for_yaml(value: &Value) -> Vec<u8> {
     writer.finish()
 }
 
-/// Encodes an object that has a resourceVersion with an empty one and free-form values in their texts, and tells where the
-/// digits go.
+/// Encodes an object that has a resourceVersion with an empty one and free-form values in their texts, spaces and all, and tells
+/// where the digits go.
 pub fn encode_with_hole(ty: Option<TypeRef<'_>>, value: &Value, texts: &Texts) -> (Vec<u8>, usize) {
-    let mut writer = Writer::new(1024).spelled(texts);
+    let mut writer = Writer::new(1024).as_sent(texts);
     let empty = Map::new();
     let hole = writer.with_hole(ty, value.as_object().unwrap_or(&empty));
     (writer.finish(), hole)

@@ -21,7 +21,7 @@ use http::StatusCode;
 use machinery::{
     Value, apply,
     field::{self, Path},
-    json::Texts,
+    json::{self, Texts},
     status::Status,
     time,
 };
@@ -347,11 +347,50 @@ fn validate(world: &World, what: &Change<'_>, cx: &Context, value: &Value, old: 
     let judged = errors::judged(row, &cx.blanks(), value, |value| row.strategy.judge_through(what.subresource, value, old, cx.stop()));
     errors.extend(judged.errors);
     errors::show_blanks(&mut errors, &cx.blanks());
-    // Data that never changes is compared as it is spelled.
-    let spelled = || !what.derived && (cx.texts().is_spaced() || cx.texts().respell(kept));
-    if row.resource.kind.kind == "ControllerRevision" && row.is_builtin() && value["data"] == old["data"] && spelled() {
-        errors.push(field::Error::invalid(&Path::root("data"), value["data"].clone(), "field is immutable"));
+    if row.is_builtin() && row.resource.kind.kind == "ControllerRevision" {
+        keep_data(&mut errors, &cx.texts(), kept, &value["data"], &old["data"]);
     }
     judged.let_pass.into_iter().for_each(|warning| cx.warn(warning));
     if errors.is_empty() { Ok(judged.warnings) } else { Err(errors::invalid(row, what.name, errors)) }
+}
+
+/// Data that never changes is compared as the bytes that it came in, spaces and all.
+fn keep_data(errors: &mut field::ErrorList, sent: &Texts, kept: &Texts, new: &Value, old: &Value) {
+    if new.is_null() {
+        return;
+    }
+    let text = match (sent.of(new), kept.of(new)) {
+        (Some(text), _) => text.to_vec(),
+        // What a patch leaves alone has been JSON that was written.
+        (None, Some(text)) => Texts::compact(text),
+        (None, None) => json::encode(new),
+    };
+    let path = Path::root("data");
+    errors.retain(|error| error.path != path);
+    if kept.of(old) != Some(text.as_slice()) {
+        let shown = String::from_utf8_lossy(&Texts::compact(&text)).into_owned();
+        errors.push(field::Error::invalid(&path, new.clone(), "field is immutable").shown_as(shown));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revision_s_data_is_compared_as_it_came() {
+        let ty = machinery::schema::builtin().named("io.k8s.api.apps.v1.ControllerRevision").expect("a type");
+        let of = |data: &str| Texts::read(ty, format!(r#"{{"data":{data}}}"#).as_bytes());
+        let kept = of(r#"{"a": 1}"#);
+        let told = |sent: &Texts, new: &Value| {
+            let mut errors = vec![field::Error::invalid(&Path::root("data"), new.clone(), "field is immutable")];
+            keep_data(&mut errors, sent, &kept, new, &json!({"a": 1}));
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let refused = |shown: &str| vec![format!("data: Invalid value: {shown}: field is immutable")];
+        assert!(told(&of(r#"{"a": 1}"#), &json!({"a": 1})).is_empty());
+        assert_eq!(told(&of(r#"{"a":1}"#), &json!({"a": 1})), refused(r#"{"a":1}"#));
+        assert_eq!(told(Texts::NONE, &json!({"a": 1})), refused(r#"{"a":1}"#), "a patch of something else");
+        assert_eq!(told(&of(r#"{"b": 2,"a": 1}"#), &json!({"a": 1, "b": 2})), refused(r#"{"b":2,"a":1}"#));
+    }
 }

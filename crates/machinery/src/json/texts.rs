@@ -1,9 +1,10 @@
 //! Free-form values (`runtime.RawExtension`) keep the text that they were sent in: the order of keys and the spelling of numbers.
 //!
-//! The original holds the bytes as they came and writes them without their spaces, with what HTML reads escaped. Here a value is
-//! a tree, which knows neither; so the texts travel beside it. Whoever reads an object or a patch notes those that he found
-//! ([`Texts::read`], [`Texts::of_patch`]), and where the object is written, a free-form value that equals one that was noted is
-//! written in its text. What is made from trees (strategic merge, apply, a merge into such a value) has no text and is sorted, as
+//! The original holds the bytes as they came, stores them so and sends them so in protobuf; in JSON it writes them without their
+//! spaces, with what HTML reads escaped ([`Texts::compact`]). Here a value is a tree, which knows neither; so the texts travel beside it.
+//! Whoever reads an object or a patch notes those that he found ([`Texts::read`], [`Texts::of_patch`]), and where the object is
+//! written, a free-form value that equals one that was noted is written in its text. A patch is applied to JSON that was written,
+//! so what it brings has lost its spaces. What is made from trees (strategic merge, apply, a merge into such a value) has no text and is sorted, as
 //! in the original, which makes it from Go's maps. Four kinds have such values; nobody else pays for them.
 
 #[cfg(test)]
@@ -24,11 +25,11 @@ const KINDS: [(&str, &str); 4] =
 
 /// Free-form values and their texts, those that count more before others.
 #[derive(Debug, Clone, Default)]
-pub struct Texts(Vec<(Value, Vec<u8>)>, bool);
+pub struct Texts(Vec<(Value, Vec<u8>)>);
 
 impl Texts {
     /// No texts.
-    pub const NONE: &'static Texts = &Texts(Vec::new(), false);
+    pub const NONE: &'static Texts = &Texts(Vec::new());
 
     /// Whether objects of a type have free-form values.
     pub fn are_kept(ty: TypeRef<'_>) -> bool {
@@ -74,6 +75,7 @@ impl Texts {
                 texts.walk(ty, value);
             }
         }
+        texts.0.iter_mut().for_each(|(_, text)| *text = compact(text));
         texts
     }
 
@@ -84,10 +86,22 @@ impl Texts {
         // Each level goes through all that is below it: a text that is long and deep at once is written as its tree is.
         texts.0.retain(|(value, text)| super::bounds::fits(value, SORTED_BYTES_MAX / text.len().max(1)));
         for (value, text) in &mut texts.0 {
-            *text = sorted(text);
+            *text = compact(&sorted(text));
             *value = super::read(text).unwrap_or_default();
         }
         texts
+    }
+
+    /// JSON as it is written in JSON: without its spaces, and with what HTML would read escaped.
+    #[must_use]
+    pub fn compact(json: &[u8]) -> Vec<u8> {
+        compact(json)
+    }
+
+    /// Whether that leaves it as it is.
+    #[must_use]
+    pub fn is_compact(json: &[u8]) -> bool {
+        compact(json) == json
     }
 
     /// Whether there are none.
@@ -98,17 +112,11 @@ impl Texts {
     /// Adds others, which count less.
     pub fn extend(&mut self, others: Texts) {
         self.0.extend(others.0);
-        self.1 |= others.1;
     }
 
-    /// The text that a value is written in.
+    /// The text that a value came in.
     pub fn of(&self, value: &Value) -> Option<&[u8]> {
         self.0.iter().find(|(known, _)| known == value).map(|(_, text)| text.as_slice())
-    }
-
-    /// Whether one was sent with spaces in it, which are not kept.
-    pub fn is_spaced(&self) -> bool {
-        self.1
     }
 
     /// Whether a value that both know is written otherwise by the others.
@@ -121,9 +129,7 @@ impl Texts {
         if let Ok(value) = super::read(json)
             && !value.is_null()
         {
-            let text = compact(json);
-            self.1 |= text.len() != json.trim_ascii().len();
-            self.0.push((value, text));
+            self.0.push((value, json.trim_ascii().to_vec()));
         }
     }
 
@@ -195,7 +201,7 @@ fn sorted(json: &[u8]) -> Vec<u8> {
 }
 
 /// JSON without its spaces, and with what HTML would read escaped, as Go writes what came from elsewhere.
-fn compact(json: &[u8]) -> Vec<u8> {
+pub(crate) fn compact(json: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(json.len());
     let mut at = 0;
     while let Some(byte) = json.get(at) {

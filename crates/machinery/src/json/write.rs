@@ -7,7 +7,7 @@
 //!
 //! Source: `encoding/json/encode.go` of Go, `structured-merge-diff/fieldpath/serialize.go`.
 
-use super::texts::Texts;
+use super::texts::{Texts, compact};
 use crate::{
     Map, Value,
     schema::{Object, Type, TypeRef},
@@ -29,15 +29,22 @@ pub(super) struct Writer<'v> {
     for_yaml: bool,
     /// How free-form values are spelled.
     texts: &'v Texts,
+    /// Whether they keep the spaces that they came with.
+    spaced: bool,
 }
 
 impl<'v> Writer<'v> {
     pub(super) fn new(bytes: usize) -> Self {
-        Writer { out: Vec::with_capacity(bytes), members: Vec::new(), for_yaml: false, texts: Texts::NONE }
+        Writer { out: Vec::with_capacity(bytes), members: Vec::new(), for_yaml: false, texts: Texts::NONE, spaced: false }
     }
 
     pub(super) fn spelled(self, texts: &'v Texts) -> Self {
         Writer { texts, ..self }
+    }
+
+    /// The same, as it is stored.
+    pub(super) fn as_sent(self, texts: &'v Texts) -> Self {
+        Writer { texts, spaced: true, ..self }
     }
 
     pub(super) fn for_yaml() -> Self {
@@ -53,7 +60,12 @@ impl<'v> Writer<'v> {
             && ty.is_some_and(|ty| matches!(ty.get(), Type::RawExtension))
             && let Some(text) = self.texts.of(value)
         {
-            return self.out.extend_from_slice(text);
+            if self.spaced {
+                self.out.extend_from_slice(text);
+            } else {
+                self.out.extend_from_slice(&compact(text));
+            }
+            return;
         }
         match value {
             Value::Null => self.out.extend_from_slice(b"null"),

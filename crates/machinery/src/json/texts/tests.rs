@@ -28,12 +28,15 @@ fn a_free_form_value_is_written_as_it_came() {
     let mut other = value.clone();
     other["data"]["b"] = json!(2);
     assert!(written(ty("ControllerRevision"), &other, &texts).contains(r#""data":{"a":[1000,"#));
-    // In the message, too.
+    // In the message, and where it is stored, with its spaces.
+    let (stored, _) = json::encode_with_hole(Some(ty("ControllerRevision")), &value, &texts);
+    assert!(!Texts::is_compact(&stored) && stored.windows(DATA.len()).any(|part| part == DATA.as_bytes()));
+    assert_eq!(Texts::read(ty("ControllerRevision"), &stored).of(&value["data"]), Some(DATA.as_bytes()));
     let message = crate::proto::encode_raw_spelled(ty("ControllerRevision"), &value, &texts);
-    assert!(message.windows(WRITTEN.len()).any(|part| part == WRITTEN.as_bytes()));
+    assert!(message.windows(DATA.len()).any(|part| part == DATA.as_bytes()));
     let message = crate::proto::envelope("apps/v1", "ControllerRevision", &message);
     assert_eq!(crate::proto::decode(&message).expect("a message").1["data"], value["data"]);
-    assert_eq!(crate::proto::texts(ty("ControllerRevision"), &message).of(&value["data"]), Some(WRITTEN.as_bytes()));
+    assert_eq!(crate::proto::texts(ty("ControllerRevision"), &message).of(&value["data"]), Some(DATA.as_bytes()));
 }
 
 #[test]
@@ -50,6 +53,8 @@ fn texts_are_found_in_lists_and_in_what_a_patch_brings() {
     let merged = Texts::of_merge(ty("ControllerRevision"), br#"{"data":{"z":1.50,"y":{"k":1.0,"j":null,"i":[null,{"c":1,"b":1e3}]}}}"#);
     let put_in = json!({"y": {"i": [null, {"b": 1000.0, "c": 1}], "k": 1.0}, "z": 1.5});
     assert_eq!(merged.of(&put_in), Some(&br#"{"y":{"i":[null,{"b":1e3,"c":1}],"k":1.0},"z":1.50}"#[..]));
+    let spaced = Texts::of_patch(ty("ControllerRevision"), br#"[{"op":"add","path":"/data","value":{"z": 1.0}}]"#);
+    assert_eq!(spaced.of(&json!({"z": 1.0})), Some(&br#"{"z":1.0}"#[..]));
     let elsewhere = format!(r#"[{{"op":"add","path":"/metadata/annotations","value":{parameters}}}]"#);
     let device_class = json!({"spec": {"config": [{"opaque": {"driver": "d.e.io", "parameters": value}}]}});
     let message = crate::proto::encode_raw_spelled(ty("DeviceClass"), &device_class, &Texts::read(ty("DeviceClass"), object.as_bytes()));
@@ -65,7 +70,7 @@ fn texts_are_found_in_lists_and_in_what_a_patch_brings() {
 fn what_came_first_counts_and_another_spelling_is_a_change() {
     let of = |data: &str| Texts::read(ty("ControllerRevision"), format!(r#"{{"data":{data}}}"#).as_bytes());
     let mut texts = of(r#"{"b":1,"a":2}"#);
-    assert!(texts.respell(&of(r#"{"a":2,"b":1}"#)) && !texts.respell(&of(r#"{"b": 1, "a": 2}"#)) && !texts.respell(&of(r#"{"b":3}"#)));
+    assert!(texts.respell(&of(r#"{"a":2,"b":1}"#)) && texts.respell(&of(r#"{"b": 1, "a": 2}"#)) && !texts.respell(&of(r#"{"b":3}"#)));
     texts.extend(of(r#"{"a":2,"b":1}"#));
     assert_eq!(texts.of(&json!({"a": 2, "b": 1})), Some(&br#"{"b":1,"a":2}"#[..]));
     assert!(!texts.respell(&of(r#"{"b":1,"a":2}"#)), "what counts less is no change");
