@@ -20,7 +20,9 @@ pub fn validate_meta(obj: &Value, namespaced: bool, strategy: &dyn Strategy) -> 
     let mut errors = ErrorList::new();
     let (metadata, path) = (&obj["metadata"], Path::root("metadata"));
     let name = tree::text(metadata, "name");
-    prefix(obj, strategy, &mut errors);
+    if !UNPREFIXED.contains(&tree::text(obj, "kind")) {
+        prefix(obj, strategy, &mut errors);
+    }
     if !name.is_empty() {
         errors.extend(named(obj, strategy, name, false).into_iter().map(|m| Error::invalid(&path.child("name"), name, m)));
     }
@@ -58,13 +60,32 @@ pub fn validate_meta_update(obj: &Value, old: &Value, strategy: &dyn Strategy) -
         errors.extend(changed(obj, old));
         return errors;
     }
-    common(&obj["metadata"], &path, any_finalizer, &mut errors);
+    common(&obj["metadata"], &path, true, &mut errors);
     immutable(obj, old, &mut errors);
     if NAMED_AGAIN.contains(&tree::text(obj, "kind")) {
         prefix(obj, strategy, &mut errors);
     }
+    if !any_finalizer {
+        unqualified(&obj["metadata"], &path, &mut errors);
+    }
     errors
 }
+
+/// What upstream's aggregator says of the metadata of a change besides what is said of every kind: all of it again, as of a new object.
+pub(crate) fn changed_and_created(obj: &Value, old: &Value, strategy: &dyn Strategy) -> ErrorList {
+    let (metadata, path) = (&obj["metadata"], Path::root("metadata"));
+    let mut errors = ErrorList::new();
+    marks(metadata, &path, &mut errors);
+    errors.extend(changed(obj, old));
+    prefix(obj, strategy, &mut errors);
+    let name = tree::text(metadata, "name");
+    errors.extend(named(obj, strategy, name, false).into_iter().map(|m| Error::invalid(&path.child("name"), name, m)));
+    common(metadata, &path, true, &mut errors);
+    errors
+}
+
+/// Kinds of which upstream looks at the name alone, whatever it is made from (`ValidateObjectMetaWithOpts`).
+const UNPREFIXED: [&str; 2] = ["DeviceClass", "ReplicationController"];
 
 /// Kinds whose updates are checked with their names in upstream: a `generateName` that nobody uses any more among them.
 const NAMED_AGAIN: [&str; 38] = [
@@ -76,7 +97,6 @@ const NAMED_AGAIN: [&str; 38] = [
     "ClusterTrustBundle",
     "ConfigMap",
     "ControllerRevision",
-    "DeviceClass",
     "EndpointSlice",
     "Endpoints",
     "FlowSchema",
@@ -105,6 +125,7 @@ const NAMED_AGAIN: [&str; 38] = [
     "ValidatingAdmissionPolicy",
     "ValidatingAdmissionPolicyBinding",
     "ValidatingWebhookConfiguration",
+    "VolumeAttachment",
     "VolumeAttributesClass",
 ];
 
@@ -129,10 +150,14 @@ pub(crate) fn changed(obj: &Value, old: &Value) -> ErrorList {
     let (metadata, path) = (&obj["metadata"], Path::root("metadata"));
     let mut errors = ErrorList::new();
     immutable(obj, old, &mut errors);
-    rules::labels(&metadata["labels"], &path.child("labels"), &mut errors);
-    annotations(&metadata["annotations"], &path.child("annotations"), &mut errors);
-    owners(metadata, &path, &mut errors);
+    marks(metadata, &path, &mut errors);
     errors
+}
+
+fn marks(metadata: &Value, path: &Path, errors: &mut ErrorList) {
+    rules::labels(&metadata["labels"], &path.child("labels"), errors);
+    annotations(&metadata["annotations"], &path.child("annotations"), errors);
+    owners(metadata, path, errors);
 }
 
 fn immutable(obj: &Value, old: &Value, errors: &mut ErrorList) {
@@ -158,9 +183,7 @@ fn common(metadata: &Value, path: &Path, any_finalizer: bool, errors: &mut Error
     if let Some(generation) = metadata["generation"].as_i64().filter(|generation| *generation < 0) {
         errors.push(Error::invalid(&path.child("generation"), generation, "must be greater than or equal to 0"));
     }
-    rules::labels(&metadata["labels"], &path.child("labels"), errors);
-    annotations(&metadata["annotations"], &path.child("annotations"), errors);
-    owners(metadata, path, errors);
+    marks(metadata, path, errors);
     let place = path.child("finalizers");
     let finalizers = tree::list(metadata, "finalizers");
     for text in finalizers.iter().map(|name| name.as_str().unwrap_or_default()) {
@@ -169,10 +192,15 @@ fn common(metadata: &Value, path: &Path, any_finalizer: bool, errors: &mut Error
     if ["orphan", "foregroundDeletion"].iter().all(|both| finalizers.iter().any(|name| name == both)) {
         errors.push(Error::invalid(&place, finalizers.to_vec(), "finalizer orphan and foregroundDeletion cannot be both set"));
     }
-    if any_finalizer {
-        return;
+    if !any_finalizer {
+        unqualified(metadata, path, errors);
     }
-    for (at, text) in finalizers.iter().map(|name| name.as_str().unwrap_or_default()).enumerate() {
+}
+
+/// Finalizers without a domain, which only the original's core refuses: it does so when all else has been looked at.
+fn unqualified(metadata: &Value, path: &Path, errors: &mut ErrorList) {
+    let place = path.child("finalizers");
+    for (at, text) in tree::list(metadata, "finalizers").iter().map(|name| name.as_str().unwrap_or_default()).enumerate() {
         if is_unqualified(text) {
             errors.push(Error::invalid(&place.index(at), text, UNQUALIFIED));
         }

@@ -78,10 +78,6 @@ impl Strategy for PodTemplates {
 pub struct ControllerRevisions;
 
 impl Strategy for ControllerRevisions {
-    fn any_finalizer_later(&self) -> bool {
-        true
-    }
-
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         rules::not_negative(&obj["revision"], &Path::root("revision"), errors);
         match &obj["data"] {

@@ -1,6 +1,6 @@
 //! The kinds of the core group, `apps` and `batch` as users write them: what is added, what is refused, in which words.
 
-use crate::{Context, keep_cluster_ips, strategy, validate_meta};
+use crate::{Context, keep_cluster_ips, strategy, validate_meta, validate_meta_update};
 use machinery::{Value, defaulting, gvk::Gvk, resources, schema};
 use serde_json::json;
 use std::time::{Duration, SystemTime};
@@ -151,6 +151,17 @@ fn wrong_services_are_told_so() {
         let obj = created("", "services", core("Service", json!({ "spec": spec })));
         assert_eq!(problems("", "services", &obj), expected, "{obj}");
     }
+}
+
+#[test]
+fn finalizers_without_a_domain_are_told_after_what_may_not_change() {
+    let old = core("ConfigMap", json!({}));
+    let mut new = old.clone();
+    new["metadata"]["finalizers"] = json!(["a"]);
+    new["metadata"]["deletionTimestamp"] = "0001-01-01T00:00:00Z".into();
+    let errors = validate_meta_update(&new, &old, strategy("", "configmaps"));
+    let found: Vec<_> = errors.iter().map(|error| (error.path.as_str(), &error.value)).collect();
+    assert_eq!(found, [("metadata.deletionTimestamp", &Value::Null), ("metadata.finalizers[0]", &json!("a"))]);
 }
 
 #[test]

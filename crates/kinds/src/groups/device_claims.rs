@@ -55,6 +55,17 @@ pub(super) fn within<'v>(owner: &'v Value, list: &str, most: usize) -> &'v [Valu
 
 /// Checks the spec of a claim, as one of this version of the API has it: first what upstream checks by hand, then what its types declare.
 pub(super) fn check_claim(api_version: &str, spec: &Value, path: &Path, errors: &mut ErrorList) {
+    check_claim_by_hand(spec, path, errors);
+    check_claim_declared(api_version, spec, path, errors);
+}
+
+/// What the types declare of a claim.
+pub(super) fn check_claim_declared(api_version: &str, spec: &Value, path: &Path, errors: &mut ErrorList) {
+    check_declared(api_version, &spec["devices"], &path.child("devices"), errors);
+}
+
+/// What upstream checks of a claim by hand.
+pub(super) fn check_claim_by_hand(spec: &Value, path: &Path, errors: &mut ErrorList) {
     let (devices, path) = (&spec["devices"], path.child("devices"));
     let named = named(devices);
     for (at, request) in within(devices, "requests", ITEMS_MAX).iter().enumerate() {
@@ -73,7 +84,6 @@ pub(super) fn check_claim(api_version: &str, spec: &Value, path: &Path, errors: 
         references(own, &place, &named, errors);
         config(own, &place, errors);
     }
-    check_declared(api_version, devices, &path, errors);
 }
 
 /// The request itself where the version has no `exactly`.
@@ -156,7 +166,6 @@ pub(super) fn check_taint_declared(taint: &Value, path: &Path, errors: &mut Erro
     rules::one_of(&taint["effect"], &path.child("effect"), &EFFECTS, errors);
 }
 
-/// What the types declare of a claim.
 fn check_declared(api_version: &str, devices: &Value, path: &Path, errors: &mut ErrorList) {
     let (requests, place) = (counted(devices, "requests", ITEMS_MAX, path, errors), path.child("requests"));
     twice(api_version, "DeviceRequest", requests, |request| tree::text(request, "name").to_owned(), &place, errors);

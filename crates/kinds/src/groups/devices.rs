@@ -2,7 +2,7 @@
 
 use super::{
     checks,
-    device_claims::{check_claim, check_class, check_taint, check_taint_declared},
+    device_claims::{check_claim, check_claim_by_hand, check_claim_declared, check_class, check_taint, check_taint_declared},
     device_slices, device_status,
 };
 use crate::{Context, Selectable, Strategy, internal, meta, pod, rules, tree, withheld};
@@ -168,8 +168,14 @@ impl Strategy for ClaimTemplates {
         check_claim(tree::text(obj, "apiVersion"), &obj["spec"]["spec"], &Path::root("spec").child("spec"), errors);
     }
 
-    fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
-        rules::immutable_part("resource.ResourceClaimTemplateSpec", &obj["spec"], &old["spec"], &Path::root("spec"), errors);
+    /// That it may not change is said between what is checked by hand and what is declared.
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let (spec, path, mut errors) = (&obj["spec"], Path::root("spec"), ErrorList::new());
+        meta::template(&spec["metadata"], &path.child("metadata"), &mut errors);
+        check_claim_by_hand(&spec["spec"], &path.child("spec"), &mut errors);
+        rules::immutable_part("resource.ResourceClaimTemplateSpec", spec, &old["spec"], &path, &mut errors);
+        check_claim_declared(tree::text(obj, "apiVersion"), &spec["spec"], &path.child("spec"), &mut errors);
+        errors
     }
 }
 

@@ -305,10 +305,8 @@ impl Strategy for ApiServices {
     }
 
     /// Its name says what it is of, still.
-    fn validate_update(&self, obj: &Value, _old: &Value) -> ErrorList {
-        let name = tree::text(&obj["metadata"], "name");
-        let mut errors: ErrorList =
-            self.own_name(obj, name, false).into_iter().map(|why| Error::invalid(&Path::root("metadata").child("name"), name, why)).collect();
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errors = meta::changed_and_created(obj, old, self);
         self.check(obj, &mut errors);
         errors
     }

@@ -109,14 +109,25 @@ impl Strategy for Bindings {
         for (at, subject) in tree::list(obj, "subjects").iter().enumerate() {
             check_subject(subject, !self.cluster, &Path::root("subjects").index(at), errors);
         }
-        for (at, subject) in tree::list(obj, "subjects").iter().enumerate() {
-            rules::required(subject, &Path::root("subjects").index(at), "name", errors);
-        }
-        rules::required(role, &path, "name", errors);
     }
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
         rules::immutable_part("rbac.RoleRef", &obj["roleRef"], &old["roleRef"], &Path::root("roleRef"), errors);
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        self.check(obj, &mut errors);
+        check_declared(obj, &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        self.check(obj, &mut errors);
+        self.check_update(obj, old, &mut errors);
+        check_declared(obj, &mut errors);
+        errors
     }
 
     fn name_rule(&self) -> NameRule {
@@ -126,6 +137,14 @@ impl Strategy for Bindings {
     fn allow_create_on_update(&self) -> bool {
         true
     }
+}
+
+/// What upstream has as marks of the types of bindings comes last.
+fn check_declared(obj: &Value, errors: &mut ErrorList) {
+    for (at, subject) in tree::list(obj, "subjects").iter().enumerate() {
+        rules::required(subject, &Path::root("subjects").index(at), "name", errors);
+    }
+    rules::required(&obj["roleRef"], &Path::root("roleRef"), "name", errors);
 }
 
 fn check_subject(subject: &Value, namespaced: bool, path: &Path, errors: &mut ErrorList) {
@@ -165,5 +184,8 @@ mod tests {
         other["roleRef"]["name"] = "x".into();
         let errors = strategy.validate_update(&other, &obj);
         assert_eq!(errors.iter().map(|e| e.detail.as_str()).collect::<Vec<_>>(), ["field is immutable"]);
+        other["subjects"][0]["name"] = "".into();
+        let errors = strategy.validate_update(&other, &obj);
+        assert_eq!(errors.iter().map(|e| e.path.as_str()).collect::<Vec<_>>(), ["roleRef", "subjects[0].name"]);
     }
 }
