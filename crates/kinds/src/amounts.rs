@@ -111,13 +111,20 @@ pub(crate) fn of_quota(resource: &str, path: &Path, errors: &mut ErrorList) {
     }
 }
 
+/// A number that is written out, as upstream's 64 bits hold it: one that is too large for them is another there.
+pub(crate) fn held(value: &Value) -> Option<i64> {
+    let number = value.as_str()?.parse::<i128>().ok()?;
+    u64::try_from(number & i128::from(u64::MAX)).ok().map(u64::cast_signed)
+}
+
 /// Checks the amount of a resource.
 pub(crate) fn amount(resource: &str, value: &Value, path: &Path, errors: &mut ErrorList) {
     let Some(quantity) = rules::quantity(value) else { return };
     if quantity < Quantity::ZERO {
         errors.push(Error::invalid(path, quantity.to_string(), rules::NEGATIVE));
     }
-    if !quantity.is_whole() && (COUNTED.contains(&resource) || is_extended(resource)) {
+    let is_whole = quantity.is_whole() && held(value).is_none_or(|number| number.wrapping_mul(1000) % 1000 == 0);
+    if !is_whole && (COUNTED.contains(&resource) || is_extended(resource)) {
         errors.push(Error::invalid(path, quantity.to_string(), "must be an integer"));
     }
 }
@@ -138,13 +145,18 @@ fn requirements(resources: &Value, name_of: fn(&str, &Path, &mut ErrorList), pat
     let at = path.child("limits");
     let (mut basic, mut huge) = (false, false);
     for (name, value) in tree::entries(resources, "limits") {
-        one(name, value, name_of, &at.key(name), errors);
+        let place = at.key(name);
+        name_of(name, &place, errors);
+        amount(name, value, &place, errors);
+        pages(name, value, &place, errors);
         basic |= matches!(name, "cpu" | "memory");
         huge |= is_huge(name);
     }
     let at = path.child("requests");
     for (name, value) in tree::entries(resources, "requests") {
-        one(name, value, name_of, &at.key(name), errors);
+        let place = at.key(name);
+        name_of(name, &place, errors);
+        amount(name, value, &place, errors);
         basic |= matches!(name, "cpu" | "memory");
         huge |= is_huge(name);
         let exact = !is_native(name) || is_huge(name);
@@ -158,15 +170,14 @@ fn requirements(resources: &Value, name_of: fn(&str, &Path, &mut ErrorList), pat
             (_, None) if exact => errors.push(Error::required(&path.child("limits"), "Limit must be set for non overcommitable resources")),
             _ => {}
         }
+        pages(name, value, &place, errors);
     }
     if huge && !basic {
         errors.push(Error::forbidden(path, "HugePages require cpu or memory"));
     }
 }
 
-fn one(name: &str, value: &Value, name_of: fn(&str, &Path, &mut ErrorList), path: &Path, errors: &mut ErrorList) {
-    name_of(name, path, errors);
-    amount(name, value, path, errors);
+fn pages(name: &str, value: &Value, path: &Path, errors: &mut ErrorList) {
     let size: Option<Quantity> = name.strip_prefix(HUGE_PAGES).and_then(|s| s.parse().ok());
     if let (true, Some(quantity)) = (is_huge(name), rules::quantity(value)) {
         let whole = size.is_some_and(|s| s.value() > 0 && quantity.value() % s.value() == 0);

@@ -5,6 +5,7 @@ use machinery::{
     Value,
     field::{Error, ErrorList, Path},
     names,
+    quote::Quoted,
 };
 use serde_json::json;
 use std::collections::HashSet;
@@ -164,6 +165,7 @@ impl Strategy for Nodes {
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         taints(obj, errors);
         amounts_of(obj, errors);
+        features(obj, errors);
         let ranges = tree::list(&obj["spec"], "podCIDRs");
         let path = Path::root("spec.podCIDRs");
         for (at, range) in ranges.iter().map(|r| r.as_str().unwrap_or_default()).enumerate() {
@@ -175,7 +177,7 @@ impl Strategy for Nodes {
             let why = format!("invalid PodCIDRs. failed to check with dual stack with error:invalid CIDR[{at}]: <nil> (invalid CIDR address: {})", texts[at]);
             errors.push(Error::internal(&path, why));
         }
-        let sixes = texts.iter().filter(|range| range.contains(':')).count();
+        let sixes = texts.iter().filter(|range| checks::family_of(range) == Some(true)).count();
         if unread.is_some() || ranges.len() > 2 || (ranges.len() == 2 && sixes != 1) {
             errors.push(Error::invalid(&path, obj["spec"]["podCIDRs"].clone(), "may specify no more than one CIDR for each IP family"));
         }
@@ -190,6 +192,7 @@ impl Strategy for Nodes {
     fn validate_status(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         amounts_of(obj, &mut errors);
+        features(obj, &mut errors);
         changed(obj, old, &mut errors);
         errors
     }
@@ -236,6 +239,34 @@ fn amounts_of(obj: &Value, errors: &mut ErrorList) {
             amounts::amount(name, value, &Path::root("status").child(list).child(name), errors);
         }
     }
+}
+
+/// What a node says that it can do: each once, in order, with a name like `MyFeature/mySubFeature`.
+fn features(obj: &Value, errors: &mut ErrorList) {
+    let path = Path::root("status.declaredFeatures");
+    let all: Vec<&str> = tree::list(&obj["status"], "declaredFeatures").iter().map(|name| name.as_str().unwrap_or_default()).collect();
+    for (at, name) in all.iter().copied().enumerate() {
+        if name.len() > names::SUBDOMAIN_MAX_BYTES {
+            let detail = format!("invalid feature name {}: must be no more than {} characters", Quoted(name), names::SUBDOMAIN_MAX_BYTES);
+            errors.push(Error::invalid(&path.index(at), name, detail));
+        } else if !is_feature(name) {
+            let detail = format!(
+                "invalid feature name {}: must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes",
+                Quoted(name)
+            );
+            errors.push(Error::invalid(&path.index(at), name, detail));
+        }
+        match all.get(at + 1) {
+            Some(next) if *next == name => errors.push(Error::duplicate(&path.index(at + 1), *next)),
+            Some(next) if *next < name => errors.push(Error::invalid(&path.index(at + 1), *next, "list must be sorted alphabetically")),
+            _ => {}
+        }
+    }
+}
+
+fn is_feature(name: &str) -> bool {
+    let is_part = |part: &str| part.starts_with(|c: char| c.is_ascii_alphabetic()) && part.bytes().all(|b| b.is_ascii_alphanumeric());
+    name.starts_with(|c: char| c.is_ascii_uppercase()) && name.split('/').all(is_part)
 }
 
 fn changed(obj: &Value, old: &Value, errors: &mut ErrorList) {

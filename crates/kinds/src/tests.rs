@@ -154,6 +154,22 @@ fn wrong_services_are_told_so() {
 }
 
 #[test]
+fn a_node_says_what_it_can_do_in_order() {
+    let node = core("Node", json!({"status": {"declaredFeatures": ["B/c", "A", "A", "x"], "capacity": {"pods": "12345678901234567890"}}}));
+    let errors = strategy("", "nodes").validate_status(&node, &node);
+    let found: Vec<_> = errors.iter().map(|error| (error.path.as_str(), error.detail.split(':').next().unwrap_or_default())).collect();
+    assert_eq!(
+        found,
+        [
+            ("status.capacity.pods", "must be an integer"),
+            ("status.declaredFeatures[1]", "list must be sorted alphabetically"),
+            ("status.declaredFeatures[2]", ""),
+            ("status.declaredFeatures[3]", "invalid feature name \"x\""),
+        ]
+    );
+}
+
+#[test]
 fn finalizers_without_a_domain_are_told_after_what_may_not_change() {
     let old = core("ConfigMap", json!({}));
     let mut new = old.clone();

@@ -1,7 +1,7 @@
 //! Persistent volumes (`pkg/apis/core/validation`, `pkg/registry/core/persistentvolume`).
 
 use crate::{
-    Context, Strategy,
+    Context, Strategy, amounts,
     claim::{VOLUME_MODES, access_modes, class, class_warning, default_phase},
     internal, pod, rules,
     tree::{self, Fields},
@@ -216,10 +216,12 @@ fn check_capacity(spec: &Value, place: &Path, errors: &mut ErrorList) {
 }
 
 fn positive(value: &Value, path: &Path, errors: &mut ErrorList) {
-    if let Some(quantity) = rules::quantity(value).filter(|q| *q <= Quantity::ZERO) {
-        if quantity < Quantity::ZERO {
-            errors.push(Error::invalid(path, quantity.value(), "must be a valid resource quantity"));
-        }
+    let Some(quantity) = rules::quantity(value) else { return };
+    let held = amounts::held(value).unwrap_or_else(|| quantity.value());
+    if held < 0 {
+        errors.push(Error::invalid(path, held, "must be a valid resource quantity"));
+    }
+    if quantity <= Quantity::ZERO {
         errors.push(Error::invalid(path, quantity.to_string(), "must be greater than zero"));
     }
 }

@@ -28,7 +28,14 @@ const FILES: &str = "secret|configMap|downwardAPI|projected";
 /// Where a kind has the spec of a pod, and what of itself it loses.
 fn fields(group: &str, kind: &str) -> (Option<&'static [&'static str]>, &'static [&'static [&'static str]]) {
     match (group, kind) {
-        ("", "Pod") => (Some(&["spec"]), &[]),
+        ("", "Pod") => (
+            Some(&["spec"]),
+            &[
+                &["status", "containerStatuses|initContainerStatuses|ephemeralContainerStatuses", "*", "volumeMounts", "*", "volumeStatus"],
+                &["status", "nodeAllocatableResourceClaimStatuses"],
+                &["status", "volumeHealth"],
+            ],
+        ),
         ("", "PodTemplate") => (Some(&["template", "spec"]), &[]),
         ("", "ReplicationController") | ("apps", "DaemonSet" | "Deployment" | "ReplicaSet" | "StatefulSet") => (Some(&["spec", "template", "spec"]), &[]),
         ("batch", "Job") => (Some(&["spec", "template", "spec"]), &[&["spec", "scheduling"]]),

@@ -95,7 +95,7 @@ pub(crate) fn lenient_cidr(text: &str) -> Option<Cidr> {
 }
 
 /// Whether a range is one of IPv6 addresses; none if it is no range.
-pub(super) fn family_of(text: &str) -> Option<bool> {
+pub(crate) fn family_of(text: &str) -> Option<bool> {
     lenient_cidr(text).map(|range| range.address.is_ipv6() && !rules::is_mapped(range.address))
 }
 

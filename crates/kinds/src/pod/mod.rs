@@ -10,6 +10,7 @@ mod env;
 mod handlers;
 mod image;
 mod mounts;
+mod observed;
 mod os;
 mod overlaps;
 mod parts;

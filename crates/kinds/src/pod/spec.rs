@@ -12,7 +12,7 @@ use machinery::{
     names,
 };
 use serde_json::json;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// Checks a pod spec.
 pub(crate) fn check_spec(spec: &Value, path: &Path, user: Users, errors: &mut ErrorList) {
@@ -38,13 +38,15 @@ pub(crate) fn check_spec(spec: &Value, path: &Path, user: Users, errors: &mut Er
     windows::host_process(spec, path, errors);
     host_users(spec, path, errors);
     host_name(spec, path, errors);
-    named(spec, path, errors);
+    named(spec, path, &["serviceAccountName", "nodeName"], names::dns1123_subdomain, errors);
     if let Some(seconds) = spec["activeDeadlineSeconds"].as_i64().filter(|s| !(1..=i64::from(i32::MAX)).contains(s)) {
         let detail = format!("must be between 1 and {}, inclusive", i32::MAX);
         errors.push(Error::invalid(&path.child("activeDeadlineSeconds"), seconds, detail));
     }
+    named(spec, path, &["hostname", "subdomain"], names::dns1123_label, errors);
     placement::tolerations(spec, path, errors);
     host_aliases(spec, &path.child("hostAliases"), errors);
+    named(spec, path, &["priorityClassName", "runtimeClassName"], names::dns1123_subdomain, errors);
     if !spec["preemptionPolicy"].is_null() {
         rules::one_of(&spec["preemptionPolicy"], &path.child("preemptionPolicy"), &["PreemptLowerPriority", "Never"], errors);
     }
@@ -53,7 +55,7 @@ pub(crate) fn check_spec(spec: &Value, path: &Path, user: Users, errors: &mut Er
         amounts::container(&json!({"limits": spec["overhead"]}), &HashSet::new(), &path.child("overhead"), errors);
     }
     os::check(spec, path, errors);
-    file_keys(spec, path, &known, errors);
+    file_keys(spec, path, errors);
     if user == Users::Template && !tree::empty(&spec["ephemeralContainers"]) {
         errors.push(Error::forbidden(&path.child("ephemeralContainers"), "ephemeral containers not allowed in pod template"));
     }
@@ -163,16 +165,10 @@ fn host_name(spec: &Value, path: &Path, errors: &mut ErrorList) {
     rules::name(name, &path, names::dns1123_subdomain(name), errors);
 }
 
-fn named(spec: &Value, path: &Path, errors: &mut ErrorList) {
-    for (field, rule) in [
-        ("serviceAccountName", names::dns1123_subdomain as fn(&str) -> Vec<String>),
-        ("nodeName", names::dns1123_subdomain),
-        ("hostname", names::dns1123_label),
-        ("subdomain", names::dns1123_label),
-        ("priorityClassName", names::dns1123_subdomain),
-        ("runtimeClassName", names::dns1123_subdomain),
-    ] {
-        if let Some(value) = spec[field].as_str().filter(|v| !v.is_empty() || field == "runtimeClassName") {
+/// Names that need not be said; that of a runtime class may not be empty if it is.
+fn named(spec: &Value, path: &Path, fields: &[&str], rule: fn(&str) -> Vec<String>, errors: &mut ErrorList) {
+    for field in fields.iter().copied() {
+        if let Some(value) = spec[field].as_str().filter(|value| !value.is_empty() || field == "runtimeClassName") {
             rules::name(value, &path.child(field), rule(value), errors);
         }
     }
@@ -189,8 +185,9 @@ fn host_aliases(spec: &Value, list: &Path, errors: &mut ErrorList) {
     }
 }
 
-/// Variables from files need a volume that a container may write.
-fn file_keys(spec: &Value, path: &Path, volumes: &volumes::Known<'_>, errors: &mut ErrorList) {
+/// Variables from files need a volume that a container may write, whatever else is wrong with it.
+fn file_keys(spec: &Value, path: &Path, errors: &mut ErrorList) {
+    let volumes: HashMap<&str, &Value> = tree::list(spec, "volumes").iter().map(|volume| (tree::text(volume, "name"), volume)).collect();
     for list in ["initContainers", "containers", "ephemeralContainers"] {
         for (at, container) in tree::list(spec, list).iter().enumerate() {
             for (nth, env) in tree::list(container, "env").iter().enumerate().filter(|(_, e)| e["valueFrom"]["fileKeyRef"].is_object()) {

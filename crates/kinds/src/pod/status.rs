@@ -1,5 +1,6 @@
 //! What a pod's status may say (`ValidatePodStatusUpdate`).
 
+use super::observed;
 use crate::{
     internal, rules,
     tree::{self, Fields},
@@ -10,7 +11,7 @@ use machinery::{
     names,
 };
 use serde_json::json;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// The conditions that Kubernetes itself sets.
 const SYSTEM_CONDITIONS: [&str; 3] = ["PodScheduled", "Ready", "Initialized"];
@@ -74,6 +75,7 @@ pub(super) fn check(obj: &Value, old: &Value, errors: &mut ErrorList) {
     claims(new, spec, &path, errors);
     addresses(new, had, "podIP", "podIPs", &path, errors);
     addresses(new, had, "hostIP", "hostIPs", &path, errors);
+    observed::check(new, &obj["spec"], &path, errors);
 }
 
 fn conditions(status: &Value, list: &Path, errors: &mut ErrorList) {
@@ -113,14 +115,36 @@ fn claims(status: &Value, spec: &Value, path: &Path, errors: &mut ErrorList) {
     if mappings.is_empty() {
         errors.push(Error::required(&list, "at least one request mapping is required"));
     }
+    let named = ["initContainers", "containers"].into_iter().flat_map(|list| tree::list(spec, list));
+    let containers: HashMap<&str, &Value> = named.map(|container| (tree::text(container, "name"), container)).collect();
+    let mut seen = HashSet::new();
     for (at, mapping) in mappings.iter().enumerate() {
-        let name = tree::text(mapping, "containerName");
-        if !["initContainers", "containers"].iter().any(|of| tree::list(spec, of).iter().any(|c| tree::text(c, "name") == name)) {
-            let detail = "must match the name of an entry in spec.initContainers.name or spec.containers.name";
-            errors.push(Error::invalid(&list.index(at).child("containerName"), name, detail));
+        let item = list.index(at);
+        let (container, resource) = (tree::text(mapping, "containerName"), tree::text(mapping, "resourceName"));
+        let request = tree::text(mapping, "requestName");
+        match containers.get(container) {
+            None => {
+                let detail = "must match the name of an entry in spec.initContainers.name or spec.containers.name";
+                errors.push(Error::invalid(&item.child("containerName"), container, detail));
+            }
+            Some(known) if known["resources"]["requests"][resource].is_null() => {
+                let detail =
+                    "must match the extended resource name of an entry in spec.initContainers.resources.requests or spec.containers.resources.requests";
+                errors.push(Error::invalid(&item.child("resourceName"), resource, detail));
+            }
+            Some(_) => {}
+        }
+        rules::name(request, &place.child("requestName"), names::dns1123_label(request), errors);
+        if !seen.insert((container, resource, request)) {
+            for (field, value) in [("containerName", container), ("resourceName", resource), ("requestName", request)] {
+                errors.push(Error::duplicate(&item.child(field), value));
+            }
         }
     }
-    rules::required(extended, &place, "resourceClaimName", errors);
+    if rules::required(extended, &place, "resourceClaimName", errors) {
+        let claim = tree::text(extended, "resourceClaimName");
+        rules::name(claim, &place.child("resourceClaimName"), names::dns1123_subdomain(claim), errors);
+    }
 }
 
 /// A container that has ended for good does not run again.
