@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Context, Operation, Write, access, admission,
-    conversion::{Memory, replayed},
+    conversion::{Memory, Unread, replayed},
     errors, own,
     respond::Answer,
     rows::Row,
@@ -99,7 +99,10 @@ pub(super) async fn change_by(call: &Call<'_>, what: &Change<'_>, mut make: Make
     for attempt in 0..ATTEMPTS_MAX {
         call.cx.may_try(attempt)?;
         let present = storage::present(call.world.store(), what.row, &key, Memory::Enough).await;
-        let Some(entry) = present.map_err(|unread| Status::new(500, "", unread.undecodable()))? else {
+        // What is only tried is read where lists are read, which say it otherwise.
+        let dry_run = what.options.dry_run;
+        let unreadable = |unread: Unread| if dry_run { storage::unread(&unread) } else { Status::new(500, "", unread.undecodable()) };
+        let Some(entry) = present.map_err(unreadable)? else {
             if !what.may_create {
                 return Err(errors::not_found(what.row, what.name));
             }
@@ -248,11 +251,15 @@ async fn tracked(call: &Call<'_>, what: &Change<'_>, old: &Value, value: Value) 
         track(kind, &mut next);
         next
     });
-    // Who writes in the version that is stored need not wait for a webhook to be well: what others own in their versions stays theirs.
-    Box::pin(replayed).await.unwrap_or_else(|(why, next)| {
-        tracing::debug!(name = what.name, why, "owners of other versions are left as they are");
-        next
-    })
+    // Who writes in the version that is stored need not wait for a webhook to be well: nobody is told whose the fields are then.
+    match Box::pin(replayed).await {
+        Ok(next) => next,
+        Err((why, mut next)) => {
+            tracing::debug!(name = what.name, why, "the owners are left as they are");
+            meta::set(&mut next, "managedFields", old["metadata"]["managedFields"].clone());
+            next
+        }
+    }
 }
 
 pub(crate) fn uid_mismatch(wanted: &str, found: &str) -> String {

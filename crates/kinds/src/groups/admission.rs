@@ -6,7 +6,7 @@ use super::checks;
 use crate::{
     Context, Strategy,
     expressions::{Compiler, Declared, Gives},
-    rules, tree,
+    internal, rules, tree,
 };
 use machinery::{
     Value,
@@ -498,7 +498,9 @@ fn check_validations(spec: &Value, name: &str, policy: &Policy<'_>, path: &Path,
     }
     let path = path.child("auditAnnotations");
     if audits.len() > AUDIT_ANNOTATIONS_MAX {
-        errors.push(Error::invalid(&path, audits.to_vec(), format!("must not have more than {AUDIT_ANNOTATIONS_MAX} auditAnnotations")));
+        let detail = format!("must not have more than {AUDIT_ANNOTATIONS_MAX} auditAnnotations");
+        let shown = internal::text("[]admissionregistration.AuditAnnotation", &spec["auditAnnotations"]);
+        errors.push(Error::invalid(&path, audits.to_vec(), detail).shown_as(shown));
     }
     let mut seen = HashSet::new();
     for (at, audit) in audits.iter().enumerate() {

@@ -13,7 +13,13 @@ use machinery::{
 use serde_json::json;
 use std::{collections::HashSet, time::SystemTime};
 
+const MUST_BE: &str = "must be spec.names.plural+\".\"+spec.group";
 const APPROVAL: &str = "api-approved.kubernetes.io";
+
+/// What a definition has to be called.
+fn plural_and_group(spec: &Value) -> String {
+    format!("{}.{}", tree::text(&spec["names"], "plural"), tree::text(spec, "group"))
+}
 
 /// The strategy of custom resource definitions.
 pub(super) struct Definitions;
@@ -68,6 +74,18 @@ impl Strategy for Definitions {
         NameRule::Own
     }
 
+    /// What a name may be made from is what it has to be.
+    fn own_name(&self, obj: &Value, name: &str, prefix: bool) -> Vec<String> {
+        if !prefix {
+            return Vec::new();
+        }
+        let mut problems = NameRule::Subdomain.check(name, true);
+        if name != plural_and_group(&obj["spec"]) {
+            problems.push(MUST_BE.to_owned());
+        }
+        problems
+    }
+
     fn judges_metadata(&self) -> bool {
         true
     }
@@ -83,8 +101,8 @@ impl Strategy for Definitions {
         if !name.is_empty() {
             rules::name(name, &place, names::dns1123_subdomain(name), &mut errors);
         }
-        if !name.is_empty() && name != format!("{}.{}", tree::text(&spec["names"], "plural"), tree::text(spec, "group")) {
-            errors.push(Error::invalid(&place, name, "must be spec.names.plural+\".\"+spec.group"));
+        if !name.is_empty() && name != plural_and_group(spec) {
+            errors.push(Error::invalid(&place, name, MUST_BE));
         }
         definition::check_spec(spec, None, &mut errors);
         definition::check_names(&obj["status"]["acceptedNames"], &Path::root("status").child("acceptedNames"), &mut errors);
