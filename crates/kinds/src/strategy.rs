@@ -189,8 +189,8 @@ pub trait Strategy: Send + Sync {
         }
     }
 
-    /// Fills in the times that a new object has by default, before it is told whose its fields are.
-    fn default_times(&self, _cx: &Context, _obj: &mut Value) {}
+    /// Fills in the times that a body has by default, before it is told whose its fields are.
+    fn default_times(&self, _now: SystemTime, _obj: &mut Value) {}
 
     /// What is said of a new object. Setting `stop` ends what takes long of it: nobody waits for it then, and the object is not right.
     fn judge(&self, obj: &Value, _stop: &AtomicBool) -> Judged {

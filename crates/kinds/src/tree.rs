@@ -134,11 +134,12 @@ pub(crate) fn keep_all_but(obj: &mut Value, old: &Value, path: &[&str]) {
     }
 }
 
-/// Whether anything but type, metadata and status differs.
+/// Whether anything but type, metadata and status differs. A list that is empty is none.
 pub(crate) fn body_differs(obj: &Value, old: &Value) -> bool {
     let own = |key: &str| !matches!(key, "metadata" | "status" | "apiVersion" | "kind");
-    let body = |v: &'_ Value| v.as_object().map(|m| m.iter().filter(|(k, v)| own(k) && !v.is_null()).count());
-    let same = |(key, value): (&String, &Value)| !own(key) || value.is_null() || old.get(key) == Some(value);
+    let none = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+    let body = |v: &'_ Value| v.as_object().map(|m| m.iter().filter(|(k, v)| own(k) && !none(v)).count());
+    let same = |(key, value): (&String, &Value)| !own(key) || none(value) || old.get(key) == Some(value);
     body(obj) != body(old) || !obj.as_object().is_none_or(|m| m.iter().all(same))
 }
 

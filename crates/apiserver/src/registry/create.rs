@@ -29,7 +29,7 @@ pub(crate) async fn create(call: &Call<'_>, body: &Bytes) -> Result<Answer, Stat
     let mut value = call.decode(body, options.validation)?;
     check_kind(call.row, &value)?;
     default(call.row, &mut value);
-    call.row.strategy.default_times(&call.cx.strategy(), &mut value);
+    call.row.strategy.default_times(call.cx.now, &mut value);
     create_value(call, call.row, call.namespace(), &options, value, false).await
 }
 

@@ -102,6 +102,7 @@ pub(crate) async fn patch(call: &Call<'_>, subresource: &str, body: &Bytes) -> R
             call.cx.note_texts(Texts::of_tree(call.row.ty(), &value));
         }
         own::default(call.row, &mut value);
+        call.row.strategy.default_times(call.cx.now, &mut value);
         check_identity(call, &mut value)?;
         Ok(value)
     })

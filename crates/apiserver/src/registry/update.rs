@@ -64,6 +64,7 @@ fn body_value(call: &Call<'_>, options: &WriteOptions, bytes: &Bytes) -> Result<
     let mut value = call.decode(bytes, options.validation)?;
     create::check_kind(call.row, &value)?;
     own::default(call.row, &mut value);
+    call.row.strategy.default_times(call.cx.now, &mut value);
     create::place(call.row, call.namespace(), &mut value)?;
     check_name(call, meta::text(&value, "name"))?;
     Ok(value)

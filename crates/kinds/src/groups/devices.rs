@@ -11,7 +11,7 @@ use machinery::{
     field::{Error, ErrorList, Path},
     names, time,
 };
-use std::collections::HashSet;
+use std::{collections::HashSet, time::SystemTime};
 
 /// The strategy of device classes.
 pub(super) struct DeviceClasses;
@@ -346,28 +346,25 @@ impl Strategy for TaintRules {
         version != "v1"
     }
 
-    fn default_times(&self, cx: &Context, obj: &mut Value) {
+    fn default_times(&self, now: SystemTime, obj: &mut Value) {
         if let Some(taint) = tree::at(obj, &["spec", "taint"]) {
-            tree::fill(taint, "timeAdded", time::rfc3339(cx.now));
+            tree::fill(taint, "timeAdded", time::rfc3339(now));
         }
     }
 
     fn prepare_create(&self, cx: &Context, obj: &mut Value) {
         tree::reset_status(obj);
         tree::set_meta(obj, "generation", 1.into());
-        self.default_times(cx, obj);
+        self.default_times(cx.now, obj);
     }
 
     fn prepare_update(&self, cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep(obj, old, "status");
         let had = &old["spec"]["taint"];
         if let Some(taint) = obj.get_mut("spec").and_then(|spec| spec.get_mut("taint")).and_then(Value::as_object_mut) {
-            // The time is that of the present effect, unless the writer says another.
-            let kept = taint.get("timeAdded").is_none_or(|t| t.is_null() || *t == had["timeAdded"]);
-            if kept && taint.get("effect") != Some(&had["effect"]) {
+            // The time is that of the present effect, unless the writer says another. Who says none has said the present one.
+            if taint.get("timeAdded") == Some(&had["timeAdded"]) && taint.get("effect") != Some(&had["effect"]) {
                 taint.insert("timeAdded".into(), time::rfc3339(cx.now).into());
-            } else if kept && had["timeAdded"].is_string() {
-                taint.insert("timeAdded".into(), had["timeAdded"].clone());
             }
         }
         if tree::body_differs(obj, old) {

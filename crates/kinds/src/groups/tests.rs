@@ -483,3 +483,19 @@ fn addresses_of_slices_should_be_written_in_one_way() {
     assert_eq!(slice("me"), ["endpoints[1].addresses[0]: IPv6 address \"FD00::1\" should be in RFC 5952 canonical format (\"fd00::1\")"]);
     assert!(slice("endpointslice-controller.k8s.io").is_empty());
 }
+
+#[test]
+fn who_leaves_out_when_devices_were_tainted_says_now() {
+    let strategy = strategy("resource.k8s.io", "devicetaintrules").unwrap();
+    let rule = |effect: &str, time: &str| json!({"metadata": {"generation": 1}, "spec": {"taint": {"key": "a", "effect": effect, "timeAdded": time}}});
+    let (old, now) = (rule("None", "1970-01-01T00:00:07Z"), std::time::SystemTime::UNIX_EPOCH);
+    let mut new = json!({"metadata": {"generation": 1}, "spec": {"taint": {"key": "a", "effect": "None"}}});
+    strategy.default_times(now, &mut new);
+    let cx = Context::new(now, "admin");
+    for (mut new, time, generation) in
+        [(new, "1970-01-01T00:00:00Z", 2), (old.clone(), "1970-01-01T00:00:07Z", 1), (rule("NoExecute", "1970-01-01T00:00:07Z"), "1970-01-01T00:00:00Z", 2)]
+    {
+        strategy.prepare_update(&cx, &mut new, &old);
+        assert_eq!((&new["spec"]["taint"]["timeAdded"], &new["metadata"]["generation"]), (&json!(time), &json!(generation)), "{new}");
+    }
+}

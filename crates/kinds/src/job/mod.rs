@@ -43,14 +43,7 @@ impl Strategy for Jobs {
             default_template(spec);
             default_spec(spec);
         }
-        let labels = obj["spec"]["template"]["metadata"]["labels"].clone();
-        if labels.is_object()
-            && let Some(metadata) = tree::at(obj, &["metadata"])
-            && metadata.get("labels").is_none_or(tree::empty)
-            && !tree::empty(&labels)
-        {
-            metadata.insert("labels".into(), labels);
-        }
+        label(obj);
     }
 
     fn has_generation(&self) -> bool {
@@ -69,6 +62,12 @@ impl Strategy for Jobs {
                 tree::set_meta(obj, "labels", labels);
             }
         }
+    }
+
+    fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
+        tree::keep_all_but_status(obj, old);
+        // Upstream gives what it reads of its store the defaults, too.
+        label(obj);
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
@@ -106,6 +105,18 @@ impl Strategy for Jobs {
     /// Kept as it was before there was a garbage collector.
     fn default_propagation(&self) -> Propagation {
         Propagation::Orphan
+    }
+}
+
+/// A job without labels has those of its pods.
+fn label(obj: &mut Value) {
+    let labels = obj["spec"]["template"]["metadata"]["labels"].clone();
+    if labels.is_object()
+        && let Some(metadata) = tree::at(obj, &["metadata"])
+        && metadata.get("labels").is_none_or(tree::empty)
+        && !tree::empty(&labels)
+    {
+        metadata.insert("labels".into(), labels);
     }
 }
 

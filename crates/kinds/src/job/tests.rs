@@ -150,3 +150,11 @@ fn lists_of_indexes() {
     assert_eq!(indexes::overlap("0-3,6", "4,5-7", 8), Some(6));
     assert_eq!(indexes::overlap("0-3", "4", 8), None);
 }
+
+#[test]
+fn a_job_without_labels_has_those_of_its_pods_when_its_status_is_written() {
+    let old = json!({"metadata": {}, "spec": {"template": {"metadata": {"labels": {"a": "b"}}}}});
+    let mut new = json!({"metadata": {}, "status": {"active": 1}});
+    Jobs.prepare_status(&cx(), &mut new, &old);
+    assert_eq!(new["metadata"]["labels"], json!({"a": "b"}));
+}

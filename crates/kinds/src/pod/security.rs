@@ -7,6 +7,9 @@ use machinery::{
     field::{Error, ErrorList, Path},
 };
 
+/// Bytes of the path of an AppArmor profile.
+const PROFILE_BYTES_MAX: usize = 4095;
+
 /// Whose spec it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Users {
@@ -53,11 +56,16 @@ pub(super) fn app_armor(profile: &Value, path: &Path, errors: &mut ErrorList) {
     }
     let (local, place) = (&profile["localhostProfile"], path.child("localhostProfile"));
     match tree::text(profile, "type") {
-        "Localhost" => match local.as_str() {
-            None | Some("") => errors.push(Error::required(&place, "must be set when AppArmor type is Localhost")),
-            Some(text) if text.trim() != text => errors.push(Error::invalid(&place, text, "must not be padded with whitespace")),
-            Some(_) => {}
-        },
+        "Localhost" => {
+            match local.as_str() {
+                None | Some("") => errors.push(Error::required(&place, "must be set when AppArmor type is Localhost")),
+                Some(text) if text.trim() != text => errors.push(Error::invalid(&place, text, "must not be padded with whitespace")),
+                Some(_) => {}
+            }
+            if local.as_str().is_some_and(|text| text.len() > PROFILE_BYTES_MAX) {
+                errors.push(Error::too_long(&place, PROFILE_BYTES_MAX));
+            }
+        }
         "RuntimeDefault" | "Unconfined" if !local.is_null() => {
             errors.push(Error::invalid(&place, local.clone(), "can only be set when AppArmor type is Localhost"));
         }
