@@ -22,10 +22,13 @@ pub(crate) use objects::{gone, settle};
 pub(crate) use range::{Offer, Range};
 pub(crate) use repair::{Suspects, repair};
 
+use crate::rows::Row;
 use families::Family;
 use machinery::{
     Value,
     field::{self, Path},
+    quote::Quoted,
+    status::Status,
 };
 use parking_lot::Mutex;
 use serde_json::json;
@@ -36,6 +39,14 @@ use std::{
 
 /// Before the first node port that a rehearsal shows (upstream's guess).
 const PORT_GUESSED: u16 = 32_768;
+
+/// What a write is told that is not given what it asks for: upstream has room for all that is asked for or has failed itself.
+pub(crate) fn refusal(row: &Row, name: &str, errors: field::ErrorList) -> Status {
+    match errors.iter().find(|error| error.kind == field::ErrorKind::Internal) {
+        Some(failed) => Status::internal(&failed.detail),
+        None => crate::errors::invalid(row, name, errors),
+    }
+}
 
 /// Who holds an address or a port: the UID of the Service.
 type Owner = String;
@@ -257,7 +268,9 @@ impl Allocators {
                 continue;
             }
             let ip = self.next_ip(family, offer, &hold.owner);
-            let ip = ip.ok_or_else(|| vec![field::Error::internal(&path, "failed to allocate a serviceIP: range is full")])?;
+            let name = service["metadata"]["name"].as_str().unwrap_or_default();
+            let full = || format!("failed to allocate a serviceIP for Service {}: range is full", Quoted(name));
+            let ip = ip.ok_or_else(|| vec![field::Error::internal(&path, full())])?;
             hold.ips.push(ip);
             all.push(ip.to_string());
         }
@@ -307,21 +320,20 @@ impl Allocators {
         if !fields::needs_health_check_port(service) {
             return Ok(());
         }
-        let path = Path::root("spec").child("healthCheckNodePort");
-        let wanted = fields::health_check_port(service);
-        if wanted.is_some() && wanted == old.and_then(fields::health_check_port) {
+        // One that has it keeps it, whatever is said of it: validation looks at that.
+        if old.is_some_and(fields::needs_health_check_port) {
             return Ok(());
         }
-        let found = match wanted {
+        let path = Path::root("spec").child("healthCheckNodePort");
+        let found = match fields::health_check_port(service) {
             Some(port) => {
                 let taken = self.take_port(port, "TCP", &hold.owner);
-                taken.map_err(|why| {
-                    vec![field::Error::invalid(&path, json!(port), format!("failed to allocate requested HealthCheck NodePort {port}: {why}"))]
-                })?;
+                let refused = |why: String| field::Error::internal(&path, format!("failed to allocate requested HealthCheck NodePort {port}: {why}"));
+                taken.map_err(|why| vec![refused(why)])?;
                 hold.ports.push((port, "TCP".into()));
                 port
             }
-            None => hold.next_port("TCP").ok_or_else(|| vec![field::Error::internal(&path, "failed to allocate a HealthCheck NodePort: range is full")])?,
+            None => hold.next_port("TCP").ok_or_else(|| vec![field::Error::internal(&path, "failed to allocate a HealthCheck NodePort 0: range is full")])?,
         };
         service["spec"]["healthCheckNodePort"] = found.into();
         Ok(())

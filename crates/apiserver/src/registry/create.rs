@@ -130,7 +130,7 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
             call.world
                 .services()
                 .create(&mut value, &services::Offer::of(call.world).rehearsed(options.dry_run))
-                .map_err(|e| errors::invalid(row, &name, e))?,
+                .map_err(|refused| services::refusal(row, &name, refused))?,
         ),
         false => None,
     };

@@ -178,7 +178,7 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
                 return Err(errors::invalid(row, what.name, stops));
             }
             let offer = services::Offer::of(call.world).rehearsed(options.dry_run);
-            Some(call.world.services().update(&mut value, old, &offer).map_err(|e| errors::invalid(row, what.name, e))?)
+            Some(call.world.services().update(&mut value, old, &offer).map_err(|refused| services::refusal(row, what.name, refused))?)
         }
         false => None,
     };

@@ -172,7 +172,7 @@ fn addresses_come_from_each_range_that_is_offered() {
         assert!(ip.starts_with("10.1.0."), "{ip}");
     }
     let errors = one("g", json!({}), &[narrow]).unwrap_err();
-    assert_eq!(errors[0].detail, "failed to allocate a serviceIP: range is full");
+    assert_eq!(errors[0].detail, "failed to allocate a serviceIP for Service \"g\": range is full");
     assert!(one("g", json!({}), &[narrow, own()]).unwrap().starts_with("10.96."), "the next range has room");
     assert_eq!(one("h", json!({"clusterIP": "10.96.0.77"}), &[narrow, own()]).unwrap(), "10.96.0.77");
     for (ip, ranges) in [("10.96.0.78", &[narrow][..]), ("10.1.0.0", &[narrow]), ("10.1.0.7", &[narrow]), ("192.0.2.1", &[narrow, own()])] {
@@ -217,7 +217,7 @@ fn a_service_of_two_families_has_an_address_of_each_and_gives_the_second_back() 
     // Where the second range is full, nothing of the first stays taken.
     let narrow = Range::new("fd00:97::".parse().unwrap(), 128);
     let full = all.create(&mut service("d", json!({"ipFamilyPolicy": "RequireDualStack"})), &Offer::fixed(&[own(), narrow]));
-    assert_eq!(full.unwrap_err()[0].detail, "failed to allocate a serviceIP: range is full");
+    assert_eq!(full.unwrap_err()[0].detail, "failed to allocate a serviceIP for Service \"d\": range is full");
     assert_eq!(all.unused(&[Arc::new(named_again), Arc::new(next)]).count_ips(), 0);
 }
 
