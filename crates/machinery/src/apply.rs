@@ -151,7 +151,7 @@ fn apply_as<'w>(kind: impl Into<Written<'w>>, live: Option<&Value>, applied: &Va
     take_from_others(&versions, &mut managers, &changes, force, || last_applied::owned(ty, manager.name, &old))?;
     let unchanged = new == old;
     // What Go would leave out of the merged object is no part of it.
-    let converted = json::from_maps(new, ty).map_err(|why| {
+    let converted = json::from_maps(&new, ty).map_err(|why| {
         let kind = ty.gvk().map(ToString::to_string).unwrap_or_default();
         failed(format!("failed to convert new object ({}) to proper version: unable to convert unstructured object to {kind}: {why}", title(applied)))
     })?;

@@ -24,11 +24,11 @@ mod texts;
 pub(crate) mod write;
 
 pub use blanks::Blanks;
-pub(crate) use deep::after_string;
 pub use deep::spans;
-pub(crate) use errors::Spelled;
+pub(crate) use deep::{after_string, members};
 pub use scalar::base64;
 pub use texts::Texts;
+pub(crate) use texts::compact;
 pub use write::{Indent, encode};
 
 use crate::{
@@ -71,6 +71,9 @@ pub struct Decoded {
 /// takes some hundred bytes to drop and up to some thousand to decode (without optimisation, where a test tries all walks).
 /// It is address space; memory is what is used.
 pub const STACK_BYTES: usize = 64 << 20;
+
+/// How deep a value may be nested that is read by the fields of its types, which takes each level out of the one around it.
+const BY_FIELDS_DEPTH_MAX: usize = 200;
 
 /// Reads JSON that holds objects, as deep as any body may be, and what lists and events put around them.
 ///
@@ -224,12 +227,6 @@ pub(crate) fn out_of_range(bytes: &[u8]) -> Option<String> {
     errors::out_of_range(bytes, &error)
 }
 
-/// A message with a number in it as a patch spells it; `number` is how the message shows it.
-pub(crate) fn as_spelled(message: String, bytes: &[u8]) -> String {
-    let shown = message.split_once("number ").and_then(|(_, rest)| rest.split(' ').next()).and_then(|number| number.parse().ok());
-    errors::as_spelled(message, shown, bytes)
-}
-
 /// Runs a parsed tree through the same decoding: for what a patch has made.
 ///
 /// # Errors
@@ -246,12 +243,41 @@ pub fn canonical(value: Value, ty: TypeRef<'_>) -> Result<Decoded, String> {
     canonical_by(value, ty, Context::new(true, PROBLEMS_LIMIT))
 }
 
-/// As [`canonical`], of what upstream makes from maps and not from JSON: a whole number may be spelled as a float there.
+/// What [`canonical`] has to say of a tree, as it is told of a text of it: in the order of the text, with its numbers. None if the reader has
+/// nothing to say but that it cannot read on.
+pub(crate) fn canonical_text(bytes: &[u8], ty: TypeRef<'_>) -> Option<Result<Vec<String>, String>> {
+    let mut cx = Context::new(true, PROBLEMS_LIMIT);
+    let mut outcome = parse(bytes, Some(ty), &cx);
+    if outcome.is_ok() && cx.has_minus_zero() && errors::has_float_zero(bytes) {
+        cx = Context::new(true, PROBLEMS_LIMIT).refusing_minus_zero();
+        outcome = parse(bytes, Some(ty), &cx);
+    }
+    match outcome {
+        Ok(_) => Some(Ok(in_order(Some(ty), cx.take_problems()))),
+        Err(_) => cx.take_failure().map(|why| Err(errors::as_spelled(why, cx.last_float(), bytes))),
+    }
+}
+
+/// As [`canonical`], of what upstream makes from maps and not from JSON: a whole number may be spelled as a float there, what is wrong first is
+/// so in the order of Go's fields, and unknown fields are told in that of their names.
 ///
 /// # Errors
 /// A value that its type cannot hold, as Go's converter words it.
-pub fn from_maps(value: Value, ty: TypeRef<'_>) -> Result<Decoded, String> {
-    canonical_by(value, ty, Context::new(true, PROBLEMS_LIMIT).of_maps())
+pub fn from_maps(value: &Value, ty: TypeRef<'_>) -> Result<Decoded, String> {
+    let cx = || Context::new(true, PROBLEMS_LIMIT).of_maps();
+    let is_lenient = ty.schema.is_lenient();
+    let mut decoded = canonical_by(value.clone(), ty, cx()).map_err(|why| {
+        if is_lenient || !fits(value, BY_FIELDS_DEPTH_MAX) {
+            return why;
+        }
+        let cx = cx().by_fields();
+        let first = Seed::read(ty, &cx, value.clone()).err().and_then(|_| cx.take_failure());
+        first.unwrap_or(why)
+    })?;
+    if !is_lenient {
+        decoded.warnings.sort();
+    }
+    Ok(decoded)
 }
 
 fn canonical_by(value: Value, ty: TypeRef<'_>, cx: Context) -> Result<Decoded, String> {

@@ -3,6 +3,7 @@
 //! All work on the tree; the caller decodes the result against the schema again. [`parse`] reads a patch, [`Patch::apply`]
 //! does both and words what is wrong with the patched object as something wrong with the patch.
 
+mod document;
 mod json_patch;
 mod parse;
 mod strategic;

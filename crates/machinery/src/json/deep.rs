@@ -91,7 +91,7 @@ pub(crate) fn after_string(bytes: &[u8], start: usize) -> usize {
 }
 
 /// The members of an object or the elements of a list, each with its text. Of what is neither, or broken off, there is no more.
-pub(super) fn members(json: &[u8]) -> Vec<(Option<String>, &[u8])> {
+pub(crate) fn members(json: &[u8]) -> Vec<(Option<String>, &[u8])> {
     let mut reader = Reader { bytes: json, at: 0 };
     let keyed = match reader.peek() {
         Some(b'{') => true,

@@ -1,9 +1,8 @@
 //! Decoding errors in upstream's words: Go's JSON decoder's, and the API handlers' around them.
 
 use super::after_string;
-use crate::{Value, gvk::Gvk, quote::QuotedChar, status::Status};
+use crate::{gvk::Gvk, quote::QuotedChar, status::Status};
 use serde_json::error::Category;
-use std::collections::HashMap;
 
 /// How much of a body that makes no sense is shown, in bytes, as upstream does.
 const SUMMARY_LIMIT: usize = 30;
@@ -27,24 +26,6 @@ pub(super) fn as_spelled(message: String, number: Option<f64>, bytes: &[u8]) -> 
     match found {
         Some(token) => message.replacen(&shown, &format!("number {token}"), 1),
         None => message,
-    }
-}
-
-/// How a body spells its numbers that are no whole ones: upstream's patches keep them as they are.
-pub(crate) struct Spelled<'b>(HashMap<u64, &'b str>);
-
-impl<'b> Spelled<'b> {
-    pub(crate) fn of(bytes: &'b [u8]) -> Self {
-        let floats = numbers(bytes).filter(|token| token.parse::<i64>().is_err());
-        Self(floats.filter_map(|token| Some((token.parse::<f64>().ok()?.to_bits(), token))).collect())
-    }
-
-    /// Encodes a value that holds no others and came with the body.
-    pub(crate) fn encode(&self, value: &Value, out: &mut Vec<u8>) {
-        match value.as_f64().filter(|_| value.is_f64()).and_then(|number| self.0.get(&number.to_bits())) {
-            Some(token) => out.extend_from_slice(token.as_bytes()),
-            None => out.extend_from_slice(&super::encode(value)),
-        }
     }
 }
 

@@ -120,7 +120,8 @@ pub(super) fn unconverted(ty: TypeRef<'_>, named: &str, found: &str) -> Option<S
         Type::Int32 | Type::Int64 | Type::Double | Type::Bool => go_type(ty),
         Type::String => "string".to_owned(),
         Type::Object(_) => return Some(format!("cannot restore struct from: {}", kind_of(found))),
-        Type::List { .. } => return Some(format!("cannot restore slice from {}", kind_of(found))),
+        Type::Bytes if found == "array" => "uint8".to_owned(),
+        Type::List { .. } | Type::Bytes => return Some(format!("cannot restore slice from {}", kind_of(found))),
         Type::Map { .. } => return Some(format!("cannot restore map from {}", kind_of(found))),
         _ => return None,
     };
@@ -133,6 +134,13 @@ pub(super) fn unconverted(ty: TypeRef<'_>, named: &str, found: &str) -> Option<S
         }
         _ => Some(format!("unrecognized type: {wanted}")),
     }
+}
+
+/// A number as Go writes it.
+pub(super) fn go_number(number: &str) -> String {
+    number
+        .parse::<serde_json::Number>()
+        .map_or_else(|_| number.to_owned(), |number| String::from_utf8_lossy(&super::encode(&Value::Number(number))).into_owned())
 }
 
 /// Go's name of the kind of a JSON value.

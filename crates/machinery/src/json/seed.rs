@@ -36,6 +36,8 @@ pub(super) struct Context {
     refuses_minus_zero: bool,
     /// The value was made from maps: upstream's converter of those reads it, not its decoder of JSON.
     from_maps: bool,
+    /// It is read for what is wrong first, in the order of Go's fields, and for nothing else.
+    by_fields: bool,
     /// What is read is kept as it is.
     verbatim: bool,
 }
@@ -54,6 +56,7 @@ impl Context {
             minus_zero: Cell::new(false),
             refuses_minus_zero: false,
             from_maps: false,
+            by_fields: false,
             verbatim: false,
         }
     }
@@ -61,6 +64,11 @@ impl Context {
     /// For a value that was made from maps.
     pub(super) fn of_maps(self) -> Self {
         Self { from_maps: true, ..self }
+    }
+
+    /// To be told what upstream's converter, which goes by the fields of Go's types, meets first.
+    pub(super) fn by_fields(self) -> Self {
+        Self { by_fields: true, ..self }
     }
 
     /// For what lies within a type that takes its bytes as they are: nobody looks for what is there twice.
@@ -218,7 +226,12 @@ impl<'a> Seed<'a> {
         {
             return why;
         }
-        let found = if self.cx.from_maps && found.starts_with("number ") { "number" } else { found };
+        // What decodes itself is given the value as Go writes it; the decoder of texts does not tell which number it has met.
+        let spelled = found.strip_prefix("number ").filter(|_| self.cx.from_maps).map(|number| match self.ty.get() {
+            Type::IntOrString => format!("number {}", scalar::go_number(number)),
+            _ => "number".to_owned(),
+        });
+        let found = spelled.as_deref().unwrap_or(found);
         // Its decoder leaves all but strings to that of a number.
         let go_type = if matches!(self.ty.get(), Type::IntOrString) {
             "int32".to_owned()
@@ -337,6 +350,7 @@ impl<'a> Seed<'a> {
             Err(_) if self.is_lenient() => Ok(Some(Value::String(text.to_owned()))),
             // Base64 is read by the decoder of all, the others by their types' own.
             Err(message) if matches!(self.ty.get(), Type::Bytes) && !self.cx.from_maps => Ok(self.cx.wrong(|| message)),
+            Err(message) if matches!(self.ty.get(), Type::Bytes) => Err(self.cx.fail(format!("error decoding from json: {message}"))),
             Err(message) => Err(self.cx.fail(message)),
         }
     }
@@ -355,7 +369,33 @@ impl<'a> Seed<'a> {
         nothing || is_no_json(self.ty.to(field.ty), value) || self.ty.leaves_out(field, value) && !stays()
     }
 
+    /// Reads the known fields in the order of Go's, for what is wrong with them.
+    fn by_fields<'de, A: MapAccess<'de>>(&self, object: &'a Object, mut map: A) -> Result<Option<Value>, A::Error> {
+        let mut fields: Vec<(usize, Value)> = Vec::new();
+        while let Some(key) = map.next_key_seed(KeySeed(object))? {
+            match key {
+                Key::Field(at) => fields.push((at, map.next_value()?)),
+                Key::Unknown(_) => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        fields.sort_by_key(|(at, _)| object.rank(*at));
+        for (at, value) in fields {
+            let field = &object.fields[at];
+            let node = self.at.field(&field.name, self.ty);
+            let in_meta = self.in_meta || object.name == OBJECT_META;
+            let seed = Seed { ty: self.ty.to(field.ty), at: &node, cx: self.cx, owner: object.go_name(), go_type: &field.go_type, in_meta };
+            let read: Result<Option<Value>, serde_json::Error> = seed.deserialize(value);
+            read.map_err(A::Error::custom)?;
+        }
+        Ok(None)
+    }
+
     fn object<'de, A: MapAccess<'de>>(&self, object: &'a Object, mut map: A) -> Result<Option<Value>, A::Error> {
+        if self.cx.by_fields {
+            return self.by_fields(object, map);
+        }
         let mut out = Map::new();
         // Bit n: field n was seen. No type has more than 128 fields; beyond that duplicates go unnoticed.
         let mut seen = 0u128;

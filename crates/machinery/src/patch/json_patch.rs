@@ -241,7 +241,7 @@ fn container<'d>(doc: &'d mut Value, path: &str) -> Option<Place<'d>> {
 }
 
 /// A place in a list of a length, from its end if negative; `None` for what is none. It may be the length itself or beyond.
-fn index(part: &str, length: usize) -> Option<usize> {
+pub(super) fn index(part: &str, length: usize) -> Option<usize> {
     let at: i64 = part.parse().ok()?;
     match u64::try_from(at) {
         Ok(at) => usize::try_from(at).ok(),

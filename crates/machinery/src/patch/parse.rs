@@ -1,18 +1,17 @@
 //! A patch from its bytes to the patched object, with what `fieldValidation` has to say of both.
 
-use super::{json_patch, merge, strategic, strategic::without_done};
+use super::{document, json_patch, merge, strategic::strategic_leaving};
 use crate::{
     Value,
     apply::typed::plain,
     field::{Error, Path},
     gvk::Gvk,
-    json::{self, Validation},
+    json::{self, Validation, bounds::depth},
     quote::Quoted,
     schema::TypeRef,
     status::Status,
     tree::json_type,
 };
-use serde_json::Map;
 
 /// The kinds of patch but server-side apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,97 +103,66 @@ fn operations(patch: &Value) -> Result<Vec<String>, String> {
     Ok(unknown)
 }
 
-/// Writes a patched object as upstream's patching leaves it: what the patch has touched are maps, whose keys are sorted, and all
-/// else is as it was written by its type.
-fn echo(ty: Option<TypeRef<'_>>, value: &Value, touched: Option<&Value>, spelled: &json::Spelled<'_>, out: &mut Vec<u8>) {
-    let Some(touched) = touched else { return out.extend_from_slice(&json::encode_as(ty, value)) };
-    // What is no tree of places came with the patch as a whole.
-    let below = |key: &str| touched.as_object().map_or(Some(touched), |places| places.get(key));
-    match value {
-        Value::Object(fields) => {
-            out.push(b'{');
-            for (at, (key, item)) in fields.iter().enumerate() {
-                if at > 0 {
-                    out.push(b',');
-                }
-                out.extend_from_slice(&json::encode(&Value::String(key.clone())));
-                out.push(b':');
-                echo(ty.and_then(|ty| ty.child(key)), item, below(key), spelled, out);
-            }
-            out.push(b'}');
-        }
-        Value::Array(items) => {
-            out.push(b'[');
-            for (at, item) in items.iter().enumerate() {
-                if at > 0 {
-                    out.push(b',');
-                }
-                echo(ty.and_then(TypeRef::elem), item, below(&at.to_string()), spelled, out);
-            }
-            out.push(b']');
-        }
-        leaf => spelled.encode(leaf, out),
-    }
-}
-
-/// The objects and lists of a patched value that the operations of a JSON patch go through, as a tree. A path that leads beyond the value is
-/// followed as far as the value goes: what a patch says need not be, and may be millions of levels deep.
-fn touched(operations: &Value, value: &Value) -> Value {
-    let mut tree = Value::Object(Map::new());
-    for path in operations.as_array().into_iter().flatten().flat_map(|operation| [operation["path"].as_str(), operation["from"].as_str()]).flatten() {
-        let (mut at, mut of) = (&mut tree, value);
-        let parts: Vec<&str> = path.split('/').skip(1).collect();
-        for part in parts.iter().take(parts.len().saturating_sub(1)) {
-            let name = part.replace("~1", "/").replace("~0", "~");
-            let below = match of {
-                Value::Array(items) => name.parse::<usize>().ok().and_then(|at| items.get(at)),
-                other => other.get(&name),
-            };
-            let Some(below @ (Value::Object(_) | Value::Array(_))) = below else { break };
-            let Value::Object(fields) = at else { break };
-            of = below;
-            at = fields.entry(name).or_insert_with(|| Value::Object(Map::new()));
-        }
-    }
-    tree
-}
-
 /// Why an object that says that it is of another kind cannot be read as one of its own.
-fn other_kind(own: &Gvk, found: &Gvk, value: &Value) -> String {
+fn other_kind(own: &Gvk, found: &Gvk, text: &[u8]) -> String {
     let Some(ty) = crate::schema::builtin().kind(found) else {
         return format!("no kind {} is registered for version {} in scheme {SCHEME:?}", Quoted(&found.kind), Quoted(&found.api_version()));
     };
     let package = own.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
     let nowhere = || format!("converting ({}.{}) to ({package}.{}): unknown conversion", found.version, found.kind, own.kind);
-    json::canonical(value.clone(), ty).err().unwrap_or_else(nowhere)
+    match json::canonical_text(text, ty) {
+        Some(Err(why)) => why,
+        _ => nowhere(),
+    }
 }
 
 impl Patch {
+    /// The patched object in the text that upstream makes of it.
+    fn text(&self, ty: TypeRef<'_>, old: &Value, patched: &Value) -> Vec<u8> {
+        let doc = json::encode_as(Some(ty), old);
+        let levels = depth(old) + depth(&self.value) + depth(patched);
+        let text = match self.kind {
+            Kind::Json => document::after_json_patch(&doc, &self.bytes, levels),
+            Kind::Merge => document::after_merge(&doc, &self.bytes, levels),
+            Kind::Strategic => None,
+        };
+        text.unwrap_or_else(|| json::encode_as(Some(ty), patched))
+    }
+
+    /// What is wrong with the patched tree, as upstream meets it in the text. Where nothing is, no text is made.
+    fn told_of_text(&self, ty: TypeRef<'_>, old: &Value, patched: &Value, outcome: Result<json::Decoded, String>) -> Result<json::Decoded, String> {
+        let is_strict = self.validation != Validation::Ignore;
+        if outcome.as_ref().is_ok_and(|decoded| !is_strict || decoded.warnings.is_empty() && self.problems.is_empty()) {
+            return outcome;
+        }
+        match (outcome, json::canonical_text(&self.text(ty, old, patched), ty)) {
+            (Ok(decoded), Some(Ok(warnings))) => Ok(json::Decoded { warnings, ..decoded }),
+            (Err(_), Some(Err(why))) => Err(why),
+            (outcome, _) => outcome,
+        }
+    }
+
     /// The patched object, decoded as a body of its type. `told`: of what was refused, what its sender hears all the same.
     ///
     /// # Errors
     /// What the kinds of patch answer; 422 for a patched object that cannot be decoded, or not strictly.
     pub fn apply(&self, ty: TypeRef<'_>, old: &Value, told: &mut Vec<String>) -> Result<json::Decoded, Status> {
-        let mut value = old.clone();
+        let (mut value, mut left) = (old.clone(), Value::Null);
         match self.kind {
             Kind::Json => value = json_patch(old, &self.value)?,
             Kind::Merge => merge(&mut value, &self.value),
             Kind::Strategic if self.value.is_null() => {}
             Kind::Strategic => {
-                strategic(ty, &mut value, &self.value)?;
+                left = self.value.clone();
+                strategic_leaving(ty, &mut value, &mut left)?;
                 // Which kind it is, is not read from what was patched.
                 for field in ["apiVersion", "kind"] {
                     value[field] = old[field].clone();
                 }
             }
         }
-        let written = |value: &Value| {
-            let made = (self.kind == Kind::Json).then(|| touched(&self.value, value));
-            let mut out = Vec::new();
-            echo(Some(ty), value, Some(made.as_ref().unwrap_or(&self.value)), &json::Spelled::of(&self.bytes), &mut out);
-            String::from_utf8_lossy(&out).into_owned()
-        };
-        let shown = |value: &Value| if self.kind == Kind::Strategic { plain(&without_done(&self.value, old)) } else { written(value) };
+        let written = |value: &Value| String::from_utf8_lossy(&self.text(ty, old, value)).into_owned();
+        let shown = |value: &Value| if self.kind == Kind::Strategic { plain(&left) } else { written(value) };
         let invalid = |shown: String, why: String| Status::invalid("", "", "", vec![Error::invalid(&Path::root("patch"), shown, why)]);
         // What a custom object says that it is, validation looks at.
         if let (false, Some(own)) = (self.kind == Kind::Strategic, ty.gvk().filter(|_| !ty.schema.is_lenient())) {
@@ -234,12 +202,13 @@ impl Patch {
             let other_version = !version.is_empty() && version != own.api_version();
             if other_version || !kind.is_empty() && kind != own.kind {
                 let found = crate::gvk::Gvk::parse(version, if kind.is_empty() { &own.kind } else { kind });
-                return Err(invalid(written(&value), other_kind(own, &found, &value)));
+                let text = self.text(ty, old, &value);
+                return Err(invalid(String::from_utf8_lossy(&text).into_owned(), other_kind(own, &found, &text)));
             }
         }
         let outcome = match self.kind {
-            Kind::Strategic => json::from_maps(value.clone(), ty),
-            Kind::Json | Kind::Merge => json::canonical(value.clone(), ty).map_err(|why| json::as_spelled(why, &self.bytes)),
+            Kind::Strategic => json::from_maps(&value, ty),
+            Kind::Json | Kind::Merge => self.told_of_text(ty, old, &value, json::canonical(value.clone(), ty)),
         };
         let mut decoded = outcome.map_err(|why| invalid(shown(&value), why))?;
         let problems: Vec<String> = self.problems.iter().cloned().chain(std::mem::take(&mut decoded.warnings)).collect();

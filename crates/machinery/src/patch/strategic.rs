@@ -10,6 +10,7 @@
 use crate::{
     Map, Value,
     apply::typed::plain,
+    quote::Quoted,
     schema::{Field, Type, TypeRef},
     status::Status,
 };
@@ -22,81 +23,126 @@ const SET_ORDER: &str = "$setElementOrder/";
 
 type Object = Map<String, Value>;
 
-/// Messages that upstream answers with 400; with others its handler does not know what to do, and it answers 500.
-const BAD_FORMATS: [&str; 3] = [BAD_RETAIN_KEYS, BAD_PRIMITIVES, BAD_ORDER];
+/// The message that upstream answers with 400; with nearly all others its handler does not know what to do, and it answers 500.
 const BAD_RETAIN_KEYS: &str = "invalid patch format of retainKeys";
-const BAD_PRIMITIVES: &str = "invalid patch format of primitive list";
-const BAD_ORDER: &str = "invalid patch format of setElementOrder list";
+/// The message that upstream answers with 422, and does not tell.
+const LISTS_OF_LISTS: &str = "lists of lists are not supported";
 
 /// Applies a strategic merge patch in place.
 ///
 /// # Errors
-/// 400 or 500, as upstream, for directives and lists that make no sense.
+/// 400, 422 or 500, as upstream, for directives and lists that make no sense.
 pub fn strategic(ty: TypeRef<'_>, target: &mut Value, patch: &Value) -> Result<(), Status> {
+    strategic_leaving(ty, target, &mut patch.clone())
+}
+
+/// As [`strategic`]. Of the patch is left what upstream leaves of it, which it shows to those whose patch makes no object: directives are gone
+/// that were carried out, nulls where there was nothing to delete, and what was appended to a list is there with what was merged into it.
+pub(super) fn strategic_leaving(ty: TypeRef<'_>, target: &mut Value, patch: &mut Value) -> Result<(), Status> {
     let (Value::Object(original), Value::Object(patch)) = (target, patch) else {
         return Err(Status::bad_request("invalid JSON document"));
     };
-    merge_map(Some(ty), original, patch.clone())
-        .map_err(|message| if BAD_FORMATS.contains(&message.as_str()) { Status::bad_request(&message) } else { Status::new(500, "", message) })
+    merge_map(Some(ty), original, patch).map_err(|message| match message.as_str() {
+        LISTS_OF_LISTS => super::unprocessable(),
+        BAD_RETAIN_KEYS => Status::bad_request(BAD_RETAIN_KEYS),
+        _ => Status::new(500, "", message),
+    })
 }
 
-fn merge_map(ty: Option<TypeRef<'_>>, original: &mut Object, mut patch: Object) -> Result<(), String> {
-    if let Some(directive) = patch.remove(PATCH) {
+fn merge_map(ty: Option<TypeRef<'_>>, original: &mut Object, patch: &mut Object) -> Result<(), String> {
+    if let Some(directive) = patch.get(PATCH).cloned() {
         match directive.as_str() {
-            Some("replace") => *original = patch,
-            Some("delete") => original.clear(),
-            _ => {
-                let shown = as_text(&directive);
-                patch.insert(PATCH.into(), directive);
-                return Err(format!("unknown patch type: {shown} in map: {}", plain(&Value::Object(patch))));
+            Some("replace") => {
+                patch.remove(PATCH);
+                original.clone_from(patch);
             }
+            Some("delete") => original.clear(),
+            _ => return Err(unknown_directive(&directive, &Value::Object(patch.clone()))),
         }
         return Ok(());
     }
-    retain_keys(original, &mut patch)?;
-    set_orders(ty, original, &mut patch)?;
-    for (key, value) in patch {
-        if let Some(name) = key.strip_prefix(DELETE_FROM) {
-            delete_from(original, name, &value)?;
-            continue;
-        }
+    retain_keys(original, patch)?;
+    set_orders(ty, original, patch)?;
+    for (key, value) in patch.iter_mut() {
+        let (name, deletes) = match key.strip_prefix(DELETE_FROM) {
+            Some(name) => (name, true),
+            None => (key.as_str(), false),
+        };
         if value.is_null() {
-            original.remove(&key);
+            original.remove(name);
             continue;
         }
-        let field = ty.and_then(|t| t.field(&key));
-        let child = ty.and_then(|t| t.child(&key));
-        match (original.get_mut(&key), value) {
-            (Some(Value::Object(old)), Value::Object(new)) if !has_strategy(field, "replace") => merge_map(child, old, new)?,
-            (Some(Value::Array(old)), Value::Array(new)) if has_strategy(field, "merge") => {
-                *old = merge_list(child.and_then(TypeRef::elem), field, std::mem::take(old), new)?;
+        let child = ty.and_then(|t| t.child(name));
+        match (original.get_mut(name), &mut *value) {
+            (Some(Value::Object(old)), Value::Object(new)) => {
+                if has_strategy(field_of(ty, name)?, "replace") {
+                    old.clone_from(new);
+                } else {
+                    merge_map(child, old, new)?;
+                }
             }
-            (Some(Value::Object(_)), value @ Value::Object(_)) | (Some(Value::Array(_)), value @ Value::Array(_)) => {
-                original.insert(key, value);
+            (Some(Value::Array(old)), Value::Array(new)) => {
+                let field = field_of(ty, name)?;
+                if deletes || has_strategy(field, "merge") {
+                    *old = merge_list(child.and_then(TypeRef::elem), field, std::mem::take(old), new, deletes)?;
+                } else {
+                    old.clone_from(new);
+                }
             }
-            (_, value) => match without_directives(value) {
-                Some(value) => drop(original.insert(key, value)),
-                None => drop(original.remove(&key)),
-            },
+            // There is nothing to delete from.
+            _ if deletes => {}
+            (_, value) => {
+                super::forget_nulls(value);
+                match settled(value) {
+                    Some(value) => drop(original.insert(name.to_owned(), value)),
+                    None => drop(original.remove(name)),
+                }
+            }
         }
     }
     Ok(())
+}
+
+/// The field of a name; none where nothing is known of the type.
+fn field_of<'t>(ty: Option<TypeRef<'t>>, name: &str) -> Result<Option<&'t Field>, String> {
+    let Some(ty) = ty else { return Ok(None) };
+    let unknown = |go_struct: &str| format!("unable to find api field in struct {go_struct} for the json field {}", Quoted(name));
+    match ty.get() {
+        Type::Object(object) => object.field(name).map(Some).ok_or_else(|| unknown(object.go_name())),
+        Type::RawExtension => Err(unknown("RawExtension")),
+        Type::Map { .. } => Err("merging an object in json but data type is not struct, instead is: map".to_owned()),
+        _ => Ok(None),
+    }
 }
 
 fn has_strategy(field: Option<&Field>, strategy: &str) -> bool {
     field.is_some_and(|f| f.patch_strategy.split(',').any(|s| s == strategy))
 }
 
-/// What remains of a value that has nothing to be merged with: no nulls in maps, and nothing with `$patch`. Other directives stay, to be
-/// told as unknown fields.
-fn without_directives(value: Value) -> Option<Value> {
+/// What is put where there is nothing to merge it with: all but what says `$patch`. Other directives stay, to be told as unknown fields.
+/// The elements of a list that say it are left in the patch, and all else that says it is not.
+fn settled(value: &mut Value) -> Option<Value> {
     match value {
-        Value::Object(map) if map.contains_key(PATCH) => None,
-        Value::Object(map) => {
-            Some(Value::Object(map.into_iter().filter(|(_, v)| !v.is_null()).filter_map(|(k, v)| without_directives(v).map(|v| (k, v))).collect()))
+        Value::Array(items) => Some(items.iter_mut().filter_map(|item| settle(item).then(|| item.clone())).collect()),
+        other => settle(other).then(|| other.clone()),
+    }
+}
+
+/// Takes out of a value what says `$patch`. False if it says so itself.
+fn settle(value: &mut Value) -> bool {
+    match value {
+        Value::Object(fields) => {
+            let stays = !fields.contains_key(PATCH);
+            if stays {
+                fields.retain(|_, value| settle(value));
+            }
+            stays
         }
-        Value::Array(items) => Some(Value::Array(items.into_iter().filter_map(without_directives).collect())),
-        other => Some(other),
+        Value::Array(items) => {
+            items.retain_mut(settle);
+            true
+        }
+        _ => true,
     }
 }
 
@@ -115,115 +161,157 @@ fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), String> 
     Ok(())
 }
 
-fn delete_from(original: &mut Object, name: &str, values: &Value) -> Result<(), String> {
-    // Where there is no list nobody looks at what is to be taken from it.
-    if let Some(Value::Array(items)) = original.get_mut(name) {
-        let gone = values.as_array().ok_or(BAD_PRIMITIVES)?;
-        alike(items, gone)?;
-        let gone: HashSet<String> = gone.iter().map(Value::to_string).collect();
-        items.retain(|item| !gone.contains(&item.to_string()));
-    }
-    Ok(())
-}
-
-/// Handles the `$setElementOrder` directives together with the lists that they order.
+/// Handles the `$setElementOrder` directives together with the lists that they order, which are not looked at again.
 fn set_orders(ty: Option<TypeRef<'_>>, original: &mut Object, patch: &mut Object) -> Result<(), String> {
     let directives: Vec<String> = patch.keys().filter(|k| k.starts_with(SET_ORDER)).cloned().collect();
     for directive in directives {
-        let bad = || BAD_ORDER.to_owned();
         let order = match patch.remove(&directive) {
             Some(Value::Array(order)) => order,
-            Some(Value::Null) => return Err("expected a []interface {}, but received a %!s(<nil>)".to_owned()),
-            Some(other) => return Err(format!("expected a []interface {{}}, but received a {}", crate::tree::go_type(&other))),
+            Some(other) => return Err(other_than("[]interface {}", &other)),
             None => continue,
         };
         let name = &directive[SET_ORDER.len()..];
-        let field = ty.and_then(|t| t.field(name));
-        let go_struct = match ty.map(TypeRef::get) {
-            Some(Type::Object(object)) => Some(object.go_name()),
-            Some(Type::RawExtension) => Some("RawExtension"),
-            Some(Type::Map { .. }) => return Err("merging an object in json but data type is not struct, instead is: map".to_owned()),
-            _ => None,
-        };
-        if let Some(go_struct) = go_struct.filter(|_| field.is_none()) {
-            return Err(format!("unable to find api field in struct {go_struct} for the json field {name:?}"));
+        if let Some(other) = [original.get(name), patch.get(name)].into_iter().flatten().find(|list| !list.is_array()) {
+            return Err(other_than("[]interface {}", other));
         }
+        let field = field_of(ty, name)?;
         let key = field.map_or("", |f| f.patch_merge_key.as_ref());
-        let new = match patch.remove(name) {
-            None => None,
-            Some(Value::Array(items)) => Some(items),
-            Some(_) => return Err(bad()),
-        };
-        if let Some(new) = &new {
-            check_order(new, &order, key)?;
-        }
-        let old = match original.get_mut(name) {
-            None => None,
-            Some(Value::Array(items)) => Some(std::mem::take(items)),
-            Some(_) => return Err(bad()),
-        };
+        let mut new = patch.get(name).and_then(Value::as_array).cloned();
+        check_order(new.as_deref().unwrap_or_default(), &order, key)?;
+        let old = original.get(name).and_then(Value::as_array).cloned();
         let server_order = old.clone().unwrap_or_default();
-        let merged = match (old, new) {
+        let types = alike(&server_order, new.as_deref().unwrap_or_default());
+        let is_empty = server_order.is_empty() && new.as_ref().is_none_or(Vec::is_empty);
+        let merged = match (old, &mut new) {
             (None, None) => continue,
             (Some(old), None) => old,
-            (None, Some(new)) => new.into_iter().filter_map(without_directives).collect(),
-            (Some(old), Some(new)) if has_strategy(field, "merge") => merge_list(ty.and_then(|t| t.child(name)).and_then(TypeRef::elem), field, old, new)?,
-            (Some(_), Some(new)) => new,
+            (None, Some(new)) => new.iter_mut().filter_map(settled).collect(),
+            (Some(old), Some(new)) if has_strategy(field, "merge") => {
+                merge_list(ty.and_then(|t| t.child(name)).and_then(TypeRef::elem), field, old, new, false)?
+            }
+            (Some(_), Some(new)) => new.clone(),
         };
+        check_keys(&merged, &order, key)?;
+        types?;
+        if is_empty {
+            return Err("no elements in any of the given slices".to_owned());
+        }
         let ordered = in_order(merged, &order, &server_order, key)?;
         original.insert(name.to_owned(), Value::Array(ordered));
+        patch.remove(name);
     }
     Ok(())
 }
 
 /// The elements of the patch must come in the order that the directive names.
 fn check_order(new: &[Value], order: &[Value], key: &str) -> Result<(), String> {
-    if order.is_empty() {
+    if order.is_empty() || new.is_empty() {
         return Ok(());
     }
-    let mut wanted = order.iter().map(|o| identity(o, key));
-    for item in new.iter().filter(|i| i.get(PATCH).is_none()) {
-        let own = identity(item, key);
-        if !wanted.any(|w| w == own) {
-            let (new, order) = (plain(&Value::from(new.to_vec())), plain(&Value::from(order.to_vec())));
-            return Err(format!("The order in patch list:\n{new}\n doesn't match $setElementOrder list:\n{order}\n"));
+    if let Some(other) = new.iter().find(|item| !key.is_empty() && !item.is_object()) {
+        return Err(other_than(MAP, other));
+    }
+    let stays = |item: &&Value| key.is_empty() || item.get(PATCH).is_none_or(|directive| directive != "delete");
+    let mut wanted = new.iter().filter(stays).peekable();
+    let mut places = order.iter();
+    while let Some(item) = wanted.peek() {
+        let passes = item.get(PATCH).is_some() || {
+            let Some(place) = places.next() else {
+                let (new, order) = (plain(&Value::from(new.to_vec())), plain(&Value::from(order.to_vec())));
+                return Err(format!("The order in patch list:\n{new}\n doesn't match $setElementOrder list:\n{order}\n"));
+            };
+            is_same_element(item, place, key)?
+        };
+        if passes {
+            wanted.next();
         }
     }
     Ok(())
 }
 
-fn merge_list(elem: Option<TypeRef<'_>>, field: Option<&Field>, mut old: Vec<Value>, new: Vec<Value>) -> Result<Vec<Value>, String> {
+fn is_same_element(left: &Value, right: &Value, key: &str) -> Result<bool, String> {
+    if key.is_empty() {
+        return Ok(left == right);
+    }
+    if let Some(other) = [left, right].into_iter().find(|item| !item.is_object()) {
+        return Err(other_than(MAP, other));
+    }
+    match (left.get(key), right.get(key)) {
+        (None, _) => Err(no_merge_key(left, key)),
+        (_, None) => Err(no_merge_key(right, key)),
+        (left, right) => Ok(left == right),
+    }
+}
+
+/// Each of the merged elements must have a key, and so must be a map, and each in the directive up to the one of the same key a map.
+fn check_keys(merged: &[Value], order: &[Value], key: &str) -> Result<(), String> {
+    if key.is_empty() {
+        return Ok(());
+    }
+    let strange = order.iter().position(|item| !item.is_object());
+    let known: HashSet<String> = order.iter().take(strange.unwrap_or(order.len())).map(|item| identity(item, key)).collect();
+    for item in merged {
+        if !item.is_object() {
+            return Err(other_than(MAP, item));
+        }
+        if item.get(key).is_none() {
+            return Err(no_merge_key(item, key));
+        }
+        if let Some(at) = strange.filter(|_| !known.contains(&identity(item, key))) {
+            return Err(format!("value for key {at} is not a map"));
+        }
+    }
+    Ok(())
+}
+
+/// Merges a list of the patch into one of the object, or takes scalars out of it. In the patch, an element that was appended is one with
+/// what was appended, and shows what others of its key have changed in it.
+fn merge_list(elem: Option<TypeRef<'_>>, field: Option<&Field>, mut old: Vec<Value>, new: &mut [Value], deletes: bool) -> Result<Vec<Value>, String> {
     if old.is_empty() && new.is_empty() {
         return Ok(old);
     }
-    alike(&old, &new)?;
-    if !old.iter().chain(&new).any(Value::is_object) {
-        let mut seen = HashSet::new();
-        let order = new.clone();
-        let server_order = old.clone();
-        old.extend(new);
-        old.retain(|item| seen.insert(item.to_string()));
-        return in_order(old, &order, &server_order, "");
-    }
+    alike(&old, new)?;
     let key = field.map_or("", |f| f.patch_merge_key.as_ref());
-    if key.is_empty() {
-        return Err(format!("cannot merge lists without merge key for {}", field.map_or("", |f| f.name.as_ref())));
+    if let Some(scalar) = old.iter().chain(new.iter()).find(|item| !item.is_object()).cloned() {
+        if deletes {
+            let gone: HashSet<String> = new.iter().map(Value::to_string).collect();
+            old.retain(|item| !gone.contains(&item.to_string()));
+            return Ok(old);
+        }
+        if !key.is_empty() {
+            return Err(other_than(MAP, &scalar));
+        }
+        let mut seen = HashSet::new();
+        let server_order = old.clone();
+        old.extend(new.iter().cloned());
+        old.retain(|item| seen.insert(item.to_string()));
+        return in_order(old, new, &server_order, "");
     }
-    let Some(new) = special_elements(&mut old, new, key)? else { return Ok(old) };
-    let (order, server_order) = (new.clone(), old.clone());
+    if key.is_empty() {
+        return Err(format!("cannot merge lists without merge key for {}", elem.map_or("struct", go_kind)));
+    }
+    let Some(rest) = special_elements(&mut old, new, key)? else { return Ok(old) };
+    let order: Vec<Value> = rest.iter().filter_map(|at| new.get(*at).cloned()).collect();
+    let server_order = old.clone();
     // The first of several elements with one key is meant: ports of one number differ by protocol, which is no part of the key.
     let mut places: HashMap<String, usize> = old.iter().enumerate().rev().map(|(at, item)| (identity(item, key), at)).collect();
-    for item in new {
-        if item.get(key).is_none() {
-            return Err(no_merge_key(&item, key));
+    let mut appended: HashMap<usize, usize> = HashMap::new();
+    for at in rest {
+        if new[at].get(key).is_none() {
+            return Err(no_merge_key(&new[at], key));
         }
-        let own = identity(&item, key);
-        match (places.get(&own).and_then(|at| old.get_mut(*at)), item) {
-            (Some(Value::Object(old)), Value::Object(item)) => merge_map(elem, old, item)?,
-            (_, item) => {
-                places.insert(own, old.len());
-                old.push(without_directives(item).unwrap_or_default());
+        let own = identity(&new[at], key);
+        if let Some(place) = places.get(&own).copied() {
+            if let (Some(Value::Object(known)), Value::Object(item)) = (old.get_mut(place), &mut new[at]) {
+                merge_map(elem, known, item)?;
             }
+            if let Some(first) = appended.get(&place) {
+                new[*first] = old[place].clone();
+            }
+        } else {
+            places.insert(own, old.len());
+            appended.insert(old.len(), at);
+            old.push(new[at].clone());
         }
     }
     in_order(old, &order, &server_order, key)
@@ -235,13 +323,38 @@ fn alike(old: &[Value], new: &[Value]) -> Result<(), String> {
     for item in old.iter().chain(new) {
         let found = crate::tree::go_type(item);
         if known.is_none() && item.is_array() {
-            return Err("lists of lists are not supported".to_owned());
+            return Err(LISTS_OF_LISTS.to_owned());
         }
         if *known.get_or_insert(found) != found {
             return Err(format!("list element types are not identical: [{} {}]", plain(&Value::from(old.to_vec())), plain(&Value::from(new.to_vec()))));
         }
     }
     Ok(())
+}
+
+/// Go's kind of a type.
+fn go_kind(ty: TypeRef<'_>) -> &'static str {
+    match ty.get() {
+        Type::String => "string",
+        Type::Bool => "bool",
+        Type::Int32 => "int32",
+        Type::Int64 => "int64",
+        Type::Double => "float64",
+        Type::Map { .. } => "map",
+        Type::List { .. } | Type::Bytes => "slice",
+        _ => "struct",
+    }
+}
+
+const MAP: &str = "map[string]interface {}";
+
+fn other_than(expected: &str, found: &Value) -> String {
+    let found = if found.is_null() { "%!s(<nil>)" } else { crate::tree::go_type(found) };
+    format!("expected a {expected}, but received a {found}")
+}
+
+fn unknown_directive(directive: &Value, within: &Value) -> String {
+    format!("unknown patch type: {} in map: {}", as_text(directive), plain(within))
 }
 
 /// A value as Go's `%s` prints what is to be a text.
@@ -259,52 +372,27 @@ fn as_text(value: &Value) -> String {
     }
 }
 
-/// A patch as upstream shows it once it is applied to `old`: what says what is to be done has been taken out of it where there was
-/// something to do it to, and nulls where there was not.
-pub(super) fn without_done(patch: &Value, old: &Value) -> Value {
-    match (patch, old) {
-        (Value::Object(fields), Value::Object(_)) => {
-            let done = |name: &str, value: &Value| name == RETAIN_KEYS || name == PATCH && value.is_string();
-            fields.iter().filter(|(name, value)| !done(name, value)).map(|(name, value)| (name.clone(), without_done(value, &old[name.as_str()]))).collect()
-        }
-        (Value::Array(items), Value::Array(known)) => {
-            let none = Value::Object(Object::new());
-            // Most lists that are merged are merged by names.
-            let named: HashMap<&str, &Value> = known.iter().rev().filter_map(|old| Some((old["name"].as_str()?, old))).collect();
-            let namesake = |item: &Value| item["name"].as_str().and_then(|name| named.get(name).copied());
-            items.iter().map(|item| without_done(item, namesake(item).unwrap_or(&none))).collect()
-        }
-        _ => without_nulls(patch),
-    }
-}
-
-fn without_nulls(value: &Value) -> Value {
-    match value {
-        Value::Object(fields) => fields.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.clone(), without_nulls(value))).collect(),
-        Value::Array(items) => items.iter().map(without_nulls).collect(),
-        other => other.clone(),
-    }
-}
-
-/// Carries out the elements that are directives. `None` if the patch replaces the list, which is then in `old`.
-fn special_elements(old: &mut Vec<Value>, new: Vec<Value>, key: &str) -> Result<Option<Vec<Value>>, String> {
+/// Carries out the elements that are directives, and tells where the others are. `None` if the patch replaces the list, which is then in
+/// `old`.
+fn special_elements(old: &mut Vec<Value>, new: &[Value], key: &str) -> Result<Option<Vec<usize>>, String> {
     let mut rest = Vec::with_capacity(new.len());
     let mut replace = false;
     let mut gone = HashSet::new();
-    for item in new {
+    for (at, item) in new.iter().enumerate() {
         match item.get(PATCH) {
-            None => rest.push(item),
+            None => rest.push(at),
             Some(directive) => match directive.as_str() {
-                Some("delete") if item.get(key).is_none() => return Err(no_merge_key(&item, key)),
-                Some("delete") => drop(gone.insert(identity(&item, key))),
+                Some("delete") if item.get(key).is_none() => return Err(no_merge_key(item, key)),
+                Some("delete") => drop(gone.insert(identity(item, key))),
                 Some("replace") => replace = true,
                 Some("merge") => return Err("merging lists cannot yet be specified in the patch".to_owned()),
-                _ => return Err(format!("unknown patch type: {} in map: {}", as_text(directive), plain(&item))),
+                _ => return Err(unknown_directive(directive, item)),
             },
         }
     }
     if replace {
-        *old = rest;
+        *old = rest.into_iter().filter_map(|at| new.get(at).cloned()).collect();
+        check_keys(old, &[], key)?;
         return Ok(None);
     }
     // In one walk, however many they are.

@@ -337,15 +337,118 @@ fn a_json_patch_does_not_shift_long_lists_without_end() {
     assert!(json_patch(&json!({"a": []}), &patch(10_000)).is_ok());
 }
 
+/// What upstream's patches look like once they have been applied.
 #[test]
-fn a_patch_is_shown_as_it_is_when_it_has_been_applied() {
-    let (old, patch) = (
-        json!({"a": {"b": 1}, "l": [{"name": "c", "d": {}}]}),
-        json!({"a": {"$retainKeys": ["b"], "b": 2, "e": null}, "f": {"$retainKeys": ["x"], "g": null},
-            "l": [{"name": "c", "d": {"$patch": "merge", "h": 1}}, {"name": "n", "d": {"$patch": "merge"}}]}),
-    );
-    let shown = json!({"a": {"b": 2, "e": null}, "f": {"$retainKeys": ["x"]}, "l": [{"name": "c", "d": {"h": 1}}, {"name": "n", "d": {"$patch": "merge"}}]});
-    assert_eq!(strategic::without_done(&patch, &old), shown);
+fn a_patch_is_left_without_what_it_has_done() {
+    let ty = schema::builtin().named(POD_SPEC).unwrap();
+    let old = json!({"securityContext": {"runAsUser": 1, "runAsGroup": 1}, "containers": [{"name": "a", "image": "i"}], "nodeSelector": {"a": "b"},
+        "tolerations": [{"key": "k"}]});
+    for (patch, left) in [
+        (
+            json!({"securityContext": {"$retainKeys": ["runAsUser"], "runAsUser": 2, "fsGroup": null}}),
+            json!({"securityContext": {"runAsUser": 2, "fsGroup": null}}),
+        ),
+        (json!({"affinity": {"$retainKeys": [], "nodeAffinity": null, "podAffinity": {"$patch": "merge"}}}), json!({"affinity": {"$retainKeys": []}})),
+        (
+            json!({"nodeSelector": {"$patch": "replace", "c": "d"}, "securityContext": {"$patch": "delete"}}),
+            json!({"nodeSelector": {"c": "d"}, "securityContext": {"$patch": "delete"}}),
+        ),
+        (
+            json!({"containers": [{"name": "a", "$patch": "delete"}, {"name": "n", "resources": {"$patch": "x", "limits": null}}]}),
+            json!({"containers": [{"name": "a", "$patch": "delete"}, {"name": "n", "resources": {"$patch": "x", "limits": null}}]}),
+        ),
+        (
+            json!({"containers": [{"name": "n", "image": "1"}, {"name": "n", "tty": true}]}),
+            json!({"containers": [{"name": "n", "image": "1", "tty": true}, {"name": "n", "tty": true}]}),
+        ),
+        (json!({"tolerations": [{"$patch": "merge", "key": null}]}), json!({"tolerations": [{"$patch": "merge", "key": null}]})),
+        (json!({"containers": [{"name": "b"}], "$setElementOrder/containers": [{"name": "b"}, {"name": "a"}]}), json!({})),
+    ] {
+        let mut shown = patch.clone();
+        strategic::strategic_leaving(ty, &mut old.clone(), &mut shown).unwrap_or_else(|error| panic!("{patch}: {error:?}"));
+        assert_eq!(shown, left, "{patch}");
+    }
+}
+
+#[test]
+fn what_is_appended_to_a_list_is_appended_as_it_is() {
+    let patch = json!({"containers": [{"name": "n", "image": null, "resources": {"$patch": "delete"}}]});
+    let patched = strategically(POD_SPEC, json!({"containers": [{"name": "a"}]}), patch).unwrap();
+    assert_eq!(patched["containers"][0], json!({"name": "n", "image": null, "resources": {"$patch": "delete"}}));
+}
+
+#[test]
+fn lists_that_are_none_are_told_as_upstream_tells_them() {
+    let doc = json!({"containers": [{"name": "a"}], "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["h"]}]});
+    for (patch, code, told) in [
+        (json!({"$setElementOrder/containers": "x"}), 500, "expected a []interface {}, but received a string"),
+        (json!({"$setElementOrder/containers": [{"name": "a"}], "containers": {}}), 500, "expected a []interface {}, but received a map[string]interface {}"),
+        (json!({"$setElementOrder/containers": ["a"], "containers": [{"name": "a"}]}), 500, "expected a map[string]interface {}, but received a string"),
+        (json!({"$setElementOrder/containers": ["a"]}), 500, "value for key 0 is not a map"),
+        (json!({"$setElementOrder/ephemeralContainers": [], "ephemeralContainers": []}), 500, "no elements in any of the given slices"),
+        (json!({"containers": [[]]}), 500, "list element types are not identical: [[map[name:a]] [[]]]"),
+        (
+            json!({"imagePullSecrets": [], "hostAliases": [{"ip": "x", "$patch": "replace"}, {"hostnames": []}]}),
+            500,
+            "map: map[hostnames:[]] does not contain declared merge key: ip",
+        ),
+        (json!({"nodeSelector": {"$setElementOrder/x": []}}), 500, "merging an object in json but data type is not struct, instead is: map"),
+    ] {
+        let ty = schema::builtin().named(POD_SPEC).unwrap();
+        let mut doc = doc.clone();
+        doc["nodeSelector"] = json!({"a": "b"});
+        let error = strategic(ty, &mut doc, &patch).unwrap_err();
+        assert_eq!((error.code, error.message.as_str()), (code, told), "{patch}");
+    }
+    let deleted = strategically(META, json!({"finalizers": ["a"], "name": "n"}), json!({"$deleteFromPrimitiveList/finalizers": null}));
+    assert_eq!(deleted, Ok(json!({"name": "n"})));
+}
+
+/// As kube-apiserver 1.37.2 answers: the first of several errors is the first of the text, and so are fields that there are not.
+#[test]
+fn a_patched_object_is_read_in_the_order_of_its_text() {
+    use crate::json::Validation;
+    let (ty, old) = config_map();
+    let refused =
+        |patch: &str, validation| parse(Kind::Json, patch.as_bytes(), validation).and_then(|p| p.apply(ty, &old, &mut Vec::new())).unwrap_err().message;
+    let metadata = r#"[{"op":"add","path":"/metadata","value":{"name":"c","zz":1,"labels":7, "aa":2,"annotations":[]}}]"#;
+    let told = refused(metadata, Validation::Strict);
+    assert!(told.contains(r#"\"metadata\":{\"name\":\"c\",\"zz\":1,\"labels\":7,\"aa\":2,\"annotations\":[]}"#), "{told}");
+    assert!(told.ends_with("json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type map[string]string"), "{told}");
+    let unknown = r#"[{"op":"add","path":"/metadata","value":{"name":"c","zz":1,"aa":2,"aa":3}}]"#;
+    let told = refused(unknown, Validation::Strict);
+    let why = r#"json patch duplicate field "[0].value.aa", unknown field "metadata.zz", unknown field "metadata.aa""#;
+    assert!(told.contains(&format!("strict decoding error: {why}")), "{told}");
+}
+
+/// As kube-apiserver 1.37.2 answers.
+#[test]
+fn a_strategic_patch_is_read_by_the_fields_of_go_s_types() {
+    use crate::json::Validation;
+    let refused = |name: &str, patch: Value, validation| {
+        let ty = schema::builtin().named(name).unwrap();
+        let patched = parse(Kind::Strategic, patch.to_string().as_bytes(), validation).and_then(|patch| patch.apply(ty, &json!({}), &mut Vec::new()));
+        patched.unwrap_err().message
+    };
+    for (name, patch, why) in [
+        (
+            "io.k8s.api.core.v1.Pod",
+            json!({"spec": {"containers": [{"name": "c", "env": 7, "command": [1], "ports": [{"containerPort": "x"}]}]}}),
+            "cannot convert int64 to string",
+        ),
+        ("io.k8s.api.core.v1.Secret", json!({"data": {"k": "x"}}), "error decoding from json: illegal base64 data at input byte 0"),
+        ("io.k8s.api.core.v1.Secret", json!({"data": {"k": 1}}), "cannot restore slice from int64"),
+        (
+            "io.k8s.api.policy.v1.PodDisruptionBudget",
+            json!({"spec": {"minAvailable": i64::MAX}}),
+            "json: cannot unmarshal number 9223372036854775807 into Go value of type int32",
+        ),
+    ] {
+        let told = refused(name, patch, Validation::Ignore);
+        assert!(told.ends_with(&format!(": {why}")), "{told}");
+    }
+    let told = refused("io.k8s.api.core.v1.Pod", json!({"spec": {"zz": 1}, "metadata": {"aa": 1}, "Name": 1}), Validation::Strict);
+    assert!(told.ends_with(r#"strict decoding error: unknown field "Name", unknown field "metadata.aa", unknown field "spec.zz""#), "{told}");
 }
 
 #[test]
