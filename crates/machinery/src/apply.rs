@@ -33,7 +33,13 @@ pub use set::FieldSet;
 pub use typed::plain;
 pub use versions::{Conversions, Written};
 
-use crate::{Map, Value, gvk::Gvk, json, schema::TypeRef, status::Status};
+use crate::{
+    Map, Value,
+    gvk::Gvk,
+    json,
+    schema::{self, TypeRef},
+    status::Status,
+};
 use compare::{Comparison, compare, fields_of};
 use managers::{Entry, Managers};
 use std::sync::LazyLock;
@@ -131,7 +137,8 @@ fn apply_as<'w>(kind: impl Into<Written<'w>>, live: Option<&Value>, applied: &Va
         metadata.remove("managedFields");
     }
     if managers.is_empty() && live.is_some() {
-        let before = Manager { name: BEFORE_FIRST_APPLY, subresource: "", exclude: &FieldSet::new(), ..*manager };
+        // It is an update by way of the same endpoint: what that does not write is not its own.
+        let before = Manager { name: BEFORE_FIRST_APPLY, ..*manager };
         update_managers(&versions, &empty, &old, &mut managers, &before);
     }
     let mut own = Entry::new(manager, true);
@@ -141,20 +148,32 @@ fn apply_as<'w>(kind: impl Into<Written<'w>>, live: Option<&Value>, applied: &Va
     let mut new = old.clone();
     merge::merge(ty, &mut new, applied);
     if let Some(metadata) = new.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("managedFields");
+        // Owners of whom cannot be read who they are stay, and are told with the merged object.
+        if metadata.get("managedFields").is_some_and(|owners| !owners.is_array()) {
+            metadata.remove("managedFields");
+        }
+        if ty.schema.is_lenient() {
+            keep_creation_time(metadata, &old);
+        }
     }
     if let Some(former) = &former {
         new = prune::prune(&versions, new, &managers, &own, former);
     }
     own.set.subtract(&UNOWNED);
+    let unconverted = |why: String| format!("unable to convert unstructured object to {}: {why}", ty.gvk().map(ToString::to_string).unwrap_or_default());
+    // Whose owners wrote in other versions is converted before it is compared.
+    if managers.0.iter().any(|entry| entry.api_version != manager.api_version && versions.form(&entry.api_version) != Form::Unknown)
+        && !ty.schema.is_lenient()
+        && let Err(why) = json::from_maps(&new, ty)
+    {
+        return Err(failed(format!("failed to convert new object: {}", unconverted(why))));
+    }
     let changes = Changes::new(&versions, &old, &new, &mut managers, manager.exclude);
     take_from_others(&versions, &mut managers, &changes, force, || last_applied::owned(ty, manager.name, &old))?;
     let unchanged = new == old;
     // What Go would leave out of the merged object is no part of it.
-    let converted = json::from_maps(&new, ty).map_err(|why| {
-        let kind = ty.gvk().map(ToString::to_string).unwrap_or_default();
-        failed(format!("failed to convert new object ({}) to proper version: unable to convert unstructured object to {kind}: {why}", title(applied)))
-    })?;
+    let converted = json::from_maps(&new, ty)
+        .map_err(|why| failed(format!("failed to convert new object ({}) to proper version: {}", title(applied), unconverted(why))))?;
     let mut new = converted.value;
     if unchanged {
         // An entry whose apply changed nothing keeps its time, or has none.
@@ -174,12 +193,30 @@ fn check(ty: TypeRef<'_>, applied: &Value) -> Result<(), Status> {
             return Err(Status::bad_request(format!("invalid object type: {given}")));
         }
     }
-    if applied.get("metadata").and_then(|m| m.get("managedFields")).is_some_and(Value::is_array) {
+    if applied.get("metadata").and_then(|m| m.get("managedFields")?.as_array()).is_some_and(|owners| are_owners(ty, owners)) {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
     match typed::errors(ty, applied, false) {
         Some(errors) => Err(failed(format!("failed to create typed patch object ({}): {errors}", title(applied)))),
         None => Ok(()),
+    }
+}
+
+/// Whether owners can be read. Upstream takes a list in which one cannot for none.
+fn are_owners(ty: TypeRef<'_>, owners: &[Value]) -> bool {
+    let entry = schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.ManagedFieldsEntry");
+    owners.iter().all(|owner| owner.is_object() && entry.is_none_or(|entry| json::from_maps(owner, entry).is_ok()))
+}
+
+/// When a custom object was made, nobody reads in what is applied: what is no time gives way to what is known.
+fn keep_creation_time(metadata: &mut Map<String, Value>, old: &Value) {
+    const FIELD: &str = "creationTimestamp";
+    let is_time = |value: &Value| value.as_str().is_some_and(|text| crate::unix::parse(text).is_some());
+    if metadata.get(FIELD).is_some_and(|value| !value.is_null() && !is_time(value)) {
+        match old["metadata"].get(FIELD) {
+            Some(known) => drop(metadata.insert(FIELD.to_owned(), known.clone())),
+            None => drop(metadata.remove(FIELD)),
+        }
     }
 }
 

@@ -246,7 +246,10 @@ pub(super) fn push_element(path: &mut String, key: &str) {
             let keys: Vec<String> = keys.iter().map(|(k, v)| format!("{k}={v}")).collect();
             path.push_str(&format!("[{}]", keys.join(",")));
         }
-        "v" => path.push_str(&format!("[={rest}]")),
+        "v" => {
+            let float = rest.parse::<f64>().ok().filter(|_| rest.parse::<i64>().is_err()).map(crate::numerals::float);
+            path.push_str(&format!("[={}]", float.as_deref().unwrap_or(rest)));
+        }
         "i" => path.push_str(&format!("[{rest}]")),
         _ => {
             path.push('.');

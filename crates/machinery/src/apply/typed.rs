@@ -41,7 +41,7 @@ pub(super) fn fits(ty: Option<TypeRef<'_>>, value: &Value) -> bool {
             let child = ty.child(name);
             (child.is_some() || ty.object().is_some_and(|o| o.preserve_unknown)) && fits(child, value)
         }),
-        (Type::Object(_) | Type::Map { .. } | Type::RawExtension | Type::Fields, _) => value.is_object(),
+        (Type::Object(_) | Type::Map { .. } | Type::Fields, _) => value.is_object(),
         (Type::List { elem, .. }, Value::Array(items)) => {
             let shape = shape(Some(ty), None, [None, None]);
             items.iter().all(|item| nameless(shape, item).is_none() && fits(Some(ty.to(*elem)), item))
@@ -50,7 +50,7 @@ pub(super) fn fits(ty: Option<TypeRef<'_>>, value: &Value) -> bool {
         (Type::String | Type::Bytes, _) => value.is_string(),
         (Type::Int32 | Type::Int64 | Type::Double, _) => value.is_number(),
         (Type::Bool, _) => value.is_boolean(),
-        (Type::IntOrString | Type::Quantity | Type::Time | Type::MicroTime, _) => !value.is_array() && !value.is_object(),
+        (Type::Quantity | Type::Time | Type::MicroTime, _) => !value.is_array() && !value.is_object(),
         _ => true,
     }
 }
@@ -107,7 +107,7 @@ impl Check {
                     }
                 }
             }
-            (Type::Object(_) | Type::Map { .. } | Type::RawExtension | Type::Fields, _) if !value.is_object() => {
+            (Type::Object(_) | Type::Map { .. } | Type::Fields, _) if !value.is_object() => {
                 self.error(&format!("expected map, got &{{{}}}", plain(value)));
             }
             (Type::List { elem, list_type, .. }, Value::Array(items)) => self.list(ty, ty.to(*elem), list_type, items),
@@ -119,7 +119,8 @@ impl Check {
                 self.error(&format!("expected numeric (int or float), got {}", go_type(value)));
             }
             (Type::Bool, _) if !value.is_boolean() => self.error(&format!("expected boolean, got &{{{}}}", plain(value))),
-            (Type::IntOrString | Type::Quantity | Type::Time | Type::MicroTime, Value::Array(_) | Value::Object(_)) => {
+            // What is published without a type may be anything: a number or a text, and what is free in form.
+            (Type::Quantity | Type::Time | Type::MicroTime, Value::Array(_) | Value::Object(_)) => {
                 self.error(&format!("expected any scalar, got &{{{}}}", plain(value)));
             }
             _ => {}

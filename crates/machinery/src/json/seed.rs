@@ -301,6 +301,11 @@ impl<'a> Seed<'a> {
     }
 
     fn number<E: Error>(&self, number: serde_json::Number, shown: &dyn fmt::Display) -> Result<Option<Value>, E> {
+        // What has no fraction is a whole number to who reads it before he knows its type, and has no sign then.
+        if self.is_lenient() && !self.cx.refuses_minus_zero && is_float_zero(&number) && number.as_f64().is_some_and(f64::is_sign_negative) {
+            self.cx.minus_zero.set(true);
+            return self.number(0.into(), &0);
+        }
         match self.ty.get() {
             Type::Int32 if number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => Ok(Some(Value::Number(number))),
             Type::IntOrString if number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => Ok(Some(Value::Number(number))),

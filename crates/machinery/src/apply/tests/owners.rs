@@ -273,3 +273,60 @@ fn many_entries_of_managed_fields_are_read_in_reasonable_time() {
     }
     assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
 }
+
+/// Answers of kube-apiserver 1.37.2.
+#[test]
+fn what_is_published_without_a_type_is_anything_to_apply() {
+    let ty = schema::builtin().named("io.k8s.api.policy.v1.PodDisruptionBudget").unwrap();
+    let config = |spec: Value| json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "x"}, "spec": spec});
+    let manager = Manager { api_version: "policy/v1", ..manager("me") };
+    let refused = apply_as(ty, None, &config(json!({"maxUnavailable": [""]})), &manager, false).unwrap_err().message;
+    let why = "unable to convert unstructured object to policy/v1, Kind=PodDisruptionBudget: json: cannot unmarshal array into Go value of type int32";
+    assert_eq!(refused, format!("failed to convert new object (/x; policy/v1, Kind=PodDisruptionBudget) to proper version: {why}"));
+    let ty = schema::builtin().named("io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler").unwrap();
+    let config = |spec: Value| json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "x"}, "spec": spec});
+    let live = apply_as(ty, None, &config(json!({"maxReplicas": 1})), &Manager { api_version: "autoscaling/v1", ..manager }, false).unwrap();
+    let other = Manager { name: "other", api_version: "autoscaling/v2", ..manager };
+    let metrics = json!({"metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Value", "value": ""}}}]});
+    let refused = apply_as(ty, Some(&live), &config(metrics), &other, true).unwrap_err().message;
+    let told = "failed to convert new object: unable to convert unstructured object to autoscaling/v2, Kind=HorizontalPodAutoscaler: quantities must match";
+    assert!(refused.starts_with(told), "{refused}");
+    let ty = schema::builtin().named("io.k8s.api.apps.v1.ControllerRevision").unwrap();
+    let revision = json!({"apiVersion": "apps/v1", "kind": "ControllerRevision", "metadata": {"name": "x"}, "revision": 1, "data": [{}, "a"]});
+    assert_eq!(apply_as(ty, None, &revision, &super::manager("me"), false).unwrap()["data"], json!([{}, "a"]));
+}
+
+/// As it: upstream cannot read such owners, and takes them for none, until it reads what has become of them.
+#[test]
+fn owners_that_cannot_be_read_are_none() {
+    let config = |owners: Value| with_kind(json!({"metadata": {"name": "a", "managedFields": owners}, "spec": {"replicas": 1}}));
+    let refused = |owners: Value| apply_as(deployment(), None, &config(owners), &manager("me"), false).unwrap_err().message;
+    assert_eq!(refused(json!([])), "metadata.managedFields must be nil");
+    assert_eq!(refused(json!([{"manager": "m"}])), "metadata.managedFields must be nil");
+    assert!(refused(json!([{"subresource": 7}])).starts_with("failed to create typed patch object (/a; apps/v1, Kind=Deployment): "));
+    assert!(refused(json!([{"time": 0}])).ends_with("json: cannot unmarshal number into Go value of type string"));
+}
+
+#[test]
+fn what_an_object_had_before_is_owned_as_by_an_update_of_the_same_endpoint() {
+    let exclude = FieldSet::from_paths(&[&["metadata"], &["spec"]]);
+    let live = with_kind(json!({"metadata": {"name": "a", "uid": "u", "labels": {"l": "x"}}, "spec": {"replicas": 1}, "status": {"replicas": 1}}));
+    let config = with_kind(json!({"metadata": {"name": "a"}, "status": {"readyReplicas": 1}}));
+    let through = Manager { subresource: "status", exclude: &exclude, ..manager("me") };
+    let object = apply_as(deployment(), Some(&live), &config, &through, false).unwrap();
+    let before = owned(&object, "before-first-apply");
+    assert!(before["f:status"]["f:replicas"].is_object() && before.get("f:spec").is_none() && before.get("f:metadata").is_none(), "{before}");
+}
+
+#[test]
+fn floats_in_sets_are_written_as_go_writes_them() {
+    let elements = [json!(1e-7), json!(1e20), json!(1.5), json!(1.0), json!(18_446_744_073_709_552_000.0_f64)];
+    let names = elements.map(|item| super::super::shape::element(super::super::shape::Shape::Set, &item));
+    assert_eq!(names, ["v:1e-07", "v:100000000000000000000", "v:1.5", "v:1", "v:18446744073709552000"]);
+    let shown = ["v:1e-07", "v:100000000000000000000", "v:7", "v:\"1e5\""].map(|name| {
+        let mut path = String::new();
+        super::super::set::push_element(&mut path, name);
+        path
+    });
+    assert_eq!(shown, ["[=1e-07]", "[=1e+20]", "[=7]", "[=\"1e5\"]"]);
+}
