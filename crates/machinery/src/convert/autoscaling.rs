@@ -1,7 +1,7 @@
 //! HorizontalPodAutoscaler v1 and v2. The v1 form has a field for CPU utilisation alone; other metrics, their status,
 //! the conditions and the behaviour travel as JSON in annotations.
 
-use crate::{Map, Value};
+use crate::{Map, Value, json, schema};
 use serde_json::json;
 
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
@@ -13,91 +13,126 @@ const TOLERANCES: [&str; 2] = ["autoscaling.alpha.kubernetes.io/scale-down-toler
 /// The CPU utilisation that v1 meant when it said nothing, in percent.
 const DEFAULT_CPU_PERCENT: i64 = 80;
 
-type Pairs = &'static [(&'static str, &'static [&'static str])];
+/// Fields of a metric in v1, in the order in which Go writes them: the name, the place in v2 that holds the same, and what is written where there
+/// is nothing (empty: nothing is).
+type Fields = &'static [(&'static str, &'static [&'static str], &'static str)];
 
-/// Metric sources: type, and the v1 field with the place in v2 that holds the same.
-const SOURCES: &[(&str, Pairs)] = &[
+const NO_TEXT: &str = r#""""#;
+const NO_QUANTITY: &str = r#""0""#;
+const NO_REFERENCE: &str = r#"{"kind":"","name":""}"#;
+
+/// Metric sources by their types.
+const SOURCES: &[(&str, Fields)] = &[
     (
         "object",
         &[
-            ("target", &["describedObject"]),
-            ("metricName", &["metric", "name"]),
-            ("selector", &["metric", "selector"]),
-            ("targetValue", &["target", "value"]),
-            ("averageValue", &["target", "averageValue"]),
+            ("target", &["describedObject"], NO_REFERENCE),
+            ("metricName", &["metric", "name"], NO_TEXT),
+            ("targetValue", &["target", "value"], NO_QUANTITY),
+            ("selector", &["metric", "selector"], ""),
+            ("averageValue", &["target", "averageValue"], ""),
         ],
     ),
-    ("pods", &[("metricName", &["metric", "name"]), ("selector", &["metric", "selector"]), ("targetAverageValue", &["target", "averageValue"])]),
-    ("resource", &[("name", &["name"]), ("targetAverageUtilization", &["target", "averageUtilization"]), ("targetAverageValue", &["target", "averageValue"])]),
+    (
+        "pods",
+        &[
+            ("metricName", &["metric", "name"], NO_TEXT),
+            ("targetAverageValue", &["target", "averageValue"], NO_QUANTITY),
+            ("selector", &["metric", "selector"], ""),
+        ],
+    ),
+    (
+        "resource",
+        &[
+            ("name", &["name"], NO_TEXT),
+            ("targetAverageUtilization", &["target", "averageUtilization"], ""),
+            ("targetAverageValue", &["target", "averageValue"], ""),
+        ],
+    ),
     (
         "containerResource",
         &[
-            ("name", &["name"]),
-            ("container", &["container"]),
-            ("targetAverageUtilization", &["target", "averageUtilization"]),
-            ("targetAverageValue", &["target", "averageValue"]),
+            ("name", &["name"], NO_TEXT),
+            ("targetAverageUtilization", &["target", "averageUtilization"], ""),
+            ("targetAverageValue", &["target", "averageValue"], ""),
+            ("container", &["container"], NO_TEXT),
         ],
     ),
     (
         "external",
         &[
-            ("metricName", &["metric", "name"]),
-            ("metricSelector", &["metric", "selector"]),
-            ("targetValue", &["target", "value"]),
-            ("targetAverageValue", &["target", "averageValue"]),
+            ("metricName", &["metric", "name"], NO_TEXT),
+            ("metricSelector", &["metric", "selector"], ""),
+            ("targetValue", &["target", "value"], ""),
+            ("targetAverageValue", &["target", "averageValue"], ""),
         ],
     ),
 ];
 
 /// The same for statuses.
-const STATUSES: &[(&str, Pairs)] = &[
+const STATUSES: &[(&str, Fields)] = &[
     (
         "object",
         &[
-            ("target", &["describedObject"]),
-            ("metricName", &["metric", "name"]),
-            ("selector", &["metric", "selector"]),
-            ("currentValue", &["current", "value"]),
-            ("averageValue", &["current", "averageValue"]),
+            ("target", &["describedObject"], NO_REFERENCE),
+            ("metricName", &["metric", "name"], NO_TEXT),
+            ("currentValue", &["current", "value"], NO_QUANTITY),
+            ("selector", &["metric", "selector"], ""),
+            ("averageValue", &["current", "averageValue"], ""),
         ],
     ),
-    ("pods", &[("metricName", &["metric", "name"]), ("selector", &["metric", "selector"]), ("currentAverageValue", &["current", "averageValue"])]),
+    (
+        "pods",
+        &[
+            ("metricName", &["metric", "name"], NO_TEXT),
+            ("currentAverageValue", &["current", "averageValue"], NO_QUANTITY),
+            ("selector", &["metric", "selector"], ""),
+        ],
+    ),
     (
         "resource",
-        &[("name", &["name"]), ("currentAverageUtilization", &["current", "averageUtilization"]), ("currentAverageValue", &["current", "averageValue"])],
+        &[
+            ("name", &["name"], NO_TEXT),
+            ("currentAverageUtilization", &["current", "averageUtilization"], ""),
+            ("currentAverageValue", &["current", "averageValue"], NO_QUANTITY),
+        ],
     ),
     (
         "containerResource",
         &[
-            ("name", &["name"]),
-            ("container", &["container"]),
-            ("currentAverageUtilization", &["current", "averageUtilization"]),
-            ("currentAverageValue", &["current", "averageValue"]),
+            ("name", &["name"], NO_TEXT),
+            ("currentAverageUtilization", &["current", "averageUtilization"], ""),
+            ("currentAverageValue", &["current", "averageValue"], NO_QUANTITY),
+            ("container", &["container"], NO_TEXT),
         ],
     ),
     (
         "external",
         &[
-            ("metricName", &["metric", "name"]),
-            ("metricSelector", &["metric", "selector"]),
-            ("currentValue", &["current", "value"]),
-            ("currentAverageValue", &["current", "averageValue"]),
+            ("metricName", &["metric", "name"], NO_TEXT),
+            ("metricSelector", &["metric", "selector"], ""),
+            ("currentValue", &["current", "value"], NO_QUANTITY),
+            ("currentAverageValue", &["current", "averageValue"], ""),
         ],
     ),
 ];
+
+/// The fields of a scaling rule and of a policy in the order of upstream's internal types, which have no other names.
+const RULE: [&str; 4] = ["stabilizationWindowSeconds", "selectPolicy", "policies", "tolerance"];
+const POLICY: [(&str, &str); 3] = [("type", NO_TEXT), ("value", "0"), ("periodSeconds", "0")];
 
 pub(super) fn to_v1(map: &mut Map<String, Value>) {
     let mut annotations = Map::new();
     if let Some(Value::Object(spec)) = map.get_mut("spec") {
         let metrics = array(spec.remove("metrics"));
         let cpu = metrics.iter().find_map(cpu_target);
-        let others: Vec<Value> = metrics.iter().filter(|m| cpu_target(m).is_none()).map(|m| metric_to_v1(m, SOURCES)).collect();
+        let others: Vec<String> = metrics.iter().filter(|m| cpu_target(m).is_none()).map(|m| metric_to_v1(m, SOURCES)).collect();
         if let Some(percent) = cpu {
             spec.insert("targetCPUUtilizationPercentage".into(), percent);
         }
-        note(&mut annotations, METRICS, others);
+        note(&mut annotations, METRICS, &others);
         if let Some(behavior) = spec.remove("behavior") {
-            annotations.insert(BEHAVIOR.into(), Value::String(recase(&behavior, true).to_string()));
+            annotations.insert(BEHAVIOR.into(), Value::String(internal_behavior(&behavior)));
         }
     }
     if let Some(Value::Object(status)) = map.get_mut("status") {
@@ -108,8 +143,10 @@ pub(super) fn to_v1(map: &mut Map<String, Value>) {
         if let Some(percent) = percent {
             status.insert("currentCPUUtilizationPercentage".into(), percent);
         }
-        note(&mut annotations, CURRENT_METRICS, metrics.iter().map(|m| metric_to_v1(m, STATUSES)).collect());
-        note(&mut annotations, CONDITIONS, array(status.remove("conditions")));
+        let metrics: Vec<String> = metrics.iter().map(|m| metric_to_v1(m, STATUSES)).collect();
+        note(&mut annotations, CURRENT_METRICS, &metrics);
+        let conditions: Vec<String> = array(status.remove("conditions")).into_iter().map(condition).collect();
+        note(&mut annotations, CONDITIONS, &conditions);
     }
     drop_annotations(map);
     if annotations.is_empty() {
@@ -135,7 +172,7 @@ pub(super) fn to_v2(map: &mut Map<String, Value>) {
         }
         spec.insert("metrics".into(), Value::Array(all));
         if let Some(behavior) = behavior.filter(Value::is_object) {
-            spec.insert("behavior".into(), recase(&behavior, false));
+            spec.insert("behavior".into(), external(&behavior));
         }
     }
     if let Some(Value::Object(status)) = map.get_mut("status") {
@@ -169,27 +206,64 @@ fn cpu_target(metric: &Value) -> Option<Value> {
     if is_cpu { metric["resource"]["target"].get("averageUtilization").cloned() } else { None }
 }
 
-fn metric_to_v1(metric: &Value, table: &[(&str, Pairs)]) -> Value {
-    each_metric(metric, table, |old, new, v1, path| {
-        let found = path.iter().try_fold(old, |v, key| v.get(*key));
-        if let Some(found) = found {
-            new.insert(v1.to_owned(), found.clone());
-        }
-    })
+/// A metric as Go writes it in v1.
+fn metric_to_v1(metric: &Value, table: &[(&str, Fields)]) -> String {
+    let mut out = format!(r#"{{"type":{}"#, written("", &metric["type"]).unwrap_or_else(|| NO_TEXT.to_owned()));
+    for (kind, fields) in table {
+        let Some(old) = metric.get(*kind).filter(|old| !old.is_null()) else { continue };
+        let members = fields.iter().filter_map(|(name, path, nothing)| {
+            let found = path.iter().try_fold(old, |v, key| v.get(*key)).and_then(|found| written(name, found));
+            found.or_else(|| (!nothing.is_empty()).then(|| (*nothing).to_owned())).map(|text| format!("\"{name}\":{text}"))
+        });
+        out.push_str(&format!(",\"{kind}\":{{{}}}", members.collect::<Vec<_>>().join(",")));
+    }
+    out.push('}');
+    out
 }
 
-fn metric_to_v2(metric: &Value, table: &[(&str, Pairs)]) -> Value {
-    each_metric(metric, table, |old, new, v1, path| {
-        let Some(found) = old.get(v1) else { return };
-        match path {
-            [outer, inner] => {
-                let outer = new.entry(*outer).or_insert_with(|| json!({}));
-                outer[*inner] = found.clone();
+/// The value of a field as Go writes it: what has fields of its own, in their order.
+fn written(name: &str, value: &Value) -> Option<String> {
+    let ty = match name {
+        "target" => Some("io.k8s.api.autoscaling.v2.CrossVersionObjectReference"),
+        "selector" | "metricSelector" => Some("io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector"),
+        "conditions" => Some("io.k8s.api.autoscaling.v2.HorizontalPodAutoscalerCondition"),
+        _ => None,
+    };
+    let ty = ty.and_then(|ty| schema::builtin().named(ty));
+    (!value.is_null()).then(|| String::from_utf8_lossy(&json::encode_as(ty, value)).into_owned())
+}
+
+fn condition(mut condition: Value) -> String {
+    if let Some(fields) = condition.as_object_mut() {
+        fields.entry("lastTransitionTime").or_insert(Value::Null);
+    }
+    written("conditions", &condition).unwrap_or_default()
+}
+
+fn metric_to_v2(metric: &Value, table: &[(&str, Fields)]) -> Value {
+    let mut out = Map::new();
+    if let Some(kind) = metric.get("type") {
+        out.insert("type".into(), kind.clone());
+    }
+    for (kind, fields) in table {
+        let Some(old) = metric.get(*kind).filter(|old| !old.is_null()) else { continue };
+        let mut new = Map::new();
+        for (name, path, nothing) in *fields {
+            // Only a quantity that is none is written as one.
+            let none = (*nothing == NO_QUANTITY).then(|| Value::from("0"));
+            let Some(found) = old.get(*name).cloned().or(none) else { continue };
+            match path {
+                [outer, inner] => {
+                    let outer = new.entry(*outer).or_insert_with(|| json!({}));
+                    outer[*inner] = found;
+                }
+                [outer] => drop(new.insert((*outer).to_owned(), found)),
+                _ => {}
             }
-            [outer] => drop(new.insert((*outer).to_owned(), found.clone())),
-            _ => {}
         }
-    })
+        out.insert((*kind).to_owned(), Value::Object(new));
+    }
+    Value::Object(out)
 }
 
 /// A metric source in v2 also says which of its targets counts.
@@ -212,43 +286,50 @@ fn source_to_v2(metric: &Value) -> Value {
     metric
 }
 
-fn each_metric(metric: &Value, table: &[(&str, Pairs)], copy: impl Fn(&Value, &mut Map<String, Value>, &str, &[&str])) -> Value {
-    let mut out = Map::new();
-    if let Some(kind) = metric.get("type") {
-        out.insert("type".into(), kind.clone());
-    }
-    for (kind, pairs) in table {
-        if let Some(old) = metric.get(*kind) {
-            let mut new = Map::new();
-            for (v1, path) in *pairs {
-                copy(old, &mut new, v1, path);
-            }
-            out.insert((*kind).to_owned(), Value::Object(new));
+/// A behaviour as Go writes upstream's internal type: with capitals, and `null` for what there is not.
+fn internal_behavior(behavior: &Value) -> String {
+    let text = |value: &Value| String::from_utf8_lossy(&json::encode(value)).into_owned();
+    let policy = |policy: &Value| {
+        let members = POLICY.map(|(name, nothing)| {
+            let value = policy.get(name).map_or_else(|| nothing.to_owned(), text);
+            format!("\"{}\":{value}", capital(name, true))
+        });
+        format!("{{{}}}", members.join(","))
+    };
+    let rule = |rule: &Value| {
+        if rule.is_null() {
+            return "null".to_owned();
         }
-    }
-    Value::Object(out)
+        let members = RULE.map(|name| {
+            let value = match &rule[name] {
+                Value::Array(policies) => format!("[{}]", policies.iter().map(policy).collect::<Vec<_>>().join(",")),
+                other => text(other),
+            };
+            format!("\"{}\":{value}", capital(name, true))
+        });
+        format!("{{{}}}", members.join(","))
+    };
+    format!(r#"{{"ScaleUp":{},"ScaleDown":{}}}"#, rule(&behavior["scaleUp"]), rule(&behavior["scaleDown"]))
 }
 
-/// The behaviour is kept with the field names of upstream's internal type: they begin with a capital.
-fn recase(value: &Value, upper: bool) -> Value {
+fn capital(name: &str, upper: bool) -> String {
+    let mut chars = name.chars();
+    let first = chars.next().map(|c| if upper { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() });
+    first.into_iter().chain(chars).collect()
+}
+
+/// What was written of the internal type.
+fn external(value: &Value) -> Value {
     match value {
-        Value::Object(map) => map
-            .iter()
-            .filter(|(_, v)| !v.is_null())
-            .map(|(name, value)| {
-                let mut chars = name.chars();
-                let first = chars.next().map(|c| if upper { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() });
-                (first.into_iter().chain(chars).collect::<String>(), recase(value, upper))
-            })
-            .collect(),
-        Value::Array(items) => items.iter().map(|v| recase(v, upper)).collect(),
+        Value::Object(map) => map.iter().filter(|(_, v)| !v.is_null()).map(|(name, value)| (capital(name, false), external(value))).collect(),
+        Value::Array(items) => items.iter().map(external).collect(),
         other => other.clone(),
     }
 }
 
-fn note(annotations: &mut Map<String, Value>, name: &str, values: Vec<Value>) {
+fn note(annotations: &mut Map<String, Value>, name: &str, values: &[String]) {
     if !values.is_empty() {
-        annotations.insert(name.into(), Value::String(Value::Array(values).to_string()));
+        annotations.insert(name.into(), Value::String(format!("[{}]", values.join(","))));
     }
 }
 

@@ -34,10 +34,30 @@ fn autoscalers_keep_what_v1_has_no_fields_for() {
     assert!(old["spec"].get("metrics").is_none());
     assert_eq!(
         old["metadata"]["annotations"]["autoscaling.alpha.kubernetes.io/metrics"],
-        r#"[{"pods":{"metricName":"rps","targetAverageValue":"10"},"type":"Pods"}]"#
+        r#"[{"type":"Pods","pods":{"metricName":"rps","targetAverageValue":"10"}}]"#
     );
-    assert!(old["metadata"]["annotations"]["autoscaling.alpha.kubernetes.io/behavior"].as_str().unwrap().contains("ScaleDown"));
-    assert_eq!(convert(old, &v1, &v2), object);
+    let behavior = r#"{"StabilizationWindowSeconds":null,"SelectPolicy":null,"Policies":[{"Type":"Pods","Value":1,"PeriodSeconds":60}],"Tolerance":null}"#;
+    assert_eq!(old["metadata"]["annotations"]["autoscaling.alpha.kubernetes.io/behavior"], format!(r#"{{"ScaleUp":null,"ScaleDown":{behavior}}}"#));
+    assert_eq!(
+        old["metadata"]["annotations"]["autoscaling.alpha.kubernetes.io/conditions"],
+        r#"[{"type":"AbleToScale","status":"True","lastTransitionTime":null}]"#
+    );
+    let mut back = convert(old, &v1, &v2);
+    assert_eq!(back["status"]["conditions"][0]["lastTransitionTime"].take(), Value::Null);
+    back["status"]["conditions"] = object["status"]["conditions"].clone();
+    assert_eq!(back, object);
+}
+
+/// The annotation of kube-apiserver 1.37.2.
+#[test]
+fn a_utilisation_of_v1_is_noted_with_the_value_that_it_has_not() {
+    let (v1, v2) = (gvk("autoscaling", "v1", "HorizontalPodAutoscaler"), gvk("autoscaling", "v2", "HorizontalPodAutoscaler"));
+    let object =
+        json!({"apiVersion": "autoscaling/v1", "metadata": {"name": "x"}, "spec": {"maxReplicas": 3}, "status": {"currentCPUUtilizationPercentage": 255}});
+    let again = convert(convert(object, &v1, &v2), &v2, &v1);
+    let noted = r#"[{"type":"Resource","resource":{"name":"cpu","currentAverageUtilization":255,"currentAverageValue":"0"}}]"#;
+    assert_eq!(again["metadata"]["annotations"]["autoscaling.alpha.kubernetes.io/current-metrics"], noted);
+    assert_eq!(again["status"]["currentCPUUtilizationPercentage"], 255);
 }
 
 #[test]
