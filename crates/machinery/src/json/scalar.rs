@@ -40,6 +40,12 @@ pub(super) fn time(text: &str, micro: bool) -> Result<String, String> {
     }
 }
 
+/// Whether a value of a type is the time that is none to Go: it is written as `null`.
+pub(super) fn is_no_time(ty: Option<TypeRef<'_>>, text: &str) -> bool {
+    matches!(text, "0001-01-01T00:00:00Z" | "0001-01-01T00:00:00.000000Z")
+        && ty.is_some_and(|ty| !ty.schema.is_lenient() && matches!(ty.get(), Type::Time | Type::MicroTime))
+}
+
 /// Whether a text is what a time begins with, and no more.
 fn is_date(text: &str) -> bool {
     text.len() == "2006-01-02".len() && crate::unix::parse(&format!("{text}T00:00:00Z")).is_some()

@@ -423,6 +423,10 @@ impl<'a> Seed<'a> {
                         continue;
                     }
                     match map.next_value_seed(seed)? {
+                        // Where it is no pointer, the time that is none is as good as no time.
+                        Some(Value::String(text)) if !field.go.pointer && scalar::is_no_time(Some(self.ty.to(field.ty)), &text) => {
+                            out.remove(field.name.as_ref());
+                        }
                         Some(value) if !self.is_left_out(field, &value) => drop(out.insert(field.name.clone().into_owned(), value)),
                         Some(value) if !self.is_lenient() => {
                             self.cx.blanks.borrow_mut().note(&node, &value);

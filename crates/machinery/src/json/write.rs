@@ -7,7 +7,10 @@
 //!
 //! Source: `encoding/json/encode.go` of Go, `structured-merge-diff/fieldpath/serialize.go`.
 
-use super::texts::{Texts, compact};
+use super::{
+    scalar,
+    texts::{Texts, compact},
+};
 use crate::{
     Map, Value,
     schema::{Object, Type, TypeRef},
@@ -72,6 +75,7 @@ impl<'v> Writer<'v> {
             Value::Bool(true) => self.out.extend_from_slice(b"true"),
             Value::Bool(false) => self.out.extend_from_slice(b"false"),
             Value::Number(number) => number_text(&mut self.out, number),
+            Value::String(text) if scalar::is_no_time(ty, text) => self.out.extend_from_slice(b"null"),
             Value::String(text) => string(&mut self.out, text),
             Value::Array(items) => {
                 let elem = ty.and_then(elem);
@@ -418,6 +422,16 @@ mod tests {
         let odd = "<a href=\"x\">&\u{2028}\u{2029}\u{7f}\u{1}\u{8}\u{c}\n\r\t\\é€\u{2027}😀";
         assert_eq!(text(None, &json!([odd])), "[\"\\u003ca href=\\\"x\\\"\\u003e\\u0026\\u2028\\u2029\u{7f}\\u0001\\b\\f\\n\\r\\t\\\\é€\u{2027}😀\"]");
         assert_eq!(text(None, &json!({"a<b": 1})), r#"{"a\u003cb":1}"#);
+    }
+
+    #[test]
+    fn the_first_of_all_times_is_none() {
+        let value = json!({"lastPhaseTransitionTime": "0001-01-01T00:00:00Z", "phase": "0001-01-01T00:00:00Z"});
+        assert_eq!(text(Some("io.k8s.api.core.v1.PersistentVolumeStatus"), &value), r#"{"phase":"0001-01-01T00:00:00Z","lastPhaseTransitionTime":null}"#);
+        let ty = schema::builtin().named("io.k8s.api.core.v1.Event").expect("a type");
+        let event = br#"{"firstTimestamp":"0001-01-01T00:00:00Z","eventTime":"0001-01-01T00:00:00.000000Z","reason":"r"}"#;
+        let read = json::decode(event, Some(ty), json::Validation::Strict).expect("an event").value;
+        assert_eq!((read.get("firstTimestamp"), read.get("eventTime"), &read["reason"]), (None, None, &json!("r")), "{read}");
     }
 
     #[test]
