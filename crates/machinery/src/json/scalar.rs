@@ -87,6 +87,11 @@ pub(super) fn bytes(text: &str) -> Result<String, String> {
     base64(&plain).map(|_| plain)
 }
 
+/// Bytes as Go writes them.
+pub(super) fn in_base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
 /// What a base64 text stands for.
 ///
 /// # Errors
@@ -126,7 +131,6 @@ pub(super) fn unconverted(ty: TypeRef<'_>, named: &str, found: &str) -> Option<S
         Type::Int32 | Type::Int64 | Type::Double | Type::Bool => go_type(ty),
         Type::String => "string".to_owned(),
         Type::Object(_) => return Some(format!("cannot restore struct from: {}", kind_of(found))),
-        Type::Bytes if found == "array" => "uint8".to_owned(),
         Type::List { .. } | Type::Bytes => return Some(format!("cannot restore slice from {}", kind_of(found))),
         Type::Map { .. } => return Some(format!("cannot restore map from {}", kind_of(found))),
         _ => return None,

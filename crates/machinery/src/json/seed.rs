@@ -478,6 +478,25 @@ impl<'a> Seed<'a> {
         }
     }
 
+    /// Bytes that are listed one by one, which Go takes for what it writes in base64.
+    fn bytes<'de, A: SeqAccess<'de>>(&self, mut seq: A) -> Result<Option<Value>, A::Error> {
+        let mut bytes = Vec::new();
+        while let Some(item) = seq.next_element::<Value>()? {
+            let byte = if item.is_null() { Some(0) } else { item.as_u64().and_then(|n| u8::try_from(n).ok()) };
+            if byte.is_none() {
+                let found = if item.is_number() { format!("number {item}") } else { crate::tree::json_type(&item).to_owned() };
+                // The type that it is not is that of one.
+                let why = || self.mismatched(&found).replacen("[]uint8", "uint8", 1);
+                if self.cx.from_maps {
+                    return Err(self.cx.fail("unrecognized type: uint8".to_owned()));
+                }
+                self.cx.wrong(why);
+            }
+            bytes.push(byte.unwrap_or_default());
+        }
+        Ok(Some(Value::String(scalar::in_base64(&bytes))))
+    }
+
     fn map<'de, A: MapAccess<'de>>(&self, elem: TypeRef<'a>, nullable: bool, mut map: A) -> Result<Option<Value>, A::Error> {
         let mut out = Map::new();
         let go_type = self.go_type.split_once(']').map_or("", |p| p.1);
@@ -564,6 +583,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             Type::SchemaOrStrings(_) | Type::Any => return AnySeed { at: self.at, cx: self.cx }.visit_seq(seq).map(Some),
             Type::RawJson | Type::RawExtension | Type::Fields => return AnySeed { at: self.at, cx: &Context::verbatim() }.visit_seq(seq).map(Some),
             _ if self.is_lenient() => return AnySeed { at: self.at, cx: self.cx }.visit_seq(seq).map(|value| Some(stripped(self.at, self.cx, value))),
+            Type::Bytes => return self.bytes(seq),
             _ => {
                 let wrong = self.mismatch("array")?;
                 while seq.next_element::<IgnoredAny>()?.is_some() {}

@@ -240,3 +240,15 @@ fn floats_keep_their_last_digit() {
         assert!(text.contains(&format!("\"maximum\":{answered}}}")), "{sent}: {text}");
     }
 }
+
+/// Answers of kube-apiserver 1.37.2.
+#[test]
+fn bytes_may_be_listed() {
+    let ty = schema::builtin().named("io.k8s.api.core.v1.Secret").unwrap();
+    let read = |data: &str| decode(format!(r#"{{"data":{data}}}"#).as_bytes(), Some(ty), Validation::Strict);
+    assert_eq!(read(r#"{"k":[1,null,255],"l":[]}"#).unwrap().value["data"], serde_json::json!({"k": "AQD/", "l": ""}));
+    let refused = read(r#"{"k":[null],"a":"x"}"#).unwrap_err().message;
+    assert!(refused.ends_with("illegal base64 data at input byte 0"), "{refused}");
+    let refused = read(r#"{"k":[256]}"#).unwrap_err().message;
+    assert!(refused.ends_with("json: cannot unmarshal number 256 into Go struct field Secret.data of type uint8"), "{refused}");
+}
