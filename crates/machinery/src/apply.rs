@@ -30,7 +30,7 @@ mod whole;
 
 pub use scale::Scaled;
 pub use set::FieldSet;
-pub use typed::plain;
+pub use typed::{live_errors, plain};
 pub use versions::{Conversions, Written};
 
 use crate::{

@@ -189,7 +189,7 @@ fn expect_kind(kind: Option<&Gvk>, value: &Value, sent: Sent<'_>, validation: Va
     Err(errors::cannot_be_handled(told.as_ref(), &missing(sent.json)))
 }
 
-/// What was found in a custom object, as the original tells it: what is there twice, what metadata does not know, then all else
+/// What was found in a custom object, as the original tells it: what is there twice, what metadata does not know, then all else, both
 /// by name, the metadata of resources within it last. Of a built-in type it is told as it was met.
 fn in_order(ty: Option<TypeRef<'_>>, mut problems: Vec<String>) -> Vec<String> {
     if ty.is_some_and(|ty| ty.schema.is_lenient()) {
@@ -200,7 +200,7 @@ fn in_order(ty: Option<TypeRef<'_>>, mut problems: Vec<String>) -> Vec<String> {
             Some(field) if field.contains(".metadata.") => 3,
             Some(_) => 2,
         };
-        problems.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| if rank(a) >= 2 { a.cmp(b) } else { std::cmp::Ordering::Equal }));
+        problems.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| if rank(a) >= 1 { a.cmp(b) } else { std::cmp::Ordering::Equal }));
     }
     problems
 }

@@ -27,7 +27,7 @@ impl Apply<'_> {
             apply::apply(kind, old, &applied.value, &options.manager, &row.api_version, self.subresource, options.force, &now, exclude)
         };
         let replayed = replayed(call.world, row, apply).await;
-        let value = replayed.map_err(|(why, _)| Status::new(500, "", format!("failed to convert old object: {why}")))??;
+        let value = replayed.map_err(|(why, _)| Status::new(500, "", why))??;
         match options.validation {
             Validation::Strict => applied.refuse_repeats()?,
             Validation::Warn => applied.repeats.iter().for_each(|line| call.cx.warn(line.clone())),

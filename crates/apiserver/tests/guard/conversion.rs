@@ -310,7 +310,7 @@ async fn who_owns_what_is_compared_in_the_versions_of_the_owners() {
     assert_eq!(owners(&written), owners(&patched), "nobody is told whose the field is");
     assert_eq!(
         apply(ONE, "v1", "late", true, json!({"color": "red"})).await.refused(500),
-        "failed to convert old object: conversion webhook for example.com/v1, Kind=Lamp failed: no lamp today"
+        "conversion webhook for example.com/v1, Kind=Lamp failed: no lamp today"
     );
 }
 

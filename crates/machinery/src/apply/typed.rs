@@ -22,8 +22,9 @@ pub(super) fn errors(ty: TypeRef<'_>, value: &Value, nulls: bool) -> Option<Stri
     told(&check.errors)
 }
 
-/// What is wrong with an object that lies in the store: there a list may have an element twice.
-pub(super) fn live_errors(ty: TypeRef<'_>, value: &Value) -> Option<String> {
+/// What is wrong with an object that lies in the store, or was converted, as one text: there a list may have an element twice. None if
+/// nothing is.
+pub fn live_errors(ty: TypeRef<'_>, value: &Value) -> Option<String> {
     if fits(Some(ty), value) {
         return None;
     }
