@@ -126,7 +126,7 @@ pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> 
                 if !is_object {
                     return Err(errors::unrecognized_type(kind, bytes));
                 }
-                return Err(errors::cannot_be_handled(kind, &errors::as_spelled(failure, cx.last_float(), bytes)));
+                return Err(errors::cannot_be_handled(kind, &first_wrong(bytes, ty, &cx, failure)));
             }
             return match escapes::mended(bytes, &error) {
                 Some(mended) => decode(&mended, ty, validation),
@@ -139,6 +139,17 @@ pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> 
     }
     fill_kind(ty, &mut value);
     finish(value, ty, &cx, validation)
+}
+
+/// What is told of a body in which a value of a wrong type was met: the first, and in a custom object's metadata the first by name.
+fn first_wrong(bytes: &[u8], ty: Option<TypeRef<'_>>, cx: &Context, met: String) -> String {
+    let again = Context::new(false, 0).by_names();
+    let is_lenient = ty.is_some_and(|ty| ty.schema.is_lenient());
+    let told = if is_lenient { parse(bytes, ty, &again).err().and_then(|_| again.take_failure()) } else { None };
+    match told {
+        Some(told) => errors::as_spelled(told, again.last_float(), bytes),
+        None => errors::as_spelled(met, cx.last_float(), bytes),
+    }
 }
 
 fn parse(bytes: &[u8], ty: Option<TypeRef<'_>>, cx: &Context) -> Result<Value, serde_json::Error> {
@@ -254,7 +265,7 @@ pub(crate) fn canonical_text(bytes: &[u8], ty: TypeRef<'_>) -> Option<Result<Vec
     }
     match outcome {
         Ok(_) => Some(Ok(in_order(Some(ty), cx.take_problems()))),
-        Err(_) => cx.take_failure().map(|why| Err(errors::as_spelled(why, cx.last_float(), bytes))),
+        Err(_) => cx.take_failure().map(|why| Err(first_wrong(bytes, Some(ty), &cx, why))),
     }
 }
 

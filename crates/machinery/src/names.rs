@@ -71,6 +71,10 @@ fn is_subdomain(text: &str) -> bool {
 
 /// A subdomain as in RFC 1123: names of most objects.
 pub fn dns1123_subdomain(text: &str) -> Vec<String> {
+    subdomain(text, too_long)
+}
+
+fn subdomain(text: &str, too_long: fn(usize) -> String) -> Vec<String> {
     let mut out = Vec::new();
     if text.len() > SUBDOMAIN_MAX_BYTES {
         out.push(too_long(SUBDOMAIN_MAX_BYTES));
@@ -123,7 +127,7 @@ pub fn qualified_name(text: &str) -> Vec<String> {
             if prefix.is_empty() {
                 out.push("prefix part must be non-empty".to_owned());
             } else {
-                out.extend(dns1123_subdomain(prefix).into_iter().map(|m| format!("prefix part {m}")));
+                out.extend(subdomain(prefix, label_too_long).into_iter().map(|m| format!("prefix part {m}")));
             }
             name
         }
@@ -251,6 +255,8 @@ mod tests {
             assert!(!dns1123_label(bad).is_empty(), "{bad}");
         }
         assert_eq!(dns1123_label("a.b"), ["must not contain dots"]);
+        assert_eq!(dns1123_subdomain(&"a".repeat(254)), ["must be no more than 253 characters"]);
+        assert_eq!(qualified_name(&format!("{}/a", "a".repeat(254))), ["prefix part must be no more than 253 bytes"]);
         assert!(!dns1035_label("1a").is_empty());
         for bad in ["", "a..b", ".a", "a.", "a.-b"] {
             assert!(!dns1123_subdomain(bad).is_empty(), "{bad}");

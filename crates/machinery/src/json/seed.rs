@@ -38,6 +38,8 @@ pub(super) struct Context {
     from_maps: bool,
     /// It is read for what is wrong first, in the order of Go's fields, and for nothing else.
     by_fields: bool,
+    /// It is read for what is wrong first, the metadata of a custom object by the names of its fields: upstream writes it anew from a map.
+    by_names: bool,
     /// What is read is kept as it is.
     verbatim: bool,
 }
@@ -57,6 +59,7 @@ impl Context {
             refuses_minus_zero: false,
             from_maps: false,
             by_fields: false,
+            by_names: false,
             verbatim: false,
         }
     }
@@ -69,6 +72,11 @@ impl Context {
     /// To be told what upstream's converter, which goes by the fields of Go's types, meets first.
     pub(super) fn by_fields(self) -> Self {
         Self { by_fields: true, ..self }
+    }
+
+    /// To be told what is wrong first with a custom object's metadata.
+    pub(super) fn by_names(self) -> Self {
+        Self { by_names: true, ..self }
     }
 
     /// For what lies within a type that takes its bytes as they are: nobody looks for what is there twice.
@@ -374,7 +382,7 @@ impl<'a> Seed<'a> {
         nothing || is_no_json(self.ty.to(field.ty), value) || self.ty.leaves_out(field, value) && !stays()
     }
 
-    /// Reads the known fields in the order of Go's, for what is wrong with them.
+    /// Reads the known fields in the order of Go's, or of their names, for what is wrong with them.
     fn by_fields<'de, A: MapAccess<'de>>(&self, object: &'a Object, mut map: A) -> Result<Option<Value>, A::Error> {
         let mut fields: Vec<(usize, Value)> = Vec::new();
         while let Some(key) = map.next_key_seed(KeySeed(object))? {
@@ -385,7 +393,8 @@ impl<'a> Seed<'a> {
                 }
             }
         }
-        fields.sort_by_key(|(at, _)| object.rank(*at));
+        // The fields of a type are sorted by their names.
+        fields.sort_by_key(|(at, _)| if self.cx.by_names { *at } else { usize::from(object.rank(*at)) });
         for (at, value) in fields {
             let field = &object.fields[at];
             let node = self.at.field(&field.name, self.ty);
@@ -398,7 +407,7 @@ impl<'a> Seed<'a> {
     }
 
     fn object<'de, A: MapAccess<'de>>(&self, object: &'a Object, mut map: A) -> Result<Option<Value>, A::Error> {
-        if self.cx.by_fields {
+        if self.cx.by_fields || self.cx.by_names && self.is_meta() {
             return self.by_fields(object, map);
         }
         let mut out = Map::new();

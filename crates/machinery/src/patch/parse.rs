@@ -164,14 +164,14 @@ impl Patch {
         let written = |value: &Value| String::from_utf8_lossy(&self.text(ty, old, value)).into_owned();
         let shown = |value: &Value| if self.kind == Kind::Strategic { plain(&left) } else { written(value) };
         let invalid = |shown: String, why: String| Status::invalid("", "", "", vec![Error::invalid(&Path::root("patch"), shown, why)]);
+        let strange = ["apiVersion", "kind"].into_iter().find_map(|key| value.get(key).filter(|v| !v.is_string() && !v.is_null()).map(|v| (key, v)));
+        if let Some((key, found)) = strange.filter(|_| self.kind != Kind::Strategic) {
+            let found = json_type(found);
+            let why = format!("couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go struct field .{key} of type string");
+            return Err(invalid(written(&value), why));
+        }
         // What a custom object says that it is, validation looks at.
         if let (false, Some(own)) = (self.kind == Kind::Strategic, ty.gvk().filter(|_| !ty.schema.is_lenient())) {
-            if let Some(found) = ["apiVersion", "kind"].into_iter().find_map(|key| value.get(key).filter(|v| !v.is_string() && !v.is_null()).map(|v| (key, v)))
-            {
-                let (key, found) = (found.0, json_type(found.1));
-                let why = format!("couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go struct field .{key} of type string");
-                return Err(invalid(written(&value), why));
-            }
             let given = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
             let (version, kind) = (given("apiVersion"), given("kind"));
             if version.is_empty() && !kind.is_empty() {

@@ -45,6 +45,15 @@ fn unknown_fields_are_pruned_and_defaults_set() {
     assert_eq!(out.warnings, ["unknown field \"metadata.foo\"", "unknown field \"extra\"", "unknown field \"spec.items[0].y\"", "unknown field \"spec.more\""]);
 }
 
+/// As kube-apiserver 1.37.2 answers, which reads the metadata from a map.
+#[test]
+fn of_metadata_the_first_wrong_value_by_name_is_told() {
+    let schema = schema(&[(gvk(), Some(&crontab()))]);
+    let body = br#"{"apiVersion":"stable.example.com/v1","kind":"CronTab","metadata":{"uid":1,"resourceVersion":1},"spec":{"cron":"1"}}"#;
+    let refused = json::decode(body, schema.kind(&gvk()), Validation::Strict).unwrap_err().message;
+    assert!(refused.ends_with("json: cannot unmarshal number into Go struct field ObjectMeta.resourceVersion of type string"), "{refused}");
+}
+
 #[test]
 fn without_a_schema_everything_is_kept() {
     let schema = schema(&[(gvk(), None)]);
