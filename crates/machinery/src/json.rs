@@ -122,11 +122,11 @@ pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> 
         Ok(value) => value,
         Err(error) => {
             let is_object = bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
-            if let Some(failure) = cx.take_failure() {
+            if let Some(failure) = cx.take_failure().map(|met| first_wrong(bytes, ty, &cx, met)) {
                 if !is_object {
                     return Err(errors::unrecognized_type(kind, bytes));
                 }
-                return Err(errors::cannot_be_handled(kind, &first_wrong(bytes, ty, &cx, failure)));
+                return Err(errors::cannot_be_handled(kind, &errors::as_spelled(failure, cx.last_float(), bytes)));
             }
             return match escapes::mended(bytes, &error) {
                 Some(mended) => decode(&mended, ty, validation),
