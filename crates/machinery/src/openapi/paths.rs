@@ -287,7 +287,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// A custom group as one word: `ExampleCom`.
+/// A custom group as one word: `ExampleCom`, `SnapshotStorage` (of `snapshot.storage.k8s.io`).
 fn words_of_custom(resource: &Resource) -> String {
-    resource.group.split(['.', '-']).map(words::upper).collect()
+    resource.group.strip_suffix(".k8s.io").unwrap_or(&resource.group).split(['.', '-']).map(words::upper).collect()
 }

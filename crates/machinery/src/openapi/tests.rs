@@ -90,6 +90,14 @@ fn custom_kinds_stand_beside_built_in_ones() {
     check_references(&document, "#/components/schemas/", &known);
     let document = v2_document(&served, "v1.37.2");
     assert!(document["definitions"]["com.example.stable.v1.CronTab"]["properties"]["spec"].get("properties").is_none(), "nullable cannot be said");
+    let mut resource = resource.clone();
+    resource.group = "snapshot.storage.k8s.io".into();
+    resource.kind.group = resource.group.clone();
+    let served = [Served { resource: &resource, custom: Some(Custom { described: &described, list_kind: "CronTabList" }) }];
+    for document in [v3_document(&served, "v1.37.2"), v2_document(&served, "v1.37.2")] {
+        let get = &document["paths"]["/apis/snapshot.storage.k8s.io/v1/namespaces/{namespace}/crontabs/{name}"]["get"];
+        assert_eq!((&get["operationId"], &get["tags"]), (&json!("readSnapshotStorageV1NamespacedCronTab"), &json!(["snapshotStorage_v1"])));
+    }
 }
 
 #[test]

@@ -170,6 +170,11 @@ impl Patch {
             let why = format!("couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go struct field .{key} of type string");
             return Err(invalid(written(&value), why));
         }
+        if self.kind != Kind::Strategic && ty.schema.is_lenient() && ty.gvk().is_some() && value["kind"].as_str().unwrap_or_default().is_empty() {
+            let text = written(&value);
+            let why = format!("Object 'Kind' is missing in '{text}'");
+            return Err(invalid(text, why));
+        }
         // What a custom object says that it is, validation looks at.
         if let (false, Some(own)) = (self.kind == Kind::Strategic, ty.gvk().filter(|_| !ty.schema.is_lenient())) {
             let given = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
