@@ -1,4 +1,8 @@
-//! Regular expressions in Go's syntax (RE2), matched in linear time by the crate `regex`.
+//! Regular expressions in Go's syntax (RE2), matched in linear time by the engine of the crate `regex`, `regex-automata`.
+//!
+//! That is used by itself, because only so it can be told to build no DFAs. They are in the program when any other crate asks for
+//! them, and a pattern whose inner literal is looked for first then panics in a search if it is small enough for a DFA forwards and
+//! not backwards (`[^a]b`), where there are no lazy ones either. They would also cost more to build than most texts do to search.
 //!
 //! A pattern is read by Go's rules, with Go's errors, and written again in the crate's syntax: what the two understand differently
 //! (`\d`, `\b` and the like are ASCII in Go; classes nest and subtract in the crate) is spelled out. A compiled pattern is bounded
@@ -6,6 +10,10 @@
 
 mod translate;
 
+use regex_automata::{
+    meta::{BuildError, Config},
+    util::syntax,
+};
 use std::{
     collections::HashMap,
     sync::{Arc, LazyLock, Mutex, PoisonError, Weak},
@@ -18,8 +26,11 @@ const SIZES: [usize; 7] = [8 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 <<
 /// How deep groups nest in Go.
 const NEST_LIMIT: u32 = 1_000;
 
-fn build(translated: &str, size_limit: usize) -> Result<regex::Regex, regex::Error> {
-    regex::RegexBuilder::new(translated).size_limit(size_limit).nest_limit(NEST_LIMIT * 2).build()
+type Engine = regex_automata::meta::Regex;
+
+fn build(translated: &str, size_limit: usize) -> Result<Engine, BuildError> {
+    let config = Config::new().nfa_size_limit(Some(size_limit)).dfa(false).hybrid(false);
+    Engine::builder().configure(config).syntax(syntax::Config::new().nest_limit(NEST_LIMIT * 2)).build(translated)
 }
 
 fn translate(pattern: &str) -> Result<String, String> {
@@ -32,8 +43,8 @@ fn translate(pattern: &str) -> Result<String, String> {
 /// Go's text.
 pub fn check(pattern: &str) -> Result<(), String> {
     match build(&translate(pattern)?, SIZES[0]) {
-        Ok(_) | Err(regex::Error::CompiledTooBig(_)) => Ok(()),
-        Err(_) => Err(too_large(pattern)),
+        Err(error) if error.size_limit().is_none() => Err(too_large(pattern)),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 
@@ -75,7 +86,7 @@ pub fn size_at_most(pattern: &str) -> usize {
 
 /// A compiled pattern, with about the bytes that it takes.
 #[derive(Debug, Clone)]
-pub struct Regex(regex::Regex, usize);
+pub struct Regex(Engine, usize);
 
 impl Regex {
     /// Compiles a pattern.
@@ -108,11 +119,11 @@ impl Regex {
 
     /// The first match.
     pub fn find<'t>(&self, text: &'t str) -> Option<&'t str> {
-        self.0.find(text).map(|found| found.as_str())
+        self.0.find(text).map(|found| &text[found.range()])
     }
 
     /// The first so many matches, or all.
     pub fn find_all<'t>(&self, text: &'t str, limit: Option<usize>) -> Vec<&'t str> {
-        self.0.find_iter(text).take(limit.unwrap_or(usize::MAX)).map(|found| found.as_str()).collect()
+        self.0.find_iter(text).take(limit.unwrap_or(usize::MAX)).map(|found| &text[found.range()]).collect()
     }
 }

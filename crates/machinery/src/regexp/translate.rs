@@ -279,7 +279,7 @@ impl<'t> Reader<'t> {
         let negated = negated != self.rest.starts_with("\\P");
         let text = format!("\\{}{{{name}}}", if negated { 'P' } else { 'p' });
         let is_word = !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphabetic() || c == b'_');
-        if !is_word || regex::Regex::new(&text).is_err() {
+        if !is_word || super::build(&text, super::SIZE_LIMIT).is_err() {
             return wrong("invalid character class range", &self.rest[..length]);
         }
         Ok((text, length))
@@ -420,6 +420,14 @@ fn write_char(out: &mut String, c: char) {
 #[cfg(test)]
 mod tests {
     use super::super::Regex;
+
+    #[test]
+    fn a_literal_behind_a_class_that_is_large_backwards_is_found() {
+        // The engine looks for the literal first, and from there backwards.
+        for (pattern, text, found) in [("[^a]b", "\u{e9}b", true), (r"\W+:", "a :", true), (r"\W\.", "a.", false), ("[^a][^b]x", "\u{65e5}\u{672c}x", true)] {
+            assert_eq!(Regex::new(pattern).unwrap().is_match(text), found, "{pattern} {text}");
+        }
+    }
 
     #[test]
     fn patterns_mean_what_they_mean_in_go() {
