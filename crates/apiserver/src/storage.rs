@@ -163,14 +163,26 @@ pub(crate) fn settled(row: &Row, mut value: Value) -> Value {
 /// # Errors
 /// A webhook does not convert it.
 pub(crate) async fn rehearsed(store: &Store, row: &Row, value: Value) -> Result<Value, Status> {
-    let Some(reader) = row.reader() else {
+    let Some(custom) = &row.custom else { return Ok(settled(row, value)) };
+    let version = &row.resource.version;
+    match row.reader() {
+        _ if *version == custom.family.storage => {
+            let mut value = value;
+            if lacks_status(row, custom, &value) {
+                defaulting::apply(row.ty(), &mut value);
+            }
+            Ok(value)
+        }
+        Some(reader) => Box::pin(reader.rehearsed(store, value)).await.map_err(|why| Status::new(500, "", why)),
         // What is stored in another version has what that version's schema leaves and fills in.
-        return Ok(match row.custom.as_ref().filter(|custom| custom.family.storage != row.resource.version) {
-            Some(custom) => custom.family.shown(&row.resource.version, &custom.family.stored(&row.resource.version, value)),
-            None => settled(row, value),
-        });
-    };
-    Box::pin(reader.rehearsed(store, value)).await.map_err(|why| Status::new(500, "", why))
+        None => Ok(custom.family.shown(version, &custom.family.stored(version, value))),
+    }
+}
+
+/// Whether an object of the version in which it is stored lacks a status that the schema fills in whenever it is read: where the status
+/// is a subresource, a new object has none.
+fn lacks_status(row: &Row, custom: &Custom, value: &Value) -> bool {
+    row.resource.version == custom.family.storage && value.get("status").is_none() && row.ty().field("status").is_some_and(|field| field.default.is_some())
 }
 
 /// Whether what is stored of an entry is in the version in which objects are stored now: if not, a write that changes nothing
@@ -315,8 +327,9 @@ fn draft(row: &Row, value: Value, texts: &Texts) -> Draft {
         // A webhook has converted it before.
         let value = if custom.family.webhook.is_some() { value } else { custom.family.stored(&row.resource.version, value) };
         let fields = row.strategy.selectable_fields(&value);
+        let as_shown = row.resource.version == custom.family.storage && !lacks_status(row, custom, &value);
         let draft = Draft::new(value, None, fields);
-        return if row.resource.version == custom.family.storage { draft.shaped(custom.shape) } else { draft };
+        return if as_shown { draft.shaped(custom.shape) } else { draft };
     }
     let value = if row.converts { convert::convert(value, &row.resource.kind, &row.resource.storage) } else { value };
     let fields = row.storage_strategy.selectable_fields(&value);

@@ -140,6 +140,24 @@ async fn patches_apply_and_are_owned_by_schema() {
 }
 
 #[tokio::test]
+async fn a_new_object_has_the_status_that_its_schema_fills_in() {
+    let server = Server::start().await;
+    let mut definition = widgets();
+    let schema = &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    schema["properties"]["status"]["default"] = json!({"replicas": 3});
+    establish(&server, &definition).await;
+    let mut sent = widget("a", json!({}));
+    sent["status"] = json!({"replicas": 7});
+    let filled = json!({"replicas": 3});
+    assert_eq!(server.post(&format!("{WIDGETS}?dryRun=All"), &sent).await.expect(201)["status"], filled);
+    assert_eq!(server.post(WIDGETS, &sent).await.expect(201)["status"], filled);
+    assert_eq!(server.get(WIDGETS).await.expect(200)["items"][0]["status"], filled);
+    let patched = server.patch(&format!("{WIDGETS}/a/status?fieldManager=p"), MERGE, &json!({"status": null})).await.expect(200);
+    assert_eq!(patched["status"], filled);
+    assert_eq!(server.get(&format!("{WIDGETS}/a")).await.expect(200)["metadata"]["managedFields"].as_array().map(Vec::len), Some(1), "it is nobody's");
+}
+
+#[tokio::test]
 async fn selectable_fields_select() {
     let server = started().await;
     for (name, color, replicas) in [("a", "red", 1), ("b", "blue", 1), ("c", "red", 2)] {
