@@ -1,7 +1,12 @@
 //! Requests that lead nowhere: paths without a route, parts that are empty or hold a slash, names that would be steps of a path.
 //! What the original answers depends on which of its servers is the last to be asked.
 
-use crate::{ApiServer, Body, path::RequestInfo, reply, rows::Row};
+use crate::{
+    ApiServer, Body, errors,
+    path::RequestInfo,
+    reply,
+    rows::{Row, Rows},
+};
 use http::Response;
 use machinery::status::Status;
 use std::sync::Arc;
@@ -21,17 +26,30 @@ pub(crate) fn nowhere(server: &ApiServer, path: &str) -> Result<Response<Body>, 
 
 /// The answer to a path with a part that is empty or holds a slash.
 pub(crate) fn no_route(server: &ApiServer, info: &RequestInfo, row: Option<&Arc<Row>>) -> Result<Response<Body>, Status> {
-    let part = info.tail.trim_matches('/');
-    let nameless = info.name.is_empty() && row.is_some_and(|row| row.resource.subresource(part).is_some());
-    if nameless { Err(Status::bad_request("name must be provided")) } else { nowhere(server, &info.path) }
+    // Of an object without a name. What begins with two slashes is no path of the API's.
+    let nameless = row.filter(|_| info.name.is_empty() && !info.subresource.is_empty() && !info.path.starts_with("//"));
+    match nameless {
+        Some(row) if row.resource.subresource(&info.subresource).is_some() => Err(Status::bad_request("name must be provided")),
+        Some(row) if row.custom.is_some() => Err(errors::not_found(row, "")),
+        _ => nowhere(server, &info.path),
+    }
+}
+
+/// A path of discovery without the slashes at its end: those of definitions' groups are read by their parts, all others as they are.
+pub(crate) fn without_slashes_behind<'p>(rows: &Rows, path: &'p str) -> &'p str {
+    let shorter = path.trim_end_matches('/');
+    let group = shorter.strip_prefix("/apis/").and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    if !group.is_empty() && rows.group(group).is_some() && !rows.is_builtin_group(group) { shorter } else { path }
 }
 
 /// A name that would be a step in a path.
 pub(crate) fn check_name(info: &RequestInfo) -> Result<(), Status> {
     let name = info.name.as_str();
     match name {
-        // A list's comes from its selector.
-        "." | ".." if !matches!(info.verb, "list" | "watch") => Err(Status::bad_request(format!("Name parameter invalid: {name:?}: may not be '{name}'"))),
+        // A list's comes from its selector; what is made has its name in its body.
+        "." | ".." if !matches!(info.verb, "list" | "watch" | "create") || !info.subresource.is_empty() => {
+            Err(Status::bad_request(format!("Name parameter invalid: {name:?}: may not be '{name}'")))
+        }
         _ => Ok(()),
     }
 }

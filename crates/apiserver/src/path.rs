@@ -17,7 +17,7 @@ pub struct RequestInfo {
     pub is_resource: bool,
     /// The whole path, decoded.
     pub path: String,
-    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`; the method otherwise.
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, or `proxy` of old; the method otherwise.
     pub verb: &'static str,
     /// `api` or `apis`.
     pub prefix: &'static str,
@@ -41,6 +41,8 @@ pub struct RequestInfo {
     pub fields: Option<FieldSelector>,
 }
 
+/// Parts before the resource that say what is done with it, in paths of old.
+const SPECIAL_VERBS: [&str; 2] = ["watch", "proxy"];
 /// Subresources of a namespace; any other third part is a resource inside it.
 const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
 
@@ -62,29 +64,36 @@ impl RequestInfo {
 
     fn parse_parts(method: &Method, raw_path: &str, query: &Query<'_>) -> RequestInfo {
         let mut info = RequestInfo { verb: method_verb(method), path: query::percent_decode(raw_path).into_owned(), ..Default::default() };
-        let mut rest = Parts { rest: raw_path.strip_prefix('/').unwrap_or(raw_path) };
-        let prefix = rest.peek();
-        match prefix {
-            "api" => info.prefix = "api",
-            "apis" => info.prefix = "apis",
+        // Slashes at both ends part nothing.
+        let within = raw_path.trim_start_matches('/');
+        let parts: Vec<Cow<'_, str>> = within.trim_end_matches('/').split('/').map(query::percent_decode).collect();
+        // Where the resource stands, if there is one.
+        let (prefix, at) = match parts.first().map(|part| &**part) {
+            Some("api") => ("api", 2),
+            Some("apis") => ("apis", 3),
             _ => return info,
+        };
+        info.is_odd = raw_path.starts_with("//");
+        // No route leads there, not even to another server.
+        info.prefix = if info.is_odd { "" } else { prefix };
+        let part = |at: usize| parts.get(at).map(|part| part.clone().into_owned()).unwrap_or_default();
+        if prefix == "apis" {
+            info.group = part(1);
         }
-        rest.next();
-        if info.prefix == "apis" {
-            let Some(group) = rest.next() else { return info };
-            info.group = group.into_owned();
-        }
-        let Some(version) = rest.next() else { return info };
-        if rest.peek().is_empty() {
-            info.version = version.into_owned();
+        info.version = part(at - 1);
+        if parts.len() <= at {
             return info;
         }
-        info.version = version.into_owned();
-        info.resource_part(method, &mut rest, query);
+        info.is_odd |= info.version.is_empty() || prefix == "apis" && info.group.is_empty();
+        let used = at + info.resource_part(method, &parts[at..], query);
+        if !info.subresource.is_empty() {
+            info.tail = behind(within, used).to_owned();
+        }
         info
     }
 
-    fn resource_part(&mut self, method: &Method, rest: &mut Parts<'_>, query: &Query<'_>) {
+    /// Reads the parts from the resource on; how many of them are before what follows the subresource.
+    fn resource_part(&mut self, method: &Method, parts: &[Cow<'_, str>], query: &Query<'_>) -> usize {
         self.is_resource = true;
         self.verb = match *method {
             Method::POST => "create",
@@ -94,58 +103,38 @@ impl RequestInfo {
             Method::DELETE => "delete",
             _ => "",
         };
-        let mut legacy_watch = false;
-        if rest.peek() == "watch" {
-            rest.next();
-            legacy_watch = true;
-            self.verb = "watch";
+        let special = SPECIAL_VERBS.into_iter().find(|verb| parts.len() > 1 && parts[0] == *verb);
+        let mut rest = parts;
+        if let Some(verb) = special {
+            self.verb = verb;
+            rest = &rest[1..];
         }
-        if rest.peek() == "namespaces" {
-            rest.next();
-            if let Some(namespace) = rest.next() {
-                self.namespace = namespace.into_owned();
-                let third = rest.peek();
-                if third.is_empty() || NAMESPACE_SUBRESOURCES.contains(&third) {
-                    self.resource = "namespaces".into();
-                    self.name = self.namespace.clone();
-                    self.subresource = rest.next().unwrap_or_default().into_owned();
-                } else {
-                    self.named(rest);
-                }
-            } else if rest.skip_empty() {
+        if rest[0] == "namespaces" && rest.len() > 1 {
+            self.namespace = rest[1].clone().into_owned();
+            if rest.len() > 2 && !NAMESPACE_SUBRESOURCES.contains(&&*rest[2]) {
                 // The namespace without a name is all of them.
-                self.named(rest);
-            } else {
-                self.resource = "namespaces".into();
+                rest = &rest[2..];
             }
-        } else {
-            self.named(rest);
         }
-        if self.subresource.is_empty() && rest.rest.len() > 1 {
-            self.is_odd = true;
-            self.tail = rest.tail();
+        let part = |at: usize| rest.get(at).map(|part| part.clone().into_owned()).unwrap_or_default();
+        self.resource = part(0);
+        self.name = part(1);
+        self.is_odd |= self.resource.is_empty() || self.name.is_empty() && rest.len() > 1;
+        if self.verb != "proxy" {
+            self.subresource = part(2);
+            self.is_odd |= self.subresource.is_empty() && rest.len() > 2;
         }
         if self.name.is_empty() && self.verb == "get" {
             self.verb = if watch_wanted(query) { "watch" } else { "list" };
+            self.name = query.get("fieldSelector").and_then(selected_name).unwrap_or_default();
         } else if self.name.is_empty() && self.verb == "delete" {
             self.verb = "deletecollection";
         }
-        if self.name.is_empty() && !legacy_watch && matches!(self.verb, "list" | "watch") {
-            self.name = query.get("fieldSelector").and_then(selected_name).unwrap_or_default();
-        }
-        if matches!(self.verb, "list" | "watch" | "deletecollection") {
+        if special.is_none() && matches!(self.verb, "list" | "watch" | "deletecollection") {
             // One that cannot be read limits nothing here; the request is refused for it later (upstream `NewRequestInfo`).
             self.fields = query.get("fieldSelector").filter(|text| !text.is_empty()).and_then(|text| FieldSelector::parse(text).ok());
         }
-    }
-
-    fn named(&mut self, rest: &mut Parts<'_>) {
-        self.resource = rest.next().unwrap_or_default().into_owned();
-        self.name = rest.next().unwrap_or_default().into_owned();
-        self.subresource = rest.next().unwrap_or_default().into_owned();
-        if !self.subresource.is_empty() {
-            self.tail = rest.tail();
-        }
+        parts.len() - rest.len() + 3
     }
 
     /// Whether the request may last: watches and streams have no deadline.
@@ -178,50 +167,15 @@ fn method_verb(method: &Method) -> &'static str {
         Method::PATCH => "patch",
         Method::DELETE => "delete",
         Method::OPTIONS => "options",
+        Method::TRACE => "trace",
         _ => "connect",
     }
 }
 
-/// The parts of a path between slashes.
-struct Parts<'a> {
-    rest: &'a str,
-}
-
-impl<'a> Parts<'a> {
-    /// The next part without taking it; empty at the end.
-    fn peek(&self) -> &'a str {
-        self.rest.split('/').next().unwrap_or_default()
-    }
-
-    /// Takes the next part, decoded.
-    fn next(&mut self) -> Option<Cow<'a, str>> {
-        let part = self.peek();
-        if part.is_empty() {
-            return None;
-        }
-        self.rest = &self.rest[part.len()..];
-        if self.rest.len() > 1 || part.is_empty() {
-            self.rest = self.rest.strip_prefix('/').unwrap_or(self.rest);
-        } else if self.rest == "/" {
-            self.rest = "/";
-        }
-        Some(query::percent_decode(part))
-    }
-
-    /// Goes past an empty part, if there is one with something behind it.
-    fn skip_empty(&mut self) -> bool {
-        let behind = self.rest.strip_prefix('/').filter(|rest| !rest.is_empty() && !rest.starts_with('/'));
-        behind.inspect(|rest| self.rest = rest).is_some()
-    }
-
-    /// What is left, with its leading slash; a lone closing slash stays.
-    fn tail(&self) -> String {
-        match self.rest {
-            "" => String::new(),
-            "/" => "/".into(),
-            rest => format!("/{rest}"),
-        }
-    }
+/// What follows so many parts of a path, with its leading slash; a lone closing slash stays.
+fn behind(path: &str, parts: usize) -> &str {
+    let end = path.match_indices('/').nth(parts.saturating_sub(1)).map_or(path.len(), |(at, _)| at);
+    &path[end..]
 }
 
 #[cfg(test)]
@@ -275,7 +229,26 @@ mod tests {
             assert!(!info(Method::GET, uri).is_odd, "{uri}");
         }
         assert_eq!(show(&info(Method::GET, "/api/v1/namespaces//pods")), "list g= v=v1 ns= pods// ");
-        assert!(!info(Method::GET, "//api/v1/pods").is_resource);
+        assert!(!info(Method::GET, "/api/v1/namespaces//pods").is_odd);
+    }
+
+    #[test]
+    fn who_may_is_asked_about_empty_parts_as_if_they_were_said() {
+        let cases = [
+            (Method::PUT, "/apis/example.com//roads/a/status", "update g=example.com v= ns= roads/a/status "),
+            (Method::DELETE, "/apis//example.com/v2/namespaces/n/roads", "delete g= v=example.com ns= v2/namespaces/n /roads"),
+            (Method::POST, "//apis/example.com/v3/roads", "create g=example.com v=v3 ns= roads// "),
+            (Method::GET, "/api/v1/namespaces/n//pods/x", "get g= v=v1 ns=n /pods/x "),
+            (Method::GET, "/api/v1/namespaces//status", "list g= v=v1 ns= namespaces//status "),
+            (Method::GET, "/api/v1/proxy/namespaces/n/pods/p/x", "proxy g= v=v1 ns=n pods/p/ "),
+        ];
+        for (method, uri, want) in cases {
+            let got = info(method, uri);
+            assert!(got.is_resource, "{uri}");
+            assert_eq!(show(&got), want, "{uri}");
+            assert_eq!(got.is_odd, !uri.contains("proxy"), "{uri}");
+        }
+        assert_eq!(info(Method::TRACE, "/apis").verb, "trace");
     }
 
     #[test]

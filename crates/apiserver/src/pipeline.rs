@@ -170,7 +170,7 @@ async fn dispatch(
     }
     let unserved = row.is_none_or(|row| row.custom.is_some() && !is_scoped(row, &cx.info));
     let Some(row) = row.filter(|_| !unserved) else { return astray::nowhere(server, &cx.info.path) };
-    if row.custom.is_none() && !has_path(row, &cx.info) {
+    if row.custom.is_none() && (cx.info.verb == "proxy" || !has_path(row, &cx.info)) {
         return Err(Status::no_such_path());
     }
     if row.custom.is_none() && STREAMS.contains(&cx.info.subresource.as_str()) {
@@ -266,7 +266,8 @@ impl Asked {
             return self.answer(&Bytes::new()).await;
         }
         match self.cx.info.verb {
-            "create" | "update" => drop(negotiate::content(&self.headers)?),
+            // The options of an update come before what it is written in.
+            "create" => drop(negotiate::content(&self.headers)?),
             "patch" => drop(registry::patch::Kind::of(&self.headers, &self.row)?),
             _ => {}
         }
@@ -349,7 +350,7 @@ fn check_route(row: &Arc<Row>, info: &RequestInfo, headers: &HeaderMap) -> Resul
         _ if !custom => {}
         None if !info.subresource.is_empty() => return Err(errors::not_found(row, &info.name)),
         Some(known) if !known.verbs.iter().any(|verb| verb == info.verb) => return Err(errors::unsupported(row, info.verb)),
-        None if info.verb.is_empty() => return Err(errors::unsupported(row, "")),
+        None if matches!(info.verb, "" | "proxy") => return Err(errors::unsupported(row, info.verb)),
         _ => {}
     }
     if info.verb == "patch" && is_served(row, info) {
@@ -583,6 +584,7 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
     if info.verb != "get" && discovery::is_routed(&rows, path) {
         return Err(Status::method_not_allowed());
     }
+    let path = astray::without_slashes_behind(&rows, path);
     if path.contains("//") {
         return astray::nowhere(server, path);
     }

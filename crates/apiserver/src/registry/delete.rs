@@ -180,6 +180,12 @@ fn from_query(call: &Call<'_>) -> Result<Value, Status> {
     if let Some(whatever) = call.query.flag_opt(UNREADABLE) {
         value[UNREADABLE] = whatever.into();
     }
+    // Which object is meant, as upstream's `Convert_url_Values_To_v1_DeleteOptions` takes it besides.
+    for field in ["uid", "resourceVersion"] {
+        if let Some(told) = call.query.get(field).filter(|told| !told.is_empty()) {
+            value["preconditions"][field] = told.into();
+        }
+    }
     Ok(value)
 }
 
