@@ -88,7 +88,9 @@ pub(crate) fn one(row: &Row, object: &Value, told: &Head<'_>, include: Include, 
 /// The table of a `scale`, which has columns of its own.
 pub(crate) fn scale(row: &Row, scale: &Value, version: &str, include: Include, now: SystemTime) -> Vec<u8> {
     let replicas = |part: &str| scale[part]["replicas"].as_i64().unwrap_or(0);
-    let cells = json!([scale["metadata"]["name"], replicas("spec"), replicas("status"), kinds::print::age(scale, now)]);
+    // Of custom resources it is looked for by its path, and none are not there.
+    let desired = if row.is_builtin() { replicas("spec").into() } else { scale["spec"]["replicas"].clone() };
+    let cells = json!([scale["metadata"]["name"], desired, replicas("status"), kinds::print::age(scale, now)]);
     let columns = scale_columns(row);
     let metadata = json!({ "resourceVersion": scale["metadata"]["resourceVersion"] });
     let mut out = frame(&String::from_utf8_lossy(&list_metadata(&metadata)), version, column_text(&columns)).into_bytes();

@@ -135,10 +135,12 @@ impl Context {
         None
     }
 
-    /// Reads what has a decoder of its own: what is wrong in it ends all around it.
+    /// Reads what has a decoder of its own: what is wrong in it ends all around it, and it is never strict.
     fn apart<T, E: Error>(&self, read: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let around = self.wrong.take();
+        let noted = self.problems.borrow().len();
         let value = read()?;
+        self.problems.borrow_mut().truncate(noted);
         match self.wrong.replace(around) {
             Some(wrong) => Err(self.fail(wrong)),
             None => Ok(value),

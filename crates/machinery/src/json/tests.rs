@@ -28,6 +28,15 @@ fn unknown_and_duplicate_fields_are_named_with_their_paths() {
 }
 
 #[test]
+fn no_unknown_field_is_looked_for_in_what_has_a_decoder_of_its_own() {
+    let body =
+        r#"{"spec":{"versions":[{"schema":{"openAPIV3Schema":{"a":1,"items":{"b":1,"type":"string","type":"array"},"additionalProperties":{"c":1}}}}]}}"#;
+    let crd = kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+    let warned = decode(body.as_bytes(), Some(crd), Validation::Warn).unwrap();
+    assert_eq!(warned.warnings, ["unknown field \"spec.versions[0].schema.openAPIV3Schema.a\""]);
+}
+
+#[test]
 fn a_duplicate_in_what_is_applied_is_told_by_its_line() {
     for text in ["{\"spec\": {\n\"paused\": true,\n\"paused\": false}}", "spec:\n  paused: true\n  paused: false\n"] {
         let applied = parse_applied(text.as_bytes()).unwrap();
