@@ -31,6 +31,8 @@ fn ty() -> Result<TypeRef<'static>, Status> {
     machinery::schema::builtin().kind(&gvk).ok_or_else(|| Status::internal("the schema lacks Scale"))
 }
 
+/// What is said first of an applied Scale that does not become one.
+const UNCONVERTED: &str = "failed to convert new object (";
 /// Desired replicas that no scale asks for: a custom object tells none, and so must the writer.
 const UNTOLD: i64 = i32::MIN as i64;
 
@@ -182,16 +184,21 @@ fn next(call: &Call<'_>, options: &WriteOptions, told: &mut Told<'_>, old: &Valu
                 );
                 return Err(Status::new(500, "", why));
             }
-            let scale = apply::apply(ty, Some(old), applied, &options.manager, VERSION, "scale", options.force, &now, &nothing)?;
-            if call.row.custom.is_some() && without_owners(&scale) != without_owners(old) {
-                // Upstream converts the Scale as if it were one of the custom objects.
+            // Upstream converts the Scale as if it were one of the custom objects, before it looks at what it holds.
+            let unconverted = || {
                 let text = |field: &str| applied["metadata"][field].as_str().unwrap_or_default();
                 let why = format!(
-                    "failed to convert new object ({}/{}; {VERSION}, Kind=Scale) to proper version: request to convert CR to an invalid group/version: {VERSION}",
+                    "{UNCONVERTED}{}/{}; {VERSION}, Kind=Scale) to proper version: request to convert CR to an invalid group/version: {VERSION}",
                     text("namespace"),
                     text("name")
                 );
-                return Err(Status::new(500, "", why));
+                Status::new(500, "", why)
+            };
+            let custom = call.row.custom.is_some();
+            let scale = apply::apply(ty, Some(old), applied, &options.manager, VERSION, "scale", options.force, &now, &nothing)
+                .map_err(|status| if custom && status.message.starts_with(UNCONVERTED) { unconverted() } else { status })?;
+            if custom && without_owners(&scale) != without_owners(old) {
+                return Err(unconverted());
             }
             if let Some(name) = applied["metadata"]["name"].as_str() {
                 crate::registry::check_name(call, name)?;

@@ -107,7 +107,8 @@ pub(super) struct Managers(pub(super) Vec<Entry>);
 
 impl Managers {
     /// Reads `metadata.managedFields`. One entry that makes no sense makes all of them nothing, as in upstream: what cannot be
-    /// read must not be kept, since clients would fail on it.
+    /// read must not be kept, since clients would fail on it. Of several entries of one owner the last counts, which upstream's map
+    /// of them keeps.
     pub(super) fn of(object: Option<&Value>) -> Self {
         let entries = object.and_then(|o| o.get("metadata")?.get("managedFields")?.as_array());
         let Some(mut entries) = entries.into_iter().flatten().map(Entry::read).collect::<Option<Vec<Entry>>>() else { return Self::default() };
@@ -117,16 +118,20 @@ impl Managers {
             entries.dedup_by(|later, kept| {
                 let same = kept.is_same_owner(later);
                 if same {
-                    kept.set.union(&later.set);
-                    kept.time = std::mem::take(&mut later.time);
+                    std::mem::swap(kept, later);
                 }
                 same
             });
             return Self(entries);
         }
-        let mut managers = Self::default();
-        entries.into_iter().for_each(|entry| managers.add(entry));
-        managers
+        let mut owners: Vec<Entry> = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match owners.iter_mut().find(|known| known.is_same_owner(&entry)) {
+                Some(known) => *known = entry,
+                None => owners.push(entry),
+            }
+        }
+        Self(owners)
     }
 
     pub(super) fn is_empty(&self) -> bool {
