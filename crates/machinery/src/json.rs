@@ -126,6 +126,12 @@ pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> 
                 if !is_object {
                     return Err(errors::unrecognized_type(kind, bytes));
                 }
+                // A custom object is read as one before its metadata is.
+                let lenient = ty.is_some_and(|ty| ty.schema.is_lenient());
+                let says = |tree: &Value| ["apiVersion", "kind"].iter().all(|key| tree[key].is_null() || tree[key].is_string());
+                if let Some(tree) = read(bytes).ok().filter(|tree| lenient && says(tree)) {
+                    expect_kind(kind, &tree, Sent { json: bytes.trim_ascii(), body: bytes }, validation)?;
+                }
                 return Err(errors::cannot_be_handled(kind, &errors::as_spelled(failure, cx.last_float(), bytes)));
             }
             return match escapes::mended(bytes, &error) {

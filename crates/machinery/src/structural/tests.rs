@@ -46,6 +46,16 @@ fn unknown_fields_are_pruned_and_defaults_set() {
 }
 
 #[test]
+fn that_a_body_says_no_kind_comes_before_what_its_metadata_cannot_hold() {
+    let schema = schema(&[(gvk(), Some(&crontab()))]);
+    let why = |body: &Value| json::decode(body.to_string().as_bytes(), schema.kind(&gvk()), Validation::Warn).unwrap_err().message;
+    let mut body = json!({"apiVersion": "stable.example.com/v1", "metadata": {"finalizers": "x"}});
+    assert!(why(&body).contains("Object 'Kind' is missing in '"), "{}", why(&body));
+    body["kind"] = "CronTab".into();
+    assert!(why(&body).ends_with("json: cannot unmarshal string into Go struct field ObjectMeta.finalizers of type []string"), "{}", why(&body));
+}
+
+#[test]
 fn without_a_schema_everything_is_kept() {
     let schema = schema(&[(gvk(), None)]);
     let body = json!({"apiVersion": "stable.example.com/v1", "kind": "CronTab", "metadata": {"name": "a"}, "spec": {"x": [null, {"y": 0}]}});
