@@ -94,7 +94,7 @@ fn violations(world: &World, namespace: &str, level: Level, version: &str) -> Ve
     let (pods, count) = world.first(("", "v1", "pods"), namespace, PODS_MAX);
     let mut found: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for pod in &pods {
-        let reasons = level.reasons(pod);
+        let reasons = level.reasons(version, pod);
         if !reasons.is_empty() {
             found.entry(reasons).or_default().push(text(&pod["metadata"], "name"));
         }

@@ -1,8 +1,8 @@
 //! PodSecurity: the Pod Security Standards that a namespace asks for by its labels. `enforce` refuses pods; `warn` tells who
 //! writes a pod, or something that makes pods.
 //!
-//! The newest version of the standards is applied whatever version a label names; a pinned older one differs in checks
-//! that were added later.
+//! A label may pin a version of the standards: each check has rules that came with versions ([`Check`]), and a version that is not
+//! known yet is the newest.
 
 mod baseline;
 mod labels;
@@ -42,14 +42,14 @@ impl Plugin for PodSecurity {
         }
         let (enforce, warn) = (standard(labels, settings, "enforce"), standard(labels, settings, "warn"));
         let told = |(level, version): (Level, &str)| {
-            let problems = level.problems(pod);
+            let problems = level.problems(version, pod);
             (!problems.is_empty()).then(|| format!("PodSecurity \"{}:{version}\": {}", level.name(), problems.join(", ")))
         };
         if let Some(why) = is_pod.then(|| told(enforce)).flatten() {
             return Err(forbidden(write, object, format!("violates {why}")));
         }
         // What is enforced need not be told as well.
-        if let Some(why) = (!is_pod || warn.0 != enforce.0).then(|| told(warn)).flatten() {
+        if let Some(why) = (!is_pod || warn != enforce).then(|| told(warn)).flatten() {
             write.cx.warn(format!("would violate {why}"));
         }
         Ok(())
@@ -157,29 +157,54 @@ impl Level {
     }
 
     /// What of a pod (or template) is against the standard: reasons with their details, in the order of upstream's checks.
-    fn problems(self, pod: &Value) -> Vec<String> {
+    fn problems(self, version: &str, pod: &Value) -> Vec<String> {
         let told = |(reason, detail): (&str, String)| if detail.is_empty() { reason.to_owned() } else { format!("{reason} ({detail})") };
-        self.found(pod).map(told).collect()
+        self.found(version, pod).map(told).collect()
     }
 
     /// The reasons alone.
-    fn reasons(self, pod: &Value) -> String {
-        self.found(pod).map(|(reason, _)| reason).collect::<Vec<_>>().join(", ")
+    fn reasons(self, version: &str, pod: &Value) -> String {
+        self.found(version, pod).map(|(reason, _)| reason).collect::<Vec<_>>().join(", ")
     }
 
-    fn found(self, pod: &Value) -> impl Iterator<Item = (&'static str, String)> {
-        let spec = &pod["spec"];
-        let checks: &[Check] = match self {
-            Level::Privileged => &[],
-            Level::Baseline => &baseline::CHECKS,
-            Level::Restricted => &restricted::CHECKS,
+    /// What the checks of a version of the standard find: those of the baseline first, but for those that stricter ones replace.
+    fn found(self, version: &str, pod: &Value) -> impl Iterator<Item = (&'static str, String)> {
+        let minor = minor(version);
+        let checks: Vec<&'static Check> = match self {
+            Level::Privileged => Vec::new(),
+            Level::Baseline => baseline::CHECKS.iter().collect(),
+            Level::Restricted => baseline::CHECKS.iter().filter(|check| minor < check.replaced).chain(&restricted::CHECKS).collect(),
         };
-        checks.iter().filter_map(move |check| check(spec))
+        checks.into_iter().filter_map(move |check| check.at(minor)).filter_map(move |rule| rule(pod))
     }
 }
 
-/// A check of a pod's spec: the reason and the detail of what it forbids.
-type Check = fn(&Value) -> Option<(&'static str, String)>;
+/// The minor version of a version of the standards; that of the latest is beyond all.
+fn minor(version: &str) -> u32 {
+    version.strip_prefix("v1.").and_then(|minor| minor.parse().ok()).unwrap_or(NEVER)
+}
+
+/// No version.
+const NEVER: u32 = u32::MAX;
+
+/// What a rule finds forbidden in a pod (or template): the reason and the detail.
+type Found = Option<(&'static str, String)>;
+type Rule = fn(&Value) -> Found;
+
+/// A check of a standard.
+struct Check {
+    /// Its rules, each with the minor version of the standards that it came with, the oldest first.
+    rules: &'static [(u32, Rule)],
+    /// The version from which on the restricted standard has a stricter check in its place.
+    replaced: u32,
+}
+
+impl Check {
+    /// The rule at a version of the standards.
+    fn at(&self, minor: u32) -> Option<Rule> {
+        self.rules.iter().rev().find(|(since, _)| *since <= minor).map(|(_, rule)| *rule)
+    }
+}
 
 /// Every container of a pod.
 fn containers(spec: &Value) -> impl Iterator<Item = &Value> {
@@ -192,7 +217,7 @@ fn those(spec: &Value, so: impl Fn(&Value) -> bool) -> Vec<&str> {
 }
 
 fn quoted<T: AsRef<str>>(names: &[T]) -> String {
-    names.iter().map(|n| format!("{:?}", n.as_ref())).collect::<Vec<_>>().join(", ")
+    names.iter().map(|n| format!("\"{}\"", n.as_ref())).collect::<Vec<_>>().join(", ")
 }
 
 /// `container "a"`, or `containers "a", "b"`.
@@ -204,6 +229,11 @@ fn is_windows(spec: &Value) -> bool {
     spec["os"]["name"] == "windows"
 }
 
+/// Whether a pod's users are nobody on the host.
+fn has_own_users(pod: &Value) -> bool {
+    pod["spec"]["hostUsers"] == false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,9 +242,9 @@ mod tests {
     #[test]
     fn a_plain_pod_is_baseline_and_not_restricted() {
         let pod = json!({"spec": {"containers": [{"name": "c"}]}});
-        assert!(Level::Baseline.problems(&pod).is_empty());
+        assert!(Level::Baseline.problems("latest", &pod).is_empty());
         assert_eq!(
-            Level::Restricted.problems(&pod).join(", "),
+            Level::Restricted.problems("latest", &pod).join(", "),
             "allowPrivilegeEscalation != false (container \"c\" must set securityContext.allowPrivilegeEscalation=false), \
              unrestricted capabilities (container \"c\" must set securityContext.capabilities.drop=[\"ALL\"]), \
              runAsNonRoot != true (pod or container \"c\" must set securityContext.runAsNonRoot=true), \
@@ -222,7 +252,11 @@ mod tests {
         );
         let strict = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
         let own = json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}});
-        assert!(Level::Restricted.problems(&json!({"spec": {"securityContext": own, "containers": [{"name": "c", "securityContext": strict}]}})).is_empty());
+        assert!(
+            Level::Restricted
+                .problems("latest", &json!({"spec": {"securityContext": own, "containers": [{"name": "c", "securityContext": strict}]}}))
+                .is_empty()
+        );
     }
 
     #[test]
@@ -245,20 +279,54 @@ mod tests {
         let pod = json!({"spec": {"hostNetwork": true, "hostPID": true, "volumes": [{"name": "v", "hostPath": {"path": "/"}}],
             "securityContext": {"sysctls": [{"name": "kernel.shm_rmid_forced"}, {"name": "kernel.msgmax"}]},
             "containers": [
-                {"name": "a", "ports": [{"hostPort": 80}, {"hostPort": 53}], "securityContext": {"privileged": true, "capabilities": {"add": ["NET_ADMIN", "KILL"]}}},
+                {"name": "a", "ports": [{"hostPort": 80}, {"hostPort": 443}], "securityContext": {"privileged": true, "capabilities": {"add": ["NET_ADMIN", "KILL"]}}},
                 {"name": "b", "securityContext": {"privileged": true, "procMount": "Unmasked"}}]}});
         assert_eq!(
-            Level::Baseline.problems(&pod),
+            Level::Baseline.problems("latest", &pod),
             [
                 "non-default capabilities (container \"a\" must not include \"NET_ADMIN\" in securityContext.capabilities.add)",
                 "host namespaces (hostNetwork=true, hostPID=true)",
                 "hostPath volumes (volume \"v\")",
-                "hostPort (container \"a\" uses hostPorts 53, 80)",
+                "hostPort (container \"a\" uses hostPorts 443, 80)",
                 "privileged (containers \"a\", \"b\" must not set securityContext.privileged=true)",
                 "procMount (container \"b\" must not set securityContext.procMount to \"Unmasked\")",
                 "forbidden sysctls (kernel.msgmax)",
             ]
         );
-        assert!(Level::Privileged.problems(&pod).is_empty());
+        assert!(Level::Privileged.problems("latest", &pod).is_empty());
+    }
+
+    #[test]
+    fn a_pinned_version_has_the_checks_of_its_time() {
+        let told = |version: &str, pod: &Value| Level::Restricted.reasons(version, pod);
+        let plain = json!({"spec": {"containers": [{"name": "c", "securityContext": {"privileged": true, "capabilities": {"add": ["NET_ADMIN"]}}}]}});
+        assert_eq!(told("v1.7", &plain), "non-default capabilities, privileged, runAsNonRoot != true");
+        assert_eq!(told("v1.18", &plain), "non-default capabilities, privileged, allowPrivilegeEscalation != false, runAsNonRoot != true");
+        let all = "privileged, allowPrivilegeEscalation != false, unrestricted capabilities, runAsNonRoot != true, seccompProfile";
+        assert_eq!([told("v1.22", &plain), told("v1.99", &plain), told("latest", &plain)], [all; 3]);
+        let windows = json!({"spec": {"os": {"name": "windows"}, "securityContext": {"runAsNonRoot": true}, "containers": [{"name": "c"}]}});
+        assert_eq!(told("v1.24", &windows), "allowPrivilegeEscalation != false, unrestricted capabilities, seccompProfile");
+        assert_eq!(told("v1.25", &windows), "");
+        let mut own = json!({"spec": {"hostUsers": false, "securityContext": {"runAsUser": 0, "seccompProfile": {"type": "RuntimeDefault"}}, "containers": [
+            {"name": "c", "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "procMount": "Unmasked"}}]}});
+        assert_eq!(told("v1.34", &own), "procMount, runAsNonRoot != true, runAsUser=0");
+        assert_eq!(told("v1.35", &own), "procMount");
+        own["spec"]["containers"][0]["livenessProbe"] = json!({"httpGet": {"host": "10.0.0.1"}});
+        assert_eq!([Level::Baseline.reasons("v1.33", &own), Level::Baseline.reasons("latest", &own)], ["procMount", "probe or lifecycle host"]);
+    }
+
+    #[test]
+    fn annotations_of_old_are_looked_at() {
+        let pod = json!({"metadata": {"annotations": {
+            "container.apparmor.security.beta.kubernetes.io/c": "unconfined", "container.seccomp.security.alpha.kubernetes.io/c": "unconfined"}},
+            "spec": {"containers": [{"name": "c", "securityContext": {"appArmorProfile": {"type": "Unconfined"}}}]}});
+        assert_eq!(
+            Level::Baseline.problems("v1.18", &pod),
+            [
+                "forbidden AppArmor profiles (container \"c\" and annotation must not set AppArmor profile type to \"Unconfined\", \
+                 \"container.apparmor.security.beta.kubernetes.io/c=\"unconfined\"\")",
+                "seccompProfile (forbidden annotation container.seccomp.security.alpha.kubernetes.io/c=\"unconfined\")",
+            ]
+        );
     }
 }
