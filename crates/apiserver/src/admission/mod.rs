@@ -257,21 +257,33 @@ fn forbidden(write: &Write<'_>, object: &Value, why: impl std::fmt::Display) -> 
     Status::forbidden(&write.row.resource.group, &write.row.resource.resource, name, why)
 }
 
-/// Whether what was made of an object of the server's own kinds can be read as what it says that it is now.
+/// The kind that an object says it is; what it leaves out is as it was before.
+fn said(before: &Value, next: &Value) -> Gvk {
+    let or = |said: &str, own: &str| if said.is_empty() { own.to_owned() } else { said.to_owned() };
+    let of = |field: &str| or(text(next, field), text(before, field));
+    Gvk::parse(&of("apiVersion"), &of("kind"))
+}
+
+/// Whether an object of the server's own kinds is one of the kind that it says it is, before it is looked at as what it should be
+/// (upstream decodes it by its own word first).
 fn readable_as_said(before: &Value, next: &Value) -> Result<(), String> {
-    let kind = |object: &Value| Gvk::parse(text(object, "apiVersion"), text(object, "kind"));
-    let other = kind(next);
-    match machinery::schema::builtin().kind(&other).filter(|_| other != kind(before)) {
+    let (own, other) = (Gvk::parse(text(before, "apiVersion"), text(before, "kind")), said(before, next));
+    if own == other {
+        return Ok(());
+    }
+    match machinery::schema::builtin().kind(&other) {
         Some(ty) => machinery::json::canonical(next.clone(), ty).map(drop),
-        None => Ok(()),
+        None => Err(format!("no kind {:?} is registered for version {:?} in scheme \"pkg/runtime/scheme.go:111\"", other.kind, other.api_version())),
     }
 }
 
-/// Whether an object of the server's own kinds still is of its kind; in the words of a conversion that there is not.
-fn same_kind(before: &Value, next: &Value) -> Result<(), String> {
-    let kind = |object: &Value| Gvk::parse(text(object, "apiVersion"), text(object, "kind"));
-    let (own, other) = (kind(before), kind(next));
+/// Whether an object of the server's own kinds still is of its kind, which it need not say; in the words of a conversion that there is not.
+fn same_kind(before: &Value, next: &mut Value) -> Result<(), String> {
+    let (own, other) = (Gvk::parse(text(before, "apiVersion"), text(before, "kind")), said(before, next));
     if own == other {
+        if let Some(fields) = next.as_object_mut() {
+            fields.extend(["apiVersion", "kind"].map(|field| (field.to_owned(), before[field].clone())));
+        }
         return Ok(());
     }
     let package = own.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
@@ -336,5 +348,20 @@ mod tests {
             };
             assert_eq!(own, name);
         }
+    }
+
+    #[test]
+    fn an_object_stays_of_its_kind() {
+        let own = serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap"});
+        let told = |version: &str, kind: &str| {
+            let mut next = serde_json::json!({"apiVersion": version, "kind": kind});
+            readable_as_said(&own, &next).and_then(|()| same_kind(&own, &mut next)).map(|()| next)
+        };
+        assert_eq!(told("v1", "ConfigMap"), Ok(own.clone()));
+        assert_eq!(told("", ""), Ok(own.clone()));
+        assert_eq!(told("v1", "Secret").unwrap_err(), "converting (v1.Secret) to (core.ConfigMap): unknown conversion");
+        let unknown = |kind: &str, version: &str| format!("no kind \"{kind}\" is registered for version \"{version}\" in scheme \"pkg/runtime/scheme.go:111\"");
+        assert_eq!(told("v2", "ConfigMap").unwrap_err(), unknown("ConfigMap", "v2"));
+        assert_eq!(told("example.com/v1", "").unwrap_err(), unknown("ConfigMap", "example.com/v1"));
     }
 }

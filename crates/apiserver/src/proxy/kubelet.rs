@@ -24,6 +24,12 @@ pub(super) fn of_node(world: &World, name: &str) -> Result<Backend, Status> {
     Ok(Backend { address: Address { host: host(&node)?, port: port(&node) }, tls: Some(tls) })
 }
 
+/// The kubelet that runs a pod. Upstream looks for the node while it answers for a pod, and its registry tells what is not there by
+/// the resource of the request: a node that has gone is a pod that is not found.
+pub(super) fn of_pod(world: &World, node: &str) -> Result<Backend, Status> {
+    of_node(world, node).map_err(|status| if status.code == 404 { Status::not_found("", "pods", node) } else { status })
+}
+
 /// What a node's kubelet answers to a GET of the server's own.
 ///
 /// # Errors

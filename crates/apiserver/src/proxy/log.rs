@@ -38,7 +38,7 @@ pub(super) fn find(world: &World, cx: &Context, query: &Query<'_>) -> Result<Ask
     if node.is_empty() {
         return Ok(Asked::Empty);
     }
-    let backend = kubelet::of_node(world, node)?;
+    let backend = kubelet::of_pod(world, node)?;
     let path = format!("/containerLogs/{}/{name}/{container}", cx.info.namespace);
     let path = if parameters.is_empty() { path } else { format!("{path}?{parameters}") };
     Ok(Asked::Log(Wanted { pod: name.to_owned(), backend, path }))

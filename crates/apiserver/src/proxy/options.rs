@@ -20,9 +20,8 @@ pub(super) fn of(world: &World, cx: &Context, query: &Query<'_>) -> Option<(Arc<
     let mut out = json!({"kind": kind, "apiVersion": "v1"});
     match info.subresource.as_str() {
         "proxy" => {
-            let path = info.tail.trim_start_matches('/');
-            if !path.is_empty() {
-                out["path"] = path.into();
+            if !info.tail.is_empty() {
+                out["path"] = info.tail.as_str().into();
             }
         }
         "portforward" => {

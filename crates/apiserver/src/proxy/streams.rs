@@ -18,11 +18,12 @@ pub(super) fn find(world: &World, cx: &Context, query: &Query<'_>, request: &Req
     if node.is_empty() {
         return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
     }
+    let kubelet = kubelet::of_pod(world, node)?;
     if !websocket::upgrade_wanted(request.headers()) {
         return Err(Status::bad_request("Upgrade request required"));
     }
     let uri: Uri = path.parse().map_err(|_| Status::bad_request("the request is too long"))?;
-    Ok(Asked::Stream(kubelet::of_node(world, node)?, uri))
+    Ok(Asked::Stream(kubelet, uri))
 }
 
 /// Joins the client with the kubelet.

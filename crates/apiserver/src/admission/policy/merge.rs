@@ -6,7 +6,14 @@
 use crate::gate::policies::Mutation;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use kubecel::Value as Cel;
-use machinery::{Map, Value, apply, json, patch, schema::TypeRef, status::Status};
+use machinery::{
+    Map, Value, apply,
+    gvk::Gvk,
+    json, patch,
+    schema::{self, TypeRef},
+    status::Status,
+    tree::text,
+};
 use serde_json::json;
 
 /// Bytes of what a mutation gives, as for a request's body.
@@ -81,7 +88,8 @@ pub(super) fn mutated(mutation: &Mutation, value: &Cel<'_>, ty: TypeRef<'_>, obj
         Wrong::Full => format!("expression '{}' resulted in error: operation cancelled: actual cost limit exceeded", mutation.expression.text),
     };
     if !mutation.patch {
-        return Ok(decoded(configured(value, ty, object).map_err(told)?, ty)?);
+        let next = configured(value, ty, object).map_err(told)?;
+        return Ok(decoded(next, ty).map_err(|why| unconverted(object, &why))?);
     }
     let Some(next) = patched(value, object).map_err(told)? else { return Ok(object.clone()) };
     decoded(next, ty).map_err(|why| Unfit::Write(Status::internal(why)))
@@ -93,6 +101,16 @@ fn decoded(next: Value, ty: TypeRef<'_>) -> Result<Value, String> {
         [] => Ok(decoded.value),
         unknown => Err(format!("strict decoding error: {}", unknown.join(", "))),
     }
+}
+
+/// What a tree that is no object of its kind is told as: upstream makes one of the server's own kinds of it by a conversion.
+fn unconverted(object: &Value, why: &str) -> String {
+    let kind = Gvk::parse(text(object, "apiVersion"), text(object, "kind"));
+    if schema::builtin().kind(&kind).is_none() {
+        return why.to_owned();
+    }
+    let read = if why.starts_with("illegal base64 data") { "error decoding from json: " } else { "" };
+    format!("unable to convert unstructured object to {}/{}, Kind={}: {read}{why}", kind.group, kind.version, kind.kind)
 }
 
 /// By a list of `JSONPatch`; none if one of its tests fails.

@@ -116,7 +116,7 @@ fn one(
             Ok(mut next) => {
                 if asked.row(version).is_some_and(|row| row.custom.is_none()) {
                     readable_as_said(&current, &next).map_err(Status::internal)?;
-                    same_kind(&current, &next).map_err(|why| Status::internal(format!("failed to convert object: {why}")))?;
+                    same_kind(&current, &mut next).map_err(|why| Status::internal(format!("failed to convert object: {why}")))?;
                 }
                 keep_managers(asked.write, &current, &mut next);
                 if let Some(row) = asked.row(version) {

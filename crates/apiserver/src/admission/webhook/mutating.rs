@@ -113,9 +113,9 @@ fn patched(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, verd
             if is_own {
                 readable_as_said(object, &next).map_err(refused)?;
             }
-            let next = json::canonical(next, ty).map_err(refused)?.value;
+            let mut next = json::canonical(next, ty).map_err(refused)?.value;
             if is_own {
-                same_kind(object, &next).map_err(refused)?;
+                same_kind(object, &mut next).map_err(refused)?;
             }
             Ok(Some(next))
         }
