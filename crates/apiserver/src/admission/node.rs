@@ -14,35 +14,44 @@ impl Plugin for NodeRestriction {
         "NodeRestriction"
     }
 
+    // It looks at what was sent, before it is validated (upstream's `Admit`).
+    fn mutate(&self, world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+        check(world, write, object)
+    }
+
+    // Deletions and connections have no plug-in that would change something.
     fn validate(&self, world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
-        let Some(node) = node_of(&write.cx.user) else { return Ok(()) };
-        match (write.row.resource.group.as_str(), write.row.resource.resource.as_str()) {
-            ("", "pods") => pods(world, write, object, node),
-            ("", "nodes") => nodes(world, write, object, node),
-            ("", "persistentvolumeclaims") if write.subresource != "status" => Err(forbidden(write, object, "may only update PVC status")),
-            ("storage.k8s.io", "csinodes") => {
-                let name = if write.name.is_empty() { text(&object["metadata"], "name") } else { write.name };
-                if name == node { Ok(()) } else { Err(forbidden(write, object, "can only access CSINode with the same name as the requesting node")) }
-            }
-            ("resource.k8s.io", "resourceslices") => {
-                let own = |v: &Value| v["spec"]["nodeName"] == node;
-                let allowed = if write.operation == Operation::Create { own(object) } else { write.old.is_some_and(own) };
-                let word = if write.operation == Operation::Create { "create" } else { "modify" };
-                if allowed {
-                    Ok(())
-                } else {
-                    Err(forbidden(write, object, format!("can only {word} ResourceSlice with the same NodeName as the requesting node")))
-                }
-            }
-            ("coordination.k8s.io", "leases") => {
-                if write.namespace != "kube-node-lease" {
-                    return Err(forbidden(write, object, "can only access leases in the \"kube-node-lease\" system namespace"));
-                }
-                let name = if write.name.is_empty() { text(&object["metadata"], "name") } else { write.name };
-                if name == node { Ok(()) } else { Err(forbidden(write, object, "can only access node lease with the same name as the requesting node")) }
-            }
-            _ => Ok(()),
+        match write.operation {
+            Operation::Create | Operation::Update => Ok(()),
+            Operation::Delete | Operation::Connect => check(world, write, object),
         }
+    }
+}
+
+fn check(world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+    let Some(node) = node_of(&write.cx.user) else { return Ok(()) };
+    match (write.row.resource.group.as_str(), write.row.resource.resource.as_str()) {
+        ("", "pods") => pods(world, write, object, node),
+        ("", "nodes") => nodes(world, write, object, node),
+        ("", "persistentvolumeclaims") if write.subresource != "status" => Err(forbidden(write, object, "may only update PVC status")),
+        ("storage.k8s.io", "csinodes") => {
+            let name = if write.name.is_empty() { text(&object["metadata"], "name") } else { write.name };
+            if name == node { Ok(()) } else { Err(forbidden(write, object, "can only access CSINode with the same name as the requesting node")) }
+        }
+        ("resource.k8s.io", "resourceslices") => {
+            let own = |v: &Value| v["spec"]["nodeName"] == node;
+            let allowed = if write.operation == Operation::Create { own(object) } else { write.old.is_some_and(own) };
+            let word = if write.operation == Operation::Create { "create" } else { "modify" };
+            if allowed { Ok(()) } else { Err(forbidden(write, object, format!("can only {word} ResourceSlice with the same NodeName as the requesting node"))) }
+        }
+        ("coordination.k8s.io", "leases") => {
+            if write.namespace != "kube-node-lease" {
+                return Err(forbidden(write, object, "can only access leases in the \"kube-node-lease\" system namespace"));
+            }
+            let name = if write.name.is_empty() { text(&object["metadata"], "name") } else { write.name };
+            if name == node { Ok(()) } else { Err(forbidden(write, object, "can only access node lease with the same name as the requesting node")) }
+        }
+        _ => Ok(()),
     }
 }
 
@@ -109,7 +118,7 @@ fn owner(world: &World, pod: &Value, node: &str) -> Result<(), String> {
     }
     let found = world.get(("", "v1", "nodes"), "", node);
     let uid = found.as_ref().map(|n| text(&n["metadata"], "uid")).unwrap_or_default();
-    if uid == text(owner, "uid") { Ok(()) } else { Err(format!("node {node} UID mismatch: expected {uid} got {}", text(owner, "uid"))) }
+    if uid == text(owner, "uid") { Ok(()) } else { Err(format!("node {node} UID mismatch: expected {} got {uid}", text(owner, "uid"))) }
 }
 
 /// A mirror pod names no other object: what a node's pods name, the node may read.
@@ -125,6 +134,13 @@ fn nodes(world: &World, write: &Write<'_>, object: &Value, node: &str) -> Result
     let name = if write.name.is_empty() { text(&object["metadata"], "name") } else { write.name };
     if name != node {
         return Err(forbidden(write, object, format!("node {node:?} is not allowed to modify node {name:?}")));
+    }
+    let source = &object["spec"]["configSource"];
+    if write.operation == Operation::Create && !source.is_null() {
+        return Err(forbidden(write, object, format!("node {node:?} is not allowed to create pods with a non-nil configSource")));
+    }
+    if write.operation == Operation::Update && !source.is_null() && write.old.is_some_and(|old| old["spec"]["configSource"] != *source) {
+        return Err(forbidden(write, object, format!("node {node:?} is not allowed to update configSource to a new non-nil configSource")));
     }
     let labels = |v: &Value| v["metadata"]["labels"].as_object().cloned().unwrap_or_default();
     let old = write.old.map(labels).unwrap_or_default();
@@ -144,7 +160,8 @@ fn nodes(world: &World, write: &Write<'_>, object: &Value, node: &str) -> Result
             },
         ));
     }
-    let taints = |old: &Value| write.operation == Operation::Update && write.subresource.is_empty() && old["spec"]["taints"] != object["spec"]["taints"];
+    let taints =
+        |old: &Value| write.operation == Operation::Update && write.subresource.is_empty() && items(&old["spec"]["taints"]) != items(&object["spec"]["taints"]);
     if write.old.is_some_and(taints) {
         return Err(forbidden(write, object, format!("node {node:?} is not allowed to modify taints")));
     }

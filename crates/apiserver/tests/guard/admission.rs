@@ -131,6 +131,9 @@ async fn a_node_writes_what_is_its_own() {
     let owners = json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n0", "uid": "u"}]}});
     let refused = cluster.patch_as(&node("n1"), "/api/v1/nodes/n1", owners).await.refused(403);
     assert_eq!(refused, "nodes \"n1\" is forbidden: node \"n1\" is not allowed to modify ownerReferences");
+    let source = json!({"spec": {"configSource": {"configMap": {"namespace": "default", "name": "c", "kubeletConfigKey": "k"}}}});
+    let refused = cluster.patch_as(&node("n1"), "/api/v1/nodes/n1", source).await.refused(403);
+    assert_eq!(refused, "nodes \"n1\" is forbidden: node \"n1\" is not allowed to update configSource to a new non-nil configSource");
 
     // Who brings a range along takes nobody's; what controllers write is theirs to know.
     let ranged = |name: &str, range: &str| merged(object(name, json!({})), json!({"spec": {"podCIDR": range, "podCIDRs": [range]}}));
