@@ -4,7 +4,7 @@
 //! request a 500 and nobody else anything.
 
 use crate::{
-    ApiServer, Body, Context, Operation, Write, access, admission,
+    ApiServer, Body, Context, access,
     aggregation::{
         Answered,
         forward::{self, Passed},
@@ -507,14 +507,7 @@ async fn subresource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
         ("scale", "patch") => subresources::scale_patch(call, body).await,
         ("binding", "create") => bind(call, body).await,
         ("eviction", "create") => subresources::evict(call, body).await,
-        ("token", "create") => {
-            let request = machinery::gvk::Gvk { group: "authentication.k8s.io".into(), version: "v1".into(), kind: "TokenRequest".into() };
-            let ty = machinery::schema::builtin().kind(&request).ok_or_else(|| Status::internal("the schema lacks TokenRequest"))?;
-            let mut value = call.decode_as(body, ty, machinery::json::Validation::Ignore)?;
-            admit_token(call, &mut value).await?;
-            let answer = reviews::token(call.world, call.cx, call.namespace(), call.name(), value).await?;
-            Ok(Answer::Other(StatusCode::CREATED, answer))
-        }
+        ("token", "create") => reviews::token(call, body).await,
         (part, verb) if subresources::PARTS.contains(&part) => match verb {
             "get" => registry::get(call).await,
             "update" => registry::update(call, part, body).await,
@@ -523,24 +516,6 @@ async fn subresource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
         },
         _ => Err(Status::method_not_allowed()),
     }
-}
-
-/// Admission of a TokenRequest.
-async fn admit_token(call: &Call<'_>, request: &mut Value) -> Result<(), Status> {
-    let options = registry::WriteOptions::of(call, "CreateOptions")?;
-    let write = Write {
-        cx: call.cx,
-        row: call.row,
-        operation: Operation::Create,
-        subresource: "token",
-        namespace: call.namespace(),
-        name: call.name(),
-        dry_run: options.dry_run,
-        old: None,
-        options: Some(&options),
-    };
-    admission::mutate(call.world, &write, request).await?;
-    admission::validate(call.world, &write, request).await
 }
 
 /// Everything that is no resource. Documents are made when they are asked for, some of them of the whole schema.

@@ -1,11 +1,21 @@
 //! `serviceaccounts/token` (TokenRequest): a token for an account, for a time and audiences, bound to a pod, node or secret.
 
 use super::{text, texts};
-use crate::{Context, world::World};
+use crate::{
+    Operation, Write, admission, own,
+    registry::{Call, WriteOptions, place},
+    respond::Answer,
+    world::World,
+};
+use bytes::Bytes;
+use http::StatusCode;
 use identity::{Bound, TokenSpec, node_of};
 use machinery::{
-    Value,
-    field::{self, Path},
+    Map, Value,
+    apply::{self, FieldSet},
+    field::{self, ErrorList, Path},
+    gvk::Gvk,
+    names, schema,
     status::Status,
     time,
 };
@@ -13,15 +23,70 @@ use serde_json::json;
 use std::sync::Arc;
 
 const GROUP: &str = "authentication.k8s.io";
+const VERSION: &str = "authentication.k8s.io/v1";
 const KIND: &str = "TokenRequest";
+/// The kinds of webhooks' configurations, to which a token may be bound behind a feature gate that is off.
+const HOOKS: [&str; 2] = ["ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"];
+/// What such a token may attest.
+const ATTESTED: &str = "admissionReviewAPIGroups";
 /// How long a token lives that nobody gave a time.
 const DEFAULT_SECONDS: i64 = 60 * 60;
 const MIN_SECONDS: i64 = 10 * 60;
 const MAX_SECONDS: i64 = 1 << 32;
 
-/// Answers a POST of a TokenRequest.
-#[allow(clippy::unused_async, reason = "external signers will wait")]
-pub(crate) async fn create(world: &World, cx: &Context, namespace: &str, name: &str, mut request: Value) -> Result<Value, Status> {
+/// Answers a POST of a TokenRequest: its fields have their owners, and admission sees it as it will be answered, before anything that it is
+/// bound to is looked for.
+pub(crate) async fn create(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
+    let (world, cx, namespace, name) = (call.world, call.cx, call.namespace(), call.name());
+    let ty = schema::builtin().kind(&Gvk::new(GROUP, "v1", KIND)).ok_or_else(|| Status::internal("the schema lacks TokenRequest"))?;
+    let options = WriteOptions::of(call, "CreateOptions")?;
+    let mut request = call.decode_as(body, ty, options.validation)?;
+    place(call.row, namespace, &mut request)?;
+    request["apiVersion"] = json!(VERSION);
+    request["kind"] = json!(KIND);
+    if request["spec"]["expirationSeconds"].is_null() {
+        request["spec"]["expirationSeconds"] = DEFAULT_SECONDS.into();
+    }
+    own::owners_once(&mut request, cx, false);
+    let now = time::rfc3339(cx.now);
+    apply::track_update(ty, None, &mut request, &options.manager, VERSION, "token", &now, &FieldSet::default());
+    clear(&mut request);
+    if let Some(node) = node_of(&cx.user) {
+        node_restriction(world, node, namespace, name, &request["spec"])?;
+    }
+    let write = Write {
+        cx,
+        row: call.row,
+        operation: Operation::Create,
+        subresource: "token",
+        namespace,
+        name,
+        dry_run: options.dry_run,
+        old: None,
+        options: Some(&options),
+    };
+    admission::mutate(world, &write, &mut request).await?;
+    let mut spec = issuable(call, &mut request)?;
+    admission::validate(world, &write, &request).await?;
+    bind(world, &request["spec"]["boundObjectRef"], &mut spec)?;
+    let (token, end) = world.identity().tokens.issue(&spec, cx.now).map_err(Status::internal)?;
+    request["status"] = json!({"token": token, "expirationTimestamp": time::rfc3339(end)});
+    Ok(Answer::Other(StatusCode::CREATED, request))
+}
+
+/// What Go always writes of a request, and nothing of an answer.
+fn clear(request: &mut Value) {
+    if let Some(spec) = request["spec"].as_object_mut() {
+        for field in ["audiences", "boundObjectRef"] {
+            spec.entry(field).or_insert(Value::Null);
+        }
+    }
+    request["status"] = json!({"token": "", "expirationTimestamp": null});
+}
+
+/// The token that is asked for, not yet bound; the request says all of it then, and of its account.
+fn issuable(call: &Call<'_>, request: &mut Value) -> Result<TokenSpec, Status> {
+    let (world, namespace, name) = (call.world, call.namespace(), call.name());
     for (key, own, what) in [("name", name, "name"), ("namespace", namespace, "namespace")] {
         let told = text(&request["metadata"], key);
         if !told.is_empty() && told != own {
@@ -31,49 +96,80 @@ pub(crate) async fn create(world: &World, cx: &Context, namespace: &str, name: &
         }
     }
     let account = world.read(("", "v1", "serviceaccounts"), namespace, name)?;
-    let seconds = check_seconds(&mut request)?;
-    if let Some(node) = node_of(&cx.user) {
-        node_restriction(world, node, namespace, name, &request["spec"])?;
+    let (uid, asked) = (text(&account["metadata"], "uid"), text(&request["metadata"], "uid"));
+    if !asked.is_empty() && asked != uid {
+        let why = format!("the UID in the token request ({asked}) does not match the UID of the service account ({uid})");
+        return Err(Status::conflict(GROUP, KIND, name, &why));
     }
-    let tokens = &world.identity().tokens;
     let mut audiences = texts(&request["spec"]["audiences"]);
     if audiences.is_empty() {
-        audiences = tokens.audiences().to_vec();
+        audiences = world.identity().tokens.audiences().to_vec();
     }
-    let mut spec = TokenSpec {
+    request["spec"]["audiences"] = json!(audiences);
+    let now = time::rfc3339(call.cx.now);
+    for (key, value) in [("name", name), ("namespace", namespace), ("uid", uid), ("creationTimestamp", now.as_str())] {
+        request["metadata"][key] = json!(value);
+    }
+    clear(request);
+    let errors = check(&request["spec"]);
+    if !errors.is_empty() {
+        return Err(Status::invalid(GROUP, KIND, "", errors));
+    }
+    Ok(TokenSpec {
         namespace: namespace.into(),
         account: name.into(),
-        account_uid: text(&account["metadata"], "uid").into(),
+        account_uid: uid.into(),
         audiences,
-        expiration_seconds: seconds,
+        expiration_seconds: request["spec"]["expirationSeconds"].as_i64().unwrap_or_default(),
         may_extend: true,
         ..TokenSpec::default()
-    };
-    bind(world, &request["spec"]["boundObjectRef"], &mut spec)?;
-    let (token, end) = tokens.issue(&spec, cx.now).map_err(Status::internal)?;
-    request["apiVersion"] = json!("authentication.k8s.io/v1");
-    request["kind"] = json!(KIND);
-    request["metadata"]["name"] = json!(name);
-    request["metadata"]["namespace"] = json!(namespace);
-    request["metadata"]["creationTimestamp"] = json!(time::rfc3339(cx.now));
-    request["spec"]["audiences"] = json!(spec.audiences);
-    request["status"] = json!({"token": token, "expirationTimestamp": time::rfc3339(end)});
-    Ok(request)
+    })
 }
 
-fn check_seconds(request: &mut Value) -> Result<i64, Status> {
-    let seconds = match &request["spec"]["expirationSeconds"] {
-        Value::Null => DEFAULT_SECONDS,
-        told => told.as_i64().unwrap_or_default(),
-    };
-    request["spec"]["expirationSeconds"] = seconds.into();
-    let path = Path::root("spec").child("expirationSeconds");
+/// What is wrong with what is asked for (upstream's `ValidateTokenRequest`).
+fn check(spec: &Value) -> ErrorList {
+    let path = |field: &str| Path::root("spec").child(field);
+    let mut errors = ErrorList::new();
+    let seconds = spec["expirationSeconds"].as_i64().unwrap_or_default();
     let detail = match seconds {
         ..MIN_SECONDS => "may not specify a duration less than 10 minutes",
         s if s > MAX_SECONDS => "may not specify a duration larger than 2^32 seconds",
-        _ => return Ok(seconds),
+        _ => "",
     };
-    Err(Status::invalid(GROUP, KIND, "", vec![field::Error::invalid(&path, seconds, detail)]))
+    if !detail.is_empty() {
+        errors.push(field::Error::invalid(&path("expirationSeconds"), seconds, detail));
+    }
+    let (reference, attestations) = (&spec["boundObjectRef"], &spec["attestations"]);
+    let count = attestations.as_object().map_or(0, Map::len);
+    if !(text(reference, "apiVersion") == "admissionregistration.k8s.io/v1" && HOOKS.contains(&text(reference, "kind"))) {
+        if count > 0 {
+            let detail = "attestations may only be specified with a webhook bound object reference";
+            return vec![field::Error::invalid(&path("attestations"), attestations.clone(), detail)];
+        }
+        return errors;
+    }
+    if texts(&spec["audiences"]).len() != 1 {
+        errors.push(field::Error::invalid(&path("audiences"), spec["audiences"].clone(), "must be length 1 when bound to a webhook config"));
+    }
+    if count != 1 {
+        let detail = "webhook bound requests require exactly one admissionReviewAPIGroups attestation";
+        errors.push(field::Error::invalid(&path("attestations"), attestations.clone(), detail));
+        return errors;
+    }
+    for (key, values) in attestations.as_object().into_iter().flatten() {
+        let path = path("attestations").key(key);
+        match texts(values).as_slice() {
+            _ if key != ATTESTED => errors.push(field::Error::not_supported(&path, key.as_str(), &[ATTESTED])),
+            [group] if group.is_empty() => errors.push(field::Error::invalid(&path.index(0), "", "may not be an empty string")),
+            [group] if group == "*" => {}
+            [group] => {
+                let wrong = names::dns1123_subdomain(group).into_iter();
+                errors.extend(wrong.map(|why| field::Error::invalid(&path.index(0), group.as_str(), format!("must specify a valid API Group: {why}"))));
+            }
+            _ => errors.push(field::Error::invalid(&path, values.clone(), "must specify a single value")),
+        }
+    }
+    errors
 }
 
 /// Finds the object that the token is to die with.
@@ -83,8 +179,14 @@ fn bind(world: &World, reference: &Value, spec: &mut TokenSpec) -> Result<(), St
     }
     let (api_version, kind, name) = (text(reference, "apiVersion"), text(reference, "kind"), text(reference, "name"));
     let bound = |object: &Value| Bound { name: name.to_owned(), uid: text(&object["metadata"], "uid").into() };
-    let found = match (api_version, kind) {
-        ("v1", "Pod") => {
+    // What is no version at all has no group either (upstream's `FromAPIVersionAndKind`).
+    let (group, version) = match api_version.split_once('/') {
+        Some((_, version)) if version.contains('/') => ("", ""),
+        Some(parts) => parts,
+        None => ("", api_version),
+    };
+    let found = match (group, kind) {
+        ("", "Pod") => {
             let pod = world.read(("", "v1", "pods"), &spec.namespace, name)?;
             if text(&pod["spec"], "serviceAccountName") != spec.account {
                 let why = format!("cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.", spec.account);
@@ -97,12 +199,12 @@ fn bind(world: &World, reference: &Value, spec: &mut TokenSpec) -> Result<(), St
             }
             spec.pod.insert(bound(&pod)).clone()
         }
-        ("v1", "Node") => spec.node.insert(bound(&*world.read(("", "v1", "nodes"), "", name)?)).clone(),
-        ("v1", "Secret") => spec.secret.insert(bound(&*world.read(("", "v1", "secrets"), &spec.namespace, name)?)).clone(),
+        ("", "Node") => spec.node.insert(bound(&*world.read(("", "v1", "nodes"), "", name)?)).clone(),
+        ("", "Secret") => spec.secret.insert(bound(&*world.read(("", "v1", "secrets"), &spec.namespace, name)?)).clone(),
         _ => {
-            let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-            let gvk = format!("{group}/{version}, Kind={kind}");
-            return Err(Status::bad_request(format!("cannot bind token to object of type {gvk}")));
+            let hook = group == "admissionregistration.k8s.io" && version == "v1" && HOOKS.contains(&kind);
+            let why = if hook { " (feature gate APIServerWebhookAuthenticationToken is disabled)" } else { "" };
+            return Err(Status::bad_request(format!("cannot bind token to object of type {group}/{version}, Kind={kind}{why}")));
         }
     };
     let uid = text(reference, "uid");
@@ -165,4 +267,28 @@ fn csi_audience(world: &World, pod: &Value, audience: &str) -> bool {
         let driver = world.read(("storage.k8s.io", "v1", "csidrivers"), "", &name);
         driver.is_ok_and(|d| d["spec"]["tokenRequests"].as_array().into_iter().flatten().any(|t| text(t, "audience") == audience))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_tokens_for_webhooks_attest_something() {
+        let told = |spec: Value| check(&spec).iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let hook = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration", "name": "h"});
+        let of = |attestations: Value| json!({"expirationSeconds": 600, "audiences": ["a"], "boundObjectRef": hook, "attestations": attestations});
+        assert_eq!(told(json!({"expirationSeconds": 600, "audiences": ["a", "b"]})), "");
+        assert_eq!(told(of(json!({ATTESTED: ["apps"]}))), "");
+        let path = "spec.attestations[admissionReviewAPIGroups]";
+        assert_eq!(told(of(json!({ATTESTED: [""]}))), format!("{path}[0]: Invalid value: \"\": may not be an empty string"));
+        assert_eq!(
+            told(of(Value::Null)),
+            "spec.attestations: Invalid value: null: webhook bound requests require exactly one admissionReviewAPIGroups attestation"
+        );
+        assert_eq!(
+            told(json!({"expirationSeconds": 1, "attestations": {"a": ["b"]}})),
+            "spec.attestations: Invalid value: {\"a\":[\"b\"]}: attestations may only be specified with a webhook bound object reference"
+        );
+    }
 }
