@@ -26,6 +26,14 @@ pub(crate) fn of_lookup(host: &str, error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::NotFound => out.push_str(": no such host"),
         ErrorKind::TimedOut => out.push_str(": i/o timeout"),
+        // It is the server of names that is not reached then.
+        ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => {
+            let why = if error.kind() == ErrorKind::HostUnreachable { "no route to host" } else { "network is unreachable" };
+            if let Some(server) = server {
+                let _ = write!(out, ": dial udp {server}");
+            }
+            let _ = write!(out, ": connect: {why}");
+        }
         _ => {
             let _ = write!(out, ": {error}");
         }
