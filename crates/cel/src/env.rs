@@ -8,6 +8,7 @@ use crate::decl::{Function, Library, ObjectType, Overload, Provider};
 use crate::declared::{Declared, RESERVED, admission, devices};
 use crate::library;
 use crate::macros::{self, Macro};
+use crate::messages;
 use crate::types::{Str, Type};
 use crate::version::Version;
 
@@ -135,12 +136,12 @@ impl Env {
     /// The type that a name means.
     pub(crate) fn find_type(&self, name: &str) -> Option<Type> {
         let patch = if self.patches { admission::patch_type(name) } else { None };
-        patch.or_else(|| [&self.provider, &self.declared].into_iter().find_map(|provider| provider.find_type(name)))
+        patch.or_else(|| [&self.provider, &self.declared].into_iter().find_map(|provider| provider.find_type(name))).or_else(|| messages::type_of(name))
     }
 
-    /// Whether there is an object of this name.
+    /// Whether there is an object of this name, or a message.
     pub(crate) fn has_object(&self, name: &str) -> bool {
-        matches!(self.find_type(name), Some(Type::Object(_)))
+        messages::type_of(name).is_some() || matches!(self.find_type(name), Some(Type::Object(_)))
     }
 
     /// The type of an object's field. Fields that are called as words of the language are known by both names.
@@ -151,7 +152,8 @@ impl Env {
             return Some(ty);
         }
         let find = |field: &str| [&self.declared, &self.provider].into_iter().find_map(|provider| provider.field(object, field).cloned());
-        find(field).or_else(|| RESERVED.contains(&field).then(|| find(&format!("__{field}__")))?)
+        let found = find(field).or_else(|| RESERVED.contains(&field).then(|| find(&format!("__{field}__")))?);
+        found.or_else(|| messages::field(object, field))
     }
 
     /// Whether the original knows the field of an object and no type of it: a patch has any field.

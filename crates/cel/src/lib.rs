@@ -18,6 +18,7 @@ pub mod gotext;
 pub mod issues;
 pub mod library;
 pub mod macros;
+mod messages;
 pub mod operators;
 pub mod parser;
 pub mod program;

@@ -3,6 +3,7 @@
 use super::Checker;
 use super::unify::is_dyn;
 use crate::ast::{Expr, Id, List, Literal, MapEntry, Reference, Struct};
+use crate::messages;
 use crate::types::Type;
 
 /// The most parts of the type of a map; one with more is of anything. (The original sets no bound.)
@@ -75,6 +76,7 @@ impl Checker<'_> {
         self.references.insert(id, Reference::Ident { name: object.name.clone(), value: None });
         let result = match ty {
             Type::Object(_) => ty,
+            plain if messages::type_of(&name).is_some() => plain,
             other => {
                 self.error(id, format!("'{}' is not a message type", other.runtime_name()));
                 Type::Error

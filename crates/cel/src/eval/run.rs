@@ -7,6 +7,7 @@ use super::node::{Call, Element, Node, Object, Target};
 use super::plan::Plan;
 use super::{Activation, Cause, EvalError, Limits, Outcome, standard};
 use crate::cost::{LIST_CREATE, MAP_CREATE, STRUCT_CREATE};
+use crate::messages;
 use crate::types::Type;
 use crate::value::{Entries, Key, List, Map, Struct, Value, equal, shown};
 use crate::work;
@@ -334,7 +335,11 @@ impl<'p, 'v> Machine<'p, 'v> {
         }
         self.charge(STRUCT_CREATE)?;
         made.depth = 1 + made.fields.values().map(Value::depth).max().unwrap_or(0);
-        failed.map_or_else(|| bounded(Value::Struct(Arc::new(made))), Err)
+        if let Some(failed) = failed {
+            return Err(failed);
+        }
+        let plain = messages::made(&made.name, &made.fields);
+        plain.unwrap_or_else(|| Ok(Value::Struct(Arc::new(made)))).and_then(bounded)
     }
 
     /// `accumulator + [element]`, at the cost of the sum that it is.

@@ -5,10 +5,12 @@
 //! evaluator's ([`crate::eval::standard`]); what they are estimated at stands here.
 
 use super::signature;
+use crate::ast::Literal;
 use crate::cost::{CallEstimate, Cost, Estimate, EstimatedCall, REGEX_LENGTH, Range, STRING_TRAVERSAL, Size};
 use crate::decl::{Function, Library, Overload};
 use crate::eval;
 use crate::macros;
+use crate::messages;
 use crate::types::Type;
 use crate::version::Version;
 
@@ -40,8 +42,10 @@ pub fn library() -> Library {
         ("type", Type::Type(None)),
         ("uint", Type::Uint),
         ("google.protobuf.Duration", Type::Duration),
+        ("google.protobuf.Empty", Type::object("google.protobuf.Empty")),
         ("google.protobuf.Timestamp", Type::Timestamp),
     ];
+    library.constants = vec![(messages::NULL_VALUE, Type::Int, Literal::Int(0))];
     library
 }
 
