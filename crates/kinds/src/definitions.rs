@@ -77,11 +77,12 @@ pub enum Structure {
 /// other definitions of its group have. Its schemas are not looked at, so they may be left out.
 pub fn settled<'v>(definition: &Value, others: impl Iterator<Item = &'v Value>, structure: Structure, now: SystemTime) -> Value {
     let mut next = definition.clone();
+    // Upstream's controllers race; the one that asks nobody, this, is mostly the first.
+    settle_approval(&mut next, now);
     settle_names(&mut next, others, now);
     if let Structure::Seen(structure) = structure {
         settle_structure(&mut next, structure, now);
     }
-    settle_approval(&mut next, now);
     next
 }
 
@@ -240,6 +241,14 @@ fn settle_approval(definition: &mut Value, now: SystemTime) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_approval_of_a_group_is_told_first() {
+        let spec = json!({"group": "a.k8s.io", "names": {"plural": "as", "singular": "a", "kind": "A", "listKind": "AList"}});
+        let made = settled(&json!({"metadata": {}, "spec": spec, "status": {}}), [].into_iter(), Structure::Unseen, SystemTime::UNIX_EPOCH);
+        let kinds: Vec<&str> = tree::list(&made["status"], "conditions").iter().map(|condition| tree::text(condition, "type")).collect();
+        assert_eq!(kinds, ["KubernetesAPIApprovalPolicyConformant", "NamesAccepted", "Established"]);
+    }
 
     #[test]
     fn schemas_that_are_not_structural_are_told_until_they_are() {
