@@ -25,6 +25,7 @@ mod queue_metrics;
 mod recorder;
 mod report;
 mod request_metrics;
+mod series;
 mod similar;
 mod tls;
 mod transport;
@@ -47,6 +48,7 @@ pub use queue_metrics::QueueMetrics;
 pub use recorder::{EventType, Recorder};
 pub use report::Reports;
 pub use request_metrics::RequestMetrics;
+pub use series::{Deed, SeriesRecorder};
 pub use transport::{Body, BoxError, Transport};
 pub use watch::Event;
 

@@ -43,7 +43,7 @@ pub enum EventType {
 }
 
 impl EventType {
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Normal => "Normal",
             Self::Warning => "Warning",
@@ -97,21 +97,9 @@ impl Recorder {
     /// A recorder of this component (`kubelet`, `deployment-controller`, …) on this host (empty for those without one).
     #[must_use]
     pub fn new(client: Client, component: &str, host: &str) -> Self {
-        Self::start(client, component, host, false)
-    }
-
-    /// As [`Self::new`], but what floods under one reason hides nothing that is told under another: upstream's recorders of `events.k8s.io`, which
-    /// its scheduler has, drop nothing. Nor do they combine anything.
-    #[must_use]
-    pub fn by_reason(client: Client, component: &str) -> Self {
-        Self::start(client, component, "", true)
-    }
-
-    fn start(client: Client, component: &str, host: &str, by_reason: bool) -> Self {
         let (queue, receiver) = mpsc::channel(QUEUE_MAX);
         let (component, host) = (component.to_owned(), host.to_owned());
-        let similar = (!by_reason).then(Similar::default);
-        let writer = Writer { client, component, host, by_reason, written: HashMap::new(), buckets: HashMap::new(), similar };
+        let writer = Writer { client, component, host, written: HashMap::new(), buckets: HashMap::new(), similar: Similar::default() };
         tokio::spawn(writer.run(receiver));
         Self { queue }
     }
@@ -129,12 +117,9 @@ struct Writer {
     client: Client,
     component: String,
     host: String,
-    /// Whether each reason has a bucket of its own.
-    by_reason: bool,
     written: HashMap<Same, Written>,
     buckets: HashMap<String, Bucket>,
-    /// None: each event stands for itself.
-    similar: Option<Similar<Same>>,
+    similar: Similar<Same>,
 }
 
 impl Writer {
@@ -155,7 +140,7 @@ impl Writer {
             message: note.message.clone(),
         };
         let group = Same { field_path: String::new(), message: String::new(), ..same.clone() };
-        let combined = self.similar.as_mut().and_then(|similar| similar.combined(group.clone(), &note.message, Instant::now()));
+        let combined = self.similar.combined(group.clone(), &note.message, Instant::now());
         if let Some(message) = &combined {
             note.message = shortened(message.clone());
             same = group;
@@ -183,7 +168,12 @@ impl Writer {
                 Err(error) => return tracing::debug!(%error, "event not counted"),
             }
         }
-        let written = known.unwrap_or_else(|| Written { name: event_name(&note), count: 1, first: note.at, last: Instant::now() });
+        let written = known.unwrap_or_else(|| Written {
+            name: event_name(note.about.name.as_deref().unwrap_or_default(), note.at),
+            count: 1,
+            first: note.at,
+            last: Instant::now(),
+        });
         let event = self.event(&note, &namespace, &written);
         for attempt in 0..TRIES {
             match api.create(&event).await {
@@ -219,8 +209,7 @@ impl Writer {
         }
         let about = &note.about;
         let part = |p: &Option<String>| p.clone().unwrap_or_default();
-        let reason = if self.by_reason { note.reason.as_str() } else { "" };
-        let key = format!("{}/{}/{}/{}/{reason}", part(&about.kind), part(&about.namespace), part(&about.name), part(&about.uid));
+        let key = format!("{}/{}/{}/{}", part(&about.kind), part(&about.namespace), part(&about.name), part(&about.uid));
         let bucket = self.buckets.entry(key).or_insert(Bucket { left: BURST, since: now });
         bucket.left = (bucket.left + (now - bucket.since).as_secs_f64() / REFILL_S).min(BURST);
         bucket.since = now;
@@ -255,7 +244,7 @@ fn seconds(at: Timestamp) -> String {
 }
 
 /// A message as long as it may be.
-fn shortened(mut message: String) -> String {
+pub(crate) fn shortened(mut message: String) -> String {
     if message.len() > MESSAGE_MAX {
         message.truncate(message.floor_char_boundary(MESSAGE_MAX - 3));
         message.push_str("...");
@@ -265,26 +254,21 @@ fn shortened(mut message: String) -> String {
 
 /// The name of an event: its object's and the time, unless that is too long for a name or the object's is none for an event
 /// (upstream `GenerateEventName`).
-fn event_name(note: &Note) -> String {
-    let name = format!("{}.{:x}", note.about.name.as_deref().unwrap_or_default(), note.at.as_nanosecond());
-    if names::dns1123_subdomain(&name).is_empty() { name } else { format!("{:016x}.{:x}", RandomState::new().hash_one(&name), note.at.as_nanosecond()) }
+pub(crate) fn event_name(object: &str, at: Timestamp) -> String {
+    let name = format!("{object}.{:x}", at.as_nanosecond());
+    if names::dns1123_subdomain(&name).is_empty() { name } else { format!("{:016x}.{:x}", RandomState::new().hash_one(&name), at.as_nanosecond()) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn note(name: &str) -> Note {
-        let about = ObjectReference { name: Some(name.to_owned()), ..ObjectReference::default() };
-        Note { about, kind: EventType::Normal, reason: "Because".to_owned(), message: "m".to_owned(), at: crate::timestamp() }
-    }
-
     #[test]
     fn an_event_has_a_name_whatever_its_object_is_called() {
-        let named = event_name(&note("web-0"));
+        let named = event_name("web-0", crate::timestamp());
         assert!(named.starts_with("web-0."), "{named}");
         for odd in ["system:node", "a".repeat(250).as_str(), ""] {
-            let named = event_name(&note(odd));
+            let named = event_name(odd, crate::timestamp());
             assert!(names::dns1123_subdomain(&named).is_empty() && named.len() < 60, "{named}");
         }
     }

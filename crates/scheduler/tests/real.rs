@@ -137,7 +137,8 @@ async fn a_pod_is_bound_within_its_rights_and_soon() {
     assert_eq!(condition.status, "True");
     let event = cluster.event("web-0", "Scheduled").await;
     assert_eq!(event.message.as_deref(), Some("Successfully assigned shop/web-0 to n1"));
-    assert_eq!(event.source.and_then(|s| s.component).as_deref(), Some("default-scheduler"));
+    assert_eq!((event.reporting_component.as_deref(), event.action.as_deref()), (Some("default-scheduler"), Some("Binding")));
+    assert!(event.event_time.is_some() && event.count.is_none_or(|count| count == 0), "it is one of events.k8s.io");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -191,6 +192,7 @@ async fn the_important_pushes_the_lesser_out() {
     until(&cluster.pods, |all| all.iter().find(waits).cloned()).await;
     let preempted = cluster.event("low", "Preempted").await;
     assert_eq!(preempted.message, Some(format!("Preempted by pod {} on node n1", high.uid())));
+    assert_eq!(preempted.related.and_then(|by| by.uid).as_deref(), Some(high.uid()));
     // There is no kubelet: its last word is ours.
     until(&cluster.pods, |all| all.iter().find(|p| p.name() == "low" && p.is_deleting()).cloned()).await;
     cluster.admin.namespaced::<Pod>("shop").delete("low", &DeleteParams::now()).await.unwrap();

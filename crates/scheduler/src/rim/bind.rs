@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Client, Error, EventType, Informer, Meta, Patch, PatchParams, Recorder};
+use client::{Client, Error, EventType, Informer, Meta, Patch, PatchParams, SeriesRecorder};
 use futures_util::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Binding, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::resource::v1::ResourceClaim;
@@ -19,7 +19,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::Report;
+use super::{Report, write};
 use crate::extender::Extender;
 use crate::metrics::{Metrics, ProfileMetrics, Stage, Status};
 use crate::plugins::dynamic_resources::Grant;
@@ -91,7 +91,7 @@ pub(crate) struct NotBound {
 
 pub(super) struct Work {
     pub client: Client,
-    pub recorder: Recorder,
+    pub recorder: SeriesRecorder,
     pub claims: Informer<PersistentVolumeClaim>,
     pub volumes: Informer<PersistentVolume>,
     pub device_claims: Informer<ResourceClaim>,
@@ -136,7 +136,7 @@ impl Work {
         bound?;
         let (namespace, name) = (self.pod.namespace(), self.pod.name());
         let text = format!("Successfully assigned {namespace}/{name} to {}", self.node.name());
-        self.recorder.event(&client::object_reference(&*self.pod), EventType::Normal, "Scheduled", text);
+        self.recorder.event(&client::object_reference(&*self.pod), EventType::Normal, write::SCHEDULED, text);
         Ok(())
     }
 
@@ -350,7 +350,7 @@ mod tests {
         let client = Client::new(Arc::new(Willing));
         let (changed, changes) = watch::channel(());
         let config = crate::Config::default();
-        let recorder = Recorder::new(client.clone(), "default-scheduler", "");
+        let recorder = SeriesRecorder::new(client.clone(), "default-scheduler");
         let node = serde_json::from_value(json!({"metadata": {"name": "node", "labels": {"zone": "here"}}})).expect("a node");
         let work = Work {
             recorder,

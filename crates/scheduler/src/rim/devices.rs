@@ -12,8 +12,8 @@ use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimConsumerReferen
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::Report;
 use super::bind::Work;
+use super::{Report, write};
 use crate::plugins::dynamic_resources::{Grant, is_late, is_ready, must_be_bound};
 
 /// How often a claim is written that meets other writers, and how long between (upstream `retry.DefaultRetry`).
@@ -93,7 +93,7 @@ impl Work {
             return Ok(());
         }
         let text = format!("waiting for binding conditions for device on node {}", self.node.name());
-        self.recorder.event(&client::object_reference(&*self.pod), EventType::Normal, "BindingConditionsPending", text);
+        self.recorder.event(&client::object_reference(&*self.pod), EventType::Normal, write::PENDING, text);
         let (begun, late) = (Instant::now(), "device binding timeout: context deadline exceeded");
         let done = tokio::time::timeout(self.device_patience, self.all_bound()).await.unwrap_or_else(|_| Err(Unbound::Late(late.to_owned())));
         let (status, done) = match done.map_err(Unbound::told) {

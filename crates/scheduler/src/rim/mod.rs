@@ -11,7 +11,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use client::{Client, Delta, Informer, Informers, Meta, ObjectKey, Recorder};
+use client::{Client, Delta, Informer, Informers, Meta, ObjectKey, SeriesRecorder};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
@@ -71,16 +71,16 @@ pub(crate) enum Other {
 
 /// Each profile tells events under its own name.
 #[derive(Clone)]
-struct Recorders(Arc<HashMap<String, Recorder>>, Recorder);
+struct Recorders(Arc<HashMap<String, SeriesRecorder>>, SeriesRecorder);
 
 impl Recorders {
     fn new(client: &Client, config: &Config) -> Self {
-        let one = |name: &str| Recorder::by_reason(client.clone(), name);
+        let one = |name: &str| SeriesRecorder::new(client.clone(), name);
         Self(Arc::new(config.profiles.iter().map(|p| (p.name.clone(), one(&p.name))).collect()), one("default-scheduler"))
     }
 
     /// The one of a pod's profile.
-    fn of(&self, pod: &Pod) -> &Recorder {
+    fn of(&self, pod: &Pod) -> &SeriesRecorder {
         self.0.get(pod::scheduler_name(pod)).unwrap_or(&self.1)
     }
 }
@@ -419,7 +419,7 @@ impl Scheduler {
         if pod.pod.is_deleting() {
             // It will be gone soon; nothing more is heard of it until then.
             let text = format!("skip schedule deleting pod: {}/{}", pod.pod.namespace(), pod.pod.name());
-            self.recorders.of(&pod.pod).event(&client::object_reference(&*pod.pod), client::EventType::Warning, "FailedScheduling", text);
+            self.recorders.of(&pod.pod).event(&client::object_reference(&*pod.pod), client::EventType::Warning, write::FAILED, text);
             return;
         }
         let Some(profile) = self.config.profiles.get(pod.scheduler_name()).cloned() else { return };
@@ -623,10 +623,10 @@ impl Scheduler {
         });
         for victim in called_off {
             let text = format!("{text} (in kube-scheduler memory).");
-            self.recorders.of(&pod.pod).event(&client::object_reference(&*victim.pod), client::EventType::Normal, "Preempted", text);
+            write::preempted(self.recorders.of(&pod.pod), &victim.pod, &pod.pod, &text);
         }
         let (client, recorder, reports) = (self.client.clone(), self.recorders.of(&pod.pod).clone(), self.reports.clone());
-        let (by, metrics) = (pod.scheduler_name().to_owned(), self.config.metrics.clone());
+        let (by, metrics) = (pod.pod.clone(), self.config.metrics.clone());
         tokio::spawn(async move {
             let begun = Instant::now();
             let done = Box::pin(write::evict(&client, &recorder, &victims, &by, &text)).await;

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use client::{Client, Error, EventType, Informer, Meta, Patch, PatchParams, Recorder};
+use client::{Client, Deed, Error, EventType, Informer, Meta, Patch, PatchParams, SeriesRecorder};
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{self, UnboundedSender};
@@ -15,6 +15,14 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 use super::Recorders;
 use crate::pod::{self, PodInfo};
 
+/// A pod got its node.
+pub(super) const SCHEDULED: Deed = Deed { reason: "Scheduled", action: "Binding" };
+/// A pod got none.
+pub(super) const FAILED: Deed = Deed { reason: "FailedScheduling", action: "Scheduling" };
+/// A pod's devices are not bound yet.
+pub(super) const PENDING: Deed = Deed { reason: "BindingConditionsPending", action: "Scheduling" };
+/// A pod had to make way.
+const PREEMPTED: Deed = Deed { reason: "Preempted", action: "Preempting" };
 /// Bytes of an event's message at most (upstream `NoteLengthLimit`).
 const MESSAGE_MAX: usize = 1024;
 /// How often a note is tried that meets other writers.
@@ -91,11 +99,11 @@ pub(super) fn start(client: Client, recorders: Recorders, pods: Informer<Pod>) -
 }
 
 /// Writes a note, if it still is true: the pod is there and has no node.
-async fn write(client: &Client, recorder: &Recorder, pods: &Informer<Pod>, note: &Note) {
+async fn write(client: &Client, recorder: &SeriesRecorder, pods: &Informer<Pod>, note: &Note) {
     let waits = |p: &Pod| p.uid() == note.pod.uid() && pod::node_name(p).is_empty();
     let Some(known) = pods.get(note.pod.namespace(), note.pod.name()).filter(|p| waits(p)) else { return };
     if let Some((_, message)) = &note.failure {
-        recorder.event(&client::object_reference(&*note.pod), EventType::Warning, "FailedScheduling", truncated(message));
+        recorder.event(&client::object_reference(&*note.pod), EventType::Warning, FAILED, truncated(message));
     }
     let mut pod = known;
     for _ in 0..TRIES {
@@ -182,10 +190,17 @@ fn condition(pod: &Pod, kind: &str, value: &str, reason: &str, message: &str) ->
     Some(out)
 }
 
+/// Tells that a pod has to make way for another.
+pub(super) fn preempted(recorder: &SeriesRecorder, victim: &Pod, by: &Pod, text: &str) {
+    let (victim, by) = (client::object_reference(victim), client::object_reference(by));
+    recorder.because_of(&victim, Some(&by), EventType::Normal, PREEMPTED, text);
+}
+
 /// Tells pods to go, so that another finds room.
-pub(super) async fn evict(client: &Client, recorder: &Recorder, victims: &[Arc<PodInfo>], by: &str, text: &str) -> Result<(), Error> {
+pub(super) async fn evict(client: &Client, recorder: &SeriesRecorder, victims: &[Arc<PodInfo>], by: &Pod, text: &str) -> Result<(), Error> {
+    let scheduler = pod::scheduler_name(by);
     for victim in victims.iter().map(|v| &v.pod).filter(|p| !p.is_deleting()) {
-        let message = format!("{by}: preempting to accommodate a higher priority pod");
+        let message = format!("{scheduler}: preempting to accommodate a higher priority pod");
         let result = async {
             if let Some(condition) = condition(victim, "DisruptionTarget", "True", "PreemptionByScheduler", &message) {
                 let mut status = json!({});
@@ -196,7 +211,7 @@ pub(super) async fn evict(client: &Client, recorder: &Recorder, victims: &[Arc<P
             client.namespaced::<Pod>(victim.namespace()).delete(victim.name(), &params).await
         };
         match result.await {
-            Ok(()) => recorder.event(&client::object_reference(&**victim), EventType::Normal, "Preempted", text),
+            Ok(()) => preempted(recorder, victim, by, text),
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error),
         }

@@ -84,7 +84,7 @@ async fn a_pod_whose_claim_is_not_made_yet_is_held_back() {
     let meta = json!({"namespace": "shop", "name": "made", "uid": "made-2", "ownerReferences": [owner]});
     fake.put(&format!("{CLAIMS}/made"), json!({"metadata": meta, "spec": {"devices": {"requests": requests}}}));
     assert_eq!(fake.on_node("web").await, "n1");
-    let told = |e: &Value| e["involvedObject"]["name"] == "web" && e["reason"] == "FailedScheduling";
+    let told = |e: &Value| e["regarding"]["name"] == "web" && e["reason"] == "FailedScheduling";
     assert!(!fake.state.lock().objects.values().any(told), "it was not tried before");
 }
 
