@@ -1,21 +1,25 @@
 //! ClusterRoles that are the sum of others (`aggregationRule`).
 //!
 //! What holds it: every change of any ClusterRole looks at all sums, so rules that somebody writes into a sum are taken back, and
-//! a part that changes, comes, goes or loses its label is in no sum any longer than that. A sum that is written while another
-//! writes it answers 409 and is reckoned anew. Roles of the cluster's own that are deleted are made at the API server's next start,
+//! a part that changes, comes, goes or loses its label is in no sum any longer than that. A sum is applied by force, so who wrote
+//! its rules before owns them no more. Roles of the cluster's own that are deleted are made at the API server's next start,
 //! as in the original.
 
 use std::sync::Arc;
 
-use client::{Client, Informer, Meta};
+use client::{Client, Informer, Meta, Patch, PatchParams};
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
+use serde_json::{Value, json};
 
 use crate::meta::{labels, selector};
 use crate::work::{Controller, Cx, Step};
 
+/// Who owns the rules of a sum.
+const MANAGER: &str = "clusterrole-aggregation-controller";
+
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
-    let client = cx.client("clusterrole-aggregation-controller");
+    let client = cx.client(MANAGER);
     let controller = Arc::new(Aggregation { client, roles: cx.informers.informer() });
     cx.setup(&controller)
         .on(&controller.roles, |c, queue, _| c.roles.list().iter().filter(|r| r.aggregation_rule.is_some()).for_each(|r| queue.add(r.name().to_owned())))
@@ -38,13 +42,18 @@ impl Controller for Aggregation {
         if role.rules.as_deref().unwrap_or_default() == rules {
             return Ok(None);
         }
-        let mut changed = (*role).clone();
-        changed.rules = Some(rules);
-        match self.client.all::<ClusterRole>().replace(name, &changed).await {
-            Err(error) if !error.is_not_found() => Err(error),
-            _ => Ok(None),
-        }
+        let params = PatchParams { field_manager: MANAGER.to_owned(), force: true, ..PatchParams::default() };
+        self.client.all::<ClusterRole>().patch(name, &Patch::Apply(applied(name, &rules)), &params).await.map(|_| None)
     }
+}
+
+/// The sum as it is applied: it is the rules' owner, and has no part in all else. No rules are none that it owns.
+fn applied(name: &str, rules: &[PolicyRule]) -> Value {
+    let mut role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name}});
+    if !rules.is_empty() {
+        role["rules"] = json!(rules);
+    }
+    role
 }
 
 /// The rules of all roles that one selects, each rule once; none if it selects in no way.
@@ -67,7 +76,31 @@ fn sum(role: &ClusterRole, all: &[Arc<ClusterRole>]) -> Option<Vec<PolicyRule>> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::fake::Fake;
+
+    #[tokio::test]
+    async fn a_sum_owns_its_rules_alone() {
+        let role = |name: &str, rest: Value| {
+            let mut role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name, "labels": {"to": name}}});
+            role.as_object_mut().expect("an object").extend(rest.as_object().expect("an object").clone());
+            serde_json::from_value::<ClusterRole>(role).expect("a role")
+        };
+        let rules = json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]);
+        let rule = json!({"clusterRoleSelectors": [{"matchLabels": {"to": "part"}}]});
+        let sum = role("sum", json!({"aggregationRule": rule, "rules": [{"verbs": ["old"]}]}));
+        let answer = serde_json::to_value(&sum).expect("JSON");
+        let server = Fake::new(move |_, _| (200, answer.clone()));
+        let roles = Informer::fixed([sum, role("part", json!({"rules": rules}))]);
+        let aggregation = Aggregation { client: server.client(), roles };
+        aggregation.reconcile(&"sum".to_owned()).await.expect("applied");
+        let written = server.written();
+        let [applied] = &written[..] else { panic!("{written:?}") };
+        let (request, body) = applied.split_at(applied.find('{').expect("a body"));
+        assert_eq!(request, "PATCH /apis/rbac.authorization.k8s.io/v1/clusterroles/sum ");
+        let body: Value = serde_json::from_str(body).expect("JSON");
+        let wanted = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "sum"}, "rules": rules});
+        assert_eq!(body, wanted, "nothing but its rules");
+    }
 
     #[test]
     fn an_aggregate_is_the_sum_without_repetition() {

@@ -5,6 +5,7 @@
 
 mod backoff;
 mod plan;
+mod revisions;
 #[cfg(test)]
 mod tests;
 
@@ -248,13 +249,15 @@ impl Controller for Daemons {
             collisions: ds.status.as_ref().and_then(|s| s.collision_count),
             label: HASH_LABEL,
         };
-        let history = match history::keep(&self.client, &self.revisions, &owner).await {
+        let mut history = match history::keep(&self.client, &self.revisions, &owner).await {
             Err(error) if error.is_namespace_terminating() => return Ok(None),
             other => other?,
         };
+        revisions::label(&self.client, &mut history).await?;
         let hash = history.update.label(HASH_LABEL).unwrap_or_default().to_owned();
         let may_act = self.expectations.satisfied(ds.uid());
-        let all = self.pods_of(&ds).await?;
+        let mut all = self.pods_of(&ds).await?;
+        revisions::unite(&self.client, &mut history, &mut all).await?;
         let pods = plan::by_node(&all);
         let (nodes, now, demands) = (self.nodes.list(), client::timestamp(), self.demands(&ds));
         let state = (nodes.as_slice(), &pods);
