@@ -8,6 +8,7 @@
 #![allow(clippy::result_large_err)]
 
 mod auth;
+mod configz;
 mod containers;
 mod files;
 #[cfg(test)]
@@ -250,10 +251,7 @@ impl Server {
                 Some("probes") => stats::probe_metrics(&self.cx),
                 Some(_) => text(StatusCode::NOT_FOUND, "404 page not found\n"),
             },
-            "configz" if get => json(&serde_json::json!({"kubeletconfig": {
-                "kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1",
-                "clusterDomain": self.cx.config.cluster_domain, "maxPods": self.cx.config.max_pods, "port": self.cx.config.listen.port(),
-                "clusterDNS": self.cx.config.cluster_dns, "containerLogMaxSize": "10Mi", "containerLogMaxFiles": 5, "cgroupDriver": "cgroupfs"}})),
+            "configz" if get => json(&configz::answer(&self.cx.config)),
             _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
         }
     }
