@@ -1,6 +1,7 @@
 //! The start of a kubelet, in order, and its loop.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -112,6 +113,7 @@ pub async fn run_with(
         others: Box::new(move |uid| beside.others(uid)),
         node: parking_lot::RwLock::default(),
         judging: parking_lot::Mutex::default(),
+        all_known: AtomicBool::new(false),
         pressure: crate::shortage::Pressure::new(config.settings.eviction.transition),
         ending: graceful::Ending::new(&config.root_dir),
         probed: crate::probes::counts::Counts::default(),
@@ -185,6 +187,8 @@ pub async fn run_with(
         if synced && read && !*all.borrow() {
             // All pods of this node are known now: what else is on the host belongs to nobody.
             all.send_replace(true);
+            cx.all_known.store(true, Ordering::Release);
+            manager.wake_all();
             sweep.reset_immediately();
         }
     }

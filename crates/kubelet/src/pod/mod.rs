@@ -102,6 +102,8 @@ pub struct Context {
     pub node: RwLock<Option<Arc<Node>>>,
     /// Held by who judges whether something fits on the node, until it counts there.
     pub judging: Mutex<()>,
+    /// Whether all pods of this node are known: after a start some may have taken what another asks for.
+    pub all_known: AtomicBool,
     /// What the node runs short of.
     pub pressure: Pressure,
     /// That the machine goes down.

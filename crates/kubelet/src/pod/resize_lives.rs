@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::lives::{Node, a_while, is_ready};
 use super::tests::pod;
+use crate::PodChange;
 
 /// A pod whose container has these resources.
 fn asks(resources: &Value) -> Pod {
@@ -17,6 +18,7 @@ fn asks(resources: &Value) -> Pod {
 async fn up(name: &str, pod: &Pod) -> (Node, Option<PodStatus>) {
     let node = Node::fresh(name);
     node.apply(pod);
+    node.changes.send(PodChange::Synced).unwrap();
     let status = node.until("ready", is_ready).await.status;
     (node, status)
 }
@@ -52,6 +54,22 @@ async fn resources_change_in_place() {
     let again = |p: &Pod| first(p).is_some_and(|c| c.restart_count == 1 && c.ready);
     let p = node.until("running again", again).await;
     assert_eq!(has(&p).as_deref(), Some("200m"));
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_for_is_judged_when_all_pods_are_known() {
+    let with = |cpu: &str| asks(&json!({"requests": {"cpu": cpu}}));
+    let node = Node::fresh("resize-known");
+    node.apply(&with("100m"));
+    let status = node.until("ready", is_ready).await.status;
+    node.apply(&Pod { status, ..with("200m") });
+    a_while(3).await;
+    assert!(reasons(&node).is_empty(), "another pod may have taken it");
+    node.changes.send(PodChange::Synced).unwrap();
+    node.runtime.called("update a 204", 1).await;
+    a_while(1).await;
+    assert_eq!(reasons(&node), ["ResizeStarted", "ResizeCompleted"]);
     node.end().await;
 }
 
@@ -149,6 +167,7 @@ async fn memory_in_use_is_not_taken_away() {
 #[tokio::test(start_paused = true)]
 async fn what_is_asked_for_before_a_container_first_runs_is_judged_when_it_does() {
     let node = Node::fresh("resize-first");
+    node.changes.send(PodChange::Synced).unwrap();
     let with = |cpu: &str| {
         let resources = json!({"requests": {"cpu": cpu}});
         pod(json!({"initContainers": [{"name": "i", "image": "img:1"}], "containers": [{"name": "a", "image": "img:1", "resources": resources}]}))

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
@@ -472,6 +473,10 @@ impl Worker {
             return HashSet::new();
         }
         self.resize_look_at = None;
+        if !self.cx.all_known.load(Ordering::Acquire) {
+            // Everybody is woken when they are.
+            return HashSet::new();
+        }
         let pending = {
             // Of two that both see the same room only one has it.
             let _alone = self.cx.judging.lock();
