@@ -38,9 +38,8 @@ async fn attachment(c: &Cluster) -> (String, String) {
     (one["metadata"]["name"].as_str().unwrap_or_default().to_owned(), one["spec"]["nodeName"].as_str().unwrap_or_default().to_owned())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_volume_for_one_node_goes_from_one_to_the_other() {
-    let c = Cluster::start().await;
+/// A volume for one node, which pod `first` on node `a` is to have: the name of its attachment.
+async fn asked_for(c: &Cluster) -> String {
     for node in ["a", "b"] {
         let managed = json!({"metadata": {"annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}}});
         c.merge(&format!("/api/v1/nodes/{node}"), managed).await;
@@ -60,8 +59,35 @@ async fn a_volume_for_one_node_goes_from_one_to_the_other() {
         json!({"status": {"phase": "Bound", "accessModes": ["ReadWriteOnce"], "capacity": size}}),
     )
     .await;
-    let (name, node) = attachment(&c).await;
+    let (name, node) = attachment(c).await;
     assert_eq!(node, "a");
+    name
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_is_taken_from_a_node_that_is_out_of_service() {
+    let c = Cluster::start().await;
+    let name = asked_for(&c).await;
+    c.merge(&format!("{ATTACHMENTS}/{name}/status"), json!({"status": {"attached": true}})).await;
+    c.until("/api/v1/nodes/a", reports).await;
+    uses(&c, "a", json!([VOLUME])).await;
+    // Its pods go, and nobody there will ever say that the volume is not in use any more.
+    let taint = json!({"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"});
+    c.merge("/api/v1/nodes/a", json!({"spec": {"taints": [taint]}})).await;
+    c.until(&format!("{PODS}/first"), Value::is_null).await;
+    c.until(&format!("{ATTACHMENTS}/{name}"), Value::is_null).await;
+    c.until("/api/v1/nodes/a", |n| !reports(n)).await;
+    c.create(PODS, user("second", "b")).await;
+    let (name, node) = attachment(&c).await;
+    assert_eq!(node, "b");
+    c.merge(&format!("{ATTACHMENTS}/{name}/status"), json!({"status": {"attached": true}})).await;
+    c.until("/api/v1/nodes/b", reports).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_for_one_node_goes_from_one_to_the_other() {
+    let c = Cluster::start().await;
+    let name = asked_for(&c).await;
 
     let refused = json!({"status": {"attached": false, "attachError": {"message": "no slot", "time": client::now()}}});
     c.merge(&format!("{ATTACHMENTS}/{name}/status"), refused).await;

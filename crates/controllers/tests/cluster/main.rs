@@ -305,6 +305,47 @@ async fn quotas_get_back_what_goes() {
 
 /// A rolling update loses no request because of this: a pod that begins to end is told as such a moment later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quotas_with_scopes_count_what_they_select() {
+    let c = Cluster::start().await;
+    let class = json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "high"}, "value": 1000});
+    c.create("/apis/scheduling.k8s.io/v1/priorityclasses", class).await;
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    let classes = |operator: &str| json!({"matchExpressions": [{"scopeName": "PriorityClass", "operator": operator, "values": ["high"]}]});
+    let (few, cpu) = (json!({"pods": "5"}), json!({"pods": "5", "requests.cpu": "2"}));
+    for (name, spec) in [
+        ("idle", json!({"hard": few, "scopes": ["BestEffort"]})),
+        ("brief", json!({"hard": cpu, "scopes": ["Terminating"]})),
+        ("lasting", json!({"hard": cpu, "scopes": ["NotTerminating", "NotBestEffort"]})),
+        ("high", json!({"hard": cpu, "scopeSelector": classes("In")})),
+        ("low", json!({"hard": few, "scopeSelector": classes("NotIn")})),
+    ] {
+        c.create(quotas, json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": name}, "spec": spec})).await;
+        c.until(&format!("{quotas}/{name}"), |q| q["status"]["used"]["pods"] == "0").await;
+    }
+    let pod = |name: &str, cpu: Value, spec: Value| {
+        let container = json!({"name": "c", "image": "i", "resources": {"requests": cpu}});
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec});
+        pod["spec"]["containers"] = json!([container]);
+        pod
+    };
+    c.create(PODS, pod("idle", json!({}), json!({}))).await;
+    c.create(PODS, pod("brief", json!({"cpu": "100m"}), json!({"activeDeadlineSeconds": 1000}))).await;
+    c.create(PODS, pod("high", json!({"cpu": "500m"}), json!({"priorityClassName": "high"}))).await;
+    c.create(PODS, pod("both", json!({"cpu": "200m"}), json!({"priorityClassName": "high", "activeDeadlineSeconds": 1000}))).await;
+    let used = |q: &Value, pods: &str, cpu: &Value| q["status"]["used"]["pods"] == pods && q["status"]["used"]["requests.cpu"] == *cpu;
+    for (name, pods, cpu) in
+        [("idle", "1", Value::Null), ("brief", "2", json!("300m")), ("lasting", "1", json!("500m")), ("high", "2", json!("700m")), ("low", "2", Value::Null)]
+    {
+        c.until(&format!("{quotas}/{name}"), |q| used(q, pods, &cpu)).await;
+    }
+    // What is charged by admission is counted anew when something goes.
+    c.delete(&format!("{PODS}/both"), "Background").await;
+    for (name, pods, cpu) in [("brief", "1", json!("100m")), ("high", "1", json!("500m")), ("lasting", "1", json!("500m")), ("low", "2", Value::Null)] {
+        c.until(&format!("{quotas}/{name}"), |q| used(q, pods, &cpu)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slices_follow_their_pods_at_once() {
     let c = Cluster::start().await;
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
