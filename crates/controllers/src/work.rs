@@ -68,10 +68,16 @@ pub(crate) struct Cx {
     pub(crate) queues: QueueMetrics,
 }
 
+/// What a controller's requests say that they come from: the part before the first slash is the manager of fields.
+fn user_agent(account: &str) -> String {
+    format!("kube-controller-manager/knarr/system:serviceaccount:kube-system:{account}")
+}
+
 impl Cx {
-    /// The client of a controller's service account.
+    /// The client of a controller's service account. It says of itself what the original's says, so what it writes has the manager
+    /// that others name when they leave such fields alone, or read in a conflict.
     pub(crate) fn client(&self, account: &str) -> Client {
-        (self.client_for)(account)
+        (self.client_for)(account).user_agent(&user_agent(account))
     }
 
     /// Where what a controller counts is told.

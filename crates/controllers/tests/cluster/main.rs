@@ -50,6 +50,11 @@ async fn a_deployment_rolls_and_its_service_follows() {
     let path = format!("{DEPLOYMENTS}/web");
     let first = c.until(&path, |d| done(d, 3)).await;
     assert_eq!(first["metadata"]["annotations"]["deployment.kubernetes.io/revision"], "1");
+    let of = |object: &Value| -> Vec<Value> {
+        let all = object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+        all.iter().map(|entry| json!([entry["manager"], entry["subresource"]])).collect()
+    };
+    assert!(of(&first).contains(&json!(["kube-controller-manager", "status"])), "{:?}", of(&first));
     let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io/service-name%3Dweb";
     let ready = |l: &Value| -> usize {
         let endpoints = items(l).iter().flat_map(|s| s["endpoints"].as_array().cloned().unwrap_or_default());
