@@ -329,7 +329,7 @@ impl Autoscalers {
             return Err(format!("HPA {key} was deleted during reconciliation"));
         }
         if let Some(rival) = self.members.rival(key) {
-            let mut both = [key, &rival].map(|k| format!("{{{} {}}}", k.name, k.namespace));
+            let mut both = [key, &rival].map(ToString::to_string);
             both.sort();
             return Err(refuse("AmbiguousSelector", format!("pods by selector {text} are controlled by more than one HPA (e.g. [{}])", both.join(" "))));
         }

@@ -317,7 +317,7 @@ async fn selectors_that_are_missing_wrong_or_another_ones_too() {
     assert!(made.message(ACTIVE).starts_with(why) && made.conditions().ends_with("!ScalingActive=InvalidSelector"), "{made:?}");
     let both = steps(WORLD, &[json!({}), json!({})], json!({})).await;
     assert_eq!(both[0].replicas, [json!(6)], "nobody else has them yet");
-    assert_eq!(both[1].message(ACTIVE), "pods by selector app=web are controlled by more than one HPA (e.g. [{a n} {b n}])");
+    assert_eq!(both[1].message(ACTIVE), "pods by selector app=web are controlled by more than one HPA (e.g. [n/a n/b])");
     assert_eq!((both[1].replicas.len(), both[1].conditions().as_str()), (0, "AbleToScale=SucceededGetScale !ScalingActive=AmbiguousSelector"));
 }
 

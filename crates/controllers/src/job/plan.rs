@@ -582,7 +582,7 @@ pub(super) fn pod(job: &Job, Attempt { index, failures, ignored }: Attempt) -> P
     let own = pod.spec.get_or_insert_default();
     own.hostname = Some(prefix);
     let source = EnvVarSource {
-        field_ref: Some(ObjectFieldSelector { api_version: None, field_path: format!("metadata.annotations['{INDEX}']") }),
+        field_ref: Some(ObjectFieldSelector { api_version: None, field_path: format!("metadata.labels['{INDEX}']") }),
         ..EnvVarSource::default()
     };
     for container in own.init_containers.iter_mut().flatten().chain(&mut own.containers) {

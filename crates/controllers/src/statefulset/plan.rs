@@ -187,7 +187,6 @@ fn pod(set: &StatefulSet, n: i32, current: &Version, update: &Version) -> Pod {
     let name = format!("{}-{n}", set.name());
     let mut pod = pods::from_template(&version.template, set.name(), set.namespace(), owner_reference(set));
     let meta = pod.meta_mut();
-    meta.generate_name = None;
     meta.name = Some(name.clone());
     meta.labels.get_or_insert_default().insert(HASH_LABEL.to_owned(), version.name.clone());
     let spec = pod.spec.get_or_insert_default();
