@@ -114,6 +114,8 @@ pub enum Expr {
     Masquerade,
     /// Tells the sender that nobody listens: ICMP port unreachable.
     Reject { family: Family },
+    /// The same for TCP, in its own words: a reset. (A rule with it says the protocol first.)
+    Reset,
     /// Remembers a key in a set for a while, or for a while more.
     Remember { set: String, key: u32, timeout_s: u32 },
     /// Counts packets.
@@ -133,6 +135,10 @@ const FIB_ADDRESS_TYPE: u32 = 3;
 const FIB_LINK: u32 = 1;
 /// The look-up is bound to the link by which the packet came.
 const FIB_SAME_LINK: u32 = 8;
+/// `NFT_REJECT_ICMP_UNREACH`.
+const REJECT_BY_ICMP: u32 = 0;
+/// `NFT_REJECT_TCP_RST`.
+const REJECT_BY_RESET: u32 = 1;
 /// Of ICMP and ICMPv6: that a port is not reached.
 const PORT_UNREACHABLE: u8 = 3;
 const PORT_UNREACHABLE6: u8 = 4;
@@ -151,7 +157,7 @@ impl Expr {
             Self::Random { .. } => "numgen",
             Self::Dnat { .. } | Self::Snat { .. } => "nat",
             Self::Masquerade => "masq",
-            Self::Reject { .. } => "reject",
+            Self::Reject { .. } | Self::Reset => "reject",
             Self::Remember { .. } => "dynset",
             Self::Counter => "counter",
             Self::Notrack => "notrack",
@@ -229,7 +235,10 @@ impl Expr {
             }
             Self::Reject { family } => {
                 let code = if *family == Family::V4 { PORT_UNREACHABLE } else { PORT_UNREACHABLE6 };
-                m.be32(1, 0).attr(2, &[code]);
+                m.be32(1, REJECT_BY_ICMP).attr(2, &[code]);
+            }
+            Self::Reset => {
+                m.be32(1, REJECT_BY_RESET);
             }
             Self::Remember { set, key, timeout_s } => {
                 m.text(1, set).be32(3, DYNSET_UPDATE).be32(4, *key).be64(6, u64::from(*timeout_s) * 1000);

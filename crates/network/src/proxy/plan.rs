@@ -37,8 +37,8 @@ pub(super) enum Shared {
 
 /// The chain that adds the mark by which a packet gets the node's address as its source.
 pub(super) const MARK_CHAIN: &str = "mark-for-masquerade";
-/// The chain that refuses.
-pub(super) const REJECT_CHAIN: &str = "reject";
+/// The chain that refuses, by upstream's name (`reject` alone is a word of `nft`'s, which could not name the chain then).
+pub(super) const REJECT_CHAIN: &str = "reject-chain";
 /// The mark's bit: upstream's, so that several proxies on one host mean the same by it.
 pub(super) const MARK: u32 = 0x4000;
 /// As upstream's default.

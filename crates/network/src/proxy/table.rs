@@ -503,6 +503,11 @@ impl Frame {
     }
 
     fn refusal(&self, batch: &mut Batch) {
+        // A caller that is still inside of `connect` hears no ICMP (Linux drops it while the socket is in use, and by a pair of links the
+        // answer comes at that moment): it would wait a second for its second packet. A reset is kept for it.
+        let mut reset = step::protocol_is(libc::IPPROTO_TCP as u8).to_vec();
+        reset.push(Expr::Reset);
+        batch.add_rule(REJECT_CHAIN, &reset);
         batch.add_rule(REJECT_CHAIN, &vec![Expr::Reject { family: self.family() }]);
         batch.add_rule("endpoints-check", &by_address(self.family(), Shared::NoEndpoints));
         self.unassigned(batch);

@@ -134,8 +134,8 @@ fn policies_decide_between_serving_refusing_and_dropping() {
     // policy, endpoints → cluster address, cluster address without endpoint, node port, node port without endpoint
     for (policy, endpoints, wanted) in [
         (&plain, json!([there()]), [Some("svc/ns/s/tcp/80"), None, Some("ext/ns/s/tcp/80"), None]),
-        (&plain, json!([]), [None, Some("reject"), None, Some("reject")]),
-        (&plain, json!([here(false)]), [None, Some("reject"), None, Some("reject")]),
+        (&plain, json!([]), [None, Some("reject-chain"), None, Some("reject-chain")]),
+        (&plain, json!([here(false)]), [None, Some("reject-chain"), None, Some("reject-chain")]),
         (&outer, json!([there()]), [Some("svc/ns/s/tcp/80"), None, Some("ext/ns/s/tcp/80"), Some("drop")]),
         (&outer, json!([here(true)]), [Some("svc/ns/s/tcp/80"), None, Some("ext/ns/s/tcp/80"), None]),
         (&inner, json!([there()]), [None, Some("drop"), Some("ext/ns/s/tcp/80"), None]),

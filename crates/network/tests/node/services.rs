@@ -147,6 +147,11 @@ fn a_service_is_reached_from_pods_the_host_and_the_outside() {
 
         cluster.endpoints("web", &[]);
         until("refused without endpoints", || b.call((VIP, 80)), refused);
+        // Each time, and at once: an attempt ends before a caller would say again what it asked.
+        for from in [&b, &outside].into_iter().cycle().take(20) {
+            let answer = from.call((VIP, 80));
+            assert!(refused(&answer), "{answer:?}");
+        }
         assert!(refused(&call((VIP, 80))));
         assert!(refused(&call((LOCALHOST, 30080))));
         assert!(refused(&outside.call((HOST, 30080))));
@@ -507,7 +512,8 @@ fn a_service_takes_neither_the_nodes_own_ports_nor_a_cluster_address() {
         };
         // With no endpoint it would refuse in their place.
         until("the thief's own address", || b.call(([10, 96, 0, 66].into(), 81)), refused);
-        assert!(refused(&b.call((NODE_IP, 81))), "a port that is nobody's is its own");
+        let nobodys = b.call((NODE_IP, 81));
+        assert!(refused(&nobodys), "a port that is nobody's is its own: {nobodys:?}");
         assert!([6443, 10250, 53].into_iter().all(reached));
         assert!(served(&b.call((VIP, 80)), "a"));
         let (_c, ip_c) = cluster.node.pod("c");
