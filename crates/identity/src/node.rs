@@ -9,7 +9,11 @@ mod refs;
 #[cfg(test)]
 mod tests;
 
-use crate::{Attributes, Decision, Objects, rbac::Rule, user::node_of};
+use crate::{
+    Attributes, Decision, Objects,
+    rbac::Rule,
+    user::{NODE_PREFIX, NODES, node_of},
+};
 use machinery::tree::text;
 use refs::{Refs, Remembered};
 use std::{
@@ -40,7 +44,10 @@ impl NodeAuthorizer {
 
     /// [`Decision::Allow`], or no opinion with the reason.
     pub fn authorize(&self, asked: &Attributes<'_>) -> (Decision, String) {
-        let Some(node) = node_of(asked.user) else { return (Decision::NoOpinion, String::new()) };
+        let Some(node) = node_of(asked.user) else {
+            let nameless = asked.user.name == NODE_PREFIX && asked.user.is_in(NODES);
+            return (Decision::NoOpinion, if nameless { format!("unknown node for user {NODE_PREFIX:?}") } else { String::new() });
+        };
         match self.answer(node, asked) {
             Ok(()) => (Decision::Allow, String::new()),
             Err(why) => (Decision::NoOpinion, why),
@@ -55,7 +62,8 @@ impl NodeAuthorizer {
                     return self.read_namespaced(asked, || self.any_pod(node, asked.namespace, |pod| pod.config_maps.has(asked.name)));
                 }
                 ("", "persistentvolumeclaims") if asked.subresource == "status" => {
-                    if !matches!(asked.verb, "get" | "update" | "patch") {
+                    // Its words name a verb more.
+                    if !matches!(asked.verb, "update" | "patch") {
                         return no("can only get/update/patch this type");
                     }
                     return self.related(asked, || self.any_pod(node, asked.namespace, |pod| pod.claims.has(asked.name)));
@@ -66,13 +74,16 @@ impl NodeAuthorizer {
                     return self.get(asked, || self.any_pod(node, asked.namespace, |pod| pod.resource_claims.has(asked.name)));
                 }
                 ("storage.k8s.io", "volumeattachments") => return self.get(asked, || self.attachment(node, asked.name)),
-                ("", "serviceaccounts") if asked.subresource == "token" => return self.token(node, asked),
-                ("", "serviceaccounts") => return self.get(asked, || self.any_pod(node, asked.namespace, |pod| *pod.account == *asked.name)),
+                ("", "serviceaccounts") if asked.verb == "get" && asked.subresource.is_empty() => {
+                    return self.read_namespaced(asked, || self.any_pod(node, asked.namespace, |pod| *pod.account == *asked.name));
+                }
+                ("", "serviceaccounts") => return self.token(node, asked),
                 ("", "nodes") => return own_node(node, asked),
                 ("", "pods") => return self.own_pods(node, asked),
                 ("coordination.k8s.io", "leases") => return own_lease(node, asked),
                 ("storage.k8s.io", "csinodes") => return own_csi_node(node, asked),
                 ("resource.k8s.io", "resourceslices") => return self.own_slices(node, asked),
+                ("certificates.k8s.io", "podcertificaterequests") => return self.own_certificate_requests(node, asked),
                 _ => {}
             }
         }
@@ -112,6 +123,9 @@ impl NodeAuthorizer {
     fn token(&self, node: &str, asked: &Attributes<'_>) -> Answer {
         if asked.verb != "create" || asked.name.is_empty() {
             return no("can only create tokens for individual service accounts");
+        }
+        if asked.subresource != "token" {
+            return no("can only create token subresource of serviceaccount");
         }
         self.related(asked, || self.any_pod(node, asked.namespace, |pod| *pod.account == *asked.name))
     }
@@ -206,6 +220,24 @@ impl NodeAuthorizer {
         }
     }
 
+    /// Certificates that it asks for in its pods' names.
+    fn own_certificate_requests(&self, node: &str, asked: &Attributes<'_>) -> Answer {
+        if !asked.subresource.is_empty() {
+            return no("nodes may not access the status subresource of PodCertificateRequests");
+        }
+        match asked.verb {
+            // For which pod, admission sees.
+            "create" => Ok(()),
+            "get" => self.related(asked, || {
+                let request = self.objects.get(&format!("/registry/podcertificaterequests/{}/{}", asked.namespace, asked.name));
+                request.is_some_and(|request| text(&request["spec"], "nodeName") == node)
+            }),
+            "list" | "watch" if wants_own(node, asked) => Ok(()),
+            "list" | "watch" => no("can only list/watch podcertificaterequests with nodeName field selector"),
+            verb => no(format!("nodes may not {verb} podcertificaterequests")),
+        }
+    }
+
     fn attachment(&self, node: &str, name: &str) -> bool {
         let found = self.objects.get(&format!("/registry/volumeattachments/{name}"));
         found.is_some_and(|attachment| text(&attachment["spec"], "nodeName") == node)
@@ -217,13 +249,15 @@ fn wants_own(node: &str, asked: &Attributes<'_>) -> bool {
     asked.fields.is_some_and(|fields| fields.exact("spec.nodeName") == Some(node))
 }
 
+/// Which Node a node writes, admission sees.
 fn own_node(node: &str, asked: &Attributes<'_>) -> Answer {
     match (asked.verb, asked.subresource) {
-        ("create", "") => Ok(()),
-        ("get" | "list" | "watch" | "update" | "patch", "") | ("update" | "patch", "status") if asked.name == node => Ok(()),
+        ("create" | "update" | "patch", "") | ("update" | "patch", "status") => Ok(()),
+        // The name itself: a node looks for its object before there is one.
+        ("get" | "list" | "watch", "") if asked.name == node => Ok(()),
         ("get" | "list" | "watch", "") if asked.name.is_empty() => no(format!("node '{node}' cannot read all nodes, only its own Node object")),
         ("get" | "list" | "watch", "") => no(format!("node '{node}' cannot read '{}', only its own Node object", asked.name)),
-        _ => no(format!("node '{node}' is not allowed to modify node '{}'", asked.name)),
+        _ => no(""),
     }
 }
 
@@ -238,11 +272,11 @@ fn own_lease(node: &str, asked: &Attributes<'_>) -> Answer {
 }
 
 fn own_csi_node(node: &str, asked: &Attributes<'_>) -> Answer {
-    if !matches!(asked.verb, "get" | "create" | "update" | "patch" | "delete") {
-        return no("can only get, create, update, patch, or delete a CSINode");
-    }
-    if !asked.subresource.is_empty() {
-        return no("cannot authorize CSINode subresources");
+    match asked.subresource {
+        "" if matches!(asked.verb, "get" | "create" | "update" | "patch" | "delete") => {}
+        "" => return no("can only get, create, update, patch, or delete a CSINode"),
+        "status" => return no("CSINode status access requires CSIVolumeHealth feature"),
+        _ => return no("cannot authorize CSINode subresources"),
     }
     if asked.verb != "create" && asked.name != node { no("can only access CSINode with the same name as the requesting node") } else { Ok(()) }
 }
@@ -263,7 +297,6 @@ static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
         rule("-", "endpoints", "get"),
         rule("certificates.k8s.io", "certificatesigningrequests", "create get list watch"),
         rule("certificates.k8s.io", "clustertrustbundles", "get list watch"),
-        rule("certificates.k8s.io", "podcertificaterequests", "create get list watch"),
         rule("storage.k8s.io", "csidrivers", "get list watch"),
         rule("node.k8s.io", "runtimeclasses", "get list watch"),
     ]

@@ -11,6 +11,8 @@ pub const MASTERS: &str = "system:masters";
 pub const AUTHENTICATED: &str = "system:authenticated";
 /// Every node.
 pub const NODES: &str = "system:nodes";
+/// What the name of a node's user begins with; `NAME` follows.
+pub const NODE_PREFIX: &str = "system:node:";
 /// What the name of a service account begins with; `NAMESPACE:NAME` follows.
 pub const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 
@@ -51,7 +53,7 @@ impl User {
 
 /// The name of the node that a user is (`system:node:NAME` in the group `system:nodes`).
 pub fn node_of(user: &User) -> Option<&str> {
-    let name = user.name.strip_prefix("system:node:").filter(|n| !n.is_empty())?;
+    let name = user.name.strip_prefix(NODE_PREFIX).filter(|n| !n.is_empty())?;
     user.is_in(NODES).then_some(name)
 }
 

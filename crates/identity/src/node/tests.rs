@@ -51,7 +51,9 @@ fn a_node_writes_its_own_objects_only() {
     let mine = user("system:node:n1", &["system:nodes"]);
     let may = |verb, group, resource, namespace, name| world.authorize(&ask(&mine, verb, group, resource, namespace, name)).0 == Decision::Allow;
     assert!(may("patch", "", "nodes/status", "", "n1"));
-    assert!(!may("patch", "", "nodes/status", "", "n2"));
+    // Which of them it may write, admission says (NodeRestriction), in its own words.
+    assert!(may("patch", "", "nodes/status", "", "n2") && may("update", "", "nodes", "", "n2"));
+    assert!(!may("delete", "", "nodes", "", "n1") && !may("get", "", "nodes/status", "", "n1") && !may("update", "", "nodes/proxy", "", "n1"));
     assert!(may("update", "coordination.k8s.io", "leases", "kube-node-lease", "n1"));
     assert!(!may("update", "coordination.k8s.io", "leases", "kube-node-lease", "n2"));
     assert!(!may("update", "coordination.k8s.io", "leases", "default", "n1"));
@@ -113,6 +115,32 @@ fn a_node_lists_its_own_pods_and_its_own_node_only() {
     for (verb, resource) in [("update", "pods"), ("deletecollection", "pods"), ("get", "pods/log"), ("create", "pods/exec"), ("create", "pods/binding")] {
         assert_eq!(told(verb, resource, "mine", "").0, Decision::NoOpinion, "{verb} {resource}");
     }
+}
+
+#[test]
+fn a_refusal_has_its_reason_where_the_original_gives_one() {
+    let request = |node: &str| json!({"spec": {"nodeName": node}});
+    let (mine, theirs) = ("/registry/podcertificaterequests/shop/mine", "/registry/podcertificaterequests/shop/theirs");
+    let world = NodeAuthorizer::new(Memory::of([(mine, request("n1")), (theirs, request("n2"))]));
+    let node = user("system:node:n1", &["system:nodes"]);
+    let why = |verb, group, resource, name| world.authorize(&ask(&node, verb, group, resource, "shop", name)).1;
+    for name in ["n1", "n2"] {
+        assert_eq!(why("delete", "", "nodes", name), "");
+    }
+    assert_eq!(why("get", "", "persistentvolumeclaims/status", "data"), "can only get/update/patch this type");
+    assert_eq!(why("list", "", "serviceaccounts", ""), "can only create tokens for individual service accounts");
+    assert_eq!(why("create", "", "serviceaccounts", "a"), "can only create token subresource of serviceaccount");
+    assert_eq!(why("update", "storage.k8s.io", "csinodes/status", "n1"), "CSINode status access requires CSIVolumeHealth feature");
+    let of_certificates = |verb, resource, name| why(verb, "certificates.k8s.io", resource, name);
+    assert_eq!(of_certificates("get", "podcertificaterequests", "mine"), "");
+    assert_eq!(of_certificates("get", "podcertificaterequests", "theirs"), "no relationship found between node 'n1' and this object");
+    assert_eq!(of_certificates("list", "podcertificaterequests", ""), "can only list/watch podcertificaterequests with nodeName field selector");
+    assert_eq!(of_certificates("delete", "podcertificaterequests", "mine"), "nodes may not delete podcertificaterequests");
+    let status = "nodes may not access the status subresource of PodCertificateRequests";
+    assert_eq!(of_certificates("update", "podcertificaterequests/status", "mine"), status);
+    let nameless = user("system:node:", &["system:nodes"]);
+    let why = world.authorize(&ask(&nameless, "get", "", "nodes", "", "n1")).1;
+    assert_eq!(why, "unknown node for user \"system:node:\"");
 }
 
 #[test]
