@@ -1,4 +1,4 @@
-//! The number of descriptors that the process may have.
+//! What the process may have of the machine: descriptors, and its life when memory runs out.
 //!
 //! The soft limit is 1024 for a service or a shell, for programs that still use `select`; whoever does not is to raise it (as
 //! Go's runtime does at its start). A shim gets it back as it was; containers' limits the runtime sets.
@@ -25,6 +25,16 @@ pub fn lower() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, SOFT.min(hard), hard);
     }
+}
+
+/// As upstream's kubelet and proxy have themselves (`--oom-score-adj`): whatever a pod may have (-997) goes before.
+const SPARED: &str = "-999";
+
+/// Asks the kernel to end others first when memory runs out: else pods that take all of it would end who evicts them. Shims, unpackers and
+/// containers that come of this process say for themselves what they are.
+pub fn spare() {
+    // Who may not lower it is as mortal as everybody.
+    let _ = std::fs::write("/proc/self/oom_score_adj", SPARED);
 }
 
 #[cfg(test)]

@@ -74,11 +74,20 @@ fn main() -> ExitCode {
     }
 }
 
+/// Whether a command stays, and pods of this machine depend on it.
+fn is_of_node(command: &cli::Command) -> bool {
+    use cli::Command::{Agent, Kubelet, NodeProcess, Proxy, Up};
+    matches!(command, Up(_) | Agent(_) | NodeProcess(_) | Kubelet(_) | Proxy(_))
+}
+
 fn run(command: cli::Command) -> anyhow::Result<()> {
     if let cli::Command::Up(up) = &command
         && up.detach
     {
         return detach::parent();
+    }
+    if is_of_node(&command) {
+        limits::spare();
     }
     let host = if let cli::Command::NodeProcess(worker) = &command { Some(worker::enter(worker)?) } else { None };
     memory::return_in_background();

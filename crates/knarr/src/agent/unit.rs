@@ -31,7 +31,8 @@ pub fn text(command: &Agent) -> anyhow::Result<String> {
          #   systemctl daemon-reload && systemctl enable --now {name}-agent\n\
          # The file with the token is for the first start alone, and can be removed then. Before `knarr agent --reset`:\n\
          #   systemctl disable --now {name}-agent\n\
-         [Unit]\nDescription=Node of a Kubernetes cluster (knarr)\nWants=network-online.target\nAfter=network-online.target\n\n\
+         [Unit]\nDescription=Node of a Kubernetes cluster (knarr)\nWants=network-online.target\nAfter=network-online.target\n\
+         # However often it fails, a full disk for one: it is tried again.\nStartLimitIntervalSec=0\n\n\
          [Service]\nType=notify\nEnvironmentFile=-/etc/knarr/{name}.env\nExecStart={start}\n\
          # Containers run on when this ends, and the next start takes them over.\nKillMode=process\nRestart=always\nRestartSec=2\nTimeoutStartSec=infinity\n\
          LimitNOFILE=1048576\nTasksMax=infinity\nDelegate=yes\n\n\
