@@ -193,7 +193,7 @@ fn check(ty: TypeRef<'_>, applied: &Value) -> Result<(), Status> {
             return Err(Status::bad_request(format!("invalid object type: {given}")));
         }
     }
-    if applied.get("metadata").and_then(|m| m.get("managedFields")?.as_array()).is_some_and(|owners| are_owners(ty, owners)) {
+    if applied.get("metadata").and_then(|m| m.get("managedFields")?.as_array()).is_some_and(|owners| are_owners(owners)) {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
     match typed::errors(ty, applied, false) {
@@ -203,7 +203,7 @@ fn check(ty: TypeRef<'_>, applied: &Value) -> Result<(), Status> {
 }
 
 /// Whether owners can be read. Upstream takes a list in which one cannot for none.
-fn are_owners(ty: TypeRef<'_>, owners: &[Value]) -> bool {
+fn are_owners(owners: &[Value]) -> bool {
     let entry = schema::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.ManagedFieldsEntry");
     owners.iter().all(|owner| owner.is_object() && entry.is_none_or(|entry| json::from_maps(owner, entry).is_ok()))
 }

@@ -496,7 +496,7 @@ pub(crate) fn encode_for_yaml(value: &Value) -> Vec<u8> {
 /// Encodes an object that has a resourceVersion with an empty one and free-form values in their texts, spaces and all, and tells
 /// where the digits go.
 pub fn encode_with_hole(ty: Option<TypeRef<'_>>, value: &Value, texts: &Texts) -> (Vec<u8>, usize) {
-    let mut writer = Writer::new(1024).as_sent(texts);
+    let mut writer = Writer::new(1024).sent(texts);
     let empty = Map::new();
     let hole = writer.with_hole(ty, value.as_object().unwrap_or(&empty));
     (writer.finish(), hole)

@@ -28,9 +28,9 @@ const NEST_LIMIT: u32 = 1_000;
 
 type Engine = regex_automata::meta::Regex;
 
-fn build(translated: &str, size_limit: usize) -> Result<Engine, BuildError> {
+fn build(translated: &str, size_limit: usize) -> Result<Engine, Box<BuildError>> {
     let config = Config::new().nfa_size_limit(Some(size_limit)).dfa(false).hybrid(false);
-    Engine::builder().configure(config).syntax(syntax::Config::new().nest_limit(NEST_LIMIT * 2)).build(translated)
+    Engine::builder().configure(config).syntax(syntax::Config::new().nest_limit(NEST_LIMIT * 2)).build(translated).map_err(Box::new)
 }
 
 fn translate(pattern: &str) -> Result<String, String> {

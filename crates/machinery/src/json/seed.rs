@@ -135,12 +135,18 @@ impl Context {
         None
     }
 
-    /// Reads what has a decoder of its own: what is wrong in it ends all around it, and it is never strict.
+    /// Reads what Go's type reads by a decoder of its own, which is never strict.
+    fn loosely<T, E: Error>(&self, read: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        let noted = self.problems.borrow().len();
+        let value = self.apart(read);
+        self.problems.borrow_mut().truncate(noted);
+        value
+    }
+
+    /// Reads what has a decoder of its own: what is wrong in it ends all around it.
     fn apart<T, E: Error>(&self, read: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let around = self.wrong.take();
-        let noted = self.problems.borrow().len();
         let value = read()?;
-        self.problems.borrow_mut().truncate(noted);
         match self.wrong.replace(around) {
             Some(wrong) => Err(self.fail(wrong)),
             None => Ok(value),
@@ -602,7 +608,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             }
         };
         match self.ty.get() {
-            Type::SchemaOrArray(_) => self.cx.apart(|| self.elements(elem, seq)),
+            Type::SchemaOrArray(_) => self.cx.loosely(|| self.elements(elem, seq)),
             _ => self.elements(elem, seq),
         }
     }
@@ -612,7 +618,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             Type::Object(object) => self.object(object, map),
             Type::Map { elem, nullable, .. } => self.map(self.ty.to(*elem), *nullable, map),
             Type::SchemaOrArray(schema) | Type::SchemaOrBool(schema) | Type::SchemaOrStrings(schema) => {
-                self.cx.apart(|| Seed { ty: self.ty.to(*schema), ..self }.visit_map(map))
+                self.cx.loosely(|| Seed { ty: self.ty.to(*schema), ..self }.visit_map(map))
             }
             Type::Any => AnySeed { at: self.at, cx: self.cx }.visit_map(map).map(Some),
             Type::RawJson | Type::RawExtension | Type::Fields => AnySeed { at: self.at, cx: &Context::verbatim() }.visit_map(map).map(Some),

@@ -46,7 +46,7 @@ impl<'v> Writer<'v> {
     }
 
     /// The same, as it is stored.
-    pub(super) fn as_sent(self, texts: &'v Texts) -> Self {
+    pub(super) fn sent(self, texts: &'v Texts) -> Self {
         Writer { texts, spaced: true, ..self }
     }
 
