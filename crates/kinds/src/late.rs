@@ -7,6 +7,7 @@ const OF_HPA: &str = "must be greater than or equal to ";
 
 /// Kind, field without its indexes, what is wrong, and how the words begin.
 const LATE: [(&str, &str, ErrorKind, &str); 27] = [
+    ("DeviceClass", "metadata.name", ErrorKind::Invalid, ""),
     ("EndpointSlice", "endpoints[].addresses", ErrorKind::Required, ""),
     ("EndpointSlice", "endpoints[].addresses", ErrorKind::TooMany, ""),
     ("HorizontalPodAutoscaler", "spec.minReplicas", ErrorKind::Invalid, OF_HPA),
@@ -31,7 +32,6 @@ const LATE: [(&str, &str, ErrorKind, &str); 27] = [
     ("ReplicationController", "spec.replicas", ErrorKind::Invalid, ""),
     ("ReplicationController", "spec.minReadySeconds", ErrorKind::Invalid, ""),
     ("RuntimeClass", "handler", ErrorKind::Required, ""),
-    ("RuntimeClass", "handler", ErrorKind::Invalid, ""),
     ("ValidatingAdmissionPolicyBinding", "spec.policyName", ErrorKind::Required, ""),
     ("ValidatingAdmissionPolicyBinding", "spec.validationActions", ErrorKind::Required, ""),
 ];

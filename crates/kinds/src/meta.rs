@@ -84,7 +84,7 @@ pub(crate) fn changed_and_created(obj: &Value, old: &Value, strategy: &dyn Strat
     errors
 }
 
-/// Kinds of which upstream looks at the name alone, whatever it is made from (`ValidateObjectMetaWithOpts`).
+/// Kinds of which upstream looks at the name alone, whatever it is made from (`ValidateObjectMetaWithOpts`), by what is declared.
 const UNPREFIXED: [&str; 2] = ["DeviceClass", "ReplicationController"];
 
 /// Kinds whose updates are checked with their names in upstream: a `generateName` that nobody uses any more among them.
@@ -141,6 +141,7 @@ fn prefix(obj: &Value, strategy: &dyn Strategy, errors: &mut ErrorList) {
 fn named(obj: &Value, strategy: &dyn Strategy, name: &str, prefix: bool) -> Vec<String> {
     match strategy.name_rule() {
         NameRule::Own => strategy.own_name(obj, name, prefix),
+        rule if UNPREFIXED.contains(&tree::text(obj, "kind")) => rules::in_bytes(rule.check(name, prefix)),
         rule => rule.check(name, prefix),
     }
 }

@@ -79,6 +79,15 @@ pub(crate) fn name(value: &str, path: &Path, problems: Vec<String>, errors: &mut
     errors.extend(problems.into_iter().map(|m| Error::invalid(path, value, m)));
 }
 
+/// The same messages as upstream's declared rules have them, which count bytes.
+pub(crate) fn in_bytes(problems: Vec<String>) -> Vec<String> {
+    let told = |problem: String| match problem.strip_prefix("must be no more than ").and_then(|rest| rest.strip_suffix(" characters")) {
+        Some(most) => format!("must be no more than {most} bytes"),
+        None => problem,
+    };
+    problems.into_iter().map(told).collect()
+}
+
 /// A name of most kinds, or the beginning of one.
 pub(crate) fn name_or_prefix(value: &str, path: &Path, errors: &mut ErrorList) {
     name(value, path, NameRule::Subdomain.check(value, true), errors);

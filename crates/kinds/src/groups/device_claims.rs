@@ -179,7 +179,10 @@ fn check_declared(api_version: &str, devices: &Value, path: &Path, errors: &mut 
         let place = place.child("firstAvailable");
         twice(api_version, "DeviceSubRequest", own, |own| tree::text(own, "name").to_owned(), &place, errors);
         for (at, own) in own.iter().enumerate() {
-            check_class_name(own, &place.index(at), errors);
+            if rules::required(own, &place.index(at), "deviceClassName", errors) {
+                let class = tree::text(own, "deviceClassName");
+                rules::name(class, &place.index(at).child("deviceClassName"), rules::in_bytes(names::dns1123_subdomain(class)), errors);
+            }
             check_request_declared(own, &place.index(at), errors);
         }
     }
@@ -372,7 +375,7 @@ pub(super) fn driver_declared(driver: &str, path: &Path, errors: &mut ErrorList)
     }
     let message = "an RFC 1123 subdomain must consist of alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
     let pattern = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
-    for problem in names::dns1123_subdomain(&driver.to_lowercase()) {
+    for problem in rules::in_bytes(names::dns1123_subdomain(&driver.to_lowercase())) {
         let of_form = problem.starts_with("a lowercase ");
         errors.push(Error::invalid(path, driver, if of_form { names::regex_error(message, pattern, &["Example.com"]) } else { problem }));
     }

@@ -274,11 +274,11 @@ fn check_counters_declared(owner: &Value, (list, kind, key, most): (&str, &str, 
         let place = path.index(at);
         if rules::required(set, &place, key, errors) {
             let name = tree::text(set, key);
-            rules::name(name, &place.child(key), names::dns1123_label(name), errors);
+            rules::name(name, &place.child(key), rules::in_bytes(names::dns1123_label(name)), errors);
         }
         if rules::required(set, &place, "counters", errors) {
             for (name, _) in tree::entries(set, "counters") {
-                rules::name(name, &place.child("counters"), names::dns1123_label(name), errors);
+                rules::name(name, &place.child("counters"), rules::in_bytes(names::dns1123_label(name)), errors);
             }
         }
     }

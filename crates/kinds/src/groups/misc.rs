@@ -2,7 +2,7 @@
 //! of stored versions (`storagemigration.k8s.io`).
 
 use super::{checks, migrations};
-use crate::{Context, NameRule, Strategy, amounts, internal, pod, rules, tree};
+use crate::{Context, NameRule, Strategy, amounts, internal, pod, rules, schema, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -156,7 +156,6 @@ impl Strategy for RuntimeClasses {
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
-        check_handler(obj, errors);
         // Upstream checks an overhead as the limits of a container, and tells it so.
         let limits = json!({"limits": obj["overhead"]["podFixed"]});
         amounts::container(&limits, &HashSet::new(), &Path::root("overhead"), errors);
@@ -172,8 +171,23 @@ impl Strategy for RuntimeClasses {
         }
     }
 
-    fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
-        checks::fixed(&obj["handler"], &old["handler"], &Path::root("handler"), errors);
+    /// Of a new one's handler upstream tells what its type declares, behind all else.
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        self.check(obj, &mut errors);
+        schema::check_enums(obj, &mut errors);
+        check_handler(obj, |handler| rules::in_bytes(names::dns1123_label(handler)), &mut errors);
+        errors
+    }
+
+    /// What is declared of a handler that may not change is no more than that.
+    fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        check_handler(obj, names::dns1123_label, &mut errors);
+        self.check(obj, &mut errors);
+        schema::check_enums(obj, &mut errors);
+        checks::fixed(&obj["handler"], &old["handler"], &Path::root("handler"), &mut errors);
+        errors
     }
 
     fn allow_create_on_update(&self) -> bool {
@@ -185,10 +199,10 @@ impl Strategy for RuntimeClasses {
     }
 }
 
-fn check_handler(obj: &Value, errors: &mut ErrorList) {
+fn check_handler(obj: &Value, rule: impl Fn(&str) -> Vec<String>, errors: &mut ErrorList) {
     if rules::required(obj, &Path::empty(), "handler", errors) {
         let handler = tree::text(obj, "handler");
-        rules::name(handler, &Path::root("handler"), names::dns1123_label(handler), errors);
+        rules::name(handler, &Path::root("handler"), rule(handler), errors);
     }
 }
 
