@@ -53,6 +53,11 @@ impl Field {
     fn of<'v>(&self, value: &'v Value) -> &'v Value {
         self.published.split('/').fold(value, |value, part| &value[part])
     }
+
+    /// Whether Go leaves a value of it out: what a pointer points to counts, though it be empty.
+    fn leaves_out(&self, value: &Value) -> bool {
+        self.omitted_when_empty && if self.form.starts_with('*') { value.is_null() } else { zero(value) }
+    }
 }
 
 /// A value of this form as JSON.
@@ -84,9 +89,9 @@ pub(crate) fn same(form: &str, one: &Value, other: &Value) -> bool {
     let Some(fields) = TYPES.get(form) else { return node(form, one, &mut { 1 }) == node(form, other, &mut { 1 }) };
     fields.iter().all(|field| {
         let (one, other) = (field.of(one), field.of(other));
-        match field.omitted_when_empty && (zero(one) || zero(other)) {
-            true => zero(one) && zero(other),
-            false => same(field.form, one, other),
+        match (field.leaves_out(one), field.leaves_out(other)) {
+            (false, false) => same(field.form, one, other),
+            (one, other) => one && other,
         }
     })
 }
@@ -133,13 +138,13 @@ fn node(form: &str, value: &Value, left: &mut usize) -> Node {
         "i" | "n" | "t" | "y" | "a" => token(value),
         _ => {
             let fields = TYPES.get(form).into_iter().flatten().map(|field| (field, field.of(value)));
-            let shown = fields.filter(|(field, value)| !field.omitted_when_empty || !zero(value));
+            let shown = fields.filter(|(field, value)| !field.leaves_out(value));
             Node::Fields(shown.map(|(field, value)| (field.shown.to_owned(), node(field.form, value, left))).collect())
         }
     }
 }
 
-/// Whether Go leaves it out.
+/// Whether it is what Go has where nothing is said.
 fn zero(value: &Value) -> bool {
     crate::tree::empty(value) || *value == 0 || *value == false
 }
@@ -227,6 +232,9 @@ mod tests {
         assert!(!same("core.SecurityContext", &context, &json!({"privileged": false})));
         assert!(same("core.Capabilities", &json!({}), &json!({"add": [], "drop": null})));
         assert_eq!(text("metav1.LabelSelector", &json!({"matchLabels": {"b": "1", "a": "2"}})), r#"{"matchLabels":{"a":"2","b":"1"}}"#);
+        let owner = json!({"name": "a", "blockOwnerDeletion": false});
+        assert_eq!(text("metav1.OwnerReference", &owner), r#"{"apiVersion":"","kind":"","name":"a","uid":"","blockOwnerDeletion":false}"#);
+        assert!(!same("metav1.OwnerReference", &owner, &json!({"name": "a"})));
         assert!(text("core.Taint", &json!({"timeAdded": NO_TIME})).contains(r#""TimeAdded":null"#));
         assert_eq!(text("{}q", &json!({"cpu": "1000m", "memory": 5})), r#"{"cpu":"1","memory":"5"}"#);
     }
