@@ -4,13 +4,13 @@ use crate::rows::Row;
 use kinds::Judged;
 use machinery::{
     Value,
-    field::{Error, ErrorList},
+    field::{Error, ErrorKind, ErrorList},
     json::Blanks,
     status::{Details, Status},
 };
 use std::{
     borrow::Cow,
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
 };
 
 /// 404 in upstream's words.
@@ -56,34 +56,46 @@ pub(crate) fn invalid(row: &Row, name: &str, errors: ErrorList) -> Status {
     Status::invalid(group, &row.resource.kind.kind, name, errors)
 }
 
-/// What is said of an object: with what its body has that is empty, for kinds that are told of it. The others are judged without, and
-/// only what errors show of the object is as it was sent.
+/// What is said of an object: with what its body has that is empty, for kinds that are told of it. The others are judged without; what
+/// errors show of the object is as it was sent, and what may not be said at all may not be said of nothing either.
 pub(crate) fn judged(row: &Row, blanks: &Blanks, value: &Value, judge: impl Fn(&Value) -> Judged) -> Judged {
     if row.strategy.judges_blanks() {
         return judge(&blanks.restored(value));
     }
     let mut judged = judge(value);
-    if !judged.errors.is_empty()
+    let forbids = || kinds::holds_pod(&row.resource.group, &row.resource.kind.kind);
+    if (!judged.errors.is_empty() || forbids())
         && let Cow::Owned(whole) = blanks.restored(value)
     {
-        show_whole(&mut judged.errors, judge(&whole).errors);
+        let is_forbidden = |error: &Error| error.kind == ErrorKind::Forbidden && blanks.at(error.path.as_str()).is_some();
+        judged.errors = shown_whole(judged.errors, judge(&whole).errors, is_forbidden);
     }
     judged
 }
 
-/// The same errors, as they are told of the object as it was sent.
-fn show_whole(errors: &mut ErrorList, whole: ErrorList) {
+/// The same errors as they are told of the object as it was sent, and those of that which count by themselves.
+fn shown_whole(errors: ErrorList, whole: ErrorList, counts: impl Fn(&Error) -> bool) -> ErrorList {
     // A difference of two objects stands below the words that say what is wrong.
     let key = |error: &Error| (error.kind, error.path.clone(), error.detail.lines().next().unwrap_or_default().to_owned());
-    let mut shown = HashMap::<_, VecDeque<Error>>::new();
+    let mut known = HashMap::<_, usize>::new();
+    errors.iter().for_each(|error| *known.entry(key(error)).or_default() += 1);
+    let mut told = ErrorList::new();
     for error in whole {
-        shown.entry(key(&error)).or_default().push_back(error);
+        match known.get_mut(&key(&error)).filter(|left| **left > 0) {
+            Some(left) => *left -= 1,
+            None if counts(&error) => {}
+            None => continue,
+        }
+        told.push(error);
     }
-    for error in errors {
-        if let Some(other) = shown.get_mut(&key(error)).and_then(VecDeque::pop_front) {
-            *error = other;
+    // What is not said of the object as it was sent is said last.
+    for error in errors.into_iter().rev() {
+        if let Some(left) = known.get_mut(&key(&error)).filter(|left| **left > 0) {
+            *left -= 1;
+            told.push(error);
         }
     }
+    told
 }
 
 /// Shows what a body has that is empty, where the object goes without and an error would show that nothing is there.
@@ -111,8 +123,11 @@ mod tests {
     #[test]
     fn an_error_shows_what_was_sent_and_says_what_is_wrong() {
         let wrong = |shown: &str, detail: &str| Error::invalid(&Path::root("a"), Value::Null, detail).shown_as(shown);
-        let mut errors = vec![wrong("null", "fixed\n-x"), wrong("null", "odd"), wrong("null", "odd")];
-        show_whole(&mut errors, vec![Error::required(&Path::root("b"), ""), wrong("1", "odd"), wrong("[]", "fixed\n-x\n+[]"), wrong("2", "other")]);
-        assert_eq!(errors, [wrong("[]", "fixed\n-x\n+[]"), wrong("1", "odd"), wrong("null", "odd")]);
+        let forbidden = |at: &str| Error::forbidden(&Path::root(at), "");
+        let errors = vec![wrong("null", "fixed\n-x"), wrong("null", "odd"), wrong("null", "odd")];
+        let whole =
+            vec![Error::required(&Path::root("b"), ""), wrong("1", "odd"), forbidden("c"), forbidden("d"), wrong("[]", "fixed\n-x\n+[]"), wrong("2", "other")];
+        let told = shown_whole(errors, whole, |error| error.path.as_str() == "c");
+        assert_eq!(told, [wrong("1", "odd"), forbidden("c"), wrong("[]", "fixed\n-x\n+[]"), wrong("null", "odd")]);
     }
 }

@@ -51,7 +51,7 @@ pub use pod::{api_references, names_secrets, qos_class};
 pub use rules::labels as validate_labels;
 pub use service::keep_cluster_ips;
 pub use strategy::{Context, Generic, Identity, Judged, Propagation, Selectable, Strategy};
-pub use withheld::withhold;
+pub use withheld::{holds_pod, withhold};
 
 /// The strategy of a resource; [`Generic`] for kinds without one.
 pub fn strategy(group: &str, resource: &str) -> &'static dyn Strategy {

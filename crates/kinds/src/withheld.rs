@@ -60,6 +60,11 @@ fn fields(group: &str, kind: &str) -> (Option<&'static [&'static str]>, &'static
     }
 }
 
+/// Whether a kind is a pod, or holds a template of one.
+pub fn holds_pod(group: &str, kind: &str) -> bool {
+    fields(group, kind).0.is_some()
+}
+
 /// Takes them from an object that is created, or updated from `old`.
 pub fn withhold(group: &str, kind: &str, obj: &mut Value, old: Option<&Value>) {
     let (pod, own) = fields(group, kind);
