@@ -105,8 +105,12 @@ impl Strategy for Autoscalers {
     }
 
     fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {
-        let mut errors = ErrorList::new();
-        rules::all_not_negative(&obj["status"], &Path::root("status"), &["currentReplicas", "desiredReplicas"], &mut errors);
+        let (mut errors, path) = (ErrorList::new(), Path::root("status"));
+        for (at, condition) in tree::list(&obj["status"], "conditions").iter().enumerate() {
+            let place = path.child("conditions").index(at).child("observedGeneration");
+            rules::not_negative(&condition["observedGeneration"], &place, &mut errors);
+        }
+        rules::all_not_negative(&obj["status"], &path, &["currentReplicas", "desiredReplicas"], &mut errors);
         errors
     }
 }
