@@ -17,10 +17,6 @@ const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 pub struct StatefulSets;
 
 impl Strategy for StatefulSets {
-    fn any_finalizer_later(&self) -> bool {
-        true
-    }
-
     fn default(&self, obj: &mut Value) {
         let Some(spec) = tree::at(obj, &["spec"]) else { return };
         pod::defaults::template(spec);

@@ -243,6 +243,11 @@ pub trait Strategy: Send + Sync {
         false
     }
 
+    /// Whether a name is made of what it is to begin with; else it is that.
+    fn makes_names(&self) -> bool {
+        true
+    }
+
     /// What is wrong with the name, or the prefix of one, of an object whose kind checks it itself ([`NameRule::Own`]).
     fn own_name(&self, _obj: &Value, _name: &str, _prefix: bool) -> Vec<String> {
         Vec::new()

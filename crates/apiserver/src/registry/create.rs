@@ -82,7 +82,8 @@ pub(crate) async fn create_value(
     let mut last = None;
     for _ in 0..NAMES_MAX {
         let mut named = value.clone();
-        meta::set(&mut named, "name", meta::generate_name(&base).into());
+        let name = if row.strategy.makes_names() { meta::generate_name(&base) } else { base.clone() };
+        meta::set(&mut named, "name", name.into());
         match attempt(call, row, namespace, options, named).await {
             Err(status) if status.reason == "AlreadyExists" => last = Some(status),
             other => return other,

@@ -505,8 +505,12 @@ fn check_validations(spec: &Value, name: &str, policy: &Policy<'_>, path: &Path,
     let mut seen = HashSet::new();
     for (at, audit) in audits.iter().enumerate() {
         let (place, key) = (path.index(at), tree::text(audit, "key"));
-        let whole = format!("{name}/{key}");
-        rules::name(&whole, &place.child("key"), names::qualified_name(&whole), errors);
+        if name.is_empty() {
+            errors.push(Error::invalid(&place.child("key"), key, "requires metadata.name be non-empty"));
+        } else {
+            let whole = format!("{name}/{key}");
+            rules::name(&whole, &place.child("key"), names::qualified_name(&whole), errors);
+        }
         let (value, place_of_value) = (tree::text(audit, "valueExpression"), place.child("valueExpression"));
         if value.trim().is_empty() {
             errors.push(Error::required(&place_of_value, "valueExpression is not specified"));

@@ -20,10 +20,6 @@ const SYSTEM_CLASSES: [(&str, i64); 2] = [("system-node-critical", 2_000_001_000
 pub(super) struct PriorityClasses;
 
 impl Strategy for PriorityClasses {
-    fn any_finalizer_later(&self) -> bool {
-        true
-    }
-
     fn keeps(&self, name: &str) -> Option<&'static str> {
         let is_known = SYSTEM_CLASSES.iter().any(|(known, _)| *known == name);
         is_known.then_some("this is a system priority class and cannot be deleted")

@@ -420,6 +420,10 @@ impl Strategy for IpAddresses {
         NameRule::Own
     }
 
+    fn makes_names(&self) -> bool {
+        false
+    }
+
     fn own_name(&self, _obj: &Value, name: &str, _prefix: bool) -> Vec<String> {
         let mut errors = ErrorList::new();
         checks::canonical_ip(name, &Path::empty(), &mut errors);

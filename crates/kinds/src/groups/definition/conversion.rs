@@ -1,7 +1,10 @@
 //! How versions become each other.
 
 use super::Asked;
-use crate::{groups::checks, rules, tree};
+use crate::{
+    groups::{checks, x509},
+    rules, tree,
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use machinery::{
     Value,
@@ -21,9 +24,17 @@ pub(super) fn has_good_certificates(conversion: &Value) -> bool {
     bundle.is_empty() || has_certificate(bundle)
 }
 
+fn text_of(bundle: &str) -> String {
+    String::from_utf8_lossy(&STANDARD.decode(bundle).unwrap_or_default()).into_owned()
+}
+
+/// Why there is no certificate in what has none.
+fn without_certificate(bundle: &str) -> &'static str {
+    if x509::blocks(&text_of(bundle)).is_empty() { "unable to parse bytes as PEM block" } else { "no valid certificate authority data seen" }
+}
+
 fn has_certificate(bundle: &str) -> bool {
-    let decoded = STANDARD.decode(bundle).unwrap_or_default();
-    let text = String::from_utf8_lossy(&decoded);
+    let text = text_of(bundle);
     text.split_once("-----BEGIN CERTIFICATE-----").is_some_and(|(_, rest)| rest.contains("-----END CERTIFICATE-----"))
 }
 
@@ -49,7 +60,8 @@ pub(super) fn check(conversion: &Value, asked: Asked, path: &Path, errors: &mut 
         checks::client_config(config, &place, errors);
         let bundle = tree::text(config, "caBundle");
         if asked.certificates && !bundle.is_empty() && !has_certificate(bundle) {
-            errors.push(Error::invalid(&place.child("caBundle"), bundle, "data does not contain any valid RSA or ECDSA certificates"));
+            let detail = format!("unable to load root certificates: {}", without_certificate(bundle));
+            errors.push(Error::invalid(&place.child("caBundle"), bundle, detail));
         }
     }
     check_reviews(webhook, asked, &reviews, errors);
