@@ -13,6 +13,7 @@
 mod families;
 mod fields;
 mod objects;
+mod ports;
 mod range;
 mod repair;
 #[cfg(test)]
@@ -43,6 +44,7 @@ const PORT_GUESSED: u16 = 32_768;
 /// What a write is told that is not given what it asks for: upstream has room for all that is asked for or has failed itself.
 pub(crate) fn refusal(row: &Row, name: &str, errors: field::ErrorList) -> Status {
     match errors.iter().find(|error| error.kind == field::ErrorKind::Internal) {
+        Some(failed) if failed.bare => Status::new(500, "", &failed.detail),
         Some(failed) => Status::internal(&failed.detail),
         None => crate::errors::invalid(row, name, errors),
     }
@@ -108,19 +110,6 @@ impl<'a> Hold<'a> {
     fn new(allocators: &'a Allocators, owner: Owner, rehearsed: bool) -> Self {
         let guesses = rehearsed.then(Vec::new);
         Hold { allocators, ips: Vec::new(), ports: Vec::new(), free_ips: Vec::new(), free_ports: Vec::new(), owner, guesses }
-    }
-
-    /// Takes a port that nobody has; a rehearsal takes none and guesses as upstream does, beyond those of this write.
-    fn next_port(&mut self, protocol: &str) -> Option<u16> {
-        let Some(guesses) = &mut self.guesses else {
-            let found = self.allocators.next_port(protocol, &self.owner)?;
-            self.ports.push((found, protocol.to_owned()));
-            return Some(found);
-        };
-        let last = self.ports.iter().map(|(port, _)| *port).chain(guesses.iter().copied()).max();
-        let guess = last.unwrap_or(PORT_GUESSED).checked_add(1)?;
-        guesses.push(guess);
-        Some(guess)
     }
 
     /// The write has committed: what was taken stays taken. What is no longer used is free once it is [`Kept::free`]d, after
@@ -281,64 +270,6 @@ impl Allocators {
         Ok(())
     }
 
-    fn node_ports(&self, service: &mut Value, old: Option<&Value>, hold: &mut Hold<'_>) -> Result<(), field::ErrorList> {
-        let had = old.map(fields::node_ports).unwrap_or_default();
-        let dynamic = fields::allocates_node_ports(service);
-        let mut given: HashMap<i64, Vec<(u16, String)>> = HashMap::new();
-        let Some(ports) = service["spec"]["ports"].as_array_mut() else { return Ok(()) };
-        // Chosen ports first, so that no dynamic one takes their place.
-        for (at, port) in ports.iter().enumerate() {
-            let Some(number) = fields::node_port(port) else { continue };
-            let protocol = fields::protocol(port);
-            if !had.contains(&(number, protocol.clone())) {
-                self.take_port(number, &protocol, &hold.owner)
-                    .map_err(|why| vec![field::Error::invalid(&Path::root("spec").child("ports").index(at).child("nodePort"), json!(number), &why)])?;
-                hold.ports.push((number, protocol.clone()));
-            }
-            given.entry(port["port"].as_i64().unwrap_or(0)).or_default().push((number, protocol));
-        }
-        for port in ports.iter_mut().filter(|p| dynamic && fields::node_port(p).is_none()) {
-            let (number, protocol) = (port["port"].as_i64().unwrap_or(0), fields::protocol(port));
-            // The same port in another protocol gets the same node port, as upstream does.
-            let twin = given.get(&number).and_then(|g| g.iter().find(|(_, p)| *p != protocol)).map(|(n, _)| *n);
-            let shared = twin.filter(|n| self.take_port(*n, &protocol, &hold.owner).is_ok());
-            let path = Path::root("spec").child("ports");
-            let found = match shared {
-                Some(found) => {
-                    hold.ports.push((found, protocol.clone()));
-                    found
-                }
-                None => hold.next_port(&protocol).ok_or_else(|| vec![field::Error::internal(&path, "failed to allocate a nodePort: range is full")])?,
-            };
-            given.entry(number).or_default().push((found, protocol));
-            port["nodePort"] = found.into();
-        }
-        Ok(())
-    }
-
-    fn health_check_port(&self, service: &mut Value, old: Option<&Value>, hold: &mut Hold<'_>) -> Result<(), field::ErrorList> {
-        if !fields::needs_health_check_port(service) {
-            return Ok(());
-        }
-        // One that has it keeps it, whatever is said of it: validation looks at that.
-        if old.is_some_and(fields::needs_health_check_port) {
-            return Ok(());
-        }
-        let path = Path::root("spec").child("healthCheckNodePort");
-        let found = match fields::health_check_port(service) {
-            Some(port) => {
-                let taken = self.take_port(port, "TCP", &hold.owner);
-                let refused = |why: String| field::Error::internal(&path, format!("failed to allocate requested HealthCheck NodePort {port}: {why}"));
-                taken.map_err(|why| vec![refused(why)])?;
-                hold.ports.push((port, "TCP".into()));
-                port
-            }
-            None => hold.next_port("TCP").ok_or_else(|| vec![field::Error::internal(&path, "failed to allocate a HealthCheck NodePort 0: range is full")])?,
-        };
-        service["spec"]["healthCheckNodePort"] = found.into();
-        Ok(())
-    }
-
     fn free(&self, owner: &str, ips: &[IpAddr], ports: &[(u16, String)]) {
         if ips.is_empty() && ports.is_empty() {
             return;
@@ -390,33 +321,6 @@ impl Allocators {
         taken.next_ip.insert(range, range.offset(ip).unwrap_or(0).saturating_sub(band));
         taken.ips.insert(ip, owner.to_owned());
         Some(ip)
-    }
-
-    fn take_port(&self, port: u16, protocol: &str, owner: &str) -> Result<(), String> {
-        let (first, last) = self.ports;
-        if !(first..=last).contains(&port) {
-            return Err(format!("provided port is not in the valid range. The range of valid ports is {first}-{last}"));
-        }
-        let mut taken = self.taken.lock();
-        let entry = taken.ports.entry(port).or_insert_with(|| (owner.to_owned(), Vec::new()));
-        if entry.0 != owner || entry.1.iter().any(|p| p == protocol) {
-            return Err("provided port is already allocated".into());
-        }
-        entry.1.push(protocol.to_owned());
-        Ok(())
-    }
-
-    fn next_port(&self, protocol: &str, owner: &str) -> Option<u16> {
-        let (first, last) = self.ports;
-        let mut taken = self.taken.lock();
-        let count = u32::from(last.checked_sub(first)?) + 1;
-        // A stride that shares no factor with the range's size visits every port and does not look sequential.
-        let start = u32::from(taken.next_port);
-        let candidates = (1..=count).map(|i| first + ((start + i * 977) % count) as u16);
-        let found = candidates.into_iter().find(|p| !taken.ports.contains_key(p)).or_else(|| (first..=last).find(|p| !taken.ports.contains_key(p)))?;
-        taken.next_port = found - first;
-        taken.ports.insert(found, (owner.to_owned(), vec![protocol.to_owned()]));
-        Some(found)
     }
 }
 

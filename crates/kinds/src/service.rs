@@ -178,7 +178,8 @@ fn default_spec(spec: &mut Fields) {
     }
     if matches!(kind.as_str(), "LoadBalancer" | "NodePort" | "ClusterIP") {
         tree::fill(spec, "internalTrafficPolicy", "Cluster");
-    } else if kind == "ExternalName" {
+    } else if kind == "ExternalName" && spec.get("internalTrafficPolicy").is_some_and(|policy| policy == "Cluster" || policy == "Local") {
+        // Upstream shows none of it; one that there is not is refused.
         spec.remove("internalTrafficPolicy");
     }
     if kind == "LoadBalancer" {
@@ -227,7 +228,8 @@ pub fn keep_cluster_ips(obj: &mut Value, old: &Value) {
 fn drop_typed(obj: &mut Value, old: &Value) {
     let clustered = |o: &Value| kind(o) != "ExternalName";
     let on_nodes = |o: &Value| matches!(kind(o), "NodePort" | "LoadBalancer");
-    let node_ports = |o: &Value| tree::list(&o["spec"], "ports").iter().map(|p| p["nodePort"].clone()).collect::<Vec<_>>();
+    let node_ports =
+        |o: &Value| tree::list(&o["spec"], "ports").iter().filter_map(|p| p["nodePort"].as_i64()).filter(|port| *port != 0).collect::<HashSet<_>>();
     let same = |key: &str| obj["spec"][key] == old["spec"][key];
     let mut gone: Vec<&str> = Vec::new();
     if clustered(old) && !clustered(obj) {
@@ -245,7 +247,7 @@ fn drop_typed(obj: &mut Value, old: &Value) {
     if is_external(old) && !is_external(obj) && same("externalTrafficPolicy") {
         gone.push("externalTrafficPolicy");
     }
-    let ports = on_nodes(old) && !on_nodes(obj) && node_ports(obj) == node_ports(old);
+    let ports = on_nodes(old) && !on_nodes(obj) && node_ports(obj).is_subset(&node_ports(old));
     let unbalanced = kind(obj) != "LoadBalancer";
     if let Some(spec) = tree::at(obj, &["spec"]) {
         for key in gone {

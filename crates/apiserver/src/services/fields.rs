@@ -75,6 +75,11 @@ fn ports(service: &Value) -> &[Value] {
     service["spec"]["ports"].as_array().map_or(&[], Vec::as_slice)
 }
 
+/// The node ports of its ports.
+pub(super) fn port_numbers(service: &Value) -> HashSet<u16> {
+    ports(service).iter().filter_map(node_port).collect()
+}
+
 /// Every node port with its protocol, the health check port included.
 pub(super) fn node_ports(service: &Value) -> Vec<(u16, String)> {
     let mut all: Vec<(u16, String)> = ports(service).iter().filter_map(|p| Some((node_port(p)?, protocol(p)))).collect();
@@ -82,57 +87,24 @@ pub(super) fn node_ports(service: &Value) -> Vec<(u16, String)> {
     all
 }
 
-/// Fills in what an update leaves out though the Service has it already, and drops what the new type has no use for:
-/// upstream's `patchAllocatedValues` and `dropTypeDependentFields`.
+/// Fills in what an update leaves out though the Service has it already (upstream's `patchAllocatedValues`).
 pub(super) fn carry_over(service: &mut Value, old: &Value) {
     if text(service, "type") != "ExternalName" && text(service, "ipFamilyPolicy").is_empty() && !text(old, "ipFamilyPolicy").is_empty() {
         service["spec"]["ipFamilyPolicy"] = old["spec"]["ipFamilyPolicy"].clone();
     }
     kinds::keep_cluster_ips(service, old);
-    if needs_cluster_ip(old) && !needs_cluster_ip(service) {
-        // Becoming an ExternalName, with the addresses left as they were: they go.
-        if cluster_ips(service) == cluster_ips(old) {
-            remove(service, &["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"]);
-        }
-    }
     let gives = |one: &Value| needs_node_ports(one) && allocates_node_ports(one);
     if gives(old) && gives(service) {
         // By name: whoever gives a port another number or protocol means the same port. Of those without a name, or of one, the last counts.
         let had: HashMap<&str, u16> = ports(old).iter().map(|p| (name(p), node_port(p).unwrap_or(0))).collect();
-        let chosen: HashSet<u16> = ports(service).iter().filter_map(node_port).collect();
+        let chosen = port_numbers(service);
         for port in service["spec"]["ports"].as_array_mut().into_iter().flatten().filter(|p| node_port(p).is_none()) {
             if let Some(number) = had.get(name(port)).copied().filter(|number| *number > 0 && !chosen.contains(number)) {
                 port["nodePort"] = number.into();
             }
         }
-    } else if needs_node_ports(old) && !needs_node_ports(service) {
-        let had = node_ports(old);
-        for port in service["spec"]["ports"].as_array_mut().into_iter().flatten() {
-            if node_port(port).is_some_and(|n| had.iter().any(|(h, _)| *h == n))
-                && let Some(port) = port.as_object_mut()
-            {
-                port.remove("nodePort");
-            }
-        }
     }
     if needs_health_check_port(old) && needs_health_check_port(service) && health_check_port(service).is_none() {
         service["spec"]["healthCheckNodePort"] = old["spec"]["healthCheckNodePort"].clone();
-    } else if needs_health_check_port(old) && !needs_health_check_port(service) && health_check_port(service) == health_check_port(old) {
-        remove(service, &["healthCheckNodePort"]);
-    }
-    if kind(old) == "LoadBalancer" && kind(service) != "LoadBalancer" {
-        for name in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
-            if service["spec"][name] == old["spec"][name] {
-                remove(service, &[name]);
-            }
-        }
-    }
-}
-
-fn remove(service: &mut Value, names: &[&str]) {
-    if let Some(spec) = service["spec"].as_object_mut() {
-        for name in names {
-            spec.remove(*name);
-        }
     }
 }

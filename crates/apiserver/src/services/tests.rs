@@ -85,6 +85,8 @@ fn an_update_keeps_what_it_leaves_out_and_frees_what_it_drops() {
     assert_eq!(same["spec"], old["spec"]);
     let mut plain = same.clone();
     plain["spec"]["type"] = "ClusterIP".into();
+    // What the type has no use for is taken from it before.
+    kinds::strategy("", "services").prepare_update(&kinds::Context::new(std::time::SystemTime::UNIX_EPOCH, ""), &mut plain, &same);
     all.update(&mut plain, &same, &offer()).unwrap().keep().free();
     assert!(plain["spec"]["ports"][0].get("nodePort").is_none());
     let mut other = service("b", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30_001}]}));
@@ -101,6 +103,24 @@ fn a_port_keeps_its_node_port_by_its_name() {
     let mut moved = service("a", json!({"type": "NodePort", "ports": ports}));
     all.update(&mut moved, &old, &offer()).unwrap().keep().free();
     assert_eq!(moved["spec"]["ports"][0]["nodePort"], 30_002);
+}
+
+#[test]
+fn a_port_of_a_node_is_one_service_s_port_once() {
+    let all = allocators();
+    let told = |result: Result<Hold<'_>, field::ErrorList>| result.map(drop).map_err(|errors| errors[0].to_string());
+    let twice = json!([{"name": "a", "port": 80, "nodePort": 30_001}, {"name": "b", "port": 81, "protocol": "UDP", "nodePort": 30_001}]);
+    let allocated = "spec.ports[1].nodePort: Invalid value: 30001: provided port is already allocated".to_owned();
+    assert_eq!(told(all.create(&mut service("a", json!({"type": "NodePort", "ports": twice})), &offer())), Err(allocated.clone()));
+    assert_eq!(told(all.create(&mut service("a", json!({"type": "NodePort", "ports": twice})), &offer().rehearsed(true))), Err(allocated));
+    let low = json!([{"port": 80, "nodePort": 80}]);
+    assert_eq!(told(all.create(&mut service("a", json!({"type": "NodePort", "ports": low})), &offer().rehearsed(true))), Ok(()), "a rehearsal");
+    let mut old = service("a", json!({"type": "NodePort", "ports": [{"port": 53, "nodePort": 30_001}, {"port": 53, "protocol": "UDP", "nodePort": 30_001}]}));
+    all.create(&mut old, &offer()).unwrap().keep().free();
+    let mut one = service("a", json!({"type": "NodePort", "ports": [{"port": 53, "nodePort": 30_001}, {"port": 54, "nodePort": 30_001}]}));
+    assert_eq!(told(all.update(&mut one, &old, &offer())), Err("spec.ports: Internal error: duplicate nodePort: {TCP 30001}".to_owned()));
+    all.removed(&old);
+    all.create(&mut service("b", json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30_001}]})), &offer()).expect("it is free");
 }
 
 #[test]
