@@ -109,7 +109,10 @@ impl Strategy for ReplicationControllers {
 
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
         let mut out = if old.is_none() { template::name_warning(obj) } else { Vec::new() };
-        out.extend(template::warnings(obj, old));
+        // Upstream looks at the template that a changed one had.
+        if template::is_another(obj, old) {
+            out.extend(template::warnings(old.unwrap_or(obj), None));
+        }
         out
     }
 

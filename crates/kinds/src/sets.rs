@@ -96,6 +96,10 @@ impl Strategy for StatefulSets {
 
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
         let mut out = template::warnings(obj, old);
+        for (at, claim) in tree::list(&obj["spec"], "volumeClaimTemplates").iter().enumerate() {
+            let path = Path::root("spec").child("volumeClaimTemplates").index(at);
+            claim::spec_warnings(&claim["spec"], &if old.is_some() { path.child("Spec") } else { path }, &mut out);
+        }
         if obj["spec"]["revisionHistoryLimit"].as_i64().is_some_and(|n| n < 0) {
             out.push("spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended".to_owned());
         }
@@ -272,8 +276,9 @@ impl Strategy for DaemonSets {
         errors
     }
 
+    /// Those of its template, when that is another than it was.
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
-        template::warnings(obj, old)
+        if old.is_some_and(|old| template_generation(old) == template_generation(obj)) { Vec::new() } else { template::warnings(obj, None) }
     }
 }
 

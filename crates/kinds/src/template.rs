@@ -31,12 +31,17 @@ pub(crate) fn runs_for_good(pod: &Value, path: &Path, what: &str, errors: &mut E
     }
 }
 
-/// The warnings of a workload's template.
+/// The warnings of a workload's template: of a new one, and whenever the workload has changed.
 pub(crate) fn warnings(obj: &Value, old: Option<&Value>) -> Vec<String> {
-    if old.is_some_and(|old| old["spec"]["template"] == obj["spec"]["template"]) {
+    if !is_another(obj, old) {
         return Vec::new();
     }
     pod::warnings_of_template(&obj["spec"]["template"], &Path::root("spec").child("template"))
+}
+
+/// Whether an object is new or of another generation than it was.
+pub(crate) fn is_another(obj: &Value, old: Option<&Value>) -> bool {
+    old.is_none_or(|old| old["metadata"]["generation"] != obj["metadata"]["generation"])
 }
 
 /// A warning if the names of a new workload's pods, which begin with its own, are no host names.
@@ -70,6 +75,10 @@ impl Strategy for PodTemplates {
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         check(obj, &Path::empty(), false, "PodTemplate", errors);
+    }
+
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        if is_another(obj, old) { pod::warnings_of_template(&obj["template"], &Path::root("template")) } else { Vec::new() }
     }
 }
 

@@ -531,3 +531,25 @@ fn what_stands_twice_is_told_where_it_stands() {
     assert_eq!(told.iter().filter(|line| line.ends_with("must be unique")).count(), 50);
     assert_eq!(told[0], "spec.containers[0].volumeMounts[50].mountPath: Invalid value: \"/0\": must be unique");
 }
+
+#[test]
+fn a_workload_that_has_changed_is_warned_of_its_template_again() {
+    let pod = json!({"containers": [{"name": "c", "image": "i"}], "topologySpreadConstraints": [
+        {"topologyKey": "zone", "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule"}]});
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": pod});
+    let told = |resource: &str, change: &dyn Fn(&mut Value)| {
+        let kind = strategy("apps", resource);
+        let old = json!({"metadata": {"name": "w", "generation": 1}, "spec": {"replicas": 1, "template": template}});
+        let mut new = old.clone();
+        change(&mut new);
+        kind.prepare_update(&cx(), &mut new, &old);
+        kind.warnings(&new, Some(&old))
+    };
+    let warning = vec!["spec.template.spec.topologySpreadConstraints[0].labelSelector: a null labelSelector results in matching no pod".to_owned()];
+    let (same, scaled): (&dyn Fn(&mut Value), &dyn Fn(&mut Value)) = (&|_| {}, &|obj| obj["spec"]["replicas"] = 2.into());
+    for resource in ["deployments", "replicasets", "statefulsets"] {
+        assert_eq!((told(resource, same), told(resource, scaled)), (Vec::new(), warning.clone()), "{resource}");
+    }
+    assert_eq!(told("daemonsets", &|obj| obj["spec"]["minReadySeconds"] = 2.into()), Vec::<String>::new());
+    assert_eq!(told("daemonsets", &|obj| obj["spec"]["template"]["metadata"]["labels"]["a"] = "c".into()), warning);
+}

@@ -96,7 +96,7 @@ impl Strategy for Jobs {
 
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
         let mut out = if old.is_none() { template::name_warning(obj) } else { Vec::new() };
-        if old.is_none_or(|old| old["metadata"]["generation"] != obj["metadata"]["generation"]) {
+        if template::is_another(obj, old) {
             out.extend(spec_warnings(&obj["spec"], &Path::root("spec")));
         }
         out
@@ -251,7 +251,7 @@ impl Strategy for CronJobs {
 
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
         let mut out = if old.is_none() { template::name_warning(obj) } else { Vec::new() };
-        if old.is_none_or(|old| old["metadata"]["generation"] != obj["metadata"]["generation"]) {
+        if template::is_another(obj, old) {
             out.extend(spec_warnings(&obj["spec"]["jobTemplate"]["spec"], &Path::root("spec.jobTemplate.spec")));
         }
         if old.is_some() && tree::text(&obj["spec"], "schedule").contains("TZ") {
