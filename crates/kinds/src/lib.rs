@@ -50,7 +50,7 @@ pub use name_rule::NameRule;
 pub use pod::{api_references, names_secrets, qos_class};
 pub use rules::labels as validate_labels;
 pub use service::keep_cluster_ips;
-pub use strategy::{Context, Generic, Identity, Judged, Propagation, Selectable, Strategy};
+pub use strategy::{Context, Generic, Identity, Judged, Propagation, Selectable, Strategy, as_written};
 pub use withheld::{holds_pod, withhold};
 
 /// The strategy of a resource; [`Generic`] for kinds without one.

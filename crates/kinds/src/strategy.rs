@@ -3,6 +3,7 @@
 use crate::{name_rule::NameRule, rows, schema, tree};
 use machinery::{Value, field::ErrorList, json::Blanks, schema::Text};
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     sync::{Arc, atomic::AtomicBool},
     time::SystemTime,
@@ -83,6 +84,12 @@ pub enum Propagation {
     Background,
     /// They go first.
     Foreground,
+}
+
+/// An object as it is written: without what is empty that only its strategy is told of.
+#[must_use]
+pub fn as_written<'v>(strategy: &dyn Strategy, obj: &'v Value) -> Cow<'v, Value> {
+    tree::without_blanks(obj, strategy.told_blanks())
 }
 
 /// What a kind adds to the generic path.

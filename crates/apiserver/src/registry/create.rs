@@ -18,7 +18,7 @@ use machinery::{
     status::Status,
     time,
 };
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 /// How often a generated name is tried, as upstream since KEP-4420.
 const NAMES_MAX: usize = 8;
@@ -48,6 +48,21 @@ pub(crate) fn check_kind(row: &Row, value: &Value) -> Result<(), Status> {
     super::declared::check(&row.resource.kind, value)
 }
 
+/// Writes down whose the fields are. What is empty is nobody's, though the strategy is told of it: it is not written.
+pub(crate) fn track(row: &Row, value: &mut Value, track: impl FnOnce(&mut Value)) {
+    let plain = match kinds::as_written(&*row.strategy, value) {
+        Cow::Owned(plain) => Some(plain),
+        Cow::Borrowed(_) => None,
+    };
+    match plain {
+        None => track(value),
+        Some(mut plain) => {
+            track(&mut plain);
+            meta::set(value, "managedFields", plain["metadata"]["managedFields"].take());
+        }
+    }
+}
+
 /// Creates a decoded, defaulted object. `applied`: its managers are already written (server-side apply).
 pub(crate) async fn create_value(
     call: &Call<'_>,
@@ -62,7 +77,7 @@ pub(crate) async fn create_value(
     own::owners_once(&mut value, call.cx, false);
     if !applied {
         let now = time::rfc3339(call.cx.now);
-        apply::track_update(row.ty(), None, &mut value, &options.manager, &row.api_version, "", &now, row.reset_fields(""));
+        track(row, &mut value, |value| apply::track_update(row.ty(), None, value, &options.manager, &row.api_version, "", &now, row.reset_fields("")));
     }
     // Once, whatever name is found for it: who is asked about it sees it without one.
     let name = meta::text(&value, "name").to_owned();

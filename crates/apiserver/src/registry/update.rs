@@ -240,7 +240,9 @@ async fn tracked(call: &Call<'_>, what: &Change<'_>, old: &Value, value: Value) 
     let (row, now) = (what.row, time::rfc3339(call.cx.now));
     let exclude = row.reset_fields(what.subresource);
     let track = |kind: apply::Written<'_>, value: &mut Value| {
-        apply::track_update(kind, Some(old), value, &what.options.manager, &row.api_version, what.subresource, &now, exclude);
+        create::track(row, value, |value| {
+            apply::track_update(kind, Some(old), value, &what.options.manager, &row.api_version, what.subresource, &now, exclude);
+        });
     };
     if row.reader().is_none() {
         let mut value = value;

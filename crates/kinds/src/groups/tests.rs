@@ -485,6 +485,13 @@ fn addresses_of_slices_should_be_written_in_one_way() {
 }
 
 #[test]
+fn what_is_empty_is_not_written_though_a_slice_is_told_of_it() {
+    let slice = json!({"spec": {"devices": [], "sharedCounters": [{}], "nodeName": "n"}});
+    let strategy = strategy("resource.k8s.io", "resourceslices").unwrap();
+    assert_eq!(*crate::as_written(strategy, &slice), json!({"spec": {"sharedCounters": [{}], "nodeName": "n"}}));
+}
+
+#[test]
 fn who_leaves_out_when_devices_were_tainted_says_now() {
     let strategy = strategy("resource.k8s.io", "devicetaintrules").unwrap();
     let rule = |effect: &str, time: &str| json!({"metadata": {"generation": 1}, "spec": {"taint": {"key": "a", "effect": effect, "timeAdded": time}}});
