@@ -15,6 +15,7 @@ use http::StatusCode;
 use machinery::{
     Value, apply,
     field::{self, Path},
+    json::Blanks,
     status::Status,
     time,
 };
@@ -48,17 +49,20 @@ pub(crate) fn check_kind(row: &Row, value: &Value) -> Result<(), Status> {
     super::declared::check(&row.resource.kind, value)
 }
 
-/// Writes down whose the fields are. What is empty is nobody's, though the strategy is told of it: it is not written.
-pub(crate) fn track(row: &Row, value: &mut Value, track: impl FnOnce(&mut Value)) {
-    let plain = match kinds::as_written(&*row.strategy, value) {
-        Cow::Owned(plain) => Some(plain),
+/// Writes down whose the fields are. What is empty is nobody's, though the strategy is told of it: it is not written. It is a change
+/// of what is owned as a whole, though.
+pub(crate) fn track(row: &Row, blanks: &Blanks, value: &mut Value, track: impl FnOnce(&mut Value)) {
+    let owned = |value: Cow<'_, Value>| match value {
+        Cow::Owned(value) => Some(value),
         Cow::Borrowed(_) => None,
     };
-    match plain {
+    let plain = owned(kinds::as_written(&*row.strategy, value));
+    let whole = owned(blanks.restored_in_wholes(row.ty(), plain.as_ref().unwrap_or(&*value)));
+    match whole.or(plain) {
         None => track(value),
-        Some(mut plain) => {
-            track(&mut plain);
-            meta::set(value, "managedFields", plain["metadata"]["managedFields"].take());
+        Some(mut tracked) => {
+            track(&mut tracked);
+            meta::set(value, "managedFields", tracked["metadata"]["managedFields"].take());
         }
     }
 }
@@ -77,7 +81,9 @@ pub(crate) async fn create_value(
     own::owners_once(&mut value, call.cx, false);
     if !applied {
         let now = time::rfc3339(call.cx.now);
-        track(row, &mut value, |value| apply::track_update(row.ty(), None, value, &options.manager, &row.api_version, "", &now, row.reset_fields("")));
+        track(row, &call.cx.blanks(), &mut value, |value| {
+            apply::track_update(row.ty(), None, value, &options.manager, &row.api_version, "", &now, row.reset_fields(""));
+        });
     }
     // Once, whatever name is found for it: who is asked about it sees it without one.
     let name = meta::text(&value, "name").to_owned();

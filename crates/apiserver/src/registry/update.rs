@@ -240,7 +240,7 @@ async fn tracked(call: &Call<'_>, what: &Change<'_>, old: &Value, value: Value) 
     let (row, now) = (what.row, time::rfc3339(call.cx.now));
     let exclude = row.reset_fields(what.subresource);
     let track = |kind: apply::Written<'_>, value: &mut Value| {
-        create::track(row, value, |value| {
+        create::track(row, &call.cx.blanks(), value, |value| {
             apply::track_update(kind, Some(old), value, &what.options.manager, &row.api_version, what.subresource, &now, exclude);
         });
     };

@@ -5,7 +5,10 @@
 //! them, and they are noted beside it for the few that ask.
 
 use super::path::Node;
-use crate::{Map, Value, schema::TypeRef};
+use crate::{
+    Map, Value,
+    schema::{ListType, Type, TypeRef},
+};
 use std::borrow::Cow;
 
 /// The most that are noted of one body: what is beyond is as if it were not there.
@@ -28,6 +31,25 @@ struct Blank {
 impl Blank {
     fn value(&self) -> Value {
         if self.is_list { Value::Array(Vec::new()) } else { Value::Object(Map::new()) }
+    }
+
+    /// Whether it lies in what is owned as a whole: an element of an atomic list, or a field of an atomic struct.
+    fn is_in_whole(&self, mut ty: TypeRef<'_>) -> bool {
+        for key in self.path.iter().take(self.path.len().saturating_sub(1)) {
+            let field = ty.field(key);
+            let Some(next) = ty.child(key).or_else(|| ty.elem()) else { return false };
+            let whole = match next.get() {
+                Type::Object(object) => object.atomic && field.is_none_or(|field| field.map_type.is_none()),
+                Type::List { list_type, .. } => matches!(list_type, ListType::Atomic),
+                Type::Map { atomic, .. } => *atomic,
+                _ => false,
+            };
+            if whole || field.is_some_and(|field| field.atomic) {
+                return true;
+            }
+            ty = next;
+        }
+        false
     }
 
     fn put_back(&self, object: &mut Value) {
@@ -96,6 +118,17 @@ impl Blanks {
         whole
     }
 
+    /// The object with those that lie in what is owned as a whole: upstream compares such by its Go values, to which an empty list is
+    /// not none.
+    #[must_use]
+    pub fn restored_in_wholes<'v>(&self, ty: TypeRef<'_>, object: &'v Value) -> Cow<'v, Value> {
+        let mut whole = Cow::Borrowed(object);
+        for blank in self.0.iter().filter(|blank| blank.is_in_whole(ty)) {
+            blank.put_back(whole.to_mut());
+        }
+        whole
+    }
+
     /// Puts those of these paths back into the object, as far as what they lie in is there.
     pub fn put_back(&self, object: &mut Value, paths: &[&str]) {
         for blank in self.0.iter().filter(|blank| paths.contains(&blank.shown.as_str())) {
@@ -111,6 +144,18 @@ mod tests {
         schema,
     };
     use serde_json::json;
+
+    #[test]
+    fn what_is_owned_as_a_whole_has_its_empty_lists() {
+        let ty = schema::builtin().named("io.k8s.api.apps.v1.DaemonSet").unwrap();
+        let spec = json!({"containers": [{"name": "a", "args": []}], "topologySpreadConstraints": [{"matchLabelKeys": [], "topologyKey": "z"}]});
+        let body = json!({"spec": {"selector": {"matchExpressions": []}, "template": {"metadata": {"labels": {}}, "spec": spec}}});
+        let decoded = decode(body.to_string().as_bytes(), Some(ty), Validation::Strict).unwrap();
+        assert_eq!(decoded.value["spec"]["selector"], json!({}));
+        let whole = decoded.blanks.restored_in_wholes(ty, &decoded.value);
+        assert_eq!(whole["spec"]["selector"], json!({"matchExpressions": []}));
+        assert_eq!(whole["spec"]["template"], decoded.value["spec"]["template"], "constraints are owned one by one");
+    }
 
     #[test]
     fn what_is_empty_is_noted_and_can_be_put_back() {
