@@ -4,7 +4,7 @@
 use crate::{rules, tree};
 use kubecel::{Env, Type, Version, declared::DeclaredSizes, declared::devices};
 use machinery::{
-    Value,
+    Value, defaulting,
     field::{Error, ErrorList, Path},
     gvk::Gvk,
     json, names, schema,
@@ -227,8 +227,12 @@ pub(super) fn twice(api_version: &str, kind: &str, items: &[Value], key: impl Fn
     let (mut seen, version) = (HashSet::new(), Gvk::parse(api_version, kind).version);
     for (at, item) in items.iter().enumerate().filter(|(_, item)| !seen.insert(key(item))) {
         let ty = schema::builtin().named(&format!("io.k8s.api.resource.{version}.{kind}"));
-        let shown = String::from_utf8_lossy(&json::encode_as(ty, item)).into_owned();
-        errors.push(Error::duplicate(&path.index(at), item.clone()).shown_as(shown));
+        let mut written = item.clone();
+        if let Some(ty) = ty {
+            defaulting::settle(ty, &mut written);
+        }
+        let shown = String::from_utf8_lossy(&json::encode_as(ty, &written)).into_owned();
+        errors.push(Error::duplicate(&path.index(at), written).shown_as(shown));
     }
 }
 

@@ -2,7 +2,11 @@
 
 use super::strategy;
 use crate::{Context, Strategy};
-use machinery::{Value, defaulting, field::ErrorList, resources, schema, time};
+use machinery::{
+    Value, defaulting,
+    field::{ErrorList, Path},
+    resources, schema, time,
+};
 use serde_json::json;
 
 /// The kinds that begin to count their changes when they are made, as upstream's strategies do.
@@ -489,6 +493,14 @@ fn what_is_empty_is_not_written_though_a_slice_is_told_of_it() {
     let slice = json!({"spec": {"devices": [], "sharedCounters": [{}], "nodeName": "n"}});
     let strategy = strategy("resource.k8s.io", "resourceslices").unwrap();
     assert_eq!(*crate::as_written(strategy, &slice), json!({"spec": {"sharedCounters": [{}], "nodeName": "n"}}));
+}
+
+#[test]
+fn what_is_there_twice_is_shown_as_it_is_written() {
+    let twice = [json!({"name": "w"}), json!({"name": "w", "exactly": {"deviceClassName": "d", "selectors": []}})];
+    let mut errors = ErrorList::new();
+    super::device_claims::twice("resource.k8s.io/v1", "DeviceRequest", &twice, |own| own["name"].to_string(), &Path::root("r"), &mut errors);
+    assert_eq!(told(errors), [r#"r[1]: Duplicate value: {"name":"w","exactly":{"deviceClassName":"d"}}"#]);
 }
 
 #[test]
