@@ -1,6 +1,6 @@
 //! `rbac.authorization.k8s.io`: roles, and bindings of subjects to them.
 
-use crate::{NameRule, Strategy, rules, tree};
+use crate::{NameRule, Strategy, internal, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -76,6 +76,8 @@ fn check_rule(rule: &Value, namespaced: bool, path: &Path, errors: &mut ErrorLis
     }
 }
 
+const ROLE: &str = "rbac.RoleRef";
+
 /// The strategy of bindings; those of the whole cluster bind cluster roles alone.
 pub(super) struct Bindings {
     pub(super) cluster: bool,
@@ -95,38 +97,26 @@ impl Strategy for Bindings {
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
-        let (role, path) = (&obj["roleRef"], Path::root("roleRef"));
-        if role["apiGroup"] != GROUP {
-            errors.push(Error::not_supported(&path.child("apiGroup"), tree::text(role, "apiGroup"), &[GROUP]));
-        }
-        let kinds: &[&str] = if self.cluster { &["ClusterRole"] } else { &["Role", "ClusterRole"] };
-        let kind = tree::text(role, "kind");
-        if !kinds.contains(&kind) {
-            errors.push(Error::not_supported(&path.child("kind"), kind, kinds));
-        }
-        let name = tree::text(role, "name");
-        rules::name(name, &path.child("name"), names::path_segment(name), errors);
-        for (at, subject) in tree::list(obj, "subjects").iter().enumerate() {
-            check_subject(subject, !self.cluster, &Path::root("subjects").index(at), errors);
-        }
+        self.check_written(obj, false, errors);
     }
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
-        rules::immutable_part("rbac.RoleRef", &obj["roleRef"], &old["roleRef"], &Path::root("roleRef"), errors);
+        rules::immutable_part(ROLE, &obj["roleRef"], &old["roleRef"], &Path::root("roleRef"), errors);
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         self.check(obj, &mut errors);
-        check_declared(obj, &mut errors);
+        check_declared(obj, false, &mut errors);
         errors
     }
 
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        self.check(obj, &mut errors);
+        let moved = !internal::same(ROLE, &obj["roleRef"], &old["roleRef"]);
+        self.check_written(obj, moved, &mut errors);
         self.check_update(obj, old, &mut errors);
-        check_declared(obj, &mut errors);
+        check_declared(obj, moved, &mut errors);
         errors
     }
 
@@ -139,12 +129,37 @@ impl Strategy for Bindings {
     }
 }
 
+impl Bindings {
+    /// What upstream's validation says in code. `moved`: the role is another than it was, at which its marks of types stop.
+    fn check_written(&self, obj: &Value, moved: bool, errors: &mut ErrorList) {
+        let (role, path) = (&obj["roleRef"], Path::root("roleRef"));
+        if role["apiGroup"] != GROUP {
+            errors.push(Error::not_supported(&path.child("apiGroup"), tree::text(role, "apiGroup"), &[GROUP]));
+        }
+        let kinds: &[&str] = if self.cluster { &["ClusterRole"] } else { &["Role", "ClusterRole"] };
+        let kind = tree::text(role, "kind");
+        if !kinds.contains(&kind) {
+            errors.push(Error::not_supported(&path.child("kind"), kind, kinds));
+        }
+        if moved {
+            rules::required(role, &path, "name", errors);
+        }
+        let name = tree::text(role, "name");
+        rules::name(name, &path.child("name"), names::path_segment(name), errors);
+        for (at, subject) in tree::list(obj, "subjects").iter().enumerate() {
+            check_subject(subject, !self.cluster, &Path::root("subjects").index(at), errors);
+        }
+    }
+}
+
 /// What upstream has as marks of the types of bindings comes last.
-fn check_declared(obj: &Value, errors: &mut ErrorList) {
+fn check_declared(obj: &Value, moved: bool, errors: &mut ErrorList) {
     for (at, subject) in tree::list(obj, "subjects").iter().enumerate() {
         rules::required(subject, &Path::root("subjects").index(at), "name", errors);
     }
-    rules::required(&obj["roleRef"], &Path::root("roleRef"), "name", errors);
+    if !moved {
+        rules::required(&obj["roleRef"], &Path::root("roleRef"), "name", errors);
+    }
 }
 
 fn check_subject(subject: &Value, namespaced: bool, path: &Path, errors: &mut ErrorList) {
@@ -187,5 +202,9 @@ mod tests {
         other["subjects"][0]["name"] = "".into();
         let errors = strategy.validate_update(&other, &obj);
         assert_eq!(errors.iter().map(|e| e.path.as_str()).collect::<Vec<_>>(), ["roleRef", "subjects[0].name"]);
+        other["roleRef"]["name"] = "".into();
+        let errors = strategy.validate_update(&other, &obj);
+        let places: Vec<_> = errors.iter().map(|e| e.path.as_str()).collect();
+        assert_eq!(places, ["roleRef.name", "roleRef", "subjects[0].name"], "what is declared of the role stops at its change");
     }
 }
