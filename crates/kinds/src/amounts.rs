@@ -43,6 +43,9 @@ const COUNTED: [&str; 9] = [
     "services.loadbalancers",
 ];
 const HUGE_PAGES: &str = "hugepages-";
+/// Bytes of the names of a pod's claims that are told as often as this.
+const SHORT_BYTES: usize = 512;
+const SHORT_TOLD_MAX: usize = 256;
 
 /// Huge pages of some size.
 pub(crate) fn is_huge(name: &str) -> bool {
@@ -189,6 +192,7 @@ fn pages(name: &str, value: &Value, path: &Path, errors: &mut ErrorList) {
 
 fn claim_names(resources: &Value, known: &HashSet<&str>, path: &Path, errors: &mut ErrorList) {
     let (mut seen, mut named): (HashSet<(&str, &str)>, HashSet<&str>) = Default::default();
+    let told_max = if known.iter().map(|name| name.len()).sum::<usize>() <= SHORT_BYTES { SHORT_TOLD_MAX } else { rules::LISTS_TOLD_MAX };
     for (at, claim) in tree::list(resources, "claims").iter().enumerate() {
         let path = path.index(at);
         let (name, request) = (tree::text(claim, "name"), tree::text(claim, "request"));
@@ -210,7 +214,7 @@ fn claim_names(resources: &Value, known: &HashSet<&str>, path: &Path, errors: &m
             // Names times claims may be many: the first errors tell all names, the others none.
             let rest = match () {
                 () if known.is_empty() => " which is empty".to_owned(),
-                () if errors.len() >= rules::LISTS_TOLD_MAX => String::new(),
+                () if errors.len() >= told_max => String::new(),
                 () => format!(": {}", BTreeSet::from_iter(known.iter().copied()).into_iter().collect::<Vec<_>>().join(", ")),
             };
             let mut error = Error::not_found(&path, name);

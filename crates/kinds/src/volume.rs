@@ -76,7 +76,8 @@ impl Strategy for Volumes {
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
         let (new, had) = (&obj["spec"], &old["spec"]);
         let mut next = sources(new);
-        if had["csi"]["controllerExpandSecretRef"].is_null()
+        if had["csi"].is_object()
+            && had["csi"]["controllerExpandSecretRef"].is_null()
             && let Some(csi) = next.get_mut("csi").and_then(Value::as_object_mut)
         {
             csi.remove("controllerExpandSecretRef");

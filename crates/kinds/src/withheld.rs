@@ -5,7 +5,7 @@ use crate::tree;
 use machinery::Value;
 
 /// In a pod's spec. `*` stands for each element of a list or a map.
-const OF_PODS: [&[&str]; 9] = [
+const OF_PODS: [&[&str]; 12] = [
     &["schedulingGroup"],
     &["evictionResponders"],
     &[CONTAINERS, "*", PROBES, "httpGet", "protocol"],
@@ -13,6 +13,9 @@ const OF_PODS: [&[&str]; 9] = [
     &[CONTAINERS, "*", PROBES, "grpc", "mode"],
     &["volumes", "*", "emptyDir", "mode"],
     &["volumes", "*", FILES, "defaultUser"],
+    &["volumes", "*", FILES, "items", "*", "user"],
+    &["volumes", "*", "projected", "sources", "*", FILES, "items", "*", "user"],
+    &["volumes", "*", "projected", "sources", "*", "serviceAccountToken|clusterTrustBundle|podCertificate", "user"],
     &[CONTAINERS, "*", LIFECYCLE, STOP_SIGNAL],
     &[CONTAINERS, "*", "volumeMounts", "*", "bindMountOptions"],
 ];
@@ -136,6 +139,11 @@ mod tests {
         let mut new = pod.clone();
         withhold("", "Pod", &mut new, None);
         assert_eq!(new, json!({"spec": {"containers": [{"name": "c", "readinessProbe": {"httpGet": {"port": 1}}}]}}));
+        let items = json!([{"path": "a", "user": 1}]);
+        let mut files = json!({"spec": {"volumes": [{"downwardAPI": {"items": items}}, {"projected": {"sources": [{"secret": {"items": items}}]}}]}});
+        withhold("", "Pod", &mut files, None);
+        assert_eq!(files["spec"]["volumes"][0]["downwardAPI"]["items"], json!([{"path": "a"}]));
+        assert_eq!(files["spec"]["volumes"][1]["projected"]["sources"][0]["secret"]["items"], json!([{"path": "a"}]));
         let signalled = json!({"spec": {"template": {"spec": {"initContainers": [
             {"lifecycle": {"stopSignal": "SIGUSR1"}}, {"lifecycle": {"stopSignal": "SIGUSR1", "preStop": {}}}, {"lifecycle": {}}]}}}});
         let mut plain = signalled.clone();
