@@ -10,7 +10,7 @@ use machinery::{
 };
 use std::{
     borrow::Cow,
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
 };
 
 /// 404 in upstream's words.
@@ -65,8 +65,11 @@ pub(crate) fn judged(row: &Row, blanks: &Blanks, value: &Value, judge: impl Fn(&
     let mut judged = judge(value);
     let forbids = || kinds::holds_pod(&row.resource.group, &row.resource.kind.kind);
     if (!judged.errors.is_empty() || forbids())
-        && let Cow::Owned(whole) = blanks.restored(value)
+        && let Cow::Owned(mut whole) = blanks.restored(value)
     {
+        // What was taken from the object stays away.
+        kinds::withhold(&row.resource.group, &row.resource.kind.kind, &mut whole, Some(value));
+        row.strategy.complete(&mut whole);
         let is_forbidden = |error: &Error| error.kind == ErrorKind::Forbidden && blanks.at(error.path.as_str()).is_some();
         judged.errors = shown_whole(judged.errors, judge(&whole).errors, is_forbidden);
     }
@@ -77,24 +80,22 @@ pub(crate) fn judged(row: &Row, blanks: &Blanks, value: &Value, judge: impl Fn(&
 fn shown_whole(errors: ErrorList, whole: ErrorList, counts: impl Fn(&Error) -> bool) -> ErrorList {
     // A difference of two objects stands below the words that say what is wrong.
     let key = |error: &Error| (error.kind, error.path.clone(), error.detail.lines().next().unwrap_or_default().to_owned());
-    let mut known = HashMap::<_, usize>::new();
-    errors.iter().for_each(|error| *known.entry(key(error)).or_default() += 1);
+    let mut known = HashMap::<_, VecDeque<Error>>::new();
+    let keys: Vec<_> = errors.iter().map(key).collect();
+    keys.iter().zip(errors).for_each(|(key, error)| known.entry(key.clone()).or_default().push_back(error));
     let mut told = ErrorList::new();
-    for error in whole {
-        match known.get_mut(&key(&error)).filter(|left| **left > 0) {
-            Some(left) => *left -= 1,
+    for mut error in whole {
+        match known.get_mut(&key(&error)).and_then(VecDeque::pop_front) {
+            // What is written as JSON by its published names leaves out what is empty.
+            Some(own) if error.shown.is_none() => error.value = own.value,
+            Some(_) => {}
             None if counts(&error) => {}
             None => continue,
         }
         told.push(error);
     }
     // What is not said of the object as it was sent is said last.
-    for error in errors.into_iter().rev() {
-        if let Some(left) = known.get_mut(&key(&error)).filter(|left| **left > 0) {
-            *left -= 1;
-            told.push(error);
-        }
-    }
+    told.extend(keys.iter().rev().filter_map(|key| known.get_mut(key)?.pop_back()));
     told
 }
 
@@ -129,5 +130,12 @@ mod tests {
             vec![Error::required(&Path::root("b"), ""), wrong("1", "odd"), forbidden("c"), forbidden("d"), wrong("[]", "fixed\n-x\n+[]"), wrong("2", "other")];
         let told = shown_whole(errors, whole, |error| error.path.as_str() == "c");
         assert_eq!(told, [wrong("1", "odd"), forbidden("c"), wrong("[]", "fixed\n-x\n+[]"), wrong("null", "odd")]);
+    }
+
+    #[test]
+    fn what_is_shown_by_its_published_names_leaves_out_what_is_empty() {
+        let wrong = |value: Value| vec![Error::invalid(&Path::root("selector"), value, "fixed")];
+        let told = shown_whole(wrong(serde_json::json!({})), wrong(serde_json::json!({"matchExpressions": []})), |_| false);
+        assert_eq!(told, wrong(serde_json::json!({})));
     }
 }

@@ -101,6 +101,9 @@ pub trait Strategy: Send + Sync {
         &[]
     }
 
+    /// Adds what upstream's defaults add to an object that has its empty lists and maps again.
+    fn complete(&self, _whole: &mut Value) {}
+
     /// Whether it matters to who judges an object that its body has lists and maps that are empty, wherever they are.
     fn judges_blanks(&self) -> bool {
         false

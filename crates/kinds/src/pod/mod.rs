@@ -204,6 +204,27 @@ impl Strategy for Pods {
         judged
     }
 
+    /// Who limits nothing requests nothing.
+    fn complete(&self, whole: &mut Value) {
+        let Some(spec) = tree::at(whole, &["spec"]) else { return };
+        for list in ["containers", "initContainers"] {
+            for resources in tree::each(spec, list).filter_map(|container| tree::present(container, "resources")) {
+                if resources.get("limits").is_some_and(Value::is_object) {
+                    resources.entry("requests").or_insert_with(|| Value::Object(machinery::Map::new()));
+                }
+            }
+        }
+    }
+
+    /// Of a status there are the addresses to be said something of.
+    fn judge_through(&self, part: &str, obj: &Value, old: &Value, _stop: &AtomicBool) -> Judged {
+        Judged::of(self.validate_through(part, obj, old), || match part {
+            "" => self.warnings(obj, Some(old)),
+            "status" => warnings::of_status(&obj["status"]),
+            _ => Vec::new(),
+        })
+    }
+
     // Updates of pods come from programs, and often.
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
         if old.is_some() {

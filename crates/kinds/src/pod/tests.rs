@@ -471,3 +471,16 @@ fn values_that_no_label_has_are_told_where_they_are_preferred_and_refused_where_
     let many = with(json!({"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": many}]}));
     assert_eq!(Pods.warnings(&many, None).len(), super::overlaps::TOLD_MAX, "no more than can be told");
 }
+
+#[test]
+fn who_limits_nothing_requests_nothing() {
+    let mut pod = json!({"spec": {"containers": [{"resources": {"limits": {}}}, {"resources": {}}]}});
+    Pods.complete(&mut pod);
+    assert_eq!(pod["spec"]["containers"], json!([{"resources": {"limits": {}, "requests": {}}}, {"resources": {}}]));
+}
+
+#[test]
+fn addresses_of_a_status_should_be_written_in_one_way() {
+    let told = super::warnings::of_status(&json!({"podIPs": [{"ip": "FD00::1"}], "hostIPs": [{"ip": "10.0.0.1"}]}));
+    assert_eq!(told, [r#"status.podIPs[0].ip: IPv6 address "FD00::1" should be in RFC 5952 canonical format ("fd00::1")"#]);
+}

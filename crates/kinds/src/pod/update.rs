@@ -67,6 +67,8 @@ fn annotations(obj: &Value, old: &Value, errors: &mut ErrorList) {
 fn munge(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) -> Value {
     let mut out = new.clone();
     let Some(fields) = out.as_object_mut() else { return out };
+    // Upstream makes the lists anew, as none where they are empty.
+    fields.retain(|key, list| !matches!(key.as_str(), "containers" | "initContainers") || !tree::empty(list));
     for list in ["containers", "initContainers"] {
         let images = tree::list(old, list).iter().map(|c| c.get("image"));
         for (container, image) in tree::each(fields, list).zip(images) {

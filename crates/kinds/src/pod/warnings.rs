@@ -36,6 +36,17 @@ fn old_node_label(label: &str) -> Option<&'static str> {
     })
 }
 
+/// The warnings of a pod's status.
+pub(super) fn of_status(status: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    for list in ["podIPs", "hostIPs"] {
+        for (at, own) in tree::list(status, list).iter().enumerate() {
+            addresses::of_ip(tree::text(own, "ip"), &Path::root("status").child(list).index(at).child("ip"), &mut out);
+        }
+    }
+    out
+}
+
 /// The warnings of a pod or a template, at a path.
 pub(super) fn of(owner: &Value, at: &Path) -> Vec<String> {
     let (spec, path) = (&owner["spec"], at.child("spec"));
