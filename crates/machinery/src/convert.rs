@@ -26,6 +26,9 @@ const EVENT_FIELDS: [(&str, &str); 6] = [
 /// Core Events call the reporting controller `reportingComponent`.
 const REPORTER: (&str, &str) = ("reportingComponent", "reportingController");
 
+/// Like the controller, written by core Events whether there is one or not, and by the others only if there is one.
+const REPORTER_ITSELF: &str = "reportingInstance";
+
 /// The object in another version of its kind; its apiVersion is set.
 pub fn convert(mut value: Value, from: &Gvk, to: &Gvk) -> Value {
     if from == to {
@@ -33,8 +36,16 @@ pub fn convert(mut value: Value, from: &Gvk, to: &Gvk) -> Value {
     }
     if let Value::Object(map) = &mut value {
         match (to.group.as_str(), to.version.as_str(), to.kind.as_str()) {
-            ("", "v1", "Event") => rename(map, EVENT_FIELDS.iter().chain([&REPORTER]).map(|(core, events)| (*events, *core))),
-            ("events.k8s.io", "v1", "Event") => rename(map, EVENT_FIELDS.iter().chain([&REPORTER]).copied()),
+            ("", "v1", "Event") => {
+                rename(map, EVENT_FIELDS.iter().chain([&REPORTER]).map(|(core, events)| (*events, *core)));
+                for reporter in [REPORTER.0, REPORTER_ITSELF] {
+                    map.entry(reporter).or_insert_with(|| Value::String(String::new()));
+                }
+            }
+            ("events.k8s.io", "v1", "Event") => {
+                rename(map, EVENT_FIELDS.iter().chain([&REPORTER]).copied());
+                map.retain(|name, value| *value != "" || (name != REPORTER.1 && name != REPORTER_ITSELF));
+            }
             ("autoscaling", "v1", "HorizontalPodAutoscaler") if from.version == "v2" => autoscaling::to_v1(map),
             ("autoscaling", "v2", "HorizontalPodAutoscaler") if from.version == "v1" => autoscaling::to_v2(map),
             _ => {}

@@ -87,10 +87,8 @@ fn truth(owner: &Value, key: &str, absent: bool) -> Value {
 
 /// The shown few of many parts, and what stands for none of them.
 fn few(parts: &[String], most: usize) -> String {
-    match parts {
-        [] => print::UNSET.to_owned(),
-        parts => print::first_few(parts, most),
-    }
+    let shown = print::first_few(parts, most);
+    if shown.is_empty() { print::UNSET.to_owned() } else { shown }
 }
 
 /// What stands at the entrance of a load balancer, sorted.

@@ -172,6 +172,7 @@ fn other_groups() {
         of("networking.k8s.io/v1", "Ingress", json!({"spec": {"ingressClassName": "k", "rules": rules, "tls": [{}]}})),
         "a | k | b.com,c.com,d.com + 1 more... |  | 80, 443 | 7h30m"
     );
+    assert_eq!(of("discovery.k8s.io/v1", "EndpointSlice", json!({"addressType": "IPv4", "ports": [{"name": ""}]})), "a | IPv4 | <unset> | <unset> | 7h30m");
     assert_eq!(
         of(
             "discovery.k8s.io/v1",

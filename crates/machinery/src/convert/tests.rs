@@ -9,7 +9,7 @@ fn gvk(group: &str, version: &str, kind: &str) -> Gvk {
 fn events_change_their_names_and_back() {
     let (core, events) = (gvk("", "v1", "Event"), gvk("events.k8s.io", "v1", "Event"));
     let event = json!({"apiVersion": "v1", "kind": "Event", "involvedObject": {"name": "a"}, "message": "m", "count": 2,
-        "reportingComponent": "c", "reason": "R"});
+        "reportingComponent": "c", "reportingInstance": "", "reason": "R"});
     let other = convert(event.clone(), &core, &events);
     assert_eq!(
         other,
