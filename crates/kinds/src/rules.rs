@@ -253,9 +253,10 @@ pub(crate) fn is_ip(text: &str) -> bool {
 
 /// A workload's count of collisions only grows.
 pub(crate) fn collisions(status: &Value, old: &Value, errors: &mut ErrorList) {
-    let number = |v: &Value| v["collisionCount"].as_i64().unwrap_or(0);
-    if number(status) < number(old) {
-        errors.push(Error::invalid(&Path::root("status.collisionCount"), number(status), "cannot be decremented"));
+    let number = |v: &Value| v["collisionCount"].as_i64();
+    // One that was not there may become anything.
+    if number(old).is_some_and(|old| number(status).is_none_or(|new| new < old)) {
+        errors.push(Error::invalid(&Path::root("status.collisionCount"), number(status).unwrap_or(0), "cannot be decremented"));
     }
 }
 

@@ -45,6 +45,7 @@ fn fields(group: &str, kind: &str) -> (Option<&'static [&'static str]>, &'static
         ("batch", "CronJob") => (Some(&["spec", "jobTemplate", "spec", "template", "spec"]), &[&["spec", "jobTemplate", "spec", "scheduling"]]),
         ("", "Node") => (None, &[&["spec", "podPreemptionPolicy"], &["spec", "configSource"], &["status", "config"]]),
         ("", "PersistentVolumeClaim") => (None, &[&["status", "healthStatus"]]),
+        ("storage.k8s.io", "CSINode") => (None, &[&["status", "storageHealth"]]),
         ("resource.k8s.io", "ResourceClaimTemplate") => (
             None,
             &[
