@@ -36,7 +36,7 @@ fn complete(case: &Value) -> Value {
     }
     let mut errors = if case["old"].is_object() {
         strategy.prepare_update(&cx, &mut object, &case["old"]);
-        kinds::validate_meta_update(&object, &case["old"], strategy)
+        kinds::validate_meta_update("", &object, &case["old"], strategy)
     } else {
         object["metadata"]["uid"] = "5d3c1f0e-0000-4000-8000-000000000000".into();
         strategy.prepare_create(&cx, &mut object);

@@ -50,8 +50,9 @@ pub(crate) fn created(obj: &Value, namespaced: bool, strategy: &dyn Strategy) ->
     errors
 }
 
-/// What is wrong with the metadata of a changed object. Where the kind's own strategy looks at it too, nothing is said once.
-pub fn validate_meta_update(obj: &Value, old: &Value, strategy: &dyn Strategy) -> ErrorList {
+/// What is wrong with the metadata of an object that is changed through a subresource. Where the kind's own strategy looks at it too,
+/// nothing is said once.
+pub fn validate_meta_update(part: &str, obj: &Value, old: &Value, strategy: &dyn Strategy) -> ErrorList {
     let path = Path::root("metadata");
     let mut errors = ErrorList::new();
     let any_finalizer = strategy.any_finalizer() || strategy.any_finalizer_later();
@@ -62,7 +63,8 @@ pub fn validate_meta_update(obj: &Value, old: &Value, strategy: &dyn Strategy) -
     }
     common(&obj["metadata"], &path, true, &mut errors);
     immutable(obj, old, &mut errors);
-    if NAMED_AGAIN.contains(&tree::text(obj, "kind")) {
+    let kind = tree::text(obj, "kind");
+    if NAMED_AGAIN.contains(&kind) && (part != "status" || NAMED_BY_STATUS.contains(&kind)) {
         prefix(obj, strategy, &mut errors);
     }
     if !any_finalizer {
@@ -128,6 +130,9 @@ const NAMED_AGAIN: [&str; 38] = [
     "VolumeAttachment",
     "VolumeAttributesClass",
 ];
+
+/// Those of them that a change of the status is looked at for, too.
+const NAMED_BY_STATUS: [&str; 3] = ["CertificateSigningRequest", "ValidatingAdmissionPolicy", "VolumeAttachment"];
 
 fn prefix(obj: &Value, strategy: &dyn Strategy, errors: &mut ErrorList) {
     let prefix = tree::text(&obj["metadata"], "generateName");

@@ -170,12 +170,21 @@ fn a_node_says_what_it_can_do_in_order() {
 }
 
 #[test]
+fn what_a_name_was_made_from_is_no_matter_of_a_status() {
+    let old = core("Node", json!({}));
+    let mut new = old.clone();
+    new["metadata"]["generateName"] = "A".into();
+    let told = |part: &str| validate_meta_update(part, &new, &old, strategy("", "nodes")).len();
+    assert_eq!((told(""), told("status")), (1, 0));
+}
+
+#[test]
 fn finalizers_without_a_domain_are_told_after_what_may_not_change() {
     let old = core("ConfigMap", json!({}));
     let mut new = old.clone();
     new["metadata"]["finalizers"] = json!(["a"]);
     new["metadata"]["deletionTimestamp"] = "0001-01-01T00:00:00Z".into();
-    let errors = validate_meta_update(&new, &old, strategy("", "configmaps"));
+    let errors = validate_meta_update("", &new, &old, strategy("", "configmaps"));
     let found: Vec<_> = errors.iter().map(|error| (error.path.as_str(), &error.value)).collect();
     assert_eq!(found, [("metadata.deletionTimestamp", &Value::Null), ("metadata.finalizers[0]", &json!("a"))]);
 }
@@ -460,7 +469,7 @@ fn strategies_bear_any_shape() {
                 let _ = (kind.validate(&new), kind.validate_update(&new, old), kind.validate_status(&new, old));
                 let _ = (kind.warnings(&new, Some(old)), kind.selectable_fields(&new), kind.grace_period(&new, None));
                 let _ = kind.row(&new, SystemTime::UNIX_EPOCH);
-                let _ = (validate_meta(&new, resource.namespaced, kind), crate::validate_meta_update(&new, old, kind));
+                let _ = (validate_meta(&new, resource.namespaced, kind), crate::validate_meta_update("", &new, old, kind));
                 for part in ["ephemeralcontainers", "resize", "binding", "eviction", "approval", "finalize"] {
                     let mut new = new.clone();
                     let _ = kind.validate_through(part, &new, old);

@@ -353,7 +353,7 @@ fn validate(world: &World, what: &Change<'_>, cx: &Context, value: &Value, old: 
         errors.extend(admin_access::check_status(world, row, value, old));
         errors.extend(claim_rights::check(world, row, cx, value, old));
     }
-    errors.extend(kinds::validate_meta_update(value, old, &*row.strategy));
+    errors.extend(kinds::validate_meta_update(what.subresource, value, old, &*row.strategy));
     let judged = errors::judged(row, &cx.blanks(), value, |value| row.strategy.judge_through(what.subresource, value, old, cx.stop()));
     errors.extend(judged.errors);
     errors::show_blanks(&mut errors, &cx.blanks());
