@@ -104,7 +104,7 @@ fn claims(status: &Value, spec: &Value, path: &Path, errors: &mut ErrorList) {
             errors.push(Error::duplicate(&place, name));
         }
         if let Some(made) = claim["resourceClaimName"].as_str() {
-            rules::name(made, &place, names::dns1123_subdomain(made), errors);
+            rules::name(made, &list.index(at).child("resourceClaimName"), names::dns1123_subdomain(made), errors);
         }
     }
     let (extended, place) = (&status["extendedResourceClaimStatus"], path.child("extendedResourceClaimStatus"));
