@@ -348,12 +348,15 @@ pub fn track_update<'w>(
 fn track<'w>(kind: impl Into<Written<'w>>, old: Option<&Value>, new: &mut Value, manager: &Manager<'_>) {
     let kind = kind.into();
     let typed = !kind.is_lenient();
-    let reset = new.get("metadata").and_then(|m| m.get("managedFields")).and_then(Value::as_array).is_some_and(|entries| match entries.as_slice() {
+    // Through a subresource nobody brings owners, nor takes them all away.
+    let whole = manager.subresource.is_empty();
+    let said = new.get("metadata").and_then(|m| m.get("managedFields")).and_then(Value::as_array).filter(|_| whole);
+    let reset = said.is_some_and(|entries| match entries.as_slice() {
         [] => typed,
         [Value::Object(entry)] => entry.is_empty(),
         _ => false,
     });
-    let brought = if manager.subresource.is_empty() { Managers::of(Some(new)) } else { Managers::default() };
+    let brought = if whole { Managers::of(Some(new)) } else { Managers::default() };
     let mut managers = if brought.is_empty() && !reset { Managers::of(old) } else { brought };
     let brought_fields = new.get_mut("metadata").and_then(Value::as_object_mut).and_then(|m| m.remove("managedFields"));
     // An object that nobody is recorded for stays so until it is applied to.

@@ -141,6 +141,10 @@ fn subresources_are_managers_of_their_own() {
     assert_eq!(owned(&new, "controller"), json!({"f:status": {"f:replicas": {}}}));
     assert_eq!(owned(&new, "kubectl"), json!({"f:spec": {"f:replicas": {}}}));
     assert_eq!(new["metadata"]["managedFields"][1]["subresource"], "status");
+    let mut wiped = new.clone();
+    wiped["metadata"]["managedFields"] = json!([]);
+    track(deployment(), Some(&new), &mut wiped, &status);
+    assert_eq!(wiped, new, "whoever writes the status takes no owners away");
 }
 
 #[test]
