@@ -2,42 +2,36 @@
 
 use crate::{rules, tree};
 use machinery::{Value, quantity::Quantity};
-use std::collections::BTreeMap;
 
 const COUNTED: [&str; 2] = ["cpu", "memory"];
+const BEST_EFFORT: &str = "BestEffort";
+const BURSTABLE: &str = "Burstable";
+const GUARANTEED: &str = "Guaranteed";
 
 /// `Guaranteed`, `Burstable` or `BestEffort`.
 pub fn qos_class(spec: &Value) -> &'static str {
     let own = &spec["resources"];
-    if !tree::empty(&own["requests"]) || !tree::empty(&own["limits"]) {
-        return class(std::iter::once(own));
+    let of_pods = |name: &str| COUNTED.contains(&name) || name.starts_with("hugepages-");
+    if ["requests", "limits"].into_iter().flat_map(|list| tree::entries(own, list)).any(|(name, _)| of_pods(name)) {
+        return of_resources(own);
     }
-    let lists = ["containers", "initContainers"];
-    class(lists.iter().flat_map(|list| tree::list(spec, list)).map(|c| &c["resources"]))
+    let lists = ["initContainers", "containers"].into_iter().flat_map(|list| tree::list(spec, list));
+    common(lists.map(|container| of_resources(&container["resources"])))
 }
 
-fn class<'v>(resources: impl Iterator<Item = &'v Value>) -> &'static str {
-    let mut requests: BTreeMap<&str, Quantity> = BTreeMap::new();
-    let mut limits: BTreeMap<&str, Quantity> = BTreeMap::new();
-    let mut all_limited = true;
-    for resource in resources {
-        for (name, quantity) in counted(&resource["requests"]) {
-            *requests.entry(name).or_default() += quantity;
-        }
-        let mut found = 0;
-        for (name, quantity) in counted(&resource["limits"]) {
-            *limits.entry(name).or_default() += quantity;
-            found += 1;
-        }
-        all_limited &= found == COUNTED.len();
-    }
-    match () {
-        () if requests.is_empty() && limits.is_empty() => "BestEffort",
-        () if all_limited && requests == limits => "Guaranteed",
-        () => "Burstable",
-    }
+/// What all are, or else burstable.
+fn common(mut classes: impl Iterator<Item = &'static str>) -> &'static str {
+    let first = classes.next().unwrap_or(BEST_EFFORT);
+    if classes.all(|class| class == first) { first } else { BURSTABLE }
 }
 
-fn counted(list: &Value) -> impl Iterator<Item = (&'static str, Quantity)> {
-    COUNTED.into_iter().filter_map(|name| Some((name, rules::quantity(&list[name])?))).filter(|(_, q)| *q > Quantity::ZERO)
+fn of_resources(resources: &Value) -> &'static str {
+    common(COUNTED.into_iter().map(|name| {
+        let [request, limit] = ["requests", "limits"].map(|list| rules::quantity(&resources[list][name]).unwrap_or_default());
+        match () {
+            () if request != limit => BURSTABLE,
+            () if request == Quantity::ZERO => BEST_EFFORT,
+            () => GUARANTEED,
+        }
+    }))
 }

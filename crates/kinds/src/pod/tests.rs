@@ -66,6 +66,7 @@ fn the_class_follows_requests_and_limits() {
         (json!({"requests": {"cpu": "100m"}}), "Burstable"),
         (json!({"limits": {"cpu": "100m", "memory": "1Mi"}}), "Guaranteed"),
         (json!({"requests": {"memory": "1Mi"}, "limits": {"cpu": "1", "memory": "2Mi"}}), "Burstable"),
+        (json!({"limits": {"cpu": "-1"}}), "Burstable"),
     ] {
         assert_eq!(created(container(json!({"resources": resources})))["status"]["qosClass"], class);
     }
