@@ -73,7 +73,7 @@ pub struct Decoded {
 pub const STACK_BYTES: usize = 64 << 20;
 
 /// How deep a value may be nested that is read by the fields of its types, which takes each level out of the one around it.
-const BY_FIELDS_DEPTH_MAX: usize = 200;
+const BY_FIELDS_DEPTH_MAX: usize = 40;
 
 /// Reads JSON that holds objects, as deep as any body may be, and what lists and events put around them.
 ///
