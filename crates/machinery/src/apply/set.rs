@@ -6,6 +6,7 @@
 
 use crate::{
     Map, Value,
+    quote::Quoted,
     schema::{Type, TypeRef},
 };
 
@@ -243,17 +244,28 @@ pub(super) fn push_element(path: &mut String, key: &str) {
     match kind {
         "k" => {
             let keys: Map<String, Value> = serde_json::from_str(rest).unwrap_or_default();
-            let keys: Vec<String> = keys.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            let keys: Vec<String> = keys.iter().map(|(k, v)| format!("{k}={}", shown(v))).collect();
             path.push_str(&format!("[{}]", keys.join(",")));
         }
         "v" => {
-            let float = rest.parse::<f64>().ok().filter(|_| rest.parse::<i64>().is_err()).map(crate::numerals::float);
-            path.push_str(&format!("[={}]", float.as_deref().unwrap_or(rest)));
+            let value: Option<Value> = serde_json::from_str(rest).ok();
+            path.push_str(&format!("[={}]", value.as_ref().map_or_else(|| rest.to_owned(), shown)));
         }
         "i" => path.push_str(&format!("[{rest}]")),
         _ => {
             path.push('.');
             path.push_str(rest);
         }
+    }
+}
+
+/// A value as paths show it (upstream's `value.ToString`).
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => Quoted(text).to_string(),
+        Value::Array(items) => format!("[{}]", items.iter().map(shown).collect::<Vec<_>>().join(",")),
+        Value::Object(fields) => fields.iter().map(|(name, value)| format!("{name}={}", shown(value))).collect(),
+        Value::Number(number) if !number.is_i64() => number.as_f64().map(crate::numerals::float).unwrap_or_default(),
+        other => other.to_string(),
     }
 }

@@ -103,13 +103,27 @@ fn operations(patch: &Value) -> Result<Vec<String>, String> {
     Ok(unknown)
 }
 
+/// The Go package of a group's types without a version.
+fn package(kind: &Gvk) -> &str {
+    kind.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core")
+}
+
+/// Why an object that says that it is of another kind, and of no version, cannot be read: upstream looks for the kind among the group's types
+/// without a version.
+fn other_kind_of_no_version(own: &Gvk, kind: &str) -> String {
+    if crate::schema::builtin().kinds().any(|(known, _)| known.group == own.group && known.kind == kind) {
+        let package = package(own);
+        return format!("converting ({package}.{kind}) to ({package}.{}): unknown conversion", own.kind);
+    }
+    format!("no kind {} is registered for the internal version of group {} in scheme {SCHEME:?}", Quoted(kind), Quoted(&own.group))
+}
+
 /// Why an object that says that it is of another kind cannot be read as one of its own.
 fn other_kind(own: &Gvk, found: &Gvk, text: &[u8]) -> String {
     let Some(ty) = crate::schema::builtin().kind(found) else {
         return format!("no kind {} is registered for version {} in scheme {SCHEME:?}", Quoted(&found.kind), Quoted(&found.api_version()));
     };
-    let package = own.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
-    let nowhere = || format!("converting ({}.{}) to ({package}.{}): unknown conversion", found.version, found.kind, own.kind);
+    let nowhere = || format!("converting ({}.{}) to ({}.{}): unknown conversion", found.version, found.kind, package(own), own.kind);
     match json::canonical_text(text, ty) {
         Some(Err(why)) => why,
         _ => nowhere(),
@@ -179,6 +193,9 @@ impl Patch {
         if let (false, Some(own)) = (self.kind == Kind::Strategic, ty.gvk().filter(|_| !ty.schema.is_lenient())) {
             let given = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
             let (version, kind) = (given("apiVersion"), given("kind"));
+            if version.is_empty() && !kind.is_empty() && kind != own.kind {
+                return Err(invalid(written(&value), other_kind_of_no_version(own, kind)));
+            }
             if version.is_empty() && !kind.is_empty() {
                 // Upstream reads it as the kind without a version, which has neither metadata nor anything else.
                 let all = value.as_object().into_iter().flatten().map(|(field, _)| field.as_str()).filter(|field| !matches!(*field, "kind" | "apiVersion"));
@@ -209,6 +226,9 @@ impl Patch {
                 let found = crate::gvk::Gvk::parse(version, if kind.is_empty() { &own.kind } else { kind });
                 let text = self.text(ty, old, &value);
                 return Err(invalid(String::from_utf8_lossy(&text).into_owned(), other_kind(own, &found, &text)));
+            }
+            if given("apiVersion").starts_with('/') {
+                value["apiVersion"] = own.api_version().into();
             }
         }
         let outcome = match self.kind {

@@ -451,6 +451,18 @@ fn a_strategic_patch_is_read_by_the_fields_of_go_s_types() {
     assert!(told.ends_with(r#"strict decoding error: unknown field "Name", unknown field "metadata.aa", unknown field "spec.zz""#), "{told}");
 }
 
+/// As kube-apiserver 1.37.2 answers.
+#[test]
+fn a_kind_of_no_version_is_looked_for_among_those_of_the_group() {
+    use crate::json::Validation;
+    let (ty, old) = config_map();
+    let patched = |operations: &str| parse(Kind::Json, operations.as_bytes(), Validation::Ignore).unwrap().apply(ty, &old, &mut Vec::new());
+    let refused = patched(r#"[{"op":"move","from":"/apiVersion","path":"/kind"}]"#).unwrap_err().message;
+    assert!(refused.ends_with(r#"no kind "v1" is registered for the internal version of group "" in scheme "pkg/runtime/scheme.go:111""#), "{refused}");
+    let patched = patched(r#"[{"op":"add","path":"/apiVersion","value":"/v1"}]"#).unwrap();
+    assert_eq!(patched.value, old, "a group without letters is none");
+}
+
 #[test]
 fn a_group_without_a_version_has_no_kinds() {
     let (ty, old) = config_map();

@@ -323,10 +323,10 @@ fn floats_in_sets_are_written_as_go_writes_them() {
     let elements = [json!(1e-7), json!(1e20), json!(1.5), json!(1.0), json!(18_446_744_073_709_552_000.0_f64)];
     let names = elements.map(|item| super::super::shape::element(super::super::shape::Shape::Set, &item));
     assert_eq!(names, ["v:1e-07", "v:100000000000000000000", "v:1.5", "v:1", "v:18446744073709552000"]);
-    let shown = ["v:1e-07", "v:100000000000000000000", "v:7", "v:\"1e5\""].map(|name| {
+    let shown = ["v:1e-07", "v:100000000000000000000", "v:7", "v:\"1e5\"", "k:{\"a\":{\"b\":[\"c\",1.5]},\"p\":80}"].map(|name| {
         let mut path = String::new();
         super::super::set::push_element(&mut path, name);
         path
     });
-    assert_eq!(shown, ["[=1e-07]", "[=1e+20]", "[=7]", "[=\"1e5\"]"]);
+    assert_eq!(shown, ["[=1e-07]", "[=1e+20]", "[=7]", "[=\"1e5\"]", "[a=b=[\"c\",1.5],p=80]"]);
 }
