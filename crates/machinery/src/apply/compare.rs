@@ -148,42 +148,41 @@ fn always_written(ty: TypeRef<'_>, field: &Field) -> Option<&'static Value> {
     }
 }
 
+/// Elements of one name are compared one to one. Where there are several before or after, their name stands for all of them: several that are
+/// others than before are a change; what becomes several goes and comes as such, and so does what is several no more.
 fn lists(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>, delta: &mut Delta) {
-    let items = |v: Option<&Value>| -> BTreeMap<String, Vec<usize>> {
-        let mut named = BTreeMap::<String, Vec<usize>>::new();
-        for (at, item) in v.and_then(Value::as_array).into_iter().flatten().enumerate() {
-            named.entry(element(shape, item)).or_default().push(at);
-        }
-        named
-    };
+    let items = |list: Option<&'_ Value>| -> Vec<String> { list.and_then(Value::as_array).into_iter().flatten().map(|item| element(shape, item)).collect() };
     let elem = match shape {
         Shape::Keyed(elem, _) => Some(elem),
         _ => None,
     };
-    let (mut before, after) = (items(old), items(new));
-    let at = |v: Option<&'_ Value>, at: &[usize]| -> Option<Value> { v?.get(*at.first()?).cloned() };
-    for (name, places) in after {
-        let earlier = before.remove(&name);
-        let child = match (&earlier, elem) {
-            // Elements of a set are equal if their names are; duplicated keys are compared as a whole.
-            (Some(_), None) => Delta::default(),
-            (Some(earlier), Some(_)) if earlier.len() > 1 || places.len() > 1 => {
-                let all = |v: Option<&Value>, at: &[usize]| -> Vec<Value> { at.iter().filter_map(|at| v?.get(*at).cloned()).collect() };
-                Delta { changed_self: all(old, earlier) != all(new, &places), ..Delta::default() }
-            }
-            (None, Some(_)) if places.len() > 1 => Delta { changed_self: true, ..Delta::default() },
-            (earlier, _) => {
-                let old = earlier.as_ref().and_then(|e| old?.get(*e.first()?));
-                let new = places.first().and_then(|at| new?.get(*at));
-                compare_item(elem, old, new)
-            }
+    let mut named = BTreeMap::<String, (Vec<usize>, Vec<usize>)>::new();
+    for (at, name) in items(old).into_iter().enumerate() {
+        named.entry(name).or_default().0.push(at);
+    }
+    for (at, name) in items(new).into_iter().enumerate() {
+        named.entry(name).or_default().1.push(at);
+    }
+    for (name, (before, after)) in named {
+        let (one, other) = (first_of(old, &before), first_of(new, &after));
+        let child = match (before.len(), after.len()) {
+            (0 | 1, 0 | 1) => compare_item(elem, one, other),
+            (2.., 2..) => Delta { changed_self: !all_of(old, &before).eq(all_of(new, &after)), ..Delta::default() },
+            (2.., 0) => Delta { removed_self: true, ..Delta::default() },
+            (2.., _) => Delta { removed_self: true, ..compare_item(elem, None, other) },
+            (0, _) => Delta { changed_self: true, ..Delta::default() },
+            _ => Delta { changed_self: true, ..compare_item(elem, one, None) },
         };
         delta.child(|| name, child);
     }
-    for (name, places) in before {
-        let gone = at(old, &places);
-        delta.child(|| name, compare_item(elem, gone.as_ref(), None));
-    }
+}
+
+fn all_of<'v>(list: Option<&'v Value>, places: &'v [usize]) -> impl Iterator<Item = &'v Value> {
+    list.into_iter().flat_map(move |list| places.iter().filter_map(move |at| list.get(*at)))
+}
+
+fn first_of<'v>(list: Option<&'v Value>, places: &[usize]) -> Option<&'v Value> {
+    list?.get(*places.first()?)
 }
 
 fn compare_item(elem: Option<TypeRef<'_>>, old: Option<&Value>, new: Option<&Value>) -> Delta {

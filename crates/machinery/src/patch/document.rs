@@ -31,17 +31,31 @@ struct Operation<'t> {
     value: Option<&'t [u8]>,
 }
 
-/// The text of a document to which the operations of a JSON patch were applied. None if they do not fit it, or are too much work.
-pub(super) fn after_json_patch(doc: &[u8], operations: &[u8], levels: usize) -> Option<Vec<u8>> {
+/// Why there is no text.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NoText {
+    /// A test compares what is the same in other words: texts are compared.
+    Test,
+    /// The operations do not fit the document, or are too much work.
+    Unknown,
+}
+
+/// The text of a document to which the operations of a JSON patch were applied.
+pub(super) fn after_json_patch(doc: &[u8], operations: &[u8], levels: usize) -> Result<Vec<u8>, NoText> {
     if !is_affordable(doc, operations, levels) {
-        return None;
+        return Err(NoText::Unknown);
     }
     let mut doc = Node::Text(Cow::Borrowed(doc));
     doc.open();
     for (_, operation) in members(operations) {
-        doc.apply(&Operation::read(operation)?)?;
+        let operation = Operation::read(operation).ok_or(NoText::Unknown)?;
+        if operation.op != "test" {
+            doc.apply(&operation).ok_or(NoText::Unknown)?;
+        } else if !doc.passes(&operation).ok_or(NoText::Unknown)? {
+            return Err(NoText::Test);
+        }
     }
-    Some(doc.text())
+    Ok(doc.text())
 }
 
 /// The text of a document into which a patch was merged. None if it is too much work.
@@ -94,13 +108,17 @@ impl<'t> Node<'t> {
         };
     }
 
-    /// Looks into it and all that is in it.
-    fn unfold(&mut self) {
+    /// Whether it is the same as another, in the same words. Both are looked into as far as that is so.
+    fn equals(&mut self, other: &mut Self) -> bool {
         self.open();
-        match self {
-            Self::Text(_) => {}
-            Self::Object(fields) => fields.values_mut().for_each(Self::unfold),
-            Self::List(items) => items.iter_mut().for_each(Self::unfold),
+        other.open();
+        match (self, other) {
+            (Self::Text(one), Self::Text(other)) => one.trim_ascii() == other.trim_ascii(),
+            (Self::Object(one), Self::Object(other)) => {
+                one.len() == other.len() && one.iter_mut().all(|(name, value)| other.get_mut(name).is_some_and(|other| value.equals(other)))
+            }
+            (Self::List(one), Self::List(other)) => one.len() == other.len() && one.iter_mut().zip(other).all(|(one, other)| one.equals(other)),
+            _ => false,
         }
     }
 
@@ -179,16 +197,19 @@ impl<'t> Node<'t> {
                 let copied = self.at(from)?.map_or_else(|| b"null".to_vec(), |node| node.text());
                 self.add(path, Self::Text(Cow::Owned(copied)))
             }
-            "test" => {
-                if path.is_empty() {
-                    self.unfold();
-                } else if let Some(node) = self.at(path)? {
-                    // What passed was compared to its end.
-                    node.unfold();
-                }
-                Some(())
-            }
             _ => None,
+        }
+    }
+
+    /// Whether a test passes. What is not there is null.
+    fn passes(&mut self, operation: &Operation<'t>) -> Option<bool> {
+        let (path, mut value) = (operation.path.as_deref()?, operation.value());
+        if path.is_empty() {
+            return Some(self.equals(&mut value));
+        }
+        match self.at(path)? {
+            Some(node) => Some(node.equals(&mut value)),
+            None => Some(value.is_null()),
         }
     }
 
@@ -317,8 +338,12 @@ mod tests {
         ] {
             assert_eq!(json_patched(operations), text, "{operations}");
         }
-        assert!(after_json_patch(DOC.as_bytes(), br#"[{"op":"remove","path":"/x/y"}]"#, 9).is_none());
-        assert!(after_json_patch(DOC.as_bytes(), b"[]", usize::MAX).is_none(), "too much work");
+        assert_eq!(after_json_patch(DOC.as_bytes(), br#"[{"op":"remove","path":"/x/y"}]"#, 9), Err(NoText::Unknown));
+        assert_eq!(after_json_patch(DOC.as_bytes(), b"[]", usize::MAX), Err(NoText::Unknown), "too much work");
+        for (path, value) in [("/spec/z/x", "\"ä\""), ("/spec/list/0", r#"{"a":2.0,"b":1}"#), ("/kind", "null"), ("/none", "1")] {
+            let operations = format!(r#"[{{"op":"test","path":"{path}","value":{value}}}]"#);
+            assert_eq!(after_json_patch(DOC.as_bytes(), operations.as_bytes(), 9), Err(NoText::Test), "{operations}");
+        }
     }
 
     #[test]

@@ -136,11 +136,18 @@ impl Patch {
         let doc = json::encode_as(Some(ty), old);
         let levels = depth(old) + depth(&self.value) + depth(patched);
         let text = match self.kind {
-            Kind::Json => document::after_json_patch(&doc, &self.bytes, levels),
+            Kind::Json => document::after_json_patch(&doc, &self.bytes, levels).ok(),
             Kind::Merge => document::after_merge(&doc, &self.bytes, levels),
             Kind::Strategic => None,
         };
         text.unwrap_or_else(|| json::encode_as(Some(ty), patched))
+    }
+
+    /// Whether a test of a JSON patch fails because of how something is spelled. What a free-form value is stored as, the tree does not tell.
+    fn is_spelled_otherwise(&self, ty: TypeRef<'_>, old: &Value) -> bool {
+        let tests = self.value.as_array().is_some_and(|operations| operations.iter().any(|operation| operation["op"] == "test"));
+        let levels = depth(old) + 2 * depth(&self.value);
+        tests && !json::Texts::are_kept(ty) && document::after_json_patch(&json::encode_as(Some(ty), old), &self.bytes, levels) == Err(document::NoText::Test)
     }
 
     /// What is wrong with the patched tree, as upstream meets it in the text. Where nothing is, no text is made.
@@ -163,7 +170,12 @@ impl Patch {
     pub fn apply(&self, ty: TypeRef<'_>, old: &Value, told: &mut Vec<String>) -> Result<json::Decoded, Status> {
         let (mut value, mut left) = (old.clone(), Value::Null);
         match self.kind {
-            Kind::Json => value = json_patch(old, &self.value)?,
+            Kind::Json => {
+                value = json_patch(old, &self.value)?;
+                if self.is_spelled_otherwise(ty, old) {
+                    return Err(super::unprocessable());
+                }
+            }
             Kind::Merge => merge(&mut value, &self.value),
             Kind::Strategic if self.value.is_null() => {}
             Kind::Strategic => {

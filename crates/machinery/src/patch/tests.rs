@@ -196,6 +196,19 @@ fn a_test_compares_numbers_as_they_are_written() {
     }
 }
 
+/// As kube-apiserver 1.37.2 answers: texts are compared, and `<` is written with an escape.
+#[test]
+fn a_test_compares_texts_as_they_are_spelled() {
+    use crate::json::Validation;
+    let (ty, mut old) = config_map();
+    old["data"]["b"] = "ä<".into();
+    let passes = |value: &str| {
+        let operations = format!(r#"[{{"op":"test","path":"/data/b","value":{value}}}]"#);
+        parse(Kind::Json, operations.as_bytes(), Validation::Strict).unwrap().apply(ty, &old, &mut Vec::new()).map(drop).map_err(|error| error.code)
+    };
+    assert_eq!([passes("\"ä\\u003c\""), passes("\"ä<\""), passes("\"\\u00e4\\u003c\"")], [Ok(()), Err(422), Err(422)]);
+}
+
 #[test]
 fn of_elements_with_one_key_the_first_is_meant() {
     let doc = json!({"ports": [{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"}]});

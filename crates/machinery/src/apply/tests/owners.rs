@@ -330,3 +330,20 @@ fn floats_in_sets_are_written_as_go_writes_them() {
     });
     assert_eq!(shown, ["[=1e-07]", "[=1e+20]", "[=7]", "[=\"1e5\"]", "[a=b=[\"c\",1.5],p=80]"]);
 }
+
+/// Answers of kube-apiserver 1.37.2.
+#[test]
+fn an_element_that_becomes_several_is_of_who_made_it_so() {
+    let with = |finalizers: Value| json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "finalizers": finalizers}});
+    let mut live = with(json!(["f/a", "f/b"]));
+    track(deployment(), None, &mut live, &manager("made"));
+    let mut several = live.clone();
+    several["metadata"]["finalizers"] = json!(["f/b", "f/a", "f/a"]);
+    track(deployment(), Some(&live), &mut several, &manager("m"));
+    assert_eq!(owned(&several, "m"), json!({"f:metadata": {"f:finalizers": {"v:\"f/a\"": {}}}}));
+    assert_eq!(owned(&several, "made"), json!({"f:metadata": {"f:finalizers": {".": {}, "v:\"f/b\"": {}}}}));
+    let mut one = several.clone();
+    one["metadata"]["finalizers"] = json!(["f/b", "f/a"]);
+    track(deployment(), Some(&several), &mut one, &manager("n"));
+    assert_eq!((owned(&one, "m"), owned(&one, "n")), (Value::Null, json!({"f:metadata": {"f:finalizers": {"v:\"f/a\"": {}}}})));
+}
