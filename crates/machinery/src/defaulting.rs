@@ -17,6 +17,9 @@ use crate::{
 /// The Go type of the maps whose amounts are rounded.
 const RESOURCE_LIST: &str = "v1.ResourceList";
 
+/// The group that has no defaults upstream, and so rounds nothing.
+const UNROUNDED: &str = "io.k8s.api.node.";
+
 /// Adds what is absent, all the way down.
 pub fn apply(ty: TypeRef<'_>, value: &mut Value) {
     match (ty.get(), value) {
@@ -88,7 +91,7 @@ fn fields(ty: TypeRef<'_>, object: &Object, map: &mut Map<String, Value>) {
             candidate = candidates.next();
         }
         match candidate {
-            Some(f) if f.name == name.as_str() && f.go_type == RESOURCE_LIST => round(value),
+            Some(f) if f.name == name.as_str() && f.go_type == RESOURCE_LIST && !object.name.starts_with(UNROUNDED) => round(value),
             Some(f) if f.name == name.as_str() => apply(ty.to(f.ty), value),
             Some(_) => {}
             None => break,
@@ -175,6 +178,9 @@ mod tests {
         let mut value = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1n", "memory": "1Gi"}}}]}});
         apply(ty, &mut value);
         assert_eq!(value["spec"]["containers"][0]["resources"], json!({"requests": {"cpu": "1m", "memory": "1Gi"}}));
+        let mut class = json!({"handler": "h", "overhead": {"podFixed": {"cpu": "1n"}}});
+        apply(schema::builtin().named("io.k8s.api.node.v1.RuntimeClass").unwrap(), &mut class);
+        assert_eq!(class["overhead"]["podFixed"]["cpu"], "1n", "its group has no defaults");
     }
 
     #[test]
