@@ -105,7 +105,10 @@ fn operations(patch: &Value) -> Result<Vec<String>, String> {
 
 /// The Go package of a group's types without a version.
 fn package(kind: &Gvk) -> &str {
-    kind.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core")
+    match kind.group.split('.').next().unwrap_or_default() {
+        "" | "events" => "core",
+        first => first,
+    }
 }
 
 /// Why an object that says that it is of another kind, and of no version, cannot be read: upstream looks for the kind among the group's types
