@@ -136,10 +136,10 @@ fn type_of(builder: &mut Builder, structural: &Value, depth: usize) -> TypeId {
             };
             builder.list(elem, list_type, false)
         }
-        // A text with a format is any scalar to those who apply (`schemaconv`).
+        // A text with a format is any scalar to those who apply (`schemaconv`), as an amount is among the built-in types.
         "string" => match structural.get("format").and_then(Value::as_str).unwrap_or_default() {
             "" | "byte" => builder.plain(&Type::String),
-            _ => builder.plain(&Type::IntOrString),
+            _ => builder.plain(&Type::Quantity),
         },
         "boolean" => builder.plain(&Type::Bool),
         "integer" => builder.plain(&Type::Int64),

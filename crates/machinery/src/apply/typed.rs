@@ -52,7 +52,6 @@ pub(super) fn fits(ty: Option<TypeRef<'_>>, value: &Value) -> bool {
         (Type::Int32 | Type::Int64 | Type::Double, _) => value.is_number(),
         (Type::Bool, _) => value.is_boolean(),
         (Type::Quantity | Type::Time | Type::MicroTime, _) => is_scalar(value),
-        (Type::IntOrString, _) if ty.schema.is_lenient() => is_scalar(value),
         _ => true,
     }
 }
@@ -125,12 +124,8 @@ impl Check {
                 self.error(&format!("expected numeric (int or float), got {}", go_type(value)));
             }
             (Type::Bool, _) if !value.is_boolean() => self.error(&format!("expected boolean, got &{{{}}}", plain(value))),
-            // What is published without a type may be anything: a number or a text, and what is free in form. A text of a form in a custom object
-            // is published with one.
+            // What is published without a type may be anything: a number or a text, and what is free in form.
             (Type::Quantity | Type::Time | Type::MicroTime, _) if !is_scalar(value) => {
-                self.error(&format!("expected any scalar, got &{{{}}}", plain(value)));
-            }
-            (Type::IntOrString, _) if ty.schema.is_lenient() && !is_scalar(value) => {
                 self.error(&format!("expected any scalar, got &{{{}}}", plain(value)));
             }
             _ => {}

@@ -344,7 +344,7 @@ impl<'a> Seed<'a> {
             // Go has read it before anybody asked for its type.
             _ if self.is_lenient() && number.as_i64().is_none() && number.is_u64() => Ok(number.as_u64().map(go_number)),
             Type::Double | Type::Any | Type::RawJson | Type::RawExtension | Type::Fields => Ok(Some(Value::Number(number))),
-            Type::Quantity => self.text(&shown.to_string()),
+            Type::Quantity if !self.is_lenient() => self.text(&shown.to_string()),
             Type::Int32 | Type::Int64 | Type::IntOrString => self.wrong(&format!("number {shown}"), Value::Number(number)),
             // How it is written tells Go's kind of it, which is told of what comes from maps alone.
             _ if self.cx.from_maps => self.wrong(&format!("number {shown}"), Value::Number(number)),
@@ -360,6 +360,8 @@ impl<'a> Seed<'a> {
     fn text<E: Error>(&self, text: &str) -> Result<Option<Value>, E> {
         let value = match self.ty.get() {
             Type::String | Type::IntOrString | Type::Any | Type::RawJson | Type::RawExtension | Type::Fields => Ok(text.to_owned()),
+            // In a custom object it stands for any text of a form.
+            Type::Quantity if self.is_lenient() => Ok(text.to_owned()),
             Type::Quantity => scalar::quantity(text),
             Type::Time => scalar::time(text, false),
             Type::MicroTime => scalar::time(text, true),
