@@ -39,7 +39,8 @@ impl Apply<'_> {
             return Err(errors::conflict(row, call.name(), &why));
         }
         call.cx.note_texts(Texts::of_tree(row.ty(), &value));
-        let mut value = call.told(json::Decoded { value, warnings: Vec::new(), blanks: Blanks::of(row.ty(), &applied.value) });
+        let blanks = Blanks::of(row.ty(), &applied.value).still_in(&value);
+        let mut value = call.told(json::Decoded { value, warnings: Vec::new(), blanks });
         check_identity(call, &mut value)?;
         own::default(row, &mut value);
         Ok(value)

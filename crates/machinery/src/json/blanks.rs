@@ -96,6 +96,19 @@ impl Blanks {
         }
     }
 
+    /// Those that an object has nothing in the place of: what an empty list was merged into may be full.
+    #[must_use]
+    pub fn still_in(mut self, object: &Value) -> Self {
+        self.0.retain(|blank| {
+            let there = blank.path.iter().try_fold(object, |value, key| match value {
+                Value::Array(items) => items.get(key.parse::<usize>().ok()?),
+                value => value.get(key),
+            });
+            there.is_none()
+        });
+        self
+    }
+
     /// Whether one lies below a field of the object.
     #[must_use]
     pub fn is_below(&self, field: &str) -> bool {
@@ -155,6 +168,14 @@ mod tests {
         let whole = decoded.blanks.restored_in_wholes(ty, &decoded.value);
         assert_eq!(whole["spec"]["selector"], json!({"matchExpressions": []}));
         assert_eq!(whole["spec"]["template"], decoded.value["spec"]["template"], "constraints are owned one by one");
+    }
+
+    #[test]
+    fn an_empty_list_that_is_applied_to_a_full_one_is_none() {
+        let ty = schema::builtin().named("io.k8s.api.admissionregistration.v1.ValidatingWebhookConfiguration").unwrap();
+        let blanks = super::Blanks::of(ty, &json!({"webhooks": [], "metadata": {"labels": {}}}));
+        let left = blanks.still_in(&json!({"webhooks": [{"name": "a"}], "metadata": {}}));
+        assert_eq!((left.at("webhooks"), left.at("metadata.labels")), (None, Some(json!({}))));
     }
 
     #[test]
