@@ -313,6 +313,10 @@ impl<'a> Seed<'a> {
 
     /// A scalar of the wrong JSON type: an error, or left to validation.
     fn wrong<E: Error>(&self, found: &str, value: Value) -> Result<Option<Value>, E> {
+        // What is neither a schema nor a list is an empty one to their decoders.
+        if matches!(self.ty.get(), Type::SchemaOrArray(_) | Type::SchemaOrStrings(_)) {
+            return Ok(Some(Value::Array(Vec::new())));
+        }
         if self.is_lenient() { Ok(Some(value)) } else { self.mismatch(found) }
     }
 

@@ -261,3 +261,14 @@ fn bytes_may_be_listed() {
     let refused = read(r#"{"k":[256]}"#).unwrap_err().message;
     assert!(refused.ends_with("json: cannot unmarshal number 256 into Go struct field Secret.data of type uint8"), "{refused}");
 }
+
+/// As kube-apiserver 1.37.2 reads them: `UnmarshalJSON` of `JSONSchemaPropsOrArray` looks for a bracket alone.
+#[test]
+fn what_is_no_schema_where_one_or_many_are_due_is_empty() {
+    let crd = kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+    for items in ["\"x\"", "7", "true", "[]"] {
+        let body = format!(r#"{{"spec":{{"versions":[{{"schema":{{"openAPIV3Schema":{{"items":{items}}}}}}}]}}}}"#);
+        let read = decode(body.as_bytes(), Some(crd), Validation::Strict).unwrap().value;
+        assert_eq!(read["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["items"], json!([]), "{items}");
+    }
+}
