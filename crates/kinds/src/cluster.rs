@@ -279,7 +279,8 @@ fn changed(obj: &Value, old: &Value, errors: &mut ErrorList) {
     let (new, old) = (&obj["spec"], &old["spec"]);
     let (ranges, had) = (tree::list(new, "podCIDRs"), tree::list(old, "podCIDRs"));
     // Unlike the original: a cluster of one family may become one of both, and its nodes with it.
-    let gains_a_family = had.len() == 1 && ranges.len() == 2 && ranges.starts_with(had);
+    let family = |range: &Value| range.as_str().and_then(checks::family_of);
+    let gains_a_family = had.len() == 1 && ranges.len() == 2 && ranges.starts_with(had) && family(&ranges[0]) != family(&ranges[1]);
     if !had.is_empty() && ranges != had && !gains_a_family {
         errors.push(Error::forbidden(&Path::root("spec.podCIDRs"), POD_RANGE_FIXED));
     }

@@ -271,7 +271,10 @@ fn a_node_brings_its_status() {
     assert_eq!(gains("fd00:244::/64"), Vec::<String>::new(), "unlike the original: the cluster has become one of both families");
     assert_eq!(
         gains("10.245.0.0/24"),
-        ["spec.podCIDRs: Invalid value: [\"10.244.0.0/24\",\"10.245.0.0/24\"]: may specify no more than one CIDR for each IP family"]
+        [
+            "spec.podCIDRs: Invalid value: [\"10.244.0.0/24\",\"10.245.0.0/24\"]: may specify no more than one CIDR for each IP family",
+            "spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid"
+        ]
     );
     let found = changes("", "nodes", &obj, |o| {
         o["spec"]["taints"] = json!([{"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoSchedule"}]);

@@ -83,6 +83,9 @@ fn merge_map(ty: Option<TypeRef<'_>>, original: &mut Object, patch: &mut Object)
             }
             (Some(Value::Array(old)), Value::Array(new)) => {
                 let field = field_of(ty, name)?;
+                if child.is_some_and(|c| !matches!(c.get(), Type::List { .. } | Type::Bytes)) {
+                    return Err("expected slice or array type, but got: struct".to_owned());
+                }
                 if deletes || has_strategy(field, "merge") {
                     *old = merge_list(child.and_then(TypeRef::elem), field, std::mem::take(old), new, deletes)?;
                 } else {
@@ -179,7 +182,7 @@ fn set_orders(ty: Option<TypeRef<'_>>, original: &mut Object, patch: &mut Object
         let mut new = patch.get(name).and_then(Value::as_array).cloned();
         check_order(new.as_deref().unwrap_or_default(), &order, key)?;
         let old = original.get(name).and_then(Value::as_array).cloned();
-        let server_order = old.clone().unwrap_or_default();
+        let mut server_order = old.clone().unwrap_or_default();
         let types = alike(&server_order, new.as_deref().unwrap_or_default());
         let is_empty = server_order.is_empty() && new.as_ref().is_none_or(Vec::is_empty);
         let merged = match (old, &mut new) {
@@ -187,6 +190,7 @@ fn set_orders(ty: Option<TypeRef<'_>>, original: &mut Object, patch: &mut Object
             (Some(old), None) => old,
             (None, Some(new)) => new.iter_mut().filter_map(settled).collect(),
             (Some(old), Some(new)) if has_strategy(field, "merge") => {
+                left_behind(&mut server_order, new, key);
                 merge_list(ty.and_then(|t| t.child(name)).and_then(TypeRef::elem), field, old, new, false)?
             }
             (Some(_), Some(new)) => new.clone(),
@@ -203,6 +207,21 @@ fn set_orders(ty: Option<TypeRef<'_>>, original: &mut Object, patch: &mut Object
     Ok(())
 }
 
+/// What upstream's merging leaves in the list that it takes the server's order from: what is appended goes into the places of what was
+/// deleted, at the end, as far as there are such.
+fn left_behind(list: &mut Vec<Value>, new: &[Value], key: &str) {
+    let deletes = |item: &&Value| item.get(PATCH).is_some_and(|directive| directive == "delete");
+    let gone: HashSet<String> = new.iter().filter(deletes).map(|item| identity(item, key)).collect();
+    if key.is_empty() || gone.is_empty() {
+        return;
+    }
+    let places = list.len();
+    list.retain(|item| !gone.contains(&identity(item, key)));
+    let free = places - list.len();
+    let mut known: HashSet<String> = list.iter().map(|item| identity(item, key)).collect();
+    list.extend(new.iter().filter(|item| item.get(PATCH).is_none() && known.insert(identity(item, key))).take(free).cloned());
+}
+
 /// The elements of the patch must come in the order that the directive names.
 fn check_order(new: &[Value], order: &[Value], key: &str) -> Result<(), String> {
     if order.is_empty() || new.is_empty() {
@@ -215,12 +234,17 @@ fn check_order(new: &[Value], order: &[Value], key: &str) -> Result<(), String> 
     let mut wanted = new.iter().filter(stays).peekable();
     let mut places = order.iter();
     while let Some(item) = wanted.peek() {
-        let passes = item.get(PATCH).is_some() || {
-            let Some(place) = places.next() else {
-                let (new, order) = (plain(&Value::from(new.to_vec())), plain(&Value::from(order.to_vec())));
-                return Err(format!("The order in patch list:\n{new}\n doesn't match $setElementOrder list:\n{order}\n"));
-            };
-            is_same_element(item, place, key)?
+        // Directives have no place of their own, but where none is left there is none for them either.
+        if places.as_slice().is_empty() {
+            let (new, order) = (plain(&Value::from(new.to_vec())), plain(&Value::from(order.to_vec())));
+            return Err(format!("The order in patch list:\n{new}\n doesn't match $setElementOrder list:\n{order}\n"));
+        }
+        let passes = match places.as_slice().first().filter(|_| item.get(PATCH).is_none()) {
+            None => true,
+            Some(place) => {
+                places.next();
+                is_same_element(item, place, key)?
+            }
         };
         if passes {
             wanted.next();

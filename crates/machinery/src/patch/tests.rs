@@ -273,6 +273,10 @@ fn order_directives_keep_what_only_the_server_has_in_its_place() {
     assert_eq!(names(strategically(POD_SPEC, doc.clone(), patch).unwrap()), ["server", "b", "a"]);
     let wrong = json!({"$setElementOrder/containers": [{"name": "a"}], "containers": [{"name": "z"}]});
     assert!(strategically(POD_SPEC, doc, wrong).unwrap_err().contains("doesn't match $setElementOrder list"));
+    let doc = json!({"containers": [{"name": "a"}, {"name": "server"}]});
+    let containers = json!([{"name": "a", "$patch": "delete"}, {"name": "n"}]);
+    let swapped = json!({"$setElementOrder/containers": [{"name": "n"}], "containers": containers});
+    assert_eq!(names(strategically(POD_SPEC, doc, swapped).unwrap()), ["server", "n"], "what is new takes the place that became free");
 }
 
 #[test]
