@@ -348,6 +348,8 @@ impl<'a> Seed<'a> {
             // Go has read it before anybody asked for its type.
             _ if self.is_lenient() && number.as_i64().is_none() && number.is_u64() => Ok(number.as_u64().map(go_number)),
             Type::Double | Type::Any | Type::RawJson | Type::RawExtension | Type::Fields => Ok(Some(Value::Number(number))),
+            // What comes from maps is written by Go before an amount is read of it.
+            Type::Quantity if self.cx.from_maps && !self.is_lenient() => self.text(&scalar::go_number(&shown.to_string())),
             Type::Quantity if !self.is_lenient() => self.text(&shown.to_string()),
             Type::Int32 | Type::Int64 | Type::IntOrString => self.wrong(&format!("number {shown}"), Value::Number(number)),
             // How it is written tells Go's kind of it, which is told of what comes from maps alone.
