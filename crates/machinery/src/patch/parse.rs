@@ -111,18 +111,28 @@ fn package(kind: &Gvk) -> &str {
     }
 }
 
+/// The kinds that upstream knows in every version of every group.
+const UNVERSIONED: [&str; 5] = ["Status", "APIVersions", "APIGroupList", "APIGroup", "APIResourceList"];
+
 /// Why an object that says that it is of another kind, and of no version, cannot be read: upstream looks for the kind among the group's types
 /// without a version.
 fn other_kind_of_no_version(own: &Gvk, kind: &str) -> String {
-    if crate::schema::builtin().kinds().any(|(known, _)| known.group == own.group && known.kind == kind) {
-        let package = package(own);
-        return format!("converting ({package}.{kind}) to ({package}.{}): unknown conversion", own.kind);
+    let place = match (kind, own.group.as_str()) {
+        _ if UNVERSIONED.contains(&kind) => Some("v1"),
+        ("Scale", "apps") => Some("autoscaling"),
+        _ => crate::schema::builtin().kinds().any(|(known, _)| known.group == own.group && known.kind == kind).then(|| package(own)),
+    };
+    if let Some(place) = place {
+        return format!("converting ({place}.{kind}) to ({}.{}): unknown conversion", package(own), own.kind);
     }
     format!("no kind {} is registered for the internal version of group {} in scheme {SCHEME:?}", Quoted(kind), Quoted(&own.group))
 }
 
 /// Why an object that says that it is of another kind cannot be read as one of its own.
 fn other_kind(own: &Gvk, found: &Gvk, text: &[u8]) -> String {
+    if UNVERSIONED.contains(&found.kind.as_str()) || (found.kind == "List" && found.api_version() == "v1") {
+        return format!("converting (v1.{}) to ({}.{}): unknown conversion", found.kind, package(own), own.kind);
+    }
     let Some(ty) = crate::schema::builtin().kind(found) else {
         return format!("no kind {} is registered for version {} in scheme {SCHEME:?}", Quoted(&found.kind), Quoted(&found.api_version()));
     };
