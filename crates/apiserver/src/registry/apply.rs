@@ -38,13 +38,27 @@ impl Apply<'_> {
             let why = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
             return Err(errors::conflict(row, call.name(), &why));
         }
-        call.cx.note_texts(Texts::of_tree(row.ty(), &value));
+        // What changes nothing leaves the object as it is, and its free-form values as they are spelled.
+        let kept = Texts::are_kept(row.ty()) && old.is_some_and(|old| is_as_before(old, &value));
+        if !kept {
+            call.cx.note_texts(Texts::of_tree(row.ty(), &value));
+        }
         let blanks = Blanks::of(row.ty(), &applied.value).still_in(&value);
         let mut value = call.told(json::Decoded { value, warnings: Vec::new(), blanks });
         check_identity(call, &mut value)?;
         own::default(row, &mut value);
         Ok(value)
     }
+}
+
+/// Whether nothing but its managers tells an object from what it was.
+fn is_as_before(old: &Value, new: &Value) -> bool {
+    let bare = |value: &Value| {
+        let mut value = value.clone();
+        meta::of(&mut value).remove("managedFields");
+        value
+    };
+    bare(old) == bare(new)
 }
 
 /// A patch does not change what the object is called. What the result leaves out of its place, the request says.

@@ -357,8 +357,10 @@ fn validate(world: &World, what: &Change<'_>, cx: &Context, value: &Value, old: 
     let judged = errors::judged(row, &cx.blanks(), value, |value| row.strategy.judge_through(what.subresource, value, old, cx.stop()));
     errors.extend(judged.errors);
     errors::show_blanks(&mut errors, &cx.blanks());
-    if row.is_builtin() && row.resource.kind.kind == "ControllerRevision" {
-        keep_data(&mut errors, &cx.texts(), kept, &value["data"], &old["data"]);
+    let sent = cx.texts();
+    // An apply without texts has changed nothing.
+    if row.is_builtin() && row.resource.kind.kind == "ControllerRevision" && !(what.applied && sent.is_empty()) {
+        keep_data(&mut errors, &sent, kept, &value["data"], &old["data"]);
     }
     judged.let_pass.into_iter().for_each(|warning| cx.warn(warning));
     if errors.is_empty() { Ok(judged.warnings) } else { Err(errors::invalid(row, what.name, errors)) }
