@@ -7,7 +7,7 @@
 //! starts again when somebody was faster, and owns the fields that it sets.
 
 use crate::{Context, errors, meta, rows::Row, storage};
-use machinery::{Value, apply, defaulting, status::Status, time};
+use machinery::{Value, apply, convert, defaulting, status::Status, time};
 use std::{collections::HashSet, sync::Arc, time::SystemTime};
 use store::{Entry, Store};
 
@@ -19,10 +19,16 @@ pub(crate) const MANAGER: &str = "kube-apiserver";
 /// The name of the server's own user.
 pub(crate) const OWN_USER: &str = "system:apiserver";
 
-/// Defaults from the schema, then those of the kind.
+/// Defaults from the schema, then those of the kind. What is stored in another version is as it comes out of that one: upstream reads
+/// a body into it before anybody looks at it.
 pub(crate) fn default(row: &Row, value: &mut Value) {
     defaulting::apply(row.ty(), value);
     row.strategy.default(value);
+    // One that says another version is refused for it.
+    if row.converts && value["apiVersion"] == row.api_version.as_str() {
+        let (own, stored) = (&row.resource.kind, &row.resource.storage);
+        *value = convert::convert(convert::convert(value.take(), own, stored), stored, own);
+    }
 }
 
 /// Leaves each owner reference once, and tells that some stood twice. `admitted`: it was admission that wrote them.

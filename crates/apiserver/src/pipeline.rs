@@ -587,7 +587,7 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
             accept.produces(&[negotiate::JSON])?;
             json_as(info, &machinery::resources::version())
         }
-        "/" => json(&serde_json::json!({ "paths": discovery::paths(&rows) })),
+        "/" | "/index.html" => json(&serde_json::json!({ "paths": discovery::paths(&rows) })),
         "/metrics" => {
             let mut response = reply::respond(StatusCode::OK, negotiate::JSON, server.world().render_metrics(server.given_up().count()));
             let media = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");

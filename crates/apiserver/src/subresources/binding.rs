@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use machinery::{
     Value,
+    apply::{self, FieldSet},
     field::{self, ErrorList, Path},
     gvk::Gvk,
     status::Status,
@@ -33,6 +34,10 @@ pub(crate) async fn bind(call: &Call<'_>, pods: &Arc<Row>, body: &Bytes) -> Resu
     if !namespace.is_empty() && namespace != call.cx.info.namespace {
         return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
     }
+    // Who is asked about it sees where it goes, and whose its fields are.
+    meta::set(&mut binding, "namespace", call.cx.info.namespace.as_str().into());
+    let (subresource, created) = (call.cx.info.subresource.as_str(), time::rfc3339(call.cx.now));
+    apply::track_update(ty, None, &mut binding, &options.manager, "v1", subresource, &created, &FieldSet::new());
     admit(call, &name, &options, &mut binding).await?;
     check(&binding, &name)?;
     if name.is_empty() {
@@ -48,7 +53,6 @@ pub(crate) async fn bind(call: &Call<'_>, pods: &Arc<Row>, body: &Bytes) -> Resu
         applied: false,
         derived: true,
     };
-    let now = time::rfc3339(call.cx.now);
     change(call, &target, |old| {
         let old = old.ok_or_else(|| errors::not_found(pods, &name))?;
         // Through the kind's own path nobody asks for the UID.
@@ -56,7 +60,7 @@ pub(crate) async fn bind(call: &Call<'_>, pods: &Arc<Row>, body: &Bytes) -> Resu
             check_uid(pods, &name, &binding, old, options.dry_run)?;
         }
         check_revision(pods, &name, &binding, old, options.dry_run)?;
-        bound(pods, &name, old, &binding, &now)
+        bound(pods, &name, old, &binding, &created)
     })
     .await?;
     Ok(Answer::Other(StatusCode::CREATED, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})))

@@ -64,6 +64,9 @@ async fn admit(call: &Call<'_>, eviction: &mut Value) -> Result<DeleteOptions, S
         old: None,
         options: Some(&options),
     };
+    if meta::text(eviction, "namespace").is_empty() {
+        meta::set(eviction, "namespace", call.namespace().into());
+    }
     admission::mutate(call.world, &write, eviction).await?;
     if meta::text(eviction, "name") != call.name() {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
