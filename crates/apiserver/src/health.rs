@@ -8,6 +8,8 @@ use http::{Response, StatusCode, header};
 use machinery::quote::Quoted;
 use std::collections::BTreeSet;
 
+/// The paths of health, as they are counted.
+const ENDPOINTS: [&str; 3] = ["healthz", "livez", "readyz"];
 /// Checks that fail until the bootstrap objects are there.
 const BOOTSTRAP_CHECKS: [&str; 3] =
     ["poststarthook/rbac/bootstrap-roles", "poststarthook/scheduling/bootstrap-system-priority-classes", "poststarthook/start-system-namespaces-controller"];
@@ -58,13 +60,9 @@ const ORDER: [&str; 38] = [
 pub(crate) fn answer(server: &ApiServer, path: &str, query: &Query<'_>) -> Option<Response<Body>> {
     let path = path.strip_prefix('/').filter(|path| !path.ends_with('/'))?;
     let (endpoint, check) = path.split_once('/').unwrap_or((path, ""));
-    if !matches!(endpoint, "healthz" | "livez" | "readyz") {
-        return None;
-    }
+    let endpoint = ENDPOINTS.into_iter().find(|known| *known == endpoint)?;
     if !check.is_empty() {
-        if !names(endpoint).contains(&check) {
-            return None;
-        }
+        let check = names(endpoint).into_iter().find(|known| *known == check)?;
         if !healthy(server, endpoint, check) {
             return Some(failed(format!("internal server error: {check}\n")));
         }
@@ -105,12 +103,14 @@ fn names(endpoint: &str) -> Vec<&'static str> {
     names
 }
 
-fn healthy(server: &ApiServer, endpoint: &str, check: &str) -> bool {
-    match check {
+fn healthy(server: &ApiServer, endpoint: &'static str, check: &'static str) -> bool {
+    let held = match check {
         "shutdown" => !server.world().ending().is_cancelled(),
         name if BOOTSTRAP_CHECKS.contains(&name) => endpoint == "livez" || server.is_bootstrapped(),
         _ => true,
-    }
+    };
+    server.world().metrics().checked(check, endpoint, held);
+    held
 }
 
 fn text(code: StatusCode, text: String) -> Response<Body> {

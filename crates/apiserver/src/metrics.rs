@@ -44,7 +44,16 @@ pub(crate) struct Metrics {
     in_flight_mutating: AtomicI64,
     long_running: AtomicI64,
     watch_events: AtomicU64,
+    checks: Mutex<BTreeMap<(&'static str, &'static str), Checked>>,
     started: SystemTime,
+}
+
+/// How often a check of health held, and did not.
+#[derive(Default)]
+struct Checked {
+    held: u64,
+    failed: u64,
+    last: bool,
 }
 
 /// A request that is being counted; one that is dropped unanswered leaves the gauges right.
@@ -66,6 +75,7 @@ impl Metrics {
             in_flight_mutating: AtomicI64::new(0),
             long_running: AtomicI64::new(0),
             watch_events: AtomicU64::new(0),
+            checks: Mutex::default(),
             started,
         }
     }
@@ -106,6 +116,31 @@ impl Metrics {
     /// Counts events sent to watchers.
     pub(crate) fn watched(&self, events: u64) {
         self.watch_events.fetch_add(events, Ordering::Relaxed);
+    }
+
+    /// Counts what a check of health has found, at which path.
+    pub(crate) fn checked(&self, name: &'static str, path: &'static str, held: bool) {
+        let mut checks = self.checks.lock();
+        let one = checks.entry((name, path)).or_default();
+        *(if held { &mut one.held } else { &mut one.failed }) += 1;
+        one.last = held;
+    }
+
+    /// What was found by the checks of health, which `/metrics/slis` tells.
+    pub(crate) fn checks(&self) -> String {
+        let mut out = String::new();
+        let checks = self.checks.lock();
+        head(&mut out, "kubernetes_healthcheck", "gauge", "This metric records the result of a single healthcheck.");
+        for ((name, path), one) in checks.iter() {
+            let _ = writeln!(out, "kubernetes_healthcheck{{name=\"{name}\",type=\"{path}\"}} {}", u8::from(one.last));
+        }
+        head(&mut out, "kubernetes_healthchecks_total", "counter", "This metric records the results of all healthcheck.");
+        for ((name, path), one) in checks.iter() {
+            for (status, count) in [("error", one.failed), ("success", one.held)].into_iter().filter(|(_, count)| *count > 0) {
+                let _ = writeln!(out, "kubernetes_healthchecks_total{{name=\"{name}\",status=\"{status}\",type=\"{path}\"}} {count}");
+            }
+        }
+        out
     }
 
     /// The whole text. `objects`: resource name to number of stored objects; `given_up`: writes that nobody waits for; `reserve`: what the
@@ -199,4 +234,29 @@ fn labels(key: &Key, series: &Series) -> String {
         "component=\"apiserver\",dry_run=\"\",group=\"{group}\",resource=\"{resource}\",scope=\"{scope}\",subresource=\"{}\",verb=\"{verb}\",version=\"{version}\"",
         key.subresource
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checks_of_health_are_told_by_name_and_path() {
+        let metrics = Metrics::new(UNIX_EPOCH);
+        for held in [true, true, false] {
+            metrics.checked("etcd", "readyz", held);
+        }
+        metrics.checked("ping", "livez", true);
+        let text = metrics.checks();
+        for line in [
+            "# HELP kubernetes_healthcheck [STABLE] This metric records the result of a single healthcheck.",
+            r#"kubernetes_healthcheck{name="etcd",type="readyz"} 0"#,
+            r#"kubernetes_healthchecks_total{name="etcd",status="error",type="readyz"} 1"#,
+            r#"kubernetes_healthchecks_total{name="etcd",status="success",type="readyz"} 2"#,
+            r#"kubernetes_healthcheck{name="ping",type="livez"} 1"#,
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line} in\n{text}");
+        }
+        assert!(!text.contains(r#"name="ping",status="error""#));
+    }
 }

@@ -588,8 +588,10 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
             json_as(info, &machinery::resources::version())
         }
         "/" | "/index.html" => json(&serde_json::json!({ "paths": discovery::paths(&rows) })),
-        "/metrics" => {
-            let mut response = reply::respond(StatusCode::OK, negotiate::JSON, server.world().render_metrics(server.given_up().count()));
+        "/metrics" | "/metrics/slis" => {
+            let world = server.world();
+            let text = if path == "/metrics" { world.render_metrics(server.given_up().count()) } else { world.metrics().checks() };
+            let mut response = reply::respond(StatusCode::OK, negotiate::JSON, text);
             let media = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             response.headers_mut().insert(header::CONTENT_TYPE, media);
             reply::finish(&mut response, headers, Vec::new());
