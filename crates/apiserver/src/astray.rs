@@ -42,14 +42,18 @@ pub(crate) fn without_slashes_behind<'p>(rows: &Rows, path: &'p str) -> &'p str 
     if !group.is_empty() && rows.group(group).is_some() && !rows.is_builtin_group(group) { shorter } else { path }
 }
 
-/// A name that would be a step in a path.
+/// A name that would be a step in a path, where it is looked at before all else. Of a list it comes from its selector, what is made has
+/// its own in its body, and that of an update is compared with its body first.
 pub(crate) fn check_name(info: &RequestInfo) -> Result<(), Status> {
-    let name = info.name.as_str();
+    let later =
+        matches!((info.verb, info.subresource.as_str()), ("list" | "watch", _) | ("create", "")) || info.verb == "update" && info.subresource != "scale";
+    if later { Ok(()) } else { check_step(&info.name) }
+}
+
+/// Refuses a name that would be a step in a path.
+pub(crate) fn check_step(name: &str) -> Result<(), Status> {
     match name {
-        // A list's comes from its selector; what is made has its name in its body.
-        "." | ".." if !matches!(info.verb, "list" | "watch" | "create") || !info.subresource.is_empty() => {
-            Err(Status::bad_request(format!("Name parameter invalid: {name:?}: may not be '{name}'")))
-        }
+        "." | ".." => Err(Status::bad_request(format!("Name parameter invalid: {name:?}: may not be '{name}'"))),
         _ => Ok(()),
     }
 }

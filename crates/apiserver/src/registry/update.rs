@@ -8,7 +8,7 @@ use super::{
     options::WriteOptions,
 };
 use crate::{
-    Context, Operation, Write, access, admission,
+    Context, Operation, Write, access, admission, astray,
     conversion::{Memory, Unread, replayed},
     errors, own,
     respond::Answer,
@@ -49,6 +49,7 @@ pub(crate) struct Change<'a> {
 pub(crate) async fn update(call: &Call<'_>, subresource: &str, body: &Bytes) -> Result<Answer, Status> {
     let options = WriteOptions::of(call, "UpdateOptions")?;
     let mut first = Some(body_value(call, &options, body)?);
+    astray::check_step(call.name())?;
     let may_create = subresource.is_empty() && call.row.strategy.allow_create_on_update();
     let change_of =
         Change { row: call.row, namespace: call.namespace(), name: call.name(), subresource, options: &options, may_create, applied: false, derived: false };
