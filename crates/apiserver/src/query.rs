@@ -1,7 +1,7 @@
 //! Query strings: parsed once, without copies where nothing is encoded; and the options that they carry, with upstream's
 //! wording where they are wrong.
 
-use machinery::status::Status;
+use machinery::{quote::Quoted, status::Status};
 use std::borrow::Cow;
 
 /// A parsed query.
@@ -11,9 +11,10 @@ pub struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// Parses the part behind `?`, however many parameters it has: each argument of a command is one, and a URI is bounded.
+    /// Parses the part behind `?`, however many parameters it has: each argument of a command is one, and a URI is bounded. What is not
+    /// escaped well is not there, nor what holds a semicolon, as Go's `URL.Query` has it.
     pub fn parse(text: &'a str) -> Query<'a> {
-        let terms = text.split('&').filter(|t| !t.is_empty());
+        let terms = text.split('&').filter(|term| !term.is_empty() && !term.contains(';') && is_escaped_well(term));
         let pairs = terms.map(|term| {
             let (key, value) = term.split_once('=').unwrap_or((term, ""));
             (form_decode(key), form_decode(value))
@@ -53,9 +54,9 @@ impl<'a> Query<'a> {
             Some(text) => match text.parse::<i64>() {
                 Ok(n) => Ok(Some(n)),
                 Err(e) if matches!(e.kind(), std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow) => {
-                    Err(Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: value out of range")))
+                    Err(Status::bad_request(format!("strconv.ParseInt: parsing {}: value out of range", Quoted(text))))
                 }
-                Err(_) => Err(Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
+                Err(_) => Err(Status::bad_request(format!("strconv.ParseInt: parsing {}: invalid syntax", Quoted(text)))),
             },
         }
     }
@@ -116,6 +117,8 @@ mod tests {
         assert_eq!(q.get("labelSelector"), Some("a=b,c in (d)"));
         assert_eq!(q.int("limit").ok(), Some(Some(5)));
         assert!(q.flag("watch") && !q.flag("x") && !q.flag("absent"));
+        let odd = Query::parse("labelSelector=a%zz&limit=5;watch=1&dryRun=All&field%=x");
+        assert_eq!((odd.get("labelSelector"), odd.get("limit"), odd.get("dryRun")), (None, None, Some("All")));
         assert_eq!(percent_decode("a%2"), "a%2");
     }
 

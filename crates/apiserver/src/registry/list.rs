@@ -14,6 +14,7 @@ use machinery::{
     field::{self, Path},
     fields::FieldSelector,
     labels::{Operator, Selector},
+    quote::Quoted,
     status::Status,
 };
 use serde_json::json;
@@ -233,7 +234,7 @@ pub(crate) fn revision(text: &str) -> Result<Option<u64>, field::Error> {
     }
     text.parse::<u64>().map(Some).map_err(|e| {
         let why = if *e.kind() == std::num::IntErrorKind::PosOverflow { "value out of range" } else { "invalid syntax" };
-        let detail = format!("strconv.ParseUint: parsing {text:?}: {why}");
+        let detail = format!("strconv.ParseUint: parsing {}: {why}", Quoted(text));
         field::Error::invalid(&Path::root("resourceVersion"), json!(text), &detail)
     })
 }
