@@ -239,7 +239,12 @@ impl Asked {
         let query = Query::parse(&self.query);
         let call = Call { world: &self.world, cx: &self.cx, row: &self.row, query: &query, headers: &self.headers, accepted: self.accepted };
         let answer = resource(&call, body).await?;
-        if matches!(self.cx.info.verb, "get" | "list")
+        let tells = match self.cx.info.verb {
+            "get" | "list" => true,
+            "create" | "update" | "patch" => matches!(answer, Answer::Stored(..) | Answer::Object(..)),
+            _ => false,
+        };
+        if tells
             && matches!(self.accepted.form, Form::Partial(_))
             && let Err(status) = check_number(&self.row, self.cx.info.verb == "list", self.accepted.many)
         {
