@@ -149,15 +149,20 @@ struct UserInfo<'a> {
     extra: &'a BTreeMap<String, Vec<String>>,
 }
 
+/// An operation as upstream names it.
+pub(super) fn named(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Create => "CREATE",
+        Operation::Update => "UPDATE",
+        Operation::Delete => "DELETE",
+        Operation::Connect => "CONNECT",
+    }
+}
+
 impl<'a> Attributes<'a> {
     /// Create, update, delete or connect, as reviews name them.
     pub(crate) fn operation(&self) -> &'static str {
-        match self.write.operation {
-            Operation::Create => "CREATE",
-            Operation::Update => "UPDATE",
-            Operation::Delete => "DELETE",
-            Operation::Connect => "CONNECT",
-        }
+        named(self.write.operation)
     }
 
     /// The namespace; for a Namespace its own name.

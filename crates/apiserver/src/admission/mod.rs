@@ -23,6 +23,7 @@ mod limits;
 mod mountable;
 mod namespace;
 mod node;
+mod node_requests;
 mod node_selector;
 mod owner_references;
 mod pod;

@@ -1,6 +1,7 @@
-//! NodeRestriction: a kubelet writes its own node and its own pods only. TaintNodesByCondition: a new node is not ready.
+//! NodeRestriction: a kubelet writes its own node and its own pods only, and asks for no more than is theirs ([`node_requests`]).
+//! TaintNodesByCondition: a new node is not ready.
 
-use super::{Plugin, World, creates, forbidden, items, push, text};
+use super::{Plugin, World, attributes::named, creates, forbidden, items, node_requests, push, text};
 use crate::{Operation, Write};
 use identity::{node_may_label, node_of};
 use machinery::{Value, status::Status};
@@ -29,11 +30,19 @@ impl Plugin for NodeRestriction {
 }
 
 fn check(world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
-    let Some(node) = node_of(&write.cx.user) else { return Ok(()) };
+    let user = &write.cx.user;
+    let Some(node) = node_of(user) else {
+        // A node that says nothing of which one it is may write nothing.
+        let is_none = user.name == "system:node:" && user.is_in("system:nodes");
+        return if is_none { Err(forbidden(write, object, format!("could not determine node from user {:?}", user.name))) } else { Ok(()) };
+    };
     match (write.row.resource.group.as_str(), write.row.resource.resource.as_str()) {
         ("", "pods") => pods(world, write, object, node),
         ("", "nodes") => nodes(world, write, object, node),
-        ("", "persistentvolumeclaims") if write.subresource != "status" => Err(forbidden(write, object, "may only update PVC status")),
+        ("", "persistentvolumeclaims") if write.subresource == "status" => node_requests::claim_status(write, object, node),
+        ("", "persistentvolumeclaims") => Err(forbidden(write, object, "may only update PVC status")),
+        ("certificates.k8s.io", "certificatesigningrequests") => node_requests::signing(write, object, node),
+        ("certificates.k8s.io", "podcertificaterequests") => node_requests::pod_certificate(world, write, object, node),
         ("storage.k8s.io", "csinodes") => {
             let name = if write.name.is_empty() { text(&object["metadata"], "name") } else { write.name };
             if name == node { Ok(()) } else { Err(forbidden(write, object, "can only access CSINode with the same name as the requesting node")) }
@@ -94,7 +103,9 @@ fn pods(world: &World, write: &Write<'_>, object: &Value, node: &str) -> Result<
             }
             Err(forbidden(write, object, format!("node {node} can only evict pods with spec.nodeName set to itself")))
         }
-        (_, "") => Err(forbidden(write, object, format!("unexpected operation {:?}, node {node:?} can only create and delete mirror pods", write.operation))),
+        (_, "") => {
+            Err(forbidden(write, object, format!("unexpected operation {:?}, node {node:?} can only create and delete mirror pods", named(write.operation))))
+        }
         (_, other) => Err(forbidden(write, object, format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed"))),
     }
 }
