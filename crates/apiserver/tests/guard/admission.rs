@@ -412,6 +412,8 @@ async fn a_pod_s_certificate_is_of_the_key_that_asked_and_of_who_may_sign() {
     *forged.last_mut().expect("a signature") ^= 1;
     let refused = cluster.post(uri, ask("forged", &forged)).await.refused(422);
     assert!(refused.contains("invalid signature"), "{refused}");
+    let stranger = cluster.post_as(&node("n1"), uri, ask("stranger", stub.der())).await.refused(403);
+    assert!(stranger.ends_with("PodCertificateRequest.Spec.NodeName=\"n\", which is not the requesting node \"n1\""), "{stranger}");
     cluster.post(uri, ask("r", stub.der())).await.expect(201);
     let now = i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs()).expect("a time");
     let text = |at: i64| machinery::time::rfc3339(std::time::UNIX_EPOCH + std::time::Duration::from_secs(at.unsigned_abs()));
