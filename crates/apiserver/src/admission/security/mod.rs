@@ -179,12 +179,12 @@ impl Level {
     }
 }
 
-/// The minor version of a version of the standards; that of the latest is beyond all.
+/// The minor version of a version of the standards; that of the latest is beyond all that there are.
 fn minor(version: &str) -> u32 {
-    version.strip_prefix("v1.").and_then(|minor| minor.parse().ok()).unwrap_or(NEVER)
+    version.strip_prefix("v1.").and_then(|minor| minor.parse().ok()).unwrap_or(NEVER).min(NEVER - 1)
 }
 
-/// No version.
+/// No version: later than the latest.
 const NEVER: u32 = u32::MAX;
 
 /// What a rule finds forbidden in a pod (or template): the reason and the detail.
