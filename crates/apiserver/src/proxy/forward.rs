@@ -63,10 +63,16 @@ pub(crate) fn drop_credentials(headers: &mut HeaderMap) {
 }
 
 pub(crate) fn drop_hop_headers(headers: &mut HeaderMap) {
+    let takes = |value: &HeaderValue| value.to_str().is_ok_and(|text| text.split(',').any(|part| part.trim().eq_ignore_ascii_case("trailers")));
+    let trailers = headers.get_all(header::TE).iter().any(takes);
     let values = headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
     let named: Vec<HeaderName> = values.flat_map(|v| v.split(',')).filter_map(|n| n.trim().parse().ok()).collect();
     for name in named.into_iter().chain(HOP).chain([HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection")]) {
         headers.remove(name);
+    }
+    // Of this hop too, but what the other side may send goes all the way (Go's `ReverseProxy`).
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
 }
 

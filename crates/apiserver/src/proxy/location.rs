@@ -81,16 +81,17 @@ fn of_node(world: &World, scheme: &str, name: &str, port: &str) -> Result<Backen
 }
 
 fn of_service(world: &World, info: &RequestInfo, scheme: &str, name: &str, port: &str) -> Result<Backend, Status> {
-    let service = world.read(("", "v1", "services"), &info.namespace, name)?;
     let mut wanted = port.to_owned();
+    // The Service itself says no more than how a port is named: whoever names it, or none, is told of its endpoints.
     if let Ok(number) = port.parse::<i64>() {
+        let service = world.read(("", "v1", "services"), &info.namespace, name)?;
         let found = items(&service["spec"]["ports"]).iter().find(|p| p["port"].as_i64() == Some(number));
         let found = found.ok_or_else(|| Status::service_unavailable(format!("no service port {number} found for service {name:?}")))?;
         text(found, "name").clone_into(&mut wanted);
     }
     let mut ready = endpoints(world, &info.namespace, name, &wanted);
     if ready.is_empty() {
-        return Err(Status::service_unavailable(format!("no endpoints available for service {:?}", info.name)));
+        return Err(Status::service_unavailable(format!("no endpoints available for service {name:?}")));
     }
     let at = usize::from(u16::from_ne_bytes(random())) % ready.len();
     let (ip, port) = ready.swap_remove(at);

@@ -24,7 +24,7 @@ pub(crate) use kubelet::of_kubelet;
 pub(crate) use probe::health;
 
 use crate::read::{items, text};
-use crate::{Body, Context, admission, offload, query::Query, reply, websocket, world::World};
+use crate::{Body, Context, admission, errors, offload, query::Query, reply, websocket, world::World};
 use futures_util::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode, Uri};
 use machinery::{Value, status::Status};
@@ -40,7 +40,7 @@ pub(crate) fn handle<'a>(world: &'a World, cx: &'a Arc<Context>, request: Reques
     let asked = ask(world, cx, &request);
     Box::pin(async move {
         let mut admitted = None;
-        if let Some((row, options)) = connects {
+        if let Some((row, options)) = connects? {
             let heavy = world.gate().is_heavy(&row.resource.resource, false).await;
             let (world, cx) = (world.clone(), Arc::clone(cx));
             let admit = Box::pin(async move { admission::connect(&world, &cx, &row, options).await });
@@ -83,7 +83,9 @@ enum Asked {
 fn ask(world: &World, cx: &Context, request: &Request<Body>) -> Result<Asked, Status> {
     let info = &cx.info;
     let Some(row) = world.row(&info.group, &info.version, &info.resource) else { return Ok(Asked::Nothing) };
-    let Some(known) = row.resource.subresource(&info.subresource) else { return Ok(Asked::Nothing) };
+    let Some(known) = row.resource.subresource(&info.subresource) else {
+        return Err(if row.custom.is_some() { errors::not_found(&row, &info.name) } else { Status::no_such_path() });
+    };
     // OPTIONS has no verb of the API; upstream's proxies take it.
     let options = request.method() == Method::OPTIONS && info.subresource == "proxy";
     if !options && !known.verbs.iter().any(|v| v == info.verb) {

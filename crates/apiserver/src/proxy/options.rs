@@ -2,7 +2,7 @@
 
 use super::forward::encode;
 use crate::{Context, query::Query, rows::Row, world::World};
-use machinery::{Value, tree};
+use machinery::{Value, quote::Quoted, status::Status, tree};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -10,13 +10,16 @@ use std::sync::Arc;
 const CONNECTS: [&str; 4] = ["exec", "attach", "portforward", "proxy"];
 
 /// The resource and the options of a request that connects; none for one that does not.
-pub(super) fn of(world: &World, cx: &Context, query: &Query<'_>) -> Option<(Arc<Row>, Value)> {
+///
+/// # Errors
+/// The query cannot be read as them.
+pub(super) fn of(world: &World, cx: &Context, query: &Query<'_>) -> Result<Option<(Arc<Row>, Value)>, Status> {
     let info = &cx.info;
     if !CONNECTS.contains(&info.subresource.as_str()) {
-        return None;
+        return Ok(None);
     }
-    let row = world.row(&info.group, &info.version, &info.resource)?;
-    let kind = row.resource.subresource(&info.subresource)?.kind.kind.clone();
+    let Some(row) = world.row(&info.group, &info.version, &info.resource) else { return Ok(None) };
+    let Some(kind) = row.resource.subresource(&info.subresource).map(|part| part.kind.kind.clone()) else { return Ok(None) };
     let mut out = json!({"kind": kind, "apiVersion": "v1"});
     match info.subresource.as_str() {
         "proxy" => {
@@ -25,7 +28,7 @@ pub(super) fn of(world: &World, cx: &Context, query: &Query<'_>) -> Option<(Arc<
             }
         }
         "portforward" => {
-            let ports: Vec<i64> = query.all("ports").flat_map(|ports| ports.split(',')).filter_map(|port| port.parse().ok()).collect();
+            let ports = query.all("ports").flat_map(|ports| ports.split(',')).map(port).collect::<Result<Vec<u16>, Status>>()?;
             if !ports.is_empty() {
                 out["ports"] = json!(ports);
             }
@@ -43,7 +46,15 @@ pub(super) fn of(world: &World, cx: &Context, query: &Query<'_>) -> Option<(Arc<
             }
         }
     }
-    Some((row, out))
+    Ok(Some((row, out)))
+}
+
+/// A port, as Go's `ParseUint` reads it.
+fn port(text: &str) -> Result<u16, Status> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let why = if digits { "value out of range" } else { "invalid syntax" };
+    let read = if digits { text.parse().ok() } else { None };
+    read.ok_or_else(|| Status::bad_request(format!("cannot convert to []int32: strconv.ParseUint: parsing {}: {why}", Quoted(text))))
 }
 
 /// The options of exec, attach or port-forward as the query that asks for them: every stream is named, wanted or not.
@@ -60,5 +71,21 @@ pub(super) fn path(options: &Value) -> String {
     match options["path"].as_str() {
         None | Some("") => String::new(),
         Some(path) => format!("/{}", path.trim_start_matches('/')),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::port;
+
+    #[test]
+    fn ports_are_read_as_by_go() {
+        let told = |text: &str| port(text).map_err(|status| status.message);
+        assert_eq!((told("80"), told("0"), told("65535")), (Ok(80), Ok(0), Ok(65535)));
+        let wrong = |text: &str, why: &str| Err(format!("cannot convert to []int32: strconv.ParseUint: parsing \"{text}\": {why}"));
+        assert_eq!(told("65536"), wrong("65536", "value out of range"));
+        for text in ["", "x", "-1", "+1"] {
+            assert_eq!(told(text), wrong(text, "invalid syntax"));
+        }
     }
 }

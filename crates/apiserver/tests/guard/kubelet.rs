@@ -433,7 +433,7 @@ async fn streams_have_their_conditions() {
     assert_eq!(world.cluster.get("/api/v1/namespaces/default/pods/ftp:p:1/proxy/").await.refused(400), "invalid pod request \"ftp:p:1\"");
     assert_eq!(
         world.cluster.get("/api/v1/namespaces/default/services/kubernetes:https/proxy/").await.refused(503),
-        "no endpoints available for service \"kubernetes:https\""
+        "no endpoints available for service \"kubernetes\""
     );
     assert_eq!(
         world.cluster.get("/api/v1/namespaces/default/services/kubernetes:444/proxy/").await.refused(503),
