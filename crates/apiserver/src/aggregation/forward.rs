@@ -39,8 +39,10 @@ fn error(code: StatusCode, text: &str) -> Response<Body> {
 }
 
 fn plain(code: StatusCode, text: String) -> Response<Body> {
+    let length = HeaderValue::from(text.len());
     let mut response = Response::new(body::full(text));
     *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_LENGTH, length);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers::cached(response.headers_mut());
     response

@@ -1,7 +1,7 @@
 //! What a request that is passed on says of who asks and where it came from, and how its address is written (upstream:
 //! `client-go/transport`, `apimachinery/util/proxy`, Go's `net/url`).
 
-use crate::query;
+use crate::{hooks, query};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use identity::{RequestHeaders, User};
 use std::{fmt::Write as _, net::IpAddr};
@@ -73,7 +73,7 @@ pub(crate) fn forwarded(headers: &mut HeaderMap, client: Option<IpAddr>, host: &
             headers.insert(name, value);
         }
     };
-    set("x-forwarded-uri", path);
+    set("x-forwarded-uri", &hooks::joined_whole(path));
     set("x-forwarded-host", host);
     set("x-forwarded-proto", "https");
     came_from(headers, client);

@@ -99,15 +99,23 @@ async fn two(services: &dyn Services, remote: &Arc<Remote>, known: &Known) -> Re
     }
 }
 
-/// The paths below a root, the parameters that are kept for all, and the definitions that they use.
+/// The paths below a root, the parameters that are kept for all, and the definitions: but those that only other paths used.
 fn filtered(mut document: Value, root: &str) -> Value {
     let mut paths = take(&mut document, "paths");
-    paths.retain(|path, _| path.starts_with(root));
     let parameters = take(&mut document, "parameters");
     let mut all = take(&mut document, "definitions");
+    let before = used(paths.values().chain(parameters.values()), &all);
+    paths.retain(|path, _| path.starts_with(root));
+    let now = used(paths.values().chain(parameters.values()), &all);
+    all.retain(|name, _| now.contains(name) || !before.contains(name));
+    serde_json::json!({"paths": paths, "parameters": parameters, "definitions": all})
+}
+
+/// The definitions that values use, by others that they use.
+fn used<'v>(values: impl Iterator<Item = &'v Value>, all: &Map<String, Value>) -> BTreeSet<String> {
     let mut used = BTreeSet::new();
     let mut open: Vec<String> = Vec::new();
-    paths.values().chain(parameters.values()).for_each(|value| references(value, &mut open));
+    values.for_each(|value| references(value, &mut open));
     while let Some(name) = open.pop() {
         if let Some(definition) = all.get(&name)
             && used.insert(name)
@@ -115,8 +123,7 @@ fn filtered(mut document: Value, root: &str) -> Value {
             references(definition, &mut open);
         }
     }
-    all.retain(|name, _| used.contains(name));
-    serde_json::json!({"paths": paths, "parameters": parameters, "definitions": all})
+    used
 }
 
 fn take(document: &mut Value, field: &str) -> Map<String, Value> {
@@ -286,12 +293,15 @@ mod tests {
     fn parts_are_put_together() {
         let theirs = json!({
             "paths": {"/apis/g/v1/": {"get": {"$ref": "#/definitions/A"}}, "/apis/g/v2/": {"$ref": "#/definitions/C"}, "/version/": {}},
-            "definitions": {"A": {"b": {"$ref": "#/definitions/B"}, "$ref": "#/definitions/Meta"}, "B": {"x": 1}, "C": {}, "Meta": {"m": 1}},
+            "definitions": {"A": {"b": {"$ref": "#/definitions/B"}, "$ref": "#/definitions/Meta"}, "B": {"x": 1}, "C": {}, "Free": {}, "Meta": {"m": 1}},
             "parameters": {"limit-x": {"name": "limit"}},
         });
         let part = filtered(theirs, "/apis/g/v1/");
         assert_eq!(part["paths"].as_object().map(Map::len), Some(1));
-        assert_eq!(part["definitions"].as_object().map(|all| all.keys().cloned().collect::<Vec<_>>()), Some(vec!["A".into(), "B".into(), "Meta".into()]));
+        assert_eq!(
+            part["definitions"].as_object().map(|all| all.keys().cloned().collect::<Vec<_>>()),
+            Some(vec!["A".into(), "B".into(), "Free".into(), "Meta".into()])
+        );
         let mut ours = json!({"paths": {"/api/": {}}, "parameters": {}, "definitions": {"B": {"x": 2}, "B_v2": {"x": 3}, "Meta": {"m": 1}}});
         merge(&mut ours, &part);
         assert_eq!(ours["parameters"]["limit-x"]["name"], "limit");

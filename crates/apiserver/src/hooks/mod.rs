@@ -23,7 +23,7 @@ pub(crate) use address::Address;
 pub(crate) use credentials::Credentials;
 pub(crate) use life::{PING_AFTER, PING_MAX};
 pub(crate) use pool::Pools;
-pub(crate) use target::{ClientConfig, Target};
+pub(crate) use target::{ClientConfig, Target, joined_whole};
 
 use machinery::{Value, status::Status};
 use std::{fmt, io, path::Path, sync::Arc};

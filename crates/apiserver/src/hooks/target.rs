@@ -241,6 +241,12 @@ fn joined(path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
+/// The same, but that a slash at the end stays.
+pub(crate) fn joined_whole(path: &str) -> String {
+    let joined = joined(path);
+    if path.ends_with('/') && joined != "/" { joined + "/" } else { joined }
+}
+
 /// Base, place and name of a URL. Its user, query and fragment are refused where configurations are written.
 fn of_url(url: &str) -> Result<(String, Place, String), String> {
     let parsed: Uri = url.parse().map_err(|error| format!("Unparsable URL: parse {url:?}: {error}"))?;
@@ -260,5 +266,6 @@ mod tests {
         for (given, joint) in [("", "/"), ("/", "/"), ("a", "/a"), ("/a//b/", "/a/b"), ("/a/../../b/./c", "/b/c")] {
             assert_eq!(joined(given), joint, "{given}");
         }
+        assert_eq!(["/", "/a//b", "/a/./b/"].map(joined_whole), ["/", "/a/b", "/a/b/"]);
     }
 }

@@ -4,7 +4,7 @@ use super::{
     dial::{self, Backend},
     html, tunnel,
 };
-use crate::{Body, BoxError, Context, websocket};
+use crate::{Body, BoxError, Context, hooks, websocket};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
     header::{self, Entry},
@@ -100,7 +100,7 @@ pub(super) async fn answer(cx: &Context, backend: &Backend, admitted: Option<&st
     // Pages are rewritten, so they must come as text.
     headers.remove(header::ACCEPT_ENCODING);
     set(headers, header::HOST, host.as_deref().unwrap_or_default());
-    set(headers, HeaderName::from_static("x-forwarded-uri"), &format!("{prefix}{path}"));
+    set(headers, HeaderName::from_static("x-forwarded-uri"), &hooks::joined_whole(&format!("{prefix}{path}")));
     let source = html::Source { prefix: &prefix, backend: &backend.address.to_string(), host: host.as_deref().unwrap_or_default() };
     let mut sender = dial::connect(backend).await.map_err(reach)?;
     let answer = sender.send_request(request).await.map_err(|e| reach(told(&e)))?;
