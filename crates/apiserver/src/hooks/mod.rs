@@ -2,7 +2,7 @@
 //!
 //! A [`Target`] is where one hook is, by URL or by Service, whom it is believed to be and who the server is there; it has its connections
 //! from a pool, those of HTTP/2 with the others at the same server. A [`Target::post`] is one POST of a review: it ends at its deadline
-//! whatever the other side does, follows no redirect, and takes no more than [`ANSWER_BYTES_MAX`]. What goes wrong is told in the words
+//! whatever the other side does, is led to no other server, and takes no more than [`ANSWER_BYTES_MAX`]. What goes wrong is told in the words
 //! of Go's client, since people and tests match on them ([`Failure`]). A hook that hangs, lies or floods costs the request that asked it,
 //! and nobody else.
 //!

@@ -29,6 +29,8 @@ const RETRIES_MAX: usize = 10;
 /// How often a call is sent again that the server has refused to look at, after pauses that double.
 const REFUSALS_MAX: u32 = 6;
 const REFUSED_PAUSE: Duration = Duration::from_millis(5);
+/// To how many other places a call is led, as by Go's client.
+const REDIRECTS_MAX: usize = 10;
 /// What Go says when a call's time is over.
 const LATE: &str = "context deadline exceeded";
 const AGENT: HeaderValue = HeaderValue::from_static("kube-apiserver-admission");
@@ -90,6 +92,47 @@ struct Head {
     request: Request<()>,
 }
 
+/// One exchange of a call.
+struct Step {
+    /// What the other side is told that it has.
+    seconds: u64,
+    body: Bytes,
+    /// Where the server itself has led.
+    led: Option<Led>,
+}
+
+impl Step {
+    fn posts(&self) -> bool {
+        self.led.as_ref().is_none_or(|led| led.posts)
+    }
+}
+
+#[derive(Debug, PartialEq)]
+struct Led {
+    /// The body goes along.
+    posts: bool,
+    path: String,
+    /// As the server has said it.
+    location: String,
+}
+
+/// Where an answer leads, if it leads somewhere on the same server.
+fn led(parts: &Parts, authority: &str, posted: bool) -> Option<Led> {
+    let keeps = match parts.status.as_u16() {
+        301..=303 => false,
+        307 | 308 => true,
+        _ => return None,
+    };
+    let location = parts.headers.get(header::LOCATION)?.to_str().ok()?;
+    let path = match location.strip_prefix("https://") {
+        Some(rest) => rest.strip_prefix(authority)?,
+        None => location,
+    };
+    let path = path.split('#').next().unwrap_or_default();
+    let is_path = path.starts_with('/') && !path.starts_with("//");
+    is_path.then(|| Led { posts: keeps && posted, path: path.to_owned(), location: location.to_owned() })
+}
+
 impl std::fmt::Debug for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Target").field("base", &self.base).finish_non_exhaustive()
@@ -128,48 +171,76 @@ impl Target {
     /// # Errors
     /// There is no answer by then, or it tells an error.
     pub(crate) async fn post(&self, services: &dyn Services, body: Bytes, within: Duration) -> Result<Bytes, Failure> {
-        let seconds = within.as_secs() + u64::from(within.subsec_nanos() > 0);
+        let first = Step { seconds: within.as_secs() + u64::from(within.subsec_nanos() > 0), body, led: None };
         let until = Instant::now() + within;
         let mut over = pin!(tokio::time::sleep_until(until));
         for _ in 0..RETRIES_MAX {
-            let (parts, body) = self.once(services, seconds, body.clone(), over.as_mut()).await?;
+            let (parts, body) = self.followed(services, &first, over.as_mut()).await?;
             match wait(&parts) {
                 // Not added to the time: what the other side asks for may be more than there is.
                 Some(wait) if wait < until.saturating_duration_since(Instant::now()) => tokio::time::sleep(wait).await,
                 Some(_) => {
                     over.await;
-                    return Err(self.failed(seconds, LATE));
+                    return Err(self.failed(&first, LATE));
                 }
                 None => return answer::judge(&parts, body),
             }
         }
-        let (parts, body) = self.once(services, seconds, body, over).await?;
+        let (parts, body) = self.followed(services, &first, over).await?;
         answer::judge(&parts, body)
     }
 
+    /// The answer at the end of where the server leads: to other paths of its own, as Go's client follows them. What is elsewhere is
+    /// another server, which nobody has configured: it is not spoken to.
+    async fn followed(&self, services: &dyn Services, first: &Step, mut over: Pin<&mut Sleep>) -> Result<(Parts, Bytes), Failure> {
+        let mut answer = self.once(services, first, over.as_mut()).await?;
+        let authority = self.uri.authority().map_or("", |authority| authority.as_str());
+        let mut last: Option<Step> = None;
+        for followed in 1.. {
+            let step = last.as_ref().unwrap_or(first);
+            let Some(led) = led(&answer.0, authority, step.posts()) else { break };
+            if followed == REDIRECTS_MAX {
+                return Err(Failure::Transport(format!("Post {:?}: stopped after {REDIRECTS_MAX} redirects", led.location)));
+            }
+            let body = if led.posts { step.body.clone() } else { Bytes::new() };
+            let next = Step { seconds: first.seconds, body, led: Some(led) };
+            answer = self.once(services, &next, over.as_mut()).await?;
+            last = Some(next);
+        }
+        Ok(answer)
+    }
+
     /// One exchange, with its whole body, until it is over.
-    async fn once(&self, services: &dyn Services, seconds: u64, body: Bytes, over: Pin<&mut Sleep>) -> Result<(Parts, Bytes), Failure> {
+    async fn once(&self, services: &dyn Services, step: &Step, over: Pin<&mut Sleep>) -> Result<(Parts, Bytes), Failure> {
         let unread = |why: String| Failure::Transport(format!("unexpected error when reading response body. Please retry. Original error: {why}"));
         let answered = Arc::new(AtomicBool::new(false));
         let (parts, body) = tokio::select! {
             biased;
-            outcome = self.exchange(services, seconds, body, &answered) => outcome.map_err(|why| self.failed(seconds, &why))?,
-            () = over => return Err(if answered.load(Ordering::Relaxed) { unread(LATE.into()) } else { self.failed(seconds, LATE) }),
+            outcome = self.exchange(services, step, &answered) => outcome.map_err(|why| self.failed(step, &why))?,
+            () = over => return Err(if answered.load(Ordering::Relaxed) { unread(LATE.into()) } else { self.failed(step, LATE) }),
         };
         Ok((parts, body.map_err(unread)?))
     }
 
     /// A call without an answer, as Go's client tells it.
-    fn failed(&self, seconds: u64, why: &str) -> Failure {
-        Failure::Transport(format!("Post {:?}: {why}", format!("{}?timeout={seconds}s", self.base)))
+    fn failed(&self, step: &Step, why: &str) -> Failure {
+        let place = match &step.led {
+            None => format!("{}?timeout={}s", self.base, step.seconds),
+            Some(led) => format!("https://{}{}", self.uri.authority().map_or("", |authority| authority.as_str()), led.path),
+        };
+        Failure::Transport(format!("Post {place:?}: {why}"))
     }
 
-    async fn exchange(&self, services: &dyn Services, seconds: u64, body: Bytes, answered: &Arc<AtomicBool>) -> Result<Answer, String> {
+    async fn exchange(&self, services: &dyn Services, step: &Step, answered: &Arc<AtomicBool>) -> Result<Answer, String> {
         // A kept connection may be closed just now: then the call is unsent.
         let mut refused = 0;
         loop {
             let (mut sender, kept) = self.pool.take(services).await?;
-            match sender.call(self.head(seconds, sender.is_two())?, body.clone(), answered).await {
+            let head = match &step.led {
+                None => self.head(step.seconds, sender.is_two())?,
+                Some(led) => self.request(if led.posts { Method::POST } else { Method::GET }, &led.path, sender.is_two())?,
+            };
+            match sender.call(head, step.body.clone(), answered).await {
                 Ok(answer) => {
                     if answer.1.is_ok() {
                         self.pool.keep(sender);
@@ -191,13 +262,12 @@ impl Target {
         if let Some(head) = last.as_ref().filter(|head| (head.seconds, head.two) == (seconds, two)) {
             return Ok(head.request.clone());
         }
-        let request = self.request(seconds, two)?;
+        let request = self.request(Method::POST, &format!("{}?timeout={seconds}s", self.uri.path()), two)?;
         *last = Some(Head { seconds, two, request: request.clone() });
         Ok(request)
     }
 
-    fn request(&self, seconds: u64, two: bool) -> Result<Request<()>, String> {
-        let path = format!("{}?timeout={seconds}s", self.uri.path());
+    fn request(&self, method: Method, path: &str, two: bool) -> Result<Request<()>, String> {
         let authority = self.uri.authority().map_or("", |authority| authority.as_str());
         let uri: Uri = match two {
             true => format!("https://{authority}{path}").parse(),
@@ -205,10 +275,13 @@ impl Target {
         }
         .map_err(|error| format!("parse {path:?}: {error}"))?;
         let mut request = Request::new(());
-        *request.method_mut() = Method::POST;
+        let posts = method == Method::POST;
+        *request.method_mut() = method;
         *request.uri_mut() = uri;
         let headers = request.headers_mut();
-        headers.insert(header::CONTENT_TYPE, JSON);
+        if posts {
+            headers.insert(header::CONTENT_TYPE, JSON);
+        }
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, */*"));
         headers.insert(header::USER_AGENT, AGENT);
         if !two {
@@ -267,5 +340,18 @@ mod tests {
             assert_eq!(joined(given), joint, "{given}");
         }
         assert_eq!(["/", "/a//b", "/a/./b/"].map(joined_whole), ["/", "/a/b", "/a/b/"]);
+    }
+
+    #[test]
+    fn a_server_leads_to_itself_alone() {
+        let to = |code: u16, location: &str| {
+            let parts = http::Response::builder().status(code).header("location", location).body(()).expect("an answer").into_parts().0;
+            led(&parts, "a.example:8443", true).map(|led| (led.posts, led.path))
+        };
+        assert_eq!(to(302, "/b?c=d#e"), Some((false, "/b?c=d".to_owned())));
+        assert_eq!(to(308, "https://a.example:8443/b"), Some((true, "/b".to_owned())));
+        for (code, location) in [(200, "/b"), (304, "/b"), (301, "https://b.example/b"), (301, "//b.example/b"), (307, "http://a.example:8443/b"), (302, "")] {
+            assert_eq!(to(code, location), None, "{code} {location}");
+        }
     }
 }

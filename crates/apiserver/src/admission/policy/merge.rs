@@ -122,7 +122,7 @@ fn patched(value: &Cel<'_>, object: &Value) -> Result<Option<Value>, Wrong> {
     for element in list.iter() {
         room.take(0)?;
         let Ok(Cel::Struct(operation)) = element else { return Err(mismatch(" of JSONPatch")) };
-        let mut out = json!({"path": ""});
+        let mut out = json!({"op": "", "path": ""});
         for (field, value) in &operation.fields {
             // What stands in a list or a map is not looked at.
             if &**field == "value" && matches!(value, Cel::Struct(_)) {
