@@ -11,7 +11,7 @@ use crate::source::Source;
 use crate::types::Str;
 
 /// Words that the grammar takes as names and that nothing may be called.
-const RESERVED: [&str; 17] =
+pub(super) const RESERVED: [&str; 17] =
     ["as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package", "namespace", "return", "var", "void", "while"];
 
 /// Why parsing ended early.
@@ -45,29 +45,34 @@ pub(super) struct Parser<'a> {
     /// How many nodes of those that the original counts stand one above the other in the node made last.
     height: u32,
     too_high: bool,
-    /// Something is open at the end of the text.
-    is_cut: bool,
 }
 
 impl<'a> Parser<'a> {
     pub(super) fn new(tokens: &'a [Token<'a>], source: Source, macros: &'a [Macro]) -> Parser<'a> {
-        Parser { tokens, next: 0, source, last: 0, macros, errors: Vec::new(), depth: [0; 3], height: 0, too_high: false, is_cut: false }
+        Parser { tokens, next: 0, source, last: 0, macros, errors: Vec::new(), depth: [0; 3], height: 0, too_high: false }
     }
 
     /// The whole text.
-    pub(super) fn parse(mut self) -> Result<Outcome, (Halt, Vec<Issue>)> {
+    ///
+    /// # Errors
+    /// The text is not in the grammar, or too deep.
+    pub(super) fn parse(mut self) -> Result<Outcome, Halt> {
         let parsed = self.expr().and_then(|expr| match self.peek().kind {
             TokenKind::End => Ok(expr),
             _ => Err(Halt::Syntax),
         });
         match parsed {
-            Ok(_) if self.is_cut => Err((Halt::Syntax, self.errors)),
             Ok(_) if self.last > NODES_MAX => Ok(Err(vec![whole(format!("macros expand to more than {NODES_MAX} nodes"))])),
             Ok(_) if self.too_high => Ok(Err(vec![whole("max recursion depth exceeded".to_string())])),
             Ok(expr) if self.errors.is_empty() => Ok(Ok((expr, self.source))),
             Ok(_) => Ok(Err(self.errors)),
-            Err(halt) => Err((halt, self.errors)),
+            Err(halt) => Err(halt),
         }
+    }
+
+    /// What was wrong so far.
+    pub(super) fn found(self) -> Vec<Issue> {
+        self.errors
     }
 
     fn peek(&self) -> Token<'a> {
@@ -99,27 +104,26 @@ impl<'a> Parser<'a> {
         self.is(mark).then(|| self.take())
     }
 
-    /// The token. What the text's end leaves open is read as if it were closed, as the original's parser goes on there: macros tell what
-    /// is wrong with what they have.
     fn expect(&mut self, mark: &str) -> Result<Token<'a>, Halt> {
-        if self.peek().kind == TokenKind::End && matches!(mark, ")" | "]" | "}") {
-            self.is_cut = true;
-            return Ok(self.peek());
-        }
         self.take_if(mark).ok_or(Halt::Syntax)
     }
 
-    fn id(&mut self, at: u32) -> Id {
+    /// Whether a comma follows that is not the last before the closing mark; it is taken.
+    fn has_more(&mut self, close: &str) -> bool {
+        !self.ahead_is(1, close) && self.take_if(",").is_some()
+    }
+
+    pub(super) fn id(&mut self, at: u32) -> Id {
         self.last += 1;
         self.source.positions.insert(self.last, at);
         self.last
     }
 
-    fn node(&mut self, at: u32, kind: Kind) -> Expr {
+    pub(super) fn node(&mut self, at: u32, kind: Kind) -> Expr {
         Expr { id: self.id(at), kind }
     }
 
-    fn error(&mut self, at: u32, message: impl Into<String>) -> Expr {
+    pub(super) fn error(&mut self, at: u32, message: impl Into<String>) -> Expr {
         let expr = self.node(at, Kind::Unspecified);
         self.errors.push(Issue { id: expr.id, location: Some(self.source.location_at(at)), message: message.into() });
         expr
@@ -366,7 +370,8 @@ impl<'a> Parser<'a> {
         let open = self.expect("{")?;
         let id = self.id(open.at);
         let (mut fields, mut height) = (Vec::new(), 0);
-        while !self.is("}") && !self.is(",") {
+        let mut more = !self.is("}") && !self.is(",");
+        while more {
             let optional = self.take_if("?").is_some();
             let name = self.take();
             let text = match name.kind {
@@ -379,9 +384,7 @@ impl<'a> Parser<'a> {
             let value = self.expr()?;
             height = height.max(self.height);
             fields.push(Field { id, name: text.into(), value, optional });
-            if self.ahead_is(1, "}") || self.take_if(",").is_none() {
-                break;
-            }
+            more = self.has_more("}");
         }
         self.take_if(",");
         self.expect("}")?;
@@ -393,15 +396,14 @@ impl<'a> Parser<'a> {
         let open = self.take();
         let id = self.id(open.at);
         let (mut list, mut height) = (List::default(), 0);
-        while !self.is("]") && !self.is(",") {
+        let mut more = !self.is("]") && !self.is(",");
+        while more {
             if self.take_if("?").is_some() {
                 list.optional.push(list.elements.len());
             }
             list.elements.push(self.expr()?);
             height = height.max(self.height);
-            if self.ahead_is(1, "]") || self.take_if(",").is_none() {
-                break;
-            }
+            more = self.has_more("]");
         }
         self.take_if(",");
         self.expect("]")?;
@@ -413,7 +415,8 @@ impl<'a> Parser<'a> {
         let open = self.take();
         let id = self.id(open.at);
         let (mut entries, mut height) = (Vec::new(), 0);
-        while !self.is("}") && !self.is(",") {
+        let mut more = !self.is("}") && !self.is(",");
+        while more {
             let optional = self.take_if("?").is_some();
             let key = self.expr()?;
             height = height.max(self.height);
@@ -422,9 +425,7 @@ impl<'a> Parser<'a> {
             let value = self.expr()?;
             height = height.max(self.height);
             entries.push(MapEntry { id, key, value, optional });
-            if self.ahead_is(1, "}") || self.take_if(",").is_none() {
-                break;
-            }
+            more = self.has_more("}");
         }
         self.take_if(",");
         self.expect("}")?;
@@ -436,26 +437,14 @@ impl<'a> Parser<'a> {
         let start = self.peek().at;
         let negative = self.take_if("-").is_some();
         let token = self.take();
-        let literal = match (token.kind, token.text) {
-            (TokenKind::Int, text) => literal::int(text, negative),
-            (TokenKind::Float, text) => literal::double(text, negative),
-            _ if negative => return Err(Halt::Syntax),
-            (TokenKind::Uint, text) => literal::uint(text),
-            (TokenKind::String, text) => literal::string(text),
-            (TokenKind::Bytes, text) => literal::bytes(text),
-            (TokenKind::Mark, "true") => Ok(Literal::Bool(true)),
-            (TokenKind::Mark, "false") => Ok(Literal::Bool(false)),
-            (TokenKind::Mark, "null") => Ok(Literal::Null),
-            _ => return Err(Halt::Syntax),
-        };
-        Ok(match literal {
+        Ok(match constant(token, negative).ok_or(Halt::Syntax)? {
             Ok(literal) => self.node(start, Kind::Literal(literal)),
             Err(message) => self.error(start, message),
         })
     }
 
     /// A call, or what its macro makes of it.
-    fn call(&mut self, id: Id, function: &str, target: Option<Expr>, args: Vec<Expr>) -> Expr {
+    pub(super) fn call(&mut self, id: Id, function: &str, target: Option<Expr>, args: Vec<Expr>) -> Expr {
         let found = self.macros.iter().rfind(|m| m.receiver == target.is_some() && m.args == args.len() && m.name == function);
         let Some(found) = found.copied() else {
             return Expr { id, kind: Kind::Call(Call { function: function.into(), target: target.map(Box::new), args }) };
@@ -464,16 +453,35 @@ impl<'a> Parser<'a> {
         let mut expander = Expander { source: &mut self.source, last: &mut self.last, at };
         match (found.expand)(&mut expander, target, args) {
             Ok(expr) => expr,
-            Err(error) => {
-                let at = self.source.positions.get(&error.id).copied().unwrap_or_default();
-                self.error(at, error.message)
-            }
+            Err(error) => match self.source.positions.get(&error.id).copied() {
+                Some(at) => self.error(at, error.message),
+                None => {
+                    self.errors.push(whole(error.message));
+                    Expr { id: 0, kind: Kind::Unspecified }
+                }
+            },
         }
     }
 }
 
+/// The value of a token, or what is wrong with it; none for a token that is no constant.
+pub(super) fn constant(token: Token<'_>, negative: bool) -> Option<Result<Literal, &'static str>> {
+    Some(match (token.kind, token.text) {
+        (TokenKind::Int, text) => literal::int(text, negative),
+        (TokenKind::Float, text) => literal::double(text, negative),
+        _ if negative => return None,
+        (TokenKind::Uint, text) => literal::uint(text),
+        (TokenKind::String, text) => literal::string(text),
+        (TokenKind::Bytes, text) => literal::bytes(text),
+        (TokenKind::Mark, "true") => Ok(Literal::Bool(true)),
+        (TokenKind::Mark, "false") => Ok(Literal::Bool(false)),
+        (TokenKind::Mark, "null") => Ok(Literal::Null),
+        _ => return None,
+    })
+}
+
 /// The terms as a tree whose branches are as equal as can be.
-fn balanced(function: &str, ids: &[Id], terms: &mut impl Iterator<Item = Expr>) -> Expr {
+pub(super) fn balanced(function: &str, ids: &[Id], terms: &mut impl Iterator<Item = Expr>) -> Expr {
     let Some(middle) = ids.len().checked_sub(1).map(|last| last.div_ceil(2)) else {
         return terms.next().unwrap_or(Expr { id: 0, kind: Kind::Unspecified });
     };
@@ -482,7 +490,7 @@ fn balanced(function: &str, ids: &[Id], terms: &mut impl Iterator<Item = Expr>) 
     Expr { id: ids[middle], kind: Kind::Call(Call { function: function.into(), target: None, args: vec![left, right] }) }
 }
 
-fn relation(token: Token<'_>) -> Option<&'static str> {
+pub(super) fn relation(token: Token<'_>) -> Option<&'static str> {
     if token.kind != TokenKind::Mark {
         return None;
     }
@@ -499,7 +507,7 @@ fn relation(token: Token<'_>) -> Option<&'static str> {
 }
 
 /// An operator and how tightly it binds.
-fn calculation(token: Token<'_>) -> Option<(&'static str, u8)> {
+pub(super) fn calculation(token: Token<'_>) -> Option<(&'static str, u8)> {
     if token.kind != TokenKind::Mark {
         return None;
     }

@@ -39,20 +39,9 @@ pub fn parse(text: &str, macros: &[Macro]) -> Result<(Expr, Source), Vec<Issue>>
     match grammar::Parser::new(&tokens, source, macros).parse() {
         Ok(Ok(parsed)) if unread.is_empty() => Ok(parsed),
         Ok(parsed) => Err(unread.into_iter().chain(parsed.err().unwrap_or_default()).collect()),
-        Err((grammar::Halt::TooDeep, _)) => Err(vec![whole(format!("expression recursion limit exceeded: {DEPTH_MAX}"))]),
-        // What was wrong before is told too.
-        Err((grammar::Halt::Syntax, found)) => {
-            let errors = syntax::errors(text);
-            let unnamed: Vec<Issue> = errors.iter().filter_map(unnamed).collect();
-            Err(errors.into_iter().chain(unnamed).chain(found).collect())
-        }
+        Err(grammar::Halt::TooDeep) => Err(vec![whole(format!("expression recursion limit exceeded: {DEPTH_MAX}"))]),
+        Err(grammar::Halt::Syntax) => Err(syntax::errors(text, macros)),
     }
-}
-
-/// What the original's builder says of a field's name in whose place something else stands: its parser has gone on behind it.
-fn unnamed(error: &Issue) -> Option<Issue> {
-    let is_name = error.message.starts_with("Syntax error: mismatched input ") && error.message.ends_with(" expecting {IDENTIFIER, ESC_IDENTIFIER}");
-    is_name.then(|| Issue { id: 0, location: error.location, message: "unsupported ident kind".to_string() })
 }
 
 /// An error about the whole.

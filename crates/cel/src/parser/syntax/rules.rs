@@ -37,22 +37,22 @@ use Ahead::{Many, One};
 use Part::{Alt, Binds, OneOf, Opt, Plus, R, Star, T};
 
 const START: Rule = 0;
-const EXPR: Rule = 1;
-const OR: Rule = 2;
-const AND: Rule = 3;
-const RELATION: Rule = 4;
-const CALC: Rule = 5;
-const UNARY: Rule = 6;
-const MEMBER: Rule = 7;
-const PRIMARY: Rule = 8;
-const EXPRS: Rule = 9;
+pub(super) const EXPR: Rule = 1;
+pub(super) const OR: Rule = 2;
+pub(super) const AND: Rule = 3;
+pub(super) const RELATION: Rule = 4;
+pub(super) const CALC: Rule = 5;
+pub(super) const UNARY: Rule = 6;
+pub(super) const MEMBER: Rule = 7;
+pub(super) const PRIMARY: Rule = 8;
+pub(super) const EXPRS: Rule = 9;
 const LIST: Rule = 10;
 const FIELDS: Rule = 11;
-const FIELD: Rule = 12;
-const ENTRIES: Rule = 13;
-const NAME: Rule = 14;
-const OPT_EXPR: Rule = 15;
-const LITERAL: Rule = 16;
+pub(super) const FIELD: Rule = 12;
+pub(super) const ENTRIES: Rule = 13;
+pub(super) const NAME: Rule = 14;
+pub(super) const OPT_EXPR: Rule = 15;
+pub(super) const LITERAL: Rule = 16;
 
 /// The rule of a whole text.
 pub(super) const WHOLE: Rule = START;

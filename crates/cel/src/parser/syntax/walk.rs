@@ -17,8 +17,44 @@ const PASSED_MAX: u32 = 256;
 /// Errors that are reported.
 const REPORTS_MAX: usize = 100;
 
-/// The errors of these tokens.
-pub(super) fn errors(automaton: &Automaton, read: &Read<'_>, text: &str, source: &Source) -> Vec<Issue> {
+/// What the parser has of one rule: as far as it went.
+pub(super) struct Branch {
+    pub(super) rule: Rule,
+    /// The token that came when the rule began.
+    pub(super) start: usize,
+    pub(super) pieces: Vec<Piece>,
+}
+
+/// A part of a rule, in the order of the text. What was dropped is none.
+pub(super) enum Piece {
+    Token(usize),
+    /// A token that is not there and was taken for there.
+    Missing,
+    Branch(Branch),
+}
+
+impl Branch {
+    pub(super) fn tokens(&self) -> impl Iterator<Item = usize> + '_ {
+        self.pieces.iter().filter_map(Piece::token)
+    }
+
+    pub(super) fn branches(&self) -> impl Iterator<Item = &Branch> {
+        self.pieces.iter().filter_map(Piece::branch)
+    }
+}
+
+impl Piece {
+    pub(super) fn token(&self) -> Option<usize> {
+        if let Piece::Token(token) = self { Some(*token) } else { None }
+    }
+
+    pub(super) fn branch(&self) -> Option<&Branch> {
+        if let Piece::Branch(branch) = self { Some(branch) } else { None }
+    }
+}
+
+/// The errors of these tokens, and the tree if the parser has come to its end.
+pub(super) fn errors(automaton: &Automaton, read: &Read<'_>, text: &str, source: &Source) -> (Vec<Issue>, Option<Branch>) {
     let tokens = &read.tokens;
     let kinds = tokens.iter().map(kind).collect();
     let mut walk = Walk {
@@ -37,10 +73,12 @@ pub(super) fn errors(automaton: &Automaton, read: &Read<'_>, text: &str, source:
         recoveries: 0,
         errors: Vec::new(),
         known: Known::new(),
+        open: Vec::new(),
+        tree: None,
     };
     // That it ended early is among the errors.
     let _ = walk.rule(WHOLE, 0, None);
-    walk.errors
+    (walk.errors, walk.tree)
 }
 
 /// Nothing more is reported.
@@ -81,6 +119,9 @@ struct Walk<'a> {
     recoveries: u32,
     errors: Vec<Issue>,
     known: Known,
+    /// What there is of the rules that are open, outermost first; and of all, once none is.
+    open: Vec<Branch>,
+    tree: Option<Branch>,
 }
 
 impl Walk<'_> {
@@ -90,6 +131,13 @@ impl Walk<'_> {
 
     fn consume(&mut self) {
         self.next = (self.next + 1).min(self.kinds.len() - 1);
+    }
+
+    /// Notes a part of the innermost rule that is open.
+    fn note(&mut self, piece: Piece) {
+        if let Some(branch) = self.open.last_mut() {
+            branch.pieces.push(piece);
+        }
     }
 
     fn matched(&mut self) {
@@ -104,6 +152,7 @@ impl Walk<'_> {
             return Err(Enough);
         }
         self.frames.extend(follow);
+        self.open.push(Branch { rule, start: self.next, pieces: Vec::new() });
         let walked = self.states(self.automaton.starts[rule], precedence);
         match walked {
             Ok(()) => {}
@@ -117,6 +166,13 @@ impl Walk<'_> {
             self.frames.pop();
         }
         self.depth[rule] -= 1;
+        if let Some(branch) = self.open.pop() {
+            if self.open.is_empty() {
+                self.tree = Some(branch);
+            } else {
+                self.note(Piece::Branch(branch));
+            }
+        }
         Ok(())
     }
 
@@ -155,6 +211,7 @@ impl Walk<'_> {
             }
             Edge::Tokens(set, to) => {
                 if set.has(self.ahead(0)) {
+                    self.note(Piece::Token(self.next));
                     self.matched();
                     self.consume();
                 } else {
@@ -263,11 +320,13 @@ impl Walk<'_> {
         self.attempt()?;
         if self.drop_one()? {
             // The token behind the dropped one is the one that was wanted.
+            self.note(Piece::Token(self.next));
             self.consume();
             return Ok(());
         }
         if self.next_in_context(to).has(self.ahead(0)) {
             self.report_missing()?;
+            self.note(Piece::Missing);
             return Ok(());
         }
         Err(Trouble::Mismatch)
