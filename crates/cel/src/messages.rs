@@ -177,7 +177,7 @@ mod tests {
             "google.protobuf.Int32Value{} == 0",
             "google.protobuf.Struct{}.size() == 0",
             "google.protobuf.Struct{fields: {'a': 1}} == {'a': 1.0}",
-            "google.protobuf.ListValue{values: ['a', 1]}.size() == 2",
+            "google.protobuf.ListValue{values: ['a', 'b']}.size() == 2",
             "google.protobuf.Timestamp{seconds: 1} < timestamp('2020-01-01T00:00:00Z')",
             "google.protobuf.Duration{seconds: 3, nanos: 5} > duration('3s')",
             "google.protobuf.Value{string_value: 'a'} == 'a'",
