@@ -240,14 +240,14 @@ impl Reader {
         if value["apiVersion"] == self.api_version.as_str() { Ok(value) } else { self.convert(services, &self.api_version, value).await }
     }
 
-    /// Objects of other versions in one of them, as far as that has their fields.
+    /// Objects of other versions in one of them, with all fields that the webhook gives them.
     ///
     /// # Errors
     /// One of them is not converted, in upstream's words.
     pub(super) async fn compared(&self, services: &dyn Services, to: &Gvk, values: Vec<Value>) -> Result<Vec<Value>, String> {
         let Some(webhook) = &self.family.webhook else { return Ok(values) };
         let answers = offload::resting(Box::pin(webhook.convert(services, &to.api_version(), values, 0))).await?;
-        answers.into_iter().map(|answer| answer.map(|value| self.family.pruned(&to.version, value))).collect()
+        answers.into_iter().collect()
     }
 
     async fn convert(&self, services: &dyn Services, to: &str, value: Value) -> Result<Value, String> {

@@ -7,8 +7,9 @@ use super::reader::Reader;
 use crate::{hooks::Services, rows::Row};
 use machinery::{
     Value,
-    apply::{Conversions, Written},
+    apply::{Conversions, Written, live_errors},
     gvk::Gvk,
+    schema::TypeRef,
 };
 use parking_lot::Mutex;
 
@@ -57,7 +58,8 @@ impl Conversions for Unknown {
 /// What `run` makes of objects of a row's kind.
 ///
 /// # Errors
-/// A webhook does not convert what is compared, in upstream's words; and what `run` makes where other versions are left alone.
+/// A webhook does not convert what is compared, or into no object of its version, in upstream's words; and what `run` makes where other
+/// versions are left alone.
 pub(crate) async fn replayed<T: Send>(services: &dyn Services, row: &Row, mut run: impl FnMut(Written<'_>) -> T + Send) -> Result<T, (String, T)> {
     let ty = row.ty();
     let Some(reader) = row.reader() else { return Ok(run(ty.into())) };
@@ -68,7 +70,7 @@ pub(crate) async fn replayed<T: Send>(services: &dyn Services, row: &Row, mut ru
         if lacks.is_empty() {
             return Ok(made);
         }
-        if let Err(why) = Box::pin(learn(services, reader, &mut replay.known, lacks)).await {
+        if let Err(why) = Box::pin(learn(services, ty, reader, &mut replay.known, lacks)).await {
             return Err((why, run(Written { ty, conversions: Some(&Unknown) })));
         }
     }
@@ -76,13 +78,18 @@ pub(crate) async fn replayed<T: Send>(services: &dyn Services, row: &Row, mut ru
     Err((why, run(Written { ty, conversions: Some(&Unknown) })))
 }
 
-async fn learn(services: &dyn Services, reader: &Reader, known: &mut Vec<Known>, mut lacks: Vec<(Value, Gvk)>) -> Result<(), String> {
+async fn learn(services: &dyn Services, ty: TypeRef<'_>, reader: &Reader, known: &mut Vec<Known>, mut lacks: Vec<(Value, Gvk)>) -> Result<(), String> {
     while let Some((_, to)) = lacks.first() {
         let to = to.clone();
         let (now, later): (Vec<_>, Vec<_>) = lacks.into_iter().partition(|(_, version)| *version == to);
         lacks = later;
         let values: Vec<Value> = now.into_iter().map(|(value, _)| value).collect();
         let converted = reader.compared(services, &to, values.clone()).await?;
+        // Owners are known by fields that their version has: what was converted is pruned only where it is read or stored.
+        let fitting = ty.schema.kind(&to).unwrap_or(ty);
+        if let Some(wrong) = converted.iter().find_map(|value| live_errors(fitting, value)) {
+            return Err(wrong);
+        }
         known.extend(values.into_iter().zip(converted).map(|(value, converted)| Known { value, to: to.clone(), converted }));
     }
     Ok(())

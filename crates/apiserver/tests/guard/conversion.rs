@@ -69,6 +69,7 @@ impl Lamps {
                 "count" => drop(objects.pop()),
                 "name" => objects[0]["metadata"]["name"] = "another".into(),
                 "version" => objects[0]["apiVersion"] = "example.com/v9".into(),
+                "adds" => objects[0]["spec"]["unheard"] = 1.into(),
                 "waits" => {
                     let Act::Body(text) = review(&request["uid"], success, objects) else { return Act::Hang };
                     return Act::After(Arc::clone(&told), text);
@@ -312,6 +313,11 @@ async fn who_owns_what_is_compared_in_the_versions_of_the_owners() {
         apply(ONE, "v1", "late", true, json!({"color": "red"})).await.refused(500),
         "conversion webhook for example.com/v1, Kind=Lamp failed: no lamp today"
     );
+    // What is converted into no object of its version has no owners.
+    lamps.feel("adds");
+    let written = lamps.cluster.patch(&format!("{ONE}/c?fieldManager=late"), json!({"spec": {"color": "brown"}})).await.expect(200);
+    assert_eq!(owners(&written), owners(&patched));
+    assert_eq!(apply(ONE, "v1", "late", true, json!({"color": "red"})).await.refused(500), ".spec.unheard: field not declared in schema");
 }
 
 #[tokio::test]
