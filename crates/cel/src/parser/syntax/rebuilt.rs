@@ -12,19 +12,28 @@ use crate::macros::Macro;
 use crate::operators as op;
 use crate::parser::grammar::{Parser, RESERVED, balanced, calculation, constant, relation};
 use crate::parser::lexer::{Token, TokenKind};
+use crate::parser::{DEPTH_MAX, whole};
 use crate::source::Source;
 use crate::types::Str;
 
 /// What the builder tells of a tree.
 pub(super) fn errors(tokens: &[Token<'_>], source: Source, macros: &[Macro], tree: &Branch) -> Vec<Issue> {
-    let mut builder = Builder { tokens, parser: Parser::new(tokens, source, macros) };
+    let mut builder = Builder { tokens, parser: Parser::new(tokens, source, macros), depth: 0, too_deep: false };
     builder.expr(tree.branches().next());
-    builder.parser.found()
+    let mut found = builder.parser.found();
+    if builder.too_deep {
+        found.push(whole("max recursion depth exceeded".to_owned()));
+    }
+    found
 }
 
 struct Builder<'a> {
     tokens: &'a [Token<'a>],
     parser: Parser<'a>,
+    /// How many nodes of those that the original counts stand around the one that is made.
+    depth: u32,
+    /// Too many: nothing more is looked at.
+    too_deep: bool,
 }
 
 /// What is missing.
@@ -65,8 +74,20 @@ impl<'a> Builder<'a> {
         matches!(piece, Piece::Token(token) if self.text(*token) == mark)
     }
 
+    /// Enters so many nodes, one within the other; whoever may must leave them one by one.
+    fn enters(&mut self, nodes: usize) -> bool {
+        let depth = u32::try_from(nodes).ok().and_then(|nodes| self.depth.checked_add(nodes)).filter(|depth| *depth <= DEPTH_MAX);
+        self.too_deep |= depth.is_none();
+        self.depth = depth.unwrap_or(self.depth);
+        !self.too_deep
+    }
+
+    fn leave(&mut self) {
+        self.depth = self.depth.saturating_sub(1);
+    }
+
     fn expr(&mut self, branch: Option<&Branch>) -> Expr {
-        let Some(mut at) = branch else { return nothing() };
+        let Some(mut at) = branch.filter(|_| !self.too_deep) else { return nothing() };
         loop {
             // Rules that hold nothing but another are passed through.
             let plain = at.tokens().next().is_none();
@@ -93,11 +114,15 @@ impl<'a> Builder<'a> {
     }
 
     fn condition(&mut self, at: &Branch) -> Expr {
+        if !self.enters(1) {
+            return nothing();
+        }
         let mut parts = at.branches();
         let condition = self.expr(parts.next());
         let id = at.tokens().next().map_or(0, |mark| self.id(mark));
         let then = self.expr(parts.next());
         let otherwise = self.expr(parts.next());
+        self.leave();
         self.parser.call(id, op::CONDITIONAL, None, vec![condition, then, otherwise])
     }
 
@@ -113,13 +138,18 @@ impl<'a> Builder<'a> {
     }
 
     fn chain(&mut self, at: &Branch, function: fn(Token<'_>) -> Option<&'static str>) -> Expr {
+        if !self.enters(at.tokens().count()) {
+            return nothing();
+        }
         let mut parts = at.branches();
         let mut left = self.expr(parts.next());
         for mark in at.tokens() {
-            let Some(name) = self.tokens.get(mark).and_then(|token| function(*token)) else { continue };
             let id = self.id(mark);
             let right = self.expr(parts.next());
-            left = self.parser.call(id, name, None, vec![left, right]);
+            self.leave();
+            if let Some(name) = self.tokens.get(mark).and_then(|token| function(*token)) {
+                left = self.parser.call(id, name, None, vec![left, right]);
+            }
         }
         left
     }
@@ -134,6 +164,9 @@ impl<'a> Builder<'a> {
     }
 
     fn member(&mut self, at: &Branch) -> Expr {
+        if !self.enters(at.tokens().filter(|token| matches!(self.text(*token), "." | "[")).count()) {
+            return nothing();
+        }
         let mut pieces = at.pieces.iter().peekable();
         let mut operand = match pieces.next() {
             Some(Piece::Branch(primary)) => self.expr(Some(primary)),
@@ -165,6 +198,7 @@ impl<'a> Builder<'a> {
                 }
                 _ => self.node(at.start, Kind::Unspecified),
             };
+            self.leave();
         }
         operand
     }
@@ -334,6 +368,9 @@ mod tests {
         assert_eq!(told("has(in.x)")[1..], ["1:8: invalid argument to has() macro"]);
         assert_eq!(told("has(self.s.in.x)").len(), 2);
         assert_eq!(told("self.l.all(").len(), 1);
+        // Neither a long chain nor what stands in it is more than the stack holds.
+        let long = told(&format!("has(self{}) &&", ".a".repeat(40_000)));
+        assert!(long.len() <= 2, "{} errors", long.len());
         assert_eq!(told("{'a': 1,,}"), ["1:9: Syntax error: extraneous input ',' expecting '}'"]);
     }
 }
