@@ -88,10 +88,11 @@ pub(crate) fn made<'v>(message: &str, fields: &BTreeMap<Str, Value<'v>>) -> Opti
             "null_value" => Ok(Value::Null),
             field => json(value).map_err(|why| unfit(message, field, &why.message)),
         }),
-        "Any" => Err(EvalError::of(match fields.get("type_url").and_then(Value::as_str).unwrap_or_default() {
-            "" => "anypb.UnmarshalNew() failed for type \"\": proto: invalid empty type URL".to_owned(),
-            url => format!("anypb.UnmarshalNew() failed for type {}: proto: not found", gotext::quote(url)),
-        })),
+        "Any" => {
+            let url = fields.get("type_url").and_then(Value::as_str).filter(|url| !url.is_empty());
+            let shown = url.map(|url| format!("type_url:{}", gotext::quote(url))).unwrap_or_default();
+            Err(EvalError::of(format!("unsupported conversion to ref.Val: (*dynamicpb.Message){shown}")))
+        }
         _ => return None,
     })
 }
@@ -194,6 +195,7 @@ mod tests {
         assert!(refused.contains("1:33: expected type of field 'seconds' is 'int' but provided type is 'string'"), "{refused}");
         let unknown = given("google.protobuf.BoolValue{other: true}");
         assert!(unknown.contains("undefined field 'other'"), "{unknown}");
+        assert_eq!(given("google.protobuf.Any{type_url: 'x'} == null"), "unsupported conversion to ref.Val: (*dynamicpb.Message)type_url:\"x\"");
         let wide = given("google.protobuf.Int32Value{value: 4294967296} == 1");
         assert_eq!(wide, "field type conversion error for google.protobuf.Int32Value.value value type: integer overflow");
     }
