@@ -14,7 +14,7 @@ use client::{Client, DeleteParams, Delta, Informer, ListParams, Meta, ObjectKey,
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 
-use crate::work::{Controller, Cx, Step};
+use crate::work::{Controller, Cx, Step, user_agent};
 
 pub(crate) const TYPE: &str = "kubernetes.io/service-account-token";
 pub(crate) const ACCOUNT: &str = "kubernetes.io/service-account.name";
@@ -26,7 +26,7 @@ const WORKERS: usize = 5;
 pub(crate) async fn run(cx: Cx) {
     let controller = Arc::new(Tokens {
         // There is no account for it: it writes as all controllers read, as the original does.
-        client: cx.informers.client().clone().user_agent("tokens-controller"),
+        client: cx.informers.client().clone().user_agent(&user_agent("tokens-controller")),
         root_ca: cx.config.root_ca.clone(),
         secrets: cx.informers.informer_with(ListParams::fields(format!("type={TYPE}"))),
         accounts: cx.informers.informer(),

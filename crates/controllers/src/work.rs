@@ -69,7 +69,7 @@ pub(crate) struct Cx {
 }
 
 /// What a controller's requests say that they come from: the part before the first slash is the manager of fields.
-fn user_agent(account: &str) -> String {
+pub(crate) fn user_agent(account: &str) -> String {
     format!("kube-controller-manager/knarr/system:serviceaccount:kube-system:{account}")
 }
 
