@@ -1,6 +1,6 @@
 //! Events of `events.k8s.io`, as the original's scheduler tells them (client-go's `tools/events`).
 //!
-//! They say what was being done (`action`) and because of what (`related`), and have no count. The second of equal ones begins a series
+//! They say what was being done (`action`), and have no count. The second of equal ones begins a series
 //! in the first; later ones are counted here, and the count is written when the series has ended, or every half hour while it goes on.
 //! Two are equal whatever their notes say, as long as the object is at the same revision. So nothing is held back, and nothing combined.
 
@@ -61,19 +61,14 @@ impl SeriesRecorder {
 
     /// Records what happened to an object.
     pub fn event(&self, regarding: &ObjectReference, kind: EventType, deed: Deed, note: impl Into<String>) {
-        self.because_of(regarding, None, kind, deed, note);
-    }
-
-    /// Records what happened to an object because of another.
-    pub fn because_of(&self, regarding: &ObjectReference, related: Option<&ObjectReference>, kind: EventType, deed: Deed, note: impl Into<String>) {
-        if self.queue.try_send(event(regarding, related, kind, deed, note.into())).is_err() {
+        if self.queue.try_send(event(regarding, kind, deed, note.into())).is_err() {
             tracing::debug!(reason = deed.reason, "event dropped: too many are waiting");
         }
     }
 }
 
 /// The event without who reports it.
-fn event(regarding: &ObjectReference, related: Option<&ObjectReference>, kind: EventType, deed: Deed, note: String) -> Event {
+fn event(regarding: &ObjectReference, kind: EventType, deed: Deed, note: String) -> Event {
     let namespace = regarding.namespace.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| "default".to_owned());
     let name = event_name(regarding.name.as_deref().unwrap_or_default(), crate::timestamp());
     Event {
@@ -82,7 +77,6 @@ fn event(regarding: &ObjectReference, related: Option<&ObjectReference>, kind: E
         action: Some(deed.action.to_owned()),
         reason: Some(deed.reason.to_owned()),
         regarding: Some(regarding.clone()),
-        related: related.cloned(),
         note: Some(shortened(note)),
         type_: Some(kind.as_str().to_owned()),
         ..Event::default()
@@ -96,18 +90,15 @@ type Reference = [String; 7];
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Key {
     regarding: Reference,
-    related: Reference,
     said: [String; 3],
 }
 
 impl Key {
     fn of(event: &Event) -> Self {
         let text = |part: &Option<String>| part.clone().unwrap_or_default();
-        let all = |of: &Option<ObjectReference>| {
-            let of = of.clone().unwrap_or_default();
-            [of.api_version, of.kind, of.namespace, of.name, of.uid, of.resource_version, of.field_path].map(Option::unwrap_or_default)
-        };
-        Self { regarding: all(&event.regarding), related: all(&event.related), said: [text(&event.type_), text(&event.reason), text(&event.action)] }
+        let of = event.regarding.clone().unwrap_or_default();
+        let regarding = [of.api_version, of.kind, of.namespace, of.name, of.uid, of.resource_version, of.field_path].map(Option::unwrap_or_default);
+        Self { regarding, said: [text(&event.type_), text(&event.reason), text(&event.action)] }
     }
 }
 
@@ -241,7 +232,7 @@ mod tests {
             resource_version: Some(revision.to_owned()),
             ..ObjectReference::default()
         };
-        event(&about, None, EventType::Warning, FAILED, note.to_owned())
+        event(&about, EventType::Warning, FAILED, note.to_owned())
     }
 
     fn count(event: Option<&Event>) -> Option<i32> {

@@ -63,6 +63,12 @@ impl Term {
         }
         rules::selects(&self.selector, pod.metadata.labels.as_ref())
     }
+
+    /// The same where nobody knows the labels of namespaces: they may be those that it selects.
+    #[must_use]
+    pub fn may_match(&self, pod: &Pod) -> bool {
+        (self.namespaces.contains(pod.namespace()) || self.namespace_selector.is_some()) && rules::selects(&self.selector, pod.metadata.labels.as_ref())
+    }
 }
 
 /// A pod's wishes about other pods.

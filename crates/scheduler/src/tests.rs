@@ -279,7 +279,7 @@ async fn a_pod_that_fails_again_and_again_has_a_series() {
         // Longer than it is held back.
         tokio::time::sleep(Duration::from_secs(20)).await;
         let mut it = node("2");
-        it["status"]["allocatable"]["memory"] = format!("{times}Gi").into();
+        it["status"]["allocatable"]["pods"] = (10 + times).to_string().into();
         fake.put("/api/v1/nodes/n1", it);
     }
     tokio::time::sleep(Duration::from_secs(20)).await;

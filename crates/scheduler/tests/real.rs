@@ -192,7 +192,7 @@ async fn the_important_pushes_the_lesser_out() {
     until(&cluster.pods, |all| all.iter().find(waits).cloned()).await;
     let preempted = cluster.event("low", "Preempted").await;
     assert_eq!(preempted.message, Some(format!("Preempted by pod {} on node n1", high.uid())));
-    assert_eq!(preempted.related.and_then(|by| by.uid).as_deref(), Some(high.uid()));
+    assert_eq!((preempted.action.as_deref(), preempted.related), (Some("Preempting"), None));
     // There is no kubelet: its last word is ours.
     until(&cluster.pods, |all| all.iter().find(|p| p.name() == "low" && p.is_deleting()).cloned()).await;
     cluster.admin.namespaced::<Pod>("shop").delete("low", &DeleteParams::now()).await.unwrap();

@@ -8,7 +8,7 @@ use crate::framework::{Change, Cycle, Filter, Plugin, Prepared, Rejection, SCORE
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::profile::Ignored;
-use crate::resources::{Resources, is_scalar};
+use crate::resources::{self, Resources, is_scalar};
 
 use super::extended_resources::{class_for, may_be_devices};
 use super::shape::Shape;
@@ -110,15 +110,25 @@ impl Plugin for Fit {
             Change::NodeAdded(node) => fits_alone(node),
             Change::NodeUpdated { old, new } => {
                 let before = old.status.as_ref().and_then(|s| s.allocatable.as_ref());
-                before != new.node.status.as_ref().and_then(|s| s.allocatable.as_ref()) && fits_alone(new)
+                before != new.node.status.as_ref().and_then(|s| s.allocatable.as_ref())
+                    && fits_alone(new)
+                    && (resources::allowed_pods(before) < new.allowed_pods || gives_more(&pod.requested, &Resources::from_list(before), &new.allocatable))
             }
             Change::PodGone(_) => true,
             Change::DeviceClass => pod.requested.scalar.keys().any(|name| may_be_devices(name)),
-            Change::PodUpdated { old, new } => shrunk(&old.requested, &new.requested),
+            Change::PodUpdated { old, new } => gives_more(&pod.requested, &new.requested, &old.requested),
             Change::Own { old } => shrunk(&old.requested, &pod.requested),
             _ => false,
         }
     }
+}
+
+/// Whether one is more than the other of anything that is asked for.
+fn gives_more(asked: &Resources, less: &Resources, more: &Resources) -> bool {
+    (asked.milli_cpu > 0 && less.milli_cpu < more.milli_cpu)
+        || (asked.memory > 0 && less.memory < more.memory)
+        || (asked.ephemeral_storage > 0 && less.ephemeral_storage < more.ephemeral_storage)
+        || asked.scalar.iter().any(|(name, amount)| *amount > 0 && less.get(name) < more.get(name))
 }
 
 fn shrunk(old: &Resources, new: &Resources) -> bool {

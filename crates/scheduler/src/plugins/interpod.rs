@@ -7,6 +7,7 @@ use crate::config::raw::InterPodArgs;
 use crate::framework::{Change, Cycle, Filter, Plugin, Prepared, Rejection, SCORE_MAX, Score, Verdict};
 use crate::node::NodeInfo;
 use crate::pod::{PodInfo, Term};
+use crate::rules;
 use crate::world::World;
 
 pub struct InterPodAffinity {
@@ -194,11 +195,25 @@ impl Plugin for InterPodAffinity {
     }
 
     fn wakes(&self, change: &Change<'_>, pod: &PodInfo) -> bool {
+        let (near, far) = (required(pod), required_anti(pod));
+        let wanted = |other: &PodInfo| !near.is_empty() && near.iter().all(|term| term.may_match(&other.pod));
+        let avoided = |other: &PodInfo| far.iter().any(|term| term.may_match(&other.pod));
+        // Who has no terms is kept away by those of others, which are not known here.
+        let is_kept_away = near.is_empty() && far.is_empty();
         match change {
-            Change::NodeAdded(_) | Change::PodGone(_) | Change::Namespace => true,
-            Change::NodeUpdated { old, new } => old.metadata.labels != new.node.metadata.labels,
-            Change::PodPlaced(_) => !required(pod).is_empty(),
-            Change::PodUpdated { old, new } => old.labels() != new.labels(),
+            Change::Namespace => true,
+            Change::NodeAdded(node) => is_kept_away || !far.is_empty() || near.iter().any(|term| node.label(&term.topology_key).is_some()),
+            Change::NodeUpdated { old, new } => {
+                let of = |term: &Term| (rules::label(old, &term.topology_key), new.label(&term.topology_key));
+                let came = |(before, now): (Option<&str>, Option<&str>)| now.is_some() && before != now;
+                let left = |(before, now): (Option<&str>, Option<&str>)| before.is_some() && before != now;
+                near.iter().any(|term| came(of(term)))
+                    || far.iter().any(|term| left(of(term)))
+                    || (is_kept_away && old.metadata.labels != new.node.metadata.labels)
+            }
+            Change::PodPlaced(other) => wanted(other),
+            Change::PodUpdated { old, new } => old.labels() != new.labels() && ((!wanted(old) && wanted(new)) || (avoided(old) && !avoided(new))),
+            Change::PodGone(other) => avoided(other) || required_anti(other).iter().any(|term| term.may_match(&pod.pod)),
             Change::Own { old } => old.labels() != pod.labels(),
             _ => false,
         }

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
 use client::Meta;
-use k8s_openapi::api::core::v1::TopologySpreadConstraint;
+use k8s_openapi::api::core::v1::{Node, TopologySpreadConstraint};
 use machinery::labels::Selector;
 
 use crate::config::raw::SpreadArgs;
@@ -131,18 +131,26 @@ impl Plugin for PodTopologySpread {
             };
         }
         let constraints = &pod.wants.spread;
+        let counted = |node: &Node| constraints.iter().all(|c| rules::label(node, &c.key).is_some());
         let concerns = |other: &PodInfo| other.pod.namespace() == pod.pod.namespace() && constraints.iter().any(|c| c.selects(other.labels()));
         match change {
             Change::NodeAdded(node) => has_all_keys(node, constraints),
-            Change::NodeUpdated { old, new } => old.metadata.labels != new.node.metadata.labels || rules::taints(old).ne(rules::taints(&new.node)),
-            Change::NodeRemoved(_) => true,
+            Change::NodeUpdated { old, new } => {
+                let moved = || constraints.iter().any(|c| rules::label(old, &c.key) != new.label(&c.key)) || rules::taints(old).ne(rules::taints(&new.node));
+                counted(old) != counted(&new.node) || (counted(&new.node) && moved())
+            }
+            Change::NodeRemoved(node) => counted(node),
             Change::PodPlaced(other) | Change::PodGone(other) => concerns(other),
             Change::PodUpdated { old, new } => {
-                (old.labels() != new.labels() || old.pod.is_deleting() != new.pod.is_deleting()) && (concerns(old) || concerns(new))
+                let is_here = old.pod.namespace() == pod.pod.namespace();
+                let turns = || constraints.iter().any(|c| c.selects(old.labels()) != c.selects(new.labels()));
+                // One that goes is not counted any more, of which the original takes no notice until it is gone.
+                (is_here && turns()) || (old.pod.is_deleting() != new.pod.is_deleting() && concerns(new))
             }
             // What it bears says which nodes count, where a constraint goes by taints.
             Change::Own { old } => {
-                old.labels() != pod.labels() || (old.wants.tolerations != pod.wants.tolerations && constraints.iter().any(|c| c.honor_taints))
+                constraints.iter().any(|c| c.selects(old.labels()) != c.selects(pod.labels()))
+                    || (old.wants.tolerations != pod.wants.tolerations && constraints.iter().any(|c| c.honor_taints))
             }
             _ => false,
         }

@@ -339,6 +339,44 @@ fn a_toleration_lets_a_pod_look_again_where_taints_say_which_nodes_count() {
 }
 
 #[test]
+fn a_change_that_cannot_help_wakes_nobody() {
+    let standard = standard();
+    let wakes = |plugin: &str, change: Change<'_>, pod: &PodInfo| standard.plugin(plugin).is_some_and(|plugin| plugin.wakes(&change, pod));
+    let (here, there) = (node("n", json!({"zone": "1", "x": "1"}), json!({}), &[]), node("n", json!({"zone": "2", "x": "1"}), json!({}), &[]));
+    let other_label = node("n", json!({"zone": "1", "x": "2"}), json!({}), &[]);
+    let (moved, relabelled) = (|| Change::NodeUpdated { old: &here.node, new: &there }, || Change::NodeUpdated { old: &here.node, new: &other_label });
+    let (web, db) = (pod("w", json!({"labels": {"app": "web"}})), pod("d", json!({"labels": {"app": "db"}})));
+    let term = json!([{"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "web"}}}]);
+    let of = |kind: &str| pod("p", json!({"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": term}}}));
+    let (near, far) = (of("podAffinity"), of("podAntiAffinity"));
+    let plugin = "InterPodAffinity";
+    for pod in [&near, &far] {
+        assert!(wakes(plugin, moved(), pod) && !wakes(plugin, relabelled(), pod), "another zone, and a label that is none of its terms'");
+    }
+    assert!(wakes(plugin, Change::PodPlaced(&web), &near) && !wakes(plugin, Change::PodPlaced(&db), &near) && !wakes(plugin, Change::PodPlaced(&web), &far));
+    assert!(wakes(plugin, Change::PodGone(&web), &far) && !wakes(plugin, Change::PodGone(&db), &far) && !wakes(plugin, Change::PodGone(&web), &near));
+    assert!(wakes(plugin, Change::PodGone(&far), &web) && !wakes(plugin, Change::PodGone(&far), &db), "the terms of who goes");
+    assert!(wakes(plugin, Change::PodUpdated { old: &db, new: &web }, &near) && wakes(plugin, Change::PodUpdated { old: &web, new: &db }, &far));
+    let constraint = json!({"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "web"}}});
+    let (spread, plugin) = (pod("p", json!({"topologySpreadConstraints": [constraint]})), "PodTopologySpread");
+    assert!(wakes(plugin, moved(), &spread) && !wakes(plugin, relabelled(), &spread));
+    assert!(wakes(plugin, Change::PodUpdated { old: &db, new: &web }, &spread) && !wakes(plugin, Change::PodUpdated { old: &db, new: &db }, &spread));
+    let keyless = plain("k", &[]);
+    assert!(wakes(plugin, Change::NodeRemoved(&here.node), &spread) && !wakes(plugin, Change::NodeRemoved(&keyless.node), &spread));
+    let (busy, plugin) = (pod("p", asks("1", "0")), "NodeResourcesFit");
+    let sized = |cpu: &str, memory: &str| pod("s", asks(cpu, memory));
+    assert!(wakes(plugin, Change::PodUpdated { old: &sized("2", "1Gi"), new: &sized("1", "1Gi") }, &busy));
+    assert!(!wakes(plugin, Change::PodUpdated { old: &sized("2", "2Gi"), new: &sized("2", "1Gi") }, &busy), "it asks for no memory");
+    let with_memory = |memory: &str| {
+        let status = json!({"allocatable": {"cpu": "4", "memory": memory, "pods": "10"}});
+        NodeInfo::new(Arc::new(serde_json::from_value(json!({"metadata": {"name": "n"}, "status": status})).unwrap()))
+    };
+    let (little, much) = (with_memory("1Gi"), with_memory("2Gi"));
+    let grows = || Change::NodeUpdated { old: &little.node, new: &much };
+    assert!(wakes(plugin, grows(), &sized("1", "2Gi")) && !wakes(plugin, grows(), &busy));
+}
+
+#[test]
 fn preemption() {
     let sized = |name: &str, priority: i32, cpu: &str| pod(name, with(asks(cpu, "0"), "priority", priority.into()));
     let world = World::empty();

@@ -623,10 +623,10 @@ impl Scheduler {
         });
         for victim in called_off {
             let text = format!("{text} (in kube-scheduler memory).");
-            write::preempted(self.recorders.of(&pod.pod), &victim.pod, &pod.pod, &text);
+            write::preempted(self.recorders.of(&pod.pod), &victim.pod, &text);
         }
         let (client, recorder, reports) = (self.client.clone(), self.recorders.of(&pod.pod).clone(), self.reports.clone());
-        let (by, metrics) = (pod.pod.clone(), self.config.metrics.clone());
+        let (by, metrics) = (pod.scheduler_name().to_owned(), self.config.metrics.clone());
         tokio::spawn(async move {
             let begun = Instant::now();
             let done = Box::pin(write::evict(&client, &recorder, &victims, &by, &text)).await;

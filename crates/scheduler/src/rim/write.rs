@@ -190,17 +190,15 @@ fn condition(pod: &Pod, kind: &str, value: &str, reason: &str, message: &str) ->
     Some(out)
 }
 
-/// Tells that a pod has to make way for another.
-pub(super) fn preempted(recorder: &SeriesRecorder, victim: &Pod, by: &Pod, text: &str) {
-    let (victim, by) = (client::object_reference(victim), client::object_reference(by));
-    recorder.because_of(&victim, Some(&by), EventType::Normal, PREEMPTED, text);
+/// Tells that a pod has to make way. The original means to name the other as `related`, but its type is none of the API's, so it does not.
+pub(super) fn preempted(recorder: &SeriesRecorder, victim: &Pod, text: &str) {
+    recorder.event(&client::object_reference(victim), EventType::Normal, PREEMPTED, text);
 }
 
 /// Tells pods to go, so that another finds room.
-pub(super) async fn evict(client: &Client, recorder: &SeriesRecorder, victims: &[Arc<PodInfo>], by: &Pod, text: &str) -> Result<(), Error> {
-    let scheduler = pod::scheduler_name(by);
+pub(super) async fn evict(client: &Client, recorder: &SeriesRecorder, victims: &[Arc<PodInfo>], by: &str, text: &str) -> Result<(), Error> {
     for victim in victims.iter().map(|v| &v.pod).filter(|p| !p.is_deleting()) {
-        let message = format!("{scheduler}: preempting to accommodate a higher priority pod");
+        let message = format!("{by}: preempting to accommodate a higher priority pod");
         let result = async {
             if let Some(condition) = condition(victim, "DisruptionTarget", "True", "PreemptionByScheduler", &message) {
                 let mut status = json!({});
@@ -211,7 +209,7 @@ pub(super) async fn evict(client: &Client, recorder: &SeriesRecorder, victims: &
             client.namespaced::<Pod>(victim.namespace()).delete(victim.name(), &params).await
         };
         match result.await {
-            Ok(()) => preempted(recorder, victim, by, text),
+            Ok(()) => preempted(recorder, victim, text),
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error),
         }
