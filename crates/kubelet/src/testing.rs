@@ -340,6 +340,8 @@ pub struct FakeRuntime {
     pub stuck: std::sync::atomic::AtomicBool,
     /// Containers cannot be made.
     pub full: std::sync::atomic::AtomicBool,
+    /// Programs cannot be run.
+    pub unstartable: std::sync::atomic::AtomicBool,
     /// How much memory each container uses.
     pub memory_in_use: std::sync::atomic::AtomicU64,
     /// Commands cannot be run at all.
@@ -367,6 +369,7 @@ impl FakeRuntime {
             stalled: std::sync::atomic::AtomicBool::new(false),
             stuck: std::sync::atomic::AtomicBool::new(false),
             full: std::sync::atomic::AtomicBool::new(false),
+            unstartable: std::sync::atomic::AtomicBool::new(false),
             memory_in_use: std::sync::atomic::AtomicU64::new(0),
             broken: std::sync::atomic::AtomicBool::new(false),
             trap: std::sync::atomic::AtomicBool::new(false),
@@ -500,6 +503,10 @@ impl ContainerRuntime for FakeRuntime {
         Ok(id)
     }
     async fn start_container(&self, id: &ContainerId) -> Result<(), CriError> {
+        if self.unstartable.load(Ordering::Relaxed) {
+            self.exit(&self.name(id), 128);
+            return Err(CriError::Other("no such file or directory".into()));
+        }
         for c in self.containers.lock().iter_mut().filter(|c| c.id == *id) {
             c.state = State::Running;
             c.started = Some(self.clock.now());

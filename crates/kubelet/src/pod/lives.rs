@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -163,6 +163,25 @@ async fn an_image_that_is_missing_is_told_and_tried_again() {
     for want in [("Pulling", "Pulling image \"missing:1\""), ("Failed", "Error: ErrImagePull"), ("BackOff", "Back-off pulling image \"missing:1\"")] {
         assert!(events.iter().any(|(r, m)| (r.as_str(), m.as_str()) == want), "{want:?} not in {events:#?}");
     }
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_that_cannot_be_run_is_told_and_then_that_it_waits() {
+    let node = Node::fresh("unstartable");
+    node.runtime.unstartable.store(true, Ordering::Relaxed);
+    node.apply(&pod(json!({"containers": [{"name": "a", "image": "img:1"}]})));
+    let waits = |p: &Pod, reason: &str, times: i32| {
+        let all = p.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+        let waits = |c: &ContainerStatus| c.state.as_ref().and_then(|s| s.waiting.as_ref()).is_some_and(|w| w.reason.as_deref() == Some(reason));
+        all.into_iter().any(|c| waits(c) && c.restart_count == times)
+    };
+    node.until("RunContainerError", |p| waits(p, "RunContainerError", 0)).await;
+    // The first time it waits for nothing.
+    node.until("CrashLoopBackOff", |p| waits(p, "CrashLoopBackOff", 1)).await;
+    assert!(node.api.events().contains(&("BackOff".to_owned(), "Back-off restarting failed container a in pod p_n(u)".to_owned())), "{:?}", node.api.events());
+    node.runtime.unstartable.store(false, Ordering::Relaxed);
+    node.until("ready", is_ready).await;
     node.end().await;
 }
 

@@ -27,6 +27,8 @@ use crate::volumes::{self, Layout};
 
 /// Wait before a failed start is tried again (upstream's `backOffPeriod`).
 const START_RETRY: Duration = Duration::from_secs(10);
+/// How long the error of a start is told before what follows it (upstream's next look at what the runtime has, a second later).
+const SHOWN: Duration = Duration::from_secs(1);
 /// Wait before resources that others must give back first are looked for again.
 const RESIZE_RETRY: Duration = Duration::from_secs(5);
 /// Wait before a stop that failed is tried again.
@@ -380,10 +382,12 @@ impl Worker {
     fn start_failed(&mut self, name: String, image: Option<String>, e: StartError, at: Instant) {
         // A pull that failed just now shows its error for a moment and then that it waits; the puller keeps the times.
         let retry_at = match e.reason.as_str() {
-            "ErrImagePull" => at + Duration::from_secs(1),
+            "ErrImagePull" => at + SHOWN,
             "ImagePullBackOff" => self.cx.images.retry_at(&self.handle.uid, image.as_deref().unwrap_or_default(), at).unwrap_or(at + START_RETRY),
             // How long it waits is a matter of the container's end.
             "PostStartHookError" => at,
+            // So it is where the runtime tells one: its error is shown for a moment, and then that it waits.
+            "RunContainerError" if self.has_ended(&name) => at + SHOWN,
             _ => at + START_RETRY,
         };
         if let Some(id) = e.unhooked {
@@ -396,6 +400,12 @@ impl Worker {
             }
         }
         self.failures.insert(name, Failure { reason: e.reason, message: e.message, image, retry_at });
+    }
+
+    /// Whether the newest container of this name has ended, as far as the runtime knows.
+    fn has_ended(&self, name: &str) -> bool {
+        let all = self.cx.runtime.pod_containers(&self.handle.uid);
+        latest(&all, name, None).is_some_and(|c| c.state == State::Exited)
     }
 
     /// Gives containers that can have them new resources in place; answers those that must be started anew.
