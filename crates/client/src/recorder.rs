@@ -93,13 +93,40 @@ struct Bucket {
     since: Instant,
 }
 
+/// Buckets of objects, for what is a matter of course and for what is not (upstream `EventSourceObjectSpamFilter`): what fails again and
+/// again hides nothing that goes well.
+#[derive(Default)]
+struct Buckets(HashMap<String, Bucket>);
+
+impl Buckets {
+    fn allow(&mut self, about: &ObjectReference, kind: EventType) -> bool {
+        let now = Instant::now();
+        if self.0.len() >= REMEMBERED_MAX {
+            self.0.retain(|_, b| b.left + (now - b.since).as_secs_f64() / REFILL_S < BURST);
+            if self.0.len() >= REMEMBERED_MAX {
+                self.0.clear();
+            }
+        }
+        let parts = [&about.api_version, &about.kind, &about.namespace, &about.name, &about.uid].map(|part| part.as_deref().unwrap_or_default());
+        let key = format!("{}/{}", parts.join("/"), kind.as_str());
+        let bucket = self.0.entry(key).or_insert(Bucket { left: BURST, since: now });
+        bucket.left = (bucket.left + (now - bucket.since).as_secs_f64() / REFILL_S).min(BURST);
+        bucket.since = now;
+        if bucket.left < 1.0 {
+            return false;
+        }
+        bucket.left -= 1.0;
+        true
+    }
+}
+
 impl Recorder {
     /// A recorder of this component (`kubelet`, `deployment-controller`, …) on this host (empty for those without one).
     #[must_use]
     pub fn new(client: Client, component: &str, host: &str) -> Self {
         let (queue, receiver) = mpsc::channel(QUEUE_MAX);
         let (component, host) = (component.to_owned(), host.to_owned());
-        let writer = Writer { client, component, host, written: HashMap::new(), buckets: HashMap::new(), similar: Similar::default() };
+        let writer = Writer { client, component, host, written: HashMap::new(), buckets: Buckets::default(), similar: Similar::default() };
         tokio::spawn(writer.run(receiver));
         Self { queue }
     }
@@ -118,7 +145,7 @@ struct Writer {
     component: String,
     host: String,
     written: HashMap<Same, Written>,
-    buckets: HashMap<String, Bucket>,
+    buckets: Buckets,
     similar: Similar<Same>,
 }
 
@@ -151,7 +178,7 @@ impl Writer {
             known.last = Instant::now();
             known.clone()
         });
-        if !self.allowed(&note) {
+        if !self.buckets.allow(&note.about, note.kind) {
             return;
         }
         let namespace = if same.namespace.is_empty() { "default".to_owned() } else { same.namespace.clone() };
@@ -196,28 +223,6 @@ impl Writer {
             self.written.retain(|_, w| w.last > middle);
         }
         self.written.insert(same, written);
-    }
-
-    /// The object's token bucket (upstream `EventSourceObjectSpamFilter`).
-    fn allowed(&mut self, note: &Note) -> bool {
-        let now = Instant::now();
-        if self.buckets.len() >= REMEMBERED_MAX {
-            self.buckets.retain(|_, b| b.left + (now - b.since).as_secs_f64() / REFILL_S < BURST);
-            if self.buckets.len() >= REMEMBERED_MAX {
-                self.buckets.clear();
-            }
-        }
-        let about = &note.about;
-        let part = |p: &Option<String>| p.clone().unwrap_or_default();
-        let key = format!("{}/{}/{}/{}", part(&about.kind), part(&about.namespace), part(&about.name), part(&about.uid));
-        let bucket = self.buckets.entry(key).or_insert(Bucket { left: BURST, since: now });
-        bucket.left = (bucket.left + (now - bucket.since).as_secs_f64() / REFILL_S).min(BURST);
-        bucket.since = now;
-        if bucket.left < 1.0 {
-            return false;
-        }
-        bucket.left -= 1.0;
-        true
     }
 
     fn event(&self, note: &Note, namespace: &str, written: &Written) -> Event {
@@ -271,6 +276,17 @@ mod tests {
             let named = event_name(odd, crate::timestamp());
             assert!(names::dns1123_subdomain(&named).is_empty() && named.len() < 60, "{named}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_again_and_again_hides_nothing_that_goes_well() {
+        let about = |name: &str| ObjectReference { name: Some(name.to_owned()), ..ObjectReference::default() };
+        let mut buckets = Buckets::default();
+        let told = (0..100).filter(|_| buckets.allow(&about("web"), EventType::Warning)).count();
+        assert_eq!(told, 25);
+        assert!(buckets.allow(&about("web"), EventType::Normal) && buckets.allow(&about("db"), EventType::Warning));
+        tokio::time::advance(Duration::from_secs(301)).await;
+        assert!(buckets.allow(&about("web"), EventType::Warning) && !buckets.allow(&about("web"), EventType::Warning));
     }
 
     #[test]
