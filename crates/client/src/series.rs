@@ -1,10 +1,10 @@
 //! Events of `events.k8s.io`, as the original's scheduler tells them (client-go's `tools/events`).
 //!
-//! They say what was being done (`action`), and have no count. The second of equal ones begins a series
-//! in the first; later ones are counted here, and the count is written when the series has ended, or every half hour while it goes on.
-//! Two are equal whatever their notes say, as long as the object is at the same revision. So nothing is held back, and nothing combined.
+//! They say what was being done (`action`), and have no count. The second of equal ones begins a series in the first; later ones are counted
+//! here, and the count is written when the series has ended, or every half hour while it goes on. Two are equal whatever their notes say, as long as the object is at the same revision. So nothing is held back, and nothing combined.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -27,7 +27,7 @@ const FINISH: Duration = Duration::from_secs(6 * 60);
 /// The counts of series that go on are written so often (upstream `refreshTime`): else the Event's life would end before they do.
 const REFRESH: Duration = Duration::from_secs(30 * 60);
 /// Events that are remembered. Upstream sets no limit.
-const REMEMBERED_MAX: usize = 16_384;
+const REMEMBERED_MAX: usize = 4096;
 /// An event that cannot be written is tried this often.
 const TRIES: u32 = 5;
 /// The machine's name.
@@ -83,23 +83,11 @@ fn event(regarding: &ObjectReference, kind: EventType, deed: Deed, note: String)
     }
 }
 
-/// All of a reference.
-type Reference = [String; 7];
-
-/// What makes two events of one component the same.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Key {
-    regarding: Reference,
-    said: [String; 3],
-}
-
-impl Key {
-    fn of(event: &Event) -> Self {
-        let text = |part: &Option<String>| part.clone().unwrap_or_default();
-        let of = event.regarding.clone().unwrap_or_default();
-        let regarding = [of.api_version, of.kind, of.namespace, of.name, of.uid, of.resource_version, of.field_path].map(Option::unwrap_or_default);
-        Self { regarding, said: [text(&event.type_), text(&event.reason), text(&event.action)] }
-    }
+/// What makes two events of one component the same: all but times and notes.
+fn said(event: &Event) -> impl Hash {
+    let of = event.regarding.clone().unwrap_or_default();
+    let regarding = [of.api_version, of.kind, of.namespace, of.name, of.uid, of.resource_version, of.field_path];
+    (regarding, event.type_.clone(), event.reason.clone(), event.action.clone())
 }
 
 /// What was told.
@@ -109,15 +97,18 @@ struct Told {
     last: Instant,
 }
 
-/// What was told not long ago, and may be told again.
+/// What was told not long ago, and may be told again; by a hash of what makes it the same, since a thousand pods may be placed in a moment.
 #[derive(Debug, Default)]
-struct Known(HashMap<Key, Told>);
+struct Known {
+    told: HashMap<u64, Told>,
+    hasher: RandomState,
+}
 
 impl Known {
     /// What is to be written of an event: itself the first time, its series the second.
     fn heard(&mut self, event: Event, now: Instant) -> Option<Event> {
-        let key = Key::of(&event);
-        if let Some(told) = self.0.get_mut(&key) {
+        let key = self.hasher.hash_one(said(&event));
+        if let Some(told) = self.told.get_mut(&key) {
             told.last = now;
             let last_observed_time: MicroTime = event.event_time.unwrap_or_else(crate::now_micro);
             if let Some(series) = &mut told.event.series {
@@ -128,33 +119,34 @@ impl Known {
             told.event.series = Some(EventSeries { count: 2, last_observed_time });
             return Some(told.event.clone());
         }
-        if self.0.len() >= REMEMBERED_MAX {
+        if self.told.len() >= REMEMBERED_MAX {
             // The older half goes.
-            let mut ages: Vec<Instant> = self.0.values().map(|told| told.last).collect();
+            let mut ages: Vec<Instant> = self.told.values().map(|told| told.last).collect();
             ages.sort_unstable();
             let middle = ages[ages.len() / 2];
-            self.0.retain(|_, told| told.last > middle);
+            self.told.retain(|_, told| told.last > middle);
         }
-        self.0.insert(key, Told { event: event.clone(), last: now });
+        self.told.insert(key, Told { event: event.clone(), last: now });
         Some(event)
     }
 
     /// Forgets what is not told any more; what is to be written last.
     fn ended(&mut self, now: Instant) -> Vec<Event> {
         let mut ended = Vec::new();
-        self.0.retain(|_, told| {
+        self.told.retain(|_, told| {
             let goes_on = now.duration_since(told.last) <= FINISH;
             if !goes_on && told.event.series.is_some() {
                 ended.push(told.event.clone());
             }
             goes_on
         });
+        self.told.shrink_to_fit();
         ended
     }
 
     /// All series.
     fn series(&self) -> Vec<Event> {
-        self.0.values().filter(|told| told.event.series.is_some()).map(|told| told.event.clone()).collect()
+        self.told.values().filter(|told| told.event.series.is_some()).map(|told| told.event.clone()).collect()
     }
 }
 
@@ -256,7 +248,7 @@ mod tests {
         tokio::time::advance(FINISH + Duration::from_secs(1)).await;
         let ended = known.ended(Instant::now());
         assert_eq!((ended.len(), count(ended.first())), (1, Some(3)), "one that was told once needs no last word");
-        assert!(known.0.is_empty());
+        assert!(known.told.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -266,7 +258,7 @@ mod tests {
             known.heard(failed(&n.to_string(), "1", "no room"), Instant::now());
             tokio::time::advance(Duration::from_millis(1)).await;
         }
-        assert!(known.0.len() <= REMEMBERED_MAX / 2 + 1, "{}", known.0.len());
+        assert!(known.told.len() <= REMEMBERED_MAX / 2 + 1, "{}", known.told.len());
         assert_eq!(count(known.heard(failed(&REMEMBERED_MAX.to_string(), "1", "no room"), Instant::now()).as_ref()), Some(2));
     }
 }
