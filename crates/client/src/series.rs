@@ -1,7 +1,8 @@
 //! Events of `events.k8s.io`, as the original's scheduler tells them (client-go's `tools/events`).
 //!
 //! They say what was being done (`action`), and have no count. The second of equal ones begins a series in the first; later ones are counted
-//! here, and the count is written when the series has ended, or every half hour while it goes on. Two are equal whatever their notes say, as long as the object is at the same revision. So nothing is held back, and nothing combined.
+//! here, and the count is written when the series has ended, or every half hour while it goes on. Two are equal whatever their notes say, as
+//! long as the object is at the same revision. So nothing is held back, and nothing combined.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
