@@ -13,6 +13,7 @@ mod containers;
 mod files;
 #[cfg(test)]
 mod fuzz;
+mod health;
 mod orphans;
 mod port_forward;
 mod remote;
@@ -68,6 +69,7 @@ pub struct Server {
     auth: Auth,
     rates: stats::Rates,
     orphans: orphans::Orphans,
+    health: health::Health,
     /// Of logs that are followed.
     logs: Directories,
 }
@@ -133,6 +135,7 @@ pub async fn spawn(cx: Arc<Context>, pods: Pods, stop: CancellationToken) -> Res
         pods,
         rates: stats::Rates::default(),
         orphans: orphans::Orphans::default(),
+        health: health::Health::default(),
         logs: Directories::default(),
     });
     Ok(Some(tokio::spawn(accept(listener, acceptor, server, stop))))
@@ -225,7 +228,7 @@ impl Server {
         let call = take_apart(request);
         let first = call.parts.first().map(String::as_str).unwrap_or_default().to_owned();
         if first == "healthz" {
-            return text(StatusCode::OK, "ok");
+            return self.health.answer(&call);
         }
         if let Err(refused) = self.auth.check(&call.request, peer, &first).await {
             return refused;
@@ -249,6 +252,7 @@ impl Server {
                 Some("resource") => stats::resource_metrics(&self.cx, &self.pods).await,
                 Some("cadvisor") => stats::cadvisor_metrics(&self.cx, &self.pods).await,
                 Some("probes") => stats::probe_metrics(&self.cx),
+                Some("slis") => stats::exposed(self.health.slis()),
                 Some(_) => text(StatusCode::NOT_FOUND, "404 page not found\n"),
             },
             "configz" if get => json(&configz::answer(&self.cx.config)),

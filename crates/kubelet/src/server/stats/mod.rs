@@ -225,7 +225,7 @@ pub(super) fn probe_metrics(cx: &Context) -> Answer {
     exposed(out)
 }
 
-fn exposed(families: Families) -> Answer {
+pub(super) fn exposed(families: Families) -> Answer {
     exposed_text(families.finish())
 }
 
