@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use instruments::Registry;
 use network::pod::OwnPort;
 use rustls::server::ResolvesServerCert;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -64,6 +65,8 @@ pub struct Config {
     pub settings: Settings,
     /// How logind is reached, which tells that the machine goes down.
     pub logind: Source,
+    /// Where what it counts is told.
+    pub metrics: Registry,
     /// What the time is.
     pub clock: Clock,
     /// Version shown as kubelet version, `v1.37.…`.
@@ -166,6 +169,7 @@ impl Config {
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             settings: Settings::default(),
             logind: Source::default(),
+            metrics: Registry::default(),
             clock: Clock::default(),
             version: "v1.37.2".into(),
         }

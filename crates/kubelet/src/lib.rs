@@ -14,6 +14,8 @@ pub mod admission;
 pub mod api;
 pub mod certificates;
 pub mod cgroups;
+pub mod counted;
+pub mod counts;
 pub mod cri;
 pub mod devices;
 pub mod dns;

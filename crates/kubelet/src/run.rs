@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 use crate::api::SharedApi;
 use crate::cgroups::Cgroups;
 use crate::config::{Config, Error};
+use crate::counted::Counted;
+use crate::counts::Counts;
 use crate::cri::{PodUid, SharedNet, SharedRuntime};
 use crate::devices::Devices;
 use crate::images::{Images, collect};
@@ -55,7 +57,9 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let changes = crate::real::pod_changes(&informers, &config.node_name, shutdown.clone());
-    let api: SharedApi = Arc::new(crate::real::RealApi::new(client.user_agent("kubelet"), informers, &config.node_name));
+    let server = config.api_service.map(|address| address.to_string()).unwrap_or_default();
+    let client = client.user_agent("kubelet").counted(&client::RequestMetrics::new(&config.metrics, &server));
+    let api: SharedApi = Arc::new(crate::real::RealApi::new(client, informers, &config.node_name));
     let runtime: SharedRuntime = Arc::new(crate::real::RealRuntime::new(runtime));
     let root = config.root_dir.clone();
     if let Err(error) = util::blocking(move || volumes::persistent::share(&root)).await {
@@ -74,6 +78,8 @@ pub async fn run_with(
     mut changes: mpsc::UnboundedReceiver<PodChange>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    let counts = Counts::new(&config.metrics);
+    let runtime: SharedRuntime = Arc::new(Counted::new(runtime, counts.clone()));
     // Root's alone: below are Secrets, tokens and logs. Pods see what is bound into them, wherever it lies.
     for dir in [config.root_dir.clone(), config.root_dir.join("pods"), config.pod_logs_dir.clone()] {
         util::private_dir(&dir).map_err(|source| Error::Directory { path: dir, source })?;
@@ -117,6 +123,7 @@ pub async fn run_with(
         pressure: crate::shortage::Pressure::new(config.settings.eviction.transition),
         ending: graceful::Ending::new(&config.root_dir),
         probed: crate::probes::counts::Counts::default(),
+        counts,
         pod_resources: pod_resources::Counts::default(),
         looks,
         persistent,

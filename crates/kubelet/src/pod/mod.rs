@@ -110,6 +110,8 @@ pub struct Context {
     pub ending: Ending,
     /// What probes came to.
     pub probed: Counts,
+    /// What else is counted.
+    pub counts: crate::counts::Counts,
     /// How often pods' devices were asked for.
     pub pod_resources: pod_resources::Counts,
 }

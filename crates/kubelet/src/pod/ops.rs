@@ -51,6 +51,17 @@ impl Start {
 
 /// Starts the container.
 pub async fn start(cx: Arc<Context>, s: Start) -> Result<(), StartError> {
+    let (kind, counts) = (s.kind, cx.counts.clone());
+    counts.container(kind);
+    let done = Box::pin(begin(cx, s)).await;
+    // One that is not wanted any more did not fail.
+    if let Some(e) = done.as_ref().err().filter(|e| e.reason != "ContainerCreating") {
+        counts.container_failed(kind, &e.reason);
+    }
+    done
+}
+
+async fn begin(cx: Arc<Context>, s: Start) -> Result<(), StartError> {
     let path = s.kind.field_path(&s.spec.name);
     let image = tokio::select! {
         got = cx.images.ensure(&s.pod, &s.spec, &path) => got?,

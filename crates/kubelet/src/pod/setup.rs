@@ -244,7 +244,9 @@ async fn sandbox(cx: &Context, pod: &Pod, attempt: u32, cgroup_parent: String, l
         annotations: BTreeMap::new(),
         log_dir,
     };
-    cx.runtime.create_sandbox(spec).await.map_err(|e| e.to_string())
+    let made = cx.runtime.create_sandbox(spec).await;
+    cx.counts.pod(made.is_ok());
+    made.map_err(|e| e.to_string())
 }
 
 async fn join_network(cx: &Context, pod: &Pod, sandbox: &Sandbox) -> Result<Vec<IpAddr>, String> {

@@ -520,6 +520,9 @@ impl Worker {
             scheme: &self.cx.scheme,
             now,
         });
+        if old.phase.as_deref().is_none_or(|phase| phase == "Pending") && new.phase.as_deref() == Some("Running") {
+            self.cx.counts.runs(self.first_seen, now);
+        }
         if early && terminal(&new) {
             (new.phase, new.reason, new.message) = (old.phase, old.reason, old.message);
         }

@@ -32,7 +32,7 @@ use crate::probes::counts;
 use crate::statics::is_static;
 use crate::util;
 use http::StatusCode;
-use instruments::{Families, Family, Kind};
+use instruments::{Families, Family, Kind, process};
 
 /// A container that runs.
 struct MeasuredContainer {
@@ -144,6 +144,8 @@ pub(super) fn metrics(cx: &Arc<Context>, pods: &Pods, volumes: &str) -> Answer {
             out.add(family, &[("server_api_version", version)], number as f64, None);
         }
     }
+    cx.config.metrics.tell(&mut out);
+    process::tell(&mut out);
     exposed_text(out.finish() + volumes)
 }
 
