@@ -73,7 +73,7 @@ mod tests {
 
     #[tokio::test]
     async fn checks_are_told_one_by_one_and_counted() {
-        let (health, none) = (Health::default(), Vec::new());
+        let (health, none) = (Health::default(), Vec::<String>::new());
         let names = |all: &[&str]| all.iter().map(|name| (*name).to_owned()).collect::<Vec<String>>();
         assert_eq!(health.slis().finish(), "");
         assert_eq!(body(health.told(&none, &none, false)).await, (200, "ok".to_owned()));
