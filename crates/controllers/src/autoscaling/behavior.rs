@@ -161,9 +161,10 @@ impl Memory {
         Verdict { replicas, able: if stable == desired { READY } else { words }, is_limited: replicas != stable, limit }
     }
 
-    /// The highest recommendation of late.
+    /// The highest recommendation of late. One that is just as old as the window counts no more: the original's looks are a little
+    /// more than their period apart.
     fn highest(&mut self, desired: i32, now: Instant) -> i32 {
-        let recent = self.recommended.iter().filter(|(at, _)| now.duration_since(*at) <= DOWN_WINDOW);
+        let recent = self.recommended.iter().filter(|(at, _)| is_within(*at, DOWN_WINDOW, now));
         let highest = recent.fold(desired, |most, (_, recommended)| most.max(*recommended));
         self.note(desired, DOWN_WINDOW, now);
         highest

@@ -7,7 +7,9 @@
 //!
 //! A step reads the target's `scale` (of the kinds that are watched anyway from memory: `workloads.rs`), then what pods use (once for all metrics about it, and where many ask once for the namespace: `shared.rs`) and each other metric; `metric.rs` and
 //! `replicas.rs` make proposals of that, `behavior.rs` holds them back, and then the scale and the status are written, if they
-//! change. What was recommended and done lately is in memory only, by the UID: a new one of the same name begins anew.
+//! change. What was recommended and done lately is in memory only, by the UID: a new one of the same name begins anew. It is of the
+//! beat in which it was ([`Autoscalers::beat`]): a policy's period is often as long as that of the looks, and what the look before
+//! did, a moment after its beat, would still count against the next one on its own; every other step would be lost.
 
 mod behavior;
 mod counts;
@@ -145,6 +147,12 @@ impl Autoscalers {
         PERIOD.saturating_sub(Duration::from_nanos(u64::try_from(past).unwrap_or_default()))
     }
 
+    /// The beat that this moment is in, by its beginning: what a look does is remembered as of then.
+    fn beat(&self) -> Instant {
+        let past = self.begun.elapsed().as_nanos() / BEAT.as_nanos();
+        self.begun + BEAT * u32::try_from(past).unwrap_or(u32::MAX)
+    }
+
     fn heard(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<HorizontalPodAutoscaler>) {
         let key = change.object().key();
         match change {
@@ -179,12 +187,12 @@ impl Autoscalers {
             }
         };
         report.set(ABLE, true, "SucceededGetScale", "the HPA controller was able to get the target's current scale");
-        let current = found.current;
-        self.kept(autoscaler, |kept| kept.memory.begin(current, Instant::now()));
-        match self.decide(autoscaler, &found, report, &about).await {
+        let (current, at) = (found.current, self.beat());
+        self.kept(autoscaler, |kept| kept.memory.begin(current, at));
+        match self.decide(autoscaler, &found, report, &about, at).await {
             Err(metrics) => report.tell(current, None, metrics),
             Ok(decision) if decision.desired == current => report.tell(current, Some(current), decision.metrics),
-            Ok(decision) => self.rescale(autoscaler, found, decision, report, &about).await,
+            Ok(decision) => self.rescale(autoscaler, found, decision, report, &about, at).await,
         }
     }
 
@@ -209,6 +217,7 @@ impl Autoscalers {
         found: &Found,
         report: &mut Report,
         about: &ObjectReference,
+        at: Instant,
     ) -> Result<Decision, Vec<MetricStatus>> {
         let (spec, current) = (&autoscaler.spec, found.current);
         let bounds = Bounds { min: spec.min_replicas.unwrap_or(1), max: spec.max_replicas };
@@ -231,7 +240,7 @@ impl Autoscalers {
             less if less < current => "All metrics below target".to_owned(),
             _ => String::new(),
         };
-        let verdict = self.kept(autoscaler, |kept| kept.memory.normalize(spec.behavior.as_ref(), bounds, current, desired, Instant::now()));
+        let verdict = self.kept(autoscaler, |kept| kept.memory.normalize(spec.behavior.as_ref(), bounds, current, desired, at));
         report.set(ABLE, true, verdict.able.0, verdict.able.1);
         report.set(LIMITED, verdict.is_limited, verdict.limit.0, verdict.limit.1);
         let mut desired = verdict.replicas;
@@ -336,7 +345,7 @@ impl Autoscalers {
         Ok(selector)
     }
 
-    async fn rescale(&self, autoscaler: &HorizontalPodAutoscaler, found: Found, decision: Decision, report: &mut Report, about: &ObjectReference) {
+    async fn rescale(&self, autoscaler: &HorizontalPodAutoscaler, found: Found, decision: Decision, report: &mut Report, about: &ObjectReference, at: Instant) {
         let Decision { desired, reason, metrics } = decision;
         let (current, name) = (found.current, &autoscaler.spec.scale_target_ref.name);
         match self.targets.rescale(&found.served, autoscaler.namespace(), name, found.scale, desired).await {
@@ -350,7 +359,7 @@ impl Autoscalers {
         report.set(ABLE, true, "SucceededRescale", format!("the HPA controller was able to update the target scale to {desired}"));
         self.recorder.event(about, EventType::Normal, "SuccessfulRescale", format!("New size: {desired}; reason: {reason}"));
         if autoscaler.spec.behavior.is_some() {
-            self.kept(autoscaler, |kept| kept.memory.scaled(current, desired, Instant::now()));
+            self.kept(autoscaler, |kept| kept.memory.scaled(current, desired, at));
         }
         if current > 0 && desired == 0 && autoscaler.spec.min_replicas == Some(0) && can_be_zero(autoscaler) {
             report.set(TO_ZERO, true, "ScaledToZero", "the HPA controller scaled the workload to zero");

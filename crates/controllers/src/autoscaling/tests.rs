@@ -411,3 +411,23 @@ async fn all_are_looked_at_on_one_beat() {
     tokio::time::advance(controller.period()).await;
     assert_eq!(controller.period(), PERIOD, "and ends on the beat");
 }
+
+/// A look takes its time: what it did is of its beat, so that the look of the next period does not count it on its own.
+#[tokio::test(start_paused = true)]
+async fn what_a_look_did_is_of_its_beat() {
+    let client = Fake::new(|_, _| refusal(404, "none")).client();
+    let controller = Autoscalers::new(&client, Recorder::new(client.clone(), "test", ""), Informer::fixed([]), &pods(), Workloads::none());
+    tokio::time::advance(Duration::from_millis(40)).await;
+    let first = controller.beat();
+    assert_eq!(first, controller.begun);
+    let behavior = HorizontalPodAutoscalerBehavior::default();
+    let mut memory = Memory::default();
+    memory.scaled(1, 5, first);
+    let bounds = Bounds { min: 1, max: 100 };
+    let held = memory.normalize(Some(&behavior), bounds, 5, 50, controller.beat()).replicas;
+    assert_eq!(held, 5, "a look of the same beat is held by it");
+    tokio::time::advance(controller.period()).await;
+    assert_eq!(controller.beat(), first + PERIOD);
+    let grown = memory.normalize(Some(&behavior), bounds, 5, 50, controller.beat()).replicas;
+    assert_eq!(grown, 10, "four more or twice as many as there were");
+}
