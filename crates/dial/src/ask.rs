@@ -33,8 +33,7 @@ pub(crate) async fn addresses(host: &str, conf: &Conf, answer_max: Duration) -> 
     for name in conf.candidates(host) {
         let of = |kind| ask_all(&name, kind, &conf.servers, answer_max);
         match tokio::join!(of(RecordType::A), of(RecordType::AAAA)) {
-            // Not of the same kind: it is no refusal of the host's.
-            (Err(e), Err(_)) => last = io::Error::other(format!("lookup {host}: {e}")),
+            (Err(e), Err(_)) => last = unanswered(host, &e),
             (four, six) => {
                 let found: Vec<IpAddr> = four.unwrap_or_default().into_iter().chain(six.unwrap_or_default()).collect();
                 if !found.is_empty() {
@@ -44,6 +43,16 @@ pub(crate) async fn addresses(host: &str, conf: &Conf, answer_max: Duration) -> 
         }
     }
     Err(last)
+}
+
+/// Why nobody has said where a host is. How the network fails is told by the same kind, but who refuses is the server: it is no refusal of the
+/// host's.
+fn unanswered(host: &str, why: &io::Error) -> io::Error {
+    let kind = match why.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => io::ErrorKind::Other,
+        kind => kind,
+    };
+    io::Error::new(kind, format!("lookup {host}: {why}"))
 }
 
 /// Asks one server after the other until one knows.
@@ -208,6 +217,18 @@ mod tests {
         tokio::select! {
             () = asked => {}
             () = answers => {}
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_not_reached_says_how_and_refuses_for_itself_alone() {
+        for (kind, told) in [
+            (io::ErrorKind::NetworkUnreachable, io::ErrorKind::NetworkUnreachable),
+            (io::ErrorKind::TimedOut, io::ErrorKind::TimedOut),
+            (io::ErrorKind::ConnectionRefused, io::ErrorKind::Other),
+        ] {
+            let error = unanswered("host", &io::Error::new(kind, "why"));
+            assert_eq!((error.kind(), error.to_string().as_str()), (told, "lookup host: why"));
         }
     }
 
