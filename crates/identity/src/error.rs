@@ -26,6 +26,9 @@ pub enum Error {
     /// A client certificate that names nobody.
     #[error("the certificate names nobody: {0}")]
     Nameless(String),
+    /// What is no JSON web token, or another issuer's: of such a thing its reader says nothing.
+    #[error("{0}")]
+    Foreign(String),
     /// A token that is not accepted.
     #[error("{0}")]
     Token(String),

@@ -180,10 +180,6 @@ impl Tokens {
             let (user, used) = self.verify_legacy(&claims, token)?;
             return Ok(Review { user, audiences: self.own_audiences(wanted)?, used: Some(used) });
         }
-        if claims["iss"] != self.issuer.as_str() {
-            return Err(Error::Token("the token was issued by somebody else".into()));
-        }
-        self.check_times(&claims, now)?;
         let own: Vec<String> = match &claims["aud"] {
             Value::String(one) => vec![one.clone()],
             list => items(list).iter().filter_map(Value::as_str).map(str::to_owned).collect(),
@@ -192,26 +188,15 @@ impl Tokens {
         if matching.is_empty() {
             return Err(not_for(&own, wanted));
         }
+        check_times(&claims, now)?;
         Ok(Review { user: self.bound_user(&claims, now)?, audiences: matching, used: None })
-    }
-
-    fn check_times(&self, claims: &Value, now: SystemTime) -> Result<(), Error> {
-        let now = seconds(now);
-        let at = |key: &str| claims[key].as_i64();
-        if at("exp").is_none_or(|exp| now > exp) {
-            return Err(Error::Token("service account token has expired".into()));
-        }
-        if at("nbf").is_some_and(|nbf| now + CLOCK_LEEWAY_S < nbf) {
-            return Err(Error::Token("service account token is not valid yet".into()));
-        }
-        Ok(())
     }
 
     /// The user, if everything that the token names is still there.
     fn bound_user(&self, claims: &Value, now: SystemTime) -> Result<User, Error> {
         let own = &claims["kubernetes.io"];
         let (namespace, account) = (text(own, "namespace"), text(&own["serviceaccount"], "name"));
-        self.alive(&format!("/registry/serviceaccounts/{namespace}/{account}"), "service account", &own["serviceaccount"], now)?;
+        self.account(namespace, &own["serviceaccount"], now)?;
         let mut extra = std::collections::BTreeMap::new();
         let mut note = |key: &str, value: &str| {
             if !value.is_empty() {
@@ -239,18 +224,30 @@ impl Tokens {
         Ok(account_user(namespace, account, text(&own["serviceaccount"], "uid"), extra))
     }
 
-    fn alive(&self, key: &str, what: &str, named: &Value, now: SystemTime) -> Result<(), Error> {
-        let gone = || Error::Token(format!("service account token has been invalidated: the {what} is not there any more"));
-        let found = self.objects.get(key).ok_or_else(gone)?;
-        let meta = &found["metadata"];
-        if text(meta, "uid") != text(named, "uid") {
-            return Err(gone());
+    /// Whether the account is there still.
+    fn account(&self, namespace: &str, named: &Value, now: SystemTime) -> Result<(), Error> {
+        let (name, uid) = (text(named, "name"), text(named, "uid"));
+        let found = self.objects.get(&format!("/registry/serviceaccounts/{namespace}/{name}"));
+        let Some(found) = found else { return Err(Error::Token(format!("serviceaccounts {name:?} not found"))) };
+        let there = text(&found["metadata"], "uid");
+        if there != uid {
+            return Err(Error::Token(format!("service account UID ({there}) does not match claim ({uid})")));
         }
-        let deleted = meta["deletionTimestamp"].as_str().and_then(|t| machinery::time::parse(t).ok());
-        if deleted.is_some_and(|at| at + DELETION_LEEWAY < now) {
-            return Err(gone());
+        if is_gone(&found["metadata"], now) {
+            return Err(Error::Token(format!("service account {namespace}/{name} has been deleted")));
         }
         Ok(())
+    }
+
+    /// Whether something is there still that a token is bound to.
+    fn alive(&self, key: &str, what: &str, named: &Value, now: SystemTime) -> Result<(), Error> {
+        let gone = || Error::Token("service account token has been invalidated".into());
+        let found = self.objects.get(key).ok_or_else(gone)?;
+        let (there, uid) = (text(&found["metadata"], "uid"), text(named, "uid"));
+        if there != uid {
+            return Err(Error::Token(format!("{what} UID ({there}) does not match service account {what} ref claim ({uid})")));
+        }
+        if is_gone(&found["metadata"], now) { Err(gone()) } else { Ok(()) }
     }
 
     /// The claims of a token with a good signature, remembered by the token's hash.
@@ -263,7 +260,7 @@ impl Tokens {
                 return Ok(Arc::clone(claims));
             }
         }
-        let claims = Arc::new(self.key.open(token)?);
+        let claims = Arc::new(self.key.open(token, &[self.issuer.as_str(), legacy::ISSUER])?);
         let mut remembered = self.remembered.lock();
         if remembered.new.len() >= REMEMBERED_MAX {
             remembered.old = std::mem::take(&mut remembered.new);
@@ -289,9 +286,31 @@ impl Tokens {
     }
 }
 
+/// Whether claims are good now, by upstream's order and leeway (`jwt.Claims.Validate`).
+fn check_times(claims: &Value, now: SystemTime) -> Result<(), Error> {
+    let now = seconds(now);
+    let at = |key: &str| claims[key].as_i64();
+    let why = if at("nbf").is_some_and(|nbf| now + CLOCK_LEEWAY_S < nbf) {
+        "service account token is not valid yet"
+    } else if at("exp").is_none_or(|exp| now - CLOCK_LEEWAY_S > exp) {
+        "service account token has expired"
+    } else if at("iat").is_some_and(|iat| now + CLOCK_LEEWAY_S < iat) {
+        "service account token is issued in the future"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Token(why.into()))
+}
+
 fn not_for(own: &[String], wanted: &[String]) -> Error {
     let list = |l: &[String]| l.iter().map(|a| format!("{a:?}")).collect::<Vec<_>>().join(" ");
     Error::Token(format!("token audiences [{}] is invalid for the target audiences [{}]", list(own), list(wanted)))
+}
+
+/// Whether an object was deleted longer ago than its token may say good-bye.
+fn is_gone(meta: &Value, now: SystemTime) -> bool {
+    let deleted = meta["deletionTimestamp"].as_str().and_then(|t| machinery::time::parse(t).ok());
+    deleted.is_some_and(|at| at + DELETION_LEEWAY < now)
 }
 
 fn account_user(namespace: &str, account: &str, uid: &str, extra: std::collections::BTreeMap<String, Vec<String>>) -> User {

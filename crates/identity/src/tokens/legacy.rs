@@ -57,14 +57,21 @@ impl Tokens {
         let gone = || Error::Token("Token has been invalidated".into());
         let (namespace, account, secret) = (text(claims, NAMESPACE), text(claims, ACCOUNT), text(claims, SECRET));
         let held = self.objects.get(&format!("/registry/secrets/{namespace}/{secret}")).ok_or_else(gone)?;
-        let same = STANDARD.decode(text(&held["data"], "token")).is_ok_and(|held| held == token.as_bytes());
-        if !same || !held["metadata"]["deletionTimestamp"].is_null() {
+        if !held["metadata"]["deletionTimestamp"].is_null() {
             return Err(gone());
         }
-        let found = self.objects.get(&format!("/registry/serviceaccounts/{namespace}/{account}")).ok_or_else(gone)?;
+        if !STANDARD.decode(text(&held["data"], "token")).is_ok_and(|held| held == token.as_bytes()) {
+            return Err(Error::Token("Token does not match server's copy".into()));
+        }
+        let found = self.objects.get(&format!("/registry/serviceaccounts/{namespace}/{account}"));
+        let Some(found) = found else { return Err(Error::Token(format!("serviceaccounts {account:?} not found"))) };
         let meta = &found["metadata"];
-        if text(meta, "uid") != text(claims, UID) || !meta["deletionTimestamp"].is_null() {
-            return Err(gone());
+        if !meta["deletionTimestamp"].is_null() {
+            return Err(Error::Token(format!("ServiceAccount {namespace}/{account} has been deleted")));
+        }
+        let (there, claimed) = (text(meta, "uid"), text(claims, UID));
+        if there != claimed {
+            return Err(Error::Token(format!("ServiceAccount UID ({there}) does not match claim ({claimed})")));
         }
         let labels = &held["metadata"]["labels"];
         let used = Used {

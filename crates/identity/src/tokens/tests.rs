@@ -44,10 +44,18 @@ fn a_token_dies_with_what_it_is_bound_to() {
     let (token, _) = tokens.issue(&spec(), now).expect("a token");
     tokens.verify(&token, &[], now).expect("good, and remembered");
     memory.put("/registry/pods/shop/web-0", json!({"metadata": {"name": "web-0", "uid": "pod-2"}}));
-    tokens.verify(&token, &[], now).expect_err("another pod of the same name");
+    let told = |error: Error| error.to_string();
+    let error = tokens.verify(&token, &[], now).expect_err("another pod of the same name");
+    assert_eq!(told(error), "pod UID (pod-2) does not match service account pod ref claim (pod-1)");
     memory.put("/registry/pods/shop/web-0", json!({"metadata": {"uid": "pod-1", "deletionTimestamp": machinery::time::rfc3339(now)}}));
     tokens.verify(&token, &[], now + Duration::from_secs(30)).expect("a terminating pod may still speak");
-    tokens.verify(&token, &[], now + Duration::from_secs(90)).expect_err("not for ever");
+    let error = tokens.verify(&token, &[], now + Duration::from_secs(90)).expect_err("not for ever");
+    assert_eq!(told(error), "service account token has been invalidated");
+    memory.put("/registry/serviceaccounts/shop/web", json!({"metadata": {"name": "web", "uid": "sa-2"}}));
+    let error = tokens.verify(&token, &[], now).expect_err("another account of the same name");
+    assert_eq!(told(error), "service account UID (sa-2) does not match claim (sa-1)");
+    memory.remove("/registry/serviceaccounts/shop/web");
+    assert_eq!(told(tokens.verify(&token, &[], now).expect_err("no account")), "serviceaccounts \"web\" not found");
 }
 
 #[test]
@@ -60,7 +68,12 @@ fn a_token_is_good_for_its_time_and_audience_only() {
     assert_eq!(error.to_string(), format!("token audiences [\"vault\"] is invalid for the target audiences [{ISSUER:?}]"));
     assert_eq!(tokens.verify(&token, &["vault".into(), "x".into()], now).expect("for vault").audiences, ["vault"]);
     let (token, _) = tokens.issue(&spec(), now).expect("a token");
-    tokens.verify(&token, &[], now + Duration::from_secs(601)).expect_err("expired");
+    // A minute of grace, as upstream: the asker's clock may be another.
+    let at = |after_s: i64| tokens.verify(&token, &[], SystemTime::UNIX_EPOCH + Duration::from_secs((seconds(now) + after_s).unsigned_abs()));
+    at(660).expect("a minute more");
+    at(-60).expect("a minute before");
+    assert_eq!(at(661).expect_err("expired").to_string(), "service account token has expired");
+    assert_eq!(at(-61).expect_err("early").to_string(), "service account token is not valid yet");
 }
 
 #[test]
@@ -81,11 +94,20 @@ fn what_is_changed_or_signed_by_others_is_refused() {
     let mut bytes = token.clone().into_bytes();
     let middle = token.find('.').expect("a dot") + 5;
     bytes[middle] = if bytes[middle] == b'A' { b'B' } else { b'A' };
-    tokens.verify(&String::from_utf8(bytes).expect("text"), &[], now).expect_err("changed");
-    let other = Tokens::ephemeral(ISSUER, memory).expect("tokens");
-    other.verify(&token, &[], now).expect_err("another key");
-    for junk in ["", "a.b", "a.b.c", "....", "é.é.é"] {
-        tokens.verify(junk, &[], now).expect_err("junk");
+    let mut parts = token.split('.');
+    let (header, claims) = (parts.next().expect("a header"), parts.next().expect("claims"));
+    let others = Tokens::ephemeral(ISSUER, Arc::clone(&memory) as Arc<dyn Objects>).expect("tokens");
+    let unsigned = "AAAA".repeat(21) + "AA";
+    for (verifier, token) in [(&tokens, format!("{header}.{claims}.{unsigned}")), (&others, token.clone())] {
+        let error = verifier.verify(&token, &[], now).expect_err("signed by nobody, or by another key").to_string();
+        assert_eq!(error, "go-jose/go-jose: error in cryptographic primitive");
+    }
+    // Of what is no token of this issuer nothing is said.
+    let stranger = Tokens::ephemeral("https://issuer.example", memory).expect("tokens");
+    assert!(matches!(stranger.verify(&token, &[], now), Err(Error::Foreign(_))));
+    let changed = String::from_utf8(bytes).expect("text");
+    for junk in ["", "a.b", "a.b.c", "....", "é.é.é", changed.as_str()] {
+        assert!(matches!(tokens.verify(junk, &[], now), Err(Error::Foreign(_) | Error::Token(_))), "{junk}");
     }
 }
 
