@@ -2,15 +2,22 @@
 //! that switch alone; disks and processes they have in common. One may join the cluster of another.
 
 use crate::{Cluster, PATIENCE, knarr, leftovers, netns::ip, process, words};
+use nix::sys::signal::Signal;
 use std::{
     path::PathBuf,
     process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 /// The switch's range, in the one that is set aside for such tests (RFC 2544).
 const RANGE: &str = "198.18.78";
 /// The same of IPv6 (RFC 5180).
 const RANGE6: &str = "2001:2::";
+
+/// How a program is run as the child of the first process of a machine's own, whose end is that of all others.
+const BOOT: [&str; 10] =
+    ["unshare", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child=SIGKILL", "sh", "-c", "mount -t tmpfs tmpfs /run && \"$@\"; exit $?", "sh"];
 
 /// Some machines; they go with this value.
 pub struct Machines {
@@ -27,21 +34,34 @@ impl Machines {
         for line in [format!("netns add {switch}"), format!("-n {switch} link add br0 type bridge"), format!("-n {switch} link set br0 up")] {
             ip(&line).assert_ok();
         }
-        for at in 0..number {
-            let space = machines.space(at);
-            for line in [
-                format!("netns add {space}"),
-                format!("-n {switch} link add port{at} type veth peer name eth0 netns {space}"),
-                format!("-n {switch} link set port{at} master br0 up"),
-                format!("-n {space} addr add {}/24 dev eth0", machines.ip(at)),
-                format!("-n {space} addr add {}/64 dev eth0 nodad", machines.ip6(at)),
-                format!("-n {space} link set eth0 up"),
-                format!("-n {space} link set lo up"),
-            ] {
-                ip(&line).assert_ok();
-            }
-        }
+        (0..number).for_each(|at| machines.plug(at));
         machines
+    }
+
+    /// Makes one's network, as it is after its start.
+    fn plug(&self, at: usize) {
+        let (switch, space) = (self.switch(), self.space(at));
+        for line in [
+            format!("netns add {space}"),
+            format!("-n {switch} link add port{at} type veth peer name eth0 netns {space}"),
+            format!("-n {switch} link set port{at} master br0 up"),
+            // A card has its address for life: what others know of it stays true.
+            format!("-n {space} link set eth0 address 02:00:c6:12:4e:{:02x}", at + 1),
+            format!("-n {space} addr add {}/24 dev eth0", self.ip(at)),
+            format!("-n {space} addr add {}/64 dev eth0 nodad", self.ip6(at)),
+            format!("-n {space} link set eth0 up"),
+            format!("-n {space} link set lo up"),
+        ] {
+            ip(&line).assert_ok();
+        }
+    }
+
+    /// One's network as it is after another start: whatever was made in it is gone.
+    pub fn plug_anew(&self, at: usize) {
+        // A namespace takes its links with it, but later.
+        ip(&format!("-n {} link del port{at}", self.switch())).assert_ok();
+        ip(&format!("netns del {}", self.space(at))).assert_ok();
+        self.plug(at);
     }
 
     fn switch(&self) -> String {
@@ -133,9 +153,35 @@ impl Agent {
     /// Starts it, and waits until its node is Ready.
     #[must_use]
     pub fn start(&self, words: &[&str]) -> process::Running {
-        let mut running = process::Running::start(self.command(words).stdin(Stdio::null()));
+        self.is_ready(&mut self.command(words))
+    }
+
+    fn is_ready(&self, command: &mut Command) -> process::Running {
+        let mut running = process::Running::start(command.stdin(Stdio::null()));
         running.line(PATIENCE, |line| line.contains(&format!("node {} Ready", self.node)));
         running
+    }
+
+    /// The same on a machine whose processes, mounts and volatile directory end with this program ([`Agent::power_off`]).
+    #[must_use]
+    pub fn boot(&self, words: &[&str]) -> process::Running {
+        let plain = self.command(words);
+        let mut all = plain.get_args();
+        let mut command = Command::new(plain.get_program());
+        // Into the machine's network first: its file lies in the directory that is hidden then.
+        command.args(all.next()).args(BOOT).args(all).env("HOME", &self.folder).env_remove("KUBECONFIG");
+        self.is_ready(&mut command)
+    }
+
+    /// Takes the power from what was started by [`Agent::boot`].
+    pub fn power_off(&self, running: process::Running) {
+        running.signal(Signal::SIGKILL);
+        running.end(PATIENCE);
+        let end = Instant::now() + PATIENCE;
+        while let Some(process) = leftovers::of(&self.name, &self.folder.join(self.node)).iter().find(|what| what.starts_with("process ")) {
+            assert!(Instant::now() < end, "{process} runs on");
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Why the machine is not taken.

@@ -83,6 +83,35 @@ fn two_machines_of_one_name_do_not_become_one_node() {
 }
 
 #[test]
+fn a_machine_that_loses_its_power_has_its_pods_again_when_it_is_back() {
+    let machines = Machines::new("power", 2);
+    let mut cluster = Cluster::new("power").inside(&machines.path(0)).with(&["--advertise-address", &machines.ip(0)]);
+    cluster.start(&[]).assert_ok();
+    let agent = Agent::new(&cluster, &machines, 1, "b");
+    let running = agent.boot(&strs(&invitation(&cluster)));
+    cluster.apply(&pod("own", "b"));
+    cluster.ready("default", "own");
+    let uid = cluster.value("get pod own", "{.metadata.uid}");
+    agent.power_off(running);
+    assert!(host::containers(&agent.name).is_empty());
+    machines.plug_anew(1);
+
+    // Without a token, by what it has kept on its disk.
+    let running = agent.boot(&[]);
+    cluster.kubectl("wait --for=jsonpath={.status.containerStatuses[0].restartCount}=1 pod/own --timeout=50s");
+    cluster.ready("default", "own");
+    assert_eq!(
+        cluster.value("get pod own", "{.metadata.uid} {.status.containerStatuses[0].lastState.terminated.reason}"),
+        format!("{uid} ContainerStatusUnknown")
+    );
+    assert_eq!(host::containers(&agent.name).len(), 1);
+    cluster.kubectl("logs own");
+    agent.power_off(running);
+    agent.reset(&machines, 1);
+    cluster.down();
+}
+
+#[test]
 fn certificates_are_renewed_and_an_api_server_that_goes_is_not_waited_for() {
     let machines = Machines::new("renewed", 2);
     // The same API server by two addresses.
