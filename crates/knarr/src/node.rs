@@ -10,7 +10,11 @@ use network::{
     proxy::{self, NodePortAddresses},
 };
 use runtime::Runtime;
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+};
 
 /// A node that runs on this machine.
 pub struct Node<'a> {
@@ -94,6 +98,7 @@ impl Node<'_> {
     /// Settings of its service proxy.
     pub fn proxy(&self, node_ports: NodePortAddresses) -> proxy::Config {
         proxy::Config {
+            health: health_addresses(&self.ips(), &node_ports),
             mark: self.mark.clone(),
             node_name: self.name.to_owned(),
             sides: self.parts.iter().copied().map(Into::into).collect(),
@@ -114,6 +119,12 @@ impl Node<'_> {
             publish: publisher.into().map(|client| client.user_agent("knarr-dns")),
         }
     }
+}
+
+/// Where a node's proxy tells of its health: at the node's addresses, and on loopback where no other cluster's proxy may be.
+pub fn health_addresses(ips: &[IpAddr], node_ports: &NodePortAddresses) -> Vec<IpAddr> {
+    let loopback = (*node_ports == NodePortAddresses::All).then_some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    ips.iter().copied().chain(loopback).collect()
 }
 
 /// Ends all pods of a node, each as if it were deleted; their objects stay. How many there were.

@@ -319,11 +319,13 @@ pub async fn proxy(command: &Proxy) -> anyhow::Result<()> {
     for ip in &command.node_ip {
         own.extend(own_ports(&command.part, *ip).await?);
     }
+    let node_ports = crate::serve::node_ports(&command.node_ip, true, &command.node_port_addresses);
     let config = proxy::Config {
+        health: crate::node::health_addresses(&command.node_ip, &node_ports),
         mark: network::Mark::new(&command.name),
         node_name: command.node_name.clone().unwrap_or_else(host::name),
         sides: all.map(|((ip, cluster), service)| proxy::Side { node_ip: *ip, cluster_cidr: *cluster, service_cidr: *service }).collect(),
-        node_ports: crate::serve::node_ports(&command.node_ip, true, &command.node_port_addresses),
+        node_ports,
         own_ports: own,
     };
     let (ready, _) = watch::channel(false);

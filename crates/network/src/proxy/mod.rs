@@ -8,8 +8,10 @@
 //! The kernel tells when somebody else has changed rules (`nft flush ruleset`, a firewall that is loaded again): then the table is
 //! looked at, and written anew if it is not ours any more. Once an hour it is written anew in any case, as upstream does.
 
+mod answers;
 mod endpoints;
 mod health;
+mod healthz;
 mod plan;
 mod table;
 #[cfg(test)]
@@ -39,6 +41,7 @@ use crate::ranges::{self, Machines, ServiceRanges};
 use crate::{BY_SERVICE, Error, Part, Result, mesh, service_of_slice};
 use endpoints::Backend;
 use endpoints::Node;
+use healthz::Progress;
 use plan::{Plan, UdpFront};
 use table::{Change, Frame, Table, There};
 
@@ -76,6 +79,8 @@ pub struct Config {
     pub node_ports: NodePortAddresses,
     /// Where the node's own processes listen: no Service has these ports at addresses from outside.
     pub own_ports: Vec<OwnPort>,
+    /// Addresses at which it tells whether it works, and whether the node takes new connections (`/healthz` at kube-proxy's port 10256).
+    pub health: Vec<IpAddr>,
 }
 
 /// What a family's rules are made for.
@@ -141,8 +146,12 @@ async fn serve(config: Config, memory: Memory, ready: watch::Sender<bool>) -> Re
             ready.send_replace(true);
         }
     };
-    let all = sides.iter().map(|side| serve_family(&config, *side, memory.clone(), &is_ready));
-    futures_util::future::try_join_all(all).await.map(drop)
+    let progress = Progress::default();
+    let all = sides.iter().map(|side| serve_family(&config, *side, memory.clone(), &progress, &is_ready));
+    tokio::select! {
+        served = futures_util::future::try_join_all(all) => served.map(drop),
+        () = healthz::serve(&config.health, progress.clone(), memory.nodes.clone(), config.node_name.clone()) => Ok(()),
+    }
 }
 
 /// What the rules are made of, as the informers have it.
@@ -183,19 +192,20 @@ impl Memory {
     }
 }
 
-async fn serve_family(config: &Config, side: Side, memory: Memory, is_ready: &(dyn Fn() + Sync)) -> Result<()> {
+async fn serve_family(config: &Config, side: Side, memory: Memory, progress: &Progress, is_ready: &(dyn Fn() + Sync)) -> Result<()> {
     let (service_changes, slice_changes) = (memory.services.subscribe(), memory.slices.subscribe());
     memory.services.synced().await;
     memory.slices.synced().await;
     // Their places may be said later, or by nobody.
     let (mut range_changes, mut node_changes) = (memory.ranges.objects().subscribe(), memory.nodes.subscribe());
     let _ = tokio::time::timeout(RANGES_PATIENCE, async { tokio::join!(memory.ranges.objects().synced(), memory.nodes.synced()) }).await;
-    let mut proxy = Proxy::new(config, side, memory)?;
+    let mut proxy = Proxy::new(config, side, memory, progress.clone())?;
     let mut changes = Changes { services: service_changes, slices: slice_changes };
     let mut dirty = changes.take();
     dirty.extend(proxy.memory.services.list().iter().map(|s| s.key()));
     proxy.start(&dirty).await;
     tracing::info!(services = dirty.len(), family = proxy.node.family.name(), "service proxy is in step");
+    progress.updated(proxy.node.family);
     is_ready();
     let mut news = Foreign::listen();
     let mut whole = Box::pin(tokio::time::sleep(WHOLE));
@@ -208,7 +218,10 @@ async fn serve_family(config: &Config, side: Side, memory: Memory, is_ready: &(d
         };
         tokio::select! {
             dirty = changes.next() => match dirty {
-                Some(dirty) => proxy.update(&dirty).await,
+                Some(dirty) => {
+                    progress.queued(proxy.node.family, Instant::now());
+                    proxy.update(&dirty).await;
+                }
                 None => return Err(Error::Closed),
             },
             node = node_changes.recv() => match node {
@@ -237,6 +250,7 @@ async fn serve_family(config: &Config, side: Side, memory: Memory, is_ready: &(d
                 whole.as_mut().reset(Instant::now() + WHOLE);
             }
         }
+        progress.updated(proxy.node.family);
     }
 }
 
@@ -289,10 +303,11 @@ struct Proxy {
     table: Table,
     socket: Arc<Mutex<Socket>>,
     health: health::Checks,
+    progress: Progress,
 }
 
 impl Proxy {
-    fn new(config: &Config, side: Side, memory: Memory) -> Result<Self> {
+    fn new(config: &Config, side: Side, memory: Memory, progress: Progress) -> Result<Self> {
         let family = Family::of(side.node_ip);
         let (all, machines) = (memory.ranges.of(family), memory.machines());
         let frame = Frame {
@@ -318,7 +333,8 @@ impl Proxy {
             machines,
             table: Table::new(frame),
             socket: Arc::new(Mutex::new(Socket::open(netlink::NETFILTER)?)),
-            health: health::Checks::new(&config.node_ports, family),
+            health: health::Checks::new(&config.node_ports, family, progress.clone()),
+            progress,
         })
     }
 
@@ -418,6 +434,7 @@ impl Proxy {
                 return;
             };
             tracing::error!(%error, "the kernel refused the Services' rules; trying again");
+            self.progress.queued(self.node.family, Instant::now());
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
         }

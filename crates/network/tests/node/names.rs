@@ -69,6 +69,7 @@ fn pods_and_the_host_resolve_names_through_the_service() {
                 sides: node.config.parts.iter().copied().map(Into::into).collect(),
                 node_ports: NodePortAddresses::All,
                 own_ports: Vec::new(),
+                health: Vec::new(),
             };
             let informers = node.runtime.block_on(async { api.informers() });
             let dns = dns::Config {

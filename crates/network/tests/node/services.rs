@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{SERVICE_CIDRS, SERVICES, SLICES, Server};
+use crate::api::{NODES, SERVICE_CIDRS, SERVICES, SLICES, Server};
 use crate::world::{DEADLINE, HOST, NODE_IP, Node, OUTSIDE, Space, ask, call, dial, machine};
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 20);
@@ -54,6 +55,7 @@ impl Cluster {
             sides: self.node.config.parts.iter().copied().map(Into::into).collect(),
             node_ports,
             own_ports: self.node.config.own_ports.clone(),
+            health: vec![self.node.config.parts[0].node_ip()],
         };
         let (ready, mut told) = watch::channel(false);
         let (api, stop) = (self.api.clone(), self.stop.clone());
@@ -271,6 +273,35 @@ fn policies_choose_local_and_terminating_endpoints() {
     });
 }
 
+/// What a server of HTTP says.
+fn get(to: (Ipv4Addr, u16), path: &str) -> std::io::Result<String> {
+    let mut stream = dial(to)?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())?;
+    let mut out = String::new();
+    stream.read_to_string(&mut out).map(|_| out)
+}
+
+/// As kube-proxy at its own port, for balancers of Services whose traffic any node may take.
+#[test]
+fn a_node_tells_whether_it_takes_new_connections() {
+    machine(|_outside| {
+        let cluster = Cluster::new(NodePortAddresses::All);
+        let node = |taints: Value| json!({"metadata": {"name": "n1"}, "spec": {"taints": taints}});
+        cluster.api.put(NODES, node(json!([])));
+        let told = |path: &'static str| move || get((NODE_IP, 10256), path);
+        let begins = |with: &'static str| move |answer: &std::io::Result<String>| answer.as_ref().is_ok_and(|a| a.starts_with(with));
+        until("it is there", told("/healthz"), begins("HTTP/1.1 200"));
+        cluster.api.put(NODES, node(json!([{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}])));
+        until("it is about to go", told("/healthz"), begins("HTTP/1.1 503"));
+        let alive = told("/livez")().unwrap();
+        assert!(alive.starts_with("HTTP/1.1 200") && alive.contains("\"healthy\":true") && !alive.contains("nodeEligible"), "{alive}");
+        cluster.api.put(NODES, node(json!([])));
+        until("it stays", told("/healthz"), begins("HTTP/1.1 200"));
+        cluster.api.remove(NODES, "/n1");
+        until("it has gone", told("/healthz"), begins("HTTP/1.1 503"));
+    });
+}
+
 #[test]
 fn load_balancers_have_sources_and_health_checks() {
     machine(|outside| {
@@ -290,15 +321,9 @@ fn load_balancers_have_sources_and_health_checks() {
         cluster.endpoints("web", &[ready(ip_a)]);
         until("the Service is there", || call((VIP, 80)), |a| served(a, "a"));
         until("allowed", || outside.call((balancer, 80)), |a| served(a, "a"));
-        let health = || -> std::io::Result<String> {
-            use std::io::{Read, Write};
-            let mut stream = dial((NODE_IP, 32100))?;
-            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")?;
-            let mut out = String::new();
-            stream.read_to_string(&mut out).map(|_| out)
-        };
+        let health = || get((NODE_IP, 32100), "/healthz");
         let healthy = settle("health", health, |a| a.is_ok()).unwrap();
-        assert!(healthy.starts_with("HTTP/1.1 200") && healthy.contains("\"localEndpoints\":1"), "{healthy}");
+        assert!(healthy.starts_with("HTTP/1.1 200") && healthy.contains("\"localEndpoints\": 1"), "{healthy}");
         assert!(outside.run(move || dial((HOST, 32100))).is_ok(), "a balancer outside asks at the host's address");
         cluster.endpoints("web", &[terminating(ip_a)]);
         until("finishing", health, |a| a.as_ref().is_ok_and(|a| a.starts_with("HTTP/1.1 503")));
