@@ -40,6 +40,7 @@ fn answerer(upstream: Vec<SocketAddr>) -> Answerer {
         service("inner", json!({"type": "ExternalName", "externalName": "web.default.svc.cluster.local"})),
         service("outer", json!({"type": "ExternalName", "externalName": "example.com"})),
         service("loop", json!({"type": "ExternalName", "externalName": "loop.default.svc.cluster.local"})),
+        service("portless", json!({"clusterIP": "None", "clusterIPs": ["None"]})),
     ];
     let many: Vec<Value> = (0..120).map(|i| json!({"addresses": [format!("10.244.9.{i}")], "conditions": {"ready": true}})).collect();
     let slices = [
@@ -53,6 +54,7 @@ fn answerer(upstream: Vec<SocketAddr>) -> Answerer {
         ),
         slice("many", Value::Array(many)),
         slice("empty", json!([])),
+        EndpointSlice { ports: None, ..slice("portless", json!([{"addresses": ["10.244.0.8"], "conditions": {"ready": true}}])) },
     ];
     let services = services.into_iter().chain([service("many", json!({"clusterIP": "None", "clusterIPs": ["None"]}))]);
     let namespaces: [Namespace; 1] = [from(json!({"metadata": {"name": "default"}}))];
@@ -106,7 +108,11 @@ async fn names_of_services_and_pods() {
         ("web.default.svc.cluster.local.", ANY, &["NODATA"]),
         ("nope.default.svc.cluster.local.", ANY, &["NXDOMAIN"]),
         ("_http._tcp.web.default.svc.cluster.local.", SRV, &["0 100 80 web.default.svc.cluster.local."]),
-        ("_http._tcp.web.default.svc.cluster.local.", A, &["NODATA"]),
+        ("_http._tcp.web.default.svc.cluster.local.", A, &["10.96.0.20"]),
+        ("_http._tcp.web.default.svc.cluster.local.", AAAA, &["NODATA"]),
+        ("_http._tcp.both.default.svc.cluster.local.", AAAA, &["fd00:97::28"]),
+        ("_http._tcp.both.default.svc.cluster.local.", SRV, &["0 50 80 both.default.svc.cluster.local."]),
+        ("_http._tcp.db.default.svc.cluster.local.", A, &["10.244.0.5", "10.244.0.6"]),
         ("_tcp.web.default.svc.cluster.local.", A, &["NODATA"]),
         ("_dns._udp.web.default.svc.cluster.local.", SRV, &["0 100 53 web.default.svc.cluster.local."]),
         ("_http._udp.web.default.svc.cluster.local.", SRV, &["NXDOMAIN"]),
@@ -134,7 +140,13 @@ async fn names_of_services_and_pods() {
             SRV,
             &["0 50 8080 10-244-0-6.db.default.svc.cluster.local.", "0 50 8080 db-0.db.default.svc.cluster.local."],
         ),
+        ("db-0.db.default.svc.cluster.local.", SRV, &["0 100 8080 db-0.db.default.svc.cluster.local."]),
+        ("db-2.db.default.svc.cluster.local.", SRV, &["NXDOMAIN"]),
         ("empty.default.svc.cluster.local.", A, &["NXDOMAIN"]),
+        ("empty.default.svc.cluster.local.", SRV, &["NXDOMAIN"]),
+        // No port, and no name that is missing: who has asked for that once would not find its addresses for a while.
+        ("portless.default.svc.cluster.local.", SRV, &["NODATA"]),
+        ("portless.default.svc.cluster.local.", A, &["10.244.0.8"]),
         ("1-2-3-4.default.pod.cluster.local.", A, &["1.2.3.4"]),
         ("1-2-3-4.default.pod.cluster.local.", AAAA, &["NODATA"]),
         ("1-2-3-4.other.pod.cluster.local.", A, &["NXDOMAIN"]),
@@ -152,6 +164,8 @@ async fn names_of_services_and_pods() {
         ("7.0.97.10.in-addr.arpa.", PTR, &["NXDOMAIN"]),
         ("inner.default.svc.cluster.local.", CNAME, &["web.default.svc.cluster.local."]),
         ("inner.default.svc.cluster.local.", A, &["10.96.0.20", "web.default.svc.cluster.local."]),
+        ("_http._tcp.inner.default.svc.cluster.local.", SRV, &["NXDOMAIN"]),
+        ("www.example.inner.default.svc.cluster.local.", A, &["NXDOMAIN"]),
     ] {
         assert_eq!(say(&a, name, kind).await, wanted, "{name} {kind}");
     }

@@ -223,14 +223,17 @@ impl Zone {
         if let Some(outcome) = alias(name, service) {
             return outcome;
         }
-        if kind == RecordType::SRV {
-            return self.port(name, kind, service, None, None);
-        }
         let ips: Vec<IpAddr> = cluster_ips(service).iter().filter_map(|ip| ip.parse().ok()).collect();
-        if !ips.is_empty() {
-            return found(name, kind, ips.into_iter().map(address_data));
+        let outcome =
+            if ips.is_empty() { self.found_addresses(name, kind, self.addresses(service, None)) } else { found(name, kind, ips.into_iter().map(address_data)) };
+        match (kind, outcome) {
+            // Without ports the name is there all the same.
+            (RecordType::SRV, Outcome::Exists(none)) => match self.port(name, kind, service, None, None) {
+                Outcome::Missing => Outcome::Exists(none),
+                ports => ports,
+            },
+            (_, outcome) => outcome,
         }
-        self.found_addresses(name, kind, self.addresses(service, None))
     }
 
     fn found_addresses(&self, name: &Name, kind: RecordType, addresses: BTreeSet<IpAddr>) -> Outcome {
@@ -244,14 +247,18 @@ impl Zone {
             let known = ports.into_iter().any(|p| p.protocol.as_deref().unwrap_or("TCP").eq_ignore_ascii_case(protocol));
             return if known { exists() } else { Outcome::Missing };
         }
-        self.found_addresses(name, kind, self.addresses(service, Some(label)))
-    }
-
-    /// `_PORT._PROTOCOL.SERVICE.NAMESPACE.svc`; none: any.
-    fn port(&self, name: &Name, kind: RecordType, service: &Service, port: Option<&str>, protocol: Option<&str>) -> Outcome {
-        if let Some(outcome) = alias(name, service) {
+        let outcome = self.found_addresses(name, kind, self.addresses(service, Some(label)));
+        if kind != RecordType::SRV || outcome == Outcome::Missing {
             return outcome;
         }
+        let Some(target) = self.name(&[label, service.name(), service.namespace(), "svc"]) else { return outcome };
+        let own = self.targets(service, |_, _| true).into_iter().filter(|(_, of, _)| of == label);
+        let targets: Vec<(u16, Name, IpAddr)> = own.take(RECORDS_MAX).map(|(port, _, address)| (port, target.clone(), address)).collect();
+        if targets.is_empty() { outcome } else { Outcome::Exists(services_found(name, targets)) }
+    }
+
+    /// `_PORT._PROTOCOL.SERVICE.NAMESPACE.svc`; none: any. It has the addresses of its targets, too. Of an alias there is nothing below its name.
+    fn port(&self, name: &Name, kind: RecordType, service: &Service, port: Option<&str>, protocol: Option<&str>) -> Outcome {
         let wanted = |n: &Option<String>, p: &Option<String>| {
             port.is_none_or(|want| n.as_deref().is_some_and(|n| n.eq_ignore_ascii_case(want)))
                 && protocol.is_none_or(|want| p.as_deref().unwrap_or("TCP").eq_ignore_ascii_case(want))
@@ -274,7 +281,7 @@ impl Zone {
             return Outcome::Missing;
         }
         if kind != RecordType::SRV {
-            return exists();
+            return found(name, kind, targets.into_iter().map(|(_, _, address)| address).collect::<BTreeSet<_>>().into_iter().map(address_data));
         }
         Outcome::Exists(services_found(name, targets))
     }
@@ -343,7 +350,8 @@ fn services_found(name: &Name, targets: Vec<(u16, Name, IpAddr)>) -> Found {
     let mut out = Found::default();
     let mut distinct: Vec<(u16, &Name)> = targets.iter().map(|(port, target, _)| (*port, target)).collect();
     distinct.dedup();
-    let weight = (SRV_WEIGHT / u16::try_from(distinct.len()).unwrap_or(SRV_WEIGHT).max(1)).max(1);
+    // Of a target with addresses of both families each counts.
+    let weight = (SRV_WEIGHT / u16::try_from(targets.len()).unwrap_or(SRV_WEIGHT).max(1)).max(1);
     for (port, target) in distinct {
         out.answers.push(Record::from_rdata(name.clone(), TTL_S, RData::SRV(SRV::new(0, weight, port, target.clone()))));
     }
