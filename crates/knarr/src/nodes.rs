@@ -172,8 +172,11 @@ async fn remove(cluster: &Cluster, name: &str, force: bool, timeout: Duration) -
         Ok(_) => {}
     }
     if !force {
-        let drained = tokio::time::timeout(timeout, drain(&admin, name, &steps)).await;
-        drained.with_context(|| format!("node {name} was not drained within {} s and stays, cordoned", timeout.as_secs()))??;
+        let mut held = Held::default();
+        match tokio::time::timeout(timeout, drain(&admin, name, &steps, &mut held)).await {
+            Ok(drained) => drained?,
+            Err(_) => bail!("node {name} was not drained within {} s and stays, cordoned: {}", timeout.as_secs(), held.told()),
+        }
     }
     cluster.change_wishes(|wishes| {
         wishes.iter_mut().filter(|wish| wish.name == name).for_each(|wish| wish.leaving = true);
@@ -195,8 +198,24 @@ fn stays(pod: &Pod) -> bool {
     pod.annotation(MIRROR).is_some() || pod.controller().is_some_and(|owner| owner.kind == "DaemonSet")
 }
 
-/// Cordons a node and evicts its pods, as `kubectl drain` does.
-async fn drain(admin: &Client, name: &str, steps: &Steps) -> anyhow::Result<()> {
+/// Pods that hold up a drain, and how.
+#[derive(Debug, Default)]
+struct Held(BTreeMap<String, String>);
+
+impl Held {
+    /// Of the first of them, with the number of the others.
+    fn told(&self) -> String {
+        const TOLD: usize = 3;
+        let first = self.0.iter().take(TOLD).map(|(pod, why)| format!("pod {pod}: {why}"));
+        let more = self.0.len().saturating_sub(TOLD);
+        let rest = (more > 0).then(|| format!("and {more} more pods"));
+        let all: Vec<String> = first.chain(rest).collect();
+        if all.is_empty() { "its pods could not be listed".to_owned() } else { all.join("; ") }
+    }
+}
+
+/// Cordons a node and evicts its pods, as `kubectl drain` does. At each moment `held` has who is left.
+async fn drain(admin: &Client, name: &str, steps: &Steps, held: &mut Held) -> anyhow::Result<()> {
     let node = admin.all::<v1::Node>();
     match node.patch(name, &Patch::Merge(json!({"spec": {"unschedulable": true}})), &PatchParams::default()).await {
         // It has never come.
@@ -222,10 +241,14 @@ async fn drain(admin: &Client, name: &str, steps: &Steps) -> anyhow::Result<()> 
             return Ok(());
         }
         steps.now(&format!("{} pods leave node {name}", left.len()));
-        for pod in &left {
-            if !asked.contains(pod.uid()) && evict(admin, pod).await? {
+        let full = |pod: &Pod| format!("{}/{}", pod.namespace(), pod.name());
+        held.0.retain(|of, _| left.iter().any(|pod| full(pod) == *of));
+        for pod in left.iter().filter(|pod| !asked.contains(pod.uid())).collect::<Vec<_>>() {
+            let why = evict(admin, pod).await?;
+            if why.is_none() {
                 asked.insert(pod.uid().to_owned());
             }
+            held.0.insert(full(pod), why.unwrap_or_else(|| "it was asked to end and has not yet".to_owned()));
         }
         tokio::select! {
             _ = changes.recv() => {}
@@ -234,18 +257,18 @@ async fn drain(admin: &Client, name: &str, steps: &Steps) -> anyhow::Result<()> 
     }
 }
 
-/// Asks for a pod's eviction; false: a budget refuses it for now.
-async fn evict(admin: &Client, pod: &Pod) -> anyhow::Result<bool> {
+/// Asks for a pod's eviction; else why it is refused for now, mostly by a budget.
+async fn evict(admin: &Client, pod: &Pod) -> anyhow::Result<Option<String>> {
     let eviction = json!({
         "apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod.name(), "namespace": pod.namespace()},
         "deleteOptions": {"preconditions": {"uid": pod.uid()}}
     });
     match admin.namespaced::<Pod>(pod.namespace()).create_subresource::<_, Value>(pod.name(), "eviction", &eviction).await {
-        Ok(_) => Ok(true),
-        Err(error) if error.is_not_found() => Ok(true),
+        Ok(_) => Ok(None),
+        Err(error) if error.is_not_found() => Ok(None),
         // It was changed meanwhile, or is another pod of the name: what is left will be told.
-        Err(error) if error.is_conflict() => Ok(false),
-        Err(client::Error::Api(status)) if status.code == 429 => Ok(false),
+        Err(error) if error.is_conflict() => Ok(Some(error.to_string())),
+        Err(client::Error::Api(status)) if status.code == 429 => Ok(Some(status.message)),
         Err(error) => Err(error).with_context(|| format!("pod {}/{} cannot be evicted", pod.namespace(), pod.name())),
     }
 }
@@ -313,6 +336,14 @@ mod tests {
             "spec": {"taints": [{"key": "mine", "effect": "NoExecute"}, {"key": CONTROL_PLANE, "effect": NO_SCHEDULE}]}}));
         assert_eq!((role(&done, None), role(&done, Some(ControlPlane::Taint))), (json!({}), json!({})));
         assert_eq!(role(&done, Some(ControlPlane::Schedule))["spec"]["taints"], json!([{"key": "mine", "effect": "NoExecute"}]));
+    }
+
+    #[test]
+    fn who_holds_up_a_drain_is_told_and_how_many_more() {
+        let held = |names: &[&str]| Held(names.iter().map(|name| (format!("default/{name}"), "a budget".to_owned())).collect()).told();
+        assert_eq!(held(&["b", "a"]), "pod default/a: a budget; pod default/b: a budget");
+        assert!(held(&["a", "b", "c", "d", "e"]).ends_with("pod default/c: a budget; and 2 more pods"));
+        assert!(!held(&[]).is_empty());
     }
 
     #[test]
