@@ -121,7 +121,8 @@ impl Node<'_> {
     }
 }
 
-/// Where a node's proxy tells of its health: at the node's addresses, and on loopback where no other cluster's proxy may be.
+/// Where a node's proxy tells of its health: at the node's addresses, and on loopback, where it tells what it counts, too, if no other
+/// cluster's proxy may be there.
 pub fn health_addresses(ips: &[IpAddr], node_ports: &NodePortAddresses) -> Vec<IpAddr> {
     let loopback = (*node_ports == NodePortAddresses::All).then_some(IpAddr::V4(Ipv4Addr::LOCALHOST));
     ips.iter().copied().chain(loopback).collect()

@@ -86,6 +86,12 @@ pub(super) fn json(is_good: bool, more: &str, body: &str) -> String {
     )
 }
 
+/// A whole answer of this type of content.
+pub(super) fn good(content: &str, body: &str) -> String {
+    let length = body.len();
+    format!("HTTP/1.1 200 OK\r\nContent-Type: {content}\r\nX-Content-Type-Options: nosniff\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+}
+
 /// The answer to what there is not, in the words of Go's server.
 pub(super) fn not_found() -> String {
     let body = "404 page not found\n";

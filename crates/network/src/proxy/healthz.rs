@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::answers;
+use super::counts::Counts;
 use crate::nft::Family;
 
 /// Where kube-proxy tells it.
@@ -35,9 +36,12 @@ struct Steps {
     waits_since: Option<Instant>,
 }
 
-/// How far the proxy is, in each family that it has.
+/// How far the proxy is, in each family that it has, and what it counted on its way.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Progress(Arc<Mutex<BTreeMap<Family, Steps>>>);
+pub(super) struct Progress {
+    steps: Arc<Mutex<BTreeMap<Family, Steps>>>,
+    counts: Arc<Counts>,
+}
 
 /// What is told of a family.
 #[derive(Debug, Serialize)]
@@ -64,24 +68,31 @@ struct Health {
 impl Progress {
     /// News has come for a family.
     pub(super) fn queued(&self, family: Family, now: Instant) {
-        let mut all = self.0.lock();
+        let mut all = self.steps.lock();
         let steps = all.entry(family).or_default();
         steps.waits_since = steps.waits_since.or(Some(now));
+        self.counts.queued(family);
     }
 
     /// The kernel has all that was heard.
     pub(super) fn updated(&self, family: Family) {
-        self.0.lock().insert(family, Steps { updated: Some(client::now_micro()), waits_since: None });
+        self.steps.lock().insert(family, Steps { updated: Some(client::now_micro()), waits_since: None });
+        self.counts.synced(family);
+    }
+
+    /// What is counted.
+    pub(super) fn counts(&self) -> &Arc<Counts> {
+        &self.counts
     }
 
     /// Whether no family is late.
     pub(super) fn is_healthy(&self, now: Instant) -> bool {
-        self.0.lock().values().all(|steps| !steps.is_late(now))
+        self.steps.lock().values().all(|steps| !steps.is_late(now))
     }
 
     fn health(&self, now: Instant) -> Health {
         let mut status = BTreeMap::new();
-        for (family, steps) in &*self.0.lock() {
+        for (family, steps) in &*self.steps.lock() {
             if let Some(updated) = &steps.updated {
                 status.insert(family.name(), OfFamily { last_updated: updated.clone(), healthy: !steps.is_late(now) });
             }
@@ -120,6 +131,7 @@ fn answer(path: &str, progress: &Progress, is_eligible: impl FnOnce() -> bool) -
         "/livez" => {}
         _ => return answers::not_found(),
     }
+    progress.counts.asked(path == "/healthz", is_good);
     if is_good {
         // As upstream has it for those who look how old it is: what is in step is so now.
         health.last_updated = Some(health.current_time.clone());

@@ -9,6 +9,7 @@
 //! looked at, and written anew if it is not ours any more. Once an hour it is written anew in any case, as upstream does.
 
 mod answers;
+mod counts;
 mod endpoints;
 mod health;
 mod healthz;
@@ -26,6 +27,7 @@ use client::{Delta, Informer, Informers, Meta, ObjectKey};
 use k8s_openapi::api::core::v1::{self, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
+use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -39,6 +41,7 @@ use crate::nft::{self, Batch, Family, Foreign};
 use crate::pod::{OwnPort, host_addresses};
 use crate::ranges::{self, Machines, ServiceRanges};
 use crate::{BY_SERVICE, Error, Part, Result, mesh, service_of_slice};
+use counts::Counts;
 use endpoints::Backend;
 use endpoints::Node;
 use healthz::Progress;
@@ -79,7 +82,8 @@ pub struct Config {
     pub node_ports: NodePortAddresses,
     /// Where the node's own processes listen: no Service has these ports at addresses from outside.
     pub own_ports: Vec<OwnPort>,
-    /// Addresses at which it tells whether it works, and whether the node takes new connections (`/healthz` at kube-proxy's port 10256).
+    /// Addresses at which it tells whether it works, and whether the node takes new connections (`/healthz` at kube-proxy's port 10256); at
+    /// loopback, if that is among them, also what it counts (`/metrics` at 10249).
     pub health: Vec<IpAddr>,
 }
 
@@ -147,10 +151,13 @@ async fn serve(config: Config, memory: Memory, ready: watch::Sender<bool>) -> Re
         }
     };
     let progress = Progress::default();
+    // Whoever is on the machine may know them; nobody has asked who is outside.
+    let inside = config.health.iter().copied().filter(IpAddr::is_loopback).collect();
     let all = sides.iter().map(|side| serve_family(&config, *side, memory.clone(), &progress, &is_ready));
     tokio::select! {
         served = futures_util::future::try_join_all(all) => served.map(drop),
         () = healthz::serve(&config.health, progress.clone(), memory.nodes.clone(), config.node_name.clone()) => Ok(()),
+        () = counts::serve(inside, progress.counts().clone(), config.node_name.clone()) => Ok(()),
     }
 }
 
@@ -200,12 +207,15 @@ async fn serve_family(config: &Config, side: Side, memory: Memory, progress: &Pr
     let (mut range_changes, mut node_changes) = (memory.ranges.objects().subscribe(), memory.nodes.subscribe());
     let _ = tokio::time::timeout(RANGES_PATIENCE, async { tokio::join!(memory.ranges.objects().synced(), memory.nodes.synced()) }).await;
     let mut proxy = Proxy::new(config, side, memory, progress.clone())?;
-    let mut changes = Changes { services: service_changes, slices: slice_changes };
+    let (family, counts) = (proxy.node.family, progress.counts().clone());
+    let mut changes = Changes { services: service_changes, slices: slice_changes, family, counts, told: Vec::new() };
     let mut dirty = changes.take();
+    // What was told before this start did not wait for it.
+    changes.told.clear();
     dirty.extend(proxy.memory.services.list().iter().map(|s| s.key()));
     proxy.start(&dirty).await;
     tracing::info!(services = dirty.len(), family = proxy.node.family.name(), "service proxy is in step");
-    progress.updated(proxy.node.family);
+    progress.updated(family);
     is_ready();
     let mut news = Foreign::listen();
     let mut whole = Box::pin(tokio::time::sleep(WHOLE));
@@ -219,8 +229,9 @@ async fn serve_family(config: &Config, side: Side, memory: Memory, progress: &Pr
         tokio::select! {
             dirty = changes.next() => match dirty {
                 Some(dirty) => {
-                    progress.queued(proxy.node.family, Instant::now());
+                    progress.queued(family, Instant::now());
                     proxy.update(&dirty).await;
+                    changes.told.drain(..).for_each(|told| progress.counts().programmed(family, told));
                 }
                 None => return Err(Error::Closed),
             },
@@ -250,7 +261,7 @@ async fn serve_family(config: &Config, side: Side, memory: Memory, progress: &Pr
                 whole.as_mut().reset(Instant::now() + WHOLE);
             }
         }
-        progress.updated(proxy.node.family);
+        progress.updated(family);
     }
 }
 
@@ -258,6 +269,10 @@ async fn serve_family(config: &Config, side: Side, memory: Memory, progress: &Pr
 struct Changes {
     services: mpsc::UnboundedReceiver<Delta<Service>>,
     slices: mpsc::UnboundedReceiver<Delta<EndpointSlice>>,
+    family: Family,
+    counts: Arc<Counts>,
+    /// When what changed the endpoints was told, of slices that were not looked at yet.
+    told: Vec<Timestamp>,
 }
 
 fn of_slices(delta: &Delta<EndpointSlice>) -> impl Iterator<Item = ObjectKey> + '_ {
@@ -265,6 +280,8 @@ fn of_slices(delta: &Delta<EndpointSlice>) -> impl Iterator<Item = ObjectKey> + 
     old.into_iter().chain([delta.object()]).filter_map(|s| Some(ObjectKey::new(s.namespace(), s.label(SERVICE_NAME)?)))
 }
 
+/// When the change of pods or of a Service was told that a slice was written for.
+const TOLD_AT: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// The label of a node that names its zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// The label of a slice that names its Service.
@@ -275,8 +292,8 @@ impl Changes {
     async fn next(&mut self) -> Option<BTreeSet<ObjectKey>> {
         let mut dirty = BTreeSet::new();
         tokio::select! {
-            delta = self.slices.recv() => dirty.extend(of_slices(&delta?)),
-            delta = self.services.recv() => drop(dirty.insert(delta?.object().key())),
+            delta = self.slices.recv() => self.slice(&delta?, &mut dirty),
+            delta = self.services.recv() => self.service(&delta?, &mut dirty),
         }
         dirty.extend(self.take());
         Some(dirty)
@@ -285,12 +302,32 @@ impl Changes {
     fn take(&mut self) -> BTreeSet<ObjectKey> {
         let mut dirty = BTreeSet::new();
         while let Ok(delta) = self.slices.try_recv() {
-            dirty.extend(of_slices(&delta));
+            self.slice(&delta, &mut dirty);
         }
         while let Ok(delta) = self.services.try_recv() {
-            dirty.insert(delta.object().key());
+            self.service(&delta, &mut dirty);
         }
         dirty
+    }
+
+    fn service(&self, delta: &Delta<Service>, dirty: &mut BTreeSet<ObjectKey>) {
+        self.counts.services.inc();
+        dirty.insert(delta.object().key());
+    }
+
+    fn slice(&mut self, delta: &Delta<EndpointSlice>, dirty: &mut BTreeSet<ObjectKey>) {
+        let told = |slice: &EndpointSlice| slice.annotation(TOLD_AT).and_then(|at| at.parse::<Timestamp>().ok());
+        let slice = delta.object();
+        if slice.address_type == self.family.name() {
+            self.counts.slices.inc();
+            let before = match delta {
+                Delta::Added(_) => None,
+                Delta::Updated { old, .. } => told(old),
+                Delta::Deleted(gone) => told(gone),
+            };
+            self.told.extend(told(slice).filter(|now| Some(*now) != before));
+        }
+        dirty.extend(of_slices(delta));
     }
 }
 
@@ -364,15 +401,20 @@ impl Proxy {
         let before = |key, plan: &Plan| self.table.plan(key).map_or_else(BTreeSet::new, |old| old.tcp.difference(&plan.tcp).copied().collect());
         let gone: BTreeSet<Backend> = plans.iter().flat_map(|(key, plan)| before(key, plan)).collect();
         self.checks(&plans);
+        let begun = Instant::now();
         // Without a rule that changes flows may end all the same: an endpoint that finishes its work goes from the rules before it goes.
         let Change { make, lead } = self.table.change(plans, Instant::now());
         let written = match self.commit(make, "make what Services need").await {
             Ok(()) => self.commit(lead, "update Services").await,
             Err(error) => Err(error),
         };
-        if let Err(error) = written {
-            tracing::warn!(%error, "the kernel refused a change of Services; writing all of them anew");
-            self.write_whole().await;
+        match written {
+            Ok(()) => self.progress.counts().partial(self.node.family, begun.elapsed()),
+            Err(error) => {
+                tracing::warn!(%error, "the kernel refused a change of Services; writing all of them anew");
+                self.progress.counts().failed(self.node.family);
+                self.write_whole().await;
+            }
         }
         self.forget_flows(fronts, gone).await;
     }
@@ -422,6 +464,12 @@ impl Proxy {
     }
 
     async fn write_whole(&mut self) {
+        let begun = Instant::now();
+        self.write_until_taken().await;
+        self.progress.counts().full(self.node.family, begun.elapsed());
+    }
+
+    async fn write_until_taken(&mut self) {
         let mut pause = RETRY;
         loop {
             let there = self.there().await.inspect_err(|error| tracing::warn!(%error, "the Services' rules cannot be listed")).ok();
@@ -434,6 +482,7 @@ impl Proxy {
                 return;
             };
             tracing::error!(%error, "the kernel refused the Services' rules; trying again");
+            self.progress.counts().failed(self.node.family);
             self.progress.queued(self.node.family, Instant::now());
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
@@ -500,7 +549,10 @@ impl Proxy {
         });
         match forgotten.await {
             Ok(0) => {}
-            Ok(flows) => tracing::debug!(flows, "forgot flows to endpoints that are gone"),
+            Ok(flows) => {
+                self.progress.counts().forgot(family, flows.try_into().unwrap_or(u64::MAX));
+                tracing::debug!(flows, "forgot flows to endpoints that are gone");
+            }
             Err(error) => tracing::warn!(%error, "flows to endpoints that are gone may stay"),
         }
     }

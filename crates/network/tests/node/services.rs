@@ -49,13 +49,17 @@ impl Cluster {
     }
 
     fn start(&self, node_ports: NodePortAddresses) {
+        let mut health = vec![self.node.config.parts[0].node_ip()];
+        if node_ports == NodePortAddresses::All {
+            health.push(LOCALHOST.into());
+        }
         let config = proxy::Config {
             mark: self.node.config.mark.clone(),
             node_name: "n1".into(),
             sides: self.node.config.parts.iter().copied().map(Into::into).collect(),
             node_ports,
             own_ports: self.node.config.own_ports.clone(),
-            health: vec![self.node.config.parts[0].node_ip()],
+            health,
         };
         let (ready, mut told) = watch::channel(false);
         let (api, stop) = (self.api.clone(), self.stop.clone());
@@ -299,6 +303,13 @@ fn a_node_tells_whether_it_takes_new_connections() {
         until("it stays", told("/healthz"), begins("HTTP/1.1 200"));
         cluster.api.remove(NODES, "/n1");
         until("it has gone", told("/healthz"), begins("HTTP/1.1 503"));
+        // What it counts is told on loopback alone.
+        cluster.service("web", json!({}));
+        let counts = |path: &'static str| move || get((LOCALHOST, 10249), path);
+        let has = |line: &'static str| move |answer: &std::io::Result<String>| answer.as_ref().is_ok_and(|a| a.contains(line));
+        until("its counts", counts("/metrics"), has("kubeproxy_sync_partial_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}"));
+        until("its mode", counts("/proxyMode"), has("\r\n\r\nnftables"));
+        assert!(refused(&call((NODE_IP, 10249))));
     });
 }
 
