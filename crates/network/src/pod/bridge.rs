@@ -25,6 +25,12 @@ fn forwards(family: Family) -> &'static str {
 }
 /// Before the numbers of links, with commas between them, that were told to take routers' advice all the same.
 const ADVISED: &str = "ra:";
+/// Before the seconds for which the kernel knew half-closed connections until this network said otherwise.
+const HALF: &str = "half-closed:";
+/// The parameter that says how long the kernel knows a connection of which one side has ended.
+pub(super) const HALF_CLOSED: &str = "netfilter/nf_conntrack_tcp_timeout_close_wait";
+/// As kube-proxy's default. After the kernel's own minute of silence nobody translates the answers any more that a client still waits for.
+pub(super) const HALF_CLOSED_S: u32 = 60 * 60;
 /// Bytes of an alias, which the kernel limits.
 const ALIAS_MAX: usize = 255;
 /// Parameters of all links.
@@ -43,6 +49,11 @@ pub(super) fn is_forwarding(family: Family) -> bool {
     fs::read_to_string(format!("/proc/sys/net/{}", forwarding(family))).is_ok_and(|v| v.trim() == "1")
 }
 
+/// For how many seconds the kernel knows half-closed connections; none: it tracks none yet.
+pub(super) fn half_closed_s() -> Option<u32> {
+    fs::read_to_string(format!("/proc/sys/net/{HALF_CLOSED}")).ok()?.trim().parse().ok()
+}
+
 /// What a bridge's alias says behind the mark.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Told {
@@ -52,6 +63,8 @@ pub(super) struct Told {
     pub(super) switched: BTreeSet<Family>,
     /// The numbers of the links that take routers' advice because this network said so.
     pub(super) advised: BTreeSet<u32>,
+    /// For how many seconds half-closed connections were known before.
+    pub(super) half_closed_s: Option<u32>,
 }
 
 impl Told {
@@ -63,6 +76,7 @@ impl Told {
             advised: advised.collect(),
             ranges: words().filter_map(|word| word.parse().ok()).collect(),
             switched: Family::ALL.into_iter().filter(|family| words().any(|word| word == forwards(*family))).collect(),
+            half_closed_s: words().find_map(|word| word.strip_prefix(HALF)?.parse().ok()),
         }
     }
 
@@ -70,7 +84,8 @@ impl Told {
         let ranges = self.ranges.iter().map(ToString::to_string);
         let advised = self.advised.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let advised = Some(advised).filter(|all| !all.is_empty()).map(|all| format!("{ADVISED}{all}"));
-        ranges.chain(self.switched.iter().map(|family| forwards(*family).to_owned())).chain(advised).collect::<Vec<_>>().join(" ")
+        let half = self.half_closed_s.map(|seconds| format!("{HALF}{seconds}"));
+        ranges.chain(self.switched.iter().map(|family| forwards(*family).to_owned())).chain(half).chain(advised).collect::<Vec<_>>().join(" ")
     }
 
     /// The alias that begins with this. Of links there may be more than have room: those with the highest numbers stay as they are.
@@ -165,7 +180,9 @@ impl Inner {
         // route) would be gone.
         let learners = if was_off.contains(&Family::V6) { learners(route)? } else { Vec::new() };
         let advised = former.advised.iter().copied().chain(learners.iter().map(|link| link.index)).collect();
-        let mut told = Told { ranges: self.ranges(), switched: state.switched.clone(), advised };
+        let shorter = half_closed_s().filter(|seconds| *seconds < HALF_CLOSED_S);
+        let half_closed_s = former.half_closed_s.or(shorter);
+        let mut told = Told { ranges: self.ranges(), switched: state.switched.clone(), advised, half_closed_s };
         self.quiet(name, self.has(Family::V6))?;
         let alias = told.alias(&ours);
         let mut m = Messages::new();
@@ -190,6 +207,9 @@ impl Inner {
         // Those that stand in the alias, by which `purge` finds them.
         for link in learners.iter().filter(|link| told.advised.contains(&link.index)) {
             advise(&link.name, ALWAYS)?;
+        }
+        if shorter.is_some() {
+            sysctl(HALF_CLOSED, &HALF_CLOSED_S.to_string())?;
         }
         self.families().try_for_each(|family| sysctl(forwarding(family), "1"))
     }
@@ -282,12 +302,13 @@ mod tests {
     #[test]
     fn an_alias_tells_what_it_was_told() {
         let range: Net = "10.244.0.0/24".parse().unwrap();
-        let older = Told { ranges: vec![range], switched: BTreeSet::from([Family::V4]), advised: BTreeSet::new() };
+        let older = Told { ranges: vec![range], switched: BTreeSet::from([Family::V4]), ..Told::default() };
         assert_eq!(Told::parse("10.244.0.0/24 forward"), older, "as versions before wrote it");
         assert_eq!(older.text(), "10.244.0.0/24 forward");
-        let mut both = Told { ranges: vec!["fd00:244::/64".parse().unwrap(), range], switched: BTreeSet::from(Family::ALL), advised: BTreeSet::from([2, 117]) };
+        let ranges = vec!["fd00:244::/64".parse().unwrap(), range];
+        let mut both = Told { ranges, switched: BTreeSet::from(Family::ALL), advised: BTreeSet::from([2, 117]), half_closed_s: Some(60) };
         assert_eq!(Told::parse(&both.text()), both);
-        assert_eq!(both.alias("knarr:a/bridge "), "knarr:a/bridge fd00:244::/64 10.244.0.0/24 forward forward6 ra:2,117");
+        assert_eq!(both.alias("knarr:a/bridge "), "knarr:a/bridge fd00:244::/64 10.244.0.0/24 forward forward6 half-closed:60 ra:2,117");
         both.advised = (1000..1100).collect();
         let alias = both.alias("knarr:a/bridge ");
         assert!(alias.len() <= ALIAS_MAX && alias.contains("ra:1000,1001") && !both.advised.contains(&1099), "{alias}");

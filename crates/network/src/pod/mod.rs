@@ -252,11 +252,16 @@ impl PodNetwork {
         {
             let state = &mut *inner.state.lock();
             let others = Others::look(&mut state.nft)?;
+            let tracks = bridge::half_closed_s().is_some();
             inner.make_bridge(state)?;
             // Those of a former start may be open still.
             inner.keep_quiet(state)?;
             state.router = inner.routers(state, &others);
             inner.write_rules(state)?;
+            if !tracks {
+                // The first rules of a machine that need it let the kernel track connections: what is said of these can be said now.
+                inner.make_bridge(state)?;
+            }
             // What a former start let through may be other ranges than these.
             inner.open_firewall(&mut state.nft, &others, How::Anew);
         }

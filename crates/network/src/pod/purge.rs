@@ -41,7 +41,11 @@ pub fn purge(mark: &Mark) -> Result<usize> {
     // Whoever came since and passes packets on (another cluster, Docker) found it on and did not say that he needs it.
     let others = Others { chains: nft::base_chains(&mut nft)?, legacy: Family::ALL.into_iter().filter(|family| legacy::in_use(*family)).collect() };
     for bridge in &bridges {
-        let Told { ranges, switched, advised } = told(bridge).unwrap_or_default();
+        let Told { ranges, switched, advised, half_closed_s } = told(bridge).unwrap_or_default();
+        // Whoever has changed it since keeps his.
+        if let Some(before) = half_closed_s.filter(|_| beside.is_empty() && bridge::half_closed_s() == Some(bridge::HALF_CLOSED_S)) {
+            sysctl(bridge::HALF_CLOSED, &before.to_string())?;
+        }
         for range in ranges {
             link::delete_route(&mut route, range, false)?;
         }

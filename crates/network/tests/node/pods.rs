@@ -468,6 +468,26 @@ fn forwarding_is_given_back_if_nobody_else_may_need_it() {
     });
 }
 
+/// Who has said all that it asks may wait for its answer longer than the kernel's minute.
+#[test]
+fn half_closed_connections_are_known_for_an_hour_as_long_as_there_is_a_node() {
+    machine(|_outside| {
+        let known = || std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait").unwrap().trim().to_owned();
+        let before = known();
+        let node = Node::new();
+        assert_eq!(known(), "3600");
+        // Found again after a crash, it is still known what it was.
+        drop(PodNetwork::open(node.config.clone()).unwrap());
+        pod::purge(&node.config.mark).unwrap();
+        assert_eq!(known(), before);
+        std::fs::write("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait", "7200").unwrap();
+        let node = Node::new();
+        assert_eq!(known(), "7200", "who wants more has more");
+        pod::purge(&node.config.mark).unwrap();
+        assert_eq!(known(), "7200");
+    });
+}
+
 /// Somebody behind the host, at an address of his own: who he is, the host's address there, his.
 fn behind_the_host() -> (Space, Ipv4Addr, Ipv4Addr) {
     let behind = Space::new();
