@@ -118,7 +118,8 @@ where
         part(term).await
     };
     // Unique among those who compete, also after a restart under the same process number; it need not be secret.
-    let identity = format!("{}_{:016x}", host::name(), RandomState::new().hash_one(std::process::id()));
+    let random = (u128::from(RandomState::new().hash_one(std::process::id())) << 64) | u128::from(RandomState::new().hash_one(std::process::id()));
+    let identity = format!("{}_{}", host::name(), machinery::names::uuid(random.to_be_bytes()));
     let elector = LeaderElector::new(client.clone(), lease::Config::new("kube-system", lease, &identity));
     match elector.run(stop, part).await {
         Term::Ended(result) => result.map_err(Into::into),
