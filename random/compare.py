@@ -16,7 +16,7 @@ import session
 # Of the lines that tell a difference, how many make its class.
 LINES_OF_CLASS = 2
 # How much of each is told, and how much of what two have in common.
-WIDTH, HEAD = 160, 40
+WIDTH, HEAD = 180, 50
 EXAMPLES = 4
 
 
@@ -119,20 +119,20 @@ def _places(one, other, at=""):
 
 def class_of(pair):
     """What is alike of differences: where, and the first lines without numbers and values."""
-    lines = [re.sub(r"\[[\w./-]*\]|/\d+", "[]", line) for line in differences(pair.original, pair.ours)]
+    lines = [re.sub(r"\[[\w./-]*\]|/\d+", "[]", line) for line in differences(pair.original, pair.ours)[:LINES_OF_CLASS]]
     lines = [re.sub(r"(Invalid|Unsupported|Duplicate) value: .*?: (?=[a-z`])", r"\1: ", line) for line in lines]
     what = pair.case.name.split(" ")[0] if pair.name == "built-in" else pair.name
-    return what, tuple(line[:WIDTH] for line in _from_where_they_part(lines[:LINES_OF_CLASS]))
+    return what, tuple(line[:WIDTH] for line in lines)
 
 
-def _from_where_they_part(lines):
-    """Two lines that say nearly the same, without most of what they begin with alike."""
-    if len(lines) < 2 or lines[0][:2] != "- " or lines[1][:2] != "+ ":
-        return lines
-    begin = len(os.path.commonprefix([line[2:] for line in lines]))
-    if begin < WIDTH // 2:
-        return lines
-    return [f"{line[:HEAD]} … {line[2 + begin - HEAD:]}" for line in lines]
+def told_shortly(pair):
+    """The first lines of a difference; two that say nearly the same, from a little before where they part."""
+    lines = [line.replace("\n", "⏎") for line in differences(pair.original, pair.ours)[:LINES_OF_CLASS]]
+    if len(lines) == 2 and lines[0][:2] == "- " and lines[1][:2] == "+ ":
+        alike = len(os.path.commonprefix([line[2:] for line in lines]))
+        if alike > WIDTH // 2:
+            lines = [f"{line[:HEAD]} … {line[2 + alike - HEAD:]}" for line in lines]
+    return [line[:WIDTH] for line in lines]
 
 
 def report(all_pairs, seed):
@@ -143,10 +143,10 @@ def report(all_pairs, seed):
     for pair in all_pairs:
         of_names[pair.name][pair.verdict] += 1
         if pair.verdict in ("differs", "order"):
-            classes[class_of(pair)].append(f"{seed}:{pair.identity}")
-    for (what, lines), identities in sorted(classes.items(), key=lambda entry: -len(entry[1])):
-        yield f"{len(identities):5}  {what}  {' '.join(identities[:EXAMPLES])}"
-        yield from ("         " + line.replace("\n", "⏎") for line in lines)
+            classes[class_of(pair)].append(pair)
+    for (what, _), alike in sorted(classes.items(), key=lambda entry: -len(entry[1])):
+        yield f"{len(alike):5}  {what}  {' '.join(f'{seed}:{pair.identity}' for pair in alike[:EXAMPLES])}"
+        yield from ("         " + line for line in told_shortly(alike[0]))
     yield ""
     for name, counted in of_names.items():
         yield f"{name:12} {_rate(counted)}"
