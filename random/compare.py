@@ -5,6 +5,7 @@ and ours.jsonl, which belong together line by line.
 """
 import collections
 import dataclasses
+import difflib
 import json
 import os
 import re
@@ -17,6 +18,8 @@ import session
 LINES_OF_CLASS = 2
 # How much of each is told, and how much of what two have in common.
 WIDTH, HEAD = 180, 50
+# What two may say of a place in one line.
+SHORT = 120
 EXAMPLES = 4
 
 
@@ -59,7 +62,7 @@ def verdict(original, again, ours):
 
 
 def differences(original, ours):
-    """In lines: `-` what only the original says, `+` what only we say, `~` a place that is another."""
+    """In lines: `-` what only the original says, `+` what only we say, `~` a place where both say little."""
     if "status" not in ours:
         return [f"+ {ours.get('error') or ours.get('unprepared')}"]
     lines = []
@@ -84,7 +87,16 @@ def _of_bodies(original, ours):
             return [f"order {' '.join(cause.get('field') or '' for cause in theirs)} => {' '.join(cause.get('field') or '' for cause in own)}"]
     if _is_status(original["body"]) != _is_status(ours["body"]) or original["status"] != ours["status"]:
         return [f"- {_said(original['body'])}", f"+ {_said(ours['body'])}"]
-    return [f"~ {place}: {_short(one)} => {_short(other)}" for place, one, other in _places(original["body"], ours["body"])]
+    return [line for place in _places(original["body"], ours["body"]) for line in _of_a_place(*place)]
+
+
+def _of_a_place(place, one, other):
+    if isinstance(one, str) and isinstance(other, str) and "\n" in one:
+        return [line for line in difflib.ndiff(one.splitlines(), other.splitlines()) if line[0] in "-+"]
+    one, other = _short(one), _short(other)
+    if len(one) + len(other) < SHORT:
+        return [f"~ {place}: {one} => {other}"]
+    return [f"- {place}: {one}", f"+ {place}: {other}"]
 
 
 def _is_status(body):
@@ -130,7 +142,7 @@ def told_shortly(pair):
     lines = [line.replace("\n", "⏎") for line in differences(pair.original, pair.ours)[:LINES_OF_CLASS]]
     if len(lines) == 2 and lines[0][:2] == "- " and lines[1][:2] == "+ ":
         alike = len(os.path.commonprefix([line[2:] for line in lines]))
-        if alike > WIDTH // 2:
+        if alike > 2 * HEAD:
             lines = [f"{line[:HEAD]} … {line[2 + alike - HEAD:]}" for line in lines]
     return [line[:WIDTH] for line in lines]
 

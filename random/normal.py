@@ -26,10 +26,15 @@ AGE = re.compile(r"(?:\d+[smhdy])+")
 MAPS = ("labels", "annotations", "matchLabels", "nodeSelector", "selector", "data", "stringData", "hard", "parameters")
 
 
+# What a merge of owners lists of an object: its fields are gone through in the order of a map of Go's.
+ERRORS = "errors:\n"
+
+
 def text(value):
     for pattern, instead in OWN:
         value = pattern.sub(instead, value)
-    return value
+    head, errors, lines = value.partition(ERRORS)
+    return head + errors + "\n".join(sorted(lines.split("\n"))) if errors else value
 
 
 def tree(value):

@@ -119,6 +119,7 @@ class Comparing(unittest.TestCase):
                             "message": 'resourceVersion: "12" of 123e4567-e89b-12d3-a456-426614174000'})
         self.assertEqual(told, {"uid": "*", "metadata": {"resourceVersion": "*", "creationTimestamp": "*"}, "cells": ["*", "five"], "message": "* of *"})
         self.assertEqual(normal.tree("2020-01-01T00:00:00Z"), "2020-01-01T00:00:00Z", "a time that a request has is not the run's")
+        self.assertEqual(normal.text("no: errors:\n  .b: x\n  .a: y"), "no: errors:\n  .a: y\n  .b: x")
 
     def test_owners_of_one_second_come_by_name(self):
         one, other = ({"manager": name, "operation": "Update", "time": f"2026-11-30T06:00:0{second}Z"} for name, second in (("b", 1), ("a", 2)))
@@ -142,6 +143,7 @@ class Comparing(unittest.TestCase):
     def test_differences_are_told_where_they_are(self):
         self.assertEqual(compare.differences(answered(200, {"a": {"b": [1, 2]}}), answered(200, {"a": {"b": [1, 3]}, "c": 1})),
                          ["~ /a/b/1: 2 => 3", "~ /c: (nothing) => 1"])
+        self.assertEqual(compare.differences(answered(200, "a: 1\nb: 2\n"), answered(200, "a: 1\nb: 3\n")), ["- b: 2", "+ b: 3"])
         told = compare.differences(answered(422, refusal(("spec.a", "wrong"))), answered(201, {"kind": "Pod"}))
         self.assertEqual(told, ["status 422 => 201", "- wrong", '+ {"kind": "Pod"}'])
 
