@@ -24,12 +24,11 @@ def numbers_in(path):
 
 
 def needed(one, cases):
-    """The steps of a set-up without the objects whose collection no case is about."""
+    """The steps of a set-up without those that are for other paths than the cases'."""
     paths = [case.request.split(" ", 1)[1] for case in cases]
     for step in one.setup:
-        collection = step.get("send", "").removeprefix("POST ")
-        if not one.independent or "until" in step or step.get("always") or any(path.startswith(collection) for path in paths):
-            yield {key: value for key, value in step.items() if key != "always"}
+        if any(path.startswith(step.get("for", "")) for path in paths):
+            yield {key: value for key, value in step.items() if key != "for"}
 
 
 def described(one, numbers):

@@ -1,8 +1,8 @@
 """What is asked: sessions of cases, in the terms of the differential test (`crates/apiserver/tests/differential/description.rs`).
 
-A session sets up what its cases need (steps that send, and steps that wait), asks them, and cleans up. Its cases either change
-nothing (`independent`) or build on each other in their order. A case's identity is `NAME.ROUND.NUMBER`: with the seed it names the same
-request everywhere.
+A session sets up what its cases need (steps that send, and steps that wait; `for`: the path below which alone one is needed), asks them,
+and cleans up. Its cases either change nothing (`independent`) or build on each other in their order. A case's identity is
+`NAME.ROUND.NUMBER`: with the seed it names the same request everywhere.
 """
 import dataclasses
 import json

@@ -65,10 +65,13 @@ class BuiltIn:
         return Session("built-in", round, self._setup(), cases, independent=True)
 
     def _setup(self):
-        """What all objects are among, marked, and one of each kind."""
-        among = [{"send": f"POST {step['path']}", "body": step["body"], "always": True} for step in _documents(os.path.join(HERE, "among.yaml"))]
-        there = [{"send": f"POST {kind.path.replace('{namespace}', NAMESPACE)}", "body": self._right[kind.api_version, kind.kind]}
-                 for kind in self._kinds if kind.kind not in NEVER_THERE]
+        """What all objects are among, and one of each kind."""
+        among = [{"send": f"POST {step['path']}", "body": step["body"]} for step in _documents(os.path.join(HERE, "among.yaml"))]
+        there = []
+        for kind in self._kinds:
+            path = kind.path.replace("{namespace}", NAMESPACE)
+            if kind.kind not in NEVER_THERE:
+                there.append({"send": f"POST {path}", "body": self._right[kind.api_version, kind.kind], "for": path})
         return [{"until": "GET /api/v1/namespaces/default"}, *among, *there]
 
     def _draw(self, dice, kind, cases):
