@@ -13,6 +13,7 @@ import sys
 
 import normal
 import session
+from drawing import generators
 
 # Of the lines that tell a difference, how many make its class.
 LINES_OF_CLASS = 2
@@ -133,8 +134,8 @@ def class_of(pair):
     """What is alike of differences: where, and the first lines without numbers and values."""
     lines = [re.sub(r"\[[\w./-]*\]|/\d+", "[]", line) for line in differences(pair.original, pair.ours)[:LINES_OF_CLASS]]
     lines = [re.sub(r"(Invalid|Unsupported|Duplicate) value: .*?: (?=[a-z`])", r"\1: ", line) for line in lines]
-    what = pair.case.name.split(" ")[0] if pair.name == "built-in" else pair.name
-    return what, tuple(line[:WIDTH] for line in lines)
+    kind = f" {pair.case.name.split(' ')[0]}" if pair.name in generators.BUILT_IN else ""
+    return pair.name + kind, tuple(line[:WIDTH] for line in lines)
 
 
 def told_shortly(pair):

@@ -6,7 +6,8 @@ import re
 import session
 
 ABOUT = {
-    "built-in": "Objects of built-in kinds, right but for a few fields that were drawn by chance.", "objects": "Objects of a kind that was drawn by chance.",
+    "fields": "Objects of built-in kinds, right but for a few fields that were drawn by chance.",
+    "patches": "Patches of parts of rich objects, drawn by chance.", "objects": "Objects of a kind that was drawn by chance.",
     "whole": "An object with every kind of field, changed anywhere.", "applied": "Owners that apply and update by chance.",
     "metadata": "Metadata drawn by chance.", "scales": "Scales that are read and written by chance.",
     "paths": "Paths, verbs and types of bodies drawn by chance.", "numbers": "Numbers at the ends of their types, however they are spelled.",

@@ -1,23 +1,14 @@
-"""Objects of the built-in kinds, right but for one to four fields, through every verb that writes (`built-in`).
+"""Objects of the built-in kinds, right but for one to four fields, through every verb that writes (`fields`).
 
 Each is asked as a dry run, so that the order of requests does not matter.
 """
 import copy
-import glob
-import os
 
-import yaml
-
-from drawing import fields, trees
+from drawing import fields, right, trees
 from drawing.dice import Dice
 from session import APPLY, JSON_PATCH, MERGE, STRATEGIC, Cases, Session
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-# Objects that are right, a file a kind: those of the differential test.
-RIGHT_ONES = os.path.join(HERE, "../../crates/apiserver/tests/differential/requests/fields/*.yaml")
 IN_ONE_ROUND = 250
-# Of `objects.yaml`.
-NAMESPACE = "gen"
 OTHER_NAMESPACES = ["psa-r", "psa-b", "psa-v", "psa-w", "lim"]
 INTO_OTHERS = ("Pod", "Deployment", "Job", "PersistentVolumeClaim", "CronJob")
 # Kinds with many rules are asked more often than others, which count 2.
@@ -35,56 +26,38 @@ DIRECTIVES = ["$patch", "$retainKeys", "$setElementOrder/containers", "$deleteFr
 DIRECTED = ["delete", "replace", "merge", "x", [{"name": "c"}], ["a"], [{"port": 80}], [], None, 1]
 
 
-def _documents(path):
-    with open(path) as file:
-        return list(yaml.load_all(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
-
-
-def right_objects():
-    """One of each kind, by version and kind."""
-    found = [_documents(path)[0]["base"] for path in sorted(glob.glob(RIGHT_ONES))]
-    objects = {(one["apiVersion"], one["kind"]): one for one in found + _documents(os.path.join(HERE, "objects.yaml"))}
-    return objects
-
-
 class BuiltIn:
     """The generator, for the kinds that a server tells."""
 
     def __init__(self, schemas):
         self._schemas = schemas
-        self._right = right_objects()
-        self._values = fields.Values(schemas, self._right["v1", "PersistentVolumeClaim"])
+        self._right = right.objects()
+        self._values = fields.Values(schemas, right.claim())
         self._kinds = [kind for kind in schemas.kinds if (kind.api_version, kind.kind) in self._right]
         self._weights = {number: WEIGHTS.get(kind.kind, 2) for number, kind in enumerate(self._kinds)}
 
     def round(self, seed, round):
         cases = Cases()
         for number in range(IN_ONE_ROUND):
-            dice = Dice(seed, "built-in", round, number)
+            dice = Dice(seed, "fields", round, number)
             self._draw(dice, self._kinds[dice.share(self._weights)], cases)
-        return Session("built-in", round, self._setup(), cases, independent=True)
+        return Session("fields", round, self._setup(), cases, independent=True)
 
     def _setup(self):
-        """What all objects are among, and one of each kind."""
-        among = [{"send": f"POST {step['path']}", "body": step["body"]} for step in _documents(os.path.join(HERE, "among.yaml"))]
-        there = []
-        for kind in self._kinds:
-            path = kind.path.replace("{namespace}", NAMESPACE)
-            if kind.kind not in NEVER_THERE:
-                there.append({"send": f"POST {path}", "body": self._right[kind.api_version, kind.kind], "for": path})
-        return [{"until": "GET /api/v1/namespaces/default"}, *among, *there]
+        there = [right.there(kind, self._right[kind.api_version, kind.kind]) for kind in self._kinds if kind.kind not in NEVER_THERE]
+        return [*right.among(), *there]
 
     def _draw(self, dice, kind, cases):
-        right = self._right[kind.api_version, kind.kind]
-        namespace = dice.of(OTHER_NAMESPACES) if kind.kind in INTO_OTHERS and dice.chance(.3) else NAMESPACE
-        tree = self._whole(dice, kind) if dice.chance(.06) and kind.kind != "Event" else copy.deepcopy(right)
+        base = self._right[kind.api_version, kind.kind]
+        namespace = dice.of(OTHER_NAMESPACES) if kind.kind in INTO_OTHERS and dice.chance(.3) else right.NAMESPACE
+        tree = self._whole(dice, kind) if dice.chance(.06) and kind.kind != "Event" else copy.deepcopy(base)
         for _ in range(dice.pick(1, 1, 1, 2, 2, 3, 4)):
             self._change(dice, kind, tree)
-        there = namespace == NAMESPACE and kind.kind not in NEVER_THERE
-        path = kind.path.replace("{namespace}", namespace)
+        there = namespace == right.NAMESPACE and kind.kind not in NEVER_THERE
+        path = right.collection(kind, namespace)
         options = "?dryRun=All" + dice.of(OPTIONS)
         how = dice.share({"create": 50, "put": 17, "put status": 5, "merge": 8, "strategic": 10, "json patch": 4, "apply": 6}) if there else "create"
-        what, name = f"{kind.kind} {how}", right["metadata"]["name"]
+        what, name = f"{kind.kind} {how}", base["metadata"]["name"]
         if how == "create":
             metadata = tree.get("metadata")
             if there and isinstance(metadata, dict) and metadata.get("name") == name and kind.kind not in NAMED_BY_CONTENT:
@@ -92,11 +65,11 @@ class BuiltIn:
             cases.ask(what, f"POST {path}{options}", tree)
             return
         one = f"{path}/{name}"
-        different = {field: value for field, value in tree.items() if right.get(field) != value}
+        different = {field: value for field, value in tree.items() if base.get(field) != value}
         if how == "put status" and kind.has_status and "status" in self._schemas.properties(self._schemas.root(kind)):
             schema = self._schemas.properties(self._schemas.root(kind))["status"]
             status = self._values.value(dice, schema, "status", 1, dice.pick(.3, .6))
-            cases.ask(what, f"PUT {one}/status{options}", {**right, "status": status})
+            cases.ask(what, f"PUT {one}/status{options}", {**base, "status": status})
         elif how in ("put", "put status"):
             cases.ask(what, f"PUT {one}{options}", tree)
         elif how == "merge":
@@ -107,7 +80,7 @@ class BuiltIn:
                 trees.at(different, dice.of(objects))[dice.of(DIRECTIVES)] = copy.deepcopy(dice.of(DIRECTED))
             cases.ask(what, f"PATCH {one}{options}", different, STRATEGIC)
         elif how == "json patch":
-            cases.ask(what, f"PATCH {one}{options}", self._json_patch(dice, kind, right), JSON_PATCH)
+            cases.ask(what, f"PATCH {one}{options}", self._json_patch(dice, kind, base), JSON_PATCH)
         else:
             manager = "" if "fieldManager" in options else "&fieldManager=app"
             cases.ask(what, f"PATCH {path}/{dice.pick(name, name, name, 'new')}{options}{manager}{dice.pick('', '&force=true')}", tree, APPLY)
@@ -158,8 +131,8 @@ class BuiltIn:
             name = dice.of(names)
             trees.at(tree, place)[name] = self._values.value(dice, properties[name], name, len(place), dice.pick(.1, .3, .6))
 
-    def _json_patch(self, dice, kind, right):
-        places = [path for path in trees.paths(right) if path]
+    def _json_patch(self, dice, kind, base):
+        places = [path for path in trees.paths(base) if path]
         operations = []
         for _ in range(dice.pick(1, 1, 2)):
             place = dice.of(places)
@@ -167,7 +140,7 @@ class BuiltIn:
             operation = {"op": dice.pick("add", "add", "remove", "replace", "replace", "test", "copy", "move"), "path": trees.pointer(place)}
             if operation["op"] in ("add", "replace", "test"):
                 value = self._values.value(dice, schema, field, len(place), .3)
-                operation["value"] = trees.at(right, place) if operation["op"] == "test" and dice.chance(.5) else value
+                operation["value"] = trees.at(base, place) if operation["op"] == "test" and dice.chance(.5) else value
             if operation["op"] in ("copy", "move"):
                 operation["from"] = trees.pointer(dice.of(places))
             operations.append(operation)
