@@ -9,7 +9,7 @@ KINDS = [JSON, MERGE, APPLY, "application/yaml", "application/json-patch+json", 
          "application/apply-patch+cbor", "application/strategic-merge-patch+json", "application/json;charset=utf-8", "application/x-www-form-urlencoded"]
 ACCEPTED = ["text/plain", "application/yaml", "*/*", "application/json;as=Table;v=v1;g=meta.k8s.io", "application/vnd.kubernetes.protobuf",
             "application/xml", "application/cbor", "application/json, */*;q=0.1", "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"]
-NAMES = ["one", "nope", "A_b", "a%20b", "%2e", "one%2fx", "x" * 260]
+NAMES = ["nope", "A_b", "a%20b", "%2e", "one%2fx", "x" * 260]
 SUBRESOURCES = ["status", "scale", "log", "nope", "finalize", "status/x"]
 # Not HEAD: to look at its body there must be one.
 VERBS = ["GET", "GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
@@ -37,15 +37,20 @@ def paths(dice, round, world):
 
 
 def _path(dice, custom):
-    parts = ["apis", custom.group, dice.pick("v1", "v1", "v1", "v2", "v3", "")]
+    """Of the kind or an object of it, each part now and then another."""
+    parts = ["apis", custom.group, _or(dice, "v1", ["v2", "v2", "v3", ""])]
+    if dice.chance(.85) == bool(custom.namespace):
+        parts += ["namespaces", _or(dice, "default", ["nope", "", "A_b", "kube-system"])]
+    parts.append(_or(dice, "roads", ["road", "nope", "roads.", "Roads"]))
     if dice.chance(.6):
-        parts += ["namespaces", dice.pick("default", "nope", "", "A_b", "kube-system")]
-    parts.append(dice.pick("roads", "roads", "roads", "road", "nope", "roads.", "Roads"))
-    if dice.chance(.6):
-        parts.append(dice.of(NAMES))
+        parts.append(_or(dice, "one", NAMES))
     if dice.chance(.3):
         parts.append(dice.of(SUBRESOURCES))
     path = "/" + "/".join(parts)
     if dice.chance(.1):
         path = path.replace("/apis/", dice.pick("/api/", "/apis//", "//apis/", "/Apis/", "/apis/x/"), 1)
     return path + "/" if dice.chance(.07) else path
+
+
+def _or(dice, right, others):
+    return dice.of(others) if dice.chance(.25) else right
