@@ -81,7 +81,7 @@ def differences(original, ours):
 def _of_bodies(original, ours):
     theirs, own = normal.causes_of(original["body"]), normal.causes_of(ours["body"])
     if theirs and own:
-        lines = [f"- {_said(cause)}" for cause in theirs if cause not in own] + [f"+ {_said(cause)}" for cause in own if cause not in theirs]
+        lines = [f"- {_said(cause)}" for cause in _more(theirs, own)] + [f"+ {_said(cause)}" for cause in _more(own, theirs)]
         if lines:
             return lines
         if theirs != own:
@@ -89,6 +89,12 @@ def _of_bodies(original, ours):
     if _is_status(original["body"]) != _is_status(ours["body"]) or original["status"] != ours["status"]:
         return [f"- {_said(original['body'])}", f"+ {_said(ours['body'])}"]
     return [line for place in _places(original["body"], ours["body"]) for line in _of_a_place(*place)]
+
+
+def _more(some, others):
+    """Those of some that others have not, or not as often."""
+    left = list(others)
+    return [one for one in some if one not in left or left.remove(one)]
 
 
 def _of_a_place(place, one, other):

@@ -149,6 +149,8 @@ class Comparing(unittest.TestCase):
         self.assertEqual(compare.differences(answered(200, {"a": {"b": [1, 2]}}), answered(200, {"a": {"b": [1, 3]}, "c": 1})),
                          ["~ /a/b/1: 2 => 3", "~ /c: (nothing) => 1"])
         self.assertEqual(compare.differences(answered(200, "a: 1\nb: 2\n"), answered(200, "a: 1\nb: 3\n")), ["- b: 2", "+ b: 3"])
+        twice = compare.differences(answered(422, refusal(("a", "x"), ("a", "x"))), answered(422, refusal(("a", "x"))))
+        self.assertEqual(twice, ["- a: x (FieldValueInvalid)"])
         told = compare.differences(answered(422, refusal(("spec.a", "wrong"))), answered(201, {"kind": "Pod"}))
         self.assertEqual(told, ["status 422 => 201", "- wrong", '+ {"kind": "Pod"}'])
 
