@@ -119,7 +119,8 @@ async fn answers_are_the_originals() {
                         println!("{name}: {case}\n  original {theirs}\n  knarr    {ours}");
                     }
                 }
-                (true, _) if reasons.contains_key(case) => {
+                // What is not steady may differ one time and not another.
+                (true, true) if theirs["unsteady"] != true => {
                     wrong += 1;
                     let _ = writeln!(told, "{name}: {case}: no longer differs; take it from differs.yaml");
                 }
