@@ -68,8 +68,12 @@ fn container(container: &mut Fields) {
         tree::fill_text(port, "protocol", "TCP");
     }
     for env in tree::each(container, "env") {
-        if let Some(from) = tree::present(env, "valueFrom").and_then(|f| tree::present(f, "fieldRef")) {
+        let Some(source) = tree::present(env, "valueFrom") else { continue };
+        if let Some(from) = tree::present(source, "fieldRef") {
             tree::fill_text(from, "apiVersion", "v1");
+        }
+        if let Some(from) = tree::present(source, "fileKeyRef") {
+            tree::fill(from, "optional", false);
         }
     }
     for key in ["livenessProbe", "readinessProbe", "startupProbe"] {

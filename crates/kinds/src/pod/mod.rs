@@ -137,8 +137,9 @@ impl Strategy for Pods {
             "binding" => return,
             "ephemeralcontainers" => tree::keep_all_but(obj, old, &["spec", "ephemeralContainers"]),
             "resize" => {
-                parts::prepare_resize(obj, old);
-                tree::keep_all_but(obj, old, &["spec"]);
+                if parts::prepare_resize(obj, old) {
+                    tree::keep_all_but(obj, old, &["spec"]);
+                }
             }
             _ => return tree::keep_all_but(obj, old, &["status"]),
         }

@@ -41,12 +41,12 @@ fn is_mirror(pod: &Value) -> bool {
 }
 
 /// Readies a resize's spec: all but the resources of containers and pod is the old pod's. Containers that do not match the old
-/// ones stay as they are, for the check to complain.
-pub(super) fn prepare_resize(obj: &mut Value, old: &Value) {
-    let Some(new) = obj.get("spec").cloned() else { return };
+/// ones stay as they are, for the check to complain; where they are more or fewer nothing is readied: false.
+pub(super) fn prepare_resize(obj: &mut Value, old: &Value) -> bool {
+    let Some(new) = obj.get("spec").cloned() else { return false };
     let lists = ["containers", "initContainers"];
     if lists.iter().any(|l| tree::list(&new, l).len() != tree::list(&old["spec"], l).len()) {
-        return;
+        return false;
     }
     let mut next = old["spec"].clone();
     if let Some(fields) = next.as_object_mut() {
@@ -62,6 +62,7 @@ pub(super) fn prepare_resize(obj: &mut Value, old: &Value) {
     if let Some(fields) = obj.as_object_mut() {
         fields.insert("spec".into(), next);
     }
+    true
 }
 
 fn merge(fields: &mut Fields, list: &str, new: &Value) {

@@ -279,6 +279,9 @@ fn a_resize_changes_amounts_and_not_the_class() {
     let found: Vec<String> = Pods.validate_through("resize", &new, &old).iter().map(ToString::to_string).collect();
     assert_eq!(found[0], "spec: Invalid value: \"BestEffort\": Pod QOS Class may not change as a result of resizing".replace("BestEffort", "Burstable"));
     assert!(found.contains(&"spec.containers[0].resources.limits: Forbidden: resource limits cannot be removed".to_owned()), "{found:?}");
+    let mut none = json!({"metadata": old["metadata"], "spec": {}});
+    Pods.prepare_through(&cx(), "resize", &mut none, &old);
+    assert!(none["status"].is_null(), "what has other containers is judged as it is");
 }
 
 #[test]
@@ -484,4 +487,11 @@ fn who_limits_nothing_requests_nothing() {
 fn addresses_of_a_status_should_be_written_in_one_way() {
     let told = super::warnings::of_status(&json!({"podIPs": [{"ip": "FD00::1"}], "hostIPs": [{"ip": "10.0.0.1"}]}));
     assert_eq!(told, [r#"status.podIPs[0].ip: IPv6 address "FD00::1" should be in RFC 5952 canonical format ("fd00::1")"#]);
+}
+
+#[test]
+fn a_key_of_a_file_must_be_there() {
+    let env = json!([{"name": "E", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "p", "key": "k"}}}]);
+    let made = pod(json!({"containers": [{"name": "c", "image": "x", "env": env}]}));
+    assert_eq!(made["spec"]["containers"][0]["env"][0]["valueFrom"]["fileKeyRef"]["optional"], false);
 }
