@@ -40,6 +40,8 @@ pub struct Context {
     warnings: Mutex<Vec<String>>,
     texts: Mutex<Texts>,
     blanks: Mutex<Arc<Blanks>>,
+    /// The last object that was read had labels.
+    labelled: AtomicBool,
     given_up: AtomicBool,
     /// An evaluation has ended because of that.
     cut_short: AtomicBool,
@@ -57,6 +59,7 @@ impl Context {
             warnings: Mutex::new(Vec::new()),
             texts: Mutex::default(),
             blanks: Mutex::default(),
+            labelled: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
             cut_short: AtomicBool::new(false),
             began: Instant::now(),
@@ -92,6 +95,11 @@ impl Context {
     /// What the body has that is empty, and is not in the object.
     pub(crate) fn blanks(&self) -> Arc<Blanks> {
         Arc::clone(&self.blanks.lock())
+    }
+
+    /// Notes whether the last body that was read, or the last result of a patch, has labels.
+    pub(crate) fn note_labelled(&self, labelled: bool) {
+        self.labelled.store(labelled, Ordering::Relaxed);
     }
 
     /// Takes the warnings out. Where they are too much for headers each is cut, and what is still too much is left out.
@@ -155,6 +163,7 @@ impl Context {
     pub fn strategy(&self) -> kinds::Context {
         let mut context = kinds::Context::new(self.now, self.user.name.clone());
         context.blanks = self.blanks();
+        context.labelled = self.labelled.load(Ordering::Relaxed);
         context.identity.uid.clone_from(&self.user.uid);
         context.identity.groups.clone_from(&self.user.groups);
         context.identity.extra.clone_from(&self.user.extra);

@@ -20,6 +20,8 @@ pub struct Context {
     pub identity: Identity,
     /// What the body has that is empty, where the object goes without.
     pub blanks: Arc<Blanks>,
+    /// Whether the object had labels before it had defaults.
+    pub labelled: bool,
 }
 
 /// What is known of a user besides the name.
@@ -54,7 +56,7 @@ impl Judged {
 impl Context {
     /// A request of a user of whom only the name is known.
     pub fn new(now: SystemTime, user: impl Into<String>) -> Self {
-        Self { now, user: user.into(), identity: Identity::default(), blanks: Arc::default() }
+        Self { now, user: user.into(), identity: Identity::default(), blanks: Arc::default(), labelled: false }
     }
 
     /// Writes down who asked, as the spec of a certificate signing request has it.
@@ -100,6 +102,9 @@ pub trait Strategy: Send + Sync {
     fn told_blanks(&self) -> &'static [&'static str] {
         &[]
     }
+
+    /// Adds what upstream's defaults add to an object that it reads from its store, as it does before it answers.
+    fn read_again(&self, _obj: &mut Value) {}
 
     /// Adds what upstream's defaults add to an object that has its empty lists and maps again.
     fn complete(&self, _whole: &mut Value) {}

@@ -161,6 +161,7 @@ async fn attempt(call: &Call<'_>, row: &Arc<Row>, namespace: &str, options: &Wri
     }
     storage::readable(&value)?;
     admission::validate(call.world, &write, &value).await?;
+    row.strategy.read_again(&mut value);
     // It is the store that refuses this in upstream, which a dry run does not reach.
     if versioned && !options.dry_run {
         return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));

@@ -158,6 +158,7 @@ impl<'a> Call<'a> {
         let mut value = decoded.value;
         decoded.blanks.put_back(&mut value, self.row.strategy.told_blanks());
         self.cx.note_blanks(decoded.blanks);
+        self.cx.note_labelled(value["metadata"]["labels"].as_object().is_some_and(|labels| !labels.is_empty()));
         value
     }
 

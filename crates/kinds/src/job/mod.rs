@@ -9,7 +9,7 @@ mod status;
 mod tests;
 
 use crate::{
-    Context, Propagation, Selectable, Strategy, pod, rules, template,
+    Context, Propagation, Selectable, Strategy, internal, pod, rules, template,
     tree::{self, Fields},
 };
 use machinery::{
@@ -50,18 +50,24 @@ impl Strategy for Jobs {
         true
     }
 
-    fn prepare_create(&self, _cx: &Context, obj: &mut Value) {
+    fn prepare_create(&self, cx: &Context, obj: &mut Value) {
         tree::reset_status(obj);
         tree::set_meta(obj, "generation", 1.into());
         if obj["spec"]["manualSelector"] != true {
-            // A job without labels has those of its pods, the generated ones included.
-            let shared = tree::empty(&obj["metadata"]["labels"]) || obj["metadata"]["labels"] == obj["spec"]["template"]["metadata"]["labels"];
+            // A job that has its labels from its pods' shares them, the generated ones included.
+            let labels = &obj["metadata"]["labels"];
+            let shared = !cx.labelled && !tree::empty(labels) && *labels == obj["spec"]["template"]["metadata"]["labels"];
             generate_selector(obj);
             if shared {
                 let labels = obj["spec"]["template"]["metadata"]["labels"].clone();
                 tree::set_meta(obj, "labels", labels);
             }
         }
+    }
+
+    /// One whose pods had none either has the generated ones.
+    fn read_again(&self, obj: &mut Value) {
+        label(obj);
     }
 
     fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
@@ -106,6 +112,11 @@ impl Strategy for Jobs {
     fn default_propagation(&self) -> Propagation {
         Propagation::Orphan
     }
+}
+
+/// A selector that is wrong, with its fields in the order of their type.
+fn shown_selector(selector: &Value, path: &Path, why: &str) -> Error {
+    Error::invalid(path, selector.clone(), why).shown_as(internal::text("*metav1.LabelSelector", selector))
 }
 
 /// A job without labels has those of its pods.
@@ -196,7 +207,7 @@ fn generated_selector(obj: &Value, errors: &mut ErrorList) {
         _ => None,
     };
     if Selector::from_label_selector(&spec["selector"]).is_ok_and(|s| !s.matches(expected)) {
-        errors.push(Error::invalid(&Path::root("spec.selector"), spec["selector"].clone(), "`selector` not auto-generated"));
+        errors.push(shown_selector(&spec["selector"], &Path::root("spec.selector"), "`selector` not auto-generated"));
     }
 }
 
@@ -285,7 +296,7 @@ fn check_cron(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
     let (job, place) = (&spec["jobTemplate"]["spec"], path.child("jobTemplate").child("spec"));
     spec::check(job, &place, errors);
     if !job["selector"].is_null() {
-        errors.push(Error::invalid(&place.child("selector"), job["selector"].clone(), "`selector` will be auto-generated"));
+        errors.push(shown_selector(&job["selector"], &place.child("selector"), "`selector` will be auto-generated"));
     }
     if job["manualSelector"] == true {
         errors.push(Error::not_supported(&place.child("manualSelector"), true, &["nil", "false"]));

@@ -158,3 +158,32 @@ fn a_job_without_labels_has_those_of_its_pods_when_its_status_is_written() {
     Jobs.prepare_status(&cx(), &mut new, &old);
     assert_eq!(new["metadata"]["labels"], json!({"a": "b"}));
 }
+
+#[test]
+fn a_job_shares_the_labels_that_it_has_from_its_pods_alone() {
+    let labels = json!({"app": "a"});
+    let made = |said: Option<&Value>, template: &Value| {
+        let mut spec = simple();
+        spec["template"]["metadata"] = json!({"labels": template});
+        let mut obj = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j", "uid": "u-1", "labels": said}, "spec": spec});
+        Jobs.default(&mut obj);
+        Jobs.prepare_create(&Context { labelled: said.is_some(), ..cx() }, &mut obj);
+        obj
+    };
+    assert_eq!(made(Some(&labels), &labels)["metadata"]["labels"], labels);
+    let shared = made(None, &labels);
+    assert_eq!((&shared["metadata"]["labels"]["app"], &shared["metadata"]["labels"]["job-name"]), (&json!("a"), &json!("j")));
+    let mut bare = made(None, &json!({}));
+    assert!(tree::empty(&bare["metadata"]["labels"]), "it is judged without");
+    Jobs.read_again(&mut bare);
+    assert_eq!(bare["metadata"]["labels"]["job-name"], "j");
+}
+
+#[test]
+fn a_selector_that_is_wrong_is_shown_in_the_order_of_its_type() {
+    let mut spec = json!({"schedule": "* * * * *", "jobTemplate": {"spec": simple()}});
+    spec["jobTemplate"]["spec"]["selector"] = json!({"matchExpressions": [{"key": "k", "operator": "Exists"}], "matchLabels": {"a": "b"}});
+    let found = texts(&CronJobs.validate(&json!({"metadata": {"name": "c"}, "spec": spec})));
+    let told = r#"spec.jobTemplate.spec.selector: Invalid value: {"matchLabels":{"a":"b"},"matchExpressions":[{"key":"k","operator":"Exists"}]}: `selector` will be auto-generated"#;
+    assert!(found.iter().any(|line| line == told), "{found:?}");
+}
