@@ -49,15 +49,15 @@ pub(crate) fn check_kind(row: &Row, value: &Value) -> Result<(), Status> {
     super::declared::check(&row.resource.kind, value)
 }
 
-/// Writes down whose the fields are. What is empty is nobody's, though the strategy is told of it: it is not written. It is a change
-/// of what is owned as a whole, though.
+/// Writes down whose the fields are. What is empty is nobody's, though the strategy is told of it: it is not written. In a list that is
+/// owned as a whole it is a change, though.
 pub(crate) fn track(row: &Row, blanks: &Blanks, value: &mut Value, track: impl FnOnce(&mut Value)) {
     let owned = |value: Cow<'_, Value>| match value {
         Cow::Owned(value) => Some(value),
         Cow::Borrowed(_) => None,
     };
     let plain = owned(kinds::as_written(&*row.strategy, value));
-    let whole = owned(blanks.restored_in_wholes(row.ty(), plain.as_ref().unwrap_or(&*value)));
+    let whole = owned(blanks.restored_in_lists(row.ty(), plain.as_ref().unwrap_or(&*value)));
     match whole.or(plain) {
         None => track(value),
         Some(mut tracked) => {

@@ -33,20 +33,23 @@ impl Blank {
         if self.is_list { Value::Array(Vec::new()) } else { Value::Object(Map::new()) }
     }
 
-    /// Whether it lies in what is owned as a whole: an element of an atomic list, or a field of an atomic struct.
-    fn is_in_whole(&self, mut ty: TypeRef<'_>) -> bool {
+    /// Whether it lies in an element of a list that is owned as a whole, or that lies in what is.
+    fn is_in_whole_list(&self, mut ty: TypeRef<'_>) -> bool {
+        let mut whole = false;
         for key in self.path.iter().take(self.path.len().saturating_sub(1)) {
-            let field = ty.field(key);
-            let Some(next) = ty.child(key).or_else(|| ty.elem()) else { return false };
-            let whole = match next.get() {
-                Type::Object(object) => object.atomic && field.is_none_or(|field| field.map_type.is_none()),
-                Type::List { list_type, .. } => matches!(list_type, ListType::Atomic),
-                Type::Map { atomic, .. } => *atomic,
-                _ => false,
-            };
-            if whole || field.is_some_and(|field| field.atomic) {
+            if whole && matches!(ty.get(), Type::List { .. }) {
                 return true;
             }
+            let field = ty.field(key);
+            let Some(next) = ty.child(key).or_else(|| ty.elem()) else { return false };
+            whole = whole
+                || field.is_some_and(|field| field.atomic)
+                || match next.get() {
+                    Type::Object(object) => object.atomic && field.is_none_or(|field| field.map_type.is_none()),
+                    Type::List { list_type, .. } => matches!(list_type, ListType::Atomic),
+                    Type::Map { atomic, .. } => *atomic,
+                    _ => false,
+                };
             ty = next;
         }
         false
@@ -131,12 +134,12 @@ impl Blanks {
         whole
     }
 
-    /// The object with those that lie in what is owned as a whole: upstream compares such by its Go values, to which an empty list is
-    /// not none.
+    /// The object with those that lie in lists that are owned as a whole: upstream compares such by its Go values, to which an empty
+    /// list is not none.
     #[must_use]
-    pub fn restored_in_wholes<'v>(&self, ty: TypeRef<'_>, object: &'v Value) -> Cow<'v, Value> {
+    pub fn restored_in_lists<'v>(&self, ty: TypeRef<'_>, object: &'v Value) -> Cow<'v, Value> {
         let mut whole = Cow::Borrowed(object);
-        for blank in self.0.iter().filter(|blank| blank.is_in_whole(ty)) {
+        for blank in self.0.iter().filter(|blank| blank.is_in_whole_list(ty)) {
             blank.put_back(whole.to_mut());
         }
         whole
@@ -159,14 +162,16 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn what_is_owned_as_a_whole_has_its_empty_lists() {
+    fn lists_that_are_owned_as_a_whole_have_their_empty_lists() {
         let ty = schema::builtin().named("io.k8s.api.apps.v1.DaemonSet").unwrap();
         let spec = json!({"containers": [{"name": "a", "args": []}], "topologySpreadConstraints": [{"matchLabelKeys": [], "topologyKey": "z"}]});
-        let body = json!({"spec": {"selector": {"matchExpressions": []}, "template": {"metadata": {"labels": {}}, "spec": spec}}});
+        let expression = json!({"key": "k", "operator": "Exists", "values": []});
+        let selector = json!({"matchExpressions": [expression], "matchLabels": {}});
+        let body = json!({"spec": {"selector": selector, "template": {"metadata": {"labels": {}}, "spec": spec}}});
         let decoded = decode(body.to_string().as_bytes(), Some(ty), Validation::Strict).unwrap();
-        assert_eq!(decoded.value["spec"]["selector"], json!({}));
-        let whole = decoded.blanks.restored_in_wholes(ty, &decoded.value);
-        assert_eq!(whole["spec"]["selector"], json!({"matchExpressions": []}));
+        assert_eq!(decoded.value["spec"]["selector"], json!({"matchExpressions": [{"key": "k", "operator": "Exists"}]}));
+        let whole = decoded.blanks.restored_in_lists(ty, &decoded.value);
+        assert_eq!(whole["spec"]["selector"], json!({"matchExpressions": [expression]}), "a map in no list is left out");
         assert_eq!(whole["spec"]["template"], decoded.value["spec"]["template"], "constraints are owned one by one");
     }
 
