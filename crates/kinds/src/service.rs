@@ -72,7 +72,7 @@ impl Strategy for Services {
     fn stops(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         if kind(obj) != "ExternalName" {
-            addresses(obj, &Path::root("spec"), &mut errors);
+            addresses(obj, None, &Path::root("spec"), &mut errors);
         }
         errors
     }
@@ -309,7 +309,7 @@ fn check(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
     rules::labels(&spec["selector"], &path.child("selector"), errors);
     affinity(spec, &path, errors);
     if kind(obj) != "ExternalName" {
-        addresses(obj, &path, errors);
+        addresses(obj, old, &path, errors);
     }
     let known = |ip: &Value| old.is_some_and(|o| tree::list(&o["spec"], "externalIPs").contains(ip));
     for (at, ip) in tree::list(spec, "externalIPs").iter().enumerate() {
@@ -381,8 +381,10 @@ fn affinity(spec: &Value, path: &Path, errors: &mut ErrorList) {
     }
 }
 
-fn addresses(obj: &Value, path: &Path, errors: &mut ErrorList) {
+fn addresses(obj: &Value, old: Option<&Value>, path: &Path, errors: &mut ErrorList) {
     let spec = &obj["spec"];
+    // What it had is right, whatever it is.
+    let had = |ip: &str| old.is_some_and(|old| tree::list(&old["spec"], "clusterIPs").iter().any(|had| had == ip));
     let (single, many, list) = (tree::text(spec, "clusterIP"), tree::list(spec, "clusterIPs"), path.child("clusterIPs"));
     let shown = || spec["clusterIPs"].clone();
     match many.first() {
@@ -406,7 +408,9 @@ fn addresses(obj: &Value, path: &Path, errors: &mut ErrorList) {
     let before = errors.len();
     for (at, ip) in many.iter().map(|ip| ip.as_str().unwrap_or_default()).enumerate() {
         if at > 0 || ip != NONE {
-            rules::ip(ip, &list.index(at), errors);
+            if !had(ip) {
+                rules::ip(ip, &list.index(at), errors);
+            }
         } else if many.len() > 1 {
             errors.push(Error::invalid(&list, shown(), "'None' must be the first and only value"));
         }

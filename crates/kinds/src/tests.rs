@@ -190,6 +190,14 @@ fn finalizers_without_a_domain_are_told_after_what_may_not_change() {
 }
 
 #[test]
+fn an_address_that_a_service_had_is_right() {
+    let old = core("Service", json!({"spec": {"type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"]}}));
+    let told = changes("", "services", &old, |new| new["spec"]["clusterIPs"] = json!(["None", "None"]));
+    let of_addresses: Vec<_> = told.iter().filter(|line| line.starts_with("spec.clusterIPs")).collect();
+    assert_eq!(of_addresses, [r#"spec.clusterIPs: Invalid value: ["None","None"]: 'None' must be the first and only value"#]);
+}
+
+#[test]
 fn an_update_of_a_service_has_the_addresses_that_it_leaves_out() {
     let old = json!({"spec": {"type": "ClusterIP", "clusterIP": "10.0.0.9", "clusterIPs": ["10.0.0.9"]}});
     for (new, single, all) in [

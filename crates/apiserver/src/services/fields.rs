@@ -39,6 +39,11 @@ pub(super) fn needs_health_check_port(service: &Value) -> bool {
     kind(service) == "LoadBalancer" && text(service, "externalTrafficPolicy") == "Local"
 }
 
+/// Whether no port is said: what is none of them is not none.
+fn is_none(port: &Value) -> bool {
+    port.as_i64().unwrap_or(0) == 0
+}
+
 /// The chosen health check port.
 pub(super) fn health_check_port(service: &Value) -> Option<u16> {
     service["spec"]["healthCheckNodePort"].as_u64().and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0)
@@ -60,6 +65,11 @@ pub(super) fn cluster_ips(service: &Value) -> Vec<String> {
 /// The chosen node port of a port.
 pub(super) fn node_port(port: &Value) -> Option<u16> {
     port["nodePort"].as_u64().and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0)
+}
+
+/// A node port that is said and is none of the numbers that there are.
+pub(super) fn no_port(port: &Value) -> Option<i64> {
+    port["nodePort"].as_i64().filter(|number| *number != 0 && u16::try_from(*number).is_err())
 }
 
 /// The protocol of a port; TCP by default.
@@ -98,13 +108,13 @@ pub(super) fn carry_over(service: &mut Value, old: &Value) {
         // By name: whoever gives a port another number or protocol means the same port. Of those without a name, or of one, the last counts.
         let had: HashMap<&str, u16> = ports(old).iter().map(|p| (name(p), node_port(p).unwrap_or(0))).collect();
         let chosen = port_numbers(service);
-        for port in service["spec"]["ports"].as_array_mut().into_iter().flatten().filter(|p| node_port(p).is_none()) {
+        for port in service["spec"]["ports"].as_array_mut().into_iter().flatten().filter(|p| is_none(&p["nodePort"])) {
             if let Some(number) = had.get(name(port)).copied().filter(|number| *number > 0 && !chosen.contains(number)) {
                 port["nodePort"] = number.into();
             }
         }
     }
-    if needs_health_check_port(old) && needs_health_check_port(service) && health_check_port(service).is_none() {
+    if needs_health_check_port(old) && needs_health_check_port(service) && is_none(&service["spec"]["healthCheckNodePort"]) {
         service["spec"]["healthCheckNodePort"] = old["spec"]["healthCheckNodePort"].clone();
     }
 }

@@ -9,7 +9,6 @@ use machinery::{
     Value,
     field::{Error, ErrorList, Path},
 };
-use serde_json::json;
 use std::collections::{HashMap, HashSet};
 
 const ALLOCATED: &str = "provided port is already allocated";
@@ -53,6 +52,11 @@ impl Allocators {
     pub(super) fn node_ports(&self, service: &mut Value, old: Option<&Value>, hold: &mut Hold<'_>) -> Result<(), ErrorList> {
         let dynamic = fields::allocates_node_ports(service);
         let Some(ports) = service["spec"]["ports"].as_array_mut() else { return Ok(()) };
+        // A rehearsal leaves what is no port at all to validation.
+        let odd = ports.iter().enumerate().find_map(|(at, port)| Some((at, fields::no_port(port)?)));
+        if let Some((at, number)) = odd.filter(|_| hold.guesses.is_none()) {
+            return Err(refused(at, number, self.out_of_range()));
+        }
         match old {
             None => new_ports(ports, dynamic, hold),
             Some(old) => changed_ports(ports, &fields::port_numbers(old), dynamic, hold),
@@ -79,10 +83,15 @@ impl Allocators {
         Ok(())
     }
 
+    fn out_of_range(&self) -> String {
+        let (first, last) = self.ports;
+        format!("provided port is not in the valid range. The range of valid ports is {first}-{last}")
+    }
+
     fn take_port(&self, port: u16, protocol: &str, owner: &str) -> Result<(), String> {
         let (first, last) = self.ports;
         if !(first..=last).contains(&port) {
-            return Err(format!("provided port is not in the valid range. The range of valid ports is {first}-{last}"));
+            return Err(self.out_of_range());
         }
         let mut taken = self.taken.lock();
         if taken.ports.contains_key(&port) {
@@ -121,8 +130,8 @@ fn number(port: &Value) -> i64 {
     port["port"].as_i64().unwrap_or(0)
 }
 
-fn refused(at: usize, port: u16, why: String) -> ErrorList {
-    vec![Error::invalid(&Path::root("spec").child("ports").index(at).child("nodePort"), json!(port), why)]
+fn refused(at: usize, port: impl Into<Value>, why: String) -> ErrorList {
+    vec![Error::invalid(&Path::root("spec").child("ports").index(at).child("nodePort"), port, why)]
 }
 
 fn full() -> ErrorList {
@@ -133,7 +142,7 @@ fn new_ports(ports: &mut [Value], dynamic: bool, hold: &mut Hold<'_>) -> Result<
     let mut given: HashMap<i64, u16> = HashMap::new();
     for at in 0..ports.len() {
         let (own, protocol, number) = (fields::node_port(&ports[at]), fields::protocol(&ports[at]), number(&ports[at]));
-        if own.is_none() && !dynamic {
+        if fields::no_port(&ports[at]).is_some() || (own.is_none() && !dynamic) {
             continue;
         }
         let found = match (given.get(&number).copied(), own) {
@@ -163,6 +172,9 @@ fn new_ports(ports: &mut [Value], dynamic: bool, hold: &mut Hold<'_>) -> Result<
 fn changed_ports(ports: &mut [Value], had: &HashSet<u16>, dynamic: bool, hold: &mut Hold<'_>) -> Result<(), ErrorList> {
     let (mut claimed, mut seen) = (HashSet::new(), HashSet::new());
     for (at, port) in ports.iter_mut().enumerate() {
+        if fields::no_port(port).is_some() {
+            continue;
+        }
         let protocol = fields::protocol(port);
         let found = match fields::node_port(port) {
             None if !dynamic => continue,

@@ -106,6 +106,23 @@ fn a_port_keeps_its_node_port_by_its_name() {
 }
 
 #[test]
+fn what_is_no_port_is_not_taken_for_none() {
+    let all = allocators();
+    let lost = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30_002, "ports": [{"port": 80, "nodePort": 30_001}]});
+    let mut old = service("a", lost);
+    all.create(&mut old, &offer()).unwrap().keep().free();
+    let mut new = old.clone();
+    new["spec"]["healthCheckNodePort"] = 70_000.into();
+    all.update(&mut new, &old, &offer()).unwrap().keep().free();
+    assert_eq!(new["spec"]["healthCheckNodePort"], 70_000, "validation looks at it");
+    new["spec"]["ports"][0]["nodePort"] = 70_000.into();
+    let why = |result: Result<Hold<'_>, field::ErrorList>| result.map(drop).map_err(|errors| errors[0].to_string());
+    let refused = why(all.update(&mut new.clone(), &old, &offer())).unwrap_err();
+    assert!(refused.starts_with("spec.ports[0].nodePort: Invalid value: 70000: provided port is not in the valid range."), "{refused}");
+    assert_eq!(why(all.update(&mut new.clone(), &old, &offer().rehearsed(true))), Ok(()), "a rehearsal");
+}
+
+#[test]
 fn a_port_of_a_node_is_one_service_s_port_once() {
     let all = allocators();
     let told = |result: Result<Hold<'_>, field::ErrorList>| result.map(drop).map_err(|errors| errors[0].to_string());
