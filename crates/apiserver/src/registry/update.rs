@@ -133,9 +133,10 @@ pub(super) async fn change_by(call: &Call<'_>, what: &Change<'_>, mut make: Make
 async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>, old: &Value, mut value: Value) -> Result<Option<Answer>, Status> {
     let (cx, row, options) = (call.cx, what.row, what.options);
     // An earlier release wrote less of what is absent (`null` where Go leaves nothing out), and that is no change of what may not
-    // change. Upstream's decoder gives what is stored its defaults; here only what does not look alike is given them.
+    // change. Upstream's decoder gives what is stored its defaults; here only what does not look alike is given them. What is custom has
+    // those of the version in which it lies, and none of the one in which it is asked for.
     let filled;
-    let old = if value["spec"] == old["spec"] {
+    let old = if !row.is_builtin() || value["spec"] == old["spec"] {
         old
     } else {
         let mut with_defaults = old.clone();
