@@ -169,16 +169,17 @@ fn check_request(obj: &Value, old: &Value, errors: &mut ErrorList) {
     if usages.is_empty() {
         errors.push(Error::required(&path.child("usages"), ""));
     }
-    let mut seen = HashSet::new();
+    let (mut seen, mut twice) = (HashSet::new(), ErrorList::new());
     for (at, usage) in checks::texts(spec, "usages") {
         let place = path.child("usages").index(at);
         if !USAGES.contains(&usage) {
             errors.push(Error::not_supported(&place, usage, &USAGES));
         }
         if !seen.insert(usage) {
-            errors.push(Error::duplicate(&place, usage));
+            twice.push(Error::duplicate(&place, usage));
         }
     }
+    errors.extend(twice);
     let signer = tree::text(spec, "signerName");
     if signer == LEGACY_SIGNER && old["spec"]["signerName"] != LEGACY_SIGNER {
         errors.push(Error::invalid(&path.child("signerName"), signer, "the legacy signerName is not allowed via this API version"));

@@ -61,6 +61,7 @@ fn mains<'v>(scope: &Scope<'v>, list: &Path, seen: &mut HashSet<&'v str>, errors
         let path = list.index(at);
         common(container, &path, scope, errors);
         unique(container, &path, seen, errors);
+        seen.insert(tree::text(container, "name"));
         handlers::lifecycle(container, scope.spec, &path, errors);
         handlers::probes(container, &path, errors);
         restarts(container, &path, errors);
@@ -131,10 +132,13 @@ fn ephemeral<'v>(scope: &Scope<'v>, list: &Path, others: &HashSet<&'v str>, erro
     }
 }
 
+/// No name is one as well, once there is a container that runs for good without.
 fn unique<'v>(container: &'v Value, path: &Path, seen: &mut HashSet<&'v str>, errors: &mut ErrorList) {
     let name = tree::text(container, "name");
-    if !seen.insert(name) && !name.is_empty() {
+    if seen.contains(name) {
         errors.push(Error::duplicate(&path.child("name"), name));
+    } else if !name.is_empty() {
+        seen.insert(name);
     }
 }
 

@@ -495,3 +495,10 @@ fn a_key_of_a_file_must_be_there() {
     let made = pod(json!({"containers": [{"name": "c", "image": "x", "env": env}]}));
     assert_eq!(made["spec"]["containers"][0]["env"][0]["valueFrom"]["fileKeyRef"]["optional"], false);
 }
+
+#[test]
+fn no_name_is_no_name_twice() {
+    let spec = json!({"containers": [{"image": "x"}, {"image": "x"}], "initContainers": [{"image": "x"}]});
+    let found: Vec<String> = Pods.validate(&created(spec)).iter().map(ToString::to_string).filter(|line| line.contains("Duplicate")).collect();
+    assert_eq!(found, [r#"spec.containers[1].name: Duplicate value: """#, r#"spec.initContainers[0].name: Duplicate value: """#]);
+}
