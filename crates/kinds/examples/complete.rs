@@ -15,7 +15,8 @@ fn complete(case: &Value) -> Value {
     let text = |v: &'_ Value| v.as_str().unwrap_or_default().to_owned();
     let (group, resource) = (text(&case["group"]), text(&case["resource"]));
     let strategy = kinds::strategy(&group, &resource);
-    let cx = Context::new(SystemTime::now(), "admin");
+    let labelled = case["object"]["metadata"]["labels"].as_object().is_some_and(|labels| !labels.is_empty());
+    let cx = Context { labelled, ..Context::new(SystemTime::now(), "admin") };
     let finish = |object: &Value| -> Result<Value, String> {
         let gvk = Gvk::parse(&text(&object["apiVersion"]), &text(&object["kind"]));
         let ty = schema::builtin().kind(&gvk).ok_or("no such kind")?;
@@ -48,6 +49,9 @@ fn complete(case: &Value) -> Value {
     });
     let old = Some(&case["old"]).filter(|old| old.is_object());
     let warnings = strategy.warnings(&object, old);
+    if old.is_none() {
+        strategy.read_again(&mut object);
+    }
     answer(object, &errors, warnings)
 }
 
