@@ -143,7 +143,7 @@ fn a_port_of_a_node_is_one_service_s_port_once() {
 #[test]
 fn a_service_that_has_no_address_is_given_none_by_an_update() {
     let all = allocators();
-    let mut old = service("a", json!({"clusterIP": "None", "clusterIPs": ["None"]}));
+    let mut old = service("a", json!({"clusterIP": "None", "clusterIPs": ["None"], "selector": {"a": "b"}}));
     all.create(&mut old, &offer()).unwrap().keep().free();
     let mut changed = service("a", json!({"clusterIP": "192.0.2.1", "clusterIPs": ["192.0.2.1"], "selector": {"a": "b"}}));
     all.update(&mut changed, &old, &offer()).expect("that is for validation to tell");

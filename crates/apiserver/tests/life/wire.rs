@@ -44,7 +44,8 @@ async fn free_form_values_keep_the_text_that_they_came_in() {
         assert!(text(&server, uri, &[]).await.contains(KEPT), "{uri}");
     }
     let (_, message) = server.raw(Method::GET, &one, &[("accept", "application/vnd.kubernetes.protobuf")], "").await;
-    let parameters = r#"{"b":1.0,"a":[1e3,0.10],"#;
+    // A message has what was sent, to the space.
+    let parameters = r#"{"b":1.0, "a":[1e3,0.10],"#;
     assert!(message.windows(parameters.len()).any(|part| part == parameters.as_bytes()));
 
     let merge = send(Method::PATCH, &one, "application/merge-patch+json", r#"{"metadata":{"labels":{"a":"1"}}}"#).await;

@@ -434,7 +434,7 @@ fn ephemeral_containers_have_nothing_of_what_keeps_others() {
 
 #[test]
 fn a_status_names_the_claims_of_its_pod() {
-    let old = created(container(json!({})));
+    let old = created(container(json!({"resources": {"limits": {"example.com/a": "1"}}})));
     let told = |status: Value| {
         let (mut new, mut errors) = (old.clone(), ErrorList::new());
         new["status"] = status;
@@ -451,7 +451,10 @@ fn a_status_names_the_claims_of_its_pod() {
             "status.extendedResourceClaimStatus.resourceClaimName: Required value",
         ]
     );
-    let mapping = |name: &str| json!({"extendedResourceClaimStatus": {"resourceClaimName": "r", "requestMappings": [{"containerName": name}]}});
+    let mapping = |name: &str| {
+        let mapping = json!({"containerName": name, "resourceName": "example.com/a", "requestName": "r"});
+        json!({"extendedResourceClaimStatus": {"resourceClaimName": "r", "requestMappings": [mapping]}})
+    };
     assert!(told(mapping("c")).is_empty() && told(mapping("d")).len() == 1);
 }
 
