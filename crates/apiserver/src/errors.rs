@@ -70,7 +70,8 @@ pub(crate) fn judged(row: &Row, blanks: &Blanks, value: &Value, judge: impl Fn(&
         // What was taken from the object stays away.
         kinds::withhold(&row.resource.group, &row.resource.kind.kind, &mut whole, Some(value));
         row.strategy.complete(&mut whole);
-        let is_forbidden = |error: &Error| error.kind == ErrorKind::Forbidden && blanks.at(error.path.as_str()).is_some();
+        let is_nothing = |path: &str| blanks.at(path).is_some() || (path.contains('[') && blanks.lie_in(path));
+        let is_forbidden = |error: &Error| error.kind == ErrorKind::Forbidden && is_nothing(error.path.as_str());
         judged.errors = shown_whole(judged.errors, judge(&whole).errors, is_forbidden);
     }
     judged

@@ -116,8 +116,9 @@ fn ephemeral<'v>(scope: &Scope<'v>, list: &Path, others: &HashSet<&'v str>, erro
         if !target.is_empty() && !others.contains(target) {
             errors.push(Error::not_found(&path.child("targetContainerName"), target));
         }
-        // An object and a text that need not be there are set though they say nothing.
-        let is_set = |field: &str| !tree::empty(&container[field]) || container[field].is_object() && field != "resources" || container[field].is_string();
+        // An object, a list and a text that need not be there are set though they say nothing.
+        let is_said = |value: &Value| value.is_object() || value.is_array() || value.is_string();
+        let is_set = |field: &str| !tree::empty(&container[field]) || (is_said(&container[field]) && field != "resources");
         for field in NOT_EPHEMERAL.into_iter().filter(|field| is_set(field)) {
             errors.push(Error::forbidden(&path.child(field), "cannot be set for an Ephemeral Container"));
         }

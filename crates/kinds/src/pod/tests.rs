@@ -427,9 +427,10 @@ fn an_address_in_a_status_means_the_same_to_everybody() {
 #[test]
 fn ephemeral_containers_have_nothing_of_what_keeps_others() {
     let mut spec = container(json!({}));
-    spec["ephemeralContainers"] = json!([{"name": "e", "image": "i", "lifecycle": {}, "restartPolicy": ""}]);
+    spec["ephemeralContainers"] = json!([{"name": "e", "image": "i", "lifecycle": {}, "restartPolicy": "", "ports": [], "resources": {}}]);
     let told: Vec<String> = problems(spec).into_iter().map(|why| why.split(": ").next().unwrap_or_default().to_owned()).collect();
-    assert_eq!(told, ["spec.ephemeralContainers[0].restartPolicy", "spec.ephemeralContainers[0].lifecycle", "spec.ephemeralContainers"]);
+    let of = |field: &str| format!("spec.ephemeralContainers[0].{field}");
+    assert_eq!(told, [of("ports"), of("restartPolicy"), of("lifecycle"), "spec.ephemeralContainers".to_owned()]);
 }
 
 #[test]

@@ -124,6 +124,13 @@ impl Blanks {
         self.0.iter().find(|blank| blank.shown == path).map(Blank::value)
     }
 
+    /// Whether one is a field of what stands at a path, as errors spell it.
+    #[must_use]
+    pub fn lie_in(&self, path: &str) -> bool {
+        let is_field = |rest: &str| rest.strip_prefix('.').is_some_and(|name| !name.contains(['.', '[']));
+        self.0.iter().any(|blank| blank.shown.strip_prefix(path).is_some_and(is_field))
+    }
+
     /// The object with all of them, as far as what they lie in is there.
     #[must_use]
     pub fn restored<'v>(&self, object: &'v Value) -> Cow<'v, Value> {
@@ -195,6 +202,7 @@ mod tests {
         assert_eq!(decoded.blanks.at("spec.template.spec.containers[0].args"), Some(json!([])));
         assert_eq!(decoded.blanks.at("spec.template.spec.volumes"), None);
         assert!(decoded.blanks.is_below("spec") && !decoded.blanks.is_below("metadata"));
+        assert!(decoded.blanks.lie_in("spec.template.metadata") && !decoded.blanks.lie_in("spec.template"));
         let mut some = decoded.value.clone();
         decoded.blanks.put_back(&mut some, &["spec.template.spec.containers[0].args", "spec.none"]);
         assert_eq!(some["spec"]["template"]["spec"]["containers"][0]["args"], json!([]));
