@@ -303,10 +303,15 @@ impl Step {
             Step::Slice(first, end, step) => {
                 let items = value.as_array().ok_or(Misfit)?;
                 let len = i64::try_from(items.len()).unwrap_or(i64::MAX);
-                let place = |at: i64| usize::try_from(if at < 0 { (at + len).max(0) } else { at.min(len) }).unwrap_or(0);
+                let place = |at: i64| if at < 0 { at.saturating_add(len) } else { at };
                 let (first, end) = (place(first.unwrap_or(0)), place(end.unwrap_or(len)));
+                if first == end {
+                    return Ok(());
+                }
+                // An end that is beyond the list is as wrong as a beginning.
+                let (Ok(first), Ok(end)) = (usize::try_from(first), usize::try_from(end)) else { return Err(Misfit) };
                 let step = usize::try_from(*step).unwrap_or(1);
-                let items = items.get(first..end).unwrap_or_default();
+                let items = items.get(first..end).ok_or(Misfit)?;
                 budget.spend(items.len())?;
                 out.extend(items.iter().step_by(step));
             }
@@ -417,6 +422,10 @@ mod tests {
         assert_eq!(JsonPath::parse(".spec.list[?(@.v>1.0)]").unwrap().find(&object), Err(Misfit), "numbers of two kinds");
         assert_eq!(JsonPath::parse(".spec.n[*]").unwrap().find(&object), Err(Misfit));
         assert_eq!(JsonPath::parse(".spec.list[7]").unwrap().find(&object), Err(Misfit));
+        for beyond in [".spec.list[0:3]", ".spec.list[-3:]", ".spec.list[1:0]"] {
+            assert_eq!(JsonPath::parse(beyond).unwrap().find(&object), Err(Misfit), "{beyond}");
+        }
+        assert_eq!(JsonPath::parse(".spec.list[2:]").unwrap().find(&object), Ok(Vec::new()));
         for wrong in ["spec", ".spec[", ".spec[?(]", ".", ".a b", ".spec[x]", ".a.[?(@.b=c)]"] {
             assert_eq!(JsonPath::parse(wrong), None, "{wrong}");
         }

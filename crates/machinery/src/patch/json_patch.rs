@@ -187,7 +187,7 @@ fn apply(doc: &mut Value, operation: &Value, work: &mut Work) -> Result<(), Unfi
             };
             tested(path, found, &value)
         }
-        other => unfit(format!("Unexpected kind: {}", if other.is_empty() { "unknown" } else { other })),
+        _ => unfit(format!("Unexpected kind: {}", text("op").unwrap_or("unknown"))),
     }
 }
 

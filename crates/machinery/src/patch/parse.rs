@@ -114,11 +114,24 @@ fn package(kind: &Gvk) -> &str {
 /// The kinds that upstream knows in every version of every group.
 const UNVERSIONED: [&str; 5] = ["Status", "APIVersions", "APIGroupList", "APIGroup", "APIResourceList"];
 
+/// Why an object that says that it is of one of these cannot be read as one of another kind.
+fn unversioned(own: &Gvk, kind: &str, text: &[u8]) -> Option<String> {
+    if !UNVERSIONED.contains(&kind) {
+        return None;
+    }
+    match crate::schema::builtin().kind(&Gvk::parse("v1", kind)).and_then(|ty| json::canonical_text(text, ty)) {
+        Some(Err(why)) => Some(why),
+        _ => Some(format!("converting (v1.{kind}) to ({}.{}): unknown conversion", package(own), own.kind)),
+    }
+}
+
 /// Why an object that says that it is of another kind, and of no version, cannot be read: upstream looks for the kind among the group's types
 /// without a version.
-fn other_kind_of_no_version(own: &Gvk, kind: &str) -> String {
+fn other_kind_of_no_version(own: &Gvk, kind: &str, text: &str) -> String {
+    if let Some(why) = unversioned(own, kind, text.as_bytes()) {
+        return why;
+    }
     let place = match (kind, own.group.as_str()) {
-        _ if UNVERSIONED.contains(&kind) => Some("v1"),
         ("Scale", "apps") => Some("autoscaling"),
         _ => crate::schema::builtin().kinds().any(|(known, _)| known.group == own.group && known.kind == kind).then(|| package(own)),
     };
@@ -130,8 +143,11 @@ fn other_kind_of_no_version(own: &Gvk, kind: &str) -> String {
 
 /// Why an object that says that it is of another kind cannot be read as one of its own.
 fn other_kind(own: &Gvk, found: &Gvk, text: &[u8]) -> String {
-    if UNVERSIONED.contains(&found.kind.as_str()) || (found.kind == "List" && found.api_version() == "v1") {
-        return format!("converting (v1.{}) to ({}.{}): unknown conversion", found.kind, package(own), own.kind);
+    if let Some(why) = unversioned(own, &found.kind, text) {
+        return why;
+    }
+    if found.kind == "List" && found.api_version() == "v1" {
+        return format!("converting (v1.List) to ({}.{}): unknown conversion", package(own), own.kind);
     }
     let Some(ty) = crate::schema::builtin().kind(found) else {
         return format!("no kind {} is registered for version {} in scheme {SCHEME:?}", Quoted(&found.kind), Quoted(&found.api_version()));
@@ -219,7 +235,9 @@ impl Patch {
             let given = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
             let (version, kind) = (given("apiVersion"), given("kind"));
             if version.is_empty() && !kind.is_empty() && kind != own.kind {
-                return Err(invalid(written(&value), other_kind_of_no_version(own, kind)));
+                let text = written(&value);
+                let why = other_kind_of_no_version(own, kind, &text);
+                return Err(invalid(text, why));
             }
             if version.is_empty() && !kind.is_empty() {
                 // Upstream reads it as the kind without a version, which has neither metadata nor anything else.
