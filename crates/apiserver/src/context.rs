@@ -39,6 +39,7 @@ pub struct Context {
     pub user_agent: String,
     warnings: Mutex<Vec<String>>,
     texts: Mutex<Texts>,
+    present_texts: Mutex<Texts>,
     blanks: Mutex<Arc<Blanks>>,
     /// The last object that was read had labels.
     labelled: AtomicBool,
@@ -58,6 +59,7 @@ impl Context {
             user_agent,
             warnings: Mutex::new(Vec::new()),
             texts: Mutex::default(),
+            present_texts: Mutex::default(),
             blanks: Mutex::default(),
             labelled: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
@@ -85,6 +87,16 @@ impl Context {
     /// How the free-form values are spelled that this request brought.
     pub(crate) fn texts(&self) -> Texts {
         self.texts.lock().clone()
+    }
+
+    /// Notes how the free-form values are spelled of the object that is about to be changed.
+    pub(crate) fn note_present_texts(&self, texts: Texts) {
+        *self.present_texts.lock() = texts;
+    }
+
+    /// How those of the object are spelled that is changed.
+    pub(crate) fn present_texts(&self) -> Texts {
+        self.present_texts.lock().clone()
     }
 
     /// Notes what the last body that was read, or the last result of a patch, has that is empty.

@@ -89,17 +89,11 @@ pub(crate) async fn patch(call: &Call<'_>, subresource: &str, body: &Bytes) -> R
         return change_by(call, &target, Make::Apply(&Apply { options: &options, subresource, applied: &applied })).await;
     }
     let parsed = parse(kind, body, &options)?;
-    match kind {
-        Kind::Json => call.cx.note_texts(Texts::of_patch(call.row.ty(), body)),
-        Kind::Merge => call.cx.note_texts(Texts::of_merge(call.row.ty(), body)),
-        Kind::Strategic | Kind::Apply => {}
-    }
     change(call, &target, |old| {
         let old = old.ok_or_else(|| errors::not_found(call.row, call.name()))?;
         let mut value = patched(call, call.row.ty(), old, &parsed)?;
-        if kind == Kind::Strategic {
-            // Upstream makes the object anew from maps, so that all of its free-form values are sorted.
-            call.cx.note_texts(Texts::of_tree(call.row.ty(), &value));
+        if Texts::are_kept(call.row.ty()) {
+            call.cx.note_texts(spelled(call, kind, body, (old, &parsed, &value)));
         }
         own::default(call.row, &mut value);
         call.row.strategy.default_times(call.cx.now, &mut value);
@@ -107,6 +101,18 @@ pub(crate) async fn patch(call: &Call<'_>, subresource: &str, body: &Bytes) -> R
         Ok(value)
     })
     .await
+}
+
+/// How the free-form values are spelled that a patch of an object leaves.
+fn spelled(call: &Call<'_>, kind: Kind, body: &[u8], (old, patch, value): (&Value, &Patch, &Value)) -> Texts {
+    let ty = call.row.ty();
+    let of_document = || patch.texts(ty, old, &call.cx.present_texts(), value);
+    match kind {
+        Kind::Json => of_document().unwrap_or_else(|| Texts::of_patch(ty, body)),
+        Kind::Merge => of_document().unwrap_or_else(|| Texts::of_merge(ty, body)),
+        // Upstream makes the object anew from maps, so that all of its free-form values are sorted.
+        Kind::Strategic | Kind::Apply => Texts::of_tree(ty, value),
+    }
 }
 
 /// The options of a patch: `force` is for apply alone, and apply must say who applies.
@@ -127,7 +133,7 @@ pub(crate) fn parse(kind: Kind, bytes: &Bytes, options: &WriteOptions) -> Result
 /// The patched object, decoded as a body of its type.
 pub(crate) fn patched(call: &Call<'_>, ty: TypeRef<'_>, old: &Value, patch: &Patch) -> Result<Value, Status> {
     let mut told = Vec::new();
-    let patched = patch.apply(ty, old, &mut told);
+    let patched = patch.apply_spelled(ty, old, &call.cx.present_texts(), &mut told);
     told.into_iter().for_each(|warning| call.cx.warn(warning));
     Ok(call.told(patched?))
 }

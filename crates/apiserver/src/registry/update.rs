@@ -121,6 +121,7 @@ pub(super) async fn change_by(call: &Call<'_>, what: &Change<'_>, mut make: Make
             }
         };
         let old = storage::value(what.row, &entry);
+        call.cx.note_present_texts(storage::texts(what.row, &entry));
         let value = make.next(call, Some(&old)).await?;
         if let Some(answer) = round(call, what, &key, &entry, &old, value).await? {
             return Ok(answer);

@@ -6,7 +6,7 @@ use crate::{
     apply::typed::plain,
     field::{Error, Path},
     gvk::Gvk,
-    json::{self, Validation, bounds::depth},
+    json::{self, Texts, Validation, bounds::depth},
     quote::Quoted,
     schema::TypeRef,
     status::Status,
@@ -160,32 +160,48 @@ fn other_kind(own: &Gvk, found: &Gvk, text: &[u8]) -> String {
 }
 
 impl Patch {
-    /// The patched object in the text that upstream makes of it.
-    fn text(&self, ty: TypeRef<'_>, old: &Value, patched: &Value) -> Vec<u8> {
-        let doc = json::encode_as(Some(ty), old);
+    /// The patched object in the text that upstream makes of it. None where that is too much work, or no text is made.
+    fn document(&self, ty: TypeRef<'_>, old: &Value, texts: &Texts, patched: &Value) -> Option<Vec<u8>> {
+        let doc = json::encode_spelled(Some(ty), old, texts);
         let levels = depth(old) + depth(&self.value) + depth(patched);
-        let text = match self.kind {
+        match self.kind {
             Kind::Json => document::after_json_patch(&doc, &self.bytes, levels).ok(),
             Kind::Merge => document::after_merge(&doc, &self.bytes, levels),
             Kind::Strategic => None,
-        };
-        text.unwrap_or_else(|| json::encode_as(Some(ty), patched))
+        }
     }
 
-    /// Whether a test of a JSON patch fails because of how something is spelled. What a free-form value is stored as, the tree does not tell.
-    fn is_spelled_otherwise(&self, ty: TypeRef<'_>, old: &Value) -> bool {
+    fn text(&self, ty: TypeRef<'_>, old: &Value, texts: &Texts, patched: &Value) -> Vec<u8> {
+        self.document(ty, old, texts, patched).unwrap_or_else(|| json::encode_as(Some(ty), patched))
+    }
+
+    /// How free-form values of the patched object are spelled, where upstream patches a text, and the object's are spelled as `texts` say.
+    pub fn texts(&self, ty: TypeRef<'_>, old: &Value, texts: &Texts, patched: &Value) -> Option<Texts> {
+        self.document(ty, old, texts, patched).map(|text| Texts::read(ty, &text))
+    }
+
+    /// Whether a test of a JSON patch fails because of how something is spelled.
+    fn is_spelled_otherwise(&self, ty: TypeRef<'_>, old: &Value, texts: &Texts) -> bool {
         let tests = self.value.as_array().is_some_and(|operations| operations.iter().any(|operation| operation["op"] == "test"));
         let levels = depth(old) + 2 * depth(&self.value);
-        tests && !json::Texts::are_kept(ty) && document::after_json_patch(&json::encode_as(Some(ty), old), &self.bytes, levels) == Err(document::NoText::Test)
+        let are_known = !Texts::are_kept(ty) || !texts.is_empty();
+        tests && are_known && document::after_json_patch(&json::encode_spelled(Some(ty), old, texts), &self.bytes, levels) == Err(document::NoText::Test)
     }
 
     /// What is wrong with the patched tree, as upstream meets it in the text. Where nothing is, no text is made.
-    fn told_of_text(&self, ty: TypeRef<'_>, old: &Value, patched: &Value, outcome: Result<json::Decoded, String>) -> Result<json::Decoded, String> {
+    fn told_of_text(
+        &self,
+        ty: TypeRef<'_>,
+        old: &Value,
+        texts: &Texts,
+        patched: &Value,
+        outcome: Result<json::Decoded, String>,
+    ) -> Result<json::Decoded, String> {
         let is_strict = self.validation != Validation::Ignore;
         if outcome.as_ref().is_ok_and(|decoded| !is_strict || decoded.warnings.is_empty() && self.problems.is_empty()) {
             return outcome;
         }
-        match (outcome, json::canonical_text(&self.text(ty, old, patched), ty)) {
+        match (outcome, json::canonical_text(&self.text(ty, old, texts, patched), ty)) {
             (Ok(decoded), Some(Ok(warnings))) => Ok(json::Decoded { warnings, ..decoded }),
             (Err(_), Some(Err(why))) => Err(why),
             (outcome, _) => outcome,
@@ -197,11 +213,19 @@ impl Patch {
     /// # Errors
     /// What the kinds of patch answer; 422 for a patched object that cannot be decoded, or not strictly.
     pub fn apply(&self, ty: TypeRef<'_>, old: &Value, told: &mut Vec<String>) -> Result<json::Decoded, Status> {
+        self.apply_spelled(ty, old, Texts::NONE, told)
+    }
+
+    /// As [`Patch::apply`], of an object whose free-form values are spelled as `texts` say.
+    ///
+    /// # Errors
+    /// As [`Patch::apply`].
+    pub fn apply_spelled(&self, ty: TypeRef<'_>, old: &Value, texts: &Texts, told: &mut Vec<String>) -> Result<json::Decoded, Status> {
         let (mut value, mut left) = (old.clone(), Value::Null);
         match self.kind {
             Kind::Json => {
                 value = json_patch(old, &self.value)?;
-                if self.is_spelled_otherwise(ty, old) {
+                if self.is_spelled_otherwise(ty, old, texts) {
                     return Err(super::unprocessable());
                 }
             }
@@ -216,7 +240,7 @@ impl Patch {
                 }
             }
         }
-        let written = |value: &Value| String::from_utf8_lossy(&self.text(ty, old, value)).into_owned();
+        let written = |value: &Value| String::from_utf8_lossy(&self.text(ty, old, texts, value)).into_owned();
         let shown = |value: &Value| if self.kind == Kind::Strategic { plain(&left) } else { written(value) };
         let invalid = |shown: String, why: String| Status::invalid("", "", "", vec![Error::invalid(&Path::root("patch"), shown, why)]);
         let strange = ["apiVersion", "kind"].into_iter().find_map(|key| value.get(key).filter(|v| !v.is_string() && !v.is_null()).map(|v| (key, v)));
@@ -267,7 +291,7 @@ impl Patch {
             let other_version = !version.is_empty() && version != own.api_version();
             if other_version || !kind.is_empty() && kind != own.kind {
                 let found = crate::gvk::Gvk::parse(version, if kind.is_empty() { &own.kind } else { kind });
-                let text = self.text(ty, old, &value);
+                let text = self.text(ty, old, texts, &value);
                 return Err(invalid(String::from_utf8_lossy(&text).into_owned(), other_kind(own, &found, &text)));
             }
             if given("apiVersion").starts_with('/') {
@@ -276,7 +300,7 @@ impl Patch {
         }
         let outcome = match self.kind {
             Kind::Strategic => json::from_maps(&value, ty),
-            Kind::Json | Kind::Merge => self.told_of_text(ty, old, &value, json::canonical(value.clone(), ty)),
+            Kind::Json | Kind::Merge => self.told_of_text(ty, old, texts, &value, json::canonical(value.clone(), ty)),
         };
         let mut decoded = outcome.map_err(|why| invalid(shown(&value), why))?;
         let problems: Vec<String> = self.problems.iter().cloned().chain(std::mem::take(&mut decoded.warnings)).collect();
