@@ -200,10 +200,7 @@ fn next(call: &Call<'_>, options: &WriteOptions, told: &mut Told<'_>, old: &Valu
             if custom && without_owners(&scale) != without_owners(old) {
                 return Err(unconverted());
             }
-            if let Some(name) = applied["metadata"]["name"].as_str() {
-                crate::registry::check_name(call, name)?;
-            }
-            Ok(scale)
+            check_place(call, &scale).map(|()| scale)
         }
     }
 }

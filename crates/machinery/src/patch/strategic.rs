@@ -123,10 +123,10 @@ fn has_strategy(field: Option<&Field>, strategy: &str) -> bool {
 }
 
 /// What is put where there is nothing to merge it with: all but what says `$patch`. Other directives stay, to be told as unknown fields.
-/// The elements of a list that say it are left in the patch, and all else that says it is not.
+/// The elements of a list that say it are left in the patch, as are those of lists in it, and all else that says it is not.
 fn settled(value: &mut Value) -> Option<Value> {
     match value {
-        Value::Array(items) => Some(items.iter_mut().filter_map(|item| settle(item).then(|| item.clone())).collect()),
+        Value::Array(items) => Some(items.iter_mut().filter_map(settled).collect()),
         other => settle(other).then(|| other.clone()),
     }
 }
@@ -383,11 +383,12 @@ fn unknown_directive(directive: &Value, within: &Value) -> String {
 
 /// A value as Go's `%s` prints what is to be a text.
 fn as_text(value: &Value) -> String {
+    let inner = |value: &Value| if value.is_null() { "<nil>".to_owned() } else { as_text(value) };
     match value {
         Value::String(text) => text.clone(),
-        Value::Array(items) => format!("[{}]", items.iter().map(as_text).collect::<Vec<_>>().join(" ")),
+        Value::Array(items) => format!("[{}]", items.iter().map(inner).collect::<Vec<_>>().join(" ")),
         Value::Object(fields) => {
-            let mut members: Vec<String> = fields.iter().map(|(name, value)| format!("{name}:{}", as_text(value))).collect();
+            let mut members: Vec<String> = fields.iter().map(|(name, value)| format!("{name}:{}", inner(value))).collect();
             members.sort_unstable();
             format!("map[{}]", members.join(" "))
         }
