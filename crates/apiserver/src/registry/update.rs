@@ -145,12 +145,17 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         filled = with_defaults;
         &filled
     };
-    // Upstream looks at those of a patch when it has been admitted.
-    own::owners_once(&mut value, cx, what.derived);
+    if !what.derived {
+        own::owners_once(&mut value, cx, false);
+    }
     check_preconditions(what, &value, old)?;
     keep_system_fields(&mut value, old);
     if !what.applied {
         value = tracked(call, what, old, value).await;
+    }
+    // Upstream looks at those of a patch when it has been admitted, and whose they are has been noted.
+    if what.derived {
+        own::owners_once(&mut value, cx, true);
     }
     let write = Write {
         cx,
