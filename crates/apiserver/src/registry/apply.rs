@@ -43,7 +43,7 @@ impl Apply<'_> {
         if !kept {
             call.cx.note_texts(Texts::of_tree(row.ty(), &value));
         }
-        let blanks = Blanks::of(row.ty(), &applied.value).still_in(&value);
+        let blanks = Blanks::of(row.ty(), &applied.value, &value);
         let mut value = call.told(json::Decoded { value, warnings: Vec::new(), blanks });
         check_identity(call, &mut value)?;
         own::default(row, &mut value);

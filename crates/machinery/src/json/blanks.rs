@@ -9,7 +9,7 @@ use crate::{
     Map, Value,
     schema::{ListType, Type, TypeRef},
 };
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashMap};
 
 /// The most that are noted of one body: what is beyond is as if it were not there.
 const NOTED_MAX: usize = 256;
@@ -75,41 +75,39 @@ impl Blanks {
         }
     }
 
-    /// Those of an apply configuration. The elements of its lists are others than those of the object that it is merged into: what
-    /// lies in one is left out.
+    /// Those of an apply configuration that the object has nothing in the place of that it was merged into: what an empty list was merged
+    /// into may be full.
     #[must_use]
-    pub fn of(ty: TypeRef<'_>, applied: &Value) -> Self {
+    pub fn of(ty: TypeRef<'_>, applied: &Value, merged: &Value) -> Self {
         let mut blanks = Self::default();
         if !ty.schema.is_lenient() {
-            blanks.look(ty, applied, &Node::ROOT);
+            blanks.look(ty, applied, merged, &Node::ROOT);
         }
         blanks
     }
 
-    fn look(&mut self, ty: TypeRef<'_>, value: &Value, at: &Node<'_>) {
-        let (Some(object), Some(fields)) = (ty.object(), value.as_object()) else { return };
-        for (name, value) in fields {
-            let Some(field) = object.field(name) else { continue };
-            let node = at.field(name, ty);
-            if ty.leaves_out(field, value) {
-                self.note(&node, value);
-            } else {
-                self.look(ty.to(field.ty), value, &node);
+    fn look(&mut self, ty: TypeRef<'_>, value: &Value, merged: &Value, at: &Node<'_>) {
+        match (ty.get(), value, merged) {
+            (Type::Object(object), Value::Object(fields), _) => {
+                for (name, value) in fields {
+                    let Some(field) = object.field(name) else { continue };
+                    let node = at.field(name, ty);
+                    match merged.get(name) {
+                        None if ty.leaves_out(field, value) => self.note(&node, value),
+                        Some(there) => self.look(ty.to(field.ty), value, there, &node),
+                        None => {}
+                    }
+                }
             }
+            (Type::List { elem, list_type, .. }, Value::Array(items), Value::Array(all)) => {
+                for (item, place) in items.iter().zip(places(list_type, items, all)) {
+                    if let Some((place, there)) = place.and_then(|place| Some((place, all.get(place)?))) {
+                        self.look(ty.to(*elem), item, there, &at.index(place));
+                    }
+                }
+            }
+            _ => {}
         }
-    }
-
-    /// Those that an object has nothing in the place of: what an empty list was merged into may be full.
-    #[must_use]
-    pub fn still_in(mut self, object: &Value) -> Self {
-        self.0.retain(|blank| {
-            let there = blank.path.iter().try_fold(object, |value, key| match value {
-                Value::Array(items) => items.get(key.parse::<usize>().ok()?),
-                value => value.get(key),
-            });
-            there.is_none()
-        });
-        self
     }
 
     /// Whether one lies below a field of the object.
@@ -160,6 +158,19 @@ impl Blanks {
     }
 }
 
+/// Where the elements of an applied list are in the one that it was merged into.
+fn places(list_type: &ListType, items: &[Value], all: &[Value]) -> Vec<Option<usize>> {
+    match list_type {
+        ListType::Map(keys) => {
+            let name = |item: &Value| keys.iter().map(|key| item.get(&**key).map(Value::to_string)).collect::<Vec<_>>();
+            let known: HashMap<Vec<Option<String>>, usize> = all.iter().enumerate().map(|(at, item)| (name(item), at)).collect();
+            items.iter().map(|item| known.get(&name(item)).copied()).collect()
+        }
+        // Owned as a whole, it has replaced what there was.
+        _ => (0..items.len()).map(|at| (items.len() == all.len()).then_some(at)).collect(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use crate::{
@@ -185,9 +196,10 @@ mod tests {
     #[test]
     fn an_empty_list_that_is_applied_to_a_full_one_is_none() {
         let ty = schema::builtin().named("io.k8s.api.admissionregistration.v1.ValidatingWebhookConfiguration").unwrap();
-        let blanks = super::Blanks::of(ty, &json!({"webhooks": [], "metadata": {"labels": {}}}));
-        let left = blanks.still_in(&json!({"webhooks": [{"name": "a"}], "metadata": {}}));
+        let left = super::Blanks::of(ty, &json!({"webhooks": [], "metadata": {"labels": {}}}), &json!({"webhooks": [{"name": "a"}], "metadata": {}}));
         assert_eq!((left.at("webhooks"), left.at("metadata.labels")), (None, Some(json!({}))));
+        let left = super::Blanks::of(ty, &json!({"webhooks": [{"name": "b", "rules": []}]}), &json!({"webhooks": [{"name": "a"}, {"name": "b"}]}));
+        assert_eq!((left.at("webhooks[0].rules"), left.at("webhooks[1].rules")), (None, Some(json!([]))));
     }
 
     #[test]
