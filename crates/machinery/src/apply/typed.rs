@@ -211,7 +211,7 @@ fn print(value: &Value, out: &mut String, syntax: bool) {
         Value::Null => out.push_str(if syntax { "interface {}(nil)" } else { "<nil>" }),
         Value::String(text) if syntax => drop(write!(out, "{text:?}")),
         Value::String(text) => out.push_str(text),
-        Value::Number(number) if !syntax && !number.is_i64() => out.push_str(&number.as_f64().map(crate::numerals::float).unwrap_or_default()),
+        Value::Number(number) if !number.is_i64() => out.push_str(&number.as_f64().map(crate::numerals::float).unwrap_or_default()),
         Value::Bool(_) | Value::Number(_) => drop(write!(out, "{value}")),
         Value::Array(items) => {
             out.push_str(if syntax { "[]interface {}{" } else { "[" });
