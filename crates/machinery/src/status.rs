@@ -143,10 +143,10 @@ impl Status {
     /// 403.
     pub fn forbidden(group: &str, resource: &str, name: &str, why: impl fmt::Display) -> Self {
         let what = qualified(group, resource);
-        let message = match (what.as_str(), name) {
+        let message = match (resource, name) {
             ("", _) => format!("forbidden: {why}"),
-            (what, "") => format!("{what} is forbidden: {why}"),
-            (what, name) => format!("{what} {} is forbidden: {why}", Quoted(name)),
+            (_, "") => format!("{what} is forbidden: {why}"),
+            (_, name) => format!("{what} {} is forbidden: {why}", Quoted(name)),
         };
         Self::new(403, "Forbidden", message).about(group, resource, name)
     }
