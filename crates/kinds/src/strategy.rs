@@ -214,7 +214,7 @@ pub trait Strategy: Send + Sync {
 
     /// What is said of an update through an endpoint, as [`Self::judge`] says it.
     fn judge_through(&self, part: &str, obj: &Value, old: &Value, _stop: &AtomicBool) -> Judged {
-        Judged::of(self.validate_through(part, obj, old), || if part.is_empty() { self.warnings(obj, Some(old)) } else { Vec::new() })
+        Judged::of(self.validate_through(part, obj, old), || if matches!(part, "" | "scale") { self.warnings(obj, Some(old)) } else { Vec::new() })
     }
 
     /// The fields that field selectors may name, with their values, besides `metadata.name` and `metadata.namespace`. The
