@@ -435,7 +435,8 @@ impl<'a> Seed<'a> {
                 Key::Field(at) => {
                     let field = &object.fields[at];
                     let bit = 1u128.checked_shl(u32::try_from(at).unwrap_or(128)).unwrap_or(0);
-                    if seen & bit != 0 {
+                    let again = seen & bit != 0;
+                    if again {
                         self.cx.duplicate(self.at, &field.name);
                     }
                     seen |= bit;
@@ -447,7 +448,14 @@ impl<'a> Seed<'a> {
                         out.insert(field.name.clone().into_owned(), self.coerced(seed, value)?);
                         continue;
                     }
-                    match map.next_value_seed(seed)? {
+                    let mut value = map.next_value_seed(seed)?;
+                    if again && !self.is_lenient() {
+                        value = value.map(|new| match out.remove(field.name.as_ref()) {
+                            Some(old) => read_into(self.ty.to(field.ty), old, new),
+                            None => new,
+                        });
+                    }
+                    match value {
                         // Where it is no pointer, the time that is none is as good as no time.
                         Some(Value::String(text)) if !field.go.pointer && scalar::is_no_time(Some(self.ty.to(field.ty)), &text) => {
                             out.remove(field.name.as_ref());
@@ -741,6 +749,36 @@ impl<'de> Visitor<'de> for AnySeed<'_> {
             out.insert(key, value);
         }
         Ok(Value::Object(out))
+    }
+}
+
+/// What Go has after it has read a value into what it had read before: maps and structs say what either says, and so do the elements of a
+/// list, as many as the later one has.
+fn read_into(ty: TypeRef<'_>, old: Value, new: Value) -> Value {
+    match (ty.get(), old, new) {
+        (Type::Map { .. }, Value::Object(mut old), Value::Object(new)) => {
+            old.extend(new);
+            Value::Object(old)
+        }
+        (Type::Object(object), Value::Object(mut old), Value::Object(new)) => {
+            for (name, value) in new {
+                let value = match (object.field(&name), old.remove(&name)) {
+                    (Some(field), Some(before)) => read_into(ty.to(field.ty), before, value),
+                    _ => value,
+                };
+                old.insert(name, value);
+            }
+            Value::Object(old)
+        }
+        (Type::List { elem, .. }, Value::Array(old), Value::Array(new)) => {
+            let mut old = old.into_iter();
+            let read = |value| match old.next() {
+                Some(before) => read_into(ty.to(*elem), before, value),
+                None => value,
+            };
+            new.into_iter().map(read).collect()
+        }
+        (_, _, new) => new,
     }
 }
 

@@ -37,6 +37,18 @@ fn no_unknown_field_is_looked_for_in_what_has_a_decoder_of_its_own() {
 }
 
 #[test]
+fn what_is_there_twice_is_read_into_one() {
+    let read = |name: &str, body: &str| decode(body.as_bytes(), crate::schema::builtin().named(name), Validation::Ignore).unwrap().value;
+    let map = read("io.k8s.api.core.v1.ConfigMap", r#"{"data":{"a":"1","k":"v"},"metadata":{"name":"x"},"data":{"a":"2"},"metadata":{"labels":{"l":"m"}}}"#);
+    assert_eq!(map["data"], json!({"a": "2", "k": "v"}));
+    assert_eq!((&map["metadata"]["name"], &map["metadata"]["labels"]), (&json!("x"), &json!({"l": "m"})));
+    let twice = r#"{"containers":[{"name":"a","image":"i"},{"name":"b"}],"containers":[{"name":"c"}],"hostname":"x","hostname":"y"}"#;
+    let spec = read("io.k8s.api.core.v1.PodSpec", twice);
+    assert_eq!((&spec["containers"][0]["image"], &spec["containers"][0]["name"], &spec["hostname"]), (&json!("i"), &json!("c"), &json!("y")));
+    assert!(spec["containers"].get(1).is_none());
+}
+
+#[test]
 fn a_duplicate_in_what_is_applied_is_told_by_its_line() {
     for text in ["{\"spec\": {\n\"paused\": true,\n\"paused\": false}}", "spec:\n  paused: true\n  paused: false\n"] {
         let applied = parse_applied(text.as_bytes()).unwrap();
