@@ -186,3 +186,33 @@ pub(super) fn go_type(ty: TypeRef<'_>) -> String {
         _ => "string".into(),
     }
 }
+
+/// What Go has after it has read a value into what it had read before: maps and structs say what either says, and so do the elements of a
+/// list, as many as the later one has.
+pub(super) fn read_into(ty: TypeRef<'_>, old: Value, new: Value) -> Value {
+    match (ty.get(), old, new) {
+        (Type::Map { .. }, Value::Object(mut old), Value::Object(new)) => {
+            old.extend(new);
+            Value::Object(old)
+        }
+        (Type::Object(object), Value::Object(mut old), Value::Object(new)) => {
+            for (name, value) in new {
+                let value = match (object.field(&name), old.remove(&name)) {
+                    (Some(field), Some(before)) => read_into(ty.to(field.ty), before, value),
+                    _ => value,
+                };
+                old.insert(name, value);
+            }
+            Value::Object(old)
+        }
+        (Type::List { elem, .. }, Value::Array(old), Value::Array(new)) => {
+            let mut old = old.into_iter();
+            let read = |value| match old.next() {
+                Some(before) => read_into(ty.to(*elem), before, value),
+                None => value,
+            };
+            new.into_iter().map(read).collect()
+        }
+        (_, _, new) => new,
+    }
+}

@@ -450,8 +450,13 @@ impl<'a> Seed<'a> {
                     }
                     let mut value = map.next_value_seed(seed)?;
                     if again && !self.is_lenient() {
+                        // Null is read into nothing but what may be none.
+                        let is_fixed = !field.go.pointer && !matches!(self.ty.to(field.ty).get(), Type::Map { .. } | Type::List { .. } | Type::Bytes);
+                        if value.is_none() && is_fixed {
+                            continue;
+                        }
                         value = value.map(|new| match out.remove(field.name.as_ref()) {
-                            Some(old) => read_into(self.ty.to(field.ty), old, new),
+                            Some(old) => scalar::read_into(self.ty.to(field.ty), old, new),
                             None => new,
                         });
                     }
@@ -749,36 +754,6 @@ impl<'de> Visitor<'de> for AnySeed<'_> {
             out.insert(key, value);
         }
         Ok(Value::Object(out))
-    }
-}
-
-/// What Go has after it has read a value into what it had read before: maps and structs say what either says, and so do the elements of a
-/// list, as many as the later one has.
-fn read_into(ty: TypeRef<'_>, old: Value, new: Value) -> Value {
-    match (ty.get(), old, new) {
-        (Type::Map { .. }, Value::Object(mut old), Value::Object(new)) => {
-            old.extend(new);
-            Value::Object(old)
-        }
-        (Type::Object(object), Value::Object(mut old), Value::Object(new)) => {
-            for (name, value) in new {
-                let value = match (object.field(&name), old.remove(&name)) {
-                    (Some(field), Some(before)) => read_into(ty.to(field.ty), before, value),
-                    _ => value,
-                };
-                old.insert(name, value);
-            }
-            Value::Object(old)
-        }
-        (Type::List { elem, .. }, Value::Array(old), Value::Array(new)) => {
-            let mut old = old.into_iter();
-            let read = |value| match old.next() {
-                Some(before) => read_into(ty.to(*elem), before, value),
-                None => value,
-            };
-            new.into_iter().map(read).collect()
-        }
-        (_, _, new) => new,
     }
 }
 
