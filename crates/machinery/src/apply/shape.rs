@@ -63,7 +63,7 @@ pub(super) fn element(shape: Shape<'_>, item: &Value) -> String {
                     name.insert(key.clone().into_owned(), value);
                 }
             }
-            format!("k:{}", Value::Object(name))
+            format!("k:{}", written(&Value::Object(name)))
         }
         _ => match item.as_f64().filter(|number| item.is_f64() && number.trunc() == *number && number.abs() < WHOLE_MAX) {
             Some(whole) => format!("v:{}", whole as i64),
@@ -74,12 +74,9 @@ pub(super) fn element(shape: Shape<'_>, item: &Value) -> String {
 
 /// A value as Go's encoder for sets writes it, which gives an exponent two digits.
 fn written(item: &Value) -> String {
-    if !item.is_f64() {
-        return item.to_string();
-    }
     let text = String::from_utf8_lossy(&crate::json::encode(item)).into_owned();
     match text.split_once("e-") {
-        Some((digits, exponent)) if exponent.len() == 1 => format!("{digits}e-0{exponent}"),
+        Some((digits, exponent)) if item.is_f64() && exponent.len() == 1 => format!("{digits}e-0{exponent}"),
         _ => text,
     }
 }

@@ -263,7 +263,7 @@ impl Patch {
                 let why = other_kind_of_no_version(own, kind, &text);
                 return Err(invalid(text, why));
             }
-            if version.is_empty() && !kind.is_empty() {
+            if version.is_empty() && (!kind.is_empty() || old["apiVersion"].is_string()) {
                 // Upstream reads it as the kind without a version, which has neither metadata nor anything else.
                 let all = value.as_object().into_iter().flatten().map(|(field, _)| field.as_str()).filter(|field| !matches!(*field, "kind" | "apiVersion"));
                 let unknown: Vec<String> = all.map(|field| format!("unknown field {}", Quoted(field))).collect();
