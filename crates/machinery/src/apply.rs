@@ -128,7 +128,13 @@ fn apply_as<'w>(kind: impl Into<Written<'w>>, live: Option<&Value>, applied: &Va
     if let Some(live) = live
         && let Some(errors) = typed::live_errors(ty, live)
     {
-        return Err(failed(format!("failed to create typed live object ({}): {errors}", title(live))));
+        let title = title(live);
+        // What is nobody's is given an owner before it is looked at.
+        return Err(failed(if Managers::of(Some(live)).is_empty() {
+            format!("failed to create manager for existing fields: failed to convert new object ({title}) to smd typed: {errors}")
+        } else {
+            format!("failed to create typed live object ({title}): {errors}")
+        }));
     }
     let mut managers = Managers::of(live);
     let empty = Value::Object(Map::new());
