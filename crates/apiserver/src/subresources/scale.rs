@@ -150,6 +150,7 @@ pub(crate) async fn patch(call: &Call<'_>, body: &Bytes) -> Result<Answer, Statu
         return set(call, &options, Told::Applied(&applied.value), false).await;
     }
     let parsed = patch::parse(kind, body, &options)?;
+    let parsed = if call.row.custom.is_some() { parsed.of_one_version() } else { parsed };
     let mut patched = |old: &Value| {
         let scale = patch::patched(call, ty, old, &parsed)?;
         check_place(call, &scale).map(|()| scale)

@@ -33,6 +33,8 @@ pub struct Patch {
     problems: Vec<String>,
     validation: Validation,
     bytes: Vec<u8>,
+    /// Whether an object that says no version is of its own.
+    knows_version: bool,
 }
 
 /// Where upstream's registry of kinds is made, by which it calls it.
@@ -72,7 +74,7 @@ pub fn parse(kind: Kind, bytes: &[u8], validation: Validation) -> Result<Patch, 
         (Kind::Merge, _) => return Err(Status::bad_request("Invalid JSON Patch")),
         (Kind::Strategic, other) => return Err(Status::bad_request(refused(other, "value of type map[string]interface {}"))),
     }
-    Ok(Patch { kind, value, problems: if strict { problems } else { Vec::new() }, validation, bytes: bytes.to_vec() })
+    Ok(Patch { kind, value, problems: if strict { problems } else { Vec::new() }, validation, bytes: bytes.to_vec(), knows_version: false })
 }
 
 /// What is wrong with the operations of a JSON patch: an error, or fields that there are not.
@@ -160,6 +162,12 @@ fn other_kind(own: &Gvk, found: &Gvk, text: &[u8]) -> String {
 }
 
 impl Patch {
+    /// The patch of what there is in one version alone (the scale of a custom object): one that takes the version away takes nothing.
+    #[must_use]
+    pub fn of_one_version(self) -> Self {
+        Self { knows_version: true, ..self }
+    }
+
     /// The patched object in the text that upstream makes of it. None where that is too much work, or no text is made.
     fn document(&self, ty: TypeRef<'_>, old: &Value, texts: &Texts, patched: &Value) -> Option<Vec<u8>> {
         let doc = json::encode_spelled(Some(ty), old, texts);
@@ -257,7 +265,8 @@ impl Patch {
         // What a custom object says that it is, validation looks at.
         if let (false, Some(own)) = (self.kind == Kind::Strategic, ty.gvk().filter(|_| !ty.schema.is_lenient())) {
             let given = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
-            let (version, kind) = (given("apiVersion"), given("kind"));
+            let (version, kind, own_version) = (given("apiVersion"), given("kind"), own.api_version());
+            let version = if version.is_empty() && self.knows_version { own_version.as_str() } else { version };
             if version.is_empty() && !kind.is_empty() && kind != own.kind {
                 let text = written(&value);
                 let why = other_kind_of_no_version(own, kind, &text);
