@@ -85,6 +85,8 @@ impl<'a> Cycle<'a> {
 pub struct Rejection {
     /// Whether it might if pods were taken off it (upstream `Unschedulable`, not `UnschedulableAndUnresolvable`).
     pub resolvable: bool,
+    /// Whether the question could not be answered: no node has the pod then, and it is tried again by itself (upstream `Error`).
+    pub is_error: bool,
     /// The reasons, in upstream's words.
     pub reasons: Vec<Cow<'static, str>>,
 }
@@ -92,12 +94,17 @@ pub struct Rejection {
 impl Rejection {
     /// Taking pods off may help.
     pub fn resolvable(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { resolvable: true, reasons: vec![reason.into()] }
+        Self { resolvable: true, is_error: false, reasons: vec![reason.into()] }
     }
 
     /// No pod's going helps.
     pub fn unresolvable(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { resolvable: false, reasons: vec![reason.into()] }
+        Self { resolvable: false, is_error: false, reasons: vec![reason.into()] }
+    }
+
+    /// There is something wrong with what the pod asks for.
+    pub fn error(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { resolvable: false, is_error: true, reasons: vec![reason.into()] }
     }
 }
 
@@ -368,12 +375,17 @@ pub struct Diagnosis {
     pub plugins: BTreeSet<&'static str>,
     /// What preemption had to say.
     pub after: String,
+    /// Why no node can be had, whatever the others said: a plugin could not answer.
+    pub error: Option<String>,
 }
 
 impl Diagnosis {
     /// The message for users (upstream `FitError`).
     #[must_use]
     pub fn message(&self) -> String {
+        if let Some(error) = &self.error {
+            return error.clone();
+        }
         let mut text = format!("0/{} nodes are available:", self.nodes);
         if let Some(before) = &self.before {
             text.push_str(&format!(" {before}."));

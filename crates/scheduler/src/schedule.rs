@@ -31,6 +31,8 @@ pub enum Decision {
 pub struct Failure {
     /// For users.
     pub message: String,
+    /// Whether something went wrong: the pod waits for nothing, and is tried again by itself.
+    pub is_error: bool,
     /// The plugins whose word counts when the cluster changes.
     pub plugins: BTreeSet<&'static str>,
     /// What the nodes said, by their place in the snapshot.
@@ -42,7 +44,7 @@ pub struct Failure {
 impl Failure {
     /// What the nodes said, and what preemption found.
     pub fn new(diagnosis: Diagnosis, preemption: preemption::Outcome) -> Self {
-        Self { message: diagnosis.message(), plugins: diagnosis.plugins, rejected: diagnosis.rejected, preemption }
+        Self { message: diagnosis.message(), is_error: diagnosis.error.is_some(), plugins: diagnosis.plugins, rejected: diagnosis.rejected, preemption }
     }
 
     /// There is no node at all.
@@ -62,6 +64,9 @@ pub fn schedule(profile: &Profile, snapshot: Snapshot<'_>, pod: &PodInfo, start:
     *start = survey.next_start(*start);
     if !survey.feasible.is_empty() {
         return Decision::Bind(best(&cycle, &survey.feasible, &BTreeMap::new(), pick).name().to_owned());
+    }
+    if survey.diagnosis.error.is_some() {
+        return Decision::Wait(Box::new(Failure::new(survey.diagnosis, preemption::Outcome::Nothing)));
     }
     let begun = Instant::now();
     let (outcome, message) = preemption::evaluate(&cycle, survey.filters.as_ref(), &survey.diagnosis, pick);
@@ -114,7 +119,8 @@ impl<'a> Survey<'a> {
                     Some(node) => (vec![node], Some(range)),
                     None => (feasible(cycle, &filters, &range, &mut diagnosis), None),
                 };
-                metrics.stage(Stage::Filter, Status::Success, begun);
+                let status = if diagnosis.error.is_some() { Status::Error } else { Status::Success };
+                metrics.stage(Stage::Filter, status, begun);
                 Self { feasible, diagnosis, filters: Some(filters), rest }
             }
             Err(status) => {
@@ -223,6 +229,11 @@ fn feasible<'a>(cycle: &Cycle<'a>, filters: &Filters<'a>, range: &Range, diagnos
             Err((plugin, rejection)) => {
                 ended[filters.names().position(|name| name == plugin).unwrap_or_default()] += 1;
                 diagnosis.plugins.insert(plugin);
+                if rejection.is_error {
+                    diagnosis.error = Some(format!("running {plugin:?} filter plugin: {}", rejection.reasons.join(", ")));
+                    found.clear();
+                    break;
+                }
                 diagnosis.rejected.insert(at, rejection);
             }
         }

@@ -123,12 +123,36 @@ impl<'a> Supply<'a> {
     }
 }
 
+/// Why there are no devices, for users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// This node has none that do.
+    None(&'static str),
+    /// There is something wrong with a claim, a class or what drivers publish, or it takes too long: that ends the whole decision.
+    Wrong(String),
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Self {
+        Self::Wrong(why)
+    }
+}
+
+impl From<Refusal> for String {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::None(why) => why.to_owned(),
+            Refusal::Wrong(why) => why,
+        }
+    }
+}
+
 /// Devices for all of these claims on a node.
 ///
 /// # Errors
-/// There are none, or a claim cannot be read: why, for users.
-pub fn allocate(supply: &Supply<'_>, node: &Node, claims: &[Arc<ResourceClaim>]) -> Result<Vec<AllocationResult>, String> {
-    let late = || format!("node {}: timed out trying to allocate devices", node.name());
+/// There are none, or a claim cannot be read.
+pub fn allocate(supply: &Supply<'_>, node: &Node, claims: &[Arc<ResourceClaim>]) -> Result<Vec<AllocationResult>, Refusal> {
+    let late = || Refusal::Wrong(format!("node {}: timed out trying to allocate devices", node.name()));
     if supply.late.load(Ordering::Relaxed) {
         return Err(late());
     }
@@ -139,15 +163,15 @@ pub fn allocate(supply: &Supply<'_>, node: &Node, claims: &[Arc<ResourceClaim>])
         Ok((search, found))
     });
     match found.map(|(search, found)| found.then(|| search.outcome())) {
-        Ok(Some(outcome)) => outcome,
+        Ok(Some(outcome)) => outcome.map_err(Refusal::Wrong),
         // The original tells which pools only where nothing else did.
-        Ok(None) if pools.iter().any(|pool| pool.is_invalid) => Err("invalid resource pools were encountered".to_owned()),
-        Ok(None) => Err("cannot allocate all claims".to_owned()),
-        Err(Stop::TooMany) => Err("allocation max size exceeded".to_owned()),
+        Ok(None) if pools.iter().any(|pool| pool.is_invalid) => Err(Refusal::None("invalid resource pools were encountered")),
+        Ok(None) => Err(Refusal::None("cannot allocate all claims")),
+        Err(Stop::TooMany) => Err(Refusal::Wrong("allocation max size exceeded".to_owned())),
         Err(Stop::Late) => {
             supply.late.store(true, Ordering::Relaxed);
             Err(late())
         }
-        Err(Stop::Wrong(why)) => Err(why),
+        Err(Stop::Wrong(why)) => Err(Refusal::Wrong(why)),
     }
 }

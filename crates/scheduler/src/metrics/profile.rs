@@ -100,7 +100,11 @@ impl Status {
 
     /// Of a rejection.
     pub(crate) fn rejected(rejection: &Rejection) -> Self {
-        if rejection.resolvable { Self::Unschedulable } else { Self::Unresolvable }
+        match rejection {
+            Rejection { is_error: true, .. } => Self::Error,
+            Rejection { resolvable: true, .. } => Self::Unschedulable,
+            Rejection { .. } => Self::Unresolvable,
+        }
     }
 
     fn name(self) -> &'static str {

@@ -17,7 +17,7 @@ use machinery::placement::NodeSelector;
 use parking_lot::Mutex;
 
 use super::extended_resources::{self, Wanted};
-use crate::devices::{Supply, allocate};
+use crate::devices::{Refusal, Supply, allocate};
 use crate::framework::{Change, Cycle, Filter, Plugin, Prepared, Rejection, Score, Turn, Verdict, normalize};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
@@ -344,7 +344,10 @@ impl Devices<'_> {
         if let Some(supply) = &self.supply {
             let open: Vec<_> = self.open.iter().cloned().chain(own.map(|(claim, _)| claim)).collect();
             if !open.is_empty() {
-                allocate(supply, &node.node, &open).map_err(Rejection::unresolvable)?;
+                allocate(supply, &node.node, &open).map_err(|refusal| match refusal {
+                    Refusal::None(why) => Rejection::unresolvable(why),
+                    Refusal::Wrong(why) => Rejection::error(why),
+                })?;
             }
         }
         match self.reaches.iter().all(|reach| reach.holds(&node.node)) {

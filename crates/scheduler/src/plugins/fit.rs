@@ -140,7 +140,7 @@ fn shrunk(old: &Resources, new: &Resources) -> bool {
 
 impl<'a> Filter<'a> for Room {
     fn check(&self, node: &NodeInfo) -> Verdict {
-        let mut rejection = Rejection { resolvable: true, reasons: Vec::new() };
+        let mut rejection = Rejection { resolvable: true, is_error: false, reasons: Vec::new() };
         if i64::try_from(node.pods.len()).unwrap_or(i64::MAX) >= node.allowed_pods {
             rejection.reasons.push("Too many pods".into());
         }

@@ -167,7 +167,7 @@ impl<'a> Filter<'a> for Reachable<'a> {
         if missing {
             reasons.push(NO_VOLUME.into());
         }
-        if reasons.is_empty() { Ok(()) } else { Err(Rejection { resolvable: false, reasons }) }
+        if reasons.is_empty() { Ok(()) } else { Err(Rejection { resolvable: false, is_error: false, reasons }) }
     }
 }
 

@@ -44,6 +44,9 @@ pub(super) async fn schedule(
     } else {
         asked?;
     }
+    if let Some(error) = survey.diagnosis.error.take() {
+        return Err(error);
+    }
     if !survey.feasible.is_empty() {
         let more = if survey.feasible.len() > 1 { scores(&cycle, &survey.feasible, extenders).await } else { BTreeMap::new() };
         return Ok(Decision::Bind(best(&cycle, &survey.feasible, &more, pick).name().to_owned()));

@@ -450,6 +450,10 @@ impl Scheduler {
         };
         self.config.metrics.algorithm.took(begun.elapsed());
         self.chance = chance;
+        let decision = match decision {
+            Ok(Decision::Wait(failure)) if failure.is_error => Err(failure.message),
+            decision => decision,
+        };
         match decision {
             Ok(Decision::Bind(node)) => self.bind(pod, &profile, &node, begun),
             Ok(Decision::Wait(failure)) => {

@@ -188,3 +188,19 @@ async fn a_device_that_its_driver_must_bind_is_waited_for() {
     fake.put(&format!("{CLAIMS}/one"), one);
     assert_eq!(fake.on_node("web").await, "n1");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wrong_with_a_class_ends_the_decision_which_is_tried_again() {
+    let (fake, _token) = start();
+    fake.put("/api/v1/nodes/n1", node("4"));
+    let selector = json!({"cel": {"expression": "device.attributes['d.io'].none == 1"}});
+    fake.put("/apis/resource.k8s.io/v1/deviceclasses/gpu", json!({"metadata": {"name": "gpu"}, "spec": {"selectors": [selector]}}));
+    slice(&fake, json!([{"name": "a", "attributes": {"model": {"string": "old"}}}]));
+    claim(&fake, "one", json!({}));
+    fake.put(&path_of("web"), user("web", json!({"resourceClaimName": "one"})));
+    let told = fake.event("web", "FailedScheduling").await;
+    let why = "running \"DynamicResources\" filter plugin: class gpu: selector #0 on device d.io/n1/a: CEL runtime error: no such key: none";
+    assert!(told.starts_with(why), "{told}");
+    class(&fake);
+    assert_eq!(fake.on_node("web").await, "n1");
+}
