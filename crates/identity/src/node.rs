@@ -195,7 +195,10 @@ impl NodeAuthorizer {
         match (asked.verb, asked.subresource) {
             ("get", "") => self.related(asked, on_node),
             ("list" | "watch", "") if wants_own(node, asked) => Ok(()),
-            ("list" | "watch", "") if !asked.name.is_empty() => self.related(asked, on_node),
+            ("list" | "watch", "") if !asked.name.is_empty() => {
+                // Who waits for one that is not there would get one that comes, whosever it is.
+                self.related(asked, || self.objects.get(&format!("{PODS}{}/{}", asked.namespace, asked.name)).is_some() && on_node())
+            }
             ("list" | "watch", "") => no("can only list/watch pods with spec.nodeName field selector"),
             ("create" | "delete", "") | ("update" | "patch", "status") | ("create", "eviction") => Ok(()),
             _ => no(""),

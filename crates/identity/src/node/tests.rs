@@ -106,6 +106,7 @@ fn a_node_lists_its_own_pods_and_its_own_node_only() {
             assert_eq!(told(verb, "pods", "", fields), (Decision::NoOpinion, why), "{verb} {fields}");
         }
         assert_eq!([told(verb, "pods", "mine", "").0, told(verb, "pods", "theirs", "").0], [Decision::Allow, Decision::NoOpinion]);
+        assert_eq!(told(verb, "pods", "none", "").1, "no relationship found between node 'n1' and this object", "it may come, and be another node's");
         assert_eq!(told(verb, "nodes", "", "").1, "node 'n1' cannot read all nodes, only its own Node object");
         assert_eq!(told(verb, "nodes", "n2", "").1, "node 'n1' cannot read 'n2', only its own Node object");
     }
