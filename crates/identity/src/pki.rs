@@ -6,6 +6,7 @@
 
 mod cluster;
 mod files;
+mod given;
 mod kubelets;
 mod pin;
 mod possession;
@@ -150,8 +151,7 @@ impl Ca {
             write_secret(&cert_path, cert_pem.as_bytes(), Durability::Synced)?;
         }
         let cert = CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(|e| Error::Key(format!("{}: {e}", cert_path.display())))?;
-        let matches = X509Certificate::from_der(&cert).is_ok_and(|(_, c)| c.public_key().subject_public_key.data.as_ref() == key.public_key_raw());
-        if !matches {
+        if !is_key_of(&cert, &key) {
             return Err(Error::Key(format!("{} is not the certificate of {}", cert_path.display(), key_path.display())));
         }
         let issuer = Issuer::from_ca_cert_der(&cert, key)?;
@@ -350,6 +350,11 @@ fn ends_soon(credential: &Credential, now: SystemTime) -> bool {
 fn pem_ends_soon(pem: &str, now: SystemTime) -> bool {
     let Ok(der) = CertificateDer::from_pem_slice(pem.as_bytes()) else { return false };
     X509Certificate::from_der(&der).is_ok_and(|(_, cert)| end_of(&cert) <= now + RENEW_BEFORE)
+}
+
+/// Whether a certificate is of this key.
+fn is_key_of(cert: &CertificateDer<'_>, key: &KeyPair) -> bool {
+    X509Certificate::from_der(cert).is_ok_and(|(_, c)| c.public_key().subject_public_key.data.as_ref() == key.public_key_raw())
 }
 
 fn self_signed(key: &KeyPair, common_name: &str) -> Result<String, Error> {

@@ -473,6 +473,16 @@ pub struct Controllers {
     /// Certificate of the cluster's authority [default: the kubeconfig's]
     #[arg(long)]
     pub root_ca_file: Option<PathBuf>,
+    /// Certificate of the authority that signs approved requests for certificates, as kube-controller-manager has it
+    /// [default: others sign them]
+    #[arg(long, requires = "cluster_signing_key_file")]
+    pub cluster_signing_cert_file: Option<PathBuf>,
+    /// Its key
+    #[arg(long, requires = "cluster_signing_cert_file")]
+    pub cluster_signing_key_file: Option<PathBuf>,
+    /// How long certificates are good that are asked for by requests, if they ask for no shorter time
+    #[arg(long, default_value = SIGNING_LIFE, value_parser = positive)]
+    pub cluster_signing_duration: Duration,
 }
 
 #[derive(Debug, Args)]

@@ -17,6 +17,7 @@ use anyhow::Context as _;
 use client::lease::{self, LeaderElector, Term};
 use client::{Client, Delegated, Endpoint, HttpTransport, Informers, Reports, RequestMetrics};
 use http::Uri;
+use identity::pki::Ca;
 use instruments::{Family, Gauge, Kind, Registry};
 use k8s_openapi::api::core::v1::Pod;
 use network::{Net, Part as OfFamily, pod::OwnPort, proxy};
@@ -26,6 +27,7 @@ use std::{
     net::IpAddr,
     path::Path,
     sync::{Arc, atomic::Ordering},
+    time::SystemTime,
 };
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -209,6 +211,8 @@ pub async fn controllers(command: &Controllers) -> anyhow::Result<()> {
         node_cidr_mask: command.node_cidr_mask_size_ipv4,
         node_cidr_mask_v6: command.node_cidr_mask_size_ipv6,
         root_ca,
+        signer: command.cluster_signing_cert_file.as_deref().zip(command.cluster_signing_key_file.as_deref()).map(signer).transpose()?,
+        signing_life: command.cluster_signing_duration,
         metrics: registry.clone(),
         ..controllers::Config::default()
     };
@@ -217,6 +221,17 @@ pub async fn controllers(command: &Controllers) -> anyhow::Result<()> {
     let run = |term| controllers::run(config, client_for, informers, term);
     let part = elected(&command.leader, "kube-controller-manager", (&client, &registry), stop.clone(), run);
     until_signal("controllers", stop, Box::pin(part)).await
+}
+
+/// Signs with an authority in files, which are read anew each time: it is seldom asked.
+fn signer((cert, key): (&Path, &Path)) -> anyhow::Result<controllers::Signer> {
+    // What is wrong with them is told now, and not by the first request.
+    Ca::given(cert, key).context("the authority that signs requests for certificates")?;
+    let (cert, key) = (cert.to_owned(), key.to_owned());
+    Ok(controllers::Signer::new(move |request, usages, life| {
+        let authority = Ca::given(&cert, &key).map_err(|error| error.to_string())?;
+        Ok(authority.sign_request(request, usages, life, SystemTime::now()).map_err(|error| error.to_string()))
+    }))
 }
 
 /// A certificate as a PEM block (RFC 7468: lines of 64 characters).
