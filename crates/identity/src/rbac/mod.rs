@@ -57,7 +57,9 @@ impl Rbac {
         let mut missing: Vec<String> = Vec::new();
         for grant in table.grants(asked.user, namespace) {
             match table.rules(grant) {
-                Some(rules) if rules.iter().any(|rule| rule.allows(asked)) => return Ok(grant.reason().to_owned()),
+                Some(rules) if rules.iter().any(|rule| rule.allows(asked)) => {
+                    return Ok(grant.first(table.grants(asked.user, namespace)).reason().to_owned());
+                }
                 Some(_) => {}
                 None => missing.extend(Some(grant.missing()).filter(|text| !missing.contains(text))),
             }

@@ -22,6 +22,8 @@ pub(super) struct Grant {
     binding: Arc<str>,
     /// The role's place in [`Table::roles`].
     role: Arc<str>,
+    /// Which of the binding's subjects it is.
+    subject: usize,
     /// The sentence that a decision by this grant is explained with.
     reason: Box<str>,
 }
@@ -29,6 +31,11 @@ pub(super) struct Grant {
 impl Grant {
     pub(super) fn reason(&self) -> &str {
         &self.reason
+    }
+
+    /// Of the grants that somebody has by one binding the one that explains it: its first subject's.
+    pub(super) fn first<'a>(&'a self, all: impl Iterator<Item = &'a Grant>) -> &'a Grant {
+        all.filter(|other| Arc::ptr_eq(&other.binding, &self.binding)).min_by_key(|other| other.subject).unwrap_or(self)
     }
 
     /// What is told if the role is not there.
@@ -216,9 +223,9 @@ impl Table {
         let told = if namespace.is_empty() { format!("ClusterRoleBinding {name:?}") } else { format!("RoleBinding {:?}", format!("{name}/{namespace}")) };
         let subjects: Vec<(Subject, String)> = items(&binding["subjects"]).iter().filter_map(|s| subject(s, namespace)).collect();
         let scope = if namespace.is_empty() { &mut self.cluster } else { self.namespaces.entry(namespace.to_owned()).or_default() };
-        for (subject, described) in &subjects {
+        for (at, (subject, described)) in subjects.iter().enumerate() {
             let reason = format!("RBAC: allowed by {told} of {kind} {role:?} to {described}").into();
-            scope.add(subject, Grant { binding: Arc::clone(&key), role: Arc::clone(&place), reason });
+            scope.add(subject, Grant { binding: Arc::clone(&key), role: Arc::clone(&place), subject: at, reason });
         }
         self.placed.insert(key, (namespace.to_owned(), subjects.into_iter().map(|(subject, _)| subject).collect()));
     }

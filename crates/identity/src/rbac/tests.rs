@@ -56,6 +56,10 @@ fn decisions_are_explained_as_upstream_explains_them() {
     let web = user("system:serviceaccount:shop:web", &[]);
     let (_, why) = authorizer.authorize(&ask(&web, "get", "", "pods", "x", "y"));
     assert_eq!(why, r#"RBAC: allowed by ClusterRoleBinding "read" of ClusterRole "reader" to ServiceAccount "web/shop""#);
+    // Of the binding's subjects that he is the first one is told.
+    let both = user("system:serviceaccount:shop:web", &["other", "team"]);
+    let (_, why) = authorizer.authorize(&ask(&both, "get", "", "pods", "x", "y"));
+    assert_eq!(why, r#"RBAC: allowed by ClusterRoleBinding "read" of ClusterRole "reader" to Group "team""#);
 }
 
 #[test]
