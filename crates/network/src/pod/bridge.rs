@@ -8,7 +8,8 @@ use std::path::Path;
 
 use super::{Inner, LINKS, State, host_addresses, sysctl};
 use crate::cidr::Net;
-use crate::link::{self, Ipv4Conf, Settings, Way};
+use crate::link::{self, Ipv4Conf, Link, Settings, Way};
+use crate::mark::ALIAS;
 use crate::netlink::{Messages, Socket};
 use crate::nft::Family;
 use crate::ranges::{self, Machines};
@@ -99,6 +100,11 @@ impl Told {
     }
 }
 
+/// What the alias of a bridge says, of whichever cluster's network of this program's.
+pub(super) fn told(link: &Link) -> Option<Told> {
+    link.alias.split_once('/').and_then(|(_, rest)| rest.strip_prefix(BRIDGE)).map(Told::parse)
+}
+
 /// It hears nobody.
 const LOOPBACK: &str = "lo";
 /// Whose advice a link takes (`accept_ra`): of routers, unless the host is one; of routers, whatever the host is.
@@ -106,7 +112,7 @@ const UNLESS_ROUTER: &str = "1";
 const ALWAYS: &str = "2";
 
 /// The links that take advice of routers as long as this host is none, by name and number. Links of pods are none, nor are those still to come.
-fn learners(route: &mut Socket) -> Result<Vec<link::Link>> {
+fn learners(route: &mut Socket) -> Result<Vec<Link>> {
     let mut links = link::list(route)?;
     links.retain(|link| {
         !link.name.starts_with(LINKS) && link.name != LOOPBACK && fs::read_to_string(accepts(&link.name)).is_ok_and(|v| v.trim() == UNLESS_ROUTER)
@@ -181,7 +187,9 @@ impl Inner {
         let learners = if was_off.contains(&Family::V6) { learners(route)? } else { Vec::new() };
         let advised = former.advised.iter().copied().chain(learners.iter().map(|link| link.index)).collect();
         let shorter = half_closed_s().filter(|seconds| *seconds < HALF_CLOSED_S);
-        let half_closed_s = former.half_closed_s.or(shorter);
+        // Another cluster's network may have said so before: the last of them puts it back.
+        let by_others = link::list(route)?.iter().filter(|link| link.alias.starts_with(ALIAS)).filter_map(told).find_map(|told| told.half_closed_s);
+        let half_closed_s = former.half_closed_s.or(shorter).or(by_others);
         let mut told = Told { ranges: self.ranges(), switched: state.switched.clone(), advised, half_closed_s };
         self.quiet(name, self.has(Family::V6))?;
         let alias = told.alias(&ours);

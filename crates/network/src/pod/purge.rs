@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::bridge::{self, BRIDGE, Told};
+use super::bridge::{self, Told, told};
 use super::{Others, firewall, legacy, sysctl};
 use crate::cidr::Net;
 use crate::link::{self, Link};
@@ -28,7 +28,6 @@ pub fn purge(mark: &Mark) -> Result<usize> {
     }
     let links = link::list(&mut route)?;
     let (own, others): (Vec<Link>, Vec<Link>) = links.into_iter().partition(|link| link.alias.starts_with(&mark.alias()));
-    let told = |link: &Link| link.alias.split_once('/').and_then(|(_, rest)| rest.strip_prefix(BRIDGE)).map(Told::parse);
     let (bridges, ends): (Vec<Link>, Vec<Link>) = own.into_iter().partition(|link| told(link).is_some());
     // Of this node's pods, and of further nodes' of this machine.
     let ranges = |links: &[Link]| links.iter().flat_map(|link| ranges_of(&link.alias)).collect::<Vec<_>>();

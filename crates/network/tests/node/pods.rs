@@ -478,7 +478,10 @@ fn half_closed_connections_are_known_for_an_hour_as_long_as_there_is_a_node() {
         assert_eq!(known(), "3600");
         // Found again after a crash, it is still known what it was.
         drop(PodNetwork::open(node.config.clone()).unwrap());
+        let other = Node::named("two", "10.245.0.0/16", "10.97.0.0/16");
         pod::purge(&node.config.mark).unwrap();
+        assert_eq!(known(), "3600", "another cluster's node is there");
+        pod::purge(&other.config.mark).unwrap();
         assert_eq!(known(), before);
         std::fs::write("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait", "7200").unwrap();
         let node = Node::new();
