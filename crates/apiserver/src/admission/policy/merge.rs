@@ -99,6 +99,8 @@ fn decoded(next: Value, ty: TypeRef<'_>) -> Result<Value, String> {
     let decoded = json::canonical(next, ty)?;
     match decoded.warnings.as_slice() {
         [] => Ok(decoded.value),
+        // A custom object is cut to its schema, whoever has written it.
+        _ if ty.schema.is_lenient() => Ok(decoded.value),
         unknown => Err(format!("strict decoding error: {}", unknown.join(", "))),
     }
 }
