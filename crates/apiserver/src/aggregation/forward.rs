@@ -89,7 +89,7 @@ pub(crate) async fn answer(world: &World, remote: &Arc<Remote>, passed: Passed<'
         sent.await
     };
     match sent {
-        Ok(response) => returned(response),
+        Ok(response) => proxy::named(returned(response)).await,
         Err(why) => unreached(&why),
     }
 }

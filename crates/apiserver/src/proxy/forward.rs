@@ -2,7 +2,7 @@
 
 use super::{
     dial::{self, Backend},
-    html, tunnel,
+    html, sniff, tunnel,
 };
 use crate::{Body, BoxError, Context, hooks, websocket};
 use http::{
@@ -104,7 +104,8 @@ pub(super) async fn answer(cx: &Context, backend: &Backend, admitted: Option<&st
     let source = html::Source { prefix: &prefix, backend: &backend.address.to_string(), host: host.as_deref().unwrap_or_default() };
     let mut sender = dial::connect(backend).await.map_err(reach)?;
     let answer = sender.send_request(request).await.map_err(|e| reach(told(&e)))?;
-    rewrite(answer, &source).await.map_err(reach)
+    let answer = rewrite(answer, &source).await.map_err(reach)?;
+    Ok(sniff::named(answer).await)
 }
 
 fn told(error: &hyper::Error) -> String {

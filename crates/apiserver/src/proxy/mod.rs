@@ -14,6 +14,7 @@ mod location;
 mod log;
 mod options;
 mod probe;
+mod sniff;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ mod tunnel;
 pub(crate) use forward::{drop_credentials, drop_hop_headers, switch};
 pub(crate) use kubelet::of_kubelet;
 pub(crate) use probe::health;
+pub(crate) use sniff::named;
 
 use crate::read::{items, text};
 use crate::{Body, Context, admission, errors, offload, query::Query, reply, websocket, world::World};
