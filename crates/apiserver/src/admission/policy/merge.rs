@@ -3,6 +3,7 @@
 //! A value shares its parts, and is a tree when it is written out: a few lists of lists are millions. So that has a budget
 //! ([`Room`]), of no more than an object may have.
 
+use super::literal;
 use crate::gate::policies::Mutation;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use kubecel::Value as Cel;
@@ -21,14 +22,17 @@ const BYTES_MAX: usize = 3 << 20;
 /// Of how many values it is made.
 const NODES_MAX: usize = 300_000;
 
+/// How it is told that something is no object of its schema.
+const NO_OBJECT: &str = "failed to convert patch object to typed object";
+
 /// What a mutation's value may still take.
-struct Room {
+pub(super) struct Room {
     nodes: usize,
     bytes: usize,
 }
 
 /// There is none left.
-struct Full;
+pub(super) struct Full;
 
 impl Default for Room {
     fn default() -> Self {
@@ -38,7 +42,7 @@ impl Default for Room {
 
 impl Room {
     /// Takes a value with a text of so many bytes.
-    fn take(&mut self, bytes: usize) -> Result<(), Full> {
+    pub(super) fn take(&mut self, bytes: usize) -> Result<(), Full> {
         self.nodes = self.nodes.checked_sub(1).ok_or(Full)?;
         self.bytes = self.bytes.checked_sub(bytes).ok_or(Full)?;
         Ok(())
@@ -46,7 +50,7 @@ impl Room {
 }
 
 /// What is wrong with a value.
-enum Wrong {
+pub(super) enum Wrong {
     Text(String),
     Full,
 }
@@ -111,8 +115,12 @@ fn unconverted(object: &Value, why: &str) -> String {
     if schema::builtin().kind(&kind).is_none() {
         return why.to_owned();
     }
-    let read = if why.starts_with("illegal base64 data") { "error decoding from json: " } else { "" };
-    format!("unable to convert unstructured object to {}/{}, Kind={}: {read}{why}", kind.group, kind.version, kind.kind)
+    let why = match why.rsplit_once(" of type ") {
+        Some((number, ty)) if number.starts_with("json: cannot unmarshal number ") => format!("cannot convert float64 to {ty}"),
+        _ if why.starts_with("illegal base64 data") => format!("error decoding from json: {why}"),
+        _ => why.to_owned(),
+    };
+    format!("unable to convert unstructured object to {}/{}, Kind={}: {why}", kind.group, kind.version, kind.kind)
 }
 
 /// By a list of `JSONPatch`; none if one of its tests fails.
@@ -150,11 +158,23 @@ fn configured(value: &Cel<'_>, ty: TypeRef<'_>, object: &Value) -> Result<Value,
         return Err(Wrong::Text(format!("unsupported return type from ApplyConfiguration expression: {}", value.type_name())));
     };
     names(value, &mut Room::default())?;
-    let mut configuration = plain(value, &mut Room::default())?;
-    for field in ["apiVersion", "kind"] {
-        configuration[field] = object[field].clone();
+    let of_kind = |mut configuration: Value| {
+        for field in ["apiVersion", "kind"] {
+            configuration[field] = object[field].clone();
+        }
+        configuration
+    };
+    let configuration = of_kind(plain(value, &mut Room::default())?);
+    let merged = |configuration: &Value| apply::merge_unowned(ty, object, configuration);
+    let handed = of_kind(literal::handed(value, &mut Room::default())?);
+    let wrong = |why: String| Wrong::Text(format!("error applying patch: {why}"));
+    if handed != configuration
+        && let Err(why) = merged(&handed)
+        && why.starts_with(NO_OBJECT)
+    {
+        return Err(wrong(why));
     }
-    apply::merge_unowned(ty, object, &configuration).map_err(|why| Wrong::Text(format!("error applying patch: {why}")))
+    merged(&configuration).map_err(wrong)
 }
 
 /// Whether each part is of the type that its place says: `Object.spec` only at `spec`. A value of a patch begins anywhere.
@@ -203,7 +223,7 @@ fn check_names(value: &Cel<'_>, path: &mut Vec<String>, wrong: &mut Vec<String>,
 }
 
 /// A value as JSON.
-fn plain(value: &Cel<'_>, room: &mut Room) -> Result<Value, Wrong> {
+pub(super) fn plain(value: &Cel<'_>, room: &mut Room) -> Result<Value, Wrong> {
     let unfit = |why: &str| Wrong::Text(format!("JSONPath valueExpression evaluated to a type that could not marshal to JSON: {why}"));
     room.take(value.as_str().map_or(0, str::len))?;
     Ok(match value {
@@ -243,6 +263,7 @@ fn plain(value: &Cel<'_>, room: &mut Room) -> Result<Value, Wrong> {
         }
         Cel::Timestamp(time) => time.utc().to_string().into(),
         Cel::Duration(nanos) => kubecel::gotext::seconds(*nanos).into(),
+        Cel::Type(_) => return Err(unfit("type conversion not supported for 'type'")),
         other => return Err(unfit(&format!("unsupported type {}", other.type_name()))),
     })
 }

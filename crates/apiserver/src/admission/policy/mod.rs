@@ -6,6 +6,7 @@
 //! effects and a budget, so they are evaluated on the spot; what they look at is converted before, where a webhook does that.
 
 mod conditions;
+mod literal;
 mod matching;
 mod merge;
 mod mutating;
