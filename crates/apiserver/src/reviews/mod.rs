@@ -298,8 +298,8 @@ async fn token_review(world: &World, cx: &Context, value: &Value) -> Result<Valu
     legacy_tokens::note(world, &shown, cx.now).await;
     Ok(match shown {
         Ok(review) => json!({"authenticated": true, "user": review.user.to_value(), "audiences": review.audiences}),
-        // What is no token of this kind at all is none that its authenticator would speak of.
-        Err(error) if error.to_string().ends_with("no JSON web token") => json!({"user": {}, "error": "invalid bearer token"}),
+        // What is no token of this kind at all, or somebody else's, is none that its authenticator would speak of.
+        Err(identity::Error::Foreign(_)) => json!({"user": {}, "error": "invalid bearer token"}),
         Err(error) => json!({"user": {}, "error": format!("[invalid bearer token, {error}]")}),
     })
 }
