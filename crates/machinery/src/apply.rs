@@ -145,7 +145,11 @@ fn apply_as<'w>(kind: impl Into<Written<'w>>, live: Option<&Value>, applied: &Va
     if managers.is_empty() && live.is_some() {
         // It is an update by way of the same endpoint: what that does not write is not its own.
         let before = Manager { name: BEFORE_FIRST_APPLY, ..*manager };
-        update_managers(&versions, &empty, &old, &mut managers, &before);
+        update_managers(&versions, &empty, &old, &mut managers, &before).map_err(failed)?;
+    }
+    // Whose owners wrote in other versions is looked at as these have it, before anything is merged.
+    if let Some(why) = managers.0.iter().find_map(|entry| versions.misfit(&old, &versions.form(&entry.api_version))) {
+        return Err(failed(why));
     }
     let mut own = Entry::new(manager, true);
     let former = managers.0.iter().position(|e| e.is_same_owner(&own)).map(|at| managers.0.remove(at));
@@ -162,7 +166,13 @@ fn apply_as<'w>(kind: impl Into<Written<'w>>, live: Option<&Value>, applied: &Va
             keep_creation_time(metadata, &old);
         }
     }
-    if let Some(former) = &former {
+    if let Some(former) = former.as_ref().filter(|former| !former.set.is_empty()) {
+        if let Some(why) = versions.misfit(&new, &versions.form(&former.api_version)) {
+            return Err(failed(format!("failed to prune fields: failed to convert merged object to last applied version: {why}")));
+        }
+        if let Some((version, why)) = managers.0.iter().find_map(|e| Some((&e.api_version, versions.misfit(&new, &versions.form(&e.api_version))?))) {
+            return Err(failed(format!("failed to prune fields: failed add back owned items: failed to convert merged object at version {version}: {why}")));
+        }
         new = prune::prune(&versions, new, &managers, &own, former);
     }
     own.set.subtract(&UNOWNED);
@@ -174,7 +184,7 @@ fn apply_as<'w>(kind: impl Into<Written<'w>>, live: Option<&Value>, applied: &Va
     {
         return Err(failed(format!("failed to convert new object: {}", unconverted(why))));
     }
-    let changes = Changes::new(&versions, &old, &new, &mut managers, manager.exclude);
+    let changes = Changes::new(&versions, &old, &new, &mut managers, manager.exclude).map_err(failed)?;
     take_from_others(&versions, &mut managers, &changes, force, || last_applied::owned(ty, manager.name, &old))?;
     let unchanged = new == old;
     // What Go would leave out of the merged object is no part of it.
@@ -250,7 +260,10 @@ struct Changes {
 
 impl Changes {
     /// Compares the objects. Owners in versions that there are no more are forgotten.
-    fn new(versions: &Versions<'_>, old: &Value, new: &Value, managers: &mut Managers, exclude: &FieldSet) -> Self {
+    ///
+    /// # Errors
+    /// They are not of the form in which one of the owners wrote.
+    fn new(versions: &Versions<'_>, old: &Value, new: &Value, managers: &mut Managers, exclude: &FieldSet) -> Result<Self, String> {
         let compared = |form: &Form| {
             let (old, new) = (versions.convert(old, &Form::Same, form), versions.convert(new, &Form::Same, form));
             compare(versions.type_of(form), &old, &new).without(exclude)
@@ -261,11 +274,16 @@ impl Changes {
         for entry in &managers.0 {
             let form = versions.form(&entry.api_version);
             if form != Form::Same && !foreign.iter().any(|(known, _)| *known == form) {
+                for (what, value) in [("old", old), ("new", new)] {
+                    if let Some(why) = versions.misfit(value, &form) {
+                        return Err(format!("failed to convert {what} object: {why}"));
+                    }
+                }
                 let comparison = compared(&form);
                 foreign.push((form, comparison));
             }
         }
-        Self { own, foreign }
+        Ok(Self { own, foreign })
     }
 
     /// The changes as an owner sees them.
@@ -371,14 +389,15 @@ fn track<'w>(kind: impl Into<Written<'w>>, old: Option<&Value>, new: &mut Value,
     }
     let as_before = old.and_then(|o| o.get("metadata")?.get("managedFields"));
     // Of an object that does not fit its type nobody can tell what has changed: its owners are left as they were.
-    if !typed::fits(Some(kind.ty), new) || old.is_some_and(|old| !typed::fits(Some(kind.ty), old)) {
+    let fits = typed::fits(Some(kind.ty), new) && old.is_none_or(|old| typed::fits(Some(kind.ty), old));
+    let empty = Value::Object(Map::new());
+    let changed = fits.then(|| update_managers(&Versions::new(kind), old.unwrap_or(&empty), new, &mut managers, manager).ok()).flatten();
+    let Some(changed) = changed else {
         if let (Some(metadata), Some(fields)) = (new.get_mut("metadata").and_then(Value::as_object_mut), as_before) {
             metadata.insert("managedFields".into(), fields.clone());
         }
         return;
-    }
-    let empty = Value::Object(Map::new());
-    let changed = update_managers(&Versions::new(kind), old.unwrap_or(&empty), new, &mut managers, manager);
+    };
     match (changed, as_before) {
         // Nothing has changed, and the client brought what there was: no need to write it anew.
         (false, Some(fields)) if brought_fields.as_ref().is_none_or(|b| b == fields) => {
@@ -391,10 +410,13 @@ fn track<'w>(kind: impl Into<Written<'w>>, old: Option<&Value>, new: &mut Value,
 }
 
 /// Gives `manager` what differs between the objects; false if nothing does.
-fn update_managers(versions: &Versions<'_>, old: &Value, new: &Value, managers: &mut Managers, manager: &Manager<'_>) -> bool {
-    let changes = Changes::new(versions, old, new, managers, manager.exclude);
+///
+/// # Errors
+/// They are not of the form in which one of the owners wrote.
+fn update_managers(versions: &Versions<'_>, old: &Value, new: &Value, managers: &mut Managers, manager: &Manager<'_>) -> Result<bool, String> {
+    let changes = Changes::new(versions, old, new, managers, manager.exclude)?;
     if changes.own.changed.is_empty() && changes.own.removed.is_empty() {
-        return false;
+        return Ok(false);
     }
     for entry in &mut managers.0 {
         let seen = changes.seen_by(versions, entry);
@@ -404,5 +426,5 @@ fn update_managers(versions: &Versions<'_>, old: &Value, new: &Value, managers: 
     if !changes.own.changed.is_empty() {
         managers.add(Entry { set: changes.own.changed, ..Entry::new(manager, false) });
     }
-    true
+    Ok(true)
 }

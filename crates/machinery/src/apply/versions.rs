@@ -1,6 +1,7 @@
 //! Versions of a kind: a set of fields is in the version in which its owner wrote, so what is compared with it or cut out by
 //! it is an object in that version.
 
+use super::typed;
 use crate::{Value, convert, gvk::Gvk, schema::TypeRef};
 
 /// Who knows how the versions of a kind differ, where the program does not.
@@ -66,7 +67,8 @@ impl<'a> Versions<'a> {
         }
         match self.ty.schema.kind(&other) {
             None => Form::Unknown,
-            Some(_) if self.conversions.is_some() || convert::changes_shape(own, &other) => Form::Other(other),
+            // The versions of a definition have schemas of their own.
+            Some(_) if self.conversions.is_some() || self.ty.schema.is_lenient() || convert::changes_shape(own, &other) => Form::Other(other),
             Some(_) => Form::Same,
         }
     }
@@ -77,6 +79,13 @@ impl<'a> Versions<'a> {
             Form::Other(gvk) => self.ty.schema.kind(gvk).unwrap_or(self.ty),
             _ => self.ty,
         }
+    }
+
+    /// What is wrong with an object as another form has it. A conversion by name alone leaves it the fields that it has, which the other
+    /// form may not know.
+    pub(super) fn misfit(&self, value: &Value, to: &Form) -> Option<String> {
+        let by_name = self.conversions.is_none() && self.ty.schema.is_lenient() && matches!(to, Form::Other(_));
+        by_name.then(|| typed::live_errors(self.type_of(to), &self.convert(value, &Form::Same, to))).flatten()
     }
 
     /// An object of one form in another.

@@ -347,3 +347,31 @@ fn an_element_that_becomes_several_is_of_who_made_it_so() {
     track(deployment(), Some(&several), &mut one, &manager("n"));
     assert_eq!((owned(&one, "m"), owned(&one, "n")), (Value::Null, json!({"f:metadata": {"f:finalizers": {"v:\"f/a\"": {}}}})));
 }
+
+#[test]
+fn an_object_that_a_version_of_its_owners_does_not_know_is_compared_with_nothing() {
+    let kind = |version: &str| crate::gvk::Gvk { group: "g.example.com".into(), version: version.into(), kind: "Van".into() };
+    let text = json!({"type": "string"});
+    let of = |fields: Value| json!({"type": "object", "properties": {"spec": {"type": "object", "properties": fields}}});
+    let (one, two) = (of(json!({"a": text})), of(json!({"a": text, "c": text})));
+    let schema = crate::structural::schema(&[(kind("v1"), Some(&one)), (kind("v2"), Some(&two))]);
+    let ty = schema.kind(&kind("v2")).unwrap();
+    let manager = Manager { api_version: "g.example.com/v2", ..manager("u") };
+    let owners =
+        json!([{"manager": "one", "operation": "Update", "apiVersion": "g.example.com/v1", "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:a": {}}}}]);
+    let live = json!({"apiVersion": "g.example.com/v2", "kind": "Van", "metadata": {"name": "a", "managedFields": owners}, "spec": {"a": "x"}});
+    let mut new = live.clone();
+    new["spec"] = json!({"a": "y", "c": "z"});
+    track(ty, Some(&live), &mut new, &manager);
+    assert_eq!(new["metadata"]["managedFields"], owners);
+    let applied = json!({"apiVersion": "g.example.com/v2", "kind": "Van", "metadata": {"name": "a"}, "spec": {"c": "z"}});
+    let refused = apply_as(ty, Some(&live), &applied, &manager, true).unwrap_err().message;
+    assert_eq!(refused, "failed to convert new object: .spec.c: field not declared in schema");
+    let mut already = live.clone();
+    already["spec"]["c"] = "z".into();
+    let refused = apply_as(ty, Some(&already), &applied, &manager, true).unwrap_err().message;
+    assert_eq!(refused, ".spec.c: field not declared in schema");
+    new["spec"] = json!({"a": "y"});
+    track(ty, Some(&live), &mut new, &manager);
+    assert_eq!(new["metadata"]["managedFields"][0]["manager"], "u", "what both know is compared");
+}
