@@ -137,8 +137,17 @@ fn from_body(call: &Call<'_>, bytes: &Bytes) -> Result<Value, Status> {
     };
     let is_other = |kind: &str| !matches!(kind, "" | "DeleteOptions");
     // What it is comes before what it holds.
-    if let Some((version, kind)) = call.said(bytes).filter(|(_, kind)| is_other(kind)) {
-        return Err(other(&version, &kind));
+    if let Some((version, kind)) = call.said(bytes) {
+        if version.matches('/').count() > 1 {
+            return Err(Status::bad_request(format!("unexpected GroupVersion string: {version}")));
+        }
+        if version.len() > 1 && version.ends_with('/') {
+            return Err(Status::bad_request(format!("Object 'apiVersion' is missing in '{}'", String::from_utf8_lossy(bytes))));
+        }
+        if is_other(&kind) {
+            // A group without letters is none.
+            return Err(other(version.strip_prefix('/').unwrap_or(&version), &kind));
+        }
     }
     let value = call.read_as(bytes, ty, machinery::json::Validation::Ignore).map_err(bare)?;
     let text = |field: &str| value[field].as_str().unwrap_or_default();

@@ -14,6 +14,7 @@ use machinery::{
     apply::{self, FieldSet},
     field::{self, ErrorList, Path},
     gvk::Gvk,
+    names,
     status::Status,
     time,
 };
@@ -96,8 +97,11 @@ fn check(binding: &Value, name: &str) -> Result<(), Status> {
     if !kind.is_empty() && kind != "Node" {
         errors.push(field::Error::not_supported(&path.child("kind"), json!(kind), &["Node", "<empty>"]));
     }
-    if target["name"].as_str().unwrap_or_default().is_empty() {
+    let name = target["name"].as_str().unwrap_or_default();
+    if name.is_empty() {
         errors.push(field::Error::required(&path.child("name"), ""));
+    } else if matches!(kind, "" | "Node") {
+        errors.extend(names::dns1123_subdomain(name).into_iter().map(|why| field::Error::invalid(&path.child("name"), json!(name), why)));
     }
     // Upstream answers with the list itself, which is no Status.
     match errors.as_slice() {
@@ -108,15 +112,17 @@ fn check(binding: &Value, name: &str) -> Result<(), Status> {
 }
 
 fn bound(row: &Row, name: &str, old: &Value, binding: &Value, now: &str) -> Result<Value, Status> {
+    // Upstream names the part here.
+    let conflict = |why: &str| Status::conflict(&row.resource.group, &format!("{}/binding", row.resource.resource), name, why);
     let node = binding["target"]["name"].as_str().unwrap_or_default();
     if !meta::text(old, "deletionTimestamp").is_empty() {
-        return Err(errors::conflict(row, name, &format!("pod {name} is being deleted, cannot be assigned to a host")));
+        return Err(conflict(&format!("pod {name} is being deleted, cannot be assigned to a host")));
     }
     if let Some(present) = old["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
-        return Err(errors::conflict(row, name, &format!("pod {name} is already assigned to node {present:?}")));
+        return Err(conflict(&format!("pod {name} is already assigned to node {present:?}")));
     }
     if old["spec"]["schedulingGates"].as_array().is_some_and(|g| !g.is_empty()) {
-        return Err(errors::conflict(row, name, &format!("pod {name} has non-empty .spec.schedulingGates")));
+        return Err(conflict(&format!("pod {name} has non-empty .spec.schedulingGates")));
     }
     let mut value = old.clone();
     value["spec"]["nodeName"] = node.into();

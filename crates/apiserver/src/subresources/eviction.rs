@@ -10,7 +10,7 @@ use crate::{
     Operation, Write, admission,
     conversion::Memory,
     errors, own,
-    registry::{ATTEMPTS_MAX, Call, DeleteOptions, WriteOptions, check_preconditions, delete_named, meta},
+    registry::{ATTEMPTS_MAX, Call, DeleteOptions, WriteOptions, check_preconditions, delete_named, meta, place},
     respond::Answer,
     rows::Row,
     storage,
@@ -21,7 +21,6 @@ use machinery::{
     Value,
     field::{self, Path},
     gvk::Gvk,
-    json::Validation,
     labels::Selector,
     status::Status,
     time,
@@ -37,8 +36,9 @@ const DISRUPTED_MAX: usize = 2000;
 pub(crate) async fn evict(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     let gvk = Gvk { group: "policy".into(), version: "v1".into(), kind: "Eviction".into() };
     let ty = machinery::schema::builtin().kind(&gvk).ok_or_else(|| Status::internal("the schema lacks Eviction"))?;
-    let mut eviction = call.decode_as(body, ty, Validation::Warn)?;
-    let options = admit(call, &mut eviction).await?;
+    let written = WriteOptions::of(call, "CreateOptions")?;
+    let mut eviction = call.decode_as(body, ty, written.validation)?;
+    let options = admit(call, &written, &mut eviction).await?;
     for attempt_no in 0..ATTEMPTS_MAX {
         call.cx.may_try(attempt_no)?;
         if attempt(call, &options).await? {
@@ -50,9 +50,8 @@ pub(crate) async fn evict(call: &Call<'_>, body: &Bytes) -> Result<Answer, Statu
 
 /// Admission of the eviction itself: a node may evict its own pods alone, and nothing is taken from a budget before. Which pod goes
 /// and how is read from what mutating admission has left.
-async fn admit(call: &Call<'_>, eviction: &mut Value) -> Result<DeleteOptions, Status> {
-    let options = WriteOptions::of(call, "CreateOptions")?;
-    let dry_run = call.query.text("dryRun") == "All";
+async fn admit(call: &Call<'_>, options: &WriteOptions, eviction: &mut Value) -> Result<DeleteOptions, Status> {
+    let dry_run = options.dry_run;
     let write = Write {
         cx: call.cx,
         row: call.row,
@@ -62,11 +61,9 @@ async fn admit(call: &Call<'_>, eviction: &mut Value) -> Result<DeleteOptions, S
         name: call.name(),
         dry_run,
         old: None,
-        options: Some(&options),
+        options: Some(options),
     };
-    if meta::text(eviction, "namespace").is_empty() {
-        meta::set(eviction, "namespace", call.namespace().into());
-    }
+    place(call.row, call.namespace(), eviction)?;
     admission::mutate(call.world, &write, eviction).await?;
     if meta::text(eviction, "name") != call.name() {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
@@ -76,6 +73,13 @@ async fn admit(call: &Call<'_>, eviction: &mut Value) -> Result<DeleteOptions, S
         let path = Path::root("deleteOptions").child(UNREAD);
         let error = field::Error::invalid(&path, json!(true), "can not be set for pod eviction, try after removing the option");
         return Err(Status::invalid("policy", "Eviction", call.name(), vec![error]));
+    }
+    // Those of the query and those of the content are the same, if both are there (upstream's `propagateDryRun`).
+    let of_query: Vec<&str> = call.query.all("dryRun").collect();
+    let of_content: Vec<&str> = machinery::tree::items(&eviction["deleteOptions"]["dryRun"]).iter().filter_map(Value::as_str).collect();
+    if !of_query.is_empty() && !of_content.is_empty() && of_query != of_content {
+        let why = format!("Non-matching dry-run options in request and content: [{}] and [{}]", of_query.join(" "), of_content.join(" "));
+        return Err(Status::new(500, "", why));
     }
     let mut asked = DeleteOptions::of(&eviction["deleteOptions"])?;
     asked.dry_run |= dry_run;
