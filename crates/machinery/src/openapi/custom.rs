@@ -88,10 +88,12 @@ impl General {
         // What is false, empty or of no meaning is not told.
         map.retain(|key, value| match value {
             Value::Null => false,
-            Value::Bool(false) => key == "additionalProperties" || key == "default",
-            Value::Array(items) => !items.is_empty() || key == "default",
-            Value::Object(inner) => !inner.is_empty() || matches!(key.as_str(), "items" | "additionalProperties" | "not" | "default"),
-            Value::String(text) => !text.is_empty() || key == "default",
+            // A value of any kind is one.
+            _ if matches!(key.as_str(), "default" | "example") => true,
+            Value::Bool(false) => key == "additionalProperties",
+            Value::Array(items) => !items.is_empty(),
+            Value::Object(inner) => !inner.is_empty() || matches!(key.as_str(), "items" | "additionalProperties" | "not"),
+            Value::String(text) => !text.is_empty(),
             Value::Bool(true) | Value::Number(_) => true,
         });
         if depth > DEPTH_MAX {
@@ -114,6 +116,7 @@ impl General {
         }
         if self.version == Version::V2 {
             map.remove("default");
+            map.get_mut("example").into_iter().for_each(as_float);
             plain(map);
         }
         if let Some(Value::Object(properties)) = map.get_mut("properties") {
@@ -142,6 +145,20 @@ impl General {
                 }
             }
         }
+    }
+}
+
+/// A whole number as a float holds it: version 2 is made by way of such.
+fn as_float(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            if let Some(float) = number.as_i64().filter(|n| n.unsigned_abs() > 1 << 53).map(|n| n as f64) {
+                *value = float.into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(as_float),
+        Value::Object(map) => map.values_mut().for_each(as_float),
+        _ => {}
     }
 }
 

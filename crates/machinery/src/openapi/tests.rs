@@ -70,11 +70,11 @@ fn custom_kinds_stand_beside_built_in_ones() {
     resource.resource = "crontabs".into();
     resource.kind = Gvk { group: "stable.example.com".into(), version: "v1".into(), kind: "CronTab".into() };
     resource.subresources.truncate(0);
-    let described = json!({"schema": {"openAPIV3Schema": {"type": "object", "description": "a job", "properties": {"spec": {"type": "object", "nullable": true, "properties": {"cron": {"type": "string"}}}}}}, "selectableFields": [{"jsonPath": ".spec.cron"}]});
+    let described = json!({"schema": {"openAPIV3Schema": {"type": "object", "description": "a job", "properties": {"spec": {"type": "object", "nullable": true, "properties": {"cron": {"type": "string", "example": false}}}}}}, "selectableFields": [{"jsonPath": ".spec.cron"}]});
     let served = [Served { resource: &resource, custom: Some(Custom { described: &described, list_kind: "CronTabList" }) }];
     let document = v3_document(&served, "v1.37.2");
     let own = &document["components"]["schemas"]["com.example.stable.v1.CronTab"];
-    assert_eq!(own["properties"]["spec"]["properties"]["cron"]["type"], "string");
+    assert_eq!(own["properties"]["spec"]["properties"]["cron"], json!({"type": "string", "example": false}));
     assert_eq!(own["properties"]["kind"]["type"], "string");
     assert_eq!(own["x-kubernetes-group-version-kind"][0]["kind"], "CronTab");
     assert_eq!(own["x-kubernetes-selectable-fields"], json!([{"fieldPath": "spec.cron"}]));
