@@ -138,7 +138,12 @@ fn pick(call: &Call<'_>, selectors: &Selectors, options: &Options, converted: Op
     if let Some(last) = last.filter(|last| snapshot.range(&prefix, &last.key).next().is_some()) {
         let after = storage::key(last).strip_prefix(prefix.as_str()).map(str::to_owned);
         // Each page has one snapshot, so the pages before it tell what is left.
-        let before = if options.after.is_empty() { u64::try_from(snapshot.count(&prefix)).ok() } else { options.left };
+        let before = match (options.after.is_empty(), options.left) {
+            (true, _) => u64::try_from(snapshot.count(&prefix)).ok(),
+            // The page before was selected, and nobody has counted what it left.
+            (false, None) if everything => u64::try_from(snapshot.range(&prefix, &start).count()).ok(),
+            (false, left) => left,
+        };
         list.remaining = before.filter(|_| everything).and_then(|before| before.checked_sub(list.entries.len() as u64));
         list.next = Cursor { revision: Some(list.revision), after: after.unwrap_or_default(), left: list.remaining }.encode();
     }
@@ -213,6 +218,7 @@ fn options(call: &Call<'_>) -> Result<Options, Status> {
         if let Some(wanted) = cursor.revision {
             not_ahead(wanted, storage::revision(call.world.store()))?;
         }
+        let limit = if of_cache(call, version) { 0 } else { limit };
         return Ok(Options { limit, exact: cursor.revision, after: cursor.after, left: cursor.left });
     }
     let wanted = revision(version).map_err(|why| Status::bad_request(format!("invalid resource version: {why}")))?;
@@ -220,11 +226,15 @@ fn options(call: &Call<'_>) -> Result<Options, Status> {
     if let Some(wanted) = wanted {
         not_ahead(wanted, current)?;
     }
-    // Any version is upstream's cache's to give, which gives all; events alone have none.
-    let limit = if version == "0" && call.row.resource.resource != "events" { 0 } else { limit };
+    let limit = if of_cache(call, version) { 0 } else { limit };
     // Upstream reads an exact snapshot also where a limit goes with a version and no rule is given.
     let exact = wanted.filter(|v| *v > 0 && (rule == "Exact" || (rule.is_empty() && limit > 0)));
     Ok(Options { limit, exact, after: String::new(), left: None })
+}
+
+/// Whether any version will do: that is upstream's cache's to give, which gives all; events alone have none.
+fn of_cache(call: &Call<'_>, version: &str) -> bool {
+    version == "0" && call.row.resource.resource != "events"
 }
 
 /// Reads a resourceVersion. Upstream words what is none in the same way everywhere and answers it in three.

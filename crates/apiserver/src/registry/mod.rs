@@ -85,12 +85,16 @@ impl<'a> Call<'a> {
     /// Decodes a body of some kind; one of the program's own must say that it is of this kind, if it says anything.
     pub(crate) fn decode_as(&self, bytes: &Bytes, ty: machinery::schema::TypeRef<'_>, validation: Validation) -> Result<Value, Status> {
         // What nobody reads says nothing of what it is.
-        crate::negotiate::content(self.headers)?;
+        let encoding = crate::negotiate::content(self.headers)?;
         let read = self.read(bytes, ty, validation);
         let decoded = match ty.gvk().filter(|_| !ty.schema.is_lenient()) {
             None => return declared::custom(ty.gvk(), bytes, self.as_it_says(bytes, read, validation).map(|decoded| self.told(decoded))),
             Some(expected) => {
-                let otherwise = |status| declared::otherwise(expected, bytes, status);
+                // Nor does a message say it as JSON does.
+                let otherwise = |status| match encoding {
+                    crate::negotiate::Encoding::Protobuf => status,
+                    _ => declared::otherwise(expected, bytes, status),
+                };
                 let decoded = read.map_err(otherwise)?;
                 declared::check(expected, &decoded.value).map_err(otherwise)?;
                 decoded
