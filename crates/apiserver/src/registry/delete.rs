@@ -274,6 +274,8 @@ pub(crate) async fn delete_named(call: &Call<'_>, row: &Arc<Row>, namespace: &st
                 let ready = storage::ready(call.world.store(), row, *value).await?;
                 storage::replace(call.world.store(), row, &key, &entry, ready).await?.map(|e| Answer::Stored(code(options), e))
             }
+            // What was only tried stays as the change of its finalizers has left it.
+            Plan::Remove(last) if options.dry_run && meta::finalizers(&last) != meta::finalizers(&old) => Some(Answer::Object(StatusCode::OK, *last)),
             Plan::Remove(last) if options.dry_run => Some(removed(row, name, *last)),
             Plan::Remove(last) => remove(call, row, &key, &entry, &old).await?.then(|| removed(row, name, *last)),
         };

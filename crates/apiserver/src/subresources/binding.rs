@@ -51,7 +51,8 @@ pub(crate) async fn bind(call: &Call<'_>, pods: &Arc<Row>, body: &Bytes) -> Resu
         subresource: "binding",
         options: &options,
         may_create: false,
-        applied: false,
+        // What it changes of the pod is nobody's: upstream's `assignPod` writes below the place where owners are noted.
+        applied: true,
         derived: true,
     };
     change(call, &target, |old| {
