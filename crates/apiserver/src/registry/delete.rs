@@ -409,7 +409,10 @@ fn shorten(value: &mut Value, old_grace_s: i64, grace_s: i64) {
 /// The finalizers that the wished propagation leaves: one of `orphan` and `foregroundDeletion`, or neither.
 fn finalizers(row: &Row, options: &DeleteOptions, old: &Value) -> Vec<String> {
     let have = meta::finalizers(old);
+    // Nothing depends on an Event (upstream's policy for them is `Unsupported`), whatever is asked for.
+    let apart = matches!((row.resource.group.as_str(), row.resource.resource.as_str()), ("" | "events.k8s.io", "events"));
     let wanted = match (options.orphan_dependents, options.propagation) {
+        _ if apart => Some(Propagation::Background),
         (Some(true), _) => Some(Propagation::Orphan),
         (Some(false), _) => Some(Propagation::Background),
         (None, wanted) => wanted,
