@@ -148,7 +148,7 @@ fn apply_as<'w>(kind: impl Into<Written<'w>>, live: Option<&Value>, applied: &Va
         update_managers(&versions, &empty, &old, &mut managers, &before).map_err(failed)?;
     }
     // Whose owners wrote in other versions is looked at as these have it, before anything is merged.
-    if let Some(why) = managers.0.iter().find_map(|entry| versions.misfit(&old, &versions.form(&entry.api_version))) {
+    if let Some(why) = managers.0.iter().find_map(|entry| versions.misfit(&old, &entry.api_version)) {
         return Err(failed(why));
     }
     let mut own = Entry::new(manager, true);
@@ -167,10 +167,10 @@ fn apply_as<'w>(kind: impl Into<Written<'w>>, live: Option<&Value>, applied: &Va
         }
     }
     if let Some(former) = former.as_ref().filter(|former| !former.set.is_empty()) {
-        if let Some(why) = versions.misfit(&new, &versions.form(&former.api_version)) {
+        if let Some(why) = versions.misfit(&new, &former.api_version) {
             return Err(failed(format!("failed to prune fields: failed to convert merged object to last applied version: {why}")));
         }
-        if let Some((version, why)) = managers.0.iter().find_map(|e| Some((&e.api_version, versions.misfit(&new, &versions.form(&e.api_version))?))) {
+        if let Some((version, why)) = managers.0.iter().find_map(|e| Some((&e.api_version, versions.misfit(&new, &e.api_version)?))) {
             return Err(failed(format!("failed to prune fields: failed add back owned items: failed to convert merged object at version {version}: {why}")));
         }
         new = prune::prune(&versions, new, &managers, &own, former);
@@ -269,16 +269,18 @@ impl Changes {
             compare(versions.type_of(form), &old, &new).without(exclude)
         };
         let own = compare(versions.ty(), old, new).without(exclude);
+        for entry in &managers.0 {
+            for (what, value) in [("old", old), ("new", new)] {
+                if let Some(why) = versions.misfit(value, &entry.api_version) {
+                    return Err(format!("failed to convert {what} object: {why}"));
+                }
+            }
+        }
         managers.0.retain(|e| versions.form(&e.api_version) != Form::Unknown);
         let mut foreign: Vec<(Form, Comparison)> = Vec::new();
         for entry in &managers.0 {
             let form = versions.form(&entry.api_version);
             if form != Form::Same && !foreign.iter().any(|(known, _)| *known == form) {
-                for (what, value) in [("old", old), ("new", new)] {
-                    if let Some(why) = versions.misfit(value, &form) {
-                        return Err(format!("failed to convert {what} object: {why}"));
-                    }
-                }
                 let comparison = compared(&form);
                 foreign.push((form, comparison));
             }

@@ -190,7 +190,11 @@ impl<'a> Call<'a> {
         let decoded = match encoding {
             Encoding::Json => json::decode(bytes, Some(ty), validation)?,
             Encoding::Yaml => yaml::decode(bytes, Some(ty), validation)?,
-            Encoding::Protobuf if ty.schema.is_lenient() => return Err(Status::unsupported_media_type(&crate::negotiate::ALL)),
+            Encoding::Protobuf if ty.schema.is_lenient() => {
+                let unread = Status::unsupported_media_type(&crate::negotiate::ALL);
+                // Upstream's lenient reader says so where nobody takes it for what it is.
+                return Err(if validation == Validation::Ignore { Status::bad_request(unread.message) } else { unread });
+            }
             Encoding::Protobuf => json::Decoded { value: declared::message(ty, bytes)?, warnings: Vec::new(), blanks: json::Blanks::default() },
         };
         if Texts::are_kept(ty) {

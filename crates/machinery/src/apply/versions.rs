@@ -81,11 +81,15 @@ impl<'a> Versions<'a> {
         }
     }
 
-    /// What is wrong with an object as another form has it. A conversion by name alone leaves it the fields that it has, which the other
-    /// form may not know.
-    pub(super) fn misfit(&self, value: &Value, to: &Form) -> Option<String> {
-        let by_name = self.conversions.is_none() && self.ty.schema.is_lenient() && matches!(to, Form::Other(_));
-        by_name.then(|| typed::live_errors(self.type_of(to), &self.convert(value, &Form::Same, to))).flatten()
+    /// What is wrong with an object as an owner's version has it. A conversion by name alone leaves it the fields that it has, which the
+    /// other version may not know; and a definition's version that there is no more is none that anything is converted to.
+    pub(super) fn misfit(&self, value: &Value, api_version: &str) -> Option<String> {
+        match self.form(api_version) {
+            _ if !self.ty.schema.is_lenient() => None,
+            Form::Unknown => Some(format!("request to convert CR to an invalid group/version: {api_version}")),
+            form @ Form::Other(_) if self.conversions.is_none() => typed::live_errors(self.type_of(&form), &self.convert(value, &Form::Same, &form)),
+            Form::Same | Form::Other(_) => None,
+        }
     }
 
     /// An object of one form in another.

@@ -374,4 +374,12 @@ fn an_object_that_a_version_of_its_owners_does_not_know_is_compared_with_nothing
     new["spec"] = json!({"a": "y"});
     track(ty, Some(&live), &mut new, &manager);
     assert_eq!(new["metadata"]["managedFields"][0]["manager"], "u", "what both know is compared");
+    let mut gone = live.clone();
+    gone["metadata"]["managedFields"][0]["apiVersion"] = "g.example.com/v0".into();
+    let mut new = gone.clone();
+    new["spec"]["a"] = "y".into();
+    track(ty, Some(&gone), &mut new, &manager);
+    assert_eq!(new["metadata"]["managedFields"], gone["metadata"]["managedFields"]);
+    let refused = apply_as(ty, Some(&gone), &applied, &manager, true).unwrap_err().message;
+    assert_eq!(refused, "request to convert CR to an invalid group/version: g.example.com/v0");
 }
