@@ -415,11 +415,11 @@ impl Rows {
 /// The order of a group's versions: `v2`, `v1`, `v1beta1`, `v1alpha1`, then all others by name (upstream's kube-aware order).
 pub(crate) fn by_priority(a: &str, b: &str) -> std::cmp::Ordering {
     /// Major version, stage (stable, beta, alpha), version of the stage.
-    fn parts(version: &str) -> Option<(u64, u64, u64)> {
+    fn parts(version: &str) -> Option<(i64, i64, i64)> {
         let rest = version.strip_prefix('v')?;
         let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
         let (major, stage) = rest.split_at(end);
-        let number = |text: &str| if text.starts_with('0') { None } else { text.parse().ok() };
+        let number = |text: &str| text.parse::<i64>().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
         let (stage, minor) = match (stage, stage.strip_prefix("beta"), stage.strip_prefix("alpha")) {
             ("", ..) => (3, 0),
             (_, Some(minor), _) => (2, number(minor)?),
@@ -453,6 +453,7 @@ mod tests {
         // The example of the original's documentation of definitions.
         let mut versions = ["v1", "foo10", "v11alpha2", "v10", "v12alpha1", "v3beta1", "v11beta2", "v2", "foo1", "v10beta3"];
         versions.sort_by(|a, b| by_priority(a, b));
+        assert_eq!(by_priority("v01", "a"), std::cmp::Ordering::Less, "a number may begin with a zero");
         assert_eq!(versions, ["v10", "v2", "v1", "v11beta2", "v10beta3", "v3beta1", "v12alpha1", "v11alpha2", "foo1", "foo10"]);
     }
 }
