@@ -620,7 +620,12 @@ impl<'de> Visitor<'de> for Seed<'_> {
             Type::SchemaOrArray(schema) => self.ty.to(*schema),
             Type::SchemaOrStrings(_) | Type::Any => return AnySeed { at: self.at, cx: self.cx }.visit_seq(seq).map(Some),
             Type::RawJson | Type::RawExtension | Type::Fields => return AnySeed { at: self.at, cx: &Context::verbatim() }.visit_seq(seq).map(Some),
-            _ if self.is_lenient() => return AnySeed { at: self.at, cx: self.cx }.visit_seq(seq).map(|value| Some(stripped(self.at, self.cx, value))),
+            _ if self.is_lenient() => {
+                // What keeps fields that it does not know keeps those of the elements that it should not have.
+                let keeps = self.ty.object().is_some_and(|object| object.preserve_unknown);
+                let strip = |value| if keeps { value } else { stripped(self.at, self.cx, value) };
+                return AnySeed { at: self.at, cx: self.cx }.visit_seq(seq).map(|value| Some(strip(value)));
+            }
             Type::Bytes => return self.bytes(seq),
             _ => {
                 let wrong = self.mismatch("array")?;

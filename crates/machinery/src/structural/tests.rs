@@ -46,6 +46,14 @@ fn unknown_fields_are_pruned_and_defaults_set() {
 }
 
 #[test]
+fn a_list_where_an_object_keeps_what_it_does_not_know_is_left_as_it_is() {
+    let body = |spec: Value| json!({"apiVersion": "stable.example.com/v1", "kind": "CronTab", "metadata": {"name": "a"}, "spec": spec});
+    let out = decoded(&body(json!({"cron": "1", "replicas": 1, "raw": [{"a": 1}], "limits": [{"b": 1}]})));
+    assert_eq!(out.value["spec"], json!({"cron": "1", "replicas": 1, "raw": [{"a": 1}], "limits": [{}]}));
+    assert_eq!(out.warnings, ["unknown field \"spec.limits[0].b\""]);
+}
+
+#[test]
 fn that_a_body_says_no_kind_comes_before_what_its_metadata_cannot_hold() {
     let schema = schema(&[(gvk(), Some(&crontab()))]);
     let why = |body: &Value| json::decode(body.to_string().as_bytes(), schema.kind(&gvk()), Validation::Warn).unwrap_err().message;
