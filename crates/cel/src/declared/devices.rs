@@ -2,8 +2,9 @@
 //! as a value.
 
 use super::{Declared, Shape};
+use crate::cost::{Size, Sizes};
 use crate::library::{quantity, semver};
-use crate::types::Type;
+use crate::types::{Str, Type};
 use crate::value::{Entries, Key, Map, Text, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,6 +35,33 @@ fn sized(ty: Type, elements_max: i64) -> Declared {
 fn by_domain(value: Declared) -> Declared {
     let map = |key_max, value| Declared { shape: Shape::Map(Arc::new(sized(Type::String, key_max)), Arc::new(value)), elements_max: ENTRIES_MAX, bytes_min: 2 };
     map(DOMAIN_MAX, map(NAME_MAX, value))
+}
+
+/// The sizes of what a selector reads of its device, and of nothing else. An attribute may be read as a field.
+pub struct DeviceSizes(Declared);
+
+impl Default for DeviceSizes {
+    fn default() -> Self {
+        DeviceSizes(device())
+    }
+}
+
+impl Sizes for DeviceSizes {
+    fn size(&self, path: &[Str], _ty: &Type) -> Option<Size> {
+        let (variable, steps) = path.split_first()?;
+        if &**variable != "device" {
+            return None;
+        }
+        steps.iter().try_fold(&self.0, |at, step| at.part(step).or_else(|| attribute(at))).map(Declared::size)
+    }
+}
+
+/// What the attributes in a domain are, whatever they are called.
+fn attribute(domain: &Declared) -> Option<&Declared> {
+    match &domain.shape {
+        Shape::Map(_, value) if value.shape == Shape::Simple(Type::Any) => Some(value),
+        _ => None,
+    }
 }
 
 /// What an attribute is.
@@ -97,6 +125,14 @@ mod tests {
     use super::*;
     use crate::eval::{Limits, Plan};
     use crate::{Env, Version};
+
+    #[test]
+    fn an_attribute_has_its_size_and_nothing_beside_the_device_has_one() {
+        let most = |text: &str| Env::devices(Version::NEW).compile(text).expect("a program").estimate(&DeviceSizes::default()).max;
+        assert!(most("device.attributes['a.b'].c == device.attributes['c.d'].c") < 100);
+        assert!(most("device.driver == 'x'") < 100);
+        assert!(most("type(device.driver) == string") > 1_000_000);
+    }
 
     #[test]
     fn a_selector_reads_a_device() {

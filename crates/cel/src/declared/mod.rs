@@ -97,6 +97,21 @@ impl Declared {
         Declared { shape, ..self.clone() }
     }
 
+    /// What lies one step below.
+    fn part(&self, step: &str) -> Option<&Declared> {
+        match (&self.shape, step) {
+            (Shape::List(element), "@items" | "@values") => Some(element),
+            (Shape::Map(_, value), "@items" | "@values") => Some(value),
+            (Shape::Map(key, _), "@keys") => Some(key),
+            (Shape::Object(_, fields), field) => fields.get(field).map(Arc::as_ref),
+            _ => None,
+        }
+    }
+
+    fn size(&self) -> Size {
+        Range::new(0, self.elements_max as u64)
+    }
+
     /// Tells a provider all objects in here.
     pub(crate) fn register(&self, provider: &mut Provider) {
         match &self.shape {
@@ -124,17 +139,7 @@ pub struct DeclaredSizes<'a>(pub &'a Declared);
 impl Sizes for DeclaredSizes<'_> {
     fn size(&self, path: &[Str], _ty: &Type) -> Option<Size> {
         let (_, steps) = path.split_first()?;
-        let mut at = self.0;
-        for step in steps {
-            at = match (&at.shape, &**step) {
-                (Shape::List(element), "@items" | "@values") => element,
-                (Shape::Map(_, value), "@items" | "@values") => value,
-                (Shape::Map(key, _), "@keys") => key,
-                (Shape::Object(_, fields), field) => fields.get(field)?,
-                _ => return None,
-            };
-        }
-        Some(Range::new(0, at.elements_max as u64))
+        steps.iter().try_fold(self.0, |at, step| at.part(step)).map(Declared::size)
     }
 }
 

@@ -2,7 +2,7 @@
 //! (`pkg/apis/resource/validation`).
 
 use crate::{rules, tree};
-use kubecel::{Env, Type, Version, declared::DeclaredSizes, declared::devices};
+use kubecel::{Env, Type, Version, declared::devices::DeviceSizes};
 use machinery::{
     Value, defaulting,
     field::{Error, ErrorList, Path},
@@ -263,7 +263,7 @@ fn expression(text: &str, path: &Path, errors: &mut ErrorList) {
     if let Err(why) = program.instantiate() {
         return errors.push(Error::internal(path, format!("program instantiation failed: {why}")));
     }
-    if program.estimate(&DeclaredSizes(&devices::device())).max > SELECTOR_COST_MAX {
+    if program.estimate(&DeviceSizes::default()).max > SELECTOR_COST_MAX {
         errors.push(Error::forbidden(path, "too complex, exceeds cost limit"));
     }
 }
