@@ -82,6 +82,11 @@ impl<'a> Builder<'a> {
         !self.too_deep
     }
 
+    /// A call, or what its macro makes of it.
+    fn call(&mut self, id: Id, function: &str, target: Option<Expr>, args: Vec<Expr>) -> Expr {
+        if self.too_deep { nothing() } else { self.parser.call(id, function, target, args) }
+    }
+
     fn leave(&mut self) {
         self.depth = self.depth.saturating_sub(1);
     }
@@ -123,7 +128,7 @@ impl<'a> Builder<'a> {
         let then = self.expr(parts.next());
         let otherwise = self.expr(parts.next());
         self.leave();
-        self.parser.call(id, op::CONDITIONAL, None, vec![condition, then, otherwise])
+        self.call(id, op::CONDITIONAL, None, vec![condition, then, otherwise])
     }
 
     fn logical(&mut self, at: &Branch, function: &str, mark: &str) -> Expr {
@@ -148,7 +153,7 @@ impl<'a> Builder<'a> {
             let right = self.expr(parts.next());
             self.leave();
             if let Some(name) = self.tokens.get(mark).and_then(|token| function(*token)) {
-                left = self.parser.call(id, name, None, vec![left, right]);
+                left = self.call(id, name, None, vec![left, right]);
             }
         }
         left
@@ -160,7 +165,7 @@ impl<'a> Builder<'a> {
         let id = self.id(first);
         let operand = self.expr(operand);
         let function = if self.text(first) == "!" { op::LOGICAL_NOT } else { op::NEGATE };
-        self.parser.call(id, function, None, vec![operand])
+        self.call(id, function, None, vec![operand])
     }
 
     fn member(&mut self, at: &Branch) -> Expr {
@@ -185,7 +190,7 @@ impl<'a> Builder<'a> {
                     let id = self.id(*mark);
                     let index = self.expr(inside.and_then(Piece::branch));
                     let function = if optional { op::OPT_INDEX } else { op::INDEX };
-                    self.parser.call(id, function, None, vec![operand, index])
+                    self.call(id, function, None, vec![operand, index])
                 }
                 Some(Piece::Branch(name)) => self.field(operand, *mark, optional, name),
                 Some(Piece::Token(name)) => {
@@ -194,7 +199,7 @@ impl<'a> Builder<'a> {
                     let args = pieces.next_if(|piece| matches!(piece, Piece::Branch(_)));
                     let args = self.arguments(args.and_then(Piece::branch));
                     let name = self.text(*name).to_owned();
-                    self.parser.call(id, &name, Some(operand), args)
+                    self.call(id, &name, Some(operand), args)
                 }
                 _ => self.node(at.start, Kind::Unspecified),
             };
@@ -259,7 +264,7 @@ impl<'a> Builder<'a> {
             Some((open, "(")) => {
                 let id = self.id(open);
                 let args = self.arguments(at.branches().find(|part| part.rule == EXPRS));
-                self.parser.call(id, &name, None, args)
+                self.call(id, &name, None, args)
             }
             _ => self.node(first, Kind::Ident(name.into())),
         }
