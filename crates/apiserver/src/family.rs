@@ -103,6 +103,11 @@ impl Family {
         self.versions.iter().any(|(name, _)| name == version)
     }
 
+    /// Whether it has several.
+    pub(crate) fn has_versions(&self) -> bool {
+        self.versions.len() > 1
+    }
+
     fn kind_of(&self, version: &str) -> Gvk {
         Gvk { group: self.group.clone(), version: version.to_owned(), kind: self.kind.clone() }
     }

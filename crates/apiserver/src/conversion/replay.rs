@@ -1,4 +1,4 @@
-//! Work that compares objects of several versions (who owns which field), where a webhook converts them.
+//! Work that compares objects of several versions (who owns which field): they differ by name alone, or a webhook converts them.
 //!
 //! That work is pure and waits for nobody. So it is run with the conversions that are known, writes down those that it lacks, and is
 //! run again when they are there: each run gets further, and the last one is the result. What it lacks at once goes in one review.
@@ -46,6 +46,52 @@ impl Conversions for Replay {
     }
 }
 
+/// Versions that differ by name alone, as the strategy `None` has it. What the other version has no field for is noted.
+struct Renamed<'a> {
+    ty: TypeRef<'a>,
+    /// The first object that the other version does not hold, and why.
+    unfit: Mutex<Option<(Value, String)>>,
+}
+
+impl Conversions for Renamed<'_> {
+    fn convert(&self, value: &Value, _: &Gvk, to: &Gvk) -> Value {
+        let mut renamed = value.clone();
+        if let Some(fields) = renamed.as_object_mut().filter(|fields| fields.contains_key("apiVersion")) {
+            fields.insert("apiVersion".into(), to.api_version().into());
+        }
+        let mut unfit = self.unfit.lock();
+        if unfit.is_none()
+            && let Some(why) = misfit(self.ty, to, &renamed)
+        {
+            *unfit = Some((value.clone(), why));
+        }
+        renamed
+    }
+}
+
+/// What is wrong with an object of a version. Whose fields are whose is known by the fields that the version has: what was converted is
+/// pruned only where it is read or stored.
+fn misfit(ty: TypeRef<'_>, version: &Gvk, value: &Value) -> Option<String> {
+    live_errors(ty.schema.kind(version).unwrap_or(ty), value)
+}
+
+/// An object that does not fit a version, as upstream tells it: what there was is looked at first, and told as it is.
+fn told(live: Option<&Value>, value: &Value, why: String) -> String {
+    let unowned = |value: &Value| {
+        let mut value = value.clone();
+        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("managedFields");
+        }
+        value
+    };
+    if live.is_some_and(|live| unowned(live) == unowned(value)) { why } else { format!("failed to convert new object: {why}") }
+}
+
+/// Whether the owners of a row's objects may be known by another version's fields.
+pub(crate) fn compares(row: &Row) -> bool {
+    row.custom.as_ref().is_some_and(|custom| custom.family.has_versions())
+}
+
 /// Nobody knows: objects of other versions look all the same, so that what is owned in them stays owned.
 struct Unknown;
 
@@ -55,14 +101,29 @@ impl Conversions for Unknown {
     }
 }
 
-/// What `run` makes of objects of a row's kind.
+/// What `run` makes of objects of a row's kind, of which this is the one that there is.
 ///
 /// # Errors
 /// A webhook does not convert what is compared, or into no object of its version, in upstream's words; and what `run` makes where other
 /// versions are left alone.
-pub(crate) async fn replayed<T: Send>(services: &dyn Services, row: &Row, mut run: impl FnMut(Written<'_>) -> T + Send) -> Result<T, (String, T)> {
+pub(crate) async fn replayed<T: Send>(
+    services: &dyn Services,
+    row: &Row,
+    live: Option<&Value>,
+    mut run: impl FnMut(Written<'_>) -> T + Send,
+) -> Result<T, (String, T)> {
     let ty = row.ty();
-    let Some(reader) = row.reader() else { return Ok(run(ty.into())) };
+    let Some(reader) = row.reader() else {
+        if !compares(row) {
+            return Ok(run(ty.into()));
+        }
+        let renamed = Renamed { ty, unfit: Mutex::new(None) };
+        let made = run(Written { ty, conversions: Some(&renamed) });
+        return match renamed.unfit.into_inner() {
+            None => Ok(made),
+            Some((value, why)) => Err((told(live, &value, why), made)),
+        };
+    };
     let mut replay = Replay::default();
     for _ in 0..RUNS_MAX {
         let made = run(Written { ty, conversions: Some(&replay) });
@@ -70,7 +131,7 @@ pub(crate) async fn replayed<T: Send>(services: &dyn Services, row: &Row, mut ru
         if lacks.is_empty() {
             return Ok(made);
         }
-        if let Err(why) = Box::pin(learn(services, ty, reader, &mut replay.known, lacks)).await {
+        if let Err(why) = Box::pin(learn(services, ty, live, reader, &mut replay.known, lacks)).await {
             return Err((why, run(Written { ty, conversions: Some(&Unknown) })));
         }
     }
@@ -78,17 +139,23 @@ pub(crate) async fn replayed<T: Send>(services: &dyn Services, row: &Row, mut ru
     Err((why, run(Written { ty, conversions: Some(&Unknown) })))
 }
 
-async fn learn(services: &dyn Services, ty: TypeRef<'_>, reader: &Reader, known: &mut Vec<Known>, mut lacks: Vec<(Value, Gvk)>) -> Result<(), String> {
+async fn learn(
+    services: &dyn Services,
+    ty: TypeRef<'_>,
+    live: Option<&Value>,
+    reader: &Reader,
+    known: &mut Vec<Known>,
+    mut lacks: Vec<(Value, Gvk)>,
+) -> Result<(), String> {
     while let Some((_, to)) = lacks.first() {
         let to = to.clone();
         let (now, later): (Vec<_>, Vec<_>) = lacks.into_iter().partition(|(_, version)| *version == to);
         lacks = later;
         let values: Vec<Value> = now.into_iter().map(|(value, _)| value).collect();
         let converted = reader.compared(services, &to, values.clone()).await?;
-        // Owners are known by fields that their version has: what was converted is pruned only where it is read or stored.
-        let fitting = ty.schema.kind(&to).unwrap_or(ty);
-        if let Some(wrong) = converted.iter().find_map(|value| live_errors(fitting, value)) {
-            return Err(wrong);
+        let unfit = values.iter().zip(&converted).find_map(|(value, converted)| Some((value, misfit(ty, &to, converted)?)));
+        if let Some((value, why)) = unfit {
+            return Err(told(live, value, why));
         }
         known.extend(values.into_iter().zip(converted).map(|(value, converted)| Known { value, to: to.clone(), converted }));
     }

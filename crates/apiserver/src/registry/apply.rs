@@ -26,7 +26,7 @@ impl Apply<'_> {
         let apply = |kind: apply::Written<'_>| {
             apply::apply(kind, old, &applied.value, &options.manager, &row.api_version, self.subresource, options.force, &now, exclude)
         };
-        let replayed = replayed(call.world, row, apply).await;
+        let replayed = replayed(call.world, row, old, apply).await;
         let value = replayed.map_err(|(why, _)| Status::new(500, "", why))??;
         match options.validation {
             Validation::Strict => applied.refuse_repeats()?,

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Context, Operation, Write, access, admission, astray,
-    conversion::{Memory, Unread, replayed},
+    conversion::{self, Memory, Unread, replayed},
     errors, own,
     respond::Answer,
     rows::Row,
@@ -252,12 +252,12 @@ async fn tracked(call: &Call<'_>, what: &Change<'_>, old: &Value, value: Value) 
             apply::track_update(kind, Some(old), value, &what.options.manager, &row.api_version, what.subresource, &now, exclude);
         });
     };
-    if row.reader().is_none() {
+    if !conversion::compares(row) {
         let mut value = value;
         track(row.ty().into(), &mut value);
         return value;
     }
-    let replayed = replayed(call.world, row, |kind| {
+    let replayed = replayed(call.world, row, Some(old), |kind| {
         let mut next = value.clone();
         track(kind, &mut next);
         next

@@ -1,6 +1,6 @@
 //! Objects of custom kinds take the one path: decoding, defaults, validation, subresources, patches, lists and tables.
 
-use super::{DEFINITIONS, WIDGETS, establish, eventually, widget, widgets};
+use super::{DEFINITIONS, WIDGETS, establish, eventually, version, widget, widgets};
 use crate::support::{Server, names};
 use http::Method;
 use serde_json::{Value, json};
@@ -265,4 +265,23 @@ async fn bodies_of_something_else_are_refused() {
     assert_eq!(unsupported["message"], "create is not supported on resources of kind \"widgets.example.com\"");
     let list = server.get(&format!("{WIDGETS}?limit=1")).await.expect(200);
     assert_eq!(list["metadata"]["continue"], "", "nothing is left out of a list without a type");
+}
+
+#[tokio::test]
+async fn owners_are_known_by_the_fields_of_their_version() {
+    let server = Server::start().await;
+    let mut definition = widgets();
+    let mut second = version("v2", false);
+    second["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["shape"] = json!({"type": "string", "default": "round"});
+    definition["spec"]["versions"] = json!([version("v1", true), second]);
+    establish(&server, &definition).await;
+    let made = server.post(WIDGETS, &widget("a", json!({"color": "red"}))).await.expect(201);
+    let at = "/apis/example.com/v2/namespaces/default/widgets/a";
+    // What the other version adds changes the object, and is nothing that its owner's version could hold.
+    let labelled = server.patch(&format!("{at}?fieldManager=other"), MERGE, &json!({"metadata": {"labels": {"x": "y"}}})).await.expect(200);
+    assert_eq!((&labelled["metadata"]["generation"], labelled["spec"].get("shape")), (&json!(2), None));
+    assert_eq!(labelled["metadata"]["managedFields"], made["metadata"]["managedFields"]);
+    let config = json!({"apiVersion": "example.com/v2", "kind": "Widget", "metadata": {"name": "a"}, "spec": {"shape": "square"}});
+    let refused = server.patch(&format!("{at}?fieldManager=other"), APPLY, &config).await.expect(500);
+    assert_eq!(refused["message"], "failed to convert new object: .spec.shape: field not declared in schema");
 }
