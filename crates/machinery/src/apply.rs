@@ -176,20 +176,20 @@ fn apply_as<'w>(kind: impl Into<Written<'w>>, live: Option<&Value>, applied: &Va
         new = prune::prune(&versions, new, &managers, &own, former);
     }
     own.set.subtract(&UNOWNED);
-    let unconverted = |why: String| format!("unable to convert unstructured object to {}: {why}", ty.gvk().map(ToString::to_string).unwrap_or_default());
+    let unconverted = |why: &str| format!("unable to convert unstructured object to {}: {why}", ty.gvk().map(ToString::to_string).unwrap_or_default());
+    // What Go would leave out of the merged object is no part of it.
+    let converted = json::from_maps(&new, ty);
     // Whose owners wrote in other versions is converted before it is compared.
-    if managers.0.iter().any(|entry| entry.api_version != manager.api_version && versions.form(&entry.api_version) != Form::Unknown)
+    if let Err(why) = &converted
         && !ty.schema.is_lenient()
-        && let Err(why) = json::from_maps(&new, ty)
+        && managers.0.iter().any(|entry| entry.api_version != manager.api_version && versions.form(&entry.api_version) != Form::Unknown)
     {
         return Err(failed(format!("failed to convert new object: {}", unconverted(why))));
     }
     let changes = Changes::new(&versions, &old, &new, &mut managers, manager.exclude).map_err(failed)?;
     take_from_others(&versions, &mut managers, &changes, force, || last_applied::owned(ty, manager.name, &old))?;
     let unchanged = new == old;
-    // What Go would leave out of the merged object is no part of it.
-    let converted = json::from_maps(&new, ty)
-        .map_err(|why| failed(format!("failed to convert new object ({}) to proper version: {}", title(applied), unconverted(why))))?;
+    let converted = converted.map_err(|why| failed(format!("failed to convert new object ({}) to proper version: {}", title(applied), unconverted(&why))))?;
     let mut new = converted.value;
     if unchanged {
         // An entry whose apply changed nothing keeps its time, or has none.

@@ -25,8 +25,8 @@ pub(crate) mod write;
 
 pub use blanks::Blanks;
 pub use deep::spans;
-pub(crate) use deep::{after_string, members};
-pub use scalar::base64;
+pub(crate) use deep::{after_string, level_too_many, members};
+pub use scalar::{base64, in_base64};
 pub use texts::Texts;
 pub(crate) use texts::compact;
 pub use write::{Indent, encode};
@@ -94,13 +94,7 @@ pub fn is_readable(value: &Value) -> bool {
 /// 400 in upstream's wording: bad syntax, a wrong type, or (strict) unknown and duplicate fields.
 pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> Result<Decoded, Status> {
     let kind = ty.and_then(TypeRef::gvk);
-    let mut cx = Context::new(validation != Validation::Ignore, PROBLEMS_LIMIT);
-    let mut outcome = parse(bytes, ty, &cx);
-    // The parser does not tell `-0`, which is a whole number, from `-0.0`, which is none.
-    if outcome.is_ok() && cx.has_minus_zero() && errors::has_float_zero(bytes) {
-        cx = Context::new(validation != Validation::Ignore, PROBLEMS_LIMIT).refusing_minus_zero();
-        outcome = parse(bytes, ty, &cx);
-    }
+    let (mut cx, mut outcome) = parse_zeros(bytes, ty, validation != Validation::Ignore);
     if let Err(error) = &outcome {
         let deep = deep::is_too_deep(error);
         // What is no JSON at all is told before what its type cannot hold.
@@ -122,17 +116,19 @@ pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> 
         Ok(value) => value,
         Err(error) => {
             let is_object = bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
-            if let Some(failure) = cx.take_failure().map(|met| first_wrong(bytes, ty, &cx, met)) {
+            if let Some(met) = cx.take_failure() {
                 if !is_object {
                     return Err(errors::unrecognized_type(kind, bytes));
                 }
                 // A custom object is read as one before its metadata is.
-                let lenient = ty.is_some_and(|ty| ty.schema.is_lenient());
                 let says = |tree: &Value| ["apiVersion", "kind"].iter().all(|key| tree[key].is_null() || tree[key].is_string());
-                if let Some(tree) = read(bytes).ok().filter(|tree| lenient && says(tree)) {
+                if ty.is_some_and(|ty| ty.schema.is_lenient())
+                    && let Ok(tree) = read(bytes)
+                    && says(&tree)
+                {
                     expect_kind(kind, &tree, Sent { json: bytes.trim_ascii(), body: bytes }, validation)?;
                 }
-                return Err(errors::cannot_be_handled(kind, &errors::as_spelled(failure, cx.last_float(), bytes)));
+                return Err(errors::cannot_be_handled(kind, &first_wrong(bytes, ty, &cx, met)));
             }
             return match escapes::mended(bytes, &error) {
                 Some(mended) => decode(&mended, ty, validation),
@@ -156,6 +152,19 @@ fn first_wrong(bytes: &[u8], ty: Option<TypeRef<'_>>, cx: &Context, met: String)
         Some(told) => errors::as_spelled(told, again.last_float(), bytes),
         None => errors::as_spelled(met, cx.last_float(), bytes),
     }
+}
+
+/// As [`parse`], with what was noted. The parser does not tell `-0`, which is a whole number, from `-0.0`, which is none: where that matters
+/// it reads once more.
+fn parse_zeros(bytes: &[u8], ty: Option<TypeRef<'_>>, notes: bool) -> (Context, Result<Value, serde_json::Error>) {
+    let cx = Context::new(notes, PROBLEMS_LIMIT);
+    let outcome = parse(bytes, ty, &cx);
+    if outcome.is_err() || !cx.has_minus_zero() || !errors::has_float_zero(bytes) {
+        return (cx, outcome);
+    }
+    let cx = Context::new(notes, PROBLEMS_LIMIT).refusing_minus_zero();
+    let outcome = parse(bytes, ty, &cx);
+    (cx, outcome)
 }
 
 fn parse(bytes: &[u8], ty: Option<TypeRef<'_>>, cx: &Context) -> Result<Value, serde_json::Error> {
@@ -263,12 +272,7 @@ pub fn canonical(value: Value, ty: TypeRef<'_>) -> Result<Decoded, String> {
 /// What [`canonical`] has to say of a tree, as it is told of a text of it: in the order of the text, with its numbers. None if the reader has
 /// nothing to say but that it cannot read on.
 pub(crate) fn canonical_text(bytes: &[u8], ty: TypeRef<'_>) -> Option<Result<Vec<String>, String>> {
-    let mut cx = Context::new(true, PROBLEMS_LIMIT);
-    let mut outcome = parse(bytes, Some(ty), &cx);
-    if outcome.is_ok() && cx.has_minus_zero() && errors::has_float_zero(bytes) {
-        cx = Context::new(true, PROBLEMS_LIMIT).refusing_minus_zero();
-        outcome = parse(bytes, Some(ty), &cx);
-    }
+    let (cx, outcome) = parse_zeros(bytes, Some(ty), true);
     match outcome {
         Ok(_) => Some(Ok(in_order(Some(ty), cx.take_problems()))),
         Err(_) => cx.take_failure().map(|why| Err(first_wrong(bytes, Some(ty), &cx, why))),

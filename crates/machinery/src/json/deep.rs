@@ -58,7 +58,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Value, Error> {
 }
 
 /// The place of the first bracket that opens more levels than are read.
-fn level_too_many(bytes: &[u8], levels: usize) -> Option<usize> {
+pub(crate) fn level_too_many(bytes: &[u8], levels: usize) -> Option<usize> {
     let (mut depth, mut at) = (0_usize, 0);
     while let Some(byte) = bytes.get(at) {
         match byte {

@@ -88,7 +88,7 @@ pub(super) fn bytes(text: &str) -> Result<String, String> {
 }
 
 /// Bytes as Go writes them.
-pub(super) fn in_base64(bytes: &[u8]) -> String {
+pub fn in_base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 

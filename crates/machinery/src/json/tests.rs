@@ -284,3 +284,10 @@ fn what_is_no_schema_where_one_or_many_are_due_is_empty() {
         assert_eq!(read["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["items"], json!([]), "{items}");
     }
 }
+
+#[test]
+fn a_number_of_a_wrong_type_is_told_as_it_is_spelled() {
+    let body = br#"{"spec":{"replicas":1.50}}"#;
+    let refused = decode(body, Some(kind("apps", "v1", "Deployment")), Validation::Strict).unwrap_err().message;
+    assert!(refused.contains("cannot unmarshal number 1.50 into "), "{refused}");
+}

@@ -8,12 +8,15 @@
 
 use crate::{
     Value,
-    json::{self, compact, members},
+    json::{self, compact, level_too_many, members},
 };
 use std::{borrow::Cow, collections::BTreeMap};
 
 /// Levels times bytes of a document and a patch that are looked into: each level that is opened is read once more.
 const WORK_MAX: usize = 64 << 20;
+
+/// How deep what is copied may be: the copies are not in that work, and only how long they may be is bounded elsewhere.
+const COPIED_LEVELS_MAX: usize = 128;
 
 /// A value, opened or not. `null` is never opened.
 enum Node<'t> {
@@ -195,6 +198,9 @@ impl<'t> Node<'t> {
                 self.at(from)?;
                 self.container(path)?;
                 let copied = self.at(from)?.map_or_else(|| b"null".to_vec(), |node| node.text());
+                if level_too_many(&copied, COPIED_LEVELS_MAX).is_some() {
+                    return None;
+                }
                 self.add(path, Self::Text(Cow::Owned(copied)))
             }
             _ => None,
@@ -340,6 +346,9 @@ mod tests {
         }
         assert_eq!(after_json_patch(DOC.as_bytes(), br#"[{"op":"remove","path":"/x/y"}]"#, 9), Err(NoText::Unknown));
         assert_eq!(after_json_patch(DOC.as_bytes(), b"[]", usize::MAX), Err(NoText::Unknown), "too much work");
+        let deep = format!(r#"{{"a":{}{}}}"#, "[".repeat(9_000), "]".repeat(9_000));
+        let copy = br#"[{"op":"copy","from":"/a","path":"/b"}]"#;
+        assert_eq!(after_json_patch(deep.as_bytes(), copy, 1), Err(NoText::Unknown), "what is copied is too deep");
         for (path, value) in [("/spec/z/x", "\"ä\""), ("/spec/list/0", r#"{"a":2.0,"b":1}"#), ("/kind", "null"), ("/none", "1")] {
             let operations = format!(r#"[{{"op":"test","path":"{path}","value":{value}}}]"#);
             assert_eq!(after_json_patch(DOC.as_bytes(), operations.as_bytes(), 9), Err(NoText::Test), "{operations}");

@@ -319,7 +319,7 @@ fn merge_list(elem: Option<TypeRef<'_>>, field: Option<&Field>, mut old: Vec<Val
     let server_order = old.clone();
     // The first of several elements with one key is meant: ports of one number differ by protocol, which is no part of the key.
     let mut places: HashMap<String, usize> = old.iter().enumerate().rev().map(|(at, item)| (identity(item, key), at)).collect();
-    let mut appended: HashMap<usize, usize> = HashMap::new();
+    let (mut appended, mut changed) = (HashMap::<usize, usize>::new(), HashMap::<usize, usize>::new());
     for at in rest {
         if new[at].get(key).is_none() {
             return Err(no_merge_key(&new[at], key));
@@ -329,14 +329,16 @@ fn merge_list(elem: Option<TypeRef<'_>>, field: Option<&Field>, mut old: Vec<Val
             if let (Some(Value::Object(known)), Value::Object(item)) = (old.get_mut(place), &mut new[at]) {
                 merge_map(elem, known, item)?;
             }
-            if let Some(first) = appended.get(&place) {
-                new[*first] = old[place].clone();
-            }
+            changed.extend(appended.get(&place).map(|first| (place, *first)));
         } else {
             places.insert(own, old.len());
             appended.insert(old.len(), at);
             old.push(new[at].clone());
         }
+    }
+    // Once, however many have changed it.
+    for (place, first) in changed {
+        new[first] = old[place].clone();
     }
     in_order(old, &order, &server_order, key)
 }

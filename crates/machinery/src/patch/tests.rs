@@ -375,8 +375,8 @@ fn a_patch_is_left_without_what_it_has_done() {
             json!({"containers": [{"name": "a", "$patch": "delete"}, {"name": "n", "resources": {"$patch": "x", "limits": null}}]}),
         ),
         (
-            json!({"containers": [{"name": "n", "image": "1"}, {"name": "n", "tty": true}]}),
-            json!({"containers": [{"name": "n", "image": "1", "tty": true}, {"name": "n", "tty": true}]}),
+            json!({"containers": [{"name": "n", "image": "1"}, {"name": "n", "tty": true}, {"name": "n", "stdin": true}]}),
+            json!({"containers": [{"name": "n", "image": "1", "tty": true, "stdin": true}, {"name": "n", "tty": true}, {"name": "n", "stdin": true}]}),
         ),
         (json!({"tolerations": [{"$patch": "merge", "key": null}]}), json!({"tolerations": [{"$patch": "merge", "key": null}]})),
         (json!({"containers": [{"name": "b"}], "$setElementOrder/containers": [{"name": "b"}, {"name": "a"}]}), json!({})),
