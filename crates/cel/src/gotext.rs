@@ -180,16 +180,7 @@ pub fn lenient_duration(text: &str) -> Option<i64> {
 
 /// Base64 with the usual alphabet and its padding, as protobuf's JSON has bytes.
 pub fn to_base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let bits = (0..3).fold(0_u32, |bits, at| bits << 8 | u32::from(group.get(at).copied().unwrap_or(0)));
-        for at in 0..4 {
-            let letter = LETTERS[(bits >> (18 - 6 * at) & 63) as usize];
-            out.push(if at <= group.len() { char::from(letter) } else { '=' });
-        }
-    }
-    out
+    machinery::json::in_base64(bytes)
 }
 
 /// Base64 with the alphabet of URLs and its padding, line ends skipped; else the place of the first wrong byte.

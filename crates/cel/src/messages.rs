@@ -49,7 +49,7 @@ pub(crate) fn field(message: &str, field: &str) -> Option<Type> {
         ("Value", "number_value") => Type::Double,
         ("Value", "string_value") => Type::String,
         ("Value", "bool_value") => Type::Bool,
-        (wrapper, "value") if wrapper.ends_with("Value") && wrapper != "Value" => match type_of(message)? {
+        (_, "value") => match type_of(message)? {
             Type::Nullable(of) => (*of).clone(),
             _ => return None,
         },
@@ -62,31 +62,31 @@ pub(crate) fn made<'v>(message: &str, fields: &BTreeMap<Str, Value<'v>>) -> Opti
     let name = message.strip_prefix("google.protobuf.")?;
     let value = fields.get("value");
     Some(match name {
-        "BoolValue" => Ok(value.cloned().unwrap_or(Value::Bool(false))),
-        "BytesValue" => Ok(value.cloned().unwrap_or_else(|| Value::Bytes([].into()))),
-        "StringValue" => Ok(value.cloned().unwrap_or_else(|| Value::text(""))),
-        "DoubleValue" => Ok(value.cloned().unwrap_or(Value::Double(0.0))),
-        "FloatValue" => Ok(match value {
-            Some(Value::Double(value)) => Value::Double(f64::from(*value as f32)),
-            other => other.cloned().unwrap_or(Value::Double(0.0)),
-        }),
-        "Int64Value" => Ok(value.cloned().unwrap_or(Value::Int(0))),
-        "UInt64Value" => Ok(value.cloned().unwrap_or(Value::Uint(0))),
+        "BoolValue" => plain(message, value, Value::Bool(false), "bool"),
+        "BytesValue" => plain(message, value, Value::Bytes([].into()), "[]uint8"),
+        "StringValue" => plain(message, value, Value::text(""), "string"),
+        "DoubleValue" => plain(message, value, Value::Double(0.0), "float64"),
+        "FloatValue" => match value {
+            Some(Value::Double(value)) => Ok(Value::Double(f64::from(*value as f32))),
+            other => plain(message, other, Value::Double(0.0), "float32"),
+        },
+        "Int64Value" => plain(message, value, Value::Int(0), "int64"),
+        "UInt64Value" => plain(message, value, Value::Uint(0), "uint64"),
         "Int32Value" => narrow(message, "value", value).map(|value| Value::Int(value.into())),
         "UInt32Value" => match value {
             Some(Value::Uint(value)) if u32::try_from(*value).is_err() => Err(unfit(message, "value", "unsigned integer overflow")),
-            other => Ok(other.cloned().unwrap_or(Value::Uint(0))),
+            other => plain(message, other, Value::Uint(0), "uint32"),
         },
         "Duration" => moment(message, fields).map(|(seconds, nanos)| {
             let whole = i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
             Value::Duration(i64::try_from(whole).unwrap_or(if whole < 0 { i64::MIN } else { i64::MAX }))
         }),
         "Timestamp" => moment(message, fields).and_then(|(seconds, nanos)| Ok(Value::Timestamp(Timestamp::of_seconds(seconds)?.plus(nanos.into())?))),
-        "Struct" => fields.get("fields").map_or_else(|| Ok(Value::Map(Map::of(Entries::new()))), json).map_err(|why| unfit(message, "fields", &why.message)),
-        "ListValue" => fields.get("values").map_or_else(|| Ok(Value::list(Vec::new())), json).map_err(|why| unfit(message, "values", &why.message)),
+        "Struct" => fields.get("fields").map_or_else(|| Ok(Value::Map(Map::of(Entries::new()))), json).map_err(|why| within(message, "fields", why)),
+        "ListValue" => fields.get("values").map_or_else(|| Ok(Value::list(Vec::new())), json).map_err(|why| within(message, "values", why)),
         "Value" => fields.iter().next_back().map_or(Ok(Value::Null), |(field, value)| match &**field {
             "null_value" => Ok(Value::Null),
-            field => json(value).map_err(|why| unfit(message, field, &why.message)),
+            field => json(value).map_err(|why| within(message, field, why)),
         }),
         "Any" => {
             let url = fields.get("type_url").and_then(Value::as_str).filter(|url| !url.is_empty());
@@ -102,12 +102,31 @@ fn unfit(message: &str, field: &str, why: &str) -> EvalError {
     EvalError::of(format!("field type conversion error for {message}.{field} value type: {why}"))
 }
 
+/// Why a field's value is none of JSON; what ends the evaluation stays that.
+fn within(message: &str, field: &str, why: EvalError) -> EvalError {
+    if why.is_final() { why } else { unfit(message, field, &why.message) }
+}
+
+/// A field's value of another type than the message has it of, which the checker did not know.
+fn unconverted(message: &str, field: &str, value: &Value<'_>, native: &str) -> EvalError {
+    unfit(message, field, &format!("unsupported type conversion from '{}' to '{native}'", value.type_name()))
+}
+
+/// What a wrapper holds.
+fn plain<'v>(message: &str, value: Option<&Value<'v>>, absent: Value<'v>, native: &str) -> Result<Value<'v>, EvalError> {
+    match value {
+        None => Ok(absent),
+        Some(value) if value.type_name() == absent.type_name() => Ok(value.clone()),
+        Some(other) => Err(unconverted(message, "value", other, native)),
+    }
+}
+
 /// A whole number of 32 bits.
 fn narrow(message: &str, field: &str, value: Option<&Value<'_>>) -> Result<i32, EvalError> {
     match value {
         None => Ok(0),
         Some(Value::Int(value)) => i32::try_from(*value).map_err(|_| unfit(message, field, "integer overflow")),
-        Some(other) => Err(unfit(message, field, &format!("unsupported type conversion from '{}' to 'int32'", other.type_name()))),
+        Some(other) => Err(unconverted(message, field, other, "int32")),
     }
 }
 
@@ -116,7 +135,7 @@ fn moment(message: &str, fields: &BTreeMap<Str, Value<'_>>) -> Result<(i64, i32)
     let seconds = match fields.get("seconds") {
         None => 0,
         Some(Value::Int(seconds)) => *seconds,
-        Some(other) => return Err(unfit(message, "seconds", &format!("unsupported type conversion from '{}' to 'int64'", other.type_name()))),
+        Some(other) => return Err(unconverted(message, "seconds", other, "int64")),
     };
     Ok((seconds, narrow(message, "nanos", fields.get("nanos"))?))
 }
@@ -154,8 +173,10 @@ fn json<'v>(value: &Value<'v>) -> Result<Value<'v>, EvalError> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use crate::eval::{Limits, Plan};
-    use crate::{Env, Value, Version};
+    use crate::{Env, Value, Version, work};
 
     fn given(text: &str) -> String {
         let program = match Env::new(Version::NEW).compile(text) {
@@ -198,5 +219,21 @@ mod tests {
         assert_eq!(given("google.protobuf.Any{type_url: 'x'} == null"), "unsupported conversion to ref.Val: (*dynamicpb.Message)type_url:\"x\"");
         let wide = given("google.protobuf.Int32Value{value: 4294967296} == 1");
         assert_eq!(wide, "field type conversion error for google.protobuf.Int32Value.value value type: integer overflow");
+        let unknown = given("google.protobuf.BoolValue{value: dyn('a')}");
+        assert_eq!(unknown, "field type conversion error for google.protobuf.BoolValue.value value type: unsupported type conversion from 'string' to 'bool'");
+        for text in ["google.protobuf.DoubleValue{value: dyn(1)} == 1.0", "google.protobuf.FloatValue{value: dyn(1)} == 1.0"] {
+            assert!(given(text).contains("unsupported type conversion from 'int' to 'float"), "{text}");
+        }
+        assert_eq!(given("google.protobuf.UInt64Value{value: dyn(1u)} == 1u"), "true");
+    }
+
+    #[test]
+    fn what_ends_the_evaluation_is_no_wrong_field() {
+        let fields = BTreeMap::from([("values".into(), Value::list(vec![Value::Null; 1_000]))]);
+        let (made, _) = work::with_all(|| {
+            while work::take(1_000).is_ok() {}
+            super::made("google.protobuf.ListValue", &fields)
+        });
+        assert!(made.is_some_and(|made| made.is_err_and(|why| why.is_final())));
     }
 }

@@ -75,14 +75,10 @@ pub fn validate_meta_update(part: &str, obj: &Value, old: &Value, strategy: &dyn
 
 /// What upstream's aggregator says of the metadata of a change besides what is said of every kind: all of it again, as of a new object.
 pub(crate) fn changed_and_created(obj: &Value, old: &Value, strategy: &dyn Strategy) -> ErrorList {
-    let (metadata, path) = (&obj["metadata"], Path::root("metadata"));
     let mut errors = ErrorList::new();
-    marks(metadata, &path, &mut errors);
+    marks(&obj["metadata"], &Path::root("metadata"), &mut errors);
     errors.extend(changed(obj, old));
-    prefix(obj, strategy, &mut errors);
-    let name = tree::text(metadata, "name");
-    errors.extend(named(obj, strategy, name, false).into_iter().map(|m| Error::invalid(&path.child("name"), name, m)));
-    common(metadata, &path, true, &mut errors);
+    errors.extend(validate_meta(obj, false, strategy));
     errors
 }
 

@@ -71,7 +71,7 @@ impl Strategy for Services {
     /// Whoever allocates addresses looks at them first.
     fn stops(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        if kind(obj) != "ExternalName" {
+        if has_addresses(obj) {
             addresses(obj, None, &Path::root("spec"), &mut errors);
         }
         errors
@@ -201,7 +201,7 @@ fn name_address(obj: &mut Value) {
 /// What an update leaves out of its addresses is what the service has, and who changes only the single one means the list as well
 /// (`patchAllocatedValues` and `normalizeClusterIPs`). To do it again changes nothing.
 pub fn keep_cluster_ips(obj: &mut Value, old: &Value) {
-    let addressed = kind(obj) != "ExternalName" && kind(old) != "ExternalName";
+    let addressed = has_addresses(obj) && has_addresses(old);
     let old = &old["spec"];
     let (had, had_all) = (tree::text(old, "clusterIP"), &old["clusterIPs"]);
     let Some(spec) = tree::at(obj, &["spec"]) else { return };
@@ -226,13 +226,12 @@ pub fn keep_cluster_ips(obj: &mut Value, old: &Value) {
 
 /// A change of type takes along what the server has filled in for the old type, unless the user has changed it as well.
 fn drop_typed(obj: &mut Value, old: &Value) {
-    let clustered = |o: &Value| kind(o) != "ExternalName";
     let on_nodes = |o: &Value| matches!(kind(o), "NodePort" | "LoadBalancer");
     let node_ports =
         |o: &Value| tree::list(&o["spec"], "ports").iter().filter_map(|p| p["nodePort"].as_i64()).filter(|port| *port != 0).collect::<HashSet<_>>();
     let same = |key: &str| obj["spec"][key] == old["spec"][key];
     let mut gone: Vec<&str> = Vec::new();
-    if clustered(old) && !clustered(obj) {
+    if has_addresses(old) && !has_addresses(obj) {
         if same("clusterIPs") {
             gone.extend(["clusterIP", "clusterIPs"]);
         }
@@ -269,6 +268,11 @@ fn drop_typed(obj: &mut Value, old: &Value) {
 
 fn kind(obj: &Value) -> &str {
     tree::text(&obj["spec"], "type")
+}
+
+/// Whether it has addresses in the cluster, or is to have them.
+fn has_addresses(obj: &Value) -> bool {
+    kind(obj) != "ExternalName"
 }
 
 fn is_headless(obj: &Value) -> bool {
@@ -308,7 +312,7 @@ fn check(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
     }
     rules::labels(&spec["selector"], &path.child("selector"), errors);
     affinity(spec, &path, errors);
-    if kind(obj) != "ExternalName" {
+    if has_addresses(obj) {
         addresses(obj, old, &path, errors);
     }
     let known = |ip: &Value| old.is_some_and(|o| tree::list(&o["spec"], "externalIPs").contains(ip));
@@ -515,7 +519,6 @@ fn traffic(obj: &Value, path: &Path, errors: &mut ErrorList) {
 
 /// Once given, the primary address and family stay.
 fn kept_addresses(obj: &Value, old: &Value, errors: &mut ErrorList) {
-    let has_addresses = |service: &Value| kind(service) != "ExternalName";
     if !has_addresses(obj) || !has_addresses(old) || (is_headless(obj) && is_headless(old)) {
         return;
     }

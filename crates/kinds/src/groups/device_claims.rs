@@ -112,7 +112,7 @@ fn check_entry(request: &Value, path: &Path, errors: &mut ErrorList) {
 }
 
 fn check_exactly(request: &Value, path: &Path, errors: &mut ErrorList) {
-    check_class_name(request, path, errors);
+    check_class_name(request, path, names::dns1123_subdomain, errors);
     check_request(request, path, errors);
 }
 
@@ -121,10 +121,10 @@ fn name(owner: &Value, path: &Path, errors: &mut ErrorList) {
     rules::name(name, &path.child("name"), names::dns1123_label(name), errors);
 }
 
-fn check_class_name(request: &Value, path: &Path, errors: &mut ErrorList) {
+fn check_class_name(request: &Value, path: &Path, rule: impl Fn(&str) -> Vec<String>, errors: &mut ErrorList) {
     if rules::required(request, path, "deviceClassName", errors) {
         let class = tree::text(request, "deviceClassName");
-        rules::name(class, &path.child("deviceClassName"), names::dns1123_subdomain(class), errors);
+        rules::name(class, &path.child("deviceClassName"), rule(class), errors);
     }
 }
 
@@ -179,10 +179,7 @@ fn check_declared(api_version: &str, devices: &Value, path: &Path, errors: &mut 
         let place = place.child("firstAvailable");
         twice(api_version, "DeviceSubRequest", own, |own| tree::text(own, "name").to_owned(), &place, errors);
         for (at, own) in own.iter().enumerate() {
-            if rules::required(own, &place.index(at), "deviceClassName", errors) {
-                let class = tree::text(own, "deviceClassName");
-                rules::name(class, &place.index(at).child("deviceClassName"), rules::in_bytes(names::dns1123_subdomain(class)), errors);
-            }
+            check_class_name(own, &place.index(at), |class| rules::in_bytes(names::dns1123_subdomain(class)), errors);
             check_request_declared(own, &place.index(at), errors);
         }
     }

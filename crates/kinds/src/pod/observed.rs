@@ -6,7 +6,7 @@ use machinery::{
     Value,
     field::{Error, ErrorList, Path},
 };
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// The largest user in Linux, which a runtime may report though no pod may ask for it.
 const USER_MAX: i64 = 0xffff_ffff;
@@ -50,13 +50,24 @@ fn users(statuses: &[Value], os: &Value, list: &Path, errors: &mut ErrorList) {
     }
 }
 
+/// What a container has asked for: resources, and claims with what is requested of them.
+struct Asked<'v> {
+    resources: &'v Value,
+    claims: HashSet<(&'v str, &'v str)>,
+}
+
 /// What the containers were given is among what they have asked for.
 fn given(pod: &Value, list: &str, containers: &[Value], path: &Path, errors: &mut ErrorList) {
-    for (at, status) in tree::list(pod, list).iter().enumerate() {
-        let (path, container) = (path.index(at).child("allocatedResourcesStatus"), containers.iter().find(|container| container["name"] == status["name"]));
+    let statuses = tree::list(pod, list);
+    if statuses.iter().all(|status| tree::list(status, "allocatedResourcesStatus").is_empty()) {
+        return;
+    }
+    let asked = asked(containers, &pod["extendedResourceClaimStatus"]);
+    for (at, status) in statuses.iter().enumerate() {
+        let (path, container) = (path.index(at).child("allocatedResourcesStatus"), asked.get(tree::text(status, "name")));
         for (nth, resource) in tree::list(status, "allocatedResourcesStatus").iter().enumerate() {
             let (path, name) = (path.index(nth), tree::text(resource, "name"));
-            if let Some(Err(detail)) = container.map(|container| asked(name, container, &pod["extendedResourceClaimStatus"])) {
+            if let Some(detail) = container.and_then(|container| container.lacks(name)) {
                 errors.push(Error::invalid(&path.child("name"), name, detail));
             }
             health(resource, &path.child("resources"), errors);
@@ -64,34 +75,41 @@ fn given(pod: &Value, list: &str, containers: &[Value], path: &Path, errors: &mu
     }
 }
 
-/// What is wrong with a resource that its container has not asked for.
-fn asked(name: &str, container: &Value, extended: &Value) -> Result<(), &'static str> {
-    let requests = &container["resources"]["requests"];
-    let Some(claim) = name.strip_prefix(CLAIM) else {
-        return if requests[name].is_null() { Err("must match one of the container's resource requests") } else { Ok(()) };
-    };
-    let named = |own: &Value| match (tree::text(own, "name"), tree::text(own, "request")) {
-        (own, "") => claim == own,
-        (own, request) => claim.strip_prefix(own).and_then(|rest| rest.strip_prefix('/')) == Some(request),
-    };
-    if tree::list(&container["resources"], "claims").iter().any(named) || stands_for(claim, container, extended) {
-        return Ok(());
+/// What each container has asked for, the requests of the claim that stands for the pod's extended resources among it.
+fn asked<'v>(containers: &'v [Value], extended: &'v Value) -> HashMap<&'v str, Asked<'v>> {
+    let mut asked: HashMap<&'v str, Asked<'v>> = HashMap::with_capacity(containers.len());
+    for container in containers {
+        let claims = tree::list(&container["resources"], "claims").iter().map(|own| (tree::text(own, "name"), tree::text(own, "request"))).collect();
+        asked.entry(tree::text(container, "name")).or_insert(Asked { resources: &container["resources"]["requests"], claims });
     }
-    Err(
-        "must match one of the container's resource claims as 'claim:<claimName>/<requestName>' when container.resources.claims[*].request is set or 'claim:<claimName>' when it is empty",
-    )
+    let claim = tree::text(extended, "resourceClaimName");
+    for mapping in tree::list(extended, "requestMappings") {
+        let (request, resource) = (tree::text(mapping, "requestName"), tree::text(mapping, "resourceName"));
+        if !claim.is_empty()
+            && !request.is_empty()
+            && let Some(container) = asked.get_mut(tree::text(mapping, "containerName"))
+            && rules::quantity(&container.resources[resource]).is_some_and(|quantity| !quantity.is_zero())
+        {
+            container.claims.insert((claim, request));
+        }
+    }
+    asked
 }
 
-/// Whether a request of the claim that stands for the pod's extended resources is one of the container's.
-fn stands_for(claim: &str, container: &Value, extended: &Value) -> bool {
-    let Some((claim, request)) = claim.split_once('/').filter(|(claim, request)| !claim.is_empty() && !request.is_empty()) else { return false };
-    claim == tree::text(extended, "resourceClaimName")
-        && tree::list(extended, "requestMappings").iter().any(|mapping| {
-            let requested = &container["resources"]["requests"][tree::text(mapping, "resourceName")];
-            mapping["containerName"] == container["name"]
-                && tree::text(mapping, "requestName") == request
-                && rules::quantity(requested).is_some_and(|quantity| !quantity.is_zero())
-        })
+impl Asked<'_> {
+    /// What is wrong with a resource that is none of them.
+    fn lacks(&self, name: &str) -> Option<&'static str> {
+        let Some(claim) = name.strip_prefix(CLAIM) else {
+            return self.resources[name].is_null().then_some("must match one of the container's resource requests");
+        };
+        let is_there = match claim.split_once('/') {
+            Some((own, request)) => !request.is_empty() && self.claims.contains(&(own, request)),
+            None => self.claims.contains(&(claim, "")),
+        };
+        (!is_there).then_some(
+            "must match one of the container's resource claims as 'claim:<claimName>/<requestName>' when container.resources.claims[*].request is set or 'claim:<claimName>' when it is empty",
+        )
+    }
 }
 
 fn health(resource: &Value, list: &Path, errors: &mut ErrorList) {
@@ -124,7 +142,11 @@ mod tests {
         let of = |name: &str| {
             let status = json!({
                 "containerStatuses": [{"name": "c", "allocatedResourcesStatus": [{"name": name, "resources": [{"resourceID": "1", "health": "Healthy"}]}]}],
-                "extendedResourceClaimStatus": {"resourceClaimName": "x", "requestMappings": [{"containerName": "c", "resourceName": "a.b/c", "requestName": "r0"}]}
+                "extendedResourceClaimStatus": {"resourceClaimName": "x", "requestMappings": [
+                    {"containerName": "c", "resourceName": "a.b/c", "requestName": "r0"},
+                    {"containerName": "d", "resourceName": "a.b/c", "requestName": "r1"},
+                    {"containerName": "c", "resourceName": "a.b/d", "requestName": "r2"}
+                ]}
             });
             let mut errors = ErrorList::new();
             check(&status, &spec, &Path::root("status"), &mut errors);
@@ -133,7 +155,7 @@ mod tests {
         for right in ["a.b/c", "claim:k", "claim:l/r", "claim:x/r0"] {
             assert!(of(right).is_empty(), "{right}");
         }
-        for wrong in ["cpu", "claim:l", "claim:k/r", "claim:x", "claim:x/"] {
+        for wrong in ["cpu", "claim:l", "claim:k/r", "claim:x", "claim:x/", "claim:x/r1", "claim:x/r2"] {
             assert_eq!(of(wrong), ["status.containerStatuses[0].allocatedResourcesStatus[0].name"], "{wrong}");
         }
     }
