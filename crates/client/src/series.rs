@@ -86,9 +86,9 @@ fn event(regarding: &ObjectReference, kind: EventType, deed: Deed, note: String)
 
 /// What makes two events of one component the same: all but times and notes.
 fn said(event: &Event) -> impl Hash {
-    let of = event.regarding.clone().unwrap_or_default();
-    let regarding = [of.api_version, of.kind, of.namespace, of.name, of.uid, of.resource_version, of.field_path];
-    (regarding, event.type_.clone(), event.reason.clone(), event.action.clone())
+    let regarding = event.regarding.as_ref();
+    let regarding = regarding.map(|of| [&of.api_version, &of.kind, &of.namespace, &of.name, &of.uid, &of.resource_version, &of.field_path]);
+    (regarding, &event.type_, &event.reason, &event.action)
 }
 
 /// What was told.

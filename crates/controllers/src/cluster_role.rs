@@ -47,13 +47,10 @@ impl Controller for Aggregation {
     }
 }
 
-/// The sum as it is applied: it is the rules' owner, and has no part in all else. No rules are none that it owns.
+/// The sum as it is applied: it is the rules' owner, and has no part in all else. Also when there are none: the original leaves them out then, and so
+/// those stand that somebody else wrote.
 fn applied(name: &str, rules: &[PolicyRule]) -> Value {
-    let mut role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name}});
-    if !rules.is_empty() {
-        role["rules"] = json!(rules);
-    }
-    role
+    json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules})
 }
 
 /// The rules of all roles that one selects, each rule once; none if it selects in no way.
@@ -100,6 +97,7 @@ mod tests {
         let body: Value = serde_json::from_str(body).expect("JSON");
         let wanted = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "sum"}, "rules": rules});
         assert_eq!(body, wanted, "nothing but its rules");
+        assert_eq!(super::applied("sum", &[])["rules"], json!([]), "none are said, too: else those of another would stay");
     }
 
     #[test]

@@ -250,8 +250,8 @@ async fn open_node(setup: &Setup<'_>, room: &Room) -> anyhow::Result<(Runtime, P
     Ok((runtime?.context("the container runtime")?, network?.context("the pod network")?))
 }
 
-/// Ports of this host at which the cluster itself listens: the API's, the scheduler's and the controllers', the kubelet's, those
-/// of DNS, and the kernel's own for VXLAN.
+/// Ports of this host at which the cluster itself listens: the API's, the scheduler's and the controllers', the kubelet's, the
+/// proxy's, those of DNS, and the kernel's own for VXLAN.
 fn own_ports(setup: &Setup<'_>) -> Vec<OwnPort> {
     let node = setup.plan.node_ip();
     let api = [LOOPBACK, node].into_iter().chain(setup.listen());
@@ -261,14 +261,16 @@ fn own_ports(setup: &Setup<'_>) -> Vec<OwnPort> {
     let parts = [setup.up.scheduler_secure_port, setup.up.controllers_secure_port].into_iter().filter(|port| *port != 0);
     let parts = parts.map(|port| OwnPort { ip: Some(at), port, protocol: "TCP" });
     let tunnel = machines::tunnel_port(machines::tunnel(setup.plan));
-    api.chain(parts).chain(tunnel).chain(node_own_ports(node, setup.has(Component::Proxy) && setup.has(Component::Dns))).collect()
+    let has_proxy = setup.has(Component::Proxy);
+    api.chain(parts).chain(tunnel).chain(node_own_ports(node, has_proxy, has_proxy && setup.has(Component::Dns))).collect()
 }
 
 /// Those of a node beside an API server.
-pub fn node_own_ports(node: IpAddr, has_dns: bool) -> impl Iterator<Item = OwnPort> {
+pub fn node_own_ports(node: IpAddr, has_proxy: bool, has_dns: bool) -> impl Iterator<Item = OwnPort> {
     let own = move |port, protocol| OwnPort { ip: Some(node), port, protocol };
+    let health = has_proxy.then(|| own(network::proxy::HEALTH_PORT, "TCP"));
     let dns = [own(dns::PORT, "UDP"), own(dns::PORT, "TCP")].into_iter().filter(move |_| has_dns);
-    [own(kubelet::PORT, "TCP")].into_iter().chain(dns)
+    [own(kubelet::PORT, "TCP")].into_iter().chain(health).chain(dns)
 }
 
 /// The admission plug-ins that are asked for, with their settings.
@@ -363,7 +365,7 @@ fn control_plane(
             spawn_port(parts, &room.handle, "controllers' port", port, stop);
         }
         let door = door.clone();
-        let client_for = move |name: &str| door.client(local::service_account(name)).user_agent(name).counted(&requests);
+        let client_for = move |name: &str| door.client(local::service_account(name)).counted(&requests);
         spawn(parts, &room.handle, "controllers", controllers::run(config, client_for, informers.clone(), stop.clone()));
     }
     if setup.has(Component::Scheduler) {
@@ -619,5 +621,18 @@ pub async fn node_ready(informers: &Informers, name: &str) {
         if is_ready(node) && node.metadata.name.as_deref() == Some(name) {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_keeps_the_ports_of_the_parts_that_it_has() {
+        let ports = |has_proxy, has_dns| node_own_ports(LOOPBACK, has_proxy, has_dns).map(|own| (own.port, own.protocol)).collect::<Vec<_>>();
+        assert_eq!(ports(true, true), [(10250, "TCP"), (10256, "TCP"), (53, "UDP"), (53, "TCP")]);
+        assert_eq!(ports(true, false), [(10250, "TCP"), (10256, "TCP")]);
+        assert_eq!(ports(false, false), [(10250, "TCP")]);
     }
 }

@@ -1,7 +1,6 @@
 //! The start of a kubelet, in order, and its loop.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -119,7 +118,7 @@ pub async fn run_with(
         others: Box::new(move |uid| beside.others(uid)),
         node: parking_lot::RwLock::default(),
         judging: parking_lot::Mutex::default(),
-        all_known: AtomicBool::new(false),
+        all_known: watch::Sender::new(false),
         pressure: crate::shortage::Pressure::new(config.settings.eviction.transition),
         ending: graceful::Ending::new(&config.root_dir),
         probed: crate::probes::counts::Counts::default(),
@@ -152,8 +151,7 @@ pub async fn run_with(
     let mut manager = Manager::new(Arc::clone(&cx), pods.clone(), stop.clone());
     let mut statics = cx.config.settings.static_pods.clone().map(|path| source::follow(path, &cx.config.node_name, stop.clone()));
     let mirrors = Arc::new(Mirrors::new(Arc::clone(&cx), pods.clone()));
-    let all = watch::Sender::new(false);
-    tokio::spawn(Arc::clone(&mirrors).keep(registered.clone(), all.subscribe(), stop.clone()));
+    tokio::spawn(Arc::clone(&mirrors).keep(registered.clone(), cx.all_known.subscribe(), stop.clone()));
     let (mut synced, mut read) = (false, statics.is_none());
     let mut sweep = tokio::time::interval_at(Instant::now() + util::jittered(ORPHANS), ORPHANS);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -178,7 +176,7 @@ pub async fn run_with(
                 Err(broadcast::error::RecvError::Lagged(_)) => manager.wake_all(),
                 Err(broadcast::error::RecvError::Closed) => break,
             },
-            _ = sweep.tick(), if *all.borrow() => {
+            _ = sweep.tick(), if *cx.all_known.borrow() => {
                 manager.end_orphans();
                 if sweeping.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
                     let (cx, pods, held) = (Arc::clone(&cx), pods.clone(), manager.held());
@@ -191,10 +189,9 @@ pub async fn run_with(
             () = manager.next() => mirrors.changed(manager.waiting_statics()),
             () = shutdown.cancelled() => break,
         }
-        if synced && read && !*all.borrow() {
+        if synced && read && !*cx.all_known.borrow() {
             // All pods of this node are known now: what else is on the host belongs to nobody.
-            all.send_replace(true);
-            cx.all_known.store(true, Ordering::Release);
+            cx.all_known.send_replace(true);
             manager.wake_all();
             sweep.reset_immediately();
         }

@@ -308,7 +308,6 @@ async fn quotas_get_back_what_goes() {
     assert_eq!(used(&left, "requests.cpu"), "250m");
 }
 
-/// A rolling update loses no request because of this: a pod that begins to end is told as such a moment later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn quotas_with_scopes_count_what_they_select() {
     let c = Cluster::start().await;
@@ -350,6 +349,7 @@ async fn quotas_with_scopes_count_what_they_select() {
     }
 }
 
+/// A rolling update loses no request because of this: a pod that begins to end is told as such a moment later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slices_follow_their_pods_at_once() {
     let c = Cluster::start().await;

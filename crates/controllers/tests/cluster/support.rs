@@ -41,7 +41,7 @@ pub fn controllers(api: &ApiServer, config: controllers::Config, stop: &Cancella
     let server = api.clone();
     let client_for = move |name: &str| {
         let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
-        local(&server, &format!("system:serviceaccount:kube-system:{name}"), &groups).user_agent(name)
+        local(&server, &format!("system:serviceaccount:kube-system:{name}"), &groups)
     };
     tokio::spawn(controllers::run(config, client_for, informers.clone(), stop.clone()));
     informers

@@ -103,7 +103,7 @@ pub struct Context {
     /// Held by who judges whether something fits on the node, until it counts there.
     pub judging: Mutex<()>,
     /// Whether all pods of this node are known: after a start some may have taken what another asks for.
-    pub all_known: AtomicBool,
+    pub all_known: watch::Sender<bool>,
     /// What the node runs short of.
     pub pressure: Pressure,
     /// That the machine goes down.

@@ -51,12 +51,12 @@ impl Start {
 
 /// Starts the container.
 pub async fn start(cx: Arc<Context>, s: Start) -> Result<(), StartError> {
-    let (kind, counts) = (s.kind, cx.counts.clone());
-    counts.container(kind);
-    let done = Box::pin(begin(cx, s)).await;
+    let kind = s.kind;
+    cx.counts.container(kind);
+    let done = Box::pin(begin(Arc::clone(&cx), s)).await;
     // One that is not wanted any more did not fail.
     if let Some(e) = done.as_ref().err().filter(|e| e.reason != "ContainerCreating") {
-        counts.container_failed(kind, &e.reason);
+        cx.counts.container_failed(kind, &e.reason);
     }
     done
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
@@ -483,7 +482,7 @@ impl Worker {
             return HashSet::new();
         }
         self.resize_look_at = None;
-        if !self.cx.all_known.load(Ordering::Acquire) {
+        if !*self.cx.all_known.borrow() {
             // Everybody is woken when they are.
             return HashSet::new();
         }

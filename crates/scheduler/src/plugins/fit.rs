@@ -110,9 +110,15 @@ impl Plugin for Fit {
             Change::NodeAdded(node) => fits_alone(node),
             Change::NodeUpdated { old, new } => {
                 let before = old.status.as_ref().and_then(|s| s.allocatable.as_ref());
-                before != new.node.status.as_ref().and_then(|s| s.allocatable.as_ref())
-                    && fits_alone(new)
-                    && (resources::allowed_pods(before) < new.allowed_pods || gives_more(&pod.requested, &Resources::from_list(before), &new.allocatable))
+                if before == new.node.status.as_ref().and_then(|s| s.allocatable.as_ref()) || !fits_alone(new) {
+                    return false;
+                }
+                let had = Resources::from_list(before);
+                // Devices may stand for what the node has no more.
+                let is_left = |name: &str| may_be_devices(name) && had.get(name) > 0 && new.allocatable.get(name) == 0;
+                resources::allowed_pods(before) < new.allowed_pods
+                    || gives_more(&pod.requested, &had, &new.allocatable)
+                    || pod.requested.scalar.iter().any(|(name, amount)| *amount > 0 && is_left(name))
             }
             Change::PodGone(_) => true,
             Change::DeviceClass => pod.requested.scalar.keys().any(|name| may_be_devices(name)),

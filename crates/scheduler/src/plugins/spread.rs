@@ -78,8 +78,8 @@ fn like(constraint: &Constraint, namespace: &str, node: &NodeInfo) -> i64 {
     i64::try_from(like.count()).unwrap_or(i64::MAX)
 }
 
-fn has_all_keys(node: &NodeInfo, constraints: &[Constraint]) -> bool {
-    constraints.iter().all(|c| node.label(&c.key).is_some())
+fn has_all_keys(node: &Node, constraints: &[Constraint]) -> bool {
+    constraints.iter().all(|c| rules::label(node, &c.key).is_some())
 }
 
 impl Plugin for PodTopologySpread {
@@ -96,7 +96,7 @@ impl Plugin for PodTopologySpread {
             return Prepared::Skip;
         }
         let mut by_places: Vec<HashMap<String, i64>> = vec![HashMap::new(); constraints.len()];
-        for node in cycle.snapshot.nodes.iter().filter(|n| has_all_keys(n, &constraints)) {
+        for node in cycle.snapshot.nodes.iter().filter(|n| has_all_keys(&n.node, &constraints)) {
             for (constraint, by_place) in constraints.iter().zip(&mut by_places) {
                 if let Some(place) = node.label(&constraint.key).filter(|_| counts(constraint, cycle.pod, node)) {
                     *by_place.entry(place.to_owned()).or_default() += like(constraint, cycle.pod.pod.namespace(), node);
@@ -131,10 +131,10 @@ impl Plugin for PodTopologySpread {
             };
         }
         let constraints = &pod.wants.spread;
-        let counted = |node: &Node| constraints.iter().all(|c| rules::label(node, &c.key).is_some());
+        let counted = |node: &Node| has_all_keys(node, constraints);
         let concerns = |other: &PodInfo| other.pod.namespace() == pod.pod.namespace() && constraints.iter().any(|c| c.selects(other.labels()));
         match change {
-            Change::NodeAdded(node) => has_all_keys(node, constraints),
+            Change::NodeAdded(node) => counted(&node.node),
             Change::NodeUpdated { old, new } => {
                 let moved = || constraints.iter().any(|c| rules::label(old, &c.key) != new.label(&c.key)) || rules::taints(old).ne(rules::taints(&new.node));
                 counted(old) != counted(&new.node) || (counted(&new.node) && moved())
@@ -174,7 +174,7 @@ fn least(constraint: &Constraint, by_place: &HashMap<String, i64>) -> i64 {
 
 impl Hard<'_> {
     fn change(&mut self, other: &PodInfo, node: &NodeInfo, by: i64) {
-        if other.pod.namespace() != self.pod.pod.namespace() || !has_all_keys(node, &self.constraints) {
+        if other.pod.namespace() != self.pod.pod.namespace() || !has_all_keys(&node.node, &self.constraints) {
             return;
         }
         for ((constraint, by_place), fewest) in self.constraints.iter().zip(&mut self.counts).zip(&mut self.least) {
@@ -231,7 +231,7 @@ impl<'a> Soft<'a> {
         let mut by_places: Vec<HashMap<String, i64>> = vec![HashMap::new(); constraints.len()];
         let mut ignored = BTreeSet::new();
         for node in feasible {
-            if need_all_keys && !has_all_keys(node, &constraints) {
+            if need_all_keys && !has_all_keys(&node.node, &constraints) {
                 ignored.insert(node.name().to_owned());
                 continue;
             }
@@ -244,7 +244,7 @@ impl<'a> Soft<'a> {
         };
         let weights = constraints.iter().zip(&by_places).map(size).map(|size| ((size + 2) as f64).ln()).collect();
         let namespace = cycle.pod.pod.namespace();
-        for node in cycle.snapshot.nodes.iter().filter(|n| !need_all_keys || has_all_keys(n, &constraints)) {
+        for node in cycle.snapshot.nodes.iter().filter(|n| !need_all_keys || has_all_keys(&n.node, &constraints)) {
             for (constraint, by_place) in constraints.iter().zip(&mut by_places) {
                 // No score asks for a place without a name; in a cluster without zones nothing is counted at all.
                 if let Some(count) = node.label(&constraint.key).and_then(|place| by_place.get_mut(place))

@@ -55,14 +55,14 @@ pub(super) fn plain(name: &str, pods: &[Arc<PodInfo>]) -> NodeInfo {
     node(name, json!({}), json!({}), pods)
 }
 
-pub(super) fn decide(world: &World, nodes: &[NodeInfo], pod: &PodInfo) -> Result<String, Failure> {
+pub(super) fn decide(world: &World, nodes: &[NodeInfo], pod: &PodInfo) -> Result<String, Box<Failure>> {
     let mut nominated = Nominated::new();
     if !pod.nominated().is_empty() {
         nominated.entry(pod.nominated().to_owned()).or_default().push(Arc::new(pod.clone()));
     }
     match schedule(&standard(), Snapshot { nodes, world, nominated: &nominated }, pod, &mut 0, &mut |_| 0) {
         Decision::Bind(node) => Ok(node),
-        Decision::Wait(failure) => Err(*failure),
+        Decision::Wait(failure) => Err(failure),
     }
 }
 
@@ -319,7 +319,7 @@ fn claims() {
 }
 
 fn victims(nodes: &[NodeInfo], world: &World, pod: &PodInfo) -> (String, Vec<String>) {
-    match decide(world, nodes, pod) {
+    match decide(world, nodes, pod).map_err(|why| *why) {
         Err(Failure { preemption: Outcome::Evict { node, victims }, .. }) => (node, victims.iter().map(|v| v.pod.metadata.name.clone().unwrap()).collect()),
         other => panic!("{other:?}"),
     }
@@ -374,6 +374,14 @@ fn a_change_that_cannot_help_wakes_nobody() {
     let (little, much) = (with_memory("1Gi"), with_memory("2Gi"));
     let grows = || Change::NodeUpdated { old: &little.node, new: &much };
     assert!(wakes(plugin, grows(), &sized("1", "2Gi")) && !wakes(plugin, grows(), &busy));
+    let with_gpus = |gpus: &str| {
+        let status = json!({"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "10", "example.com/gpu": gpus}});
+        NodeInfo::new(Arc::new(serde_json::from_value(json!({"metadata": {"name": "n"}, "status": status})).unwrap()))
+    };
+    let (plugged, unplugged) = (with_gpus("2"), with_gpus("0"));
+    let drawing = pod("g", json!({"containers": [{"name": "c", "resources": {"requests": {"example.com/gpu": "1"}}}]}));
+    let goes = || Change::NodeUpdated { old: &plugged.node, new: &unplugged };
+    assert!(wakes(plugin, goes(), &drawing) && !wakes(plugin, goes(), &busy), "devices may stand for what the node has no more");
 }
 
 #[test]
