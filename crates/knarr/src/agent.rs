@@ -318,7 +318,7 @@ impl Begun {
         let shown = Arc::new(Shown::default());
         let authorities = cluster_info::authorities(&self.joined.ca)?;
         let client = self.access.client();
-        let dns_ports = node_own_ports(gateway, has(Component::Proxy) && has(Component::Dns)).filter(|own| own.port == dns::PORT);
+        let dns_ports = node_own_ports(gateway, false, has(Component::Proxy) && has(Component::Dns)).filter(|own| own.port == dns::PORT);
         let tunnel = Some(ip).filter(|_| settings.kind == Kind::Vxlan);
         let node = Node {
             plan: &plan,
@@ -334,7 +334,7 @@ impl Begun {
             ip: gateway,
             address: ip,
             second: ips.get(1).copied(),
-            own_ports: node_own_ports(ip, false).chain(dns_ports).chain(machines::tunnel_port(tunnel)).collect(),
+            own_ports: node_own_ports(ip, has(Component::Proxy), false).chain(dns_ports).chain(machines::tunnel_port(tunnel)).collect(),
             images: self.cluster.runtime(None).root,
             cluster_dns: settings.dns.clone(),
             domain: settings.domain.clone(),

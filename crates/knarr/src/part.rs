@@ -44,9 +44,9 @@ async fn api_port(server: &str) -> Option<OwnPort> {
 }
 
 /// Ports of this host at which a node and, if it is here, the API server listen.
-async fn own_ports(part: &Part, node: IpAddr) -> anyhow::Result<Vec<OwnPort>> {
+async fn own_ports(part: &Part, node: IpAddr, has_proxy: bool) -> anyhow::Result<Vec<OwnPort>> {
     let api = api_port(&Endpoint::from_kubeconfig(&part.kubeconfig)?.server).await;
-    Ok(node_own_ports(node, true).chain(api).collect())
+    Ok(node_own_ports(node, has_proxy, true).chain(api).collect())
 }
 
 struct Ready {
@@ -253,7 +253,7 @@ pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
     let parts = parts(&command.pod_cidr, &command.cluster_cidr, &command.service_cidr)?;
     let node_ips: Vec<IpAddr> = parts.iter().map(OfFamily::node_ip).collect();
     let node_ip = *node_ips.first().context("the node has no range of pods")?;
-    let own_ports = own_ports(&command.part, node_ip).await?;
+    let own_ports = own_ports(&command.part, node_ip, false).await?;
     let network = network::pod::Config {
         mark: network::Mark::new(&cluster.name),
         run_dir: cluster.run.join("network"),
@@ -333,7 +333,7 @@ pub async fn proxy(command: &Proxy) -> anyhow::Result<()> {
     let all = command.node_ip.iter().zip(&command.cluster_cidr).zip(&command.service_cidr);
     let mut own = Vec::new();
     for ip in &command.node_ip {
-        own.extend(own_ports(&command.part, *ip).await?);
+        own.extend(own_ports(&command.part, *ip, true).await?);
     }
     let node_ports = crate::serve::node_ports(&command.node_ip, true, &command.node_port_addresses);
     let config = proxy::Config {

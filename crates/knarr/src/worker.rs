@@ -212,7 +212,7 @@ async fn start(command: &cli::Worker, host: File, (cluster, home): (&Cluster, &C
         ip,
         address: ip,
         second,
-        own_ports: node_own_ports(ip, has(Component::Proxy) && has(Component::Dns)).collect(),
+        own_ports: node_own_ports(ip, has(Component::Proxy), has(Component::Proxy) && has(Component::Dns)).collect(),
         images: cluster.runtime(None).root,
         cluster_dns: vec![plan.dns_ip()],
         domain: DOMAIN.into(),

@@ -54,6 +54,8 @@ fn answerer(upstream: Vec<SocketAddr>) -> Answerer {
         ),
         slice("many", Value::Array(many)),
         slice("empty", json!([])),
+        // Of the time before it was an alias.
+        slice("inner", json!([{"addresses": ["10.244.0.9"], "hostname": "old", "conditions": {"ready": true}}])),
         EndpointSlice { ports: None, ..slice("portless", json!([{"addresses": ["10.244.0.8"], "conditions": {"ready": true}}])) },
     ];
     let services = services.into_iter().chain([service("many", json!({"clusterIP": "None", "clusterIPs": ["None"]}))]);
@@ -165,6 +167,7 @@ async fn names_of_services_and_pods() {
         ("inner.default.svc.cluster.local.", CNAME, &["web.default.svc.cluster.local."]),
         ("inner.default.svc.cluster.local.", A, &["10.96.0.20", "web.default.svc.cluster.local."]),
         ("_http._tcp.inner.default.svc.cluster.local.", SRV, &["NXDOMAIN"]),
+        ("old.inner.default.svc.cluster.local.", A, &["NXDOMAIN"]),
         ("www.example.inner.default.svc.cluster.local.", A, &["NXDOMAIN"]),
     ] {
         assert_eq!(say(&a, name, kind).await, wanted, "{name} {kind}");

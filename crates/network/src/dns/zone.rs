@@ -161,9 +161,9 @@ impl Zone {
             [namespace, "svc" | "pod"] => self.in_namespace(namespace, exists),
             [dashed, namespace, "pod"] => self.in_namespace(namespace, || pod(name, kind, dashed)),
             [service, namespace, "svc"] => self.of_service(namespace, service, |s| self.service(name, kind, s)),
-            [label, service, namespace, "svc"] => self.of_service(namespace, service, |s| self.member(name, kind, s, label)),
+            [label, service, namespace, "svc"] => self.below_service(namespace, service, |s| self.member(name, kind, s, label)),
             [port, protocol, service, namespace, "svc"] => {
-                self.of_service(namespace, service, |s| self.port(name, kind, s, Some(bare(port)), Some(bare(protocol))))
+                self.below_service(namespace, service, |s| self.port(name, kind, s, Some(bare(port)), Some(bare(protocol))))
             }
             _ => Outcome::Missing,
         }
@@ -188,6 +188,11 @@ impl Zone {
 
     fn of_service(&self, namespace: &str, service: &str, then: impl FnOnce(&Service) -> Outcome) -> Outcome {
         self.services.get(namespace, service).map_or(Outcome::Missing, |s| then(&s))
+    }
+
+    /// Of an alias there is nothing below its name, whatever slices it has left.
+    fn below_service(&self, namespace: &str, service: &str, then: impl FnOnce(&Service) -> Outcome) -> Outcome {
+        self.services.get(namespace, service).filter(|s| !is_alias(s)).map_or(Outcome::Missing, |s| then(&s))
     }
 
     /// The addresses of a Service's ready endpoints, each once. `label` chooses those of one name.
@@ -257,7 +262,7 @@ impl Zone {
         if targets.is_empty() { outcome } else { Outcome::Exists(services_found(name, targets)) }
     }
 
-    /// `_PORT._PROTOCOL.SERVICE.NAMESPACE.svc`; none: any. It has the addresses of its targets, too. Of an alias there is nothing below its name.
+    /// `_PORT._PROTOCOL.SERVICE.NAMESPACE.svc`; none: any. It has the addresses of its targets, too.
     fn port(&self, name: &Name, kind: RecordType, service: &Service, port: Option<&str>, protocol: Option<&str>) -> Outcome {
         let wanted = |n: &Option<String>, p: &Option<String>| {
             port.is_none_or(|want| n.as_deref().is_some_and(|n| n.eq_ignore_ascii_case(want)))
@@ -327,9 +332,13 @@ fn bare(label: &str) -> &str {
     label.strip_prefix('_').unwrap_or(label)
 }
 
+fn is_alias(service: &Service) -> bool {
+    service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some("ExternalName"))
+}
+
 /// An `ExternalName` Service is an alias, whatever was asked.
 fn alias(name: &Name, service: &Service) -> Option<Outcome> {
-    let spec = service.spec.as_ref().filter(|s| s.type_.as_deref() == Some("ExternalName"))?;
+    let spec = service.spec.as_ref().filter(|_| is_alias(service))?;
     let target = spec.external_name.as_deref()?.trim_end_matches('.');
     let Ok(target) = Name::from_ascii(format!("{target}.")) else { return Some(Outcome::Missing) };
     let answers = vec![Record::from_rdata(name.clone(), TTL_S, RData::CNAME(CNAME(target.clone())))];

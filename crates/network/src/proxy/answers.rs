@@ -1,6 +1,6 @@
 //! Answers to the small questions that balancers ask by HTTP: a request's head is read, its path is answered, and the connection closed.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use dial::guests::{Door, Guest, Places};
@@ -8,6 +8,7 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::Ipv6V6Only;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::task::JoinSet;
 
 /// Bytes of a request's head.
 const MAX_HEAD: usize = 4096;
@@ -31,8 +32,16 @@ fn bind(at: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Answers at an address, as soon as it is to be had, with what `say` has for a path. Never ends. `whose`: for the log.
-pub(super) async fn serve<S>(at: SocketAddr, whose: String, say: S)
+/// Answers at a port of each of these addresses with what `say` has for a path, until what is given back is dropped. `whose`: for the log.
+pub(super) fn serve_all<S>(addresses: impl IntoIterator<Item = IpAddr>, port: u16, whose: &str, say: S) -> JoinSet<()>
+where
+    S: Fn(&str) -> String + Clone + Send + 'static,
+{
+    addresses.into_iter().map(|ip| serve(SocketAddr::new(ip, port), whose.to_owned(), say.clone())).collect()
+}
+
+/// Answers at an address, as soon as it is to be had. Never ends.
+async fn serve<S>(at: SocketAddr, whose: String, say: S)
 where
     S: Fn(&str) -> String + Clone + Send + 'static,
 {
@@ -79,25 +88,23 @@ fn path(head: &str) -> &str {
 
 /// A whole answer of JSON. `more`: further fields of its head, each with the end of its line.
 pub(super) fn json(is_good: bool, more: &str, body: &str) -> String {
-    let status = if is_good { "200 OK" } else { "503 Service Unavailable" };
-    let length = body.len();
-    format!(
-        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nX-Content-Type-Options: nosniff\r\n{more}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-    )
+    whole(if is_good { "200 OK" } else { "503 Service Unavailable" }, "application/json", more, body)
 }
 
 /// A whole answer of this type of content.
 pub(super) fn good(content: &str, body: &str) -> String {
-    let length = body.len();
-    format!("HTTP/1.1 200 OK\r\nContent-Type: {content}\r\nX-Content-Type-Options: nosniff\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+    whole("200 OK", content, "", body)
 }
 
 /// The answer to what there is not, in the words of Go's server.
 pub(super) fn not_found() -> String {
-    let body = "404 page not found\n";
+    whole("404 Not Found", "text/plain; charset=utf-8", "", "404 page not found\n")
+}
+
+fn whole(status: &str, content: &str, more: &str, body: &str) -> String {
     let length = body.len();
     format!(
-        "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        "HTTP/1.1 {status}\r\nContent-Type: {content}\r\nX-Content-Type-Options: nosniff\r\n{more}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
     )
 }
 

@@ -1,7 +1,7 @@
 //! What the proxy counts, under kube-proxy's names (`pkg/proxy/metrics`), told where kube-proxy tells it: at port 10249 of loopback, to
 //! whoever is on the machine. `docs/metrics.md` says which of the original's are not here.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -163,12 +163,9 @@ impl Counts {
     }
 }
 
-/// Tells them at these addresses; never ends.
-pub(super) async fn serve(addresses: Vec<IpAddr>, counts: Arc<Counts>, node: String) {
-    let say = move |path: &str| counts.answer(path);
-    let mut all: JoinSet<()> = addresses.into_iter().map(|ip| answers::serve(SocketAddr::new(ip, PORT), node.clone(), say.clone())).collect();
-    while all.join_next().await.is_some() {}
-    std::future::pending().await
+/// Tells them at these addresses, until what is given back is dropped.
+pub(super) fn serve(addresses: impl IntoIterator<Item = IpAddr>, counts: Arc<Counts>, node: &str) -> JoinSet<()> {
+    answers::serve_all(addresses, PORT, node, move |path: &str| counts.answer(path))
 }
 
 #[cfg(test)]
@@ -202,6 +199,22 @@ mod tests {
         ] {
             assert!(told.lines().any(|of| of == line), "{line}: {told}");
         }
+        let names: Vec<&str> = counts.registry.declared().iter().map(|(name, ..)| *name).collect();
+        let wanted = [
+            "conntrack_reconciler_deleted_entries_total",
+            "network_programming_duration_seconds",
+            "proxy_healthz_total",
+            "proxy_livez_total",
+            "sync_full_proxy_rules_duration_seconds",
+            "sync_partial_proxy_rules_duration_seconds",
+            "sync_proxy_rules_duration_seconds",
+            "sync_proxy_rules_endpoint_changes_total",
+            "sync_proxy_rules_last_queued_timestamp_seconds",
+            "sync_proxy_rules_last_timestamp_seconds",
+            "sync_proxy_rules_nftables_sync_failures_total",
+            "sync_proxy_rules_service_changes_total",
+        ];
+        assert_eq!(names, wanted.map(|name| format!("kubeproxy_{name}")));
         assert!(counts.answer("/proxyMode").ends_with("\r\n\r\nnftables"));
         assert!(counts.answer("/").starts_with("HTTP/1.1 404 "));
     }

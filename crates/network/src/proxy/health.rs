@@ -58,7 +58,7 @@ impl Checks {
             let (service, count, progress) = (service.clone(), count.clone(), self.progress.clone());
             move |_: &str| answer(&service, count.load(Ordering::Relaxed), progress.is_healthy(Instant::now()))
         };
-        let tasks = self.addresses.iter().map(|address| answers::serve((*address, port).into(), service.to_string(), say.clone())).collect();
+        let tasks = answers::serve_all(self.addresses.iter().copied(), port, &service.to_string(), say);
         self.checks.insert(service.clone(), Check { port, endpoints: count, _tasks: tasks });
     }
 }

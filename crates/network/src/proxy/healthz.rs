@@ -4,7 +4,7 @@
 //! A proxy is healthy while no news of Services waits for longer than a minute to become rules.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use super::counts::Counts;
 use crate::nft::Family;
 
 /// Where kube-proxy tells it.
-const PORT: u16 = 10256;
+pub const PORT: u16 = 10256;
 /// Twice upstream's `syncPeriod`.
 const LATE: Duration = Duration::from_secs(60);
 /// The taint of a node that the cluster autoscaler is about to remove.
@@ -139,15 +139,10 @@ fn answer(path: &str, progress: &Progress, is_eligible: impl FnOnce() -> bool) -
     answers::json(is_good, "", &serde_json::to_string(&health).unwrap_or_default())
 }
 
-/// Tells it at these addresses; never ends.
-pub(super) async fn serve(addresses: &[IpAddr], progress: Progress, nodes: Informer<Node>, node: String) {
-    let say = {
-        let node = node.clone();
-        move |path: &str| answer(path, &progress, || is_eligible(&nodes, &node))
-    };
-    let mut all: JoinSet<()> = addresses.iter().map(|ip| answers::serve(SocketAddr::new(*ip, PORT), node.clone(), say.clone())).collect();
-    while all.join_next().await.is_some() {}
-    std::future::pending().await
+/// Tells it at these addresses, until what is given back is dropped.
+pub(super) fn serve(addresses: &[IpAddr], progress: Progress, nodes: Informer<Node>, node: &str) -> JoinSet<()> {
+    let name = node.to_owned();
+    answers::serve_all(addresses.iter().copied(), PORT, node, move |path: &str| answer(path, &progress, || is_eligible(&nodes, &name)))
 }
 
 #[cfg(test)]

@@ -48,6 +48,8 @@ use healthz::Progress;
 use plan::{Plan, UdpFront};
 use table::{Change, Frame, Table, There};
 
+pub use healthz::PORT as HEALTH_PORT;
+
 /// What nothing leads to any more is emptied after this, and goes a while later: no packet is under way as long.
 const STALE: Duration = Duration::from_secs(1);
 /// Others' changes come in numbers; one look is for all that come within this.
@@ -152,13 +154,11 @@ async fn serve(config: Config, memory: Memory, ready: watch::Sender<bool>) -> Re
     };
     let progress = Progress::default();
     // Whoever is on the machine may know them; nobody has asked who is outside.
-    let inside = config.health.iter().copied().filter(IpAddr::is_loopback).collect();
+    let inside = config.health.iter().copied().filter(IpAddr::is_loopback);
+    let _counts = counts::serve(inside, progress.counts().clone(), &config.node_name);
+    let _health = healthz::serve(&config.health, progress.clone(), memory.nodes.clone(), &config.node_name);
     let all = sides.iter().map(|side| serve_family(&config, *side, memory.clone(), &progress, &is_ready));
-    tokio::select! {
-        served = futures_util::future::try_join_all(all) => served.map(drop),
-        () = healthz::serve(&config.health, progress.clone(), memory.nodes.clone(), config.node_name.clone()) => Ok(()),
-        () = counts::serve(inside, progress.counts().clone(), config.node_name.clone()) => Ok(()),
-    }
+    futures_util::future::try_join_all(all).await.map(drop)
 }
 
 /// What the rules are made of, as the informers have it.
@@ -412,7 +412,6 @@ impl Proxy {
             Ok(()) => self.progress.counts().partial(self.node.family, begun.elapsed()),
             Err(error) => {
                 tracing::warn!(%error, "the kernel refused a change of Services; writing all of them anew");
-                self.progress.counts().failed(self.node.family);
                 self.write_whole().await;
             }
         }
@@ -482,7 +481,6 @@ impl Proxy {
                 return;
             };
             tracing::error!(%error, "the kernel refused the Services' rules; trying again");
-            self.progress.counts().failed(self.node.family);
             self.progress.queued(self.node.family, Instant::now());
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
@@ -527,7 +525,7 @@ impl Proxy {
     }
 
     async fn commit(&self, batch: Batch, what: &'static str) -> Result<()> {
-        self.kernel(move |socket| batch.commit(socket, what)).await
+        self.kernel(move |socket| batch.commit(socket, what)).await.inspect_err(|_| self.progress.counts().failed(self.node.family))
     }
 
     /// Forgets flows at UDP ports to whom they no longer lead, and unanswered connections to backends of TCP that are gone.
