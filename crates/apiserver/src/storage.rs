@@ -168,7 +168,7 @@ pub(crate) async fn rehearsed(store: &Store, row: &Row, value: Value) -> Result<
     match row.reader() {
         _ if *version == custom.family.storage => {
             let mut value = value;
-            if lacks_status(row, custom, &value) {
+            if lacks_status(row, &value) {
                 defaulting::apply(row.ty(), &mut value);
             }
             Ok(value)
@@ -181,8 +181,8 @@ pub(crate) async fn rehearsed(store: &Store, row: &Row, value: Value) -> Result<
 
 /// Whether an object of the version in which it is stored lacks a status that the schema fills in whenever it is read: where the status
 /// is a subresource, a new object has none.
-fn lacks_status(row: &Row, custom: &Custom, value: &Value) -> bool {
-    row.resource.version == custom.family.storage && value.get("status").is_none() && row.ty().field("status").is_some_and(|field| field.default.is_some())
+fn lacks_status(row: &Row, value: &Value) -> bool {
+    value.get("status").is_none() && row.ty().field("status").is_some_and(|field| field.default.is_some())
 }
 
 /// Whether what is stored of an entry is in the version in which objects are stored now: if not, a write that changes nothing
@@ -327,7 +327,7 @@ fn draft(row: &Row, value: Value, texts: &Texts) -> Draft {
         // A webhook has converted it before.
         let value = if custom.family.webhook.is_some() { value } else { custom.family.stored(&row.resource.version, value) };
         let fields = row.strategy.selectable_fields(&value);
-        let as_shown = row.resource.version == custom.family.storage && !lacks_status(row, custom, &value);
+        let as_shown = row.resource.version == custom.family.storage && !lacks_status(row, &value);
         let draft = Draft::new(value, None, fields);
         return if as_shown { draft.shaped(custom.shape) } else { draft };
     }

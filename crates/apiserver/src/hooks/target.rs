@@ -190,15 +190,18 @@ impl Target {
         answer::judge(&parts, body)
     }
 
+    fn authority(&self) -> &str {
+        self.uri.authority().map_or("", |authority| authority.as_str())
+    }
+
     /// The answer at the end of where the server leads: to other paths of its own, as Go's client follows them. What is elsewhere is
     /// another server, which nobody has configured: it is not spoken to.
     async fn followed(&self, services: &dyn Services, first: &Step, mut over: Pin<&mut Sleep>) -> Result<(Parts, Bytes), Failure> {
         let mut answer = self.once(services, first, over.as_mut()).await?;
-        let authority = self.uri.authority().map_or("", |authority| authority.as_str());
         let mut last: Option<Step> = None;
         for followed in 1.. {
             let step = last.as_ref().unwrap_or(first);
-            let Some(led) = led(&answer.0, authority, step.posts()) else { break };
+            let Some(led) = led(&answer.0, self.authority(), step.posts()) else { break };
             if followed == REDIRECTS_MAX {
                 return Err(Failure::Transport(format!("Post {:?}: stopped after {REDIRECTS_MAX} redirects", led.location)));
             }
@@ -226,7 +229,7 @@ impl Target {
     fn failed(&self, step: &Step, why: &str) -> Failure {
         let place = match &step.led {
             None => format!("{}?timeout={}s", self.base, step.seconds),
-            Some(led) => format!("https://{}{}", self.uri.authority().map_or("", |authority| authority.as_str()), led.path),
+            Some(led) => format!("https://{}{}", self.authority(), led.path),
         };
         Failure::Transport(format!("Post {place:?}: {why}"))
     }
@@ -268,7 +271,7 @@ impl Target {
     }
 
     fn request(&self, method: Method, path: &str, two: bool) -> Result<Request<()>, String> {
-        let authority = self.uri.authority().map_or("", |authority| authority.as_str());
+        let authority = self.authority();
         let uri: Uri = match two {
             true => format!("https://{authority}{path}").parse(),
             false => path.parse(),

@@ -26,7 +26,7 @@ pub(crate) use probe::health;
 pub(crate) use sniff::named;
 
 use crate::read::{items, text};
-use crate::{Body, Context, admission, errors, offload, query::Query, reply, websocket, world::World};
+use crate::{Body, Context, admission, offload, query::Query, reply, websocket, world::World};
 use futures_util::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode, Uri};
 use machinery::{Value, status::Status};
@@ -85,9 +85,7 @@ enum Asked {
 fn ask(world: &World, cx: &Context, request: &Request<Body>) -> Result<Asked, Status> {
     let info = &cx.info;
     let Some(row) = world.row(&info.group, &info.version, &info.resource) else { return Ok(Asked::Nothing) };
-    let Some(known) = row.resource.subresource(&info.subresource) else {
-        return Err(if row.custom.is_some() { errors::not_found(&row, &info.name) } else { Status::no_such_path() });
-    };
+    let Some(known) = row.resource.subresource(&info.subresource) else { return Err(Status::no_such_path()) };
     // OPTIONS has no verb of the API; upstream's proxies take it.
     let options = request.method() == Method::OPTIONS && info.subresource == "proxy";
     if !options && !known.verbs.iter().any(|v| v == info.verb) {

@@ -148,7 +148,13 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
     if !what.derived {
         own::owners_once(&mut value, cx, false);
     }
-    check_preconditions(what, &value, old)?;
+    if let Err(why) = check_preconditions(what, &value, old) {
+        // Upstream has looked at a patch's owners before it finds that.
+        if what.derived {
+            own::owners_once(&mut value, cx, true);
+        }
+        return Err(why);
+    }
     keep_system_fields(&mut value, old);
     if !what.applied {
         value = tracked(call, what, old, value).await;

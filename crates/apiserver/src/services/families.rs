@@ -83,7 +83,7 @@ pub(super) fn settle(service: &mut Value, old: Option<&Value>, configured: &[Fam
     if !fields::needs_cluster_ip(service) || old.is_some_and(|old| prefers_as_before(service, old)) {
         return Ok(());
     }
-    let headless = fields::cluster_ips(service).first().is_some_and(|ip| ip == "None");
+    let headless = fields::is_headless(service);
     let selects = service["spec"]["selector"].as_object().is_some_and(|s| !s.is_empty());
     if policy(service).is_empty() {
         let before = old.map(policy).filter(|before| !before.is_empty());

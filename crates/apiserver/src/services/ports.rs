@@ -12,6 +12,8 @@ use machinery::{
 use std::collections::{HashMap, HashSet};
 
 const ALLOCATED: &str = "provided port is already allocated";
+/// The protocols that there are.
+const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 
 impl Hold<'_> {
     /// Takes a port that is asked for.
@@ -28,9 +30,10 @@ impl Hold<'_> {
         Ok(())
     }
 
-    /// Another protocol uses a port that the Service has.
+    /// Another protocol uses a port that the Service has. One that there is not is refused by validation: nothing is noted for it, of
+    /// whose number its sender decides.
     fn share(&mut self, port: u16, protocol: &str) {
-        if self.guesses.is_none() && self.allocators.share_port(port, protocol, &self.owner) {
+        if self.guesses.is_none() && PROTOCOLS.contains(&protocol) && self.allocators.share_port(port, protocol, &self.owner) {
             self.ports.push((port, protocol.to_owned()));
         }
     }
@@ -139,10 +142,12 @@ fn full() -> ErrorList {
 }
 
 fn new_ports(ports: &mut [Value], dynamic: bool, hold: &mut Hold<'_>) -> Result<(), ErrorList> {
+    // Of each number the first that is asked for.
+    let asked: HashMap<i64, u16> = ports.iter().rev().filter_map(|port| Some((number(port), fields::node_port(port)?))).collect();
     let mut given: HashMap<i64, u16> = HashMap::new();
-    for at in 0..ports.len() {
-        let (own, protocol, number) = (fields::node_port(&ports[at]), fields::protocol(&ports[at]), number(&ports[at]));
-        if fields::no_port(&ports[at]).is_some() || (own.is_none() && !dynamic) {
+    for (at, port) in ports.iter_mut().enumerate() {
+        let (own, protocol, number) = (fields::node_port(port), fields::protocol(port), number(port));
+        if fields::no_port(port).is_some() || (own.is_none() && !dynamic) {
             continue;
         }
         let found = match (given.get(&number).copied(), own) {
@@ -155,8 +160,7 @@ fn new_ports(ports: &mut [Value], dynamic: bool, hold: &mut Hold<'_>) -> Result<
                 own
             }
             (_, _) => {
-                let asked = ports.iter().filter(|port| self::number(port) == number).find_map(fields::node_port);
-                let found = match asked {
+                let found = match asked.get(&number).copied() {
                     Some(asked) => hold.claim(asked, &protocol).map(|()| asked).map_err(|why| refused(at, asked, why))?,
                     None => hold.next_port(&protocol).ok_or_else(full)?,
                 };
@@ -164,7 +168,7 @@ fn new_ports(ports: &mut [Value], dynamic: bool, hold: &mut Hold<'_>) -> Result<
                 found
             }
         };
-        ports[at]["nodePort"] = found.into();
+        port["nodePort"] = found.into();
     }
     Ok(())
 }

@@ -141,6 +141,31 @@ fn a_port_of_a_node_is_one_service_s_port_once() {
 }
 
 #[test]
+fn of_each_number_the_first_port_that_is_asked_for_counts() {
+    let all = allocators();
+    let ports = json!([
+        {"port": 80},
+        {"port": 80, "protocol": "UDP", "nodePort": 30_002},
+        {"port": 80, "protocol": "SCTP", "nodePort": 30_003},
+        {"port": 81, "nodePort": 30_001},
+    ]);
+    let mut one = service("a", json!({"type": "NodePort", "ports": ports}));
+    all.create(&mut one, &offer()).unwrap().keep().free();
+    assert_eq!([0, 1, 2, 3].map(|at: usize| one["spec"]["ports"][at]["nodePort"].as_u64()), [30_002, 30_002, 30_003, 30_001].map(Some));
+}
+
+#[test]
+fn a_protocol_that_there_is_not_is_not_noted() {
+    let all = allocators();
+    let protocols = ["TCP", "UDP", "tcp", "A", "B"].map(|protocol| json!({"port": 80, "nodePort": 30_001, "protocol": protocol}));
+    let mut one = service("a", json!({"type": "NodePort", "ports": protocols}));
+    let hold = all.create(&mut one, &offer()).expect("that is for validation to tell");
+    assert_eq!(all.taken.lock().ports[&30_001].1, ["TCP", "UDP"]);
+    drop(hold);
+    assert!(all.taken.lock().ports.is_empty());
+}
+
+#[test]
 fn a_service_that_has_no_address_is_given_none_by_an_update() {
     let all = allocators();
     let mut old = service("a", json!({"clusterIP": "None", "clusterIPs": ["None"], "selector": {"a": "b"}}));

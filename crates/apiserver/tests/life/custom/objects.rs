@@ -272,6 +272,8 @@ async fn owners_are_known_by_the_fields_of_their_version() {
     let server = Server::start().await;
     let mut definition = widgets();
     let mut second = version("v2", false);
+    // What both have in common is the definition's, and may stand there only beside its schema.
+    second["selectableFields"] = json!([{"jsonPath": ".spec.color"}]);
     second["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["shape"] = json!({"type": "string", "default": "round"});
     definition["spec"]["versions"] = json!([version("v1", true), second]);
     establish(&server, &definition).await;
