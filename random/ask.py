@@ -24,28 +24,18 @@ class Unprepared(Exception):
 def asked(server, sessions):
     """The answers to each session, in their order."""
     with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
-        answers = [_independent(server, one, pool) if one.independent else None for one in sessions]
-        waiting = [None if one.independent else pool.submit(_held, server, one) for one in sessions]
+        answers = [_held(server, one, pool.map) if one.independent else None for one in sessions]
+        waiting = [None if one.independent else pool.submit(_held, server, one, map) for one in sessions]
         return [told if told is not None else held.result() for told, held in zip(answers, waiting)]
 
 
-def _independent(server, one, pool):
+def _held(server, one, each):
+    """EACH: `map`, or one that asks several at a time."""
     try:
         prepare(server, one.setup)
+        answers = list(each(server.answer, one.cases))
     except Unprepared as why:
-        return [{"unprepared": str(why)}] * len(one.cases)
-    answers = list(pool.map(server.answer, one.cases))
-    clean(server, one.cleanup)
-    return answers
-
-
-def _held(server, one):
-    try:
-        prepare(server, one.setup)
-    except Unprepared as why:
-        clean(server, one.cleanup)
-        return [{"unprepared": str(why)}] * len(one.cases)
-    answers = [server.answer(case) for case in one.cases]
+        answers = [{"unprepared": str(why)}] * len(one.cases)
     clean(server, one.cleanup)
     return answers
 

@@ -1,6 +1,6 @@
-"""compare.py FOLDER: what the two servers answered otherwise, by classes of what is alike, the frequent ones first.
+"""What the two servers answered otherwise, by classes of what is alike, the frequent ones first.
 
-FOLDER has what `run` made: sessions.jsonl, original.jsonl, again.jsonl (the original asked twice: what differs by itself is left out)
+A run's folder has sessions.jsonl, original.jsonl, again.jsonl (the original asked twice: what differs by itself is left out)
 and ours.jsonl, which belong together line by line.
 """
 import collections
@@ -9,7 +9,6 @@ import difflib
 import json
 import os
 import re
-import sys
 
 import normal
 import session
@@ -177,12 +176,3 @@ def _rate(counted):
     alike = 100 * counted["same"] / compared if compared else 100
     return (f"{compared:6} compared, {counted['differs']} differ, {counted['order']} in their order alone: {alike:.2f} % alike"
             f" ({counted['unsteady']} left out as unsteady, {counted['unanswered']} as the original gives no answer)")
-
-
-def main():
-    folder = sys.argv[1]
-    print("\n".join(report(list(pairs(folder)), os.path.basename(folder))))
-
-
-if __name__ == "__main__":
-    main()

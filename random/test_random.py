@@ -194,11 +194,14 @@ class Asking(unittest.TestCase):
         self.assertEqual(len(ask.asked(server, [one])[0]), 2)
         self.assertEqual(server.heard, ["POST /a", "GET /1", "GET /2", "PATCH /a/one", "DELETE /a", "GET /a"])
 
-    def test_what_cannot_be_set_up_is_told(self):
+    def test_what_cannot_be_set_up_is_told_and_cleaned_up(self):
         cases = session.Cases()
         cases.ask("one", "GET /1")
-        told = ask.asked(self.Server(), [session.Session("x", 0, [{"send": "POST /no", "body": {}}], cases, independent=True)])
-        self.assertIn("422", told[0][0]["unprepared"])
+        for independent in (False, True):
+            server = self.Server()
+            told = ask.asked(server, [session.Session("x", 0, [{"send": "POST /no", "body": {}}], cases, ["DELETE /a"], independent)])
+            self.assertIn("422", told[0][0]["unprepared"])
+            self.assertEqual(server.heard, ["POST /no", "DELETE /a", "GET /a"])
 
 
 class Keeping(unittest.TestCase):

@@ -23,10 +23,16 @@ def kubectl(*arguments, input=None, timeout=120):
     return run(os.environ["KUBECTL"], *arguments, input=input, timeout=timeout)
 
 
+def says(*arguments, timeout=120):
+    """What kubectl tells by its output alone; None if it failed. An older one warns of streams that it has not made yet when they are opened."""
+    done = subprocess.run([os.environ["KUBECTL"], *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=timeout)
+    return done.stdout if done.returncode == 0 else None
+
+
 def get(*arguments):
     """An object, or None. Warnings are not for it."""
-    done = subprocess.run([os.environ["KUBECTL"], "get", *arguments, "-o", "json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=120)
-    return json.loads(done.stdout) if done.returncode == 0 else None
+    said = says("get", *arguments, "-o", "json")
+    return None if said is None else json.loads(said)
 
 
 def told(what, good, detail=""):
@@ -143,6 +149,22 @@ def kills_knarr():
     # The cluster keeps what it is given for its output.
     up = [os.environ["KNARR"], "up", *options, "--detach", "--port", str(PORT - 10), "--kubeconfig", os.environ["KUBECONFIG"]]
     told("knarr is killed, and starts again", subprocess.run(up, stdout=subprocess.DEVNULL, timeout=120).returncode == 0)
+
+
+def tells(*command):
+    """A program that tells its checks by lines of its own. `KILL` asks for knarr's death and start, and is answered by a line."""
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    atexit.register(process.kill)
+    good = True
+    for line in process.stdout:
+        if line == "KILL\n":
+            kills_knarr()
+            process.stdin.write("\n")
+            process.stdin.flush()
+            continue
+        print(line, end="", flush=True)
+        good = good and not line.startswith("WRONG ")
+    told("it ends well", process.wait() == 0 and good, process.returncode)
 
 
 def certificate(names):

@@ -4,9 +4,7 @@ import functools
 import os
 import re
 
-import yaml
-
-from drawing import openapi
+from drawing import openapi, right
 
 REPEATED = re.compile(r"(.)\{(\d+)\}")
 # Definitions whose values are texts or numbers, by the pool that they are drawn from; None: see `_typed`.
@@ -24,8 +22,7 @@ UNIONS = ("Volume", "PersistentVolumeSpec", "VolumeProjection", "EnvVarSource", 
 
 @functools.cache
 def _table():
-    with open(os.path.join(os.path.dirname(__file__), "fields.yaml")) as file:
-        return yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return right.documents(os.path.join(right.HERE, "fields.yaml"))[0]
 
 
 def _is_pool(option):
@@ -80,9 +77,9 @@ class Values:
                 return drawn(dice, named)
             return self.object(dice, name, depth, density)
         type_ = schema.get("type")
-        right = openapi.enum(schema)
-        if right and dice.chance(.85):
-            return dice.of(right)
+        told = openapi.enum(schema)
+        if told and dice.chance(.85):
+            return dice.of(told)
         if named and not (field in TEXTS_ALONE and type_ in ("object", "array")) and dice.chance(.97):
             value = drawn(dice, named)
             fits = isinstance(value, list) if type_ == "array" else type_ not in ("integer", "boolean") or not isinstance(value, str) or field == "port"

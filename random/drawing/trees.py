@@ -26,10 +26,10 @@ def pointer(path):
     return "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in path)
 
 
-def mutated(dice, tree, times=None):
+def mutated(dice, tree):
     """A copy with one to three places changed, whatever they are."""
     tree = copy.deepcopy(tree)
-    for _ in range(times or dice.pick(1, 1, 1, 2, 2, 3)):
+    for _ in range(dice.pick(1, 1, 1, 2, 2, 3)):
         places = [path for path in paths(tree) if path]
         if places:
             _change(dice, tree, dice.of(places))

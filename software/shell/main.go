@@ -1,5 +1,6 @@
 // Command shell does one thing by name: `cat`, `both` (a line to each output), `exit N`, `size` (of its terminal, now and at each change),
-// `serve PORT`, `whoami PORT` (answers with its host's name), `fetch URL`, `show FILE`, `count` (a line every 100 ms), `wait`.
+// `serve PORT`, `whoami PORT` (answers with its host's name), `fetch URL`, `show FILE`, `count` (a line every 100 ms), `wait`; and as clients
+// ask a pod's tar to copy: `cf - -C FOLDER PATH`, `xf - -C FOLDER`.
 package main
 
 import (
@@ -63,8 +64,19 @@ func main() {
 			fmt.Println("line", i)
 			time.Sleep(100 * time.Millisecond)
 		}
+	case "cf":
+		ends(fromHere(os.Args[4], os.Args[5], os.Stdout))
+	case "xf":
+		ends(toHere(os.Args[4], os.Stdin))
 	case "wait":
 		wait(signals)
+	}
+}
+
+func ends(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 }
 

@@ -67,6 +67,10 @@ pub fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name)
 }
 
+/// What every node of the tests is told: it is short of disk only where a test fills it, whatever else lies on the machine's own.
+/// Neither are images that nobody uses taken for old ones.
+pub const AMPLE: [&str; 2] = ["--eviction-hard=nodefs.available<1Mi", "--image-gc-high-threshold=100"];
+
 /// A command line, split at blanks.
 #[must_use]
 pub fn words(line: &str) -> Vec<&str> {
@@ -156,12 +160,18 @@ impl Cluster {
         command
     }
 
+    /// [`AMPLE`], where there is a node to be told.
+    fn ample(&self) -> &'static [&'static str] {
+        let none = self.options.windows(2).any(|o| o[0] == "--disable" && o[1].contains("kubelet"));
+        if none { &[] } else { &AMPLE }
+    }
+
     /// `knarr up --detach`, to its end.
     pub fn start(&mut self, manifests: &[PathBuf]) -> Output {
         // Also what fails half-way is taken down.
         self.stands = true;
         let mut command = self.knarr(&["up", "--detach"]);
-        command.args(&self.options).args(manifests);
+        command.args(self.ample()).args(&self.options).args(manifests);
         process::run(&mut command, &[], START)
     }
 
@@ -169,7 +179,7 @@ impl Cluster {
     pub fn foreground(&mut self, options: &[&str], manifests: &[PathBuf]) -> Running {
         self.stands = true;
         let mut command = self.knarr(&["up"]);
-        command.args(&self.options).args(options).args(manifests);
+        command.args(self.ample()).args(&self.options).args(options).args(manifests);
         Running::start(command.stdin(Stdio::null()))
     }
 

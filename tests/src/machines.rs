@@ -1,7 +1,7 @@
 //! Machines beside each other: network namespaces on one switch, each with an address of its own. What runs in one reaches the others by
 //! that switch alone; disks and processes they have in common. One may join the cluster of another.
 
-use crate::{Cluster, PATIENCE, knarr, leftovers, netns::ip, process, words};
+use crate::{AMPLE, Cluster, PATIENCE, knarr, leftovers, netns::ip, process, words};
 use nix::sys::signal::Signal;
 use std::{
     path::PathBuf,
@@ -146,6 +146,9 @@ impl Agent {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.space.display())).arg(knarr()).arg("agent").args(words);
         command.args(["--name", &self.name, "--node-name", self.node]).arg("--data-dir").arg(self.folder.join(self.node));
+        if words != ["--reset"] {
+            command.args(AMPLE);
+        }
         command.env("HOME", &self.folder).env_remove("KUBECONFIG");
         command
     }

@@ -7,6 +7,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 /// Without a node: the store is what these tests are about.
@@ -95,9 +96,11 @@ fn a_full_disk_stops_no_write_until_the_reserve_is_used_up_and_recovers() {
 
     fs::remove_file(&filler).expect("the filler");
     names.push("after".to_owned());
+    let end = Instant::now() + PATIENCE;
     while metric(&cluster, USED) > 0 {
+        assert!(Instant::now() < end, "the reserve is not given back");
         // Nobody tells when the room is back; the store looks each second.
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
     }
     cluster.block_on("a write", api.create(&map("after", "2"))).expect("there is room again");
     there(&cluster, &names);

@@ -7,6 +7,7 @@ use cluster_tests::{
     netns::Beside,
     process::{self, Running},
     small::Small,
+    watching,
     workers::{Cut, Dead},
 };
 use k8s_openapi::api::{
@@ -138,13 +139,16 @@ fn ready(cluster: &Cluster, node: &str) -> String {
     cluster.value(&format!("get node {node}"), "{range .status.conditions[?(@.type=='Ready')]}{.status} {.lastTransitionTime}{end}")
 }
 
+/// Whether a node's condition says so.
+fn says(event: &Event<Node>, condition: &str, wanted: &str) -> bool {
+    let (Event::Added(node) | Event::Modified(node)) = event else { return false };
+    node.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == condition && c.status == wanted)
+}
+
 /// Waits until a node's condition says so.
 fn until_node(cluster: &Cluster, node: &str, condition: &str, wanted: &str) {
     let params = ListParams::fields(format!("metadata.name={node}"));
-    cluster.until(&cluster.client().all::<Node>(), &params, &format!("{condition} of node {node} is {wanted}"), |event| {
-        let (Event::Added(node) | Event::Modified(node)) = event else { return false };
-        node.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == condition && c.status == wanted)
-    });
+    cluster.until(&cluster.client().all::<Node>(), &params, &format!("{condition} of node {node} is {wanted}"), |event| says(event, condition, wanted));
 }
 
 /// Waits until a node's lease is renewed once more than it is now.
@@ -366,12 +370,19 @@ fn a_roll_out_while_a_node_dies_loses_nothing_but_what_went_to_that_node() {
         .collect();
     let killed = began.elapsed();
     let _dead = Dead::new(&cluster, 3);
+    let (all, dead) = (cluster.client().all::<Node>(), ListParams::fields(format!("metadata.name={last}")));
+    let known = cluster.spawn(async move {
+        watching::until(&all, &dead, |event| says(event, "Ready", "Unknown")).await;
+        began.elapsed()
+    });
     let done = |pods: &BTreeMap<String, Pod>| replaced(pods, &last, REPLICAS) && pods.values().filter(|pod| !pod.is_deleting()).all(image);
     until_pods(&cluster, 2 * PATIENCE, "web", "all are new, and elsewhere", done);
     let rolled = began.elapsed();
     // Until those that were replaced last have drained, and their proxies' turn is over.
     std::thread::sleep(Duration::from_secs(5));
-    eprintln!("node 3 killed after {killed:?}, rolled out after {rolled:?}");
+    // What was on its way to it when that was told, and until each node's proxy has heard of it.
+    let known = cluster.block_on("the node is taken for dead", known).expect("the watch") + LOAD_PATIENCE;
+    eprintln!("node 3 killed after {killed:?}, known to be dead before {known:?}, rolled out after {rolled:?}");
     for (node, load) in (1..).zip(loads) {
         let report = report(load);
         eprintln!("node {node}: {report}");
@@ -379,7 +390,6 @@ fn a_roll_out_while_a_node_dies_loses_nothing_but_what_went_to_that_node() {
         // What was on its way when the node died; a request counts from the moment at which it was due.
         assert!(time("first").is_none_or(|first| first + LOAD_PATIENCE >= killed), "before the node died: {report}");
         // To others' ports, what was sent on to its pods until it was taken for dead. Nobody keeps the rules of its own ports any more.
-        let known = killed + SHORT + Duration::from_secs(3);
         assert!(node == 3 || time("last").is_none_or(|last| last <= known), "after it was known that the node is dead ({known:?}): {report}");
         // On kept connections the generator knows whose they were.
         let named: BTreeSet<String> = report["failed_pods"].as_object().expect("counts").keys().cloned().collect();

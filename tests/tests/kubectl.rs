@@ -2,7 +2,7 @@
 
 use cluster_tests::{Cluster, IMAGE, PATIENCE, example, http, kubectl, process, process::Running, words};
 use serde_json::Value;
-use std::{fs, path::Path, process::Command};
+use std::{collections::HashSet, fs, path::Path, process::Command};
 
 /// A pod with the host's programs in it: kubectl's `cp` wants a tar in the container, and the shop's image has but one file.
 fn tools() -> String {
@@ -335,6 +335,17 @@ fn free_port() -> u16 {
     listener.local_addr().expect("its address").port()
 }
 
+/// Each family and each series stands once on a page: scrapers refuse or drop what is told again. How many there are.
+fn once(page: &str) -> usize {
+    let mut seen = HashSet::new();
+    for line in page.lines().filter(|line| !line.starts_with("# HELP ")) {
+        // A type by its family's name, a series by all but its value.
+        let subject = if line.starts_with("# TYPE ") { line.rsplit_once(' ') } else { line.split_once("} ").or_else(|| line.split_once(' ')) };
+        assert!(seen.insert(subject.map_or(line, |(subject, _)| subject)), "twice: {line}");
+    }
+    seen.len()
+}
+
 #[test]
 fn metrics_of_the_control_plane() {
     let (scheduler, controllers) = (free_port(), free_port());
@@ -353,9 +364,17 @@ fn metrics_of_the_control_plane() {
     assert!(told.contains("scheduler_schedule_attempts_total{profile=\"default-scheduler\",result=\"unschedulable\"} "), "{told}");
     let resources = cluster.kubectl(&at(scheduler, "/metrics/resources", ""));
     assert!(resources.contains("pod=\"waits\"") && resources.contains("unit=\"cores\"} 0.25"), "{resources}");
+    assert!(once(&told) > 20, "{told}");
     let told = cluster.kubectl(&at(controllers, "/metrics", ""));
+    assert!(once(&told) > 20, "{told}");
     assert!(told.contains("workqueue_adds_total{name=\"serviceaccount\"}"), "{told}");
     assert!(told.contains("rest_client_requests_total{code=\"201\""), "{told}");
+    assert!(once(&cluster.kubectl("get --raw /metrics")) > 100);
+    let node = cluster.value("get nodes", "{.items[0].metadata.name}");
+    for page in ["metrics", "metrics/cadvisor", "metrics/resource", "metrics/probes", "metrics/slis"] {
+        let told = cluster.kubectl(&format!("get --raw /api/v1/nodes/{node}/proxy/{page}"));
+        assert!(once(&told) > 20 || page != "metrics", "{told}");
+    }
     // Who may is the API server's to say.
     cluster.kubectl("create serviceaccount watcher");
     let token = cluster.kubectl("create token watcher");

@@ -1,11 +1,12 @@
 //! A cluster of several machines: one with the control plane, and others that join it by one command.
 
 use cluster_tests::{
-    Cluster, PATIENCE, host, leftovers,
+    Cluster, PATIENCE, host, knarr, leftovers,
     machines::{Agent, Machines, invitation, strs},
-    web, words,
+    process, web, words,
 };
 use nix::sys::signal::Signal;
+use std::process::Command;
 
 const SERVICE: &str = "ports: [{port: 80, targetPort: 8080}]";
 
@@ -19,7 +20,7 @@ fn all_reach_all(cluster: &Cluster, pods: &web::Pods) {
 
 #[test]
 fn machines_join_by_one_command_and_leave_without_a_trace() {
-    let machines = Machines::new("vxlan", 3);
+    let machines = Machines::new("vxlan", 4);
     let mut cluster = Cluster::new("machines").inside(&machines.path(0)).with(&["--advertise-address", &machines.ip(0)]);
     cluster.start(&[]).assert_ok();
     let invited = invitation(&cluster);
@@ -66,14 +67,24 @@ fn machines_join_by_one_command_and_leave_without_a_trace() {
     assert_eq!((web::pods(&cluster), host::containers(&b.name)), (before.clone(), processes));
     all_reach_all(&cluster, &before);
 
-    // A name that is a node's is nobody else's.
-    let thief = Agent { name: format!("{}-x", cluster.name), node: "b", folder: cluster.folder.join("x"), space: machines.path(2) };
-    assert!(thief.refused(&strs(&invited)).contains("choose another --node-name"));
-    assert_eq!(leftovers::of(&thief.name, &thief.folder), [""; 0]);
-    assert!(!thief.folder.join("b").exists(), "who is refused leaves nothing");
+    // A name that is a node's is nobody else's, and so is a machine on which there is a node.
+    for (machine, why) in [(3, "choose another --node-name"), (2, "this machine is a node already")] {
+        let thief = Agent { name: format!("{}-x", cluster.name), node: "b", folder: cluster.folder.join("x"), space: machines.path(machine) };
+        let told = thief.refused(&strs(&invited));
+        assert!(told.contains(why), "{told}");
+        assert_eq!(leftovers::of(&thief.name, &thief.folder), [""; 0]);
+        assert!(!thief.folder.join("b").exists(), "who is refused leaves nothing");
+    }
 
     running_b.signal(Signal::SIGTERM);
     running_b.end(PATIENCE);
+    // Its pods run on, and others' DNS answers them.
+    let processes = host::containers(&b.name);
+    let (web, _) = processes.iter().find(|(_, line)| line.contains("demo web")).expect("its pod");
+    let mut asks = Command::new("nsenter");
+    asks.args(["-t", &web.pid.to_string(), "--net", "--mount", "--root", "--", "/knarr", "demo", "load", "--strict", "--quiet"]);
+    asks.args(["--rate=20", "--seconds=0.3", "--connections=new", "--url=http://web.default.svc.cluster.local:80/whoami"]);
+    process::run(&mut asks, &[], PATIENCE).assert_ok();
     let told = b.reset(&machines, 1);
     assert!(told.contains("The cluster has the Node object still: `kubectl delete node b`"), "{told}");
     // One that runs is ended first.
@@ -130,9 +141,19 @@ fn machines_on_one_link_need_no_more_than_routes() {
     cluster.start(&[]).assert_ok();
     let b = Agent::new(&cluster, &machines, 1, "b");
     let running = b.start(&strs(&invitation(&cluster)));
-    cluster.apply(&web::manifest(SERVICE));
+    cluster.apply(&web::manifest("type: NodePort, ports: [{port: 80, targetPort: 8080, nodePort: 30080}]"));
     cluster.kubectl("rollout status daemonset/web --timeout=55s");
     all_reach_all(&cluster, &web::pods(&cluster));
+    // Whichever pod is chosen, on each machine from its loopback, and from either at the address of either.
+    for at in 0..2 {
+        let mut load = Command::new("nsenter");
+        load.arg(format!("--net={}", machines.path(at).display())).arg(knarr());
+        load.args(["demo", "load", "--strict", "--quiet", "--rate=100", "--seconds=0.3", "--connections=new"]);
+        // The loopback of the first one is the default cluster's.
+        let own = (at == 1).then(|| "127.0.0.1".to_owned());
+        load.args(own.into_iter().chain([0, 1].map(|of| machines.ip(of))).map(|ip| format!("--url=http://{ip}:30080/whoami")));
+        process::run(&mut load, &[], PATIENCE).assert_ok();
+    }
     drop(running);
     b.reset(&machines, 1);
     cluster.down();

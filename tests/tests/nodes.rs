@@ -158,6 +158,18 @@ fn a_start_that_is_interrupted_leaves_no_node() {
     let refused = process::run(&mut cluster.knarr(&["up", "--detach", "--disable", "kubelet"]), &[], PATIENCE);
     assert!(refused.stderr.contains("knarr node rm"), "{refused}");
     cluster.start(&[]).assert_ok();
+    // Who has no DNS any more is not asked.
+    let nodes = cluster.value("get nodes", "{.items[*].metadata.name}");
+    let wait = |cluster: &Cluster, until: &str| {
+        for node in nodes.split(' ') {
+            cluster.kubectl(&format!("-n kube-system wait endpointslice/kube-dns-{node} --for={until} --timeout=50s"));
+        }
+    };
+    wait(&cluster, "create");
+    cluster.kill();
+    cluster = cluster.with(&["--nodes", "3", "--disable", "dns"]);
+    cluster.start(&[]).assert_ok();
+    wait(&cluster, "delete");
     // A volume's note that cannot be read is no leave to remove it.
     let node = cluster.value("get nodes", "{.items[2].metadata.name}");
     let note = cluster.data().join("nodes/3/volumes/pvc-x/meta.json");

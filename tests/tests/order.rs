@@ -114,7 +114,7 @@ fn out_of_service_then_the_hook_then_the_signal() {
 #[test]
 fn a_hook_that_is_a_program_has_its_time_and_the_pod_serves_in_it() {
     let cluster = Cluster::up("hook", &[]);
-    cluster.apply(&manifest("drained", 30, "exec: {command: [/knarr, demo, drain, \"2\"]}", "[web]"));
+    cluster.apply(&manifest("drained", 30, "exec: {command: [/knarr, demo, drain, \"5\"]}", "[web]"));
     cluster.ready("default", "drained");
     in_service(&cluster, "drained");
     let ip = cluster.value("get pod drained", "{.status.podIP}");
@@ -136,7 +136,7 @@ fn a_hook_that_is_a_program_has_its_time_and_the_pod_serves_in_it() {
     let out = cluster.block_on("out of service", out_of_service).expect("the watch");
     assert!(out < stamp(&term) - 1.5, "out of service at {out}, {term}");
     let hook_took = stamp(&term) - stamp(&hook);
-    assert!((1.9..10.0).contains(&hook_took), "the hook takes 2 s: {hook} … {term}");
+    assert!((4.9..30.0).contains(&hook_took), "the hook takes 5 s: {hook} … {term}");
     let end = logs.line(PATIENCE, |l| l.contains("ends; 0 requests"));
     assert!(stamp(&end) >= stamp(&term));
     gone(&cluster, "drained");
@@ -147,7 +147,7 @@ fn a_hook_longer_than_the_grace_period_is_cut() {
     const GRACE_S: u64 = 3;
     // What a container gets after its signal, however long the hook was.
     const LEAST_S: u64 = 2;
-    const MARGIN_S: u64 = 6;
+    const MARGIN_S: u64 = 30;
     let cluster = Cluster::up("cut", &[]);
     // As the first process of its namespace it is not ended by a signal that it does not handle.
     let hook = "exec: {command: [/knarr, demo, sleep, \"600\"]}";
@@ -180,9 +180,10 @@ fn a_hook_longer_than_the_grace_period_is_cut() {
 
 #[test]
 fn ctrl_c_ends_pods_as_a_deletion_does_and_keeps_their_objects() {
+    const GRACE_S: u32 = 120;
     let mut cluster = Cluster::up("ctrl-c", &[]);
     let hook = Listener::new();
-    cluster.apply(&manifest("kept", 30, &format!("httpGet: {{host: 127.0.0.1, port: {}, path: /stopping}}", hook.port()), "[web]"));
+    cluster.apply(&manifest("kept", GRACE_S, &format!("httpGet: {{host: 127.0.0.1, port: {}, path: /stopping}}", hook.port()), "[web]"));
     cluster.ready("default", "kept");
     in_service(&cluster, "kept");
     let service = format!("{}:80", cluster.value("get service kept", "{.spec.clusterIP}"));
@@ -200,7 +201,7 @@ fn ctrl_c_ends_pods_as_a_deletion_does_and_keeps_their_objects() {
     asked.answer();
     lock.lock_shared().expect("the lock is free when the process has ended");
     drop(lock);
-    assert!(answered.elapsed() < Duration::from_secs(15), "nobody waits for the whole grace period: {:?}", answered.elapsed());
+    assert!(answered.elapsed() < PATIENCE, "nobody waits for the whole grace period: {:?}", answered.elapsed());
     assert!(cluster_tests::host::containers(&cluster.name).is_empty());
     let reached = std::net::TcpStream::connect_timeout(&service.parse().expect("an address"), Duration::from_millis(500));
     assert!(reached.is_err(), "nothing leads to where nobody is");

@@ -2,7 +2,7 @@
 
 use client::{Error, Event, ListParams};
 use cluster_tests::{
-    Cluster, PATIENCE, example, host,
+    AMPLE, Cluster, PATIENCE, example, host,
     http::{self, Connection},
     process, watching,
 };
@@ -216,7 +216,7 @@ fn a_cluster_that_is_asked_for_too_much_says_so_stays_and_recovers() {
     // Another proxy takes over: of this one nothing may go before it.
     cluster.kill();
     let mut command = cluster.knarr(&["up", "--detach", "--disable", "proxy"]);
-    process::run(&mut command, &[], PATIENCE).assert_ok();
+    process::run(command.args(AMPLE), &[], PATIENCE).assert_ok();
     assert!(served(&format!("{pod}:8080")), "the pods are there");
     let reached = std::net::TcpStream::connect_timeout(&service.parse().expect("an address"), Duration::from_millis(500));
     assert!(reached.is_err(), "the Services are the other's");

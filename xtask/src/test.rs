@@ -1,8 +1,8 @@
 //! `cargo xtask test`: everything that is checked, in the order of what it costs, with one closing line: the form of the code,
 //! the licences of what it stands on, lints and unit tests, a real cluster. A filter that no test matches is an error.
 //!
-//! Lints and unit tests need nothing. The tests of a cluster run the program as root on this machine, in clusters of their own
-//! names, and need kubectl: the one on the path, or one built from its Go module.
+//! Lints need nothing. Unit tests mount, make namespaces and cgroups, and are root for it. The tests of a cluster run the program as root
+//! on this machine, in clusters of their own names, and need kubectl: the one on the path, or one built from its Go module.
 //!
 //! Each crate is compiled once: by clippy's driver, which is rustc with more lints, and in one profile, whose hot crates are optimised
 //! so far that a cluster can be tested with it. `cargo xtask test release` tests a cluster of the program that is given to people.
@@ -81,11 +81,22 @@ fn form(root: &Path) -> anyhow::Result<()> {
     if ok { Ok(()) } else { bail!("the code is not formatted: `cargo fmt --all`") }
 }
 
+/// How long one test program may take: several times what the longest needs on two slow cores. One that hangs is a failure that is
+/// told, and the others are still heard.
+const LIMIT: &str = "1200";
+/// Bytes of the path of the directory for what is temporary: tests bind sockets in it, whose paths have 107.
+const TEMPORARY_BYTES_MAX: usize = 40;
+
 /// A cargo that compiles the workspace's crates with clippy's driver; its warnings are errors.
 fn linting(root: &Path) -> Command {
     let mut command = cargo(root);
     // What `cargo clippy -- -D warnings` sets for its driver.
     command.env("RUSTC_WORKSPACE_WRAPPER", "clippy-driver").env("CLIPPY_ARGS", "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__");
+    if std::env::temp_dir().as_os_str().len() > TEMPORARY_BYTES_MAX {
+        command.env("TMPDIR", "/tmp");
+    }
+    // It tells on standard error whom it ends.
+    command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", format!("timeout --foreground --verbose --kill-after=10 {LIMIT}"));
     command
 }
 
@@ -97,6 +108,10 @@ fn unit(root: &Path, filter: Option<&str>, count: &mut Count) -> anyhow::Result<
     let all = ["test", "--workspace", "--lib", "--bins", "--tests"];
     if !linting(root).args(examples).status()?.success() || !linting(root).args(all).args(["--no-run", "--quiet"]).status()?.success() {
         bail!("lints failed, or something does not compile");
+    }
+    // Some of them can be run by anybody.
+    if filter.is_none() && !is_root() {
+        bail!("the unit tests must be root, for what is a node's: run `cargo xtask test` with sudo");
     }
     step("unit tests");
     let mut command = linting(root);
@@ -113,7 +128,7 @@ enum Profile {
 
 fn cluster(root: &Path, profile: Profile, filter: Option<&str>, count: &mut Count) -> anyhow::Result<()> {
     if !is_root() {
-        bail!("the tests of a cluster must be root: run `cargo xtask test` with sudo, or `cargo xtask test unit`");
+        bail!("the tests of a cluster must be root: run `cargo xtask test` with sudo");
     }
     let program = program(root, profile)?;
     let kubectl = kubectl(root)?;

@@ -8,9 +8,12 @@
 
 mod alone;
 
+use machinery::json::STACK_BYTES;
+use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
-#[tokio::main]
-async fn main() -> Result<(), alone::Error> {
-    alone::Alone::from_args("serve").await?.serve(CancellationToken::new()).await
+fn main() -> Result<(), alone::Error> {
+    // As in the program: every thread may hold the deepest value that is read.
+    let runtime = Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build()?;
+    runtime.block_on(async { alone::Alone::from_args("serve").await?.serve(CancellationToken::new()).await })
 }

@@ -3,7 +3,7 @@
 use crate::{Context, PeerCertificate, aggregation::headers, legacy_tokens, path::RequestInfo, rows::Row, world::World};
 use http::{HeaderMap, header, request::Parts};
 use identity::{Attributes, Decision, User};
-use machinery::status::Status;
+use machinery::{quote::Quoted, status::Status};
 use std::{sync::Arc, time::SystemTime};
 
 /// Who asks, and what he is to be told of how he shows it.
@@ -28,19 +28,25 @@ pub(crate) async fn authenticate(world: &World, parts: &Parts, offered_token: Op
         return Ok(Arc::new(user.clone()).into());
     }
     let authenticator = &world.identity().authenticator;
+    // The header is looked at first, whatever else is shown.
+    let (token, spaced) = bearer(&parts.headers);
     let mut ended = false;
     if let Some(PeerCertificate(peer)) = extensions.get::<PeerCertificate>() {
         // A certificate that names nobody leaves the token its turn; so does one that has ended since the handshake, and the
         // front proxy's where it names nobody, but whoever shows nothing else is then nobody whom anonymous rights are for.
-        match peer.owner(authenticator) {
+        let owner = peer.owner(authenticator);
+        if let Some(owner) = owner {
+            world.metrics().stages().certificate(owner.ends, now);
+        }
+        match owner {
             Some(owner) if now <= owner.ends => {
                 let named = || headers::named(&parts.headers, &authenticator.trust().request_headers);
                 // Who is both says who asks, if he says anybody.
                 if let Some(user) = owner.is_front_proxy.then(named).flatten() {
-                    return Ok(Arc::new(proved(user)).into());
+                    return Ok(Asking { user: Arc::new(proved(user)), warning: spaced });
                 }
                 match &owner.user {
-                    Some(user) => return Ok(Arc::clone(user).into()),
+                    Some(user) => return Ok(Asking { user: Arc::clone(user), warning: spaced }),
                     None => ended = true,
                 }
             }
@@ -48,14 +54,14 @@ pub(crate) async fn authenticate(world: &World, parts: &Parts, offered_token: Op
             None => {}
         }
     }
-    if let Some(token) = bearer(&parts.headers).or(offered_token) {
+    if let Some(token) = token.or(offered_token) {
         let shown = authenticator.bearer(token).await;
         legacy_tokens::note(world, &shown, now).await;
         let review = shown.map_err(|_| Status::unauthorized())?;
-        let warning = review.used.is_some_and(|used| used.is_generated).then_some(legacy_tokens::GENERATED);
+        let warning = review.used.is_some_and(|used| used.is_generated).then_some(legacy_tokens::GENERATED).or(spaced);
         return Ok(Asking { user: Arc::new(review.user), warning });
     }
-    if ended { Err(Status::unauthorized()) } else { Ok(world.anonymous().into()) }
+    if ended { Err(Status::unauthorized()) } else { Ok(Asking { user: world.anonymous(), warning: spaced }) }
 }
 
 /// A user of whom the front proxy has proof.
@@ -66,10 +72,15 @@ fn proved(mut user: User) -> User {
     user
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = text.split_once(' ')?;
-    (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim())
+/// The token that the header shows; if it is none for a space before it, what its sender is told of that.
+fn bearer(headers: &HeaderMap) -> (Option<&str>, Option<&'static str>) {
+    let text = headers.get(header::AUTHORIZATION).and_then(|text| text.to_str().ok()).unwrap_or_default();
+    let mut parts = text.trim().splitn(3, ' ');
+    let scheme = parts.next().unwrap_or_default();
+    match parts.next().filter(|_| scheme.eq_ignore_ascii_case("bearer")) {
+        Some("") => (None, parts.next().map(|_| "the provided Authorization header contains extra space before the bearer token, and is ignored")),
+        token => (token, None),
+    }
 }
 
 /// `Ok` if somebody allows it; otherwise the reason that the authorisers give, which may be empty.
@@ -93,10 +104,17 @@ fn decide(world: &World, user: &Arc<User>, info: &RequestInfo, verb: &str) -> Re
     }
 }
 
-/// A write that turns out to make a new object (apply, and an update of a kind that allows it) needs the right to create it
-/// as well (upstream's `withAuthorization`); 403 with the authorisers' reason alone, as there.
-pub(crate) fn authorize_create(world: &World, cx: &Context, row: &Row, namespace: &str, name: &str) -> Result<(), Status> {
-    further(world, cx, row, ("create", namespace, name)).map_err(|reason| Status::forbidden(&row.resource.group, &row.resource.resource, name, &reason))
+/// A write that turns out to make a new object (apply, and an update of a kind that allows it) needs the right to create it by the way
+/// that it takes as well (upstream's `withAuthorization`).
+pub(crate) fn authorize_create(world: &World, cx: &Context, row: &Row, (namespace, name, part): (&str, &str, &str)) -> Result<(), Status> {
+    authorize(world, &cx.user, &RequestInfo { subresource: part.to_owned(), ..other(cx, row, ("create", namespace, name)) })
+}
+
+/// A stream that begins with GET needs the right to create it as well. Of a refusal only the authoriser's own reason is told, which may
+/// be none (upstream's `ensureAuthorizedForVerb`).
+pub(crate) fn authorize_stream(world: &World, cx: &Context) -> Result<(), Status> {
+    let info = &cx.info;
+    decide(world, &cx.user, info, "create").map_err(|reason| Status::forbidden(&info.group, &info.resource, &info.name, reason))
 }
 
 /// A delete of what cannot be read needs a right of its own (upstream's `authorizeUnsafeDelete`).
@@ -109,9 +127,14 @@ pub(crate) fn authorize_unreadable(world: &World, cx: &Context, row: &Row, names
 }
 
 /// Whether the user may do with an object what the request does not say: a verb, in a namespace, to a name.
-fn further(world: &World, cx: &Context, row: &Row, (verb, namespace, name): (&'static str, &str, &str)) -> Result<(), String> {
+fn further(world: &World, cx: &Context, row: &Row, what: (&'static str, &str, &str)) -> Result<(), String> {
+    decide(world, &cx.user, &other(cx, row, what), what.0)
+}
+
+/// A request that the one in hand stands for as well.
+fn other(cx: &Context, row: &Row, (verb, namespace, name): (&'static str, &str, &str)) -> RequestInfo {
     let resource = &row.resource;
-    let info = RequestInfo {
+    RequestInfo {
         is_resource: true,
         verb,
         path: cx.info.path.clone(),
@@ -121,8 +144,7 @@ fn further(world: &World, cx: &Context, row: &Row, (verb, namespace, name): (&'s
         namespace: namespace.to_owned(),
         name: name.to_owned(),
         ..RequestInfo::default()
-    };
-    decide(world, &cx.user, &info, verb)
+    }
 }
 
 /// 403 in upstream's words unless somebody allows it.
@@ -140,15 +162,37 @@ pub(crate) fn authorize_verb(world: &World, user: &Arc<User>, info: &RequestInfo
         };
         let scope = match info.namespace.as_str() {
             "" => "at the cluster scope".to_owned(),
-            namespace => format!("in the namespace {namespace:?}"),
+            namespace => format!("in the namespace {}", Quoted(namespace)),
         };
-        format!("User {:?} cannot {} resource {resource:?} in API group {:?} {scope}", user.name, verb, info.group)
+        format!("User {} cannot {verb} resource {} in API group {} {scope}", Quoted(&user.name), Quoted(&resource), Quoted(&info.group))
     } else {
-        format!("User {:?} cannot {} path {:?}", user.name, verb, info.path)
+        format!("User {} cannot {verb} path {}", Quoted(&user.name), Quoted(&info.path))
     };
     if !reason.is_empty() {
         message.push_str(": ");
         message.push_str(&reason);
     }
-    Err(Status::forbidden(&info.group, &info.resource, &info.name, &message))
+    // A path that is no resource's is in no group.
+    let group = if info.is_resource { info.group.as_str() } else { "" };
+    Err(Status::forbidden(group, &info.resource, &info.name, &message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_stands_behind_one_space() {
+        let shown = |text: &'static str| {
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, http::HeaderValue::from_static(text))]);
+            let (token, spaced) = bearer(&headers);
+            (token.map(str::to_owned), spaced.is_some())
+        };
+        assert_eq!(shown("Bearer a"), (Some("a".to_owned()), false));
+        assert_eq!(shown("bearer a b"), (Some("a".to_owned()), false));
+        assert_eq!(shown("Bearer  a"), (None, true));
+        for none in ["Bearer", "Bearer ", "Basic a", "a"] {
+            assert_eq!(shown(none), (None, false), "{none}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //! What the original answers depends on which of its servers is the last to be asked.
 
 use crate::{
-    ApiServer, Body, errors,
+    ApiServer, Body, discovery, errors,
     path::RequestInfo,
     reply,
     rows::{Row, Rows},
@@ -18,7 +18,7 @@ pub(crate) fn nowhere(server: &ApiServer, path: &str) -> Result<Response<Body>, 
     let own = match (parts.next(), parts.next(), parts.next()) {
         (Some("api"), ..) => true,
         (Some("apis"), Some(group), Some(_)) => !group.is_empty() && server.rows().is_builtin_group(group),
-        (Some("version"), ..) => true,
+        (Some("version"), ..) | (Some(".well-known"), Some("openid-configuration"), _) | (Some("openid"), Some("v1"), Some("jwks")) => true,
         _ => false,
     };
     if own { Err(Status::no_such_path()) } else { Ok(reply::plain_not_found()) }
@@ -35,11 +35,16 @@ pub(crate) fn no_route(server: &ApiServer, info: &RequestInfo, row: Option<&Arc<
     }
 }
 
-/// A path of discovery without the slashes at its end: those of definitions' groups are read by their parts, all others as they are.
+/// A path without the slashes at its end: those of definitions' groups and those that have routes are read by their parts, and all others as
+/// they are.
 pub(crate) fn without_slashes_behind<'p>(rows: &Rows, path: &'p str) -> &'p str {
     let shorter = path.trim_end_matches('/');
+    if shorter == "/api" {
+        return shorter;
+    }
     let group = shorter.strip_prefix("/apis/").and_then(|rest| rest.split('/').next()).unwrap_or_default();
-    if !group.is_empty() && rows.group(group).is_some() && !rows.is_builtin_group(group) { shorter } else { path }
+    let by_parts = !group.is_empty() && rows.group(group).is_some() && !rows.is_builtin_group(group);
+    if by_parts || discovery::is_routed(rows, shorter) { shorter } else { path }
 }
 
 /// A name that would be a step in a path, where it is looked at before all else. Of a list it comes from its selector, what is made has

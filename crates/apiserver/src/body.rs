@@ -5,10 +5,14 @@
 //! stream is closed may never come to read the answer.
 
 use bytes::Bytes;
-use http_body::Body as _;
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
 use machinery::status::Status;
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 /// What may go wrong while a body flows.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -34,6 +38,79 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
+/// A body that holds something until it is sent or dropped. How long it is stays known.
+pub struct Holding<T> {
+    body: Body,
+    _held: T,
+}
+
+impl<T> Holding<T> {
+    /// This body, and what it holds.
+    pub fn new(body: Body, held: T) -> Self {
+        Self { body, _held: held }
+    }
+}
+
+impl<T: Unpin> http_body::Body for Holding<T> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A body that tells at its end how many bytes were sent of it.
+pub struct Measured<F: FnOnce(u64)> {
+    body: Body,
+    bytes: u64,
+    tell: Option<F>,
+}
+
+impl<F: FnOnce(u64)> Measured<F> {
+    /// This body, and who is told.
+    pub fn new(body: Body, tell: F) -> Self {
+        Self { body, bytes: 0, tell: Some(tell) }
+    }
+}
+
+impl<F: FnOnce(u64)> Drop for Measured<F> {
+    fn drop(&mut self) {
+        if let Some(tell) = self.tell.take() {
+            tell(self.bytes);
+        }
+    }
+}
+
+impl<F: FnOnce(u64) + Unpin> http_body::Body for Measured<F> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// Reads a whole body; 413 in upstream's words beyond the bound, and what is beyond stays in the slot. A body in one frame
 /// is not copied.
 pub async fn read(slot: &mut Option<Body>) -> Result<Bytes, Status> {
@@ -44,7 +121,7 @@ pub async fn read(slot: &mut Option<Body>) -> Result<Bytes, Status> {
     let mut first = Bytes::new();
     let mut more: Vec<u8> = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| Status::bad_request(format!("unable to read the body: {e}")))?;
+        let frame = frame.map_err(|error| unreadable(&*error))?;
         let Ok(data) = frame.into_data() else { continue };
         if first.len() + more.len() + data.len() > REQUEST_BODY_MAX {
             return Err(too_large());
@@ -86,6 +163,35 @@ pub fn drain(mut body: Body) {
     }));
 }
 
+/// A body that breaks off, or is no body, is told as Go's reader says it, as an error that upstream has no reason for.
+fn unreadable(error: &(dyn std::error::Error + 'static)) -> Status {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let chunked = causes.any(|cause| cause.to_string().to_ascii_lowercase().contains("chunk"));
+    Status::new(500, "", if chunked { "invalid byte in chunk length" } else { "unexpected EOF" })
+}
+
 fn too_large() -> Status {
     Status::new(413, "RequestEntityTooLarge", format!("Request entity too large: limit is {REQUEST_BODY_MAX}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[tokio::test]
+    async fn a_body_is_measured_by_what_was_sent_of_it() {
+        let told = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let note = std::sync::Arc::clone(&told);
+        let body = Measured::new(full("twelve bytes"), move |bytes| note.store(bytes, std::sync::atomic::Ordering::Relaxed));
+        let sent = body.collect().await.expect("a body").to_bytes();
+        assert_eq!((sent.len() as u64, told.load(std::sync::atomic::Ordering::Relaxed)), (12, 12));
+    }
+
+    #[test]
+    fn a_body_that_cannot_be_read_is_told_in_gos_words() {
+        let told = |text: &str| unreadable(&io::Error::other(text)).message;
+        assert_eq!(told("Invalid chunk size line: Invalid Size"), "invalid byte in chunk length");
+        assert_eq!(told("connection closed before message completed"), "unexpected EOF");
+    }
 }

@@ -47,6 +47,8 @@ pub struct Context {
     /// An evaluation has ended because of that.
     cut_short: AtomicBool,
     began: Instant,
+    /// How long it may take what it asks of others.
+    limit: Duration,
 }
 
 impl Context {
@@ -65,7 +67,13 @@ impl Context {
             given_up: AtomicBool::new(false),
             cut_short: AtomicBool::new(false),
             began: Instant::now(),
+            limit: WRITE_MAX,
         }
+    }
+
+    /// The same, whose sender waits no longer than this.
+    pub(crate) fn within(self, limit: Duration) -> Self {
+        Context { limit: limit.min(WRITE_MAX), ..self }
     }
 
     /// Adds a warning for the client (`Warning: 299 - "…"`); repeated ones are dropped.
@@ -134,7 +142,7 @@ impl Context {
 
     /// How long what this request asks of others may still take.
     pub(crate) fn time_left(&self) -> Duration {
-        WRITE_MAX.saturating_sub(self.began.elapsed())
+        self.limit.saturating_sub(self.began.elapsed())
     }
 
     /// Nobody waits for the answer any more; what has begun is finished, and nothing more is begun.

@@ -10,7 +10,7 @@ use crate::{
     documents::{Aggregated, Document},
     negotiate::{self, Accept, Discovery, Encoding},
     reply,
-    rows::{Group, Row, Rows},
+    rows::{Group, Row, Rows, by_priority},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -22,6 +22,9 @@ use std::{
     fmt::Write as _,
     sync::{Arc, OnceLock},
 };
+
+/// The path beside that of the groups: upstream's aggregator answers it with the same list, and does not have the aggregated form there.
+pub(crate) const GROUPS_BESIDE: &str = "/apis/";
 
 /// What a discovery path answers.
 pub(crate) enum Found {
@@ -37,10 +40,10 @@ pub(crate) fn answer(rows: &Rows, path: &str, headers: &HeaderMap, accept: &Acce
     let documents = || rows.aggregated(Aggregated::new);
     Some(match parts.as_slice() {
         ["api"] => routed(accept).and_then(|()| either(headers, accept, || api_versions(address), || &documents().core)),
+        ["apis"] if path == GROUPS_BESIDE => plain(accept, group_list(rows)),
         ["apis"] => either(headers, accept, || group_list(rows), || &documents().groups),
-        ["api", version] => routed(accept).and_then(|()| listed(rows, accept, "", version)),
+        ["api", version] => listed(rows, accept, "", version),
         ["apis", group] => one_group(rows, group).map_or_else(|| Ok(Found::Whole(reply::plain_not_found())), |value| plain(accept, value)),
-        ["apis", group, version] if rows.is_builtin_group(group) => routed(accept).and_then(|()| listed(rows, accept, group, version)),
         ["apis", group, version] => listed(rows, accept, group, version),
         _ => return None,
     })
@@ -63,7 +66,8 @@ pub(crate) fn paths(rows: &Rows) -> Vec<String> {
 pub(crate) fn is_routed(rows: &Rows, path: &str) -> bool {
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     match parts.as_slice() {
-        ["api"] | ["api", _] | ["version"] | [".well-known", "openid-configuration"] | ["openid", "v1", "jwks"] => true,
+        ["api", version] => rows.group("").is_some_and(|group| !group.of_version(version).is_empty()),
+        ["api"] | ["version"] | [".well-known", "openid-configuration"] | ["openid", "v1", "jwks"] => true,
         ["apis", group, version] => rows.is_builtin_group(group) && rows.group(group).is_some_and(|group| !group.of_version(version).is_empty()),
         _ => false,
     }
@@ -74,7 +78,8 @@ fn routed(accept: &Accept<'_>) -> Result<(), Status> {
     accept.produces(&negotiate::ALL)
 }
 
-fn plain(accept: &Accept<'_>, value: Value) -> Result<Found, Status> {
+/// A document in a form that it has everywhere.
+pub(crate) fn plain(accept: &Accept<'_>, value: Value) -> Result<Found, Status> {
     accept.discovery(false).map(|_| Found::Plain(value))
 }
 
@@ -88,6 +93,8 @@ fn either<'d>(headers: &HeaderMap, accept: &Accept<'_>, plain: impl FnOnce() -> 
 /// The resources of a version. Of a group of the program's own all versions are its own to deny.
 fn listed(rows: &Rows, accept: &Accept<'_>, group: &str, version: &str) -> Result<Found, Status> {
     match resource_list(rows, group, version) {
+        // Where there is no route nobody asks what is accepted.
+        Some(list) if rows.is_builtin_group(group) => routed(accept).and_then(|()| plain(accept, list)),
         Some(list) => plain(accept, list),
         None if rows.is_builtin_group(group) => Err(Status::no_such_path()),
         None => Ok(Found::Whole(reply::plain_not_found())),
@@ -218,19 +225,43 @@ fn api_versions(address: &str) -> Value {
     })
 }
 
-fn group_value(group: &Group) -> Value {
-    let name = &group.name;
-    let versions: Vec<Value> = group.versions().into_iter().map(|v| json!({"groupVersion": format!("{name}/{v}"), "version": v})).collect();
-    json!({"name": name, "preferredVersion": versions.first(), "versions": versions})
+/// A group, if there is one of the name, with the versions that nothing else is told of yet: upstream's aggregator lists what has an
+/// APIService.
+fn group_value(rows: &Rows, name: &str, group: Option<&Group>) -> Option<Value> {
+    let mut versions = group.map(Group::versions).unwrap_or_default();
+    for row in rows.untold().iter().filter(|row| row.resource.group == name) {
+        let version = row.resource.version.as_str();
+        if !versions.contains(&version) {
+            // What is built in stands before.
+            let is_after = |known: &&str| !rows.is_builtin_version(name, known) && by_priority(known, version).is_gt();
+            let at = versions.iter().position(is_after).unwrap_or(versions.len());
+            versions.insert(at, version);
+        }
+    }
+    let versions: Vec<Value> = versions.into_iter().map(|v| json!({"groupVersion": format!("{name}/{v}"), "version": v})).collect();
+    let preferred = versions.first()?.clone();
+    Some(json!({"name": name, "preferredVersion": preferred, "versions": versions}))
 }
 
 fn group_list(rows: &Rows) -> Value {
-    let groups: Vec<Value> = rows.groups().iter().filter(|g| !g.name.is_empty()).map(|g| group_value(g)).collect();
+    let mut groups: Vec<(&str, Option<&Group>)> = rows.groups().iter().map(|group| (group.name.as_str(), Some(&**group))).collect();
+    groups.retain(|(name, _)| !name.is_empty());
+    for row in rows.untold() {
+        let name = row.resource.group.as_str();
+        if groups.iter().all(|(known, _)| *known != name) {
+            let at = groups.iter().position(|(known, _)| !rows.is_builtin_group(known) && *known > name).unwrap_or(groups.len());
+            groups.insert(at, (name, None));
+        }
+    }
+    let groups: Vec<Value> = groups.into_iter().filter_map(|(name, group)| group_value(rows, name, group)).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 fn one_group(rows: &Rows, group: &str) -> Option<Value> {
-    let mut value = group_value(rows.group(group).filter(|group| !group.name.is_empty())?);
+    if group.is_empty() {
+        return None;
+    }
+    let mut value = group_value(rows, group, rows.group(group).map(|group| &**group))?;
     value["kind"] = "APIGroup".into();
     value["apiVersion"] = "v1".into();
     Some(value)

@@ -37,10 +37,11 @@ pub(crate) fn modified(row: &Row, name: &str) -> Status {
     conflict(row, name, "the object has been modified; please apply your changes to the latest version and try again")
 }
 
-/// 405 of a verb that a part of a custom resource has not.
+/// 405 of a verb that a resource behind a path has not.
 pub(crate) fn unsupported(row: &Row, verb: &str) -> Status {
     let (group, kind) = (row.resource.group.clone(), row.resource.resource.clone());
-    let mut status = Status::new(405, "MethodNotAllowed", format!("{verb} is not supported on resources of kind \"{kind}.{group}\""));
+    let dot = if group.is_empty() { "" } else { "." };
+    let mut status = Status::new(405, "MethodNotAllowed", format!("{verb} is not supported on resources of kind \"{kind}{dot}{group}\""));
     status.details = Some(Box::new(Details { group, kind, ..Details::default() }));
     status
 }

@@ -11,20 +11,25 @@
 use crate::conversion::Webhook;
 use kinds::custom::Described;
 use machinery::{
-    Value, defaulting, gvk,
+    Value,
+    apply::FieldSet,
+    defaulting, gvk,
     gvk::Gvk,
     json::{self, Validation},
     schema::{Schema, TypeRef},
     structural,
 };
+use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use std::{
     fmt::Write as _,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
+use store::Entry;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
@@ -45,6 +50,12 @@ pub(crate) struct Family {
     versions: Vec<(String, Arc<Described>)>,
     /// What is made of them when an object is first looked at.
     schema: OnceLock<Schema>,
+    /// No object lies in a version that the definition has not.
+    settled: AtomicBool,
+    /// When one was found that does.
+    unsettled: OnceLock<Instant>,
+    /// The keys of those that were found last, in their order.
+    stale: Mutex<Vec<Arc<str>>>,
 }
 
 /// Whoever stores a new object of a definition is inside meanwhile. When the definition goes nobody enters any more, and its end
@@ -82,7 +93,19 @@ impl Entrance {
 impl Family {
     pub(crate) fn new(definition: String, kind: &Gvk, versions: Vec<(String, Arc<Described>)>, webhook: Option<Webhook>, entrance: Arc<Entrance>) -> Family {
         let (group, kind, storage) = (kind.group.clone(), kind.kind.clone(), kind.version.clone());
-        Family { definition, group, kind, storage, webhook, entrance, versions, schema: OnceLock::new() }
+        Family {
+            definition,
+            group,
+            kind,
+            storage,
+            webhook,
+            entrance,
+            versions,
+            schema: OnceLock::new(),
+            settled: AtomicBool::new(false),
+            unsettled: OnceLock::new(),
+            stale: Mutex::default(),
+        }
     }
 
     pub(crate) fn schema(&self) -> &Schema {
@@ -98,9 +121,59 @@ impl Family {
         self.schema.get().is_some()
     }
 
+    /// Whether every object was found to lie in a version that the definition has.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Relaxed)
+    }
+
+    /// Every object does, and so will those be that are stored.
+    pub(crate) fn settle(&self) {
+        self.settled.store(true, Ordering::Relaxed);
+    }
+
+    /// Those that were found last to lie in another. None is added to them while the definition stays as it is.
+    pub(crate) fn stale(&self) -> Vec<Arc<str>> {
+        self.stale.lock().clone()
+    }
+
+    /// These were found.
+    pub(crate) fn note_stale(&self, keys: Vec<Arc<str>>) {
+        *self.stale.lock() = keys;
+    }
+
+    /// How long it has been known that one does not.
+    pub(crate) fn unsettled_for(&self) -> Duration {
+        self.unsettled.get_or_init(Instant::now).elapsed()
+    }
+
     /// Whether the definition has a version.
-    pub(crate) fn is_known(&self, version: &str) -> bool {
+    fn is_known(&self, version: &str) -> bool {
         self.versions.iter().any(|(name, _)| name == version)
+    }
+
+    /// Why an entry cannot be read, if it lies in a version that the definition has no more.
+    pub(crate) fn unreadable(&self, entry: &Arc<Entry>) -> Option<String> {
+        // Nearly all that is stored begins so, and nothing is decoded for that.
+        let begins = entry.json.strip_prefix(br#"{"apiVersion":""#).and_then(|rest| rest.split(|byte| *byte == b'"').next());
+        let api_version = match begins.and_then(|text| std::str::from_utf8(text).ok()) {
+            Some(text) => text.to_owned(),
+            None => entry.value()["apiVersion"].as_str().unwrap_or_default().to_owned(),
+        };
+        let known = self.is_known(gvk::parse_api_version(&api_version).1);
+        (!known).then(|| unknown_version(&api_version))
+    }
+
+    /// Whether an object can be converted into a version by what it says that it is: admission may have made it another.
+    ///
+    /// # Errors
+    /// It is of no version of the kind's group; in upstream's words.
+    pub(crate) fn convertible(&self, object: &Value, to: &str) -> Result<(), String> {
+        let said = |field: &str| object[field].as_str().unwrap_or_default();
+        let (group, version) = gvk::parse_api_version(said("apiVersion"));
+        if group != self.group {
+            return Err(format!("{group}/{version}, Kind={} is unstructured and is not suitable for converting to {to:?}", said("kind")));
+        }
+        if self.is_known(version) { Ok(()) } else { Err(unknown_version(said("apiVersion"))) }
     }
 
     /// Whether it has several.
@@ -157,6 +230,11 @@ impl Family {
     }
 }
 
+/// Why an object of a version that its definition has not is not converted.
+fn unknown_version(api_version: &str) -> String {
+    format!("request to convert CR from an invalid group/version: {api_version}")
+}
+
 /// The number of a version's schema; no other has it while the process lives.
 pub(crate) fn next_shape() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
@@ -198,8 +276,12 @@ pub(crate) struct Custom {
     pub(crate) described: Arc<Described>,
     /// Where replicas stand, if the version has `scale`.
     pub(crate) scale: Option<kinds::custom::Scale>,
+    /// Where they stand in all versions, for whose they are.
+    pub(crate) scales: Arc<[(String, FieldSet)]>,
     /// What clients of a deprecated version are told.
     pub(crate) deprecation: Option<String>,
+    /// The definition is established: discovery and OpenAPI have it.
+    pub(crate) is_told: bool,
     /// The definition goes: nothing new is made.
     pub(crate) terminating: bool,
     /// A hash of what the version's documents are made from.
@@ -211,7 +293,19 @@ pub(crate) struct Custom {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
     use futures_util::poll;
+    use serde_json::json;
+
+    #[test]
+    fn an_object_is_converted_within_its_group_and_versions() {
+        let versions = ["v1", "v2"].map(|name| (name.to_owned(), Described::by(Bytes::from_static(b"{}"))));
+        let family = Family::new("ks.a.b".into(), &Gvk::new("a.b", "v1", "K"), versions.into(), None, Entrance::new());
+        let told = |api_version: &str| family.convertible(&json!({"apiVersion": api_version, "kind": "K"}), "a.b/v1");
+        assert_eq!(told("a.b/v2"), Ok(()));
+        assert_eq!(told("a.b/v3"), Err("request to convert CR from an invalid group/version: a.b/v3".to_owned()));
+        assert_eq!(told("v1"), Err("/v1, Kind=K is unstructured and is not suitable for converting to \"a.b/v1\"".to_owned()));
+    }
 
     #[tokio::test]
     async fn the_end_waits_for_those_inside_and_lets_nobody_in() {

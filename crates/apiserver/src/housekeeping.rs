@@ -1,5 +1,6 @@
 //! What the server does by itself as time goes: Events end by age, what Services have taken is repaired, the cluster's own
-//! objects are kept as they should be, and what lists keep compressed is given back when no list asks for it.
+//! objects are kept as they should be, what files say of admission is looked at again, and what lists keep compressed is given back when
+//! no list asks for it.
 //!
 //! Upstream gives each Event a lease of an hour from its last write; here the last time that an Event tells is the same.
 
@@ -28,6 +29,7 @@ pub(crate) async fn run(server: ApiServer, shutdown: CancellationToken) {
             () = tokio::time::sleep(EVERY) => {}
         }
         if !round.is_multiple_of(LONG_ROUNDS) {
+            server.reread().await;
             bootstrap::keep(server.world(), bootstrap::Round::Short).await;
             continue;
         }
@@ -55,8 +57,8 @@ pub(crate) async fn end_events(world: &World, now: SystemTime) -> usize {
     for entry in old {
         let key = storage::key(&entry).to_owned();
         match storage::delete(world.store(), &row, &key, &entry).await {
-            Ok(true) => removed += 1,
-            Ok(false) => {}
+            Ok(Some(_)) => removed += 1,
+            Ok(None) => {}
             Err(error) => tracing::warn!(%error, "an event could not be removed"),
         }
     }

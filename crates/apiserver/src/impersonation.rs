@@ -3,7 +3,7 @@
 //! Upstream tries modes in an order (KEP-5284, on by default since v1.36): each of the constrained ones asks for the right to act as
 //! such a user (`impersonate:MODE`) and for the right to do so for this very request (`impersonate-on:MODE:VERB`); the old one asks
 //! for `impersonate` on each thing that is asked for. The first that allows decides what the user is; where none does, the first
-//! refusal is told. Upstream remembers what it decided for some seconds; here decisions come from memory as it is.
+//! refusal is told. The one in which the real user has last succeeded goes before all. Upstream remembers what it decided for some seconds; here decisions come from memory as it is.
 
 use crate::{access::authorize_verb, path::RequestInfo, query, world::World};
 use http::{HeaderMap, HeaderValue};
@@ -21,13 +21,18 @@ const MANY: usize = 4;
 /// Acts as another user if the headers ask for it and the real one may.
 pub(crate) fn impersonate(world: &World, user: Arc<User>, info: &RequestInfo, headers: &HeaderMap) -> Result<Arc<User>, Status> {
     let Some(wanted) = wanted(headers)? else { return Ok(user) };
+    let known = world.impersonators().last(&user.name);
+    let others = (0..MODES.len()).filter(|at| Some(*at) != known);
     let mut first = None;
-    for mode in [Mode::AssociatedNode, Mode::ArbitraryNode, Mode::ServiceAccount, Mode::UserInfo, Mode::Legacy] {
-        if !mode.suits(&wanted, &user) {
-            continue;
-        }
+    for at in known.into_iter().chain(others) {
+        let Some(mode) = MODES.get(at).copied().filter(|mode| mode.suits(&wanted, &user)) else { continue };
         match (Attempt { world, user: &user, info, mode, wanted: &wanted }).outcome() {
-            Ok(user) => return Ok(Arc::new(user)),
+            Ok(actual) => {
+                if Some(at) != known {
+                    world.impersonators().succeeded(&user.name, at);
+                }
+                return Ok(Arc::new(actual));
+            }
             Err(refusal) => first = first.or(Some(refusal)),
         }
     }
@@ -77,6 +82,9 @@ enum Mode {
     /// As before there were modes.
     Legacy,
 }
+
+/// In the order in which they are tried.
+const MODES: [Mode; 5] = [Mode::AssociatedNode, Mode::ArbitraryNode, Mode::ServiceAccount, Mode::UserInfo, Mode::Legacy];
 
 impl Mode {
     fn name(self) -> &'static str {
@@ -218,7 +226,7 @@ impl Attempt<'_> {
     fn refused(&self, resource: &str, subresource: &str, name: &str, why: &str) -> Status {
         let group = if resource == "userextras" { REVIEWS } else { self.users_group() };
         let shown = if subresource.is_empty() { resource.to_owned() } else { format!("{resource}/{subresource}") };
-        let message = format!("User {:?} cannot {} resource {shown:?} in API group {group:?} at the cluster scope: {why}", self.user.name, self.verb());
+        let message = format!("User {} cannot {} resource {shown:?} in API group {group:?} at the cluster scope: {why}", Quoted(&self.user.name), self.verb());
         Status::forbidden(group, resource, name, &message)
     }
 }

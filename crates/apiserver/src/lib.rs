@@ -6,6 +6,7 @@
 mod access;
 mod admission;
 mod aggregation;
+mod aside;
 mod astray;
 mod body;
 mod bootstrap;
@@ -15,6 +16,7 @@ mod config;
 mod consumption;
 mod context;
 mod conversion;
+mod debug;
 mod definitions;
 mod discovery;
 mod documents;
@@ -24,14 +26,18 @@ mod frames;
 mod gate;
 mod gather;
 mod gzip;
+mod heads;
 mod health;
 mod hooks;
 mod housekeeping;
 mod impersonation;
+mod impersonators;
 mod ledger;
 mod legacy_tokens;
 mod listing;
 mod local;
+mod malformed;
+mod media_type;
 mod meta;
 mod metrics;
 #[cfg(test)]
@@ -63,6 +69,7 @@ mod websocket;
 mod windows;
 mod world;
 mod writer;
+mod zpages;
 
 pub use body::{Body, BoxError, empty, full};
 pub use config::{Config, Identity};
@@ -73,6 +80,7 @@ pub use rows::{Row, Rows};
 pub use server::PeerCertificate;
 
 use aggregation::Aggregation;
+use aside::Stand;
 use machinery::{Value, status::Status};
 use parking_lot::Mutex;
 use std::sync::{
@@ -80,10 +88,13 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 use store::Store;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use world::World;
 use writer::Writer;
+
+/// Requests of the server to itself at once; more wait. A hook that leads to what asks it again would have no end but that of its time.
+const OWN_REQUESTS_MAX: usize = 64;
 
 /// The API server. Cheap to clone; all clones are one server.
 #[derive(Clone)]
@@ -96,6 +107,9 @@ struct Inner {
     /// Keeps the rows of definitions, as long as nothing runs.
     keeper: Mutex<Option<definitions::Keeper>>,
     aggregation: Arc<Aggregation>,
+    verbosity: debug::Verbosity,
+    /// The look at the manifests of admission.
+    rereading: aside::Aside,
 }
 
 impl ApiServer {
@@ -108,13 +122,36 @@ impl ApiServer {
         let world = World::new(config, store, identity);
         let keeper = Mutex::new(definitions::Keeper::load(&world));
         let (given_up, bootstrapped) = (offload::GivenUp::default(), AtomicBool::new(false));
-        let server = ApiServer(Arc::new(Inner { world, given_up, bootstrapped, keeper, aggregation }));
+        let (verbosity, rereading) = (debug::Verbosity::default(), aside::Aside::default());
+        let server = ApiServer(Arc::new(Inner { world, given_up, bootstrapped, keeper, aggregation, verbosity, rereading }));
         // Every bucket takes its objects now: authorisation reads them without asking for a row.
         for row in server.rows().iter() {
             row.bucket(server.store());
         }
         server.adopt_services();
+        server.answer_itself();
         Ok(server)
+    }
+
+    /// Says how the server is asked by itself: as its own user, by a task of its own, since that may ask again, and where the network is,
+    /// which heavy threads have not. It ends with whoever waits for its answer.
+    fn answer_itself(&self) {
+        let (server, places) = (Arc::downgrade(&self.0), Arc::new(Semaphore::new(OWN_REQUESTS_MAX)));
+        self.world().answer_itself(Box::new(move |mut request: http::Request<Body>| {
+            let server = server.upgrade().map(ApiServer)?;
+            let places = Arc::clone(&places);
+            request.extensions_mut().insert(server.world().own_user());
+            let answer: hooks::OwnAnswer = Box::pin(async move {
+                let work = async move {
+                    // The semaphore is never closed. Whoever asks waits no longer than his time.
+                    let _place = places.acquire_owned().await;
+                    server.handle(request).await
+                };
+                let asked = Box::pin(offload::at_home(async move { AbortOnDropHandle::new(tokio::spawn(work)).await }));
+                asked.await.map_err(|error| error.to_string())
+            });
+            Some(answer)
+        }));
     }
 
     /// Answers one request: everything but TLS and HTTP. An in-process caller puts its [`User`] (or an `Arc` of it)
@@ -155,6 +192,20 @@ impl ApiServer {
     pub async fn keep(&self) {
         bootstrap::keep(self.world(), bootstrap::Round::Long).await;
         admission::tidy(self.world());
+        self.reread().await;
+    }
+
+    /// Looks at the manifests of admission again, where there are some. Their directory may be one that hangs: nothing else waits for it.
+    pub(crate) async fn reread(&self) {
+        if !self.world().gate().has_manifests() {
+            return;
+        }
+        let world = self.world().clone();
+        match self.0.rereading.run("manifests", move || world.gate().reread()).await {
+            Ok(Stand::Done | Stand::Busy) => {}
+            Ok(Stand::Hangs) => tracing::error!("the directories of admission manifests do not answer; what they said last holds until they do"),
+            Err(error) => tracing::error!(%error, "the directories of admission manifests cannot be looked at"),
+        }
     }
 
     /// The store.
@@ -227,6 +278,11 @@ impl ApiServer {
     /// What other servers serve behind this one.
     pub(crate) fn aggregation(&self) -> &Aggregation {
         &self.0.aggregation
+    }
+
+    /// How much is logged.
+    pub(crate) fn verbosity(&self) -> &debug::Verbosity {
+        &self.0.verbosity
     }
 
     /// The writes that go on though their clients are gone.

@@ -13,7 +13,8 @@ use crate::{
     negotiate::{self, Accepted, Encoding, Form},
     offload, reply,
     rows::Row,
-    storage, table,
+    storage,
+    table::{self, Among},
     windows::{Indented, WINDOW_BYTES, Windows},
 };
 use bytes::Bytes;
@@ -27,7 +28,7 @@ use machinery::{
     json::{self, Texts},
     proto, yaml,
 };
-use std::{collections::VecDeque, sync::Arc, time::SystemTime, vec};
+use std::{cmp::Reverse, collections::VecDeque, sync::Arc, time::SystemTime, vec};
 use store::Entry;
 
 /// What a list's items are made of.
@@ -219,6 +220,8 @@ pub(crate) struct Listing {
     row: Arc<Row>,
     asked: Asked,
     items: Items,
+    /// The name of the default one among them, if the table tells it.
+    default: Option<String>,
     head: Vec<u8>,
     tail: Vec<u8>,
     begun: bool,
@@ -241,7 +244,9 @@ enum Rest {
 
 impl Listing {
     fn new(row: &Arc<Row>, asked: Asked, metadata: &Value, items: Items) -> Listing {
-        let rank = row.strategy.row_rank().filter(|_| matches!(asked.accepted.form, Form::Table(_)));
+        let is_table = matches!(asked.accepted.form, Form::Table(_));
+        let default = row.strategy.may_be_default().filter(|_| is_table).and_then(|may_be| default_of(row, &items, may_be));
+        let rank = row.strategy.row_rank().filter(|_| is_table);
         let items = match (items, rank) {
             (Items::Stored(entries), Some(rank)) => {
                 let mut entries: Vec<_> = entries.collect();
@@ -266,7 +271,7 @@ impl Listing {
             tail.remove(0);
         }
         let rest = if is_indented(asked.accepted) { Rest::Indented(Indented::default()) } else { Rest::Nothing };
-        Listing { row: Arc::clone(row), asked, items, head, tail, begun: false, empty: true, ended: false, rest }
+        Listing { row: Arc::clone(row), asked, items, default, head, tail, begun: false, empty: true, ended: false, rest }
     }
 
     /// Makes the next piece: the head, an item, or the tail.
@@ -332,7 +337,12 @@ impl Listing {
                 };
                 out.extend_from_slice(&json::encode_spelled(self.row.written_ty(), &self.bare(item), &texts));
             }
-            (Form::Table(version), _) => table::write_row(&self.row, &self.value(item), version, self.asked.include, self.asked.now, out),
+            (Form::Table(version), _) => {
+                let value = self.value(item);
+                let is_default = self.default.as_deref().is_some_and(|name| value["metadata"]["name"] == name);
+                let among = if is_default { Among::Default } else { Among::Alone };
+                table::write_row(&self.row, &value, version, self.asked.include, self.asked.now, among, out);
+            }
             (Form::Partial(version), _) => out.extend_from_slice(&table::partial_json(&self.value(item), version)),
         }
     }
@@ -385,6 +395,15 @@ fn value(row: &Row, item: &Item) -> Arc<Value> {
     }
 }
 
+/// The name of the default one: of those that may be it the last that was made, and of several made then the first by name.
+fn default_of(row: &Row, items: &Items, may_be: fn(&Value) -> bool) -> Option<String> {
+    let Items::Stored(entries) = items else { return None };
+    let text = |value: &Value, key: &str| value["metadata"][key].as_str().unwrap_or_default().to_owned();
+    let found = entries.as_slice().iter().map(|entry| storage::value(row, entry)).filter(|value| may_be(value));
+    let last = found.map(|value| (text(&value, "creationTimestamp"), Reverse(text(&value, "name")))).max();
+    last.map(|(_, Reverse(name))| name)
+}
+
 /// An item as a protobuf message.
 fn message(row: &Row, asked: Asked, item: &Item) -> Bytes {
     match (asked.accepted.form, item) {
@@ -414,7 +433,11 @@ fn item_bytes(message: usize) -> usize {
 fn is_collected(row: &Row, form: Form) -> bool {
     match form {
         Form::Partial(_) => true,
-        Form::Table(_) => row.is_builtin() && matches!(row.resource.group.as_str(), "apiextensions.k8s.io" | "apiregistration.k8s.io"),
+        Form::Table(_) => {
+            // What has no printer of its own says when it was made.
+            let unprinted = row.resource.columns.iter().any(|column| column.name == "Created At");
+            row.is_builtin() && (unprinted || row.resource.group == "apiregistration.k8s.io")
+        }
         Form::Object => false,
     }
 }

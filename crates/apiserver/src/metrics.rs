@@ -1,50 +1,189 @@
 //! What the API server counts, under upstream's names, in Prometheus' text form.
 //!
-//! A request costs one lock and one lookup by small numbers; names are put together only when `/metrics` is read.
+//! An answer costs one lock and one lookup by small numbers; names are put together only when `/metrics` is read. What is counted on the
+//! way to it is in [`stages`], what the process is in [`process`].
+
+mod process;
+mod stages;
 
 use crate::{
-    path::RequestInfo,
+    path::{RequestInfo, STREAMS},
+    query::Query,
     rows::{Labels, Row},
+    services::Room,
 };
+use http::{HeaderMap, header};
 use parking_lot::Mutex;
+use stages::Stages;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 /// Upper bounds of the duration histogram, in seconds, as upstream's.
 const BOUNDS_S: [f64; 23] = [0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0];
+/// Of what is promised nothing is told below 50 ms.
+const PROMISED_FROM: usize = 2;
+/// Upper bounds of the sizes of answers, in bytes.
+const SIZE_BOUNDS: [u64; 7] = [1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000];
+/// What is no resource is told apart where it is one of these.
+const DOCUMENTS: [(&str, &str, &str); 7] = [
+    ("/healthz", "", "/healthz"),
+    ("/livez", "", "/livez"),
+    ("/readyz", "", "/readyz"),
+    ("/api", COMPONENT, "/api"),
+    ("/apis", COMPONENT, "/apis"),
+    ("/openapi/v3", "", "openapi/v3"),
+    ("/openapi/v3/", "", "openapi/v3/"),
+];
+const COMPONENT: &str = "apiserver";
+/// The media type of a patch that applies.
+const APPLY: &[u8] = b"application/apply-patch+yaml";
 /// Series that are kept: resources × verbs × codes stays far below.
 const SERIES_MAX: usize = 8192;
 
 #[derive(PartialEq, Eq, PartialOrd, Ord, Clone)]
 struct Key {
     row: usize,
-    verb: &'static str,
+    counted: Counted,
     code: u16,
+}
+
+/// By what a request is counted beside its resource.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Clone)]
+pub(crate) struct Counted {
+    verb: &'static str,
     subresource: String,
+    scope: &'static str,
+    component: &'static str,
+    dry_run: &'static str,
+}
+
+/// What became of a request, as it is counted.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Became {
+    pub(crate) code: u16,
+    pub(crate) took: Duration,
+    /// How many bytes the answer has, where that is known.
+    pub(crate) bytes: Option<u64>,
+    /// The server has ended it for its own sake.
+    pub(crate) is_ended: bool,
+    /// What is asked for is told to be going away.
+    pub(crate) is_deprecated: bool,
+}
+
+impl Counted {
+    /// Of what is asked for. The scopes are upstream's (`CleanScope`), and a patch that applies is told
+    /// apart. A subresource that nobody serves is none: whoever asks says what it is called, in whatever letters, and how many there are.
+    pub(crate) fn of(info: &RequestInfo, row: Option<&Arc<Row>>, query: &Query<'_>, headers: &HeaderMap) -> Counted {
+        let scope = match () {
+            () if !info.name.is_empty() || info.verb == "create" => "resource",
+            () if !info.namespace.is_empty() => "namespace",
+            () if info.is_resource => "cluster",
+            () => "",
+        };
+        let applies = || headers.get(header::CONTENT_TYPE).is_some_and(|media| media.as_bytes() == APPLY);
+        let verb = if info.verb == "patch" && applies() { "apply" } else { info.verb };
+        if !info.is_resource {
+            let document = DOCUMENTS.iter().find(|(path, ..)| if path.ends_with('/') { info.path.starts_with(*path) } else { info.path == *path });
+            let (component, subresource) = document.map_or((COMPONENT, ""), |(_, component, told)| (*component, *told));
+            return Counted { verb, subresource: subresource.to_owned(), scope, component, dry_run: "" };
+        }
+        let known = row.and_then(|row| row.resource.subresource(&info.subresource));
+        let subresource = known.map(|known| known.name.clone()).unwrap_or_default();
+        Counted { verb, subresource, scope, component: COMPONENT, dry_run: dry_run(query) }
+    }
+
+    /// Whether answers are told of by their size.
+    pub(crate) fn is_read(&self) -> bool {
+        matches!(self.verb, "get" | "list")
+    }
+
+    /// The verb as upstream names it (`cleanVerb`): by its method, where nothing else is said of it.
+    fn verb(&self) -> String {
+        match self.verb {
+            "create" => "POST".to_owned(),
+            "update" => "PUT".to_owned(),
+            "head" => "GET".to_owned(),
+            "deletecollection" => "DELETE".to_owned(),
+            "options" | "trace" | "" => "OTHER".to_owned(),
+            verb => verb.to_ascii_uppercase(),
+        }
+    }
 }
 
 struct Series {
     row: Option<Arc<Labels>>,
+    timed: Timed,
+    sized: Sizes,
+    ended: u64,
+    is_deprecated: bool,
+}
+
+/// How large answers were.
+#[derive(Debug, Default)]
+struct Sizes {
+    count: u64,
+    sum: u64,
+    buckets: [u64; SIZE_BOUNDS.len()],
+}
+
+impl Sizes {
+    fn note(&mut self, bytes: u64) {
+        self.count += 1;
+        self.sum += bytes;
+        if let Some(at) = SIZE_BOUNDS.iter().position(|bound| bytes <= *bound) {
+            self.buckets[at] += 1;
+        }
+    }
+
+    fn add(&mut self, other: &Sizes) {
+        self.count += other.count;
+        self.sum += other.sum;
+        self.buckets.iter_mut().zip(other.buckets).for_each(|(own, count)| *own += count);
+    }
+}
+
+/// How long answers took.
+#[derive(Default)]
+struct Timed {
     count: u64,
     sum_s: f64,
     buckets: [u64; BOUNDS_S.len()],
 }
+
+impl Timed {
+    fn note(&mut self, took: Duration) {
+        self.count += 1;
+        self.sum_s += took.as_secs_f64();
+        if let Some(at) = BOUNDS_S.iter().position(|bound| took.as_secs_f64() <= *bound) {
+            self.buckets[at] += 1;
+        }
+    }
+
+    fn add(&mut self, other: &Timed) {
+        self.count += other.count;
+        self.sum_s += other.sum_s;
+        self.buckets.iter_mut().zip(other.buckets).for_each(|(own, count)| *own += count);
+    }
+}
+
+/// An APIService by its name, and whether it is available.
+pub(crate) type Service = (String, bool);
 
 /// All counters of one server.
 pub(crate) struct Metrics {
     series: Mutex<BTreeMap<Key, Series>>,
     in_flight_reading: AtomicI64,
     in_flight_mutating: AtomicI64,
-    long_running: AtomicI64,
-    watch_events: AtomicU64,
+    long_running: Arc<Mutex<Lasting>>,
     checks: Mutex<BTreeMap<(&'static str, &'static str), Checked>>,
+    stages: Stages,
     started: SystemTime,
 }
 
@@ -54,6 +193,33 @@ struct Checked {
     held: u64,
     failed: u64,
     last: bool,
+}
+
+/// The requests that last, such as watches, by what they are counted by.
+type Lasting = BTreeMap<(usize, Counted), Open>;
+
+/// How many of them are open.
+struct Open {
+    row: Option<Arc<Labels>>,
+    count: u64,
+}
+
+/// A request that lasts, until its answer is at its end.
+pub(crate) struct Last {
+    all: Arc<Mutex<Lasting>>,
+    key: (usize, Counted),
+}
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        let mut all = self.all.lock();
+        if let Some(open) = all.get_mut(&self.key) {
+            open.count -= 1;
+            if open.count == 0 {
+                all.remove(&self.key);
+            }
+        }
+    }
 }
 
 /// A request that is being counted; one that is dropped unanswered leaves the gauges right.
@@ -73,22 +239,40 @@ impl Metrics {
             series: Mutex::default(),
             in_flight_reading: AtomicI64::new(0),
             in_flight_mutating: AtomicI64::new(0),
-            long_running: AtomicI64::new(0),
-            watch_events: AtomicU64::new(0),
+            long_running: Arc::default(),
             checks: Mutex::default(),
+            stages: Stages::default(),
             started,
         }
     }
 
-    /// Counts a request in.
+    /// What is counted before there is an answer.
+    pub(crate) fn stages(&self) -> &Stages {
+        &self.stages
+    }
+
+    /// Forgets what was counted of answers, and of checks of health.
+    pub(crate) fn reset(&self) {
+        self.series.lock().clear();
+        self.checks.lock().clear();
+    }
+
+    /// When the server began.
+    pub(crate) fn started(&self) -> SystemTime {
+        self.started
+    }
+
+    /// Counts a request in that lasts.
+    pub(crate) fn last(&self, row: Option<&Arc<Row>>, counted: Counted) -> Last {
+        let key = (address(row), counted);
+        let open = || Open { row: row.map(|row| Arc::clone(row.labels())), count: 0 };
+        self.long_running.lock().entry(key.clone()).or_insert_with(open).count += 1;
+        Last { all: Arc::clone(&self.long_running), key }
+    }
+
+    /// Counts a request in that does not.
     pub(crate) fn begin(&self, info: &RequestInfo) -> Ongoing<'_> {
-        let gauge = if info.is_long_running() {
-            &self.long_running
-        } else if matches!(info.verb, "get" | "list" | "head") {
-            &self.in_flight_reading
-        } else {
-            &self.in_flight_mutating
-        };
+        let gauge = if matches!(info.verb, "get" | "list" | "head") { &self.in_flight_reading } else { &self.in_flight_mutating };
         gauge.fetch_add(1, Ordering::Relaxed);
         Ongoing { gauge }
     }
@@ -98,24 +282,35 @@ impl Metrics {
         self.in_flight_reading.load(Ordering::Relaxed) + self.in_flight_mutating.load(Ordering::Relaxed)
     }
 
-    /// Counts an answer.
-    pub(crate) fn end(&self, row: Option<&Arc<Row>>, verb: &'static str, subresource: String, code: u16, took: Duration) {
-        let key = Key { row: row.map_or(0, |r| Arc::as_ptr(r.labels()) as usize), verb, code, subresource };
+    /// Counts an answer of a resource, or of a document that is told of.
+    pub(crate) fn end(&self, row: Option<&Arc<Row>>, counted: Counted, became: Became) {
+        if row.is_none() && counted.subresource.is_empty() {
+            return;
+        }
+        let key = Key { row: address(row), counted, code: became.code };
         let mut series = self.series.lock();
         if series.len() >= SERIES_MAX && !series.contains_key(&key) {
             return;
         }
-        let one = series.entry(key).or_insert_with(|| Series { row: row.map(|r| Arc::clone(r.labels())), count: 0, sum_s: 0.0, buckets: [0; BOUNDS_S.len()] });
-        one.count += 1;
-        one.sum_s += took.as_secs_f64();
-        if let Some(at) = BOUNDS_S.iter().position(|bound| took.as_secs_f64() <= *bound) {
-            one.buckets[at] += 1;
-        }
+        let one = series.entry(key).or_insert_with(|| Series {
+            row: row.map(|r| Arc::clone(r.labels())),
+            timed: Timed::default(),
+            sized: Sizes::default(),
+            ended: 0,
+            is_deprecated: false,
+        });
+        one.timed.note(became.took);
+        became.bytes.into_iter().for_each(|bytes| one.sized.note(bytes));
+        one.ended += u64::from(became.is_ended);
+        // A definition may say so later, of a resource that was asked for before.
+        one.is_deprecated |= became.is_deprecated;
     }
 
-    /// Counts events sent to watchers.
-    pub(crate) fn watched(&self, events: u64) {
-        self.watch_events.fetch_add(events, Ordering::Relaxed);
+    /// Counts how large an answer was that was counted before that was known.
+    pub(crate) fn sized(&self, row: Option<&Arc<Row>>, counted: Counted, code: u16, bytes: u64) {
+        if let Some(one) = self.series.lock().get_mut(&Key { row: address(row), counted, code }) {
+            one.sized.note(bytes);
+        }
     }
 
     /// Counts what a check of health has found, at which path.
@@ -143,23 +338,39 @@ impl Metrics {
         out
     }
 
-    /// The whole text. `objects`: resource name to number of stored objects; `given_up`: writes that nobody waits for; `reserve`: what the
+    /// The whole text. `objects`: group and resource to number of stored objects; `served`: the resources that may be watched; `services`: the APIServices; `room`: what Services have taken; `given_up`: writes that nobody waits for; `reserve`: what the
     /// store can write when its disk is full.
-    pub(crate) fn render(&self, objects: &[(String, usize)], given_up: i64, reserve: &store::Gauge) -> String {
+    pub(crate) fn render(
+        &self,
+        objects: &BTreeMap<(&str, &str), usize>,
+        served: &[&Arc<Labels>],
+        services: &[Service],
+        room: &Room,
+        given_up: i64,
+        reserve: &store::Gauge,
+    ) -> String {
         let mut out = String::with_capacity(64 * 1024);
         self.requests(&mut out);
         self.gauges(&mut out);
-        head(&mut out, "apiserver_resource_objects", "gauge", "Number of stored objects.");
-        for (resource, count) in objects {
-            let _ = writeln!(out, "apiserver_resource_objects{{resource=\"{resource}\"}} {count}");
+        watched(&mut out, served);
+        alpha(&mut out, "apiserver_resource_objects", "Number of stored objects.");
+        for ((group, resource), count) in objects {
+            let _ = writeln!(out, "apiserver_resource_objects{{group=\"{group}\",resource=\"{resource}\"}} {count}");
         }
+        alpha(&mut out, "aggregator_unavailable_apiservice", "Whether an APIService is unavailable.");
+        for (name, available) in services {
+            let _ = writeln!(out, "aggregator_unavailable_apiservice{{name=\"{name}\"}} {}", u8::from(!available));
+        }
+        allocated(&mut out, room);
+        build(&mut out);
         head(&mut out, "knarr_apiserver_writes_given_up", "gauge", "Writes that go on though their clients are gone.");
         let _ = writeln!(out, "knarr_apiserver_writes_given_up {given_up}");
         head(&mut out, "knarr_store_reserve_bytes", "gauge", "What the store can write when its disk is full.");
         let _ = writeln!(out, "knarr_store_reserve_bytes {}", reserve.bytes());
         head(&mut out, "knarr_store_reserve_used_bytes", "gauge", "What it has written so; zero while the disk has room.");
         let _ = writeln!(out, "knarr_store_reserve_used_bytes {}", reserve.used_bytes());
-        self.process(&mut out);
+        out.push_str(&process::text());
+        out.push_str(&self.stages.text());
         out
     }
 
@@ -167,20 +378,50 @@ impl Metrics {
         let series = self.series.lock();
         head(out, "apiserver_request_total", "counter", "Counter of apiserver requests.");
         for (key, one) in series.iter() {
-            let _ = writeln!(out, "apiserver_request_total{{code=\"{}\",{}}} {}", key.code, labels(key, one), one.count);
+            let _ = writeln!(out, "apiserver_request_total{{code=\"{}\",{}}} {}", key.code, labels(&key.counted, one.row.as_deref(), true), one.timed.count);
         }
-        let name = "apiserver_request_duration_seconds";
-        head(out, name, "histogram", "Response latency distribution in seconds.");
+        // Of how an answer has ended these say nothing, so those that ended otherwise are counted together.
+        let mut all: BTreeMap<String, Timed> = BTreeMap::new();
+        let mut promised: BTreeMap<String, Timed> = BTreeMap::new();
+        let mut sizes: BTreeMap<String, Sizes> = BTreeMap::new();
+        let mut ended: BTreeMap<String, u64> = BTreeMap::new();
+        let mut deprecated: BTreeSet<String> = BTreeSet::new();
         for (key, one) in series.iter() {
-            let labels = labels(key, one);
-            let mut sum = 0;
-            for (bound, count) in BOUNDS_S.iter().zip(one.buckets) {
-                sum += count;
-                let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {sum}");
+            let counted = &key.counted;
+            all.entry(labels(counted, one.row.as_deref(), true)).or_default().add(&one.timed);
+            let of = labels(counted, one.row.as_deref(), false);
+            if counted.verb != "watch" && counted.dry_run.is_empty() && !STREAMS.contains(&counted.subresource.as_str()) {
+                promised.entry(of.clone()).or_default().add(&one.timed);
             }
-            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", one.count);
-            let _ = writeln!(out, "{name}_sum{{{labels}}} {}", one.sum_s);
-            let _ = writeln!(out, "{name}_count{{{labels}}} {}", one.count);
+            if one.sized.count > 0 {
+                sizes.entry(of.clone()).or_default().add(&one.sized);
+            }
+            if one.ended > 0 {
+                *ended.entry(format!("code=\"{}\",{of}", key.code)).or_default() += one.ended;
+            }
+            if let Some(row) = one.row.as_deref().filter(|_| one.is_deprecated) {
+                let Labels { group, version, resource, .. } = row;
+                let subresource = &counted.subresource;
+                deprecated
+                    .insert(format!("group=\"{group}\",removed_release=\"\",resource=\"{resource}\",subresource=\"{subresource}\",version=\"{version}\""));
+            }
+        }
+        // Every request that ends waits for it.
+        drop(series);
+        histogram(out, "apiserver_request_duration_seconds", "[STABLE] Response latency distribution in seconds.", &all, 0);
+        histogram(out, "apiserver_request_sli_duration_seconds", "[ALPHA] The same without what lasts, such as watches.", &promised, PROMISED_FROM);
+        sized(out, &sizes);
+        if !ended.is_empty() {
+            marked(out, "apiserver_request_terminations_total", "counter", "[ALPHA] Number of requests which apiserver terminated in self-defense.");
+        }
+        for (labels, count) in &ended {
+            let _ = writeln!(out, "apiserver_request_terminations_total{{{labels}}} {count}");
+        }
+        if !deprecated.is_empty() {
+            head(out, "apiserver_requested_deprecated_apis", "gauge", "Deprecated APIs that have been requested.");
+        }
+        for labels in &deprecated {
+            let _ = writeln!(out, "apiserver_requested_deprecated_apis{{{labels}}} 1");
         }
     }
 
@@ -189,60 +430,274 @@ impl Metrics {
         for (kind, gauge) in [("readOnly", &self.in_flight_reading), ("mutating", &self.in_flight_mutating)] {
             let _ = writeln!(out, "apiserver_current_inflight_requests{{request_kind=\"{kind}\"}} {}", gauge.load(Ordering::Relaxed));
         }
+        marked(out, "apiserver_current_inqueue_requests", "gauge", "[ALPHA] Requests that wait for their turn, of which there are none.");
+        for kind in ["readOnly", "mutating"] {
+            let _ = writeln!(out, "apiserver_current_inqueue_requests{{request_kind=\"{kind}\"}} 0");
+        }
         head(out, "apiserver_longrunning_requests", "gauge", "Watches and streams that are open.");
-        let _ = writeln!(out, "apiserver_longrunning_requests {}", self.long_running.load(Ordering::Relaxed));
-        head(out, "apiserver_watch_events_total", "counter", "Events sent to watchers.");
-        let _ = writeln!(out, "apiserver_watch_events_total {}", self.watch_events.load(Ordering::Relaxed));
-    }
-
-    fn process(&self, out: &mut String) {
-        let since = self.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        head(out, "process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.");
-        let _ = writeln!(out, "process_start_time_seconds {since}");
-        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        // The second field is the program's name in brackets and may hold spaces.
-        let fields: Vec<&str> = stat.rsplit_once(')').map_or(Vec::new(), |(_, rest)| rest.split_whitespace().collect());
-        let field = |at: usize| fields.get(at).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-        head(out, "process_cpu_seconds_total", "counter", "Total user and system CPU time spent in seconds.");
-        let _ = writeln!(out, "process_cpu_seconds_total {}", (field(11) + field(12)) as f64 / 100.0);
-        head(out, "process_resident_memory_bytes", "gauge", "Resident memory size in bytes.");
-        let _ = writeln!(out, "process_resident_memory_bytes {}", field(21) * 4096);
-        let fds = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-        head(out, "process_open_fds", "gauge", "Number of open file descriptors.");
-        let _ = writeln!(out, "process_open_fds {fds}");
+        for ((_, counted), open) in self.long_running.lock().iter() {
+            let _ = writeln!(out, "apiserver_longrunning_requests{{{}}} {}", labels(counted, open.row.as_deref(), false), open.count);
+        }
     }
 }
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(out, "# HELP {name} [STABLE] {help}\n# TYPE {name} {kind}");
+    marked(out, name, kind, &format!("[STABLE] {help}"));
 }
 
-fn labels(key: &Key, series: &Series) -> String {
-    let (group, version, resource, scope) = match &series.row {
-        Some(row) => {
-            let scope = if key.verb == "list" || key.verb == "watch" { "cluster" } else { "resource" };
-            (row.group.as_str(), row.version.as_str(), row.resource.as_str(), scope)
+/// The same for gauges that upstream does not promise to keep.
+fn alpha(out: &mut String, name: &str, help: &str) {
+    marked(out, name, "gauge", &format!("[ALPHA] {help}"));
+}
+
+/// The same with what upstream promises of it, if it is its own.
+fn marked(out: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+/// The events that watches were sent.
+fn watched(out: &mut String, served: &[&Arc<Labels>]) {
+    marked(out, "apiserver_watch_events_total", "counter", "[BETA] Events sent to watchers.");
+    for labels in served {
+        let count = labels.watched.load(Ordering::Relaxed);
+        if count > 0 {
+            let (group, resource, version) = (&labels.group, &labels.resource, &labels.version);
+            let _ = writeln!(out, "apiserver_watch_events_total{{group=\"{group}\",resource=\"{resource}\",version=\"{version}\"}} {count}");
         }
-        None => ("", "", "", ""),
-    };
-    let verb = match key.verb {
-        "create" => "POST".to_owned(),
-        "update" => "PUT".to_owned(),
-        verb => verb.to_ascii_uppercase(),
-    };
+    }
+}
+
+/// `from`: the first bound that is told.
+fn histogram(out: &mut String, name: &str, help: &str, all: &BTreeMap<String, Timed>, from: usize) {
+    marked(out, name, "histogram", help);
+    for (labels, one) in all {
+        let mut sum = 0;
+        for (at, (bound, count)) in BOUNDS_S.iter().zip(one.buckets).enumerate() {
+            sum += count;
+            if at >= from {
+                let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {sum}");
+            }
+        }
+        let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", one.count);
+        let _ = writeln!(out, "{name}_sum{{{labels}}} {}", one.sum_s);
+        let _ = writeln!(out, "{name}_count{{{labels}}} {}", one.count);
+    }
+}
+
+/// How large answers were, of those that were read.
+fn sized(out: &mut String, all: &BTreeMap<String, Sizes>) {
+    const NAME: &str = "apiserver_response_sizes";
+    // As Go spells them.
+    const BOUNDS: [&str; SIZE_BOUNDS.len()] = ["1000", "10000", "100000", "1e+06", "1e+07", "1e+08", "1e+09"];
+    head(out, NAME, "histogram", "Response size distribution in bytes.");
+    for (labels, one) in all {
+        let mut sum = 0;
+        for (bound, count) in BOUNDS.iter().zip(one.buckets) {
+            sum += count;
+            let _ = writeln!(out, "{NAME}_bucket{{{labels},le=\"{bound}\"}} {sum}");
+        }
+        let _ = writeln!(out, "{NAME}_bucket{{{labels},le=\"+Inf\"}} {}", one.count);
+        let _ = writeln!(out, "{NAME}_sum{{{labels}}} {}", one.sum);
+        let _ = writeln!(out, "{NAME}_count{{{labels}}} {}", one.count);
+    }
+}
+
+/// What Services have taken of addresses and ports, and what is left.
+fn allocated(out: &mut String, room: &Room) {
+    for (name, help, of) in [
+        ("kube_apiserver_clusterip_allocator_allocated_ips", "Gauge measuring the number of allocated IPs for Services", 0),
+        ("kube_apiserver_clusterip_allocator_available_ips", "Gauge measuring the number of available IPs for Services", 1),
+    ] {
+        alpha(out, name, help);
+        for (cidr, taken, free) in &room.ips {
+            let _ = writeln!(out, "{name}{{cidr=\"{cidr}\"}} {}", [*taken, *free][of]);
+        }
+    }
+    for (name, help, count) in [
+        ("kube_apiserver_nodeport_allocator_allocated_ports", "Gauge measuring the number of allocated NodePorts for Services", room.ports.0),
+        ("kube_apiserver_nodeport_allocator_available_ports", "Gauge measuring the number of available NodePorts for Services", room.ports.1),
+    ] {
+        alpha(out, name, help);
+        let _ = writeln!(out, "{name} {count}");
+    }
+}
+
+/// Of what version the server is.
+fn build(out: &mut String) {
+    marked(out, "kubernetes_build_info", "gauge", "[BETA] A constant 1 with the version as labels.");
+    let version = machinery::resources::version();
+    let told = |name: &str| version[name].as_str().unwrap_or_default().to_owned();
+    let labels = [
+        ("build_date", "buildDate"),
+        ("compiler", "compiler"),
+        ("git_commit", "gitCommit"),
+        ("git_tree_state", "gitTreeState"),
+        ("git_version", "gitVersion"),
+        ("go_version", "goVersion"),
+        ("major", "major"),
+        ("minor", "minor"),
+        ("platform", "platform"),
+    ];
+    let labels = labels.map(|(label, name)| format!("{label}=\"{}\"", told(name)));
+    let _ = writeln!(out, "kubernetes_build_info{{{}}} 1", labels.join(","));
+}
+
+/// A row by a small number: what it is counted by outlives it.
+fn address(row: Option<&Arc<Row>>) -> usize {
+    row.map_or(0, |row| Arc::as_ptr(row.labels()) as usize)
+}
+
+/// `tried`: whether those that were only tried are told apart.
+fn labels(counted: &Counted, row: Option<&Labels>, tried: bool) -> String {
+    let (group, version, resource) = row.map_or(("", "", ""), |row| (row.group.as_str(), row.version.as_str(), row.resource.as_str()));
+    let Counted { subresource, scope, component, dry_run, .. } = counted;
+    let dry_run = if tried { format!("dry_run=\"{dry_run}\",") } else { String::new() };
+    let verb = counted.verb();
     format!(
-        "component=\"apiserver\",dry_run=\"\",group=\"{group}\",resource=\"{resource}\",scope=\"{scope}\",subresource=\"{}\",verb=\"{verb}\",version=\"{version}\"",
-        key.subresource
+        "component=\"{component}\",{dry_run}group=\"{group}\",resource=\"{resource}\",scope=\"{scope}\",subresource=\"{subresource}\",verb=\"{verb}\",version=\"{version}\""
     )
+}
+
+/// Those families of a text that a query asks for by their names (`name[]`), or all of it.
+pub(crate) fn only(text: String, query: &Query<'_>) -> String {
+    let names: Vec<&str> = query.all("name[]").collect();
+    if names.is_empty() {
+        return text;
+    }
+    let mut is_asked = false;
+    let lines = text.lines().filter(|line| {
+        if let Some(family) = line.strip_prefix("# HELP ") {
+            is_asked = family.split(' ').next().is_some_and(|name| names.contains(&name));
+        }
+        is_asked
+    });
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
+/// What a query says of being tried alone, as it is counted.
+fn dry_run(query: &Query<'_>) -> &'static str {
+    let said: Vec<&str> = query.all("dryRun").collect();
+    match said.iter().all(|one| *one == "All") {
+        true if said.is_empty() => "",
+        true => "All",
+        false => "invalid",
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::Method;
+
+    fn document(verb: &'static str) -> Counted {
+        Counted { verb, subresource: "/healthz".into(), scope: "", component: "", dry_run: "" }
+    }
+
+    #[test]
+    fn answers_that_ended_otherwise_are_one_series_of_durations() {
+        let metrics = Metrics::new(SystemTime::UNIX_EPOCH);
+        for (verb, code) in [("get", 200), ("get", 404), ("watch", 200)] {
+            metrics.end(None, document(verb), Became { code, took: Duration::from_millis(30), ..Became::default() });
+        }
+        let mut text = String::new();
+        metrics.requests(&mut text);
+        let counts =
+            |name: &str| text.lines().filter(|line| line.starts_with(name)).map(|line| line.rsplit(' ').next().unwrap_or_default()).collect::<Vec<_>>();
+        assert_eq!(counts("apiserver_request_total{"), ["1", "1", "1"]);
+        assert_eq!(counts("apiserver_request_duration_seconds_count"), ["2", "1"]);
+        assert_eq!(counts("apiserver_request_sli_duration_seconds_count"), ["2"]);
+        let bounds = |name: &str| text.lines().filter(|line| line.starts_with(name) && line.contains("GET")).count();
+        assert_eq!((bounds("apiserver_request_duration_seconds_bucket"), bounds("apiserver_request_sli_duration_seconds_bucket")), (24, 22));
+        let mut told = String::new();
+        build(&mut told);
+        assert!(told.contains("git_version=\"v1.") && told.ends_with("} 1\n"), "{told}");
+    }
+
+    #[test]
+    fn an_answer_is_counted_by_its_size_and_by_who_ended_it() {
+        let metrics = Metrics::new(SystemTime::UNIX_EPOCH);
+        let get = || document("get");
+        metrics.end(None, get(), Became { code: 200, bytes: Some(2_000), ..Became::default() });
+        metrics.end(None, get(), Became { code: 504, is_ended: true, ..Became::default() });
+        metrics.sized(None, get(), 200, 2_000_000);
+        let unknown = Counted { subresource: String::new(), ..get() };
+        metrics.end(None, unknown, Became { code: 404, ..Became::default() });
+        let mut text = String::new();
+        metrics.requests(&mut text);
+        let of = r#"component="",group="",resource="",scope="",subresource="/healthz",verb="GET",version="""#;
+        for line in [
+            format!(r#"apiserver_response_sizes_bucket{{{of},le="1000"}} 0"#),
+            format!(r#"apiserver_response_sizes_bucket{{{of},le="10000"}} 1"#),
+            format!(r#"apiserver_response_sizes_bucket{{{of},le="1e+07"}} 2"#),
+            format!("apiserver_response_sizes_sum{{{of}}} 2002000"),
+            format!(r#"apiserver_request_terminations_total{{code="504",{of}}} 1"#),
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line} in\n{text}");
+        }
+        assert!(!text.contains("404"), "{text}");
+    }
+
+    #[test]
+    fn families_are_asked_for_by_name() {
+        let text = "# HELP a A.\n# TYPE a gauge\na 1\n# HELP ab Ab.\n# TYPE ab histogram\nab_bucket{le=\"1\"} 1\nab_count 1\n";
+        let asked = |query: &str| only(text.to_owned(), &Query::parse(query));
+        assert_eq!((asked(""), asked("name=a"), asked("name[]=ab_count")), (text.to_owned(), text.to_owned(), String::new()));
+        assert_eq!(asked("name%5B%5D=a"), "# HELP a A.\n# TYPE a gauge\na 1\n");
+        assert_eq!(asked("name[]=x&name[]=a&name[]=ab"), text);
+    }
+
+    #[test]
+    fn what_lasts_is_counted_until_it_ends() {
+        let metrics = Metrics::new(SystemTime::UNIX_EPOCH);
+        let watch = || metrics.last(None, Counted { subresource: String::new(), scope: "cluster", ..document("watch") });
+        let told = || {
+            let mut text = String::new();
+            metrics.gauges(&mut text);
+            text.lines().find(|line| line.starts_with("apiserver_longrunning_requests{")).map(str::to_owned)
+        };
+        let (first, second) = (watch(), watch());
+        assert!(told().is_some_and(|line| line.contains(r#"scope="cluster",subresource="",verb="WATCH""#) && line.ends_with("} 2")));
+        drop(first);
+        assert!(told().is_some_and(|line| line.ends_with("} 1")));
+        drop(second);
+        assert_eq!(told(), None);
+    }
+
+    #[test]
+    fn requests_are_counted_by_verb_and_scope_as_upstream_names_them() {
+        let counted = |method: Method, uri: &str, media: &str| {
+            let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, media.parse().expect("a value"))]);
+            let counted = Counted::of(&RequestInfo::parse(&method, uri, &Query::default()), None, &Query::default(), &headers);
+            (counted.verb(), counted.scope)
+        };
+        let pods = "/api/v1/namespaces/n/pods";
+        for (method, uri, verb, scope) in [
+            (Method::GET, pods, "LIST", "namespace"),
+            (Method::GET, "/api/v1/pods", "LIST", "cluster"),
+            (Method::POST, pods, "POST", "resource"),
+            (Method::DELETE, pods, "DELETE", "namespace"),
+            (Method::HEAD, "/healthz", "GET", ""),
+            (Method::OPTIONS, "/healthz", "OTHER", ""),
+        ] {
+            assert_eq!(counted(method, uri, "application/json"), (verb.to_owned(), scope), "{uri}");
+        }
+        assert_eq!(counted(Method::PATCH, "/api/v1/nodes/n", "application/apply-patch+yaml").0, "APPLY");
+        let odd = RequestInfo::parse(&Method::GET, "/api/v1/nodes/n/a%22%0Ab", &Query::default());
+        assert_eq!((odd.subresource.as_str(), Counted::of(&odd, None, &Query::default(), &HeaderMap::new()).subresource.as_str()), ("a\"\nb", ""));
+        let tried =
+            |query: &str| Counted::of(&RequestInfo::parse(&Method::POST, pods, &Query::default()), None, &Query::parse(query), &HeaderMap::new()).dry_run;
+        assert_eq!((tried(""), tried("dryRun=All&dryRun=All"), tried("dryRun=All&dryRun=x")), ("", "All", "invalid"));
+        let told = |path: &str| {
+            let counted = Counted::of(&RequestInfo::parse(&Method::GET, path, &Query::default()), None, &Query::default(), &HeaderMap::new());
+            (counted.component, counted.subresource)
+        };
+        assert_eq!((told("/readyz"), told("/openapi/v3/api/v1")), (("", "/readyz".to_owned()), ("", "openapi/v3/".to_owned())));
+        assert_eq!((told("/apis"), told("/readyz/etcd")), (("apiserver", "/apis".to_owned()), ("apiserver", String::new())));
+    }
 
     #[test]
     fn checks_of_health_are_told_by_name_and_path() {
-        let metrics = Metrics::new(UNIX_EPOCH);
+        let metrics = Metrics::new(SystemTime::UNIX_EPOCH);
         for held in [true, true, false] {
             metrics.checked("etcd", "readyz", held);
         }

@@ -5,6 +5,7 @@
 //! what an endpoint has not is passed over; 406 if none is left. The header is read once a request ([`Accept`]), and its most
 //! usual texts not at all.
 
+use crate::media_type;
 use http::{HeaderMap, HeaderValue, header};
 use machinery::status::Status;
 use std::sync::OnceLock;
@@ -46,6 +47,8 @@ pub struct Accepted {
     pub gzip: bool,
     /// Metadata is asked for as that of many.
     pub many: bool,
+    /// Of errors: nothing that is accepted can tell one, so it is told as upstream tells it then, which is indented JSON.
+    pub raw: bool,
 }
 
 /// The media type of JSON.
@@ -93,7 +96,7 @@ impl Accepted {
 }
 
 /// 406 of handlers that look once more at what is accepted.
-fn only(media: &[&str]) -> Status {
+pub(crate) fn only(media: &[&str]) -> Status {
     Status::new(406, "NotAcceptable", format!("only the following media types are accepted: {}", media.join(", ")))
 }
 
@@ -102,6 +105,8 @@ fn only(media: &[&str]) -> Status {
 pub struct Offered {
     /// Tables and partial metadata.
     pub forms: bool,
+    /// Partial metadata, even without tables.
+    pub metadata: bool,
     /// Watches.
     pub streams: bool,
     /// Objects as protobuf: custom resources have none, their metadata has.
@@ -110,7 +115,7 @@ pub struct Offered {
 
 impl Default for Offered {
     fn default() -> Self {
-        Offered { forms: false, streams: false, protobuf: true }
+        Offered { forms: false, metadata: false, streams: false, protobuf: true }
     }
 }
 
@@ -165,6 +170,28 @@ impl<'a> Accept<'a> {
         self.clauses().iter().find_map(|clause| clause.resolve(offered)).ok_or_else(|| only(&ALL))
     }
 
+    /// Whether a stream may be asked for so: it is announced as an object is, and has no rows. In what it comes is not looked at.
+    pub fn streamed(&self) -> Result<(), Status> {
+        if matches!(self.text, "" | JSON | "*/*" | "application/json, */*") {
+            return Ok(());
+        }
+        let offered = Offered { forms: true, ..Offered::default() };
+        let found = self.clauses().iter().filter_map(|clause| clause.resolve(offered)).any(|accepted| !matches!(accepted.form, Form::Table(_)));
+        if found { Ok(()) } else { Err(only(&ALL)) }
+    }
+
+    /// In what an error is told: of the clauses the first that asks for no other form than the object's own (upstream's
+    /// `ErrorNegotiated`, which looks at the header anew).
+    pub fn told(&self) -> Accepted {
+        match self.text {
+            "" | JSON | "*/*" => return Accepted::default(),
+            PROTOBUF => return Accepted { encoding: Encoding::Protobuf, ..Accepted::default() },
+            _ => {}
+        }
+        let found = self.clauses().iter().find_map(|clause| clause.resolve(Offered::default()));
+        found.unwrap_or(Accepted { raw: true, ..Accepted::default() })
+    }
+
     /// What it asks of discovery; `aggregated`: of a path that has it in this form too.
     pub fn discovery(&self, aggregated: bool) -> Result<Discovery, Status> {
         if self.text.is_empty() {
@@ -197,6 +224,26 @@ impl<'a> Accept<'a> {
         found.unwrap_or(if self.clauses().is_empty() { Written::NoClause } else { Written::NotAcceptable })
     }
 
+    /// How a page of the server about itself is wanted, which is text, or this kind of `config.k8s.io`.
+    pub fn page(&self, kind: &str) -> Page {
+        if self.text.trim().is_empty() {
+            return Page::Text;
+        }
+        let told = |clause: &Clause<'_>| {
+            let encoding = Encoding::of(clause).filter(|encoding| *encoding != Encoding::Protobuf)?;
+            Some(PageEncoding { encoding, pretty: clause.pretty })
+        };
+        let still = || self.clauses().iter().filter(|clause| !clause.streams && !clause.other_stream);
+        let found = still().find_map(|clause| match (clause.group, clause.version, clause.as_kind) {
+            ("", "", "") => matches!((clause.kind, clause.form), ("text", "plain" | "*") | ("*", "*")).then_some(Page::Text),
+            ("config.k8s.io", "v1beta1", named) if named == kind => Some(Page::Kind(told(clause)?, "v1beta1")),
+            ("config.k8s.io", "v1alpha1", named) if named == kind => Some(Page::Kind(told(clause)?, "v1alpha1")),
+            _ => None,
+        });
+        let plain = || still().filter(|clause| [clause.group, clause.version, clause.as_kind].iter().all(|part| part.is_empty()));
+        found.unwrap_or_else(|| Page::NotAcceptable(plain().find_map(told)))
+    }
+
     /// 406 of a route that produces these alone, whatever else is asked of them: of a clause its media type alone is looked at.
     pub fn produces(&self, media: &[&str]) -> Result<(), Status> {
         let named = |clause: &str| {
@@ -205,6 +252,26 @@ impl<'a> Accept<'a> {
         };
         if self.text.is_empty() || self.text.split(',').any(named) { Ok(()) } else { Err(Status::not_acceptable(media)) }
     }
+}
+
+/// How a page of the server about itself leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Page {
+    /// As text.
+    Text,
+    /// As its kind, of this version.
+    Kind(PageEncoding, &'static str),
+    /// In none of the forms that are asked for; that is told in this encoding, if there is one.
+    NotAcceptable(Option<PageEncoding>),
+}
+
+/// The encoding of such a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageEncoding {
+    /// JSON or YAML.
+    pub encoding: Encoding,
+    /// Indented JSON.
+    pub pretty: bool,
 }
 
 /// In which form a document of OpenAPI leaves.
@@ -229,25 +296,41 @@ pub enum Discovery {
     Aggregated(Encoding),
 }
 
-/// Whether an answer may be compressed: `gzip` is named, and not with a quality of nothing.
+/// Whether an answer of the API is compressed if it is large: upstream looks for `gzip` alone, and at the first header (`negotiateContentEncoding`).
+pub fn names_gzip(headers: &HeaderMap) -> bool {
+    let named = headers.get(header::ACCEPT_ENCODING).and_then(|text| text.to_str().ok()).unwrap_or_default();
+    named.split(',').any(|encoding| encoding.trim() == "gzip")
+}
+
+/// Whether a document or the metrics may be compressed: `gzip` is named, and not with a quality of nothing.
 pub fn takes_gzip(headers: &HeaderMap) -> bool {
+    takes(headers, |name| name == "gzip")
+}
+
+/// The same in whatever letters, as upstream's handler of OpenAPI's version 2 reads them.
+pub fn takes_gzip_in_any_letters(headers: &HeaderMap) -> bool {
+    takes(headers, |name| name.eq_ignore_ascii_case("gzip"))
+}
+
+fn takes(headers: &HeaderMap, is_it: impl Fn(&str) -> bool) -> bool {
     let named = |encoding: &str| {
         let mut parts = encoding.split(';').map(str::trim);
-        parts.next() == Some("gzip") && !parts.filter_map(|p| p.strip_prefix("q=")).any(|q| q.parse::<f32>().is_ok_and(|q| q <= 0.0))
+        parts.next().is_some_and(&is_it) && !parts.filter_map(|p| p.strip_prefix("q=")).any(|q| q.parse::<f32>().is_ok_and(|q| q <= 0.0))
     };
     headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|v| v.to_str().ok()).any(|v| v.split(',').any(named))
 }
 
 /// The encoding of a request's body; JSON if none is named.
 pub fn content(headers: &HeaderMap) -> Result<Encoding, Status> {
-    match media(headers, header::CONTENT_TYPE) {
-        None | Some("") => Ok(Encoding::Json),
-        Some(media) => match media.to_ascii_lowercase().as_str() {
-            JSON => Ok(Encoding::Json),
-            YAML => Ok(Encoding::Yaml),
-            PROTOBUF => Ok(Encoding::Protobuf),
-            _ => Err(Status::unsupported_media_type(&ALL)),
-        },
+    let text = headers.get(header::CONTENT_TYPE).map_or(Ok(""), |text| text.to_str()).unwrap_or("?");
+    if text.is_empty() {
+        return Ok(Encoding::Json);
+    }
+    match media_type::parse(text).as_deref() {
+        Some(JSON) => Ok(Encoding::Json),
+        Some(YAML) => Ok(Encoding::Yaml),
+        Some(PROTOBUF) => Ok(Encoding::Protobuf),
+        _ => Err(Status::unsupported_media_type(&ALL)),
     }
 }
 
@@ -314,7 +397,7 @@ impl<'a> Clause<'a> {
         self.quality > other.quality || (self.kind != "*" && other.kind == "*") || (self.form != "*" && other.form == "*")
     }
 
-    fn resolve(&self, Offered { forms, protobuf, .. }: Offered) -> Option<Accepted> {
+    fn resolve(&self, Offered { forms, metadata, protobuf, .. }: Offered) -> Option<Accepted> {
         let encoding = Encoding::of(self).filter(|_| !self.other_stream)?;
         // YAML is never streamed.
         if self.streams && encoding == Encoding::Yaml {
@@ -329,10 +412,10 @@ impl<'a> Clause<'a> {
             "" if !self.group.is_empty() || !self.version.is_empty() => return None,
             "" if encoding != Encoding::Protobuf || protobuf => Form::Object,
             "Table" if forms && encoding != Encoding::Protobuf => Form::Table(meta?),
-            "PartialObjectMetadata" | "PartialObjectMetadataList" if forms => Form::Partial(meta?),
+            "PartialObjectMetadata" | "PartialObjectMetadataList" if forms || metadata => Form::Partial(meta?),
             _ => return None,
         };
-        Some(Accepted { encoding, form, pretty: self.pretty, gzip: false, many: self.as_kind == "PartialObjectMetadataList" })
+        Some(Accepted { encoding, form, pretty: self.pretty, gzip: false, many: self.as_kind == "PartialObjectMetadataList", raw: false })
     }
 }
 
@@ -356,10 +439,29 @@ mod tests {
     }
 
     #[test]
+    fn errors_are_told_in_what_is_no_other_form() {
+        let told = |text: &str| {
+            let headers = HeaderMap::from_iter([(header::ACCEPT, text.parse().unwrap())]);
+            let told = Accept::read(&headers).told();
+            (told.encoding, told.form, told.raw)
+        };
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        assert_eq!(told(&format!("{table},application/yaml")), (Encoding::Yaml, Form::Object, false));
+        assert_eq!(told("application/*"), (Encoding::Json, Form::Object, false));
+        assert_eq!(told(PROTOBUF), (Encoding::Protobuf, Form::Object, false));
+        for none in [table, "text/html", "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"] {
+            assert_eq!(told(none), (Encoding::Json, Form::Object, true), "{none}");
+        }
+    }
+
+    #[test]
     fn gzip_is_taken_unless_its_quality_is_nothing() {
         let takes = |text: &str| takes_gzip(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, text.parse().unwrap())]));
         assert!(takes("gzip") && takes("deflate, gzip") && takes("br;q=1.0, gzip; q=0.8"));
         assert!(!takes("gzip;q=0") && !takes("gzip; q=0.0, br") && !takes("x-gzip") && !takes("identity"));
+        assert!(!takes("GZIP") && takes_gzip_in_any_letters(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, "br, Gzip;q=1".parse().unwrap())])));
+        let names = |text: &str| names_gzip(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, text.parse().unwrap())]));
+        assert!(names("gzip") && names("deflate, gzip ,br") && !names("gzip;q=0.5") && !names("*"));
     }
 
     #[test]
@@ -374,6 +476,13 @@ mod tests {
         assert_eq!(written(&packed.replace("v3", "v2")), Written::NotAcceptable);
         assert_eq!((written("text/plain"), written("nope")), (Written::NotAcceptable, Written::NoClause));
         assert_eq!(written("application/json;q=0"), Written::Json, "a quality of nothing is the last, and no refusal");
+    }
+
+    #[test]
+    fn a_body_is_json_where_nothing_is_said_and_nothing_where_it_is_said_wrongly() {
+        let content = |text: &str| content(&HeaderMap::from_iter([(header::CONTENT_TYPE, text.parse().unwrap())])).ok();
+        assert_eq!((content(""), content("Application/JSON; charset=utf-8")), (Some(Encoding::Json), Some(Encoding::Json)));
+        assert_eq!((content("application/yaml;"), content(";")), (Some(Encoding::Yaml), None));
     }
 
     #[test]

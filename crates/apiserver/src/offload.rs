@@ -165,6 +165,12 @@ pub(crate) async fn call<T: Send + 'static>(work: impl FnOnce() -> T + Send + 's
     run(async move { work() }).await
 }
 
+/// How many tasks there are where this is asked, and where that came from.
+pub(crate) fn tasks() -> usize {
+    let home = AWAY.try_with(|away| away.home.clone()).ok();
+    Handle::try_current().into_iter().chain(home).map(|runtime| runtime.metrics().num_alive_tasks()).sum()
+}
+
 /// Does work where it holds nobody up, by the bytes that it looks at.
 ///
 /// # Panics

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use flate2::read::GzDecoder;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use machinery::openapi::{self, Served};
-use sha2::{Digest, Sha256};
-use std::{fmt::Write as _, io::Read as _, sync::Arc};
+use sha2::{Digest, Sha512};
+use std::{fmt::Write as _, io::Read as _, sync::Arc, time::SystemTime};
 
 /// The message of version 2, as it is answered.
 const V2_PACKED: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
@@ -36,7 +36,7 @@ pub(crate) fn answer(rows: &Rows, path: &str, query: &str, headers: &HeaderMap, 
         return Some(second(rows.openapi(), &hash_of_all(rows), || whole(rows), headers, accept));
     }
     let wanted = path.strip_prefix("v3/")?;
-    let found = versions(rows).find(|(group, version)| path_of(group, version) == wanted);
+    let found = versions(rows).find(|version| version.path() == wanted);
     if found.is_none() && !roots(rows).any(|root| root == wanted) {
         return Some(reply::not_found_without_words());
     }
@@ -45,35 +45,44 @@ pub(crate) fn answer(rows: &Rows, path: &str, query: &str, headers: &HeaderMap, 
         Written::NoClause => return Some(of_no_clause()),
         written => written,
     };
-    let found = found.map(|(group, version)| (group, version, group.of_version(version)));
-    let hash = found.as_ref().map_or_else(|| hash(&[]), |(.., found)| hash(found));
+    let found = found.map(|version| (version.rows(rows), version));
+    let hash = found.as_ref().map_or_else(|| hash(&[]), |(found, _)| hash(found));
     // The index names documents by their hash. One of another hash is looked for where it is now, and one of this never changes.
     let asked = query.split('&').find_map(|pair| pair.strip_prefix("hash=")).filter(|asked| !asked.is_empty());
+    let (suffix, media): (_, &'static str) = if written == Written::Packed { (".pb", V3_PACKED) } else { ("", negotiate::JSON) };
     if asked.is_some_and(|asked| asked != hash) {
-        return Some(moved(&format!("/openapi/v3/{wanted}?hash={hash}")));
+        return Some(moved(&format!("/openapi/v3/{wanted}?hash={hash}"), &hash, media));
     }
     let document = || match &found {
-        Some((.., found)) => with_served(found, |served| openapi::v3_document(served, release())),
+        Some((found, _)) => with_served(found, |served| openapi::v3_document(served, release())),
         None => openapi::v3_root(wanted, release()).unwrap_or_default(),
     };
-    let (suffix, media): (_, &'static str) = if written == Written::Packed { (".pb", V3_PACKED) } else { ("", negotiate::JSON) };
     let make = || if written == Written::Packed { openapi::v3_packed(&document()) } else { json(&document()) };
     let packed = match &found {
-        Some((group, version, _)) => group.documents.get(&format!("{version}{suffix}"), make),
-        None => rows.openapi().get(&format!("{wanted}{suffix}"), make),
+        Some((_, Version { served: Some(group), version, .. })) => group.documents.get(&format!("{version}{suffix}"), make),
+        _ => rows.openapi().get(&format!("{wanted}{suffix}"), make),
     };
     let mut response = respond(&packed, &hash, media, headers);
     if asked.is_some() {
-        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+        let out = response.headers_mut();
+        out.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+        // Clients that keep documents ask again for one that does not say until when it is good.
+        if let Ok(expires) = conditions::in_a_year(SystemTime::now()).parse() {
+            out.insert(header::EXPIRES, expires);
+        }
     }
     Some(response)
 }
 
-/// Where a document is now.
-fn moved(location: &str) -> Response<Body> {
-    let mut response = reply::respond(StatusCode::MOVED_PERMANENTLY, negotiate::JSON, Bytes::new());
-    if let Ok(location) = location.parse() {
-        response.headers_mut().insert(header::LOCATION, location);
+/// Where a document is now, which that is, and what it would be.
+fn moved(location: &str, hash: &str, media: &'static str) -> Response<Body> {
+    let mut response = reply::respond(StatusCode::MOVED_PERMANENTLY, media, Bytes::new());
+    let headers = response.headers_mut();
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    for (name, value) in [(header::LOCATION, location.to_owned()), (header::ETAG, format!("\"{hash}\""))] {
+        if let Ok(value) = value.parse() {
+            headers.insert(name, value);
+        }
     }
     response
 }
@@ -108,14 +117,14 @@ pub(crate) fn second(kept: &Documents, hash: &str, document: impl Fn() -> machin
 
 /// The index of version 3.
 pub(crate) fn index(rows: &Rows) -> machinery::Value {
-    let versions = versions(rows).map(|(group, version)| (path_of(group, version), hash(&group.of_version(version))));
+    let versions = versions(rows).map(|version| (version.path(), hash(&version.rows(rows))));
     let paths: Vec<(String, String)> = versions.chain(roots(rows).map(|root| (root, hash(&[])))).collect();
     openapi::v3_index(paths.iter().map(|(path, hash)| (path.as_str(), hash.as_str())))
 }
 
 /// Whether version 3 has a document of this path.
 pub(crate) fn has(rows: &Rows, path: &str) -> bool {
-    versions(rows).any(|(group, version)| path_of(group, version) == path) || roots(rows).any(|root| root == path)
+    versions(rows).any(|version| version.path() == path) || roots(rows).any(|root| root == path)
 }
 
 /// The document of version 2.
@@ -157,9 +166,39 @@ fn with_served<T>(rows: &[&Arc<Row>], make: impl FnOnce(&[Served<'_>]) -> T) -> 
     make(&served.collect::<Vec<_>>())
 }
 
-/// The groups and versions that have a document of version 3.
-fn versions(rows: &Rows) -> impl Iterator<Item = (&Arc<Group>, &str)> {
-    rows.groups().iter().flat_map(|group| group.versions().into_iter().map(move |version| (group, version)))
+/// A group and version that has a document of version 3.
+struct Version<'r> {
+    group: &'r str,
+    version: &'r str,
+    /// The group, if it serves the version. Whatever changes what the document is made from replaces it.
+    served: Option<&'r Arc<Group>>,
+}
+
+impl<'r> Version<'r> {
+    /// What the document is made from, in the order of the names: what is served, and what is no longer.
+    fn rows(&self, rows: &'r Rows) -> Vec<&'r Arc<Row>> {
+        let mut found = self.served.map(|group| group.of_version(self.version)).unwrap_or_default();
+        found.extend(rows.past().iter().filter(|row| row.resource.group == self.group && row.resource.version == self.version));
+        found.sort_by(|a, b| a.resource.resource.cmp(&b.resource.resource));
+        found
+    }
+
+    /// The path of the document.
+    fn path(&self) -> String {
+        let Version { group, version, .. } = self;
+        if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
+    }
+}
+
+/// The groups and versions that have a document of version 3: those that are served, and those that definitions served before.
+fn versions(rows: &Rows) -> impl Iterator<Item = Version<'_>> {
+    let served = rows.groups().iter().flat_map(|group| {
+        let versions = group.versions().into_iter();
+        versions.map(move |version| Version { group: &group.name, version, served: Some(group) })
+    });
+    let past = rows.past().iter().map(|row| (row.resource.group.as_str(), row.resource.version.as_str()));
+    let past: std::collections::BTreeSet<_> = past.filter(|(group, version)| !rows.has_version(group, version)).collect();
+    served.chain(past.into_iter().map(|(group, version)| Version { group, version, served: None }))
 }
 
 /// The documents of version 3 beside them: those of the program's own groups, and of what is no group.
@@ -167,20 +206,15 @@ fn roots(rows: &Rows) -> impl Iterator<Item = String> {
     openapi::v3_roots(rows.groups().iter().map(|group| group.name.as_str()).filter(|name| rows.is_builtin_group(name))).into_iter()
 }
 
-/// The path of such a document.
-fn path_of(group: &Group, version: &str) -> String {
-    if group.name.is_empty() { format!("api/{version}") } else { format!("apis/{}/{version}", group.name) }
-}
-
 /// A hash of what a document is made from.
 fn hash(rows: &[&Arc<Row>]) -> String {
-    let mut digest = Sha256::new();
+    let mut digest = Sha512::new();
     digest.update(git_version());
     for row in rows {
         digest.update(format!("{}/{};", row.api_version, row.resource.resource));
         digest.update(row.custom.as_ref().map_or("", |custom| custom.digest.text()));
     }
-    let mut text = String::with_capacity(64);
+    let mut text = String::with_capacity(128);
     for byte in digest.finalize() {
         let _ = write!(text, "{byte:02X}");
     }
@@ -199,8 +233,12 @@ pub(crate) fn respond_index(packed: &Packed, headers: &HeaderMap) -> Response<Bo
 
 fn told(packed: &Packed, tag: Option<&str>, media_type: &'static str, headers: &HeaderMap) -> Response<Body> {
     let state = conditions::check(headers, tag, packed.made);
-    let gzip = negotiate::takes_gzip(headers);
+    // The index is little; upstream's goes out as it is.
+    let gzip = tag.is_some() && negotiate::takes_gzip_in_any_letters(headers);
     let whole = state == StatusCode::OK;
+    if whole && !gzip && headers.contains_key(header::RANGE) {
+        return part(unpack(&packed.bytes), packed, tag, media_type, headers);
+    }
     let mut response = Response::new(match whole {
         true if gzip => body::full(packed.bytes.clone()),
         true => body::full(unpack(&packed.bytes)),
@@ -216,12 +254,51 @@ fn told(packed: &Packed, tag: Option<&str>, media_type: &'static str, headers: &
     if tag.is_some() {
         out.append(header::VARY, HeaderValue::from_static("Accept"));
     }
+    // That a part could be had is said, as Go's `ServeContent` has it; who asks for one gets the whole.
+    if whole {
+        out.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    }
     if whole && gzip {
         out.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         out.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     }
     let modified = (tag.is_none() || state != StatusCode::NOT_MODIFIED).then(|| (header::LAST_MODIFIED, conditions::date(packed.made)));
     for (name, value) in modified.into_iter().chain(tag.map(|tag| (header::ETAG, tag.to_owned()))) {
+        if let Ok(value) = value.parse() {
+            out.insert(name, value);
+        }
+    }
+    response
+}
+
+/// A part of a document, if one is asked for.
+fn part(document: Bytes, packed: &Packed, tag: Option<&str>, media_type: &'static str, headers: &HeaderMap) -> Response<Body> {
+    let length = document.len();
+    let (state, bytes, place) = match conditions::range(headers, tag, length) {
+        Ok(None) => (StatusCode::OK, document, None),
+        Ok(Some(range)) => {
+            let place = format!("bytes {}-{}/{length}", range.start, range.end.saturating_sub(1));
+            (StatusCode::PARTIAL_CONTENT, document.slice(range), Some(place))
+        }
+        Err(why) => (StatusCode::RANGE_NOT_SATISFIABLE, Bytes::from(format!("{why}\n")), Some(format!("bytes */{length}")).filter(|_| why.contains(':'))),
+    };
+    let refused = state == StatusCode::RANGE_NOT_SATISFIABLE;
+    let mut response = Response::new(body::full(bytes));
+    *response.status_mut() = state;
+    let out = response.headers_mut();
+    out.insert(header::CONTENT_TYPE, HeaderValue::from_static(if refused { "text/plain; charset=utf-8" } else { media_type }));
+    if tag.is_some() {
+        out.insert(header::VARY, HeaderValue::from_static("Accept"));
+    }
+    if refused {
+        out.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    } else {
+        out.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        out.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    }
+    let known = [(header::LAST_MODIFIED, Some(conditions::date(packed.made))), (header::ETAG, tag.map(str::to_owned))];
+    let told = known.into_iter().filter(|_| !refused).chain([(header::CONTENT_RANGE, place)]);
+    for (name, value) in told.filter_map(|(name, value)| Some((name, value?))) {
         if let Ok(value) = value.parse() {
             out.insert(name, value);
         }

@@ -57,15 +57,13 @@ pub(crate) fn owners_once(value: &mut Value, cx: &Context, admitted: bool) {
 /// Takes away what no new object has, and what only the server says of one.
 pub(crate) fn wipe(value: &mut Value) {
     let metadata = meta::of(value);
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "uid"] {
+    for field in ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "uid"] {
         metadata.remove(field);
     }
-    metadata.insert("creationTimestamp".into(), Value::Null);
 }
 
-/// What the server sets on every new object, once; and what no new object has.
+/// What the server sets on every new object, once. What admission has set besides is the object's, as upstream has it.
 pub(crate) fn stamp(now: SystemTime, value: &mut Value) {
-    wipe(value);
     let metadata = meta::of(value);
     metadata.insert("creationTimestamp".into(), time::rfc3339(now).into());
     metadata.insert("uid".into(), meta::uuid().into());
@@ -132,7 +130,7 @@ pub(crate) async fn remove(store: &Store, row: &Row, name: &str, wanted: impl Fn
     let key = row.resource.key("", name);
     for _ in 0..ATTEMPTS_MAX {
         let Some(entry) = storage::get(store, row, &key).filter(|entry| wanted(&storage::value(row, entry))) else { return Ok(()) };
-        if storage::delete(store, row, &key, &entry).await? {
+        if storage::delete(store, row, &key, &entry).await?.is_some() {
             return Ok(());
         }
     }

@@ -7,8 +7,11 @@
 
 use crate::query::{self, Query};
 use http::Method;
-use machinery::fields::FieldSelector;
+use machinery::{fields::FieldSelector, labels::Selector};
 use std::borrow::Cow;
+
+/// Subresources that lead to a kubelet or a workload: their answers last as long as both sides will.
+pub(crate) const STREAMS: [&str; 5] = ["log", "exec", "attach", "portforward", "proxy"];
 
 /// What is asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,6 +40,12 @@ pub struct RequestInfo {
     pub tail: String,
     /// A part between two slashes is empty: no route of upstream's leads there.
     pub is_odd: bool,
+    /// It is said that there is a namespace, and not which: what is named is in none, where what has no name may be in any.
+    pub is_blank: bool,
+    /// A verb of old stands before the resource.
+    pub is_of_old: bool,
+    /// It ends behind a verb of old, so that nothing says what is meant: upstream answers it before it knows who asks.
+    pub is_cut: bool,
     /// Of `list`, `watch` and `deletecollection`: which objects alone are asked for, since it takes part in authorisation.
     pub fields: Option<FieldSelector>,
 }
@@ -103,30 +112,40 @@ impl RequestInfo {
             Method::DELETE => "delete",
             _ => "",
         };
-        let special = SPECIAL_VERBS.into_iter().find(|verb| parts.len() > 1 && parts[0] == *verb);
+        let special = SPECIAL_VERBS.into_iter().find(|verb| parts[0] == *verb);
+        if special.is_some() && parts.len() < 2 {
+            self.is_cut = true;
+            return parts.len();
+        }
         let mut rest = parts;
+        self.is_of_old = special.is_some();
         if let Some(verb) = special {
             self.verb = verb;
             rest = &rest[1..];
         }
+        let mut is_within = false;
         if rest[0] == "namespaces" && rest.len() > 1 {
             self.namespace = rest[1].clone().into_owned();
             if rest.len() > 2 && !NAMESPACE_SUBRESOURCES.contains(&&*rest[2]) {
                 // The namespace without a name is all of them.
                 rest = &rest[2..];
+                is_within = true;
+                self.is_blank = self.namespace.is_empty();
             }
         }
         let part = |at: usize| rest.get(at).map(|part| part.clone().into_owned()).unwrap_or_default();
         self.resource = part(0);
         self.name = part(1);
         self.is_odd |= self.resource.is_empty() || self.name.is_empty() && rest.len() > 1;
+        // There is no namespace within another.
+        self.is_odd |= is_within && self.resource == "namespaces" && self.group.is_empty();
         if self.verb != "proxy" {
             self.subresource = part(2);
             self.is_odd |= self.subresource.is_empty() && rest.len() > 2;
         }
         if self.name.is_empty() && self.verb == "get" {
             self.verb = if watch_wanted(query) { "watch" } else { "list" };
-            self.name = query.get("fieldSelector").and_then(selected_name).unwrap_or_default();
+            self.name = query.get("fieldSelector").and_then(selected_name).filter(|_| are_readable(query)).unwrap_or_default();
         } else if self.name.is_empty() && self.verb == "delete" {
             self.verb = "deletecollection";
         }
@@ -137,16 +156,22 @@ impl RequestInfo {
         parts.len() - rest.len() + 3
     }
 
-    /// Whether the request may last: watches and streams have no deadline.
+    /// Whether the request may last: watches, streams and profiles have no deadline.
     pub fn is_long_running(&self) -> bool {
-        let streams = ["attach", "exec", "proxy", "log", "portforward"];
-        self.verb == "watch" || streams.contains(&self.subresource.as_str())
+        self.verb == "watch" || STREAMS.contains(&self.subresource.as_str()) || !self.is_resource && self.path.starts_with("/debug/pprof/")
     }
 }
 
 /// `watch` is true for `true`, `1` and, as in upstream's conversion of booleans, an empty value.
 fn watch_wanted(query: &Query<'_>) -> bool {
     query.get("watch").is_some_and(query::go_bool)
+}
+
+/// Whether a list's options can be read. Of those that cannot, upstream takes none but `watch`.
+fn are_readable(query: &Query<'_>) -> bool {
+    ["limit", "timeoutSeconds"].iter().all(|number| query.int(number).is_ok())
+        && FieldSelector::parse(query.text("fieldSelector")).is_ok()
+        && Selector::parse(query.text("labelSelector")).is_ok()
 }
 
 /// The name of `metadata.name=NAME` in a field selector.
@@ -200,6 +225,7 @@ mod tests {
             (Method::GET, "/api/v1/namespaces/other/pods", "list g= v=v1 ns=other pods// "),
             (Method::GET, "/api/v1/namespaces/other/pods?watch=1", "watch g= v=v1 ns=other pods// "),
             (Method::GET, "/api/v1/pods?fieldSelector=metadata.name%3Da", "list g= v=v1 ns= pods/a/ "),
+            (Method::GET, "/api/v1/pods?fieldSelector=metadata.name%3Da&limit=x", "list g= v=v1 ns= pods// "),
             (Method::HEAD, "/api/v1/namespaces/other/pods/foo", "get g= v=v1 ns=other pods/foo/ "),
             (Method::DELETE, "/api/v1/namespaces/other/pods", "deletecollection g= v=v1 ns=other pods// "),
             (Method::GET, "/api/v1/watch/namespaces/other/pods", "watch g= v=v1 ns=other pods// "),
@@ -221,14 +247,22 @@ mod tests {
         assert_eq!(info(Method::GET, "/api/v1/namespaces/n/pods/a%2flog").subresource, "log");
         assert_eq!(show(&info(Method::GET, "/apis/apps%2Fv1/deployments")), show(&info(Method::GET, "/apis/apps/v1/deployments")));
         assert_eq!(info(Method::GET, "/apis/apps/v1%2Fdeployments").resource, "deployments");
-        for uri in ["/api/v1/namespaces/n//pods/x", "/api/v1/namespaces/n/pods/a//log", "/api/v1/pods//x"] {
+        let within = ["/api/v1/namespaces/n/namespaces", "/api/v1/namespaces/n/namespaces/n", "/api/v1/namespaces/n/namespaces/n/status"];
+        for uri in ["/api/v1/namespaces/n//pods/x", "/api/v1/namespaces/n/pods/a//log", "/api/v1/pods//x"].into_iter().chain(within) {
             let got = info(Method::GET, uri);
             assert!(got.is_resource && got.is_odd, "{uri}");
         }
-        for uri in ["/api/v1/namespaces/n/pods/", "/api/v1/namespaces/n/pods/a/", "/api/v1/namespaces/n/pods/a/proxy//b", "/api/v1/namespaces/n/"] {
+        for uri in [
+            "/api/v1/namespaces/n/pods/",
+            "/api/v1/namespaces/n/pods/a/",
+            "/api/v1/namespaces/n/pods/a/proxy//b",
+            "/api/v1/namespaces/n/",
+            "/api/v1/namespaces/namespaces",
+        ] {
             assert!(!info(Method::GET, uri).is_odd, "{uri}");
         }
         assert_eq!(show(&info(Method::GET, "/api/v1/namespaces//pods")), "list g= v=v1 ns= pods// ");
+        assert!(info(Method::GET, "/api/v1/namespaces//pods/p").is_blank && !info(Method::GET, "/api/v1/pods/p").is_blank);
         assert!(!info(Method::GET, "/api/v1/namespaces//pods").is_odd);
     }
 
@@ -258,5 +292,7 @@ mod tests {
             assert!(!got.is_resource, "{uri}");
             assert_eq!(got.verb, "get");
         }
+        let lasts = |uri: &str| info(Method::GET, uri).is_long_running();
+        assert!(lasts("/debug/pprof/heap") && !lasts("/debug/pprof") && !lasts("/debug/flags/v"), "profiles are taken over a time");
     }
 }

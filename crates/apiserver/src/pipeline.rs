@@ -9,28 +9,36 @@ use crate::{
         Answered,
         forward::{self, Passed},
     },
-    astray, body, components, consumption, discovery, errors,
-    gate::policies::SMALL_BYTES,
-    health,
+    astray,
+    body::{self, Holding, Measured},
+    components, consumption, conversion, debug, discovery, errors,
+    gate::{flows::Flow, policies::SMALL_BYTES},
+    gzip, health,
     impersonation::impersonate,
+    metrics::{self, Became, Counted},
     negotiate::{self, Accept, Accepted, Encoding, Form, Offered},
     offload::{self, Finish, GivenUp, Work},
-    path::RequestInfo,
+    path::{RequestInfo, STREAMS},
     proxy,
     query::{self, Query},
     registry::{self, Call},
-    reply,
+    reply::{self, Fate},
     respond::{self, Answer},
     reviews,
     rows::Row,
     storage, subresources, table, websocket,
     world::World,
+    zpages,
 };
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use identity::User;
 use machinery::{Value, status::Status, time};
 use std::{
+    collections::BTreeSet,
     panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -41,9 +49,7 @@ use std::{
 const IN_FLIGHT_MAX: i64 = 2000;
 /// Groups whose kinds are questions, answered and not stored.
 const REVIEWS: [&str; 2] = ["authentication.k8s.io", "authorization.k8s.io"];
-/// Subresources that lead to a kubelet or a workload.
-const STREAMS: [&str; 5] = ["log", "exec", "attach", "portforward", "proxy"];
-/// A client may ask for a shorter deadline than the server's, but for at least this much.
+/// Within less than this nothing is answered, as the original's clock is read some times before it looks for anything.
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
 /// Answers a request, whatever it is.
@@ -51,34 +57,64 @@ pub(crate) async fn handle(server: &ApiServer, request: Request<Body>) -> Respon
     let started = Instant::now();
     let uri = request.uri().clone();
     if !query::is_escaped_well(uri.path()) {
-        return reply::plain_bad_request();
+        return reply::plain_bad_request("");
     }
     let query = Query::parse(uri.query().unwrap_or_default());
     let info = RequestInfo::parse(request.method(), uri.path(), &query);
-    let _ongoing = server.world().metrics().begin(&info);
+    if info.is_cut {
+        return reply::no_request_info(&uri);
+    }
     let row = if info.is_resource { server.row(&info.group, &info.version, &info.resource) } else { None };
-    let (verb, subresource) = (info.verb, info.subresource.clone());
-    let mut accepted = Accepted::default();
+    let (verb, counted) = (info.verb, Counted::of(&info, row.as_ref(), &query, request.headers()));
+    let metrics = server.world().metrics();
+    let last = info.is_long_running().then(|| metrics.last(row.as_ref(), counted.clone()));
+    let _ongoing = last.is_none().then(|| metrics.begin(&info));
+    let (mut accepted, mut flow) = (Accepted::default(), None);
     let (parts, body) = request.into_parts();
     // What nobody has read to its end when the answer is there is still here.
     let mut body = Some(body);
-    let answered = AssertUnwindSafe(stages(server, parts, &mut body, &query, info, row.as_ref(), &mut accepted));
+    let answered = AssertUnwindSafe(stages(server, parts, &mut body, &query, info, row.as_ref(), (&mut accepted, &mut flow)));
     let result = answered.catch_unwind().await.unwrap_or_else(|panic| {
         let why = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
         tracing::error!(path = %uri.path(), why, "a request panicked");
         Err(Status::internal(format!("This request caused apiserver to panic. Look in the logs for details: {why}")))
     });
     let mut response = result.unwrap_or_else(|status| respond::status(&status, accepted));
-    // Whoever answers says otherwise, or this is what is said.
-    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+    // Whoever answers says otherwise, or this is what is said; a connection that speaks otherwise from here on is no answer to keep.
+    if !reply::is_bare(&response) {
+        response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+        flow.into_iter().for_each(|flow: Flow| flow.tell(response.headers_mut()));
+    }
     if let Some(rest) = body {
         body::drain(rest);
     }
-    server.world().metrics().end(row.as_ref(), verb, subresource, response.status().as_u16(), started.elapsed());
-    response
+    if server.verbosity().of_requests() {
+        // Whoever asks for it wants to see it, whatever else is shown.
+        tracing::warn!(verb, uri = %uri, latency = ?started.elapsed(), resp = response.status().as_u16(), "HTTP");
+    }
+    let fate = response.extensions().get::<Fate>().copied();
+    if fate != Some(Fate::Unheard) {
+        let bytes = response.body().size_hint().exact().filter(|_| counted.is_read() && last.is_none());
+        let (code, is_ended) = (response.status().as_u16(), fate == Some(Fate::Ended));
+        let is_deprecated = row.as_ref().is_some_and(|row| deprecation(row).is_some());
+        metrics.end(row.as_ref(), counted.clone(), Became { code, took: started.elapsed(), bytes, is_ended, is_deprecated });
+    }
+    match last {
+        Some(last) => response.map(|body| Holding::new(body, last).boxed_unsync()),
+        None => measured(server, row, counted, response),
+    }
 }
 
-/// The stages. `accepted` is told before anything can fail in the client's own language.
+/// What is written as it is made is measured when it has been sent.
+fn measured(server: &ApiServer, row: Option<Arc<Row>>, counted: Counted, response: Response<Body>) -> Response<Body> {
+    if !counted.is_read() || response.body().size_hint().exact().is_some() {
+        return response;
+    }
+    let (server, code) = (server.clone(), response.status().as_u16());
+    response.map(|body| Measured::new(body, move |bytes| server.world().metrics().sized(row.as_ref(), counted, code, bytes)).boxed_unsync())
+}
+
+/// The stages. `accepted` is told before anything can fail in the client's own language, `flow` as soon as it is known who asks.
 async fn stages(
     server: &ApiServer,
     mut parts: Parts,
@@ -86,57 +122,86 @@ async fn stages(
     query: &Query<'_>,
     info: RequestInfo,
     row: Option<&Arc<Row>>,
-    accepted: &mut Accepted,
+    (accepted, flow): (&mut Accepted, &mut Option<Flow>),
 ) -> Result<Response<Body>, Status> {
     let now = SystemTime::now();
     let offered_token = websocket::take_token(&mut parts.headers);
     // The header is read once, whoever moves the rest of the request.
     let header = parts.headers.get(header::ACCEPT).cloned();
     let accept = Accept::of(header.as_ref());
-    *accepted = accept.accepted(Offered::default()).unwrap_or_default();
+    *accepted = accept.told();
     accepted.pretty |= pretty(query, header_text(&parts.headers, header::USER_AGENT));
-    let asking = access::authenticate(server.world(), &parts, offered_token.as_deref(), now).await?;
-    let user = impersonate(server.world(), asking.user, &info, &parts.headers).and_then(|user| access::authorize(server.world(), &user, &info).map(|()| user));
-    let user = match user {
-        Ok(user) => user,
-        Err(status) => return refused(status, *accepted, asking.warning.map(str::to_owned).into_iter().collect()),
-    };
     let lasts = info.is_long_running();
-    if !lasts && server.world().metrics().in_flight() + server.given_up().count() > IN_FLIGHT_MAX {
-        return Err(Status::too_many_requests("Too many requests, please try again later.", 1));
+    let limit = if lasts { server.config().request_timeout } else { deadline(server, query)? };
+    let (counts, begun) = (server.world().metrics().stages(), Instant::now());
+    let asking = access::authenticate(server.world(), &parts, offered_token.as_deref(), now).await;
+    counts.authenticated(asking.as_ref().ok().map(|asking| asking.user.name.as_str()), begun.elapsed());
+    let asking = match asking {
+        Ok(asking) => asking,
+        Err(status) => return Ok(reply::fated(Fate::Unheard, respond::status(&status, *accepted))),
+    };
+    let user = impersonate(server.world(), asking.user, &info, &parts.headers);
+    // What lasts is of no flow, but for a watch, which begins like any other question.
+    if let Ok(user) = &user
+        && (!lasts && info.verb != "proxy" || info.verb == "watch")
+    {
+        *flow = server.world().gate().flows.of(user, &info);
     }
-    let cx = Arc::new(Context::new(user, info, header_text(&parts.headers, header::USER_AGENT).to_owned(), now));
+    let allowed = |user: Arc<User>| {
+        let begun = Instant::now();
+        let allowed = access::authorize(server.world(), &user, &info);
+        counts.authorized(allowed.is_ok(), begun.elapsed());
+        allowed.map(|()| user)
+    };
+    let user = match user.and_then(allowed) {
+        Ok(user) => user,
+        Err(status) => return Ok(denied(&status, *accepted, asking.warning)),
+    };
+    if !lasts && server.world().metrics().in_flight() + server.given_up().count() > IN_FLIGHT_MAX {
+        let status = Status::too_many_requests("Too many requests, please try again later.", 1);
+        return Ok(reply::fated(Fate::Ended, respond::status(&status, *accepted)));
+    }
+    let cx = Arc::new(Context::new(user, info, user_agent(&parts.headers), now).within(limit));
     asking.warning.into_iter().for_each(|warning| cx.warn(warning));
-    let limit = deadline(server, query)?;
     let until = (!lasts).then(|| tokio::time::Instant::now() + limit);
     let work = async {
         match server.aggregation().of(&cx.info) {
             Some(remote) => Ok(forward::answer(server.world(), &remote, Passed::new(&cx, parts, until), body).await),
-            None => dispatch(server, &cx, parts, body, query, row, (&accept, accepted)).await,
+            None => dispatch(server, &cx, parts, body, query, row, (&accept, *accepted)).await,
         }
     };
     let result = match lasts {
         true => work.await,
+        // What is over before it has begun is not begun.
+        false if limit < TIMEOUT_MIN => return Ok(reply::timed_out()),
         false => match tokio::time::timeout(limit, work).await {
             Ok(result) => result,
-            Err(_) => Err(Status::timeout("Timeout: request did not complete within the allotted timeout")),
+            Err(_) => return Ok(reply::timed_out()),
         },
     };
-    result.or_else(|status| refused(status, *accepted, cx.take_warnings()))
+    let mut response = result.unwrap_or_else(|status| respond::status(&status, *accepted));
+    // A refusal carries the warnings that came before it; who answers without looking at them leaves them to be told here.
+    if !reply::is_bare(&response) {
+        reply::warn(&mut response, cx.take_warnings());
+    }
+    Ok(response)
 }
 
-/// A refusal carries the warnings that came before it.
-fn refused(status: Status, accepted: Accepted, warnings: Vec<String>) -> Result<Response<Body>, Status> {
-    if warnings.is_empty() {
-        return Err(status);
-    }
-    let mut response = respond::status(&status, accepted);
-    reply::finish(&mut response, &HeaderMap::new(), warnings);
-    Ok(response)
+/// Who may not do it, or be whom he says, is told with the header that keeps browsers from taking a name in it for a page.
+fn denied(status: &Status, accepted: Accepted, warning: Option<&str>) -> Response<Body> {
+    let mut response = respond::status(status, accepted);
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    reply::warn(&mut response, warning.map(str::to_owned).into_iter().collect());
+    reply::fated(Fate::Unheard, response)
 }
 
 fn header_text(headers: &HeaderMap, name: header::HeaderName) -> &str {
     headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
+}
+
+/// What a client says that it is, in whatever letters: who writes is known by it.
+fn user_agent(headers: &HeaderMap) -> String {
+    String::from_utf8_lossy(headers.get(header::USER_AGENT).map_or(&[][..], |agent| agent.as_bytes())).into_owned()
 }
 
 /// The deadline: the server's, or a shorter one of `timeout=`.
@@ -147,7 +212,7 @@ fn deadline(server: &ApiServer, query: &Query<'_>) -> Result<Duration, Status> {
         text => match time::parse_go_duration(text) {
             // A time that is over is as good as none, as upstream has it.
             Ok(wanted) if wanted <= 0 => Ok(limit),
-            Ok(wanted) => Ok(Duration::from_nanos(wanted.unsigned_abs()).clamp(TIMEOUT_MIN, limit)),
+            Ok(wanted) => Ok(Duration::from_nanos(wanted.unsigned_abs()).min(limit)),
             Err(why) => Err(Status::bad_request(format!("invalid timeout specified in the request URL - {why}"))),
         },
     }
@@ -160,46 +225,71 @@ async fn dispatch(
     body: &mut Option<Body>,
     query: &Query<'_>,
     row: Option<&Arc<Row>>,
-    (accept, accepted): (&Accept<'_>, &mut Accepted),
+    (accept, accepted): (&Accept<'_>, Accepted),
 ) -> Result<Response<Body>, Status> {
     if !cx.info.is_resource {
-        return other_path(server, cx, parts, *accepted).await;
+        if let Some(response) = debug::answer(server, cx, &parts, body).await? {
+            return Ok(response);
+        }
+        return other_path(server, cx, parts, accepted).await;
     }
     if cx.info.is_odd {
         return astray::no_route(server, &cx.info, row);
     }
     let unserved = row.is_none_or(|row| row.custom.is_some() && !is_scoped(row, &cx.info));
     let Some(row) = row.filter(|_| !unserved) else { return astray::nowhere(server, &cx.info.path) };
-    if row.custom.is_none() && (cx.info.verb == "proxy" || !has_path(row, &cx.info)) {
+    // Who cannot ask the definition's webhook serves nothing of it, in whatever version.
+    if row.custom.as_ref().and_then(|custom| custom.family.webhook.as_ref()).is_some_and(|webhook| !webhook.is_usable()) {
+        return Err(Status::internal(conversion::UNUSABLE));
+    }
+    // What follows a part is the part's own to read, or no path.
+    let follows = cx.info.subresource != "proxy" && !cx.info.tail.trim_matches('/').is_empty();
+    if row.custom.is_none() && (cx.info.verb == "proxy" || follows || !has_path(row, &cx.info)) {
         return Err(Status::no_such_path());
     }
     if row.custom.is_none() && STREAMS.contains(&cx.info.subresource.as_str()) {
+        if parts.method == http::Method::HEAD && cx.info.subresource != "proxy" && row.resource.subresource(&cx.info.subresource).is_some() {
+            return Err(Status::method_not_allowed());
+        }
+        if cx.info.subresource == "log" && parts.method == http::Method::GET {
+            accept.produces(&[&["text/plain"][..], &negotiate::ALL].concat())?;
+            accept.streamed()?;
+        }
         astray::check_name(&cx.info)?;
+        registry::placed(row, &cx.info.namespace)?;
         return proxy::handle(server.world(), cx, Request::from_parts(parts, body.take().unwrap_or_else(crate::empty))).await;
     }
     let reads = matches!(cx.info.verb, "get" | "list" | "watch");
-    let forms = reads && matches!(cx.info.subresource.as_str(), "" | "status" | "scale");
-    // What is answered and not stored has neither rows nor metadata to show.
+    let forms = match cx.info.subresource.as_str() {
+        "" => reads,
+        "scale" => true,
+        // Of definitions and of APIServices upstream's storage of the status makes no rows.
+        "status" => !matches!(cx.info.group.as_str(), "apiextensions.k8s.io" | "apiregistration.k8s.io"),
+        _ => false,
+    };
+    // What is answered and not stored has no rows to show.
     let stored = cx.info.subresource.is_empty() && !REVIEWS.contains(&cx.info.group.as_str());
+    if row.custom.is_none() && !cx.info.subresource.is_empty() && row.resource.subresource(&cx.info.subresource).is_none() {
+        return Err(Status::no_such_path());
+    }
     // What tells of the server itself is to be had by HEAD, and custom resources, which upstream routes by themselves.
     let bodiless = parts.method == http::Method::HEAD;
-    if bodiless && row.custom.is_none() {
+    if row.custom.is_none() && (bodiless || cx.info.verb == "watch" && parts.method != http::Method::GET) {
         return Err(Status::method_not_allowed());
     }
-    let deprecation = row.custom.as_ref().and_then(|custom| custom.deprecation.as_deref());
-    let is_there = row.custom.is_some() || cx.info.subresource.is_empty() || row.resource.subresource(&cx.info.subresource).is_some();
-    if let Some(warning) = deprecation.or_else(|| deprecated(&row.resource.kind)).filter(|_| is_there) {
+    // Where no route leads nobody asks what is accepted, and nothing is told of the kind. A list is where a watch is asked for.
+    let leads = row.custom.is_some() || cx.info.verb == "watch" && row.resource.has_verb("list") || is_served(row, &cx.info);
+    if !leads {
+        return Err(Status::method_not_allowed());
+    }
+    if let Some(warning) = deprecation(row) {
         cx.warn(warning);
     }
     check_route(row, &cx.info, &parts.headers)?;
     let streams = matches!(cx.info.verb, "list" | "watch");
-    let mut served = accept.accepted(Offered { forms: forms || stored, streams, protobuf: row.has_messages() })?;
+    let mut served = accept.accepted(Offered { forms: forms || stored, metadata: true, streams, protobuf: row.has_messages() })?;
     served.pretty |= pretty(query, &cx.user_agent);
-    served.gzip = negotiate::takes_gzip(&parts.headers);
-    // Of custom resources there are no messages, but errors are told in them.
-    if row.custom.is_none() {
-        *accepted = served;
-    }
+    served.gzip = negotiate::names_gzip(&parts.headers);
     astray::check_name(&cx.info)?;
     let socket = (cx.info.verb == "watch" && websocket::wanted(&parts.headers)).then(|| parts.headers.clone());
     let asked = Asked {
@@ -239,17 +329,17 @@ impl Asked {
         let query = Query::parse(&self.query);
         let call = Call { world: &self.world, cx: &self.cx, row: &self.row, query: &query, headers: &self.headers, accepted: self.accepted };
         let answer = resource(&call, body).await?;
-        let tells = match self.cx.info.verb {
-            "get" | "list" => true,
-            "create" | "update" | "patch" => matches!(answer, Answer::Stored(..) | Answer::Object(..)),
+        let tells = match (self.cx.info.verb, &answer) {
+            ("get" | "list" | "deletecollection", _) => true,
+            ("create" | "update" | "patch" | "delete", Answer::Stored(..) | Answer::Object(..)) => true,
+            ("create" | "update" | "patch", Answer::Other(_, value)) => respond::has_metadata(value),
             _ => false,
         };
         if tells
             && matches!(self.accepted.form, Form::Partial(_))
-            && let Err(status) = check_number(&self.row, self.cx.info.verb == "list", self.accepted.many)
+            && let Err(status) = check_number(&self.row, &self.cx.info, self.accepted.many)
         {
-            // What cannot be put into a form is said as JSON, whatever is accepted.
-            return refused(status, Accepted { encoding: Encoding::Json, ..self.accepted }, self.cx.take_warnings());
+            return Err(status);
         }
         let include = table::Include::of_form(self.accepted.form, &query)?;
         let mut response = respond::answer(&self.row, &self.cx, self.accepted, include, answer);
@@ -278,6 +368,8 @@ impl Asked {
         }
         let body = body::read(body).await?;
         let resource = &self.row.resource;
+        let verb = if self.cx.info.verb == "deletecollection" { "delete" } else { self.cx.info.verb };
+        self.world.metrics().stages().body(&resource.group, &resource.resource, verb, body.len());
         let heavy =
             self.is_heavy(body.len()) || self.row.strategy.judges_at_length() || self.world.gate().is_heavy(&resource.resource, self.is_small(&body)).await;
         let (given_up, cx) = (self.given_up.clone(), Arc::clone(&self.cx));
@@ -299,11 +391,13 @@ impl Asked {
             || self.row.is_uncompiled()
             || match info.verb {
                 "list" | "deletecollection" => self.list_is_heavy(),
-                // One that goes on from a revision has no initial state to find.
+                // One that goes on from a revision has no initial state to find; but before it is known of all objects that they can be read, each
+                // is looked at.
                 "watch" => {
                     let query = Query::parse(&self.query);
                     let initial = matches!(query.text("resourceVersion"), "" | "0") || query.flag("sendInitialEvents");
-                    initial && self.list_is_heavy()
+                    let is_settled = self.row.custom.as_ref().is_none_or(|custom| custom.family.is_settled());
+                    (initial || !is_settled) && self.list_is_heavy()
                 }
                 "get" if as_it_lies && self.row.reader().is_none() => false,
                 _ if info.name.is_empty() => false,
@@ -374,11 +468,16 @@ fn may_grow(media: &str, body: &[u8]) -> bool {
 }
 
 /// Metadata is asked for as that of one or of many, as the answer is.
-fn check_number(row: &Row, many: bool, asked_many: bool) -> Result<(), Status> {
+fn check_number(row: &Row, info: &RequestInfo, asked_many: bool) -> Result<(), Status> {
+    let many = matches!(info.verb, "list" | "deletecollection");
+    let is_scale = info.subresource == "scale";
     let kind = if many { &row.list_kind } else { &row.resource.kind.kind };
     let go_type = match (row.custom.is_some(), many) {
+        (true, _) if is_scale => "*v1.Scale".to_owned(),
+        (false, _) if is_scale => "*autoscaling.Scale".to_owned(),
         (true, true) => "*unstructured.UnstructuredList".to_owned(),
         (true, false) => "*unstructured.Unstructured".to_owned(),
+        (false, false) if info.subresource == "token" => "*authentication.TokenRequest".to_owned(),
         (false, _) => format!("*{}.{kind}", registry::package(&row.resource.group)),
     };
     let why = match (asked_many, many) {
@@ -387,10 +486,16 @@ fn check_number(row: &Row, many: bool, asked_many: bool) -> Result<(), Status> {
         _ => return Ok(()),
     };
     // Of an object without a Go type upstream finds out too late that it is none.
-    Err(if row.custom.is_some() && asked_many { Status::new(500, "", "content is not a list") } else { Status::new(406, "NotAcceptable", why) })
+    Err(if row.custom.is_some() && asked_many && !is_scale { Status::new(500, "", "content is not a list") } else { Status::new(406, "NotAcceptable", why) })
 }
 
-/// What the clients of a deprecated kind are told with every answer.
+/// What the clients of what is going away are told with every answer.
+fn deprecation(row: &Row) -> Option<&str> {
+    let custom = row.custom.as_ref().and_then(|custom| custom.deprecation.as_deref());
+    custom.or_else(|| deprecated(&row.resource.kind))
+}
+
+/// Of the server's own kinds.
 fn deprecated(kind: &machinery::gvk::Gvk) -> Option<&'static str> {
     match (kind.group.as_str(), kind.kind.as_str()) {
         ("", "ComponentStatus") => Some("v1 ComponentStatus is deprecated in v1.19+"),
@@ -416,8 +521,12 @@ async fn resource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
         return subresource(call, body).await;
     }
     let custom = call.row.custom.is_some();
-    if !custom && call.row.resource.namespaced && info.namespace.is_empty() && !info.name.is_empty() && !matches!(verb, "list" | "watch") {
+    let is_nowhere = call.row.resource.namespaced && info.namespace.is_empty() && !info.is_blank;
+    if !custom && is_nowhere && !info.name.is_empty() && !matches!(verb, "list" | "watch") {
         return Err(Status::no_such_path());
+    }
+    if verb == "watch" && !call.row.resource.has_verb(verb) && call.row.resource.has_verb("list") {
+        return Err(errors::unsupported(call.row, verb));
     }
     if !call.row.resource.has_verb(verb) || !custom && !is_placed(call.row, info) {
         return Err(Status::method_not_allowed());
@@ -459,7 +568,7 @@ fn is_component(call: &Call<'_>) -> bool {
 /// Whether the path has a name where the verb wants one (what is made has none yet, what is changed has), and a namespace: of
 /// all namespaces at once objects can be listed alone.
 fn is_placed(row: &Row, info: &RequestInfo) -> bool {
-    if row.resource.namespaced && info.namespace.is_empty() && !matches!(info.verb, "list" | "watch") {
+    if row.resource.namespaced && info.namespace.is_empty() && !info.is_blank && !matches!(info.verb, "list" | "watch") {
         return false;
     }
     match info.verb {
@@ -472,13 +581,18 @@ fn is_placed(row: &Row, info: &RequestInfo) -> bool {
 /// Whether a path of a kind of the program's own leads to any verb: where none does, upstream has no such path.
 fn has_path(row: &Row, info: &RequestInfo) -> bool {
     let resource = &row.resource;
-    // The name of a list is that of its field selector.
-    let named = !info.name.is_empty() && !matches!(info.verb, "list" | "watch");
+    // The name of a list is that of its field selector; that of a watch of old stands in its path.
+    let named = !info.name.is_empty() && (info.is_of_old || !matches!(info.verb, "list" | "watch"));
     let any = |verbs: &[&str]| verbs.iter().any(|verb| resource.has_verb(verb));
     match resource.namespaced {
-        true if info.namespace.is_empty() => !named && info.subresource.is_empty() && resource.has_verb("list"),
-        false if !info.namespace.is_empty() && resource.resource != "namespaces" => false,
-        _ if !info.subresource.is_empty() => true,
+        true if info.namespace.is_empty() && !info.is_blank => {
+            let verb = if info.is_of_old { "watch" } else { "list" };
+            !named && info.subresource.is_empty() && resource.has_verb(verb)
+        }
+        false if (!info.namespace.is_empty() || info.is_blank) && resource.resource != "namespaces" => false,
+        _ if info.is_of_old && info.verb == "watch" && !resource.has_verb("watch") => false,
+        // Of old an object was watched, and no part of it.
+        _ if !info.subresource.is_empty() => !info.is_of_old || info.verb != "watch",
         _ if named => any(&["get", "update", "patch", "delete"]),
         _ => any(&["list", "create", "deletecollection"]),
     }
@@ -505,6 +619,9 @@ async fn subresource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     };
     if !known.verbs.iter().any(|v| v == info.verb) {
         return Err(if call.row.custom.is_some() { errors::unsupported(call.row, info.verb) } else { Status::method_not_allowed() });
+    }
+    if info.verb == "create" {
+        registry::placed(call.row, call.namespace())?;
     }
     match (info.subresource.as_str(), info.verb) {
         ("scale", "get") => subresources::scale_get(call).await,
@@ -561,6 +678,9 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
         return Ok(response);
     }
     let rows = server.rows();
+    if let Some(response) = zpages::answer(path, &rows, server.config(), server.world().metrics().started(), accept, accepted) {
+        return Ok(response);
+    }
     if info.verb != "get" && discovery::is_routed(&rows, path) {
         return Err(Status::method_not_allowed());
     }
@@ -568,10 +688,12 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
     if path.contains("//") {
         return astray::nowhere(server, path);
     }
-    if let Some(response) = server.aggregation().aggregated(&rows, path, headers, accept) {
+    if path != discovery::GROUPS_BESIDE
+        && let Some(response) = server.aggregation().aggregated(&rows, path, headers, accept)
+    {
         return Ok(response);
     }
-    let elsewhere = server.aggregation().plain(&rows, path, accept).map(|value| Ok(discovery::Found::Plain(value)));
+    let elsewhere = server.aggregation().plain(&rows, path, accept).map(|value| discovery::plain(accept, value));
     if let Some(found) = elsewhere.or_else(|| discovery::answer(&rows, path, headers, accept, &server.world().address())) {
         return Ok(match found? {
             discovery::Found::Plain(value) => {
@@ -592,17 +714,40 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
             accept.produces(&[negotiate::JSON])?;
             json_as(info, &machinery::resources::version())
         }
-        "/" | "/index.html" => json(&serde_json::json!({ "paths": discovery::paths(&rows) })),
+        "/" | "/index.html" => {
+            let all: BTreeSet<String> = discovery::paths(&rows).into_iter().chain(server.aggregation().paths()).collect();
+            json(&serde_json::json!({ "paths": all }))
+        }
+        "/metrics" | "/metrics/slis" if cx.info.verb == "delete" => {
+            server.world().metrics().reset();
+            let mut response = reply::respond(StatusCode::OK, negotiate::JSON, "metrics reset\n");
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            Ok(response)
+        }
         "/metrics" | "/metrics/slis" => {
             let world = server.world();
             let text = if path == "/metrics" { world.render_metrics(server.given_up().count()) } else { world.metrics().checks() };
-            let mut response = reply::respond(StatusCode::OK, negotiate::JSON, text);
-            let media = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-            response.headers_mut().insert(header::CONTENT_TYPE, media);
-            reply::finish(&mut response, headers, Vec::new());
+            let text = metrics::only(text, query);
+            // Whoever scrapes has it packed, however little it is.
+            let packed = negotiate::takes_gzip(headers).then(|| gzip::whole(text.as_bytes())).and_then(Result::ok);
+            let is_packed = packed.is_some();
+            let mut response = reply::respond(StatusCode::OK, negotiate::JSON, packed.unwrap_or_else(|| text.into_bytes()));
+            let media = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8; escaping=underscores");
+            let out = response.headers_mut();
+            out.insert(header::CONTENT_TYPE, media);
+            // Who scrapes sees by it that counters have begun anew.
+            let began = world.metrics().started().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            out.insert("process-start-time-unix", began.as_secs().into());
+            if is_packed {
+                out.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            }
             Ok(response)
         }
-        "/.well-known/openid-configuration" | "/.well-known/openid-configuration/" => json(&server.identity().tokens.openid_configuration()).map(kept_an_hour),
+        "/.well-known/openid-configuration" | "/.well-known/openid-configuration/" => {
+            accept.produces(&[negotiate::JSON])?;
+            let text = machinery::json::encode(&server.identity().tokens.openid_configuration(&server.world().address()));
+            Ok(kept_an_hour(reply::respond(StatusCode::OK, negotiate::JSON, text)))
+        }
         "/openid/v1/jwks" | "/openid/v1/jwks/" => {
             accept.produces(&["application/jwk-set+json"])?;
             let mut response = json(&server.identity().tokens.jwks())?;

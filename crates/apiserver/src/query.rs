@@ -1,7 +1,7 @@
 //! Query strings: parsed once, without copies where nothing is encoded; and the options that they carry, with upstream's
 //! wording where they are wrong.
 
-use machinery::{quote::Quoted, status::Status};
+use machinery::{numerals, status::Status};
 use std::borrow::Cow;
 
 /// A parsed query.
@@ -49,16 +49,7 @@ impl<'a> Query<'a> {
 
     /// A number; 400 in the words of Go's `strconv` otherwise.
     pub fn int(&self, key: &str) -> Result<Option<i64>, Status> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(text) => match text.parse::<i64>() {
-                Ok(n) => Ok(Some(n)),
-                Err(e) if matches!(e.kind(), std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow) => {
-                    Err(Status::bad_request(format!("strconv.ParseInt: parsing {}: value out of range", Quoted(text))))
-                }
-                Err(_) => Err(Status::bad_request(format!("strconv.ParseInt: parsing {}: invalid syntax", Quoted(text)))),
-            },
-        }
+        self.get(key).map(|text| numerals::whole("ParseInt", text).map_err(Status::bad_request)).transpose()
     }
 
     /// Whether there are no parameters.
@@ -83,11 +74,20 @@ pub fn percent_decode(text: &str) -> Cow<'_, str> {
     if text.contains('%') { decode(text, false) } else { Cow::Borrowed(text) }
 }
 
+/// The same, byte for byte: not all that is escaped is text.
+pub(crate) fn percent_bytes(text: &str) -> Vec<u8> {
+    bytes(text, false)
+}
+
 fn form_decode(text: &str) -> Cow<'_, str> {
     if text.contains(['%', '+']) { decode(text, true) } else { Cow::Borrowed(text) }
 }
 
 fn decode(text: &str, plus: bool) -> Cow<'_, str> {
+    Cow::Owned(String::from_utf8(bytes(text, plus)).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
+}
+
+fn bytes(text: &str, plus: bool) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
@@ -104,7 +104,7 @@ fn decode(text: &str, plus: bool) -> Cow<'_, str> {
         }
         at += 1;
     }
-    Cow::Owned(String::from_utf8(out).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
+    out
 }
 
 #[cfg(test)]

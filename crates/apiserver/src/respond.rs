@@ -53,6 +53,9 @@ pub(crate) fn answer(row: &Arc<Row>, cx: &Context, accepted: Accepted, include: 
         (Answer::Other(code, value), Form::Table(version)) if value["kind"] == "Scale" => {
             from_json(code, accepted, table::scale(row, &value, version, include, cx.now))
         }
+        (Answer::Other(code, value), Form::Partial(version)) if has_metadata(&value) => {
+            encoded(code, accepted, table::partial_type(), &table::partial(&value, version))
+        }
         (Answer::Other(code, value), _) => {
             let ty = storage::type_of(&value);
             encoded(code, accepted, ty, &value)
@@ -67,11 +70,20 @@ pub(crate) fn answer(row: &Arc<Row>, cx: &Context, accepted: Accepted, include: 
             (Encoding::Protobuf, Some(ty)) => respond(code, negotiate::PROTOBUF, proto::encode_spelled(ty, &value, &cx.texts())),
             (_, ty) => encoded(code, accepted, ty, &value),
         },
+        // As long as no list is of such letters, none of its objects is made a tree for it.
+        (Answer::List(list), _) if accepted.encoding == Encoding::Yaml && !list.entries.iter().all(|entry| is_readable_json(&entry.json)) => {
+            status(&unreadable(), accepted)
+        }
         (Answer::List(list), _) => listing::stored(row, asked, list),
         (Answer::Computed(values), _) => listing::computed(row, asked, values),
         (Answer::Stored(code, entry), _) => special(row, asked, code, &storage::value(row, &entry)),
         (Answer::Object(code, value), _) => special(row, asked, code, &value),
     }
+}
+
+/// Whether what is answered and not stored has metadata to show.
+pub(crate) fn has_metadata(value: &Value) -> bool {
+    value["kind"] == "Scale" || value["kind"] == "TokenRequest"
 }
 
 /// One object as a table or by its metadata.
@@ -96,9 +108,41 @@ fn version_of(form: Form) -> &'static str {
 /// Encodes a tree; protobuf needs its type and falls back to JSON for what has none on the wire.
 pub(crate) fn encoded(code: StatusCode, accepted: Accepted, ty: Option<TypeRef<'_>>, value: &Value) -> Response<Body> {
     match (accepted.encoding, ty) {
-        (Encoding::Yaml, _) => listing::answer(code, accepted, Box::new(Yaml::of(value))),
+        (Encoding::Yaml, _) => yaml(code, accepted, value),
         (Encoding::Protobuf, Some(ty)) => respond(code, negotiate::PROTOBUF, proto::encode(ty, value)),
         _ => from_json(code, accepted, machinery::json::encode_as(ty, value)),
+    }
+}
+
+/// Encodes a tree as YAML. Upstream reads its JSON as YAML for it, where some letters may not stand that JSON does not escape.
+fn yaml(code: StatusCode, accepted: Accepted, value: &Value) -> Response<Body> {
+    match is_readable(value) {
+        true => listing::answer(code, accepted, Box::new(Yaml::of(value))),
+        false => status(&unreadable(), accepted),
+    }
+}
+
+fn unreadable() -> Status {
+    Status::new(500, "", "yaml: control characters are not allowed")
+}
+
+/// Whether go-yaml would read it as it lies in the store.
+fn is_readable_json(json: &[u8]) -> bool {
+    std::str::from_utf8(json).is_ok_and(is_text)
+}
+
+/// Whether there is none of the letters that stand in JSON as they are and in no YAML.
+fn is_text(text: &str) -> bool {
+    !text.contains(|letter: char| matches!(letter, '\u{7f}'..='\u{84}' | '\u{86}'..='\u{9f}' | '\u{fffe}' | '\u{ffff}'))
+}
+
+/// Whether go-yaml would read all of its texts.
+fn is_readable(value: &Value) -> bool {
+    match value {
+        Value::String(text) => is_text(text),
+        Value::Array(items) => items.iter().all(is_readable),
+        Value::Object(fields) => fields.iter().all(|(name, value)| is_text(name) && is_readable(value)),
+        _ => true,
     }
 }
 
@@ -114,7 +158,7 @@ pub(crate) fn said(accepted: Accepted, ty: Option<TypeRef<'_>>, value: &Value) -
 pub(crate) fn from_json(code: StatusCode, accepted: Accepted, mut compact: Vec<u8>) -> Response<Body> {
     if accepted.encoding == Encoding::Yaml {
         let value: Value = machinery::json::read(&compact).unwrap_or_default();
-        return listing::answer(code, accepted, Box::new(Yaml::of(&value)));
+        return yaml(code, accepted, &value);
     }
     if accepted.pretty {
         return listing::answer(code, accepted, Box::new(Indented::of(compact)));
@@ -125,13 +169,31 @@ pub(crate) fn from_json(code: StatusCode, accepted: Accepted, mut compact: Vec<u
 
 /// An error as a response; the only place where one becomes such.
 pub(crate) fn status(status: &Status, accepted: Accepted) -> Response<Body> {
-    // No error has another form: whoever asked for one reads JSON.
-    let accepted = if accepted.form == Form::Object { accepted } else { Accepted { encoding: Encoding::Json, ..accepted } };
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let value = status.to_value();
-    let mut response = encoded(code, accepted, storage::type_of(&value), &value);
+    let ty = storage::type_of(&value);
+    let mut response = match accepted.raw {
+        true => respond(code, negotiate::JSON, json::indented(&json::encode_as(ty, &value))),
+        false => encoded(code, accepted, ty, &value),
+    };
     if let Some(seconds) = value["details"]["retryAfterSeconds"].as_i64() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_go_yaml_does_not_read_is_no_yaml() {
+        assert!(is_readable(&json!({"a": ["\u{85}\u{a0}\u{1f600}\n\t\u{1}", 1, null]})), "JSON escapes what stands before a space");
+        for value in [json!("a\u{7f}"), json!({"a": {"b": ["\u{9f}"]}}), json!({"\u{ffff}": 1})] {
+            assert!(!is_readable(&value), "{value}");
+        }
+        let told = yaml(StatusCode::OK, Accepted { encoding: Encoding::Yaml, ..Accepted::default() }, &json!({"a": "\u{80}"}));
+        assert_eq!(told.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
 }

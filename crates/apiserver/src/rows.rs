@@ -22,7 +22,7 @@ use std::{
     collections::HashMap,
     fmt,
     ops::Deref,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicU64},
 };
 use store::{Bucket, FieldsOf, Store};
 
@@ -63,16 +63,18 @@ enum Arena {
 }
 
 /// By what a resource is counted and told of; it outlives the rows of a definition that changes.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Labels {
     pub(crate) group: String,
     pub(crate) version: String,
     pub(crate) resource: String,
+    /// Events that watches of it were sent.
+    pub(crate) watched: AtomicU64,
 }
 
 impl Labels {
     fn of(resource: &Resource) -> Arc<Labels> {
-        Arc::new(Labels { group: resource.group.clone(), version: resource.version.clone(), resource: resource.resource.clone() })
+        Arc::new(Labels { group: resource.group.clone(), version: resource.version.clone(), resource: resource.resource.clone(), watched: AtomicU64::new(0) })
     }
 }
 
@@ -252,6 +254,16 @@ impl Row {
         matches!(self.arena, Arena::Builtin(..))
     }
 
+    /// Whether a definition of this name has made it.
+    fn is_of(&self, definition: &str) -> bool {
+        self.custom.as_ref().is_some_and(|custom| custom.family.definition == definition)
+    }
+
+    /// Whether it holds Events, in either of their groups.
+    pub(crate) fn holds_events(&self) -> bool {
+        matches!((self.resource.group.as_str(), self.resource.resource.as_str()), ("" | "events.k8s.io", "events"))
+    }
+
     /// Who reads what lies in another version, where a webhook converts.
     pub(crate) fn reader(&self) -> Option<&Arc<Reader>> {
         self.reader.as_ref()
@@ -295,6 +307,10 @@ pub struct Rows {
     /// In discovery order.
     groups: Vec<Arc<Group>>,
     index: HashMap<String, Arc<Row>>,
+    /// The rows as they were last of versions that definitions serve no more, see [`Rows::past`].
+    past: Vec<Arc<Row>>,
+    /// The rows that are served and stand in no group, see [`Rows::untold`].
+    untold: Vec<Arc<Row>>,
     aggregated: OnceLock<Aggregated>,
     openapi: Documents,
 }
@@ -321,9 +337,16 @@ impl Rows {
         self.with_definitions(&[(group.to_owned(), definition.to_owned(), rows)])
     }
 
+    /// The table in which a definition of this name has no rows and had none.
+    pub(crate) fn without_definition(&self, group: &str, definition: &str) -> Rows {
+        let mut next = self.with_definition(group, definition, Vec::new());
+        next.past.retain(|row| !row.is_of(definition));
+        next
+    }
+
     /// The table in which these definitions, each with its group, name and rows, have their rows and no others.
     pub(crate) fn with_definitions(&self, definitions: &[(String, String, Vec<Arc<Row>>)]) -> Rows {
-        let mut next = Rows { groups: self.groups.clone(), index: self.index.clone(), ..Rows::default() };
+        let mut next = Rows { groups: self.groups.clone(), index: self.index.clone(), past: self.past.clone(), untold: self.untold.clone(), ..Rows::default() };
         for (group, definition, rows) in definitions {
             next.define(group, definition, rows.clone());
         }
@@ -333,13 +356,16 @@ impl Rows {
     /// Has a definition have these rows, and no others. A version that is built in stays as it is: what is served of it is not for
     /// definitions to add to.
     fn define(&mut self, group: &str, definition: &str, rows: Vec<Arc<Row>>) {
-        let Rows { groups, index, .. } = self;
+        let Rows { groups, index, past, untold, .. } = self;
+        for row in untold.extract_if(.., |row| row.is_of(definition)) {
+            index.remove(&index_key(group, &row.resource.version, &row.resource.resource));
+        }
         let place = groups.iter().position(|known| known.name == group);
-        let of_it = |row: &Row| row.custom.as_ref().is_some_and(|custom| custom.family.definition == definition);
         let mut kept = Vec::new();
         for row in place.into_iter().flat_map(|at| &groups[at].rows) {
-            if of_it(row) {
+            if row.is_of(definition) {
                 index.remove(&index_key(group, &row.resource.version, &row.resource.resource));
+                past.push(Arc::clone(row));
             } else {
                 kept.push(Arc::clone(row));
             }
@@ -349,7 +375,10 @@ impl Rows {
         for row in &added {
             index.insert(index_key(group, &row.resource.version, &row.resource.resource), Arc::clone(row));
         }
-        kept.extend(added);
+        past.retain(|row| !row.is_of(definition) || added.iter().all(|added| added.resource.version != row.resource.version));
+        let (told, waiting): (Vec<_>, Vec<_>) = added.into_iter().partition(|row| row.custom.as_ref().is_none_or(|custom| custom.is_told));
+        untold.extend(waiting);
+        kept.extend(told);
         // A stable sort: what is built in keeps its order.
         kept.sort_by(|a, b| match (a.is_builtin(), b.is_builtin()) {
             (false, false) => by_priority(&a.resource.version, &b.resource.version),
@@ -364,6 +393,18 @@ impl Rows {
                 groups.insert(first.unwrap_or(groups.len()), Arc::new(Group { name: group.to_owned(), rows: kept, ..Group::default() }));
             }
         }
+    }
+
+    /// The rows of versions that their definitions serve no more. They answer nothing and are told of nowhere but in OpenAPI v3: upstream's
+    /// controller of it (`apiextensions-apiserver/pkg/controller/openapiv3`) forgets what a version was with its definition.
+    pub(crate) fn past(&self) -> &[Arc<Row>] {
+        &self.past
+    }
+
+    /// The rows of definitions that are not established and are served all the same: their names are accepted, and they wait for the
+    /// authorities of their webhooks. Upstream's handler of custom resources asks for no more; its controllers of discovery and OpenAPI do.
+    pub(crate) fn untold(&self) -> &[Arc<Row>] {
+        &self.untold
     }
 
     /// The row of a resource.

@@ -10,12 +10,17 @@
 
 use crate::{
     ApiServer, Body, BoxError,
+    body::Holding,
     gather::gather,
     local::{Local, Tasks},
+    malformed, meta, reply,
     turns::turns,
 };
-use dial::guests::{self, Door, Guest, Idle, Place, Places, Told};
-use http::{Request, Response};
+use dial::{
+    guests::{self, Door, Guest, Idle, Place, Places, Told},
+    head,
+};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -48,6 +53,10 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
 /// Connections that are open at once, but no more than half of the descriptors: the others are the store's and the node's.
 const CONNECTIONS_MAX: usize = 16_384;
+/// By what name a request is found again in what is told of it elsewhere, as upstream gives it to each.
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+/// What is left to say may take so long when a connection has ended.
+const FAREWELL_MAX: Duration = Duration::from_secs(5);
 /// How long requests in flight may go on after the end was asked for.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
@@ -160,40 +169,57 @@ fn with_alpn(tls: Arc<rustls::ServerConfig>) -> Arc<rustls::ServerConfig> {
     Arc::new(own)
 }
 
-async fn connection(server: ApiServer, acceptor: TlsAcceptor, (guest, stranger): (Guest, Place), shutdown: CancellationToken) -> Result<(), BoxError> {
+async fn connection(server: ApiServer, acceptor: TlsAcceptor, (mut guest, stranger): (Guest, Place), shutdown: CancellationToken) -> Result<(), BoxError> {
     let address = guest.address().ip();
-    let stream = tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(guest)).await??;
+    let handshake = async move {
+        if guest.speaks_plainly().await? {
+            return Ok(None);
+        }
+        acceptor.accept(guest).await.map(Some)
+    };
+    let shaken = tokio::time::timeout(HANDSHAKE_MAX, handshake).await.map_err(BoxError::from);
+    let stream = match shaken.and_then(|shaken| shaken.map_err(BoxError::from)) {
+        Ok(Some(stream)) => stream,
+        Ok(None) => return Ok(()),
+        Err(error) => {
+            server.world().metrics().stages().handshake_failed();
+            return Err(error);
+        }
+    };
     let peer = stream.get_ref().1.peer_certificates().and_then(PeerCertificate::shown);
-    let client = ClientAddress(address);
+    let gathers = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let (stream, rest) = gather(stream, gathers);
+    let (client, bodies) = (ClientAddress(address), rest.bodies());
     let (idle, leave) = (Idle::new(), CancellationToken::new());
     let (requests, last, stranger) = (idle.clone(), leave.clone(), Mutex::new(Some(stranger)));
     let service = service_fn(move |mut request: Request<Incoming>| {
         drop(stranger.lock().take());
         let (busy, server, last) = (requests.begin(), server.clone(), last.clone());
+        let refused = malformed::refusal(&request);
+        let named = request.headers().get(AUDIT_ID).filter(|id| !id.is_empty()).cloned();
         let two = request.version() == http::Version::HTTP_2;
-        let nobody = two && peer.is_none() && !request.headers().contains_key(http::header::AUTHORIZATION);
+        let alone = head::is_alone(&request);
+        let nobody = two && peer.is_none() && !request.headers().contains_key(header::AUTHORIZATION);
         request.extensions_mut().insert(client);
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());
         }
+        // Before anything more is read.
+        let request = request.map(|body| bodies.begin(body).map_err(|e| Box::new(e) as BoxError).boxed_unsync());
         async move {
-            let request = request.map(|body| body.map_err(|e| Box::new(e) as BoxError).boxed_unsync());
-            let response: Response<Body> = server.handle(request).await;
-            if nobody || two && response.status() == http::StatusCode::UNAUTHORIZED {
+            let response: Response<Body> = match refused {
+                Some(response) => response,
+                None => identified(server.handle(request).await, named),
+            };
+            if nobody || two && response.status() == StatusCode::UNAUTHORIZED {
                 last.cancel();
             }
-            Ok::<_, Infallible>(response.map(|body| {
-                body.map_frame(move |frame| {
-                    let _under_way = &busy;
-                    frame
-                })
-            }))
+            let response = if alone { head::alone(response, crate::empty()) } else { response };
+            Ok::<_, Infallible>(response.map(|body| Holding::new(body, busy)))
         }
     });
     let local = Local::default();
     let builder = builder(&local);
-    let gathers = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let (stream, rest) = gather(stream, gathers);
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let mut tasks = Tasks::default();
     let mut ending = pin!(async {
@@ -223,12 +249,24 @@ async fn connection(server: ApiServer, acceptor: TlsAcceptor, (guest, stranger):
         Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
         _ => Poll::Pending,
     };
-    turns(&Arc::default(), look, settle).await
+    let ended = turns(&Arc::default(), look, settle).await;
+    // What nobody could read is told so, in the words of Go's server; who does not hear it is cut.
+    let _ = tokio::time::timeout(FAREWELL_MAX, rest.end(ended.as_ref().err().and_then(|error| malformed::unread(error, &rest.head())))).await;
+    ended
+}
+
+/// An answer with the name of its request: the one that its sender gave it, or one of its own. Who answers for this server has named it.
+fn identified(mut response: Response<Body>, named: Option<HeaderValue>) -> Response<Body> {
+    if !reply::is_bare(&response) && !response.headers().contains_key(AUDIT_ID) {
+        let id = named.or_else(|| HeaderValue::from_str(&meta::uuid()).ok());
+        response.headers_mut().extend(id.map(|id| (AUDIT_ID, id)));
+    }
+    response
 }
 
 fn builder(local: &Local) -> auto::Builder<Local> {
     let mut builder = auto::Builder::new(local.clone());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(guests::IDLE_MAX).pipeline_flush(true);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(guests::IDLE_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -238,4 +276,20 @@ fn builder(local: &Local) -> auto::Builder<Local> {
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_header_list_size(64 * 1024);
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_bears_the_name_of_its_request() {
+        let id = |response: &Response<Body>| response.headers().get(AUDIT_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
+        let answer = || Response::new(crate::empty());
+        assert_eq!(id(&identified(answer(), Some(HeaderValue::from_static("mine")))).as_deref(), Some("mine"));
+        assert_eq!(id(&identified(answer(), None)).map(|id| id.len()), Some(36));
+        let mut forwarded = answer();
+        forwarded.headers_mut().insert(AUDIT_ID, HeaderValue::from_static("theirs"));
+        assert_eq!(id(&identified(forwarded, None)).as_deref(), Some("theirs"));
+    }
 }

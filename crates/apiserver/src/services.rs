@@ -71,6 +71,15 @@ pub(crate) struct Allocators {
     taken: Mutex<Taken>,
 }
 
+/// How much is taken, and how much is left.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// Addresses, of each of the server's own ranges.
+    pub(crate) ips: Vec<(String, u128, u128)>,
+    /// Ports of nodes.
+    pub(crate) ports: (usize, usize),
+}
+
 /// What one write has taken; given back unless [`Hold::keep`] is called.
 #[derive(Debug)]
 pub(crate) struct Hold<'a> {
@@ -165,6 +174,20 @@ impl Allocators {
         &self.own
     }
 
+    /// How much of them is taken now.
+    pub(crate) fn room(&self) -> Room {
+        let taken = self.taken.lock();
+        let ips = self.own.iter().map(|range| {
+            let count = taken.ips.keys().filter(|ip| range.gives(**ip)).count() as u128;
+            // The first address is the network's, and so is the last of IPv4.
+            let all = range.size().saturating_sub(if range.is_ipv6() { 1 } else { 2 });
+            (range.to_string(), count, all.saturating_sub(count))
+        });
+        let (first, last) = self.ports;
+        let all = usize::from(last.saturating_sub(first)) + 1;
+        Room { ips: ips.collect(), ports: (taken.ports.len(), all.saturating_sub(taken.ports.len())) }
+    }
+
     /// Takes what a stored Service has and is not taken; used at start and to repair. Returns what another has.
     pub(crate) fn adopt(&self, service: &Value) -> Vec<String> {
         let owner = owner(service);
@@ -246,10 +269,15 @@ impl Allocators {
                 self.is_given(ip).map_err(refused)?;
                 continue;
             }
+            let is_given = offer.ranges.iter().any(|range| range.gives(ip));
+            if let Some(why) = objects::unshowable(ip, service).filter(|_| is_given) {
+                return Err(refused(why));
+            }
             self.take_ip(ip, offer, &hold.owner).map_err(|why| refused(why.to_owned()))?;
             hold.ips.push(ip);
         }
         let mut all = wanted.clone();
+        let count = families.len();
         for family in families.into_iter().skip(wanted.len()) {
             if offer.rehearsed {
                 // Upstream does not look for a free one, and shows where the range begins.
@@ -261,6 +289,12 @@ impl Allocators {
             let full = || format!("failed to allocate a serviceIP for Service {}: range is full", Quoted(name));
             let ip = ip.ok_or_else(|| vec![field::Error::internal(&path, full())])?;
             hold.ips.push(ip);
+            if let Some(why) = objects::unshowable(ip, service) {
+                // Upstream has noted which are still to come.
+                let mut noted = wanted;
+                noted.resize(count, String::new());
+                return Err(vec![field::Error::invalid(&path, json!(noted), format!("failed to allocate IP: {why}"))]);
+            }
             all.push(ip.to_string());
         }
         if let Some(first) = all.first() {

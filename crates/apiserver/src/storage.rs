@@ -20,11 +20,11 @@ use machinery::{
     gvk::{self, Gvk},
     json::Texts,
     labels::Selector,
-    proto,
+    numerals, proto,
     schema::{self, TypeRef},
     status::{Details, Status},
 };
-use std::{ops::ControlFlow, sync::Arc};
+use std::{ops::ControlFlow, sync::Arc, time::Duration};
 pub(crate) use store::{Candidates, Demand, Event, Expired, Scope, Snapshot, Watch};
 use store::{CommitError, Draft, Entry, Expect, Store};
 
@@ -53,19 +53,24 @@ pub(crate) fn get(store: &Store, row: &Row, key: &str) -> Option<Arc<Entry>> {
 /// The present entry of a key as the row has it.
 ///
 /// # Errors
-/// A webhook does not convert it.
+/// It is in a version that its definition has no more, or a webhook does not convert it.
 pub(crate) async fn present(store: &Store, row: &Row, key: &str, memory: Memory) -> Result<Option<Arc<Entry>>, Unread> {
     let Some(entry) = get(store, row, key) else { return Ok(None) };
-    let Some(reader) = row.reader() else { return Ok(Some(entry)) };
+    let Some(reader) = row.reader() else {
+        return lost(row, std::iter::once(&entry)).pop().map_or(Ok(Some(entry)), Err);
+    };
     Box::pin(reader.entries(store, vec![entry], memory)).await.map(|mut all| all.pop()).map_err(first)
 }
 
 /// Entries as the row has them: those that lie in another version are converted, where that takes a webhook.
 ///
 /// # Errors
-/// It does not convert all of them.
+/// Some are in a version that their definition has no more, or the webhook does not convert all of them.
 pub(crate) async fn seen(store: &Store, row: &Row, entries: Vec<Arc<Entry>>) -> Result<Vec<Arc<Entry>>, Status> {
-    let Some(reader) = row.reader() else { return Ok(entries) };
+    let Some(reader) = row.reader() else {
+        let lost = lost(row, entries.iter());
+        return if lost.is_empty() { Ok(entries) } else { Err(unlisted(row, &lost)) };
+    };
     Box::pin(reader.entries(store, entries, Memory::Enough)).await.map_err(|unread| unlisted(row, &unread))
 }
 
@@ -86,6 +91,43 @@ pub(crate) async fn heard(store: &Store, row: &Row, event: Arc<Event>, wanted: i
     let new = one(&event.new, true).await?;
     let old = one(&event.old, before || event.new.is_none()).await?;
     Ok(Arc::new(Event { revision: event.revision, new, old, deleted: None }))
+}
+
+/// What upstream's watch cache gives, lists and watches that say no more, waits for the cache to come up. It is made of all objects of a
+/// resource, and does not come up while one of them lies in a version that the definition has no more.
+///
+/// # Errors
+/// 429: there is such an object.
+pub(crate) fn begun(store: &Store, row: &Row) -> Result<(), Status> {
+    let Some(custom) = row.custom.as_ref().filter(|custom| !custom.family.is_settled()) else { return Ok(()) };
+    let Some(snapshot) = snapshot(store, row, None) else { return Ok(()) };
+    // Whoever is refused comes again: no other object is looked at as long as all that were found are there.
+    let known = custom.family.stale();
+    let mut found = lost(row, known.iter().filter_map(|key| snapshot.get(key)));
+    if known.is_empty() || found.len() < known.len() {
+        found = lost(row, snapshot.range(&row.root_key, ""));
+        custom.family.note_stale(found.iter().map(|unread| Arc::clone(&unread.key)).collect());
+    }
+    if found.is_empty() {
+        // What is stored from now on is in a version that the definition has.
+        custom.family.settle();
+        return Ok(());
+    }
+    Err(unready(&unlisted(row, &found), custom.family.unsettled_for()))
+}
+
+/// 429 of what that cache would give, by what keeps it from coming up, and for how long it has: so much later it is to be asked again
+/// (upstream's `calculateRetryAfterForUnreadyCache`).
+fn unready(unlisted: &Status, since: Duration) -> Status {
+    let again_s = (0.06 * since.as_secs_f64()).exp().clamp(1.0, 30.0);
+    Status::too_many_requests(format!("storage is (re)initializing: failed to list <unspecified>: {}", unlisted.message), again_s as i64)
+}
+
+/// Those in a version that their definition has not.
+fn lost<'e>(row: &Row, entries: impl Iterator<Item = &'e Arc<Entry>>) -> Vec<Unread> {
+    let Some(custom) = &row.custom else { return Vec::new() };
+    let old = entries.filter(|entry| !entry.has_shape(custom.shape));
+    old.filter_map(|entry| Some(Unread::new(entry, custom.family.unreadable(entry)?))).take(UNREAD_MAX).collect()
 }
 
 fn first(unread: Vec<Unread>) -> Unread {
@@ -150,10 +192,12 @@ pub(crate) async fn ready_settled(store: &Store, row: &Row, value: Value) -> Res
     Ok(Ready::new(stored))
 }
 
-/// An object as a message in the store leaves it; custom ones are stored as JSON.
+/// An object as a message in the store leaves it; custom ones are stored as JSON, which does not tell `1.0` from `1`.
 pub(crate) fn settled(row: &Row, mut value: Value) -> Value {
     if row.is_builtin() {
         defaulting::settle(row.ty(), &mut value);
+    } else {
+        numerals::reread_all(&mut value);
     }
     value
 }
@@ -336,6 +380,23 @@ fn draft(row: &Row, value: Value, texts: &Texts) -> Draft {
     Draft::spelled(value, Some(row.storage_ty()), fields, texts)
 }
 
+/// Why a write has failed.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// It is certain that nothing was stored.
+    Refused(Status),
+    /// It may be stored all the same.
+    Unknown(Status),
+}
+
+impl From<Failed> for Status {
+    fn from(failed: Failed) -> Status {
+        match failed {
+            Failed::Refused(status) | Failed::Unknown(status) => status,
+        }
+    }
+}
+
 fn unavailable(error: &CommitError) -> Status {
     match error {
         CommitError::Closed => Status::service_unavailable("the server is shutting down"),
@@ -347,11 +408,11 @@ fn unavailable(error: &CommitError) -> Status {
 
 /// Stores a new object; `None` if its key is taken.
 pub(crate) async fn create(store: &Store, row: &Row, key: &str, value: Ready) -> Result<Option<Arc<Entry>>, Status> {
-    put(store, row, key, Expect::Absent, value).await
+    Ok(put(store, row, key, Expect::Absent, value).await?)
 }
 
 /// The same; the entry is as it lies. [`told`] follows.
-pub(crate) async fn place(store: &Store, row: &Row, key: &str, value: Ready) -> Result<Option<Arc<Entry>>, Status> {
+pub(crate) async fn place(store: &Store, row: &Row, key: &str, value: Ready) -> Result<Option<Arc<Entry>>, Failed> {
     commit(store, row, key, Expect::Absent, value).await
 }
 
@@ -364,7 +425,7 @@ pub(crate) async fn told(store: &Store, row: &Row, entry: Arc<Entry>) -> Result<
 
 /// Stores an object's next state; `None` if the present one is another. Free-form values of which nobody has said how they are
 /// spelled are so as they were.
-pub(crate) async fn replace(store: &Store, row: &Row, key: &str, present: &Entry, mut value: Ready) -> Result<Option<Arc<Entry>>, Status> {
+pub(crate) async fn replace(store: &Store, row: &Row, key: &str, present: &Entry, mut value: Ready) -> Result<Option<Arc<Entry>>, Failed> {
     value.texts.extend(texts(row, present));
     put(store, row, key, Expect::Revision(present.revision), value).await
 }
@@ -375,26 +436,44 @@ pub(crate) fn readable(value: &Value) -> Result<(), Status> {
     if machinery::json::is_readable(value) { Ok(()) } else { Err(Status::bad_request("exceeded max depth")) }
 }
 
-async fn put(store: &Store, row: &Row, key: &str, expect: Expect, value: Ready) -> Result<Option<Arc<Entry>>, Status> {
+async fn put(store: &Store, row: &Row, key: &str, expect: Expect, value: Ready) -> Result<Option<Arc<Entry>>, Failed> {
     match commit(store, row, key, expect, value).await? {
-        Some(entry) => told(store, row, entry).await.map(Some),
+        Some(entry) => told(store, row, entry).await.map(Some).map_err(Failed::Unknown),
         None => Ok(None),
     }
 }
 
-async fn commit(store: &Store, row: &Row, key: &str, expect: Expect, Ready { value, texts }: Ready) -> Result<Option<Arc<Entry>>, Status> {
-    match store.put(row.bucket(store), key, expect, draft(row, value, &texts)).await {
+/// Bytes of a request to etcd at most (its default of `max-request-bytes`). What is larger than it takes is no object of a cluster's: it
+/// could not be taken to another one, nor be sent back by who has changed it.
+const REQUEST_BYTES_MAX: usize = 1536 * 1024;
+/// Beside its object a write's request has its key three times (compared, written, read where the comparison fails), and about so much.
+const FRAME_BYTES: usize = 64;
+
+/// Whether etcd would refuse an object for its size. The program's own kinds lie there as messages, others as JSON.
+fn is_too_large(row: &Row, key: &str, json: &[u8]) -> bool {
+    let room = REQUEST_BYTES_MAX.saturating_sub(3 * key.len() + FRAME_BYTES);
+    json.len() > room && (row.custom.is_some() || proto::stored_len(row.storage_ty(), json).is_none_or(|bytes| bytes > room))
+}
+
+async fn commit(store: &Store, row: &Row, key: &str, expect: Expect, Ready { value, texts }: Ready) -> Result<Option<Arc<Entry>>, Failed> {
+    let draft = draft(row, value, &texts);
+    if is_too_large(row, key, draft.json()) {
+        // Upstream passes on what etcd says.
+        return Err(Failed::Refused(Status::new(500, "", "etcdserver: request is too large")));
+    }
+    match store.put(row.bucket(store), key, expect, draft).await {
         Ok(entry) => Ok(Some(entry)),
         Err(CommitError::Conflict) => Ok(None),
-        Err(error) => Err(unavailable(&error)),
+        Err(error @ CommitError::Full) => Err(Failed::Refused(unavailable(&error))),
+        Err(error) => Err(Failed::Unknown(unavailable(&error))),
     }
 }
 
-/// Removes an object; `false` if the present one is another.
-pub(crate) async fn delete(store: &Store, row: &Row, key: &str, present: &Entry) -> Result<bool, Status> {
+/// Removes an object, and tells the revision of that; none if the present one is another.
+pub(crate) async fn delete(store: &Store, row: &Row, key: &str, present: &Entry) -> Result<Option<u64>, Status> {
     match store.delete(row.bucket(store), key, Expect::Revision(present.revision)).await {
-        Ok(_) => Ok(true),
-        Err(CommitError::Conflict) => Ok(false),
+        Ok(last) => Ok(Some(last.revision)),
+        Err(CommitError::Conflict) => Ok(None),
         Err(error) => Err(unavailable(&error)),
     }
 }
@@ -492,5 +571,11 @@ mod tests {
         let told = unavailable(&CommitError::Full);
         assert_eq!((told.code, told.reason.as_str(), told.message.as_str()), (500, "", "etcdserver: mvcc: database space exceeded"));
         assert_eq!(unavailable(&CommitError::Closed).code, 503);
+    }
+
+    #[test]
+    fn what_is_long_not_ready_is_to_be_asked_later() {
+        let again = |seconds: u64| unready(&Status::internal("x"), Duration::from_secs(seconds)).details.map(|details| details.retry_after_seconds);
+        assert_eq!([0, 12, 20, 40, 500].map(again), [1, 2, 3, 11, 30].map(Some));
     }
 }

@@ -35,8 +35,9 @@ impl Include {
             "None" => Ok(Include::None),
             "Object" => Ok(Include::Object),
             other => {
-                let allowed = "must be 'Metadata', 'Object', 'None', or empty";
-                Err(Status::bad_request(format!("Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: {allowed}")))
+                // Go shows a text of a type of its own as JSON.
+                let (shown, allowed) = (String::from_utf8_lossy(&json::encode(&json!(other))).into_owned(), "must be 'Metadata', 'Object', 'None', or empty");
+                Err(Status::bad_request(format!("Unable to convert to Table as requested: includeObject: Invalid value: {shown}: {allowed}")))
             }
         }
     }
@@ -80,7 +81,7 @@ pub(crate) struct Head<'a> {
 /// A table of one object as JSON.
 pub(crate) fn one(row: &Row, object: &Value, told: &Head<'_>, include: Include, now: SystemTime) -> Vec<u8> {
     let mut out = head(row, &String::from_utf8_lossy(&list_metadata(told.metadata)), told.version, told.with_columns).into_bytes();
-    write_row(row, object, told.version, include, now, &mut out);
+    write_row(row, object, told.version, include, now, Among::Alone, &mut out);
     out.extend_from_slice(b"]}");
     out
 }
@@ -94,7 +95,7 @@ pub(crate) fn scale(row: &Row, scale: &Value, version: &str, include: Include, n
     let columns = scale_columns(row);
     let metadata = json!({ "resourceVersion": scale["metadata"]["resourceVersion"] });
     let mut out = frame(&String::from_utf8_lossy(&list_metadata(&metadata)), version, column_text(&columns)).into_bytes();
-    write_cells(&cells, crate::storage::type_of(scale), scale, version, include, &mut out);
+    write_cells(&cells, None, crate::storage::type_of(scale), scale, (version, include), &mut out);
     out.extend_from_slice(b"]}");
     out
 }
@@ -131,19 +132,46 @@ static SCALE_DOCS: LazyLock<(String, String)> = LazyLock::new(|| {
     (desired, available)
 });
 
+/// What an object is among those of its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Among {
+    /// Nothing more than it is alone.
+    Alone,
+    /// The default one, as its name tells.
+    Default,
+}
+
 /// Appends the row of an object.
-pub(crate) fn write_row(row: &Row, object: &Value, version: &str, include: Include, now: SystemTime, out: &mut Vec<u8>) {
-    let cells = if row.resource.columns.is_empty() {
+pub(crate) fn write_row(row: &Row, object: &Value, version: &str, include: Include, now: SystemTime, among: Among, out: &mut Vec<u8>) {
+    let mut cells = if row.resource.columns.is_empty() {
         vec![object["metadata"]["name"].clone(), object["metadata"]["creationTimestamp"].clone()]
     } else {
         row.strategy.row(object, now)
     };
-    write_cells(&Value::Array(cells), row.written_ty(), object, version, include, out);
+    if among == Among::Default
+        && let Some(Value::String(name)) = cells.first_mut()
+    {
+        name.push_str(" (default)");
+    }
+    let completed = row.strategy.row_completed(object);
+    write_cells(&Value::Array(cells), completed, row.written_ty(), object, (version, include), out);
 }
 
-fn write_cells(cells: &Value, ty: Option<TypeRef<'_>>, object: &Value, version: &str, include: Include, out: &mut Vec<u8>) {
+/// Appends a row of these cells. `completed`: the reason and the message by which its object has come to its end.
+fn write_cells(
+    cells: &Value,
+    completed: Option<(&str, &str)>,
+    ty: Option<TypeRef<'_>>,
+    object: &Value,
+    (version, include): (&str, Include),
+    out: &mut Vec<u8>,
+) {
     out.extend_from_slice(br#"{"cells":"#);
     out.extend_from_slice(&json::encode(cells));
+    if let Some((reason, message)) = completed {
+        let condition = format!(r#","conditions":[{{"type":"Completed","status":"True","reason":"{reason}","message":"{message}"}}]"#);
+        out.extend_from_slice(condition.as_bytes());
+    }
     match include {
         // A RawExtension is a struct, which `omitempty` does not leave out.
         Include::None => out.extend_from_slice(br#","object":null"#),
@@ -175,16 +203,24 @@ pub(crate) fn partial(object: &Value, version: &str) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": version, "metadata": *metadata(object)})
 }
 
-/// An object's metadata as upstream holds it inside: what it keeps of a daemon set in an annotation is a field there.
+/// An object's metadata as upstream holds it inside: what a version keeps in annotations, as it has no fields for it, are fields there.
 fn metadata(object: &Value) -> Cow<'_, Value> {
     const GENERATION: &str = "deprecated.daemonset.template.generation";
+    const ROLLBACK: &str = "deprecated.deployment.rollback.to";
+    const AUTOSCALING: &str = "autoscaling.alpha.kubernetes.io/";
     let metadata = &object["metadata"];
-    if object["kind"] != "DaemonSet" || object["apiVersion"] != "apps/v1" || metadata["annotations"][GENERATION].is_null() {
+    let is_field = |name: &str| match (object["apiVersion"].as_str(), object["kind"].as_str()) {
+        (Some("apps/v1"), Some("DaemonSet")) => name == GENERATION,
+        (Some("apps/v1"), Some("Deployment")) => name == ROLLBACK,
+        (Some("autoscaling/v1"), Some("HorizontalPodAutoscaler")) => name.starts_with(AUTOSCALING),
+        _ => false,
+    };
+    if !metadata["annotations"].as_object().is_some_and(|annotations| annotations.keys().any(|name| is_field(name))) {
         return Cow::Borrowed(metadata);
     }
     let mut metadata = metadata.clone();
     if let Some(annotations) = metadata["annotations"].as_object_mut() {
-        annotations.remove(GENERATION);
+        annotations.retain(|name, _| !is_field(name));
         if annotations.is_empty() {
             metadata.as_object_mut().map(|fields| fields.remove("annotations"));
         }

@@ -4,7 +4,7 @@
 //! everybody; once it is there, its body leaves as messages instead of chunks, so what a socket tells cannot differ from
 //! what a plain request is told, and an error is a plain answer. What the client says is heard for its end alone.
 
-use crate::Body;
+use crate::{Body, reply};
 use base64::{
     Engine,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
@@ -124,7 +124,9 @@ fn answer(parts: &mut Parts, response: Response<Body>, protocol: &str, framing: 
 }
 
 fn refused(refusal: Refusal) -> Response<Body> {
-    refusal.answer().map(crate::full)
+    let mut response = refusal.answer().map(crate::full);
+    response.extensions_mut().insert(reply::Bare);
+    response
 }
 
 /// Sends what the body has until it or the client ends.

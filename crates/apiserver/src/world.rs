@@ -10,6 +10,8 @@ use crate::{
     consumption::Meter,
     errors,
     gate::Gate,
+    hooks::Itself,
+    impersonators::Impersonators,
     ledger::Ledger,
     metrics::Metrics,
     own,
@@ -20,7 +22,11 @@ use crate::{
 use arc_swap::ArcSwap;
 use identity::User;
 use machinery::{Value, status::Status};
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+    time::SystemTime,
+};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
@@ -43,7 +49,10 @@ struct Inner {
     ledger: Ledger,
     gate: Gate,
     meter: Arc<Meter>,
+    impersonators: Impersonators,
     ending: CancellationToken,
+    /// The path above, which nobody here knows: it has said how it is asked.
+    itself: OnceLock<Itself>,
 }
 
 impl World {
@@ -59,7 +68,9 @@ impl World {
             ledger: Ledger::default(),
             gate: Gate::new(&store, &config.admission),
             meter: Meter::new(),
+            impersonators: Impersonators::default(),
             ending: CancellationToken::new(),
+            itself: OnceLock::new(),
             config,
             store,
             identity,
@@ -157,12 +168,27 @@ impl World {
         &self.0.meter
     }
 
+    /// How users have last acted as others.
+    pub(crate) fn impersonators(&self) -> &Impersonators {
+        &self.0.impersonators
+    }
+
     pub(crate) fn anonymous(&self) -> Arc<User> {
         Arc::clone(&self.0.anonymous)
     }
 
     pub(crate) fn own_user(&self) -> Arc<User> {
         Arc::clone(&self.0.own)
+    }
+
+    /// Says once how the server is asked by itself.
+    pub(crate) fn answer_itself(&self, by: Itself) {
+        let _ = self.0.itself.set(by);
+    }
+
+    /// How the server is asked by itself.
+    pub(crate) fn itself(&self) -> Option<&Itself> {
+        self.0.itself.get()
     }
 
     /// Cancelled when the server ends: every watch ends with it.
@@ -180,11 +206,20 @@ impl World {
 
     pub(crate) fn render_metrics(&self, given_up: i64) -> String {
         let rows = self.rows();
-        let objects = rows.iter().filter(|r| r.resource.has_verb("list")).map(|row| {
-            let count = storage::count(self.store(), row);
-            let name = &row.resource;
-            (if name.group.is_empty() { name.resource.clone() } else { format!("{}.{}", name.resource, name.group) }, count)
+        // By name: the versions of a kind are rows of the same objects.
+        let mut objects = BTreeMap::new();
+        for row in rows.iter().filter(|r| r.resource.has_verb("list")) {
+            let name = (row.resource.group.as_str(), row.resource.resource.as_str());
+            objects.entry(name).or_insert_with(|| storage::count(self.store(), row));
+        }
+        let served: Vec<_> = rows.iter().map(|row| row.labels()).collect();
+        let services = self.list(("apiregistration.k8s.io", "v1", "apiservices"), "");
+        let services = services.iter().map(|service| {
+            let mut conditions = service["status"]["conditions"].as_array().into_iter().flatten();
+            let available = conditions.any(|one| one["type"] == "Available" && one["status"] == "True");
+            (service["metadata"]["name"].as_str().unwrap_or_default().to_owned(), available)
         });
-        self.metrics().render(&objects.collect::<Vec<_>>(), given_up, self.store().reserve())
+        let services: Vec<_> = services.collect();
+        self.metrics().render(&objects, &served, &services, &self.services().room(), given_up, self.store().reserve()) + &self.gate().manifest_metrics()
     }
 }

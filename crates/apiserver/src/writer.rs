@@ -42,7 +42,7 @@ impl<'a> Writer<'a> {
         own::default(&row, &mut value);
         let options = WriteOptions::internal(self.manager);
         let (query, headers) = (Query::default(), HeaderMap::new());
-        let answer = registry::create_value(&self.call(&cx, &row, &query, &headers), &row, namespace, &options, value, false).await?;
+        let answer = registry::create_value(&self.call(&cx, &row, &query, &headers), &row, namespace, &options, value, registry::Made::Created).await?;
         Ok(answer.into_value(&row))
     }
 

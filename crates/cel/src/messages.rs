@@ -107,9 +107,22 @@ fn within(message: &str, field: &str, why: EvalError) -> EvalError {
     if why.is_final() { why } else { unfit(message, field, &why.message) }
 }
 
-/// A field's value of another type than the message has it of, which the checker did not know.
+/// A field's value of another type than the message has it of, which the checker did not know. Each of cel-go's types says it in its own words.
 fn unconverted(message: &str, field: &str, value: &Value<'_>, native: &str) -> EvalError {
-    unfit(message, field, &format!("unsupported type conversion from '{}' to '{native}'", value.type_name()))
+    let from = match value {
+        Value::String(_) => return unfit(message, field, &format!("unsupported native conversion from string to '{native}'")),
+        Value::Int(_) | Value::Uint(_) => {
+            return unfit(message, field, &format!("unsupported type conversion from '{}' to {native}", value.type_name()));
+        }
+        Value::Type(_) => return unfit(message, field, "type conversion not supported for 'type'"),
+        Value::Null => "'null_type'",
+        Value::Bytes(_) => "Bytes",
+        Value::Double(_) => "Double",
+        Value::Duration(_) => "'Duration'",
+        Value::Timestamp(_) => "'Timestamp'",
+        other => other.type_name(),
+    };
+    unfit(message, field, &format!("type conversion error from {from} to '{native}'"))
 }
 
 /// What a wrapper holds.
@@ -220,9 +233,9 @@ mod tests {
         let wide = given("google.protobuf.Int32Value{value: 4294967296} == 1");
         assert_eq!(wide, "field type conversion error for google.protobuf.Int32Value.value value type: integer overflow");
         let unknown = given("google.protobuf.BoolValue{value: dyn('a')}");
-        assert_eq!(unknown, "field type conversion error for google.protobuf.BoolValue.value value type: unsupported type conversion from 'string' to 'bool'");
+        assert_eq!(unknown, "field type conversion error for google.protobuf.BoolValue.value value type: unsupported native conversion from string to 'bool'");
         for text in ["google.protobuf.DoubleValue{value: dyn(1)} == 1.0", "google.protobuf.FloatValue{value: dyn(1)} == 1.0"] {
-            assert!(given(text).contains("unsupported type conversion from 'int' to 'float"), "{text}");
+            assert!(given(text).contains("unsupported type conversion from 'int' to float"), "{text}");
         }
         assert_eq!(given("google.protobuf.UInt64Value{value: dyn(1u)} == 1u"), "true");
     }

@@ -63,14 +63,14 @@ impl Failover {
         (Arc::clone(&ways.all[ways.at]), ways.turn, ways.all.len())
     }
 
-    /// The one that was used has failed; only the first of many requests that see it makes the next one's turn.
-    fn failed(&self, turn: u64) {
+    /// The one that was used has failed, and why; only the first of many requests that see it makes the next one's turn.
+    fn failed(&self, turn: u64, why: &str) {
         let mut ways = self.ways.write();
         if ways.turn == turn && ways.all.len() > 1 {
             ways.at = (ways.at + 1) % ways.all.len();
             ways.turn += 1;
             if ways.is_news(Instant::now()) {
-                tracing::warn!(server = ways.at + 1, of = ways.all.len(), "an API server is not reached; asking the next");
+                tracing::warn!(server = ways.at + 1, of = ways.all.len(), error = why, "an API server is not reached; asking the next");
             }
         }
     }
@@ -102,7 +102,7 @@ impl Transport for Failover {
                 tries += 1;
                 match way.send(request.clone()).await {
                     Err(Error::Transport(why)) => {
-                        own.failed(turn);
+                        own.failed(turn, &why);
                         if !reads || tries >= all {
                             return Err(Error::Transport(why));
                         }

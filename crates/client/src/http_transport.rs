@@ -26,8 +26,9 @@ use crate::transport::{Body, Transport};
 
 /// A connection that is not there by then will not come.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A silent connection is asked for a sign of life, as client-go does.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// A silent connection is asked for a sign of life. client-go waits for 30 s; but the original's kubelet gives up all its connections at the
+/// second heartbeat that fails, 20 s after a server has gone without a word, and a node is taken for dead after 50 s.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Without that sign it is given up.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Window of a stream in bytes: large lists do not wait for acknowledgements.

@@ -27,6 +27,7 @@ mod report;
 mod request_metrics;
 mod series;
 mod similar;
+pub mod storage;
 mod tls;
 mod transport;
 mod watch;

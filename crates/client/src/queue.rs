@@ -25,13 +25,15 @@ pub struct Backoff {
 }
 
 impl Default for Backoff {
-    /// client-go's `DefaultTypedControllerRateLimiter`.
     fn default() -> Self {
-        Self { base: Duration::from_millis(5), max: Duration::from_secs(1000) }
+        Self::USUAL
     }
 }
 
 impl Backoff {
+    /// client-go's `DefaultTypedControllerRateLimiter`.
+    pub const USUAL: Self = Self { base: Duration::from_millis(5), max: Duration::from_secs(1000) };
+
     /// The delay after this many failures before.
     #[must_use]
     pub fn delay(&self, failures: u32) -> Duration {

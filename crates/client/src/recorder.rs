@@ -201,7 +201,7 @@ impl Writer {
             first: note.at,
             last: Instant::now(),
         });
-        let event = self.event(&note, &namespace, &written);
+        let event = self.event(&note, &namespace, &written, combined.is_some());
         for attempt in 0..TRIES {
             match api.create(&event).await {
                 Ok(_) => break,
@@ -225,7 +225,9 @@ impl Writer {
         self.written.insert(same, written);
     }
 
-    fn event(&self, note: &Note, namespace: &str, written: &Written) -> Event {
+    /// Of one that is combined the original's aggregator tells no reporter.
+    fn event(&self, note: &Note, namespace: &str, written: &Written, is_combined: bool) -> Event {
+        let reporter = |own: &str| Some(if is_combined { String::new() } else { own.to_owned() });
         Event {
             metadata: ObjectMeta { name: Some(written.name.clone()), namespace: Some(namespace.to_owned()), ..ObjectMeta::default() },
             involved_object: note.about.clone(),
@@ -236,8 +238,8 @@ impl Writer {
             last_timestamp: Some(Time(note.at)),
             count: Some(written.count),
             type_: Some(note.kind.as_str().to_owned()),
-            reporting_component: Some(self.component.clone()),
-            reporting_instance: Some(self.host.clone()),
+            reporting_component: reporter(&self.component),
+            reporting_instance: reporter(&self.host),
             ..Event::default()
         }
     }

@@ -229,6 +229,18 @@ impl Budgets {
         }
     }
 
+    /// Pods without a controller make a budget that is reckoned from controllers a guess.
+    fn tell_unmanaged(&self, budget: &PodDisruptionBudget, pods: &[Arc<Pod>]) {
+        if needs_controllers(budget) && pods.iter().any(|p| p.controller().is_none()) {
+            let message = format!(
+                "Pods selected by this PodDisruptionBudget (selector: {}) were found to be unmanaged. As a result, the status of the PDB cannot be calculated \
+                 correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.",
+                told(budget)
+            );
+            self.recorder.event(&object_reference(budget), EventType::Warning, "UnmanagedPods", message);
+        }
+    }
+
     /// Of evictions that were allowed and never came the pods are told, once: the budget forgets them now.
     fn tell_undeleted(&self, budget: &PodDisruptionBudget, pods: &[Arc<Pod>], now: Timestamp) {
         let disrupted = budget.status.iter().flat_map(|s| s.disrupted_pods.iter().flatten());
@@ -249,17 +261,10 @@ impl Budgets {
         if pods.is_empty() {
             self.recorder.event(&about, EventType::Normal, "NoPods", "No matching pods found");
         }
-        if needs_controllers(&budget) && pods.iter().any(|p| p.controller().is_none()) {
-            let message = format!(
-                "Pods selected by this PodDisruptionBudget (selector: {}) were found to be unmanaged. As a result, the status of the PDB cannot be calculated \
-                 correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.",
-                told(&budget)
-            );
-            self.recorder.event(&about, EventType::Warning, "UnmanagedPods", message);
-        }
         let mut status = budget.status.clone().unwrap_or_default();
         let again = match self.demand(&budget, &pods).await {
             Ok((expected, desired)) => {
+                self.tell_unmanaged(&budget, &pods);
                 self.tell_undeleted(&budget, &pods, now);
                 let (next, again) = judge(&budget, &pods, expected, desired, now);
                 status = next;
@@ -268,9 +273,7 @@ impl Budgets {
             Err(why) => {
                 let message = format!("Failed to calculate the number of expected pods: {why}");
                 self.recorder.event(&about, EventType::Warning, "CalculateExpectedPodCountFailed", message);
-                // Nothing is allowed while nothing is known.
-                status.disruptions_allowed = Some(0);
-                note(&mut status, &budget, "SyncFailed", "False", why, now);
+                fail_safe(&mut status, why, now);
                 None
             }
         };
@@ -325,11 +328,19 @@ fn judge(
     status.disrupted_pods = Some(disrupted).filter(|d| !d.is_empty());
     status.observed_generation = Some(generation(budget));
     let (reason, value) = if allowed > 0 { ("SufficientPods", "True") } else { ("InsufficientPods", "False") };
-    note(&mut status, budget, reason, value, String::new(), now);
+    note(&mut status, reason, value, String::new(), now);
     (status, again)
 }
 
-fn note(status: &mut PodDisruptionBudgetStatus, budget: &PodDisruptionBudget, reason: &str, value: &str, message: String, now: Timestamp) {
+/// Nothing is allowed while nothing is known. The rest of the status is of the generation that was reckoned last, and the condition says so
+/// (upstream `failSafe`).
+fn fail_safe(status: &mut PodDisruptionBudgetStatus, why: String, now: Timestamp) {
+    status.disruptions_allowed = Some(0);
+    note(status, "SyncFailed", "False", why, now);
+}
+
+fn note(status: &mut PodDisruptionBudgetStatus, reason: &str, value: &str, message: String, now: Timestamp) {
+    let observed_generation = status.observed_generation.filter(|n| *n != 0);
     let all = status.conditions.get_or_insert_default();
     let mut new = Condition {
         type_: "DisruptionAllowed".to_owned(),
@@ -337,7 +348,7 @@ fn note(status: &mut PodDisruptionBudgetStatus, budget: &PodDisruptionBudget, re
         reason: reason.to_owned(),
         message,
         last_transition_time: seconds(now),
-        observed_generation: Some(generation(budget)),
+        observed_generation,
     };
     match all.iter_mut().find(|c| c.type_ == new.type_) {
         Some(old) => {
@@ -379,6 +390,11 @@ mod tests {
         assert!(!needs_controllers(&budget(json!({"minAvailable": 1}))));
         let written = told(&budget(json!({"selector": {"matchLabels": {"a": "b"}}})));
         assert_eq!(written, "&LabelSelector{MatchLabels:map[string]string{a: b,},MatchExpressions:[]LabelSelectorRequirement{},}");
+        let (among, there) = (json!({"key": "k", "operator": "In", "values": ["x", "y"]}), json!({"key": "e", "operator": "Exists"}));
+        let written = told(&budget(json!({"selector": {"matchExpressions": [among, there]}})));
+        let expressions = "LabelSelectorRequirement{Key:k,Operator:In,Values:[x y],},LabelSelectorRequirement{Key:e,Operator:Exists,Values:[],},";
+        let want = format!("&LabelSelector{{MatchLabels:map[string]string{{}},MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}");
+        assert_eq!(written, want);
     }
 
     /// Pods of other controllers count by the scale of those.
@@ -422,6 +438,22 @@ mod tests {
             let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "ownerReferences": owner}})).unwrap_or_default();
             assert_eq!(budgets.expected(&[Arc::new(pod)]).await, want.map_err(str::to_owned), "{kind} {name} {uid}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_reckoned_is_told_of_the_generation_before() {
+        let (now, mut status) = (client::timestamp(), PodDisruptionBudgetStatus::default());
+        let told = |status: &PodDisruptionBudgetStatus| {
+            let condition = status.conditions.iter().flatten().next().cloned().unwrap_or_else(|| panic!("no condition"));
+            (condition.reason, condition.message, condition.observed_generation)
+        };
+        fail_safe(&mut status, "why".to_owned(), now);
+        assert_eq!((status.disruptions_allowed, told(&status)), (Some(0), ("SyncFailed".to_owned(), "why".to_owned(), None)), "nothing was reckoned yet");
+        let budget: PodDisruptionBudget = serde_json::from_value(json!({"metadata": {"generation": 3}})).unwrap_or_default();
+        let (mut status, _) = judge(&budget, &[], 0, 0, now);
+        assert_eq!(told(&status).2, Some(3));
+        fail_safe(&mut status, "why".to_owned(), now);
+        assert_eq!(told(&status).2, Some(3));
     }
 
     #[test]

@@ -68,7 +68,8 @@ where
             Ok(created) => created,
             Err(error) if error.is_already_exists() => {
                 let existing = api.get(made.name()).await?;
-                if existing.data.0 != data {
+                let is_anothers = existing.controller().is_some_and(|c| c.uid != owner.object.uid());
+                if is_anothers || existing.data.0 != data {
                     collisions += 1;
                     continue;
                 }
@@ -144,7 +145,8 @@ pub(crate) fn template(revision: &ControllerRevision) -> Option<PodTemplateSpec>
 fn new<O: Object + Plural>(owner: &Owner<'_, O>, data: &Value, number: i64, collisions: i32) -> ControllerRevision {
     let text = serde_json::to_vec(data).unwrap_or_default();
     let salt = if collisions > 0 { collisions.to_string() } else { String::new() };
-    let hash = safe_encode(&fnv32a(text.iter().chain(salt.as_bytes())).to_string());
+    // A StatefulSet and a DaemonSet of one name and template have revisions of names of their own.
+    let hash = safe_encode(&fnv32a(text.iter().chain(O::KIND.as_bytes()).chain(salt.as_bytes())).to_string());
     let mut prefix = owner.object.name();
     if prefix.len() > PREFIX_MAX {
         prefix = &prefix[..PREFIX_MAX];
@@ -156,4 +158,39 @@ fn new<O: Object + Plural>(owner: &Owner<'_, O>, data: &Value, number: i64, coll
     metadata.annotations = Some(annotations(owner.object).clone()).filter(|a| !a.is_empty());
     metadata.owner_references = Some(vec![owner_reference(owner.object)]);
     ControllerRevision { metadata, data: RawExtension(data.clone()), revision: Some(number) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{Fake, refusal};
+    use k8s_openapi::api::apps::v1::{DaemonSet, StatefulSet};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    fn owner<'o, O>(object: &'o O, template: &'o PodTemplateSpec) -> Owner<'o, O> {
+        Owner { object, template, selector: machinery::labels::Selector::default(), collisions: None, label: HASH_LABEL }
+    }
+
+    #[tokio::test]
+    async fn a_revision_of_another_owner_is_left_to_it() {
+        let spec = json!({"metadata": {"name": "web", "namespace": "n", "uid": "mine"},
+            "spec": {"selector": {"matchLabels": {"a": "b"}}, "serviceName": "s", "template": {"metadata": {"labels": {"a": "b"}}}}});
+        let daemons: DaemonSet = client::typed(&spec).expect("a DaemonSet");
+        let template = PodTemplateSpec::default();
+        let mine = owner(&daemons, &template);
+        let theirs = new(&mine, &data(&template), 1, 0);
+        let mut theirs = serde_json::to_value(&theirs).expect("JSON");
+        theirs["metadata"]["ownerReferences"][0]["uid"] = "theirs".into();
+        let taken = AtomicBool::new(true);
+        let server = Fake::new(move |method, _| match method {
+            "POST" if taken.swap(false, Ordering::Relaxed) => refusal(409, "AlreadyExists"),
+            _ => (200, theirs.clone()),
+        });
+        let history = keep(&server.client(), &Informer::fixed([]), &mine).await.expect("a history");
+        assert_eq!(history.collisions, 1);
+        let names: Vec<String> = server.written().iter().filter_map(|w| Some(w.split_once("\"name\":\"web-")?.1.split('"').next()?.to_owned())).collect();
+        assert!(names.len() == 2 && names[0] != names[1], "{names:?}");
+        let replicas: StatefulSet = client::typed(&spec).expect("a StatefulSet");
+        assert_ne!(new(&owner(&replicas, &template), &data(&template), 1, 0).name(), new(&mine, &data(&template), 1, 0).name());
+    }
 }

@@ -54,6 +54,7 @@ mod resource_claim;
 mod root_ca;
 mod service_account;
 mod service_cidr;
+mod shown;
 mod statefulset;
 mod synced;
 mod token_cleaner;

@@ -52,9 +52,12 @@ pub(crate) fn selector(selector: &LabelSelector) -> Selector {
 pub(crate) fn selector_text(selector: Option<&LabelSelector>) -> String {
     let Some(selector) = selector else { return "nil".to_owned() };
     let labels: Vec<String> = selector.match_labels.iter().flatten().map(|(k, v)| format!("{k}: {v},")).collect();
-    let one = |e: &LabelSelectorRequirement| format!("{{{} {} {:?}}}", e.key, e.operator, e.values.clone().unwrap_or_default());
+    let one = |e: &LabelSelectorRequirement| {
+        let values = e.values.as_deref().unwrap_or_default().join(" ");
+        format!("LabelSelectorRequirement{{Key:{},Operator:{},Values:[{values}],}},", e.key, e.operator)
+    };
     let expressions: Vec<String> = selector.match_expressions.iter().flatten().map(one).collect();
-    format!("&LabelSelector{{MatchLabels:map[string]string{{{}}},MatchExpressions:[]LabelSelectorRequirement{{{}}},}}", labels.join(""), expressions.join(","))
+    format!("&LabelSelector{{MatchLabels:map[string]string{{{}}},MatchExpressions:[]LabelSelectorRequirement{{{}}},}}", labels.concat(), expressions.concat())
 }
 
 /// A selector by equality, as Services have it.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Client, DeleteParams, Delta, Informer, List, ListParams, Meta, PartialObject};
+use client::{Backoff, Client, DeleteParams, Delta, Informer, List, ListParams, Meta, PartialObject};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, NamespaceStatus, Pod};
 use parking_lot::Mutex;
@@ -68,6 +68,8 @@ struct Found {
 
 impl Controller for Namespaces {
     const QUEUE: &'static str = "namespace";
+    /// `nsControllerRateLimiter`: it is tried again at least once a minute.
+    const BACKOFF: Backoff = Backoff { base: Duration::from_millis(5), max: Duration::from_secs(60) };
     type Key = String;
 
     async fn reconcile(&self, name: &String) -> Step {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use client::{Client, DeleteParams, Delta, Informer, Meta, ObjectKey, Patch, PatchParams, WorkQueue};
 use instruments::{Counter, Family, Kind, Labelled};
 use k8s_openapi::api::core::v1::{Node, Pod};
+use serde_json::json;
 
 use crate::meta::created;
 use crate::node::{eviction::disruption, is_ready};
@@ -187,8 +188,13 @@ impl Collector {
 
     async fn delete(&self, pod: &Pod, why: Option<&str>) -> client::Result<()> {
         let api = self.client.namespaced::<Pod>(pod.namespace());
-        if let Some(why) = why.filter(|_| !pods::is_terminal(pod)) {
-            let patch = disruption(pod, "DeletionByPodGC", why, Some("Failed"));
+        if !pods::is_terminal(pod) {
+            // Nobody else will say that it ended: what waits for that, and keeps it by a finalizer, would wait for ever.
+            let mut patch = why.map_or_else(
+                || json!({"metadata": {"uid": pod.uid()}, "status": {"phase": "Failed"}}),
+                |why| disruption(pod, "DeletionByPodGC", why, Some("Failed")),
+            );
+            patch["status"]["observedGeneration"] = pod.meta().generation.into();
             match api.patch_status(pod.name(), &Patch::Strategic(patch), &PatchParams::default()).await {
                 Err(error) if error.is_not_found() || error.is_conflict() => return Ok(()),
                 other => other.map(drop)?,
@@ -203,7 +209,7 @@ impl Collector {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
     use super::*;
     use crate::fake::{Fake, refusal};
@@ -235,6 +241,27 @@ mod tests {
         let _ = collector.reconcile(&key).await;
         let name = |line: &String| line.strip_prefix("DELETE ")?.split(' ').next()?.rsplit('/').next().map(str::to_owned);
         server.written().iter().filter_map(name).collect()
+    }
+
+    #[tokio::test]
+    async fn what_never_had_a_node_has_failed() {
+        let server = Fake::new(|_, _| (200, json!({"kind": "Pod", "metadata": {"name": "p"}})));
+        let registry = instruments::Registry::default();
+        let counters = |family| registry.counters(family, ["namespace", "reason"]);
+        let metadata = json!({"namespace": "n", "name": "p", "uid": "u", "generation": 2, "deletionTimestamp": "2026-01-01T00:00:00Z"});
+        let pod: Pod = client::typed(&json!({"metadata": metadata, "spec": {"containers": []}, "status": {"phase": "Pending"}})).expect("a pod");
+        let collector = Collector {
+            client: server.client(),
+            nodes: Informer::fixed([]),
+            pods: Informer::fixed([pod]),
+            ended_max: 0,
+            removed: counters(&REMOVED),
+            failed: counters(&FAILED),
+        };
+        collector.reconcile(&Key::Pod(ObjectKey::new("n", "p"))).await.expect("a step");
+        let written = server.written();
+        assert!(written[0].starts_with("PATCH ") && written[0].contains(r#""observedGeneration":2,"phase":"Failed""#), "{written:?}");
+        assert!(written[1].starts_with("DELETE "), "{written:?}");
     }
 
     #[tokio::test]

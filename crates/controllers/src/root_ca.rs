@@ -69,7 +69,8 @@ impl Publisher {
         let api = self.client.namespaced::<ConfigMap>(namespace);
         let existing = self.maps.get(namespace, NAME);
         let written = match &existing {
-            Some(map) if map.data.as_ref() == Some(&data) && annotations(&**map).get(DESCRIPTION).is_some_and(|d| d == DESCRIBED) => return Ok(None),
+            // What it is described as may be somebody else's words.
+            Some(map) if map.data.as_ref() == Some(&data) && annotations(&**map).get(DESCRIPTION).is_some_and(|d| !d.is_empty()) => return Ok(None),
             Some(map) => {
                 let mut map = (**map).clone();
                 map.data = Some(data);
@@ -86,6 +87,32 @@ impl Publisher {
             Err(error) if existing.is_none() && error.is_already_exists() => Ok(None),
             Err(error) if error.is_namespace_terminating() || error.is_not_found() => Ok(None),
             other => other.map(|_| None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::Fake;
+    use serde_json::json;
+
+    #[tokio::test]
+    async fn the_authority_is_put_right_and_words_about_it_stay() {
+        for (authority, described, writes) in [("it", DESCRIBED, 0), ("it", "mine", 0), ("it", "", 1), ("another", "mine", 1)] {
+            let map = json!({"metadata": {"name": NAME, "namespace": "n", "annotations": {DESCRIPTION: described}}, "data": {"ca.crt": authority}});
+            let told = map.clone();
+            let server = Fake::new(move |_, _: &str| (200, told.clone()));
+            let registry = instruments::Registry::default();
+            let publisher = Publisher {
+                client: server.client(),
+                root_ca: "it".to_owned(),
+                namespaces: Informer::fixed([Namespace { metadata: new_meta("", "n"), ..Namespace::default() }]),
+                maps: Informer::fixed([client::typed::<ConfigMap>(&map).expect("a map")]),
+                synced: Synced::new(&registry, &SYNCS, &SYNC),
+            };
+            publisher.reconcile(&"n".to_owned()).await.expect("a step");
+            assert_eq!(server.written().len(), writes, "{authority} {described}");
         }
     }
 }

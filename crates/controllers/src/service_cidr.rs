@@ -281,8 +281,8 @@ mod tests {
         for part in ["/extra/status ", r#""status":"False""#, r#""reason":"Terminating""#, message] {
             assert!(written[0].contains(part), "{part}: {written:?}");
         }
-        let (written, again) = step(vec![ending("extra", &["10.1.0.0/24"], 4)], vec![address("10.1.0.9", "somebody")]).await;
-        assert!(written.is_empty() && again.is_some_and(|left| left > Duration::from_secs(4) && left <= GRACE), "{again:?}");
+        let (written, again) = step(vec![ending("extra", &["10.1.0.0/24"], 1)], vec![address("10.1.0.9", "somebody")]).await;
+        assert!(written.is_empty() && again.is_some_and(|left| left > Duration::from_secs(1) && left <= GRACE), "{again:?}");
         let gone = ending("extra", &["10.1.0.0/24"], 11);
         let taken = format!(r#"{{"metadata":{{"$deleteFromPrimitiveList/finalizers":["{FINALIZER}"],"uid":"uid-extra"}}}}"#);
         let (written, again) = step(vec![gone.clone()], vec![]).await;

@@ -21,7 +21,7 @@ use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Client, Delta, Informer, Informers, Object, ObjectKey, QueueMetrics, Recorder, WorkQueue};
+use client::{Backoff, Client, Delta, Informer, Informers, Object, ObjectKey, QueueMetrics, Recorder, WorkQueue};
 use futures_util::future::{BoxFuture, FutureExt};
 use instruments::Registry;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -48,6 +48,8 @@ pub(crate) type Step = client::Result<Option<Duration>>;
 pub(crate) trait Controller: Send + Sync + 'static {
     /// The queue's name in metrics: the original's, where it has such a queue.
     const QUEUE: &'static str;
+    /// How long a key waits after a failure, where the original's is not the usual.
+    const BACKOFF: Backoff = Backoff::USUAL;
     /// What is worked on: most often an object's key.
     type Key: Clone + Eq + Hash + Debug + Send + Sync + 'static;
 
@@ -116,7 +118,7 @@ impl Cx {
 
     /// Begins to set a controller up.
     pub(crate) fn setup<C: Controller>(&self, controller: &Arc<C>) -> Setup<C> {
-        self.setup_with(WorkQueue::default(), controller)
+        self.setup_with(WorkQueue::new(C::BACKOFF), controller)
     }
 
     /// Begins to set a controller up that queues keys by itself, too.
@@ -340,6 +342,7 @@ mod tests {
 
     impl Controller for Falls {
         const QUEUE: &'static str = "falls";
+        const BACKOFF: Backoff = Backoff { base: Duration::from_secs(3), max: Duration::from_secs(30) };
         type Key = u32;
 
         async fn reconcile(&self, _: &u32) -> Step {
@@ -350,15 +353,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_step_that_panics_is_tried_again() {
+    async fn a_step_that_panics_is_tried_again_after_its_controllers_pause() {
         let (cx, _told) = cx();
-        let (falls, queue) = (Arc::new(Falls { steps: AtomicUsize::new(0), done: tokio::sync::Notify::new() }), WorkQueue::default());
-        queue.add(7);
-        let work = tokio::spawn({
-            let (cx, falls) = (cx.clone(), falls.clone());
-            async move { cx.work(falls, queue, 1).await }
-        });
+        let falls = Arc::new(Falls { steps: AtomicUsize::new(0), done: tokio::sync::Notify::new() });
+        let setup = cx.setup(&falls);
+        setup.queue.add(7);
+        let began = Instant::now();
+        let work = tokio::spawn(setup.work(1));
         falls.done.notified().await;
+        assert!(began.elapsed() >= Falls::BACKOFF.base, "after the pause of its controller");
         assert_eq!(falls.steps.load(Ordering::Relaxed), 2);
         cx.shutdown.cancel();
         assert!(work.await.is_ok());

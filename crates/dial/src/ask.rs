@@ -209,9 +209,9 @@ mod tests {
             }
         };
         let asked = async {
-            let found = addresses("host", &conf, Duration::from_secs(5)).await.unwrap();
+            let found = addresses("host", &conf, Duration::from_secs(60)).await.unwrap();
             assert_eq!(found, [IpAddr::from(HOST)]);
-            let error = addresses("other.example", &conf, Duration::from_secs(5)).await.unwrap_err();
+            let error = addresses("other.example", &conf, Duration::from_secs(60)).await.unwrap_err();
             assert_eq!((error.kind(), error.to_string().as_str()), (io::ErrorKind::NotFound, "lookup other.example: no such host"));
         };
         tokio::select! {
@@ -234,9 +234,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_cut_answer_is_asked_for_by_tcp() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // A port that is free for both.
+        let (listener, socket) = loop {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            match UdpSocket::bind(listener.local_addr().unwrap()).await {
+                Ok(socket) => break (listener, socket),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::AddrInUse),
+            }
+        };
         let server = listener.local_addr().unwrap();
-        let socket = UdpSocket::bind(server).await.unwrap();
         let serve = tokio::spawn(async move {
             let mut buffer = [0; 512];
             let (length, from) = socket.recv_from(&mut buffer).await.unwrap();

@@ -16,7 +16,7 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
@@ -31,6 +31,10 @@ const FAREWELL_MAX: Duration = Duration::from_secs(5);
 const REST: Duration = Duration::from_millis(100);
 /// Between two words on the same trouble.
 const TELL: Duration = Duration::from_secs(10);
+/// How requests of plain HTTP begin, as far as Go's servers look (`tlsRecordHeaderLooksLikeHTTP`).
+const PLAIN: [&[u8]; 5] = [b"GET /", b"HEAD ", b"POST ", b"PUT /", b"OPTIO"];
+/// What those servers say to them where TLS is spoken.
+const NOT_PLAIN: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 /// A silent peer is asked whether it is there, in seconds.
 const KEEP_ALIVE_S: u32 = 30;
 
@@ -173,6 +177,23 @@ impl Guest {
     pub fn address(&self) -> SocketAddr {
         self.address
     }
+
+    /// Waits for the first word of who is to speak TLS. Whether it was one of plain HTTP: then the client was told so, and there is
+    /// nothing more to say.
+    ///
+    /// # Errors
+    /// The connection has failed.
+    pub async fn speaks_plainly(&mut self) -> io::Result<bool> {
+        let mut first = [0; 5];
+        let heard = self.stream.peek(&mut first).await?;
+        if !PLAIN.contains(&&first[..heard]) {
+            return Ok(false);
+        }
+        // What is not read is answered by a reset, which would overtake what is said here.
+        let _ = self.stream.try_read(&mut [0; 4096]);
+        self.stream.write_all(NOT_PLAIN).await?;
+        Ok(true)
+    }
 }
 
 impl AsyncRead for Guest {
@@ -307,6 +328,25 @@ mod tests {
         assert_eq!(first.read(&mut byte).await.unwrap(), 0);
         let _third = TcpStream::connect(at).await.unwrap();
         door.next().await;
+    }
+
+    #[tokio::test]
+    async fn who_does_not_speak_tls_is_told_so() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let mut door = Door::new("test", listener, Places::new(8, 8));
+        for (said, plain) in [("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", true), ("\x16\x03\x01\x00\x05", false), ("DELETE / HTTP/1.1\r\n\r\n", false)] {
+            let mut client = TcpStream::connect(at).await.unwrap();
+            client.write_all(said.as_bytes()).await.unwrap();
+            let mut guest = door.next().await;
+            assert_eq!(guest.speaks_plainly().await.unwrap(), plain, "{said}");
+            if plain {
+                drop(guest);
+                let mut heard = Vec::new();
+                client.read_to_end(&mut heard).await.unwrap();
+                assert_eq!(heard, NOT_PLAIN);
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

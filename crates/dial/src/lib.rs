@@ -2,14 +2,15 @@
 //!
 //! Its name is found as a C library would find it: `/etc/hosts`, then the servers and search domains of `/etc/resolv.conf`.
 //! The C library itself is not asked: its resolver cannot be linked statically. And where a host need not prove who it is, TLS
-//! takes any certificate. The other end of one kind of connection is here as well, since every server above has it: how a
-//! WebSocket's handshake is answered.
+//! takes any certificate. What every server above has is here as well: how a WebSocket's handshake is answered, and a HEAD over
+//! HTTP/2 ([`head`]).
 //!
 //! Nothing is kept between two lookups, and nothing runs in between: whoever asks often remembers for himself.
 
 mod ask;
 mod conf;
 pub mod guests;
+pub mod head;
 mod tls;
 pub mod websocket;
 

@@ -91,7 +91,7 @@ pub struct Accepted {
 ///
 /// The key is missing, or it is another version's.
 pub fn accept(headers: &HeaderMap) -> Result<Accepted, Refusal> {
-    let key = headers.get(SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes())).ok_or(Refusal::Key)?;
+    let key = headers.get(SEC_WEBSOCKET_KEY).filter(|key| !key.is_empty()).map(|key| derive_accept_key(key.as_bytes())).ok_or(Refusal::Key)?;
     if headers.get(SEC_WEBSOCKET_VERSION) == Some(&VERSION) { Ok(Accepted { key }) } else { Err(Refusal::Version) }
 }
 
@@ -135,7 +135,7 @@ impl Refusal {
     #[must_use]
     pub fn answer(self) -> Response<&'static str> {
         let (code, why) = match self {
-            Refusal::Key => (StatusCode::BAD_REQUEST, "sec-websocket-key is missing"),
+            Refusal::Key => (StatusCode::BAD_REQUEST, "mismatch challenge/response"),
             Refusal::Version => (StatusCode::BAD_REQUEST, "missing or bad WebSocket Version"),
             Refusal::Protocols => (StatusCode::BAD_REQUEST, ""),
             Refusal::Protocol | Refusal::Origin => (StatusCode::FORBIDDEN, ""),
@@ -170,7 +170,10 @@ mod tests {
         assert!(wanted(answer.headers()), "it answers with what was asked for");
         assert!(!accept(&headers(&[key.clone(), version.clone()])).unwrap().answer("").headers().contains_key(SEC_WEBSOCKET_PROTOCOL));
 
-        assert_eq!(accept(&headers(&[version])).unwrap_err(), Refusal::Key);
+        for none in [headers(std::slice::from_ref(&version)), headers(&[(SEC_WEBSOCKET_KEY, ""), version])] {
+            let refusal = accept(&none).unwrap_err();
+            assert_eq!((refusal, *refusal.answer().body()), (Refusal::Key, "mismatch challenge/response"));
+        }
         let refusal = accept(&headers(&[key, (SEC_WEBSOCKET_VERSION, "8")])).unwrap_err().answer();
         assert_eq!((refusal.status(), &refusal.headers()[SEC_WEBSOCKET_VERSION]), (StatusCode::BAD_REQUEST, &VERSION));
     }

@@ -6,7 +6,13 @@ use crate::{
     Error,
     pki::{Durability, read_or_make, write_secret},
 };
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine as _, alphabet,
+    engine::{
+        DecodePaddingMode,
+        general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD},
+    },
+};
 use machinery::Value;
 use ring::{
     digest,
@@ -18,6 +24,12 @@ use std::path::Path;
 
 /// Bytes of a token at most: the bound on what an unauthenticated sender can make us parse.
 const TOKEN_MAX_BYTES: usize = 16 * 1024;
+
+/// What is read as Go reads it: bits behind the last byte say nothing.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::URL_SAFE,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::RequireNone).with_decode_allow_trailing_bits(true),
+);
 
 /// The key that signs service-account tokens.
 pub(crate) struct Key {
@@ -85,16 +97,20 @@ impl Key {
         let (Some(header), Some(claims), Some(signature), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
             return Err(foreign());
         };
-        let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| foreign());
+        let decode = |part: &str| LENIENT.decode(part).map_err(|_| foreign());
         let read = |part: &str| -> Result<Value, Error> { serde_json::from_slice(&decode(part)?).map_err(|_| foreign()) };
         let told = read(claims)?;
         if told["iss"].as_str().is_none_or(|issuer| !issuers.contains(&issuer)) {
             return Err(Error::Foreign("the token was issued by somebody else".into()));
         }
         let (header, signature_bytes) = (read(header)?, decode(signature)?);
+        let kid = header["kid"].as_str().unwrap_or_default();
+        if !kid.is_empty() && kid != self.id {
+            return Err(Error::Token("invalid signature, no keys found".into()));
+        }
         let signed = token.get(..token.len() - signature.len() - 1).unwrap_or_default();
         let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.pair.public_key().as_ref());
-        let verifies = header["alg"] == "ES256" && header["kid"] == self.id.as_str() && key.verify(signed.as_bytes(), &signature_bytes).is_ok();
+        let verifies = header["alg"] == "ES256" && key.verify(signed.as_bytes(), &signature_bytes).is_ok();
         // As upstream's library has it, whatever it is.
         if verifies { Ok(told) } else { Err(Error::Token("go-jose/go-jose: error in cryptographic primitive".into())) }
     }

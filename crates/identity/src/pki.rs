@@ -11,6 +11,8 @@ mod kubelets;
 mod pin;
 mod possession;
 mod renewable;
+mod request;
+mod sec1;
 #[cfg(test)]
 mod tests;
 mod usages;
@@ -19,14 +21,14 @@ pub use cluster::{ClusterNames, ClusterPki, NodePki, SIGNING_LIFE};
 pub(crate) use files::{Durability, read_or_make, write_secret};
 pub use kubelets::Kubelets;
 pub use pin::pin;
-pub use possession::{Unfit, proven_key, request_key};
+pub use possession::{Unfit, proven_key, request_is_signed, request_key};
 pub use renewable::Renewable;
 
 use crate::Error;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    SanType, SerialNumber,
 };
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, client::WantsClientCert, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
@@ -236,23 +238,6 @@ impl Ca {
         Ok(Credential { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
     }
 
-    /// Signs a certificate request (PEM, PKCS #10): what the signers of certificates.k8s.io do once it is approved. Usages are named
-    /// as in `spec.usages`.
-    ///
-    /// # Errors
-    /// The request is no request, its signature is not its key's, or a usage is unknown.
-    pub fn sign_request(&self, request_pem: &str, usages: &[String], life: Duration, now: SystemTime) -> Result<String, Error> {
-        let (key_usages, extended_key_usages) = usages::purposes(usages)?;
-        let mut request = CertificateSigningRequestParams::from_pem(request_pem)?;
-        let fresh = base_params(now, life)?;
-        let params = &mut request.params;
-        (params.not_before, params.not_after, params.serial_number) = (fresh.not_before, fresh.not_after, fresh.serial_number);
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.use_authority_key_identifier_extension = true;
-        (params.key_usages, params.extended_key_usages) = (key_usages, extended_key_usages);
-        Ok(request.signed_by(&self.issuer)?.pem())
-    }
-
     fn still_good(&self, credential: &Credential, subject: &Subject, now: SystemTime) -> bool {
         let Ok(der) = credential.cert() else { return false };
         let Ok((_, cert)) = X509Certificate::from_der(&der) else { return false };
@@ -424,6 +409,13 @@ fn subject_key(cert: &X509Certificate<'_>) -> Option<Vec<u8>> {
     })
 }
 
+/// A PEM block of a kind (RFC 7468: lines of 64 characters).
+pub fn armoured(kind: &str, der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let lines: Vec<&str> = text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", lines.join("\n"))
+}
+
 /// Common name and organisations that a certificate request (PEM) asks for.
 ///
 /// # Errors
@@ -483,6 +475,6 @@ pub fn kubeconfig(name: &str, server: &str, ca_pem: &str, user: &str, own: &Cred
          client-certificate-data: {}\n    client-key-data: {}\n",
         data(ca_pem),
         data(&own.cert_pem),
-        data(&own.key_pem)
+        data(&sec1::pem(&own.key_pem).unwrap_or_else(|| own.key_pem.clone()))
     )
 }

@@ -14,6 +14,7 @@ use crate::{
     user::{AUTHENTICATED, SERVICE_ACCOUNT_PREFIX},
 };
 use machinery::Value;
+use machinery::quote::Quoted;
 use machinery::tree::{items, text};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -274,11 +275,13 @@ impl Tokens {
         json!({ "keys": [self.key.jwk()] })
     }
 
-    /// The discovery document (`/.well-known/openid-configuration`).
-    pub fn openid_configuration(&self) -> Value {
+    /// The discovery document (`/.well-known/openid-configuration`). The keys are where the server is reached, which is at `address`
+    /// (`host:port`): whoever checks tokens from outside of the cluster does not know the issuer's name (upstream's default of
+    /// `--service-account-jwks-uri`).
+    pub fn openid_configuration(&self, address: &str) -> Value {
         json!({
             "issuer": self.issuer,
-            "jwks_uri": format!("{}/openid/v1/jwks", self.issuer),
+            "jwks_uri": format!("https://{address}/openid/v1/jwks"),
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": ["ES256"],
@@ -303,7 +306,7 @@ fn check_times(claims: &Value, now: SystemTime) -> Result<(), Error> {
 }
 
 fn not_for(own: &[String], wanted: &[String]) -> Error {
-    let list = |l: &[String]| l.iter().map(|a| format!("{a:?}")).collect::<Vec<_>>().join(" ");
+    let list = |l: &[String]| l.iter().map(|a| Quoted(a).to_string()).collect::<Vec<_>>().join(" ");
     Error::Token(format!("token audiences [{}] is invalid for the target audiences [{}]", list(own), list(wanted)))
 }
 

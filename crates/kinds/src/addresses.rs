@@ -34,6 +34,15 @@ pub(crate) fn of_cidr(text: &str, path: &Path, out: &mut Vec<String>) {
     }
 }
 
+/// What is said of where a load balancer is reached.
+pub(crate) fn of_balancer(obj: &Value) -> Vec<String> {
+    let (mut out, path) = (Vec::new(), Path::root("status").child("loadBalancer").child("ingress"));
+    for (at, point) in tree::list(&obj["status"]["loadBalancer"], "ingress").iter().enumerate() {
+        of_ip(tree::text(point, "ip"), &path.index(at), &mut out);
+    }
+    out
+}
+
 /// What is said of each address of a list of them.
 pub(crate) fn of_ips(owner: &Value, list: &str, path: &Path, out: &mut Vec<String>) {
     for (at, ip) in tree::list(owner, list).iter().enumerate() {

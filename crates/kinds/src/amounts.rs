@@ -3,11 +3,14 @@
 use crate::{rules, tree};
 use machinery::{
     Value,
+    extended::is_extended,
     field::{Error, ErrorList, Path},
     names,
     quantity::Quantity,
 };
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+pub(crate) use machinery::extended::is_native;
 
 /// Resources without a prefix that quotas know.
 const QUOTA: [&str; 18] = [
@@ -52,19 +55,9 @@ pub(crate) fn is_huge(name: &str) -> bool {
     name.starts_with(HUGE_PAGES)
 }
 
-/// Whether the resource is one of Kubernetes' own, which may be requested below the limit.
-pub(crate) fn is_native(name: &str) -> bool {
-    !name.contains('/') || name.contains("kubernetes.io/")
-}
-
 /// Whether less may be requested than limited.
 pub(crate) fn may_overcommit(name: &str) -> bool {
     is_native(name) && !is_huge(name)
-}
-
-/// A resource of somebody else's, of which there are only whole ones.
-fn is_extended(name: &str) -> bool {
-    !is_native(name) && !name.starts_with("requests.") && names::qualified_name(&format!("requests.{name}")).is_empty()
 }
 
 /// Whether quotas count a resource without a prefix.
@@ -75,9 +68,9 @@ pub(crate) fn is_quota(name: &str) -> bool {
 /// Checks a resource's name; whether it is well formed.
 pub(crate) fn name(name: &str, path: &Path, errors: &mut ErrorList) -> bool {
     let before = errors.len();
-    rules::name(name, path, names::qualified_name(name), errors);
+    errors.extend(names::qualified_name(name).into_iter().map(|m| rules::typed(Error::invalid(path, name, m))));
     if errors.len() == before && !name.contains('/') && !is_quota(name) && name != "storage" {
-        errors.push(Error::invalid(path, name, "must be a standard resource type or fully qualified"));
+        errors.push(rules::typed(Error::invalid(path, name, "must be a standard resource type or fully qualified")));
     }
     errors.len() == before
 }
@@ -87,17 +80,17 @@ pub(crate) fn of_container(resource: &str, path: &Path, errors: &mut ErrorList) 
     name(resource, path, errors);
     if !resource.contains('/') {
         if !matches!(resource, "cpu" | "memory" | "ephemeral-storage") && !is_huge(resource) {
-            errors.push(Error::invalid(path, resource, "must be a standard resource for containers"));
+            errors.push(rules::typed(Error::invalid(path, resource, "must be a standard resource for containers")));
         }
     } else if !is_native(resource) && !is_extended(resource) {
-        errors.push(Error::invalid(path, resource, "doesn't follow extended resource name standard"));
+        errors.push(rules::typed(Error::invalid(path, resource, "doesn't follow extended resource name standard")));
     }
 }
 
 /// What a pod as a whole may ask for (KEP-2837).
 fn of_pod(resource: &str, path: &Path, errors: &mut ErrorList) {
     if name(resource, path, errors) && !is_pod_level(resource) {
-        errors.push(Error::not_supported(path, resource, &["cpu", "hugepages-", "memory"]));
+        errors.push(rules::not_supported(path, resource, &["cpu", "hugepages-", "memory"]));
     }
 }
 
@@ -110,7 +103,7 @@ pub(crate) fn is_pod_level(name: &str) -> bool {
 pub(crate) fn of_quota(resource: &str, path: &Path, errors: &mut ErrorList) {
     name(resource, path, errors);
     if !resource.contains('/') && !is_quota(resource) {
-        errors.push(Error::invalid(path, resource, "must be a standard resource for quota"));
+        errors.push(rules::typed(Error::invalid(path, resource, "must be a standard resource for quota")));
     }
 }
 
@@ -120,14 +113,20 @@ pub(crate) fn held(value: &Value) -> Option<i64> {
     u64::try_from(number & i128::from(u64::MAX)).ok().map(u64::cast_signed)
 }
 
+/// Whether the thousandths of an amount, as upstream's 64 bits hold them, are no whole number: so are those of many that are too large.
+pub(crate) fn is_fraction(value: &Value) -> bool {
+    let Some(quantity) = rules::quantity(value) else { return false };
+    let held = if value.as_str().is_some_and(|text| text.ends_with('i')) { Some(quantity.value()) } else { held(value) };
+    !quantity.is_whole() || held.is_some_and(|number| number.wrapping_mul(1000) % 1000 != 0)
+}
+
 /// Checks the amount of a resource.
 pub(crate) fn amount(resource: &str, value: &Value, path: &Path, errors: &mut ErrorList) {
     let Some(quantity) = rules::quantity(value) else { return };
     if quantity < Quantity::ZERO {
         errors.push(Error::invalid(path, quantity.to_string(), rules::NEGATIVE));
     }
-    let is_whole = quantity.is_whole() && held(value).is_none_or(|number| number.wrapping_mul(1000) % 1000 == 0);
-    if !is_whole && (COUNTED.contains(&resource) || is_extended(resource)) {
+    if is_fraction(value) && (COUNTED.contains(&resource) || is_extended(resource)) {
         errors.push(Error::invalid(path, quantity.to_string(), "must be an integer"));
     }
 }

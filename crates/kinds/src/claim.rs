@@ -75,7 +75,7 @@ impl Strategy for Claims {
         for (name, value) in tree::entries(status, "allocatedResourceStatuses") {
             resource_key(name, &place, &mut errors);
             if !value.as_str().is_some_and(|v| RESIZE_STATUSES.contains(&v)) {
-                errors.push(Error::not_supported(&place, name, &RESIZE_STATUSES));
+                errors.push(rules::not_supported(&place, name, &RESIZE_STATUSES));
             }
         }
         let place = path.child("allocatedResources");
@@ -110,7 +110,7 @@ fn resource_key(name: &str, path: &Path, errors: &mut ErrorList) -> bool {
     let before = errors.len();
     errors.extend(names::qualified_name(name).into_iter().map(|m| Error::invalid(path, name, m)));
     if errors.len() == before && name != "storage" && amounts::is_native(name) {
-        errors.push(Error::not_supported(path, name, &["storage"]));
+        errors.push(rules::not_supported(path, name, &["storage"]));
     }
     errors.len() == before
 }
@@ -215,7 +215,7 @@ fn claim_change(obj: &Value, old: &Value, errors: &mut ErrorList) {
         remove(&mut next, "storageClassName");
     } else {
         if annotation(obj) != annotation(old) {
-            let place = Path::root("metadata.annotations").key(CLASS_ANNOTATION);
+            let place = Path::root("metadata.annotations").child(CLASS_ANNOTATION);
             errors.push(Error::invalid(&place, annotation(obj), rules::IMMUTABLE));
         }
         // The default class may be filled in later.
@@ -263,7 +263,7 @@ fn remove(spec: &mut Value, key: &str) {
 /// The warnings of a claim's spec, also of one that a pod or a set makes.
 pub(crate) fn spec_warnings(spec: &Value, path: &Path, out: &mut Vec<String>) {
     for list in ["requests", "limits"] {
-        if let Some(size) = spec["resources"][list].get("storage").and_then(rules::quantity).filter(|size| !size.is_whole()) {
+        if let Some(size) = spec["resources"][list].get("storage").filter(|size| amounts::is_fraction(size)).and_then(rules::quantity) {
             let place = path.child("resources").child(list).key("storage");
             out.push(format!("{place}: fractional byte value \"{size}\" is invalid, must be an integer"));
         }
@@ -287,7 +287,7 @@ pub(crate) fn access_modes(spec: &Value, path: &Path, errors: &mut ErrorList) {
     let place = path.child("accessModes");
     let modes: Vec<&str> = tree::list(spec, "accessModes").iter().filter_map(Value::as_str).collect();
     for mode in modes.iter().filter(|m| !ACCESS_MODES.contains(m)) {
-        errors.push(Error::not_supported(&place, *mode, &ACCESS_MODES));
+        errors.push(rules::not_supported(&place, *mode, &ACCESS_MODES));
     }
     if modes.contains(&"ReadWriteOncePod") && modes.iter().any(|m| *m != "ReadWriteOncePod" && ACCESS_MODES.contains(m)) {
         errors.push(Error::forbidden(&place, "may not use ReadWriteOncePod with other access modes"));

@@ -49,8 +49,8 @@ impl Strategy for Namespaces {
     fn validate_part(&self, _part: &str, obj: &Value, _old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         for (at, finalizer) in tree::list(&obj["spec"], "finalizers").iter().enumerate() {
-            let path = Path::root("spec.finalizers");
-            meta::finalizer(finalizer, &path, &path.index(at), &mut errors);
+            let path = Path::root("spec.finalizers").index(at);
+            meta::finalizer(finalizer, &path, &path, &mut errors);
         }
         errors
     }
@@ -101,7 +101,7 @@ impl Strategy for Namespaces {
         } else {
             ("Terminating", "may only be 'Terminating' if `deletionTimestamp` is not empty")
         };
-        if phase == expected { ErrorList::new() } else { vec![Error::invalid(&Path::root("status.Phase"), phase, detail)] }
+        if phase == expected { ErrorList::new() } else { vec![rules::typed(Error::invalid(&Path::root("status.Phase"), phase, detail))] }
     }
 
     fn selectable_fields(&self, obj: &Value) -> Selectable {
@@ -163,8 +163,15 @@ impl Strategy for Nodes {
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
-        taints(obj, errors);
+        annotated(obj, errors);
+        // Upstream's path.
+        taints(tree::list(&obj["spec"], "taints"), &Path::root("metadata.taints"), errors);
         amounts_of(obj, errors);
+        // Upstream's path, here too.
+        if let Some(capacity) = obj["status"]["nodeInfo"]["swap"]["capacity"].as_i64().filter(|capacity| *capacity <= 0) {
+            let swap = Path::root("metadata").child("nodeSwapStatus").child("capacity");
+            errors.push(Error::invalid(&swap, capacity, "must be greater than zero"));
+        }
         features(obj, errors);
         let ranges = tree::list(&obj["spec"], "podCIDRs");
         let path = Path::root("spec.podCIDRs");
@@ -191,6 +198,7 @@ impl Strategy for Nodes {
 
     fn validate_status(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
+        annotated(obj, &mut errors);
         amounts_of(obj, &mut errors);
         features(obj, &mut errors);
         changed(obj, old, &mut errors);
@@ -213,11 +221,35 @@ impl Strategy for Nodes {
     }
 }
 
-fn taints(obj: &Value, errors: &mut ErrorList) {
+const TAINTS: &str = "scheduler.alpha.kubernetes.io/taints";
+const AVOIDED: &str = "scheduler.alpha.kubernetes.io/preferAvoidPods";
+
+/// What a node of old said in annotations is JSON still, and right.
+fn annotated(obj: &Value, errors: &mut ErrorList) {
+    let (path, text) = (Path::root("metadata").child("annotations"), |name: &str| tree::text(&obj["metadata"]["annotations"], name));
+    match rules::told(text(TAINTS), "[]core.Taint", Value::is_array) {
+        Err(why) => errors.push(Error::invalid(&path, TAINTS, why)),
+        Ok(all) => taints(all.as_array().map(Vec::as_slice).unwrap_or_default(), &path.child(TAINTS), errors),
+    }
+    match rules::told(text(AVOIDED), "v1.AvoidPods", Value::is_object) {
+        Err(why) => errors.push(Error::invalid(&path.child("AvoidPods"), AVOIDED, why)),
+        Ok(avoided) => {
+            for (at, entry) in tree::list(&avoided, "preferAvoidPods").iter().enumerate() {
+                let (place, controller) = (path.child(AVOIDED).index(at).child("PodSignature"), &entry["podSignature"]["podController"]);
+                if controller.is_null() {
+                    errors.push(Error::required(&place, ""));
+                } else if controller["controller"] == false {
+                    errors.push(Error::invalid(&place.child("PodController").child("Controller"), false, "must point to a controller"));
+                }
+            }
+        }
+    }
+}
+
+fn taints(all: &[Value], path: &Path, errors: &mut ErrorList) {
     let mut seen = HashSet::new();
-    for (at, taint) in tree::list(&obj["spec"], "taints").iter().enumerate() {
-        // Upstream's path.
-        let path = Path::root("metadata.taints").index(at);
+    for (at, taint) in all.iter().enumerate() {
+        let path = path.index(at);
         let (key, value, effect) = (tree::text(taint, "key"), tree::text(taint, "value"), tree::text(taint, "effect"));
         rules::name(key, &path.child("key"), names::qualified_name(key), errors);
         let problems = names::label_value(value);
@@ -273,7 +305,8 @@ fn changed(obj: &Value, old: &Value, errors: &mut ErrorList) {
     let mut seen = HashSet::new();
     for (at, address) in tree::list(&obj["status"], "addresses").iter().enumerate() {
         if !seen.insert((tree::text(address, "type"), tree::text(address, "address"))) {
-            errors.push(Error::duplicate(&Path::root("status.addresses").index(at), address.clone()));
+            let shown = internal::text("core.NodeAddress", address);
+            errors.push(Error::duplicate(&Path::root("status.addresses").index(at), address.clone()).shown_as(shown));
         }
     }
     let (new, old) = (&obj["spec"], &old["spec"]);

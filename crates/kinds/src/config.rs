@@ -1,9 +1,9 @@
 //! Configuration: ConfigMaps, Secrets and ServiceAccounts.
 
-use crate::{Context, Selectable, Strategy, rules, tree};
+use crate::{Context, Selectable, Strategy, groups::key_pair, rules, tree};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use machinery::{
-    Map, Value,
+    Value,
     field::{Error, ErrorList, Path},
     names,
 };
@@ -111,6 +111,15 @@ impl Strategy for Secrets {
         errors
     }
 
+    /// Whoever serves by a certificate has its key, and not another.
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        if tree::text(obj, "type") != "kubernetes.io/tls" {
+            return Vec::new();
+        }
+        let read = |key: &str| String::from_utf8_lossy(&STANDARD.decode(tree::text(&obj["data"], key)).unwrap_or_default()).into_owned();
+        key_pair::problem(&read("tls.crt"), &read("tls.key")).into_iter().collect()
+    }
+
     fn selectable_fields(&self, obj: &Value) -> Selectable {
         vec![("type".into(), tree::text(obj, "type").to_owned())]
     }
@@ -146,8 +155,9 @@ fn docker(data: &Value, key: &str, path: &Path, errors: &mut ErrorList) {
         return;
     };
     let bytes = STANDARD.decode(text).unwrap_or_default();
-    let problem = match serde_json::from_slice::<Map<String, Value>>(&bytes) {
-        Ok(_) => return,
+    let problem = match serde_json::from_slice::<Value>(&bytes) {
+        Ok(Value::Object(_) | Value::Null) => return,
+        Ok(other) => format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", machinery::tree::json_type(&other)),
         Err(error) => machinery::json::syntax_error(&bytes).unwrap_or_else(|| error.to_string()),
     };
     errors.push(Error::invalid(&path.key(key), "<secret contents redacted>", problem));

@@ -10,11 +10,13 @@ use bytes::Bytes;
 use kubecel::regex::Patterns;
 use machinery::{
     Map, Value,
-    apply::plain,
     field::{Error, ErrorKind, ErrorList, Path},
+    gvk::Gvk,
     json,
     json_path::JsonPath,
     names, numerals,
+    printed::plain,
+    quote::Quoted,
     schema::Text,
     structural::{Node, Purpose},
     time,
@@ -51,6 +53,8 @@ pub struct Cell {
 /// One version of a custom kind.
 #[derive(Debug, Clone, Default)]
 pub struct Custom {
+    /// What its objects say that they are.
+    pub kind: Gvk,
     /// The version as the definition describes it.
     pub version: Arc<Described>,
     /// Objects have a namespace.
@@ -150,22 +154,19 @@ impl Strategy for Custom {
     }
 
     fn validate_status(&self, obj: &Value, old: &Value) -> ErrorList {
-        self.status(obj, old, None)
+        self.status(obj, old, None).errors
     }
 
     fn judge(&self, obj: &Value, stop: &AtomicBool) -> Judged {
         Judged { warnings: self.warnings(obj, None), ..self.whole(obj, None, Some(stop)) }
     }
 
-    /// The rules are asked once: what an unchanged part breaks is told, and not refused.
+    /// The rules are asked once, through every subresource: what an unchanged part breaks is told, and not refused.
     fn judge_through(&self, part: &str, obj: &Value, old: &Value, stop: &AtomicBool) -> Judged {
-        if part == "status" {
-            return Judged { errors: self.status(obj, old, Some(stop)), ..Judged::default() };
-        }
-        let judged = self.whole(obj, Some(old), Some(stop));
         match part {
-            "" => Judged { warnings: self.warnings(obj, Some(old)), ..judged },
-            _ => Judged { errors: judged.errors, ..Judged::default() },
+            "status" => self.status(obj, old, Some(stop)),
+            "" => Judged { warnings: self.warnings(obj, Some(old)), ..self.whole(obj, Some(old), Some(stop)) },
+            _ => self.whole(obj, Some(old), Some(stop)),
         }
     }
 
@@ -222,15 +223,31 @@ impl Strategy for Custom {
 }
 
 impl Custom {
+    /// What an object says that it is, if that is not what it is taken for. Then neither metadata nor the schema's own words are asked, as
+    /// upstream's validator ends there (`ValidateTypeMeta`); what its strategy asks besides is asked all the same.
+    fn another(&self, obj: &Value) -> ErrorList {
+        let api_version = self.kind.api_version();
+        let mut errors = ErrorList::new();
+        for (field, wanted) in [("kind", &self.kind.kind), ("apiVersion", &api_version)] {
+            if obj[field] != wanted.as_str() {
+                errors.push(Error::invalid(&Path::root(field), obj[field].clone(), format!("must be {wanted}")));
+            }
+        }
+        errors
+    }
+
     /// An object as a whole.
     fn whole(&self, obj: &Value, old: Option<&Value>, stop: Option<&AtomicBool>) -> Judged {
         let root = Path::empty();
-        let mut errors = old.map_or_else(|| meta::created(obj, self.namespaced, self), |old| meta::changed(obj, old));
-        if let Some(schema) = self.schema() {
-            errors.extend(old.map_or_else(|| schema.validate(obj, &root), |old| schema.validate_update(obj, old, &root)));
+        let mut errors = self.another(obj);
+        if errors.is_empty() {
+            errors.extend(old.map_or_else(|| meta::created(obj, self.namespaced, self), |old| meta::changed(obj, old)));
+            if let Some(schema) = self.schema() {
+                errors.extend(old.map_or_else(|| schema.validate(obj, &root), |old| schema.validate_update(obj, old, &root)));
+            }
+            self.check_spec_replicas(obj, &mut errors);
+            self.check_scale_status(obj, &mut errors);
         }
-        self.check_spec_replicas(obj, &mut errors);
-        self.check_scale_status(obj, &mut errors);
         if let Some(schema) = self.schema() {
             errors.extend(embedded::check(schema, obj, &root));
             errors.extend(old.map_or_else(|| schema.repeated(obj, &root), |old| newly_repeated(schema, obj, old)));
@@ -239,17 +256,21 @@ impl Custom {
         Judged { errors, warnings: Vec::new(), let_pass }
     }
 
-    fn status(&self, obj: &Value, old: &Value, stop: Option<&AtomicBool>) -> ErrorList {
-        let mut errors = meta::changed(obj, old);
-        if let (Some(schema), Some(status)) = (self.schema().and_then(|schema| schema.property("status")), obj.get("status")) {
-            errors.extend(schema.validate_update(status, &old["status"], &Path::root("status")));
+    /// An object whose status is new.
+    fn status(&self, obj: &Value, old: &Value, stop: Option<&AtomicBool>) -> Judged {
+        let mut errors = self.another(obj);
+        if errors.is_empty() {
+            errors.extend(meta::changed(obj, old));
+            if let (Some(schema), Some(status)) = (self.schema().and_then(|schema| schema.property("status")), obj.get("status")) {
+                errors.extend(schema.validate_update(status, &old["status"], &Path::root("status")));
+            }
+            self.check_scale_status(obj, &mut errors);
         }
-        self.check_scale_status(obj, &mut errors);
         if let Some(schema) = self.schema() {
             errors.extend(newly_repeated(schema, obj, old));
         }
-        self.check_rules(obj, Some(old), stop, &mut errors);
-        errors
+        let let_pass = self.check_rules(obj, Some(old), stop, &mut errors);
+        Judged { errors, warnings: Vec::new(), let_pass }
     }
 
     fn rules(&self) -> Option<&CustomRules> {
@@ -393,7 +414,7 @@ fn check_replicas(obj: &Value, path: &str, errors: &mut ErrorList) {
 }
 
 fn finalizer_warnings(name: &str) -> Vec<String> {
-    let say = |what: &str| format!("metadata.finalizers: {name:?}: {what}");
+    let say = |what: &str| format!("metadata.finalizers: {}: {what}", Quoted(name));
     let mut warnings: Vec<String> = names::qualified_name(name).iter().map(|what| say(what)).collect();
     if !name.contains('/') && !meta::STANDARD_FINALIZERS.contains(&name) {
         warnings.push(say(match name.contains('.') {

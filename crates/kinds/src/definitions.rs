@@ -6,6 +6,7 @@ use crate::{custom, groups::definition::structural, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
+    quote::Quoted,
     time,
 };
 use serde_json::{Map, json};
@@ -15,6 +16,8 @@ use std::{collections::HashSet, time::SystemTime};
 pub const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 /// Who agreed to an API of the community's groups.
 pub const APPROVAL: &str = "api-approved.kubernetes.io";
+/// Why a definition is not established whose webhook nobody could trust.
+const UNTRUSTED: &str = "InvalidCABundle";
 const SEE: &str = "see https://github.com/kubernetes/enhancements/pull/1111";
 
 /// Whether a note is a URL with a host, as Go's `url.ParseRequestURI` reads it.
@@ -73,14 +76,24 @@ pub enum Structure {
     Seen(Option<Value>),
 }
 
+/// What the program has found out about a definition, by which its status is settled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Findings {
+    /// What its schemas are.
+    pub structure: Structure,
+    /// Whether the webhook that converts, if there is one, names authorities that can be read, or none.
+    pub trusts: bool,
+}
+
 /// The definition with what its names, its approval and its establishing make of its status. `others` are the names that the
 /// other definitions of its group have. Its schemas are not looked at, so they may be left out.
-pub fn settled<'v>(definition: &Value, others: impl Iterator<Item = &'v Value>, structure: Structure, now: SystemTime) -> Value {
+pub fn settled<'v>(definition: &Value, others: impl Iterator<Item = &'v Value>, found: Findings, now: SystemTime) -> Value {
     let mut next = definition.clone();
     // Upstream's controllers race; the one that asks nobody, this, is mostly the first.
     settle_approval(&mut next, now);
     settle_names(&mut next, others, now);
-    if let Structure::Seen(structure) = structure {
+    settle_establishing(&mut next, found.trusts, now);
+    if let Structure::Seen(structure) = found.structure {
         settle_structure(&mut next, structure, now);
     }
     next
@@ -155,9 +168,23 @@ fn settle_names<'v>(definition: &mut Value, others: impl Iterator<Item = &'v Val
             }
         }
     }
-    if holds(definition, "NamesAccepted") && !holds(definition, "Established") {
-        set_condition(definition, condition("Established", true, "InitialNamesAccepted", "the initial names have been accepted"), now);
+}
+
+/// Who has been established stays so; who has its names is, unless nobody could trust the webhook that converts its objects.
+fn settle_establishing(definition: &mut Value, trusts: bool, now: SystemTime) {
+    if !holds(definition, "NamesAccepted") || holds(definition, "Established") {
+        return;
     }
+    let next = match trusts {
+        true => condition("Established", true, "InitialNamesAccepted", "the initial names have been accepted"),
+        false => condition("Established", false, UNTRUSTED, "The conversion webhook CABundle is invalid"),
+    };
+    set_condition(definition, next, now);
+}
+
+/// Whether a definition waits for authorities of its webhook that can be read: its names are its own and it is served, and nobody is told of it.
+pub fn waits_for_trust(definition: &Value) -> bool {
+    find(definition, "Established").is_some_and(|condition| condition["status"] != "True" && condition["reason"] == UNTRUSTED)
 }
 
 fn same_names(a: &Value, b: &Value) -> bool {
@@ -224,7 +251,7 @@ fn settle_approval(definition: &mut Value, now: SystemTime) {
     let is_url = is_link(&note);
     let (holds, reason, message) = match note.as_str() {
         "" => (false, "MissingAnnotation", format!("protected groups must have approval annotation {APPROVAL:?}, {SEE}")),
-        note if note.starts_with("unapproved") => (false, "UnapprovedAnnotation", format!("not approved: {note:?}")),
+        note if note.starts_with("unapproved") => (false, "UnapprovedAnnotation", format!("not approved: {}", Quoted(note))),
         note if is_url => (true, "ApprovedAnnotation", format!("approved in {note}")),
         _ => {
             let wanted = "with either a URL or a reason starting with \"unapproved\"";
@@ -245,9 +272,29 @@ mod tests {
     #[test]
     fn the_approval_of_a_group_is_told_first() {
         let spec = json!({"group": "a.k8s.io", "names": {"plural": "as", "singular": "a", "kind": "A", "listKind": "AList"}});
-        let made = settled(&json!({"metadata": {}, "spec": spec, "status": {}}), [].into_iter(), Structure::Unseen, SystemTime::UNIX_EPOCH);
+        let found = Findings { structure: Structure::Unseen, trusts: true };
+        let made = settled(&json!({"metadata": {}, "spec": spec, "status": {}}), [].into_iter(), found.clone(), SystemTime::UNIX_EPOCH);
         let kinds: Vec<&str> = tree::list(&made["status"], "conditions").iter().map(|condition| tree::text(condition, "type")).collect();
         assert_eq!(kinds, ["KubernetesAPIApprovalPolicyConformant", "NamesAccepted", "Established"]);
+
+        let note = json!({"annotations": {(APPROVAL): "unapproved\u{200b}"}});
+        let made = settled(&json!({"metadata": note, "spec": spec, "status": {}}), [].into_iter(), found, SystemTime::UNIX_EPOCH);
+        assert_eq!(made["status"]["conditions"][0]["message"], r#"not approved: "unapproved\u200b""#, "as Go quotes it");
+    }
+
+    #[test]
+    fn a_definition_waits_for_authorities_that_can_be_read_and_keeps_what_it_has_become() {
+        let spec = json!({"group": "a.b", "names": {"plural": "as", "singular": "a", "kind": "A", "listKind": "AList"}});
+        let settle =
+            |definition: &Value, trusts: bool| settled(definition, [].into_iter(), Findings { structure: Structure::Unseen, trusts }, SystemTime::UNIX_EPOCH);
+        let established = |definition: &Value| find(definition, "Established").map(|told| (told["status"].clone(), told["reason"].clone()));
+        let waiting = settle(&json!({"metadata": {}, "spec": spec, "status": {}}), false);
+        assert_eq!(established(&waiting), Some((json!("False"), json!("InvalidCABundle"))));
+        assert!(waits_for_trust(&waiting) && holds(&waiting, "NamesAccepted"));
+        assert_eq!(settle(&waiting, false), waiting, "what is said already is not said again");
+        let made = settle(&waiting, true);
+        assert_eq!(established(&made), Some((json!("True"), json!("InitialNamesAccepted"))));
+        assert!(!waits_for_trust(&made) && settle(&made, false) == made);
     }
 
     #[test]

@@ -4,14 +4,26 @@ use crate::{Context, Strategy, internal, pod, rules, template, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
+    numerals,
 };
+
+/// What a deployment is to be rolled back to, as versions of old had it in their specification.
+const ROLLBACK: &str = "deprecated.deployment.rollback.to";
 
 /// The strategy of deployments.
 #[derive(Debug, Clone, Copy)]
 pub struct Deployments;
 
 impl Strategy for Deployments {
+    /// What was to be rolled back to is a number of the internal form.
+    fn inconvertible(&self, obj: &Value) -> Option<String> {
+        let revision = tree::text(&obj["metadata"]["annotations"], ROLLBACK);
+        let why = Some(revision).filter(|revision| !revision.is_empty()).and_then(|revision| numerals::whole("ParseInt", revision).err())?;
+        Some(format!("failed to parse annotation[{ROLLBACK}]={revision} as int64: {why}"))
+    }
+
     fn default(&self, obj: &mut Value) {
+        settle_rollback(obj);
         let Some(spec) = tree::at(obj, &["spec"]) else { return };
         pod::defaults::template(spec);
         tree::fill(spec, "replicas", 1);
@@ -57,7 +69,11 @@ impl Strategy for Deployments {
             template::check(spec, &path, true, "ReplicaSet", errors);
         }
         strategy(&spec["strategy"], &path.child("strategy"), errors);
-        rules::all_not_negative(spec, &path, &["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"], errors);
+        rules::all_not_negative(spec, &path, &["minReadySeconds", "revisionHistoryLimit"], errors);
+        if let Some(revision) = rollback(obj).filter(|revision| *revision < 0) {
+            errors.push(Error::invalid(&path.child("rollback").child("version"), revision, rules::NEGATIVE));
+        }
+        rules::not_negative(&spec["progressDeadlineSeconds"], &path.child("progressDeadlineSeconds"), errors);
         if let (Some(deadline), ready) = (spec["progressDeadlineSeconds"].as_i64(), spec["minReadySeconds"].as_i64().unwrap_or(0))
             && deadline <= ready
         {
@@ -100,6 +116,24 @@ impl Strategy for Deployments {
             "status" => &[&["spec"], &["metadata", "labels"]],
             _ => &[],
         }
+    }
+}
+
+/// What the deployment is to be rolled back to, if it says so.
+fn rollback(obj: &Value) -> Option<i64> {
+    numerals::whole("ParseInt", tree::text(&obj["metadata"]["annotations"], ROLLBACK)).ok()
+}
+
+/// The annotation as it comes out of upstream's internal form.
+fn settle_rollback(obj: &mut Value) {
+    match rollback(obj) {
+        Some(revision) => {
+            if let Some(annotations) = tree::at(obj, &["metadata", "annotations"]) {
+                annotations.insert(ROLLBACK.into(), revision.to_string().into());
+            }
+        }
+        None if tree::text(&obj["metadata"]["annotations"], ROLLBACK).is_empty() => tree::drop_annotations(obj, &[ROLLBACK]),
+        None => {}
     }
 }
 

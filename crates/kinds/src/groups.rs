@@ -1,7 +1,8 @@
 //! The strategies of all API groups but the core group, `apps` and `batch`: the table from resource to strategy.
 
 mod admission;
-mod autoscaling;
+mod admission_limits;
+pub(crate) mod autoscaling;
 pub(crate) mod certificates;
 pub(crate) mod checks;
 pub(crate) mod definition;
@@ -15,10 +16,12 @@ mod devices;
 mod discovery;
 mod extensions;
 mod flowcontrol;
+pub(crate) mod key_pair;
 mod migrations;
 mod misc;
 mod networking;
 mod rbac;
+mod signing_request;
 mod storage;
 mod x509;
 

@@ -6,8 +6,9 @@ use machinery::field::{Error, ErrorKind};
 const OF_HPA: &str = "must be greater than or equal to ";
 
 /// Kind, field without its indexes, what is wrong, and how the words begin.
-const LATE: [(&str, &str, ErrorKind, &str); 27] = [
+const LATE: [(&str, &str, ErrorKind, &str); 28] = [
     ("DeviceClass", "metadata.name", ErrorKind::Invalid, ""),
+    ("DeviceClass", "spec.extendedResourceName", ErrorKind::Invalid, ""),
     ("EndpointSlice", "endpoints[].addresses", ErrorKind::Required, ""),
     ("EndpointSlice", "endpoints[].addresses", ErrorKind::TooMany, ""),
     ("HorizontalPodAutoscaler", "spec.minReplicas", ErrorKind::Invalid, OF_HPA),

@@ -1,6 +1,6 @@
 //! Limit ranges and resource quotas (`pkg/apis/core/validation`).
 
-use crate::{Strategy, amounts, rules, tree};
+use crate::{Strategy, amounts, internal, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -40,7 +40,7 @@ impl Strategy for LimitRanges {
             let (path, kind) = (Path::root("spec.limits").index(at), tree::text(limit, "type"));
             check_type(kind, &path.child("type"), errors);
             if !seen.insert(kind) {
-                errors.push(Error::duplicate(&path.child("type"), kind));
+                errors.push(rules::typed(Error::duplicate(&path.child("type"), kind)));
             }
             check_names(limit, kind, &path, errors);
             check_order(limit, &path, errors);
@@ -59,9 +59,9 @@ impl Strategy for LimitRanges {
 fn check_type(kind: &str, path: &Path, errors: &mut ErrorList) {
     let problems = names::qualified_name(kind);
     if problems.is_empty() && !kind.contains('/') && !matches!(kind, "Pod" | "Container" | "PersistentVolumeClaim") {
-        errors.push(Error::invalid(path, kind, "must be a standard limit type or fully qualified"));
+        errors.push(rules::typed(Error::invalid(path, kind, "must be a standard limit type or fully qualified")));
     }
-    rules::name(kind, path, problems, errors);
+    errors.extend(problems.into_iter().map(|m| rules::typed(Error::invalid(path, kind, m))));
 }
 
 fn check_names(limit: &Value, kind: &str, path: &Path, errors: &mut ErrorList) {
@@ -169,6 +169,19 @@ impl Strategy for ResourceQuotas {
         }
     }
 
+    /// Whoever makes one that lets more be asked for than be allowed.
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        let hard = rules::quantities(&obj["spec"]["hard"]);
+        let warning = |resource: &str| {
+            let (prefixed, limit) = (format!("requests.{resource}"), format!("limits.{resource}"));
+            let bare = !hard.contains_key(prefixed.as_str()) && matches!(resource, "cpu" | "memory");
+            let request = if bare { resource } else { prefixed.as_str() };
+            let (asked, allowed) = (hard.get(request)?, hard.get(limit.as_str())?);
+            (asked > allowed).then(|| format!("ResourceQuota {request} ({asked}) should be less than {limit} ({allowed})"))
+        };
+        if old.is_some() { Vec::new() } else { ["cpu", "memory", "storage", "ephemeral-storage"].into_iter().filter_map(warning).collect() }
+    }
+
     fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         for field in ["hard", "used"] {
@@ -200,14 +213,19 @@ fn fits(scope: &str, resource: &str) -> bool {
 fn one_scope(scope: &str, spec: &Value, place: &Path, list: &Path, shown: &Value, errors: &mut ErrorList) {
     if !SCOPES.contains(&scope) {
         let value = if place == list { shown.clone() } else { scope.into() };
-        errors.push(Error::invalid(place, value, "unsupported scope"));
+        errors.push(rules::typed(Error::invalid(place, value, "unsupported scope")));
     }
+    let mut selector = None;
     for _ in tree::entries(spec, "hard").filter(|(name, _)| amounts::is_quota(name) && !fits(scope, name)) {
         // Scopes times resources may be many, and each error holds all scopes.
         if errors.len() >= rules::LISTS_TOLD_MAX {
             return;
         }
-        errors.push(Error::invalid(list, shown.clone(), "unsupported scope applied to resource"));
+        let error = Error::invalid(list, shown.clone(), "unsupported scope applied to resource");
+        errors.push(match shown {
+            Value::Object(_) => error.shown_as(selector.get_or_insert_with(|| internal::text("core.ScopeSelector", shown)).clone()),
+            _ => error,
+        });
     }
 }
 
@@ -225,7 +243,7 @@ fn scope_selector(spec: &Value, path: &Path, errors: &mut ErrorList) {
         let (scope, operator, values) = (tree::text(term, "scopeName"), tree::text(term, "operator"), tree::list(term, "values"));
         one_scope(scope, spec, &path.child("scopeName"), path, &spec["scopeSelector"], errors);
         if !matches!(scope, "PriorityClass" | "VolumeAttributesClass") && SCOPES.contains(&scope) && operator != "Exists" {
-            errors.push(Error::invalid(&path.child("operator"), operator, EXISTS_ONLY));
+            errors.push(rules::typed(Error::invalid(&path.child("operator"), operator, EXISTS_ONLY)));
         }
         match operator {
             "In" | "NotIn" if values.is_empty() => {
@@ -237,7 +255,7 @@ fn scope_selector(spec: &Value, path: &Path, errors: &mut ErrorList) {
                 errors.push(Error::invalid(&path.child("values"), values, detail));
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            other => errors.push(Error::invalid(&path.child("operator"), other, "not a valid selector operator")),
+            other => errors.push(rules::typed(Error::invalid(&path.child("operator"), other, "not a valid selector operator"))),
         }
         scopes.push(scope);
     }

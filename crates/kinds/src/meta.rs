@@ -5,8 +5,11 @@ use machinery::{
     Value,
     field::{Error, ErrorList, Path},
     gvk::Gvk,
-    json, names, schema,
+    json, names,
+    quote::Quoted,
+    schema,
 };
+use std::collections::BTreeSet;
 
 /// Most bytes in all annotations of an object together.
 pub(crate) const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
@@ -165,9 +168,8 @@ fn marks(metadata: &Value, path: &Path, errors: &mut ErrorList) {
 fn immutable(obj: &Value, old: &Value, errors: &mut ErrorList) {
     let (new, old, path) = (&obj["metadata"], &old["metadata"], Path::root("metadata"));
     if !old["deletionTimestamp"].is_null() {
-        let had: Vec<&str> = tree::list(old, "finalizers").iter().filter_map(Value::as_str).collect();
-        let added: Vec<String> =
-            tree::list(new, "finalizers").iter().filter_map(Value::as_str).filter(|f| !had.contains(f)).map(|f| format!("{f:?}")).collect();
+        let [wanted, had] = [new, old].map(|metadata| tree::list(metadata, "finalizers").iter().filter_map(Value::as_str).collect::<BTreeSet<_>>());
+        let added: Vec<String> = wanted.difference(&had).map(|f| Quoted(f).to_string()).collect();
         if !added.is_empty() {
             let detail = format!("no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}", added.join(", "));
             errors.push(Error::forbidden(&path.child("finalizers"), detail));
@@ -194,10 +196,20 @@ fn common(metadata: &Value, path: &Path, any_finalizer: bool, errors: &mut Error
     if ["orphan", "foregroundDeletion"].iter().all(|both| finalizers.iter().any(|name| name == both)) {
         errors.push(Error::invalid(&place, finalizers.to_vec(), "finalizer orphan and foregroundDeletion cannot be both set"));
     }
+    for (at, owner) in tree::list(metadata, "managedFields").iter().enumerate() {
+        let place = path.child("managedFields").index(at);
+        errors.extend(machinery::apply::manager_errors(tree::text(owner, "manager"), &place.child("manager")));
+        if tree::text(owner, "subresource").len() > SUBRESOURCE_BYTES_MAX {
+            errors.push(Error::too_long(&place.child("subresource"), SUBRESOURCE_BYTES_MAX));
+        }
+    }
     if !any_finalizer {
         unqualified(metadata, path, errors);
     }
 }
+
+/// Bytes of the name of an endpoint through which an owner wrote (`MaxSubresourceNameLength`).
+const SUBRESOURCE_BYTES_MAX: usize = 256;
 
 /// Finalizers without a domain, which only the original's core refuses: it does so when all else has been looked at.
 fn unqualified(metadata: &Value, path: &Path, errors: &mut ErrorList) {
@@ -257,7 +269,7 @@ pub fn annotations(annotations: &Value, path: &Path, errors: &mut ErrorList) {
     let mut bytes = 0;
     for (key, value) in annotations.as_object().into_iter().flatten() {
         // Case does not matter in the keys of annotations.
-        let problems = names::qualified_name(&key.to_lowercase());
+        let problems = names::qualified_name(&names::lower(key));
         errors.extend(problems.into_iter().map(|m| Error::invalid(path, key.as_str(), m)));
         bytes += key.len() + value.as_str().map_or(0, str::len);
     }

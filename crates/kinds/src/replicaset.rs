@@ -8,6 +8,9 @@ use machinery::{
 
 const COUNTS: [&str; 6] = ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "terminatingReplicas", "observedGeneration"];
 
+/// The beginning of annotations that hold what a version cannot say.
+const NOT_CONVERTIBLE: &str = "non-convertible.kubernetes.io";
+
 /// The strategy of replica sets.
 #[derive(Debug, Clone, Copy)]
 pub struct ReplicaSets;
@@ -80,13 +83,12 @@ impl Strategy for ReplicationControllers {
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         let (spec, path) = (&obj["spec"], Path::root("spec"));
-        rules::all_not_negative(spec, &path, &["minReadySeconds"], errors);
         let selector = &spec["selector"];
         // Upstream makes a selector of any map.
         if tree::empty(selector) {
             errors.push(Error::required(&path.child("selector"), ""));
         }
-        rules::not_negative(&spec["replicas"], &path.child("replicas"), errors);
+        rules::all_not_negative(spec, &path, &["replicas", "minReadySeconds"], errors);
         if spec["template"].is_null() {
             errors.push(Error::required(&path.child("template"), ""));
             return;
@@ -97,6 +99,20 @@ impl Strategy for ReplicationControllers {
             errors.push(Error::invalid(&place, labels.clone(), "`selector` does not match template `labels`"));
         }
         template::check(spec, &path, true, "ReplicationController", errors);
+    }
+
+    /// What another version said that this one cannot say stands in annotations, and stays as it is.
+    fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
+        for (key, value) in tree::entries(&old["metadata"], "annotations").filter(|(key, _)| key.starts_with(NOT_CONVERTIBLE)) {
+            let Some((_, field)) = key.split_once('/').filter(|(_, field)| !field.contains('/')) else { continue };
+            if !field.contains("selector") {
+                let mut error = Error::not_found(&Path::root(field), value.clone());
+                error.detail = "unknown non-convertible field".into();
+                errors.push(error);
+            } else if obj["spec"]["selector"] != old["spec"]["selector"] {
+                errors.push(Error::invalid(&Path::root("spec").child("selector"), obj["spec"]["selector"].clone(), "cannot update non-convertible selector"));
+            }
+        }
     }
 
     fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {

@@ -58,20 +58,48 @@ pub(crate) fn immutable(new: &Value, old: &Value, path: &Path, errors: &mut Erro
     }
 }
 
-/// A part of a form that [`internal`] knows is what it was; the message shows that form.
+/// A part of a form that [`internal`] knows is what it was; the message shows that form, and a plain text as Go quotes it.
 pub(crate) fn immutable_part(form: &str, new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
     if !internal::same(form, new, old) {
-        errors.push(Error::invalid(path, new.clone(), IMMUTABLE).shown_as(internal::text(form, new)));
+        let error = Error::invalid(path, new.clone(), IMMUTABLE);
+        let plain = form == "s" && new.is_string();
+        errors.push(if plain { error } else { error.shown_as(internal::text(form, new)) });
     }
+}
+
+/// An error whose value is of a type of its own upstream: such a text is shown as JSON, and not as Go quotes a plain one.
+pub(crate) fn typed(error: Error) -> Error {
+    let shown = String::from_utf8_lossy(&machinery::json::encode(&error.value)).into_owned();
+    error.shown_as(shown)
+}
+
+/// A word, of a type of its own upstream, is none of those allowed.
+#[must_use]
+pub fn not_supported(path: &Path, word: impl Into<Value>, allowed: &[impl AsRef<str>]) -> Error {
+    typed(Error::not_supported(path, word, allowed))
 }
 
 /// A value is one of those allowed; an absent one is required.
 pub(crate) fn one_of(value: &Value, path: &Path, allowed: &[&str], errors: &mut ErrorList) {
-    match value.as_str() {
-        None | Some("") => errors.push(Error::required(path, "")),
-        Some(text) if !allowed.contains(&text) => errors.push(Error::not_supported(path, text, allowed)),
-        Some(_) => {}
+    if let Some(text) = unlisted(value, path, allowed, errors) {
+        errors.push(not_supported(path, text, allowed));
     }
+}
+
+/// The same of a value that is a plain text upstream.
+pub(crate) fn one_of_plain(value: &Value, path: &Path, allowed: &[&str], errors: &mut ErrorList) {
+    if let Some(text) = unlisted(value, path, allowed, errors) {
+        errors.push(Error::not_supported(path, text, allowed));
+    }
+}
+
+/// A word that is none of those allowed; an absent one is told.
+fn unlisted<'v>(value: &'v Value, path: &Path, allowed: &[&str], errors: &mut ErrorList) -> Option<&'v str> {
+    let text = value.as_str().unwrap_or_default();
+    if text.is_empty() {
+        errors.push(Error::required(path, ""));
+    }
+    Some(text).filter(|text| !text.is_empty() && !allowed.contains(text))
 }
 
 /// Messages about a value become errors.
@@ -102,7 +130,7 @@ pub(crate) fn driver_name(name: &str, path: &Path, errors: &mut ErrorList) {
     if name.len() > names::LABEL_MAX_BYTES {
         errors.push(Error::too_long(path, names::LABEL_MAX_BYTES));
     }
-    errors.extend(names::dns1123_subdomain(&name.to_lowercase()).into_iter().map(|m| Error::invalid(path, name, m)));
+    errors.extend(names::dns1123_subdomain(&names::lower(name)).into_iter().map(|m| Error::invalid(path, name, m)));
 }
 
 /// A port's number.
@@ -113,7 +141,20 @@ pub(crate) fn port(number: i64, path: &Path, errors: &mut ErrorList) {
 /// A text, if it is given, is one of those allowed.
 pub(crate) fn supported(value: &Value, path: &Path, allowed: &[&str], errors: &mut ErrorList) {
     if let Some(text) = value.as_str().filter(|t| !allowed.contains(t)) {
-        errors.push(Error::not_supported(path, text, allowed));
+        errors.push(not_supported(path, text, allowed));
+    }
+}
+
+/// What an annotation says in JSON, nothing where it is empty; the error is what Go's decoder says of it.
+pub(crate) fn told(text: &str, go_type: &str, fits: impl FnOnce(&Value) -> bool) -> Result<Value, String> {
+    if text.is_empty() {
+        return Ok(Value::Null);
+    }
+    match serde_json::from_str::<Value>(text) {
+        Ok(value) if value.is_null() || fits(&value) => Ok(value),
+        Ok(other) => Err(format!("json: cannot unmarshal {} into Go value of type {go_type}", machinery::tree::json_type(&other))),
+        // What only this reader refuses (its depth, a number beyond all floats) stands where Go's looks at nothing.
+        Err(_) => machinery::json::syntax_error(text.as_bytes()).map_or(Ok(Value::Null), Err),
     }
 }
 
@@ -142,7 +183,7 @@ pub(crate) fn label_selector(selector: &Value, path: &Path, errors: &mut ErrorLi
                 errors.push(Error::forbidden(&path.child("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            other => errors.push(Error::invalid(&path.child("operator"), other, "not a valid selector operator")),
+            other => errors.push(typed(Error::invalid(&path.child("operator"), other, "not a valid selector operator"))),
         }
         name(tree::text(term, "key"), &path.child("key"), names::qualified_name(tree::text(term, "key")), errors);
         for (at, value) in values.iter().enumerate() {
@@ -217,7 +258,7 @@ pub(crate) fn int_or_percent(value: &Value, path: &Path, capped: bool, errors: &
     match value {
         Value::String(text) if percent(text).is_none() => {
             let detail = names::regex_error("a valid percent string must be a numeric string followed by an ending '%'", "[0-9]+%", &["1%", "93%"]);
-            errors.push(Error::invalid(path, text.as_str(), detail));
+            errors.push(typed(Error::invalid(path, text.as_str(), detail)));
         }
         Value::String(_) if capped => at_most_all(value, path, errors),
         Value::Number(_) => not_negative(value, path, errors),

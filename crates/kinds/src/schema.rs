@@ -1,9 +1,9 @@
 //! The checks that the schema alone knows: a value of an enumeration is one of its values.
 
-use crate::tree;
+use crate::{rules, tree};
 use machinery::{
     Value,
-    field::{Error, ErrorList, Path},
+    field::{ErrorList, Path},
     gvk::Gvk,
     schema::{self, Type, TypeRef},
 };
@@ -58,7 +58,7 @@ fn check(ty: TypeRef<'_>, allowed: &[schema::Text], value: &Value, place: &mut P
         (Type::String, Value::String(text)) if !allowed.is_empty() && !text.is_empty() && !allowed.iter().any(|a| a == text) => {
             let path = place.path();
             if !errors.iter().any(|e| e.path == path) {
-                errors.push(Error::not_supported(&path, text.as_str(), allowed));
+                errors.push(rules::not_supported(&path, text.as_str(), allowed));
             }
         }
         (Type::Object(object), Value::Object(map)) => {

@@ -56,12 +56,14 @@ impl Strategy for Services {
     fn prepare_create(&self, _cx: &Context, obj: &mut Value) {
         tree::reset_status(obj);
         name_address(obj);
+        hide_policy(obj);
     }
 
     fn prepare_update(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep(obj, old, "status");
         keep_cluster_ips(obj, old);
         drop_typed(obj, old);
+        hide_policy(obj);
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
@@ -112,6 +114,10 @@ impl Strategy for Services {
 
     fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
         warnings(obj)
+    }
+
+    fn status_warnings(&self, obj: &Value) -> Vec<String> {
+        addresses::of_balancer(obj)
     }
 
     /// Since KEP-5311 a service may be named like any DNS label.
@@ -178,12 +184,21 @@ fn default_spec(spec: &mut Fields) {
     }
     if matches!(kind.as_str(), "LoadBalancer" | "NodePort" | "ClusterIP") {
         tree::fill(spec, "internalTrafficPolicy", "Cluster");
-    } else if kind == "ExternalName" && spec.get("internalTrafficPolicy").is_some_and(|policy| policy == "Cluster" || policy == "Local") {
-        // Upstream shows none of it; one that there is not is refused.
-        spec.remove("internalTrafficPolicy");
     }
     if kind == "LoadBalancer" {
         tree::fill(spec, "allocateLoadBalancerNodePorts", true);
+    }
+}
+
+/// Upstream stores what an external name says of traffic inside the cluster, and shows none of it (`defaultOnReadInternalTrafficPolicy`);
+/// whoever said it owns it all the same. One that there is not is refused.
+fn hide_policy(obj: &mut Value) {
+    let known = matches!(tree::text(&obj["spec"], "internalTrafficPolicy"), "Cluster" | "Local");
+    if known
+        && kind(obj) == "ExternalName"
+        && let Some(spec) = tree::at(obj, &["spec"])
+    {
+        spec.remove("internalTrafficPolicy");
     }
 }
 
@@ -315,10 +330,10 @@ fn check(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
     if has_addresses(obj) {
         addresses(obj, old, &path, errors);
     }
-    let known = |ip: &Value| old.is_some_and(|o| tree::list(&o["spec"], "externalIPs").contains(ip));
+    let known: HashSet<&str> = old.into_iter().flat_map(|old| tree::list(&old["spec"], "externalIPs")).filter_map(Value::as_str).collect();
     for (at, ip) in tree::list(spec, "externalIPs").iter().enumerate() {
         let (text, place) = (ip.as_str().unwrap_or_default(), path.child("externalIPs").index(at));
-        if known(ip) || rules::ip(text, &place, errors).is_some() {
+        if known.contains(text) || rules::ip(text, &place, errors).is_some() {
             rules::endpoint_ip(text, &place, errors);
         }
     }
@@ -401,10 +416,10 @@ fn addresses(obj: &Value, old: Option<&Value>, path: &Path, errors: &mut ErrorLi
     for (at, family) in tree::list(spec, "ipFamilies").iter().filter_map(Value::as_str).enumerate() {
         let place = path.child("ipFamilies").index(at);
         if !matches!(family, "IPv4" | "IPv6") {
-            errors.push(Error::not_supported(&place, family, &["IPv4", "IPv6"]));
+            errors.push(rules::not_supported(&place, family, &["IPv4", "IPv6"]));
         }
         if !seen.insert(family) {
-            errors.push(Error::duplicate(&place, family));
+            errors.push(rules::typed(Error::duplicate(&place, family)));
         }
     }
     let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
@@ -503,7 +518,7 @@ fn traffic(obj: &Value, path: &Path, errors: &mut ErrorList) {
     if is_external(obj) {
         rules::one_of(&spec["externalTrafficPolicy"], &place, &["Cluster", "Local"], errors);
     } else if !tree::empty(&spec["externalTrafficPolicy"]) {
-        errors.push(Error::invalid(&place, spec["externalTrafficPolicy"].clone(), "may only be set for externally-accessible services"));
+        errors.push(rules::typed(Error::invalid(&place, spec["externalTrafficPolicy"].clone(), "may only be set for externally-accessible services")));
     }
     let (port, place) = (spec["healthCheckNodePort"].as_i64().unwrap_or(0), path.child("healthCheckNodePort"));
     if needs_health_check(obj) && port != 0 {
@@ -514,7 +529,10 @@ fn traffic(obj: &Value, path: &Path, errors: &mut ErrorList) {
     }
     rules::supported(&spec["internalTrafficPolicy"], &path.child("internalTrafficPolicy"), &["Cluster", "Local"], errors);
     let distributions = ["PreferClose", "PreferSameZone", "PreferSameNode"];
-    rules::supported(&spec["trafficDistribution"], &path.child("trafficDistribution"), &distributions, errors);
+    // A plain text upstream.
+    if let Some(wanted) = spec["trafficDistribution"].as_str().filter(|wanted| !distributions.contains(wanted)) {
+        errors.push(Error::not_supported(&path.child("trafficDistribution"), wanted, &distributions));
+    }
 }
 
 /// Once given, the primary address and family stay.

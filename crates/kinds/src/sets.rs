@@ -4,7 +4,7 @@ use crate::{Context, NameRule, Strategy, claim, internal, pod, rules, template, 
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
-    names,
+    names, numerals,
 };
 use serde_json::json;
 use std::{borrow::Cow, collections::HashSet};
@@ -68,7 +68,7 @@ impl Strategy for StatefulSets {
             ("selector", "*metav1.LabelSelector"),
             ("volumeClaimTemplates", "[]core.PersistentVolumeClaim"),
             ("serviceName", "s"),
-            ("podManagementPolicy", "s"),
+            ("podManagementPolicy", "*s"),
         ];
         for (field, form) in fixed {
             rules::immutable_part(form, &obj["spec"][field], &old["spec"][field], &path.child(field), &mut errors);
@@ -117,7 +117,7 @@ fn check_stateful(spec: &Value, path: &Path, new: bool, errors: &mut ErrorList) 
     match tree::text(spec, "podManagementPolicy") {
         "" => errors.push(Error::required(&path.child("podManagementPolicy"), "")),
         "OrderedReady" | "Parallel" => {}
-        other => errors.push(Error::invalid(&path.child("podManagementPolicy"), other, "must be 'OrderedReady' or 'Parallel'")),
+        other => errors.push(rules::typed(Error::invalid(&path.child("podManagementPolicy"), other, "must be 'OrderedReady' or 'Parallel'"))),
     }
     let (strategy, place) = (&spec["updateStrategy"], path.child("updateStrategy"));
     let (rolling, inner) = (&strategy["rollingUpdate"], place.child("rollingUpdate"));
@@ -187,6 +187,11 @@ fn effective_template(spec: &Value) -> Cow<'_, Value> {
 pub struct DaemonSets;
 
 impl Strategy for DaemonSets {
+    /// The count of templates is a number of the internal form.
+    fn inconvertible(&self, obj: &Value) -> Option<String> {
+        numerals::whole("ParseInt", obj["metadata"]["annotations"][TEMPLATE_GENERATION].as_str()?).err()
+    }
+
     fn default(&self, obj: &mut Value) {
         // Upstream's conversion writes it into every object, so that who creates one owns it.
         let own = template_generation(obj);

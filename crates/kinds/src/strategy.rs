@@ -42,7 +42,7 @@ pub struct Judged {
     pub errors: ErrorList,
     /// What the client of one that is right should be told.
     pub warnings: Vec<String>,
-    /// What is told of one that is wrong as well: what was let pass because it was there before, what preparing it has met.
+    /// What is told of one that is wrong as well: what was let pass because it was there before.
     pub let_pass: Vec<String>,
 }
 
@@ -114,12 +114,23 @@ pub trait Strategy: Send + Sync {
         false
     }
 
+    /// Why upstream cannot turn a body of this version into what it works with, though its fields are right: told before anybody looks
+    /// at the rest.
+    fn inconvertible(&self, _obj: &Value) -> Option<String> {
+        None
+    }
+
     /// Adds the defaults that are not in the schema. Called for every body that arrives, also for updates.
     fn default(&self, _obj: &mut Value) {}
 
     /// Whether the server counts the changes of the desired state in `metadata.generation`.
     fn has_generation(&self) -> bool {
         false
+    }
+
+    /// What is said of a new object before it is readied, be it right or wrong.
+    fn preparing(&self, _obj: &Value) -> Vec<String> {
+        Vec::new()
     }
 
     /// Readies a new object: what only controllers write is dropped, the generation begins at 1.
@@ -138,9 +149,17 @@ pub trait Strategy: Send + Sync {
         }
     }
 
-    /// Readies an update of the status: everything but status and metadata stays.
+    /// Whether who writes the status changes no metadata, but for who manages what: upstream's strategies of some kinds keep it all.
+    fn status_keeps_metadata(&self) -> bool {
+        false
+    }
+
+    /// Readies an update of the status: everything but status and metadata stays, and that too where [`Self::status_keeps_metadata`].
     fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep_all_but_status(obj, old);
+        if self.status_keeps_metadata() {
+            tree::keep_all_but_managers(obj, old);
+        }
     }
 
     /// Readies an update through an endpoint that only this kind has: nothing but the endpoint's own fields changes. One of
@@ -214,7 +233,12 @@ pub trait Strategy: Send + Sync {
 
     /// What is said of an update through an endpoint, as [`Self::judge`] says it.
     fn judge_through(&self, part: &str, obj: &Value, old: &Value, _stop: &AtomicBool) -> Judged {
-        Judged::of(self.validate_through(part, obj, old), || if matches!(part, "" | "scale") { self.warnings(obj, Some(old)) } else { Vec::new() })
+        let warnings = || match part {
+            "" | "scale" => self.warnings(obj, Some(old)),
+            "status" => self.status_warnings(obj),
+            _ => Vec::new(),
+        };
+        Judged::of(self.validate_through(part, obj, old), warnings)
     }
 
     /// The fields that field selectors may name, with their values, besides `metadata.name` and `metadata.namespace`. The
@@ -238,14 +262,29 @@ pub trait Strategy: Send + Sync {
         Vec::new()
     }
 
+    /// The same, of an object whose status is written.
+    fn status_warnings(&self, _obj: &Value) -> Vec<String> {
+        Vec::new()
+    }
+
     /// By what the rows of a table of them are sorted, where that is not the name.
     fn row_rank(&self) -> Option<fn(&Value) -> i64> {
+        None
+    }
+
+    /// What may be the default one among its kind, where there is such: the table of a list names it, the last that was made.
+    fn may_be_default(&self) -> Option<fn(&Value) -> bool> {
         None
     }
 
     /// The table cells, in the order of the resource's columns.
     fn row(&self, obj: &Value, now: SystemTime) -> Vec<Value> {
         rows::cells(obj, now)
+    }
+
+    /// What the row of a table says besides of an object that has run to its end: the reason and the message of its condition `Completed`.
+    fn row_completed(&self, _obj: &Value) -> Option<(&'static str, &'static str)> {
+        None
     }
 
     /// How objects may be named.
@@ -358,6 +397,7 @@ pub trait Strategy: Send + Sync {
     fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
         match subresource {
             "" => &[&["status"]],
+            "status" if self.status_keeps_metadata() => &[&["metadata"], &["spec"]],
             "status" => &[&["spec"]],
             _ => &[],
         }
@@ -373,9 +413,8 @@ impl Strategy for Generic {
         true
     }
 
-    fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
-        tree::keep_all_but_status(obj, old);
-        tree::keep_all_but_managers(obj, old);
+    fn status_keeps_metadata(&self) -> bool {
+        true
     }
 
     fn allow_unconditional_update(&self) -> bool {

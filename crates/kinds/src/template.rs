@@ -14,7 +14,8 @@ pub(crate) fn check(spec: &Value, path: &Path, always: bool, what: &str, errors:
     rules::labels(&template["metadata"]["labels"], &path.child("labels"), errors);
     meta::annotations(&template["metadata"]["annotations"], &path.child("annotations"), errors);
     pod::check_annotations(template, &template["spec"], &path.child("annotations"), errors);
-    pod::check_spec(&template["spec"], &path.child("spec"), pod::Users::Template, errors);
+    pod::check_spec(&template["spec"], &Value::Null, &path.child("spec"), pod::Users::Template, errors);
+    pod::annotations_agree(template, &path.child("spec"), errors);
     if always {
         runs_for_good(&template["spec"], &path.child("spec"), what, errors);
     }
@@ -24,7 +25,7 @@ pub(crate) fn check(spec: &Value, path: &Path, always: bool, what: &str, errors:
 pub(crate) fn runs_for_good(pod: &Value, path: &Path, what: &str, errors: &mut ErrorList) {
     let policy = tree::text(pod, "restartPolicy");
     if policy != "Always" {
-        errors.push(Error::not_supported(&path.child("restartPolicy"), policy, &["Always"]));
+        errors.push(rules::not_supported(&path.child("restartPolicy"), policy, &["Always"]));
     }
     if !pod["activeDeadlineSeconds"].is_null() {
         errors.push(Error::forbidden(&path.child("activeDeadlineSeconds"), format!("activeDeadlineSeconds in {what} is not Supported")));

@@ -195,6 +195,10 @@ fn an_address_that_a_service_had_is_right() {
     let told = changes("", "services", &old, |new| new["spec"]["clusterIPs"] = json!(["None", "None"]));
     let of_addresses: Vec<_> = told.iter().filter(|line| line.starts_with("spec.clusterIPs")).collect();
     assert_eq!(of_addresses, [r#"spec.clusterIPs: Invalid value: ["None","None"]: 'None' must be the first and only value"#]);
+    let old = core("Service", json!({"spec": {"type": "ClusterIP", "externalIPs": ["010.0.0.1"]}}));
+    let told = changes("", "services", &old, |new| new["spec"]["externalIPs"] = json!(["010.0.0.2", "010.0.0.1"]));
+    let of_others: Vec<_> = told.iter().filter(|line| line.starts_with("spec.externalIPs")).collect();
+    assert_eq!(of_others, [r#"spec.externalIPs[0]: Invalid value: "010.0.0.2": must not have leading 0s"#]);
 }
 
 #[test]
@@ -215,6 +219,81 @@ fn an_update_of_a_service_has_the_addresses_that_it_leaves_out() {
             assert_eq!((obj["spec"]["clusterIP"].as_str().unwrap_or_default(), &obj["spec"]["clusterIPs"]), (single, &all), "{new}");
         }
     }
+}
+
+#[test]
+fn what_an_external_name_says_of_traffic_inside_is_owned_and_not_shown() {
+    let body = core("Service", json!({"spec": {"type": "ExternalName", "externalName": "a.b", "internalTrafficPolicy": "Cluster"}}));
+    assert_eq!(defaulted("", "services", &body)["spec"]["internalTrafficPolicy"], "Cluster");
+    assert!(created("", "services", body)["spec"]["internalTrafficPolicy"].is_null());
+}
+
+#[test]
+fn credentials_of_registries_are_an_object_and_keys_are_those_of_their_certificates() {
+    let secret = |kind: &str, texts: Value| defaulted("", "secrets", &core("Secret", json!({"type": kind, "stringData": texts})));
+    assert_eq!(
+        problems("", "secrets", &secret("kubernetes.io/dockercfg", json!({".dockercfg": "[]"}))),
+        ["data[.dockercfg]: Invalid value: \"<secret contents redacted>\": json: cannot unmarshal array into Go value of type map[string]interface {}"]
+    );
+    let pair = secret("kubernetes.io/tls", json!({"tls.crt": "x", "tls.key": "y"}));
+    assert_eq!(strategy("", "secrets").warnings(&pair, None), ["tls: failed to find any PEM data in certificate input"]);
+}
+
+#[test]
+fn a_scope_that_counts_nothing_of_a_quota_is_shown_as_upstream_holds_it() {
+    let quota = core(
+        "ResourceQuota",
+        json!({"spec": {"hard": {"pods": "1"}, "scopeSelector": {"matchExpressions": [
+        {"scopeName": "VolumeAttributesClass", "operator": "Exists"}]}}}),
+    );
+    assert_eq!(
+        problems("", "resourcequotas", &quota),
+        [concat!(
+            r#"spec.scopeSelector.matchExpressions: Invalid value: "#,
+            r#"{"MatchExpressions":[{"ScopeName":"VolumeAttributesClass","Operator":"Exists","Values":null}]}: unsupported scope applied to resource"#
+        )]
+    );
+}
+
+#[test]
+fn a_quota_that_lets_more_be_asked_for_than_be_allowed_is_warned_of() {
+    let warned = |hard: Value| strategy("", "resourcequotas").warnings(&core("ResourceQuota", json!({"spec": {"hard": hard}})), None);
+    assert_eq!(
+        warned(json!({"cpu": "2", "limits.cpu": "1", "requests.memory": "1Gi", "memory": "5Gi", "limits.memory": "512Mi"})),
+        ["ResourceQuota cpu (2) should be less than limits.cpu (1)", "ResourceQuota requests.memory (1Gi) should be less than limits.memory (512Mi)"]
+    );
+    assert_eq!(warned(json!({"storage": "2", "limits.storage": "1", "requests.cpu": "1", "cpu": "9", "limits.cpu": "1"})), NONE);
+}
+
+#[test]
+fn a_node_s_addresses_are_shown_as_upstream_holds_them_and_its_annotations_of_old_are_read() {
+    let node = core("Node", json!({"status": {"addresses": [{"type": "InternalIP", "address": "1.2.3.4"}, {"type": "InternalIP", "address": "1.2.3.4"}]}}));
+    let told: Vec<String> = strategy("", "nodes").validate_status(&node, &node).iter().map(ToString::to_string).collect();
+    assert_eq!(told, [r#"status.addresses[1]: Duplicate value: {"Type":"InternalIP","Address":"1.2.3.4"}"#]);
+    let mut node = core("Node", json!({}));
+    node["metadata"]["annotations"] = json!({"scheduler.alpha.kubernetes.io/preferAvoidPods": "x"});
+    let why = "invalid character 'x' looking for beginning of value";
+    assert_eq!(
+        problems("", "nodes", &node),
+        [format!("metadata.annotations.AvoidPods: Invalid value: \"scheduler.alpha.kubernetes.io/preferAvoidPods\": {why}")]
+    );
+}
+
+#[test]
+fn owners_by_hand_have_names() {
+    let map = core("ConfigMap", json!({}));
+    let mut new = map.clone();
+    new["metadata"]["managedFields"] = json!([{"manager": "a".repeat(129), "subresource": "b".repeat(257)}]);
+    let told = validate_meta_update("", &new, &map, strategy("", "configmaps"));
+    let places = told.iter().map(|error| error.path.to_string()).collect::<Vec<_>>();
+    assert_eq!(places, ["metadata.managedFields[0].manager", "metadata.managedFields[0].subresource"]);
+}
+
+#[test]
+fn who_finalizes_a_namespace_is_told_which_finalizer_is_wrong() {
+    let space = core("Namespace", json!({"spec": {"finalizers": ["kubernetes", "x y"]}}));
+    let told = strategy("", "namespaces").validate_through("finalize", &space, &space);
+    assert_eq!(told[0].path.to_string(), "spec.finalizers[1]");
 }
 
 #[test]
@@ -445,6 +524,12 @@ fn replication_controllers_learn_from_their_template() {
     let obj = created("", "replicationcontrollers", core("ReplicationController", json!({"spec": {"template": template(json!({"a": "b"}))}})));
     assert_eq!(problems("", "replicationcontrollers", &obj), NONE);
     assert_eq!((&obj["spec"]["selector"], &obj["metadata"]["labels"]), (&json!({"a": "b"}), &json!({"a": "b"})));
+    let mut bad = created("", "replicationcontrollers", core("ReplicationController", json!({"spec": {"template": template(json!({"a": "b"}))}})));
+    bad["spec"]["replicas"] = (-1).into();
+    bad["spec"]["minReadySeconds"] = (-2).into();
+    let told =
+        ["spec.replicas: Invalid value: -1: must be greater than or equal to 0", "spec.minReadySeconds: Invalid value: -2: must be greater than or equal to 0"];
+    assert_eq!(problems("", "replicationcontrollers", &bad), told);
 }
 
 /// No tree, whatever its shape, makes a strategy panic, and defaults are added once.
@@ -572,4 +657,73 @@ fn a_workload_that_has_changed_is_warned_of_its_template_again() {
     }
     assert_eq!(told("daemonsets", &|obj| obj["spec"]["minReadySeconds"] = 2.into()), Vec::<String>::new());
     assert_eq!(told("daemonsets", &|obj| obj["spec"]["template"]["metadata"]["labels"]["a"] = "c".into()), warning);
+}
+
+#[test]
+fn what_old_annotations_say_is_read_and_right() {
+    let node = |name: &str, text: &str| core("Node", json!({"metadata": {"name": "n", "annotations": {name: text}}}));
+    let (avoided, tainted) = ("scheduler.alpha.kubernetes.io/preferAvoidPods", "scheduler.alpha.kubernetes.io/taints");
+    let at = |name: &str| format!("metadata.annotations.{name}");
+    let no_controller = format!("{}[0].PodSignature: Required value", at(avoided));
+    assert_eq!(problems("", "nodes", &node(avoided, r#"{"preferAvoidPods": [{}]}"#)), [no_controller]);
+    let no_object = format!("metadata.annotations.AvoidPods: Invalid value: \"{avoided}\": json: cannot unmarshal array into Go value of type v1.AvoidPods");
+    assert_eq!(problems("", "nodes", &node(avoided, "[]")), [no_object]);
+    assert_eq!(problems("", "nodes", &node(tainted, r#"[{"key": "k"}]"#)), [format!("{}[0].effect: Required value", at(tainted))]);
+
+    let (options, source) = ("volume.beta.kubernetes.io/mount-options", json!({"path": "/d", "server": "s"}));
+    let volume = |kind: &str| {
+        let spec = json!({"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], kind: source});
+        created("", "persistentvolumes", core("PersistentVolume", json!({"metadata": {"name": "v", "annotations": {options: "ro"}}, "spec": spec})))
+    };
+    assert_eq!(problems("", "persistentvolumes", &volume("nfs")), NONE);
+    assert_eq!(
+        problems("", "persistentvolumes", &volume("hostPath")),
+        [format!("{}: Forbidden: may not specify mount options for this volume type", at(options))]
+    );
+
+    let with = |kind: &str, name: &str, text: &str| {
+        let mut obj = apps(kind, json!({}));
+        obj["metadata"]["annotations"] = json!({name: text});
+        obj
+    };
+    let (rollback, generation) = ("deprecated.deployment.rollback.to", "deprecated.daemonset.template.generation");
+    let why = |resource: &str, obj: Value| strategy("apps", resource).inconvertible(&obj).unwrap_or_default();
+    assert_eq!(why("daemonsets", with("DaemonSet", generation, "x")), "strconv.ParseInt: parsing \"x\": invalid syntax");
+    assert_eq!(
+        why("deployments", with("Deployment", rollback, "9999999999999999999")),
+        format!("failed to parse annotation[{rollback}]=9999999999999999999 as int64: strconv.ParseInt: parsing \"9999999999999999999\": value out of range")
+    );
+    assert_eq!(why("deployments", with("Deployment", rollback, "")), "");
+    let back = created("apps", "deployments", with("Deployment", rollback, "-01"));
+    assert_eq!(back["metadata"]["annotations"][rollback], "-1");
+    assert_eq!(problems("apps", "deployments", &back), ["spec.rollback.version: Invalid value: -1: must be greater than or equal to 0"]);
+}
+
+#[test]
+fn words_of_types_are_shown_as_json() {
+    let claim = |mode: &str| {
+        let spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, "volumeMode": mode});
+        problems("", "persistentvolumeclaims", &created("", "persistentvolumeclaims", core("PersistentVolumeClaim", json!({"spec": spec}))))
+    };
+    let told = |shown: &str| [format!("spec.volumeMode: Unsupported value: \"{shown}\": supported values: \"Block\", \"Filesystem\"")];
+    assert_eq!(claim("a\u{200b}b"), told("a\u{200b}b"));
+    assert_eq!(claim("\u{1}<"), told("\\u0001\\u003c"));
+    let limit = json!({"spec": {"hard": {"\u{feff}": "1"}}});
+    let quota = problems("", "resourcequotas", &created("", "resourcequotas", core("ResourceQuota", limit)));
+    assert!(quota[0].starts_with("spec.hard[\u{feff}]: Invalid value: \"\u{feff}\": name part must consist of"), "{quota:?}");
+}
+
+#[test]
+fn what_a_controller_of_another_version_could_not_say_stays() {
+    let noted = json!({"non-convertible.kubernetes.io/selector": "x", "non-convertible.kubernetes.io/more": "y"});
+    let spec = json!({"selector": {"a": "b"}, "template": template(json!({"a": "b", "c": "d"}))});
+    let old = created("", "replicationcontrollers", core("ReplicationController", json!({"metadata": {"name": "a", "annotations": noted}, "spec": spec})));
+    let mut found = changes("", "replicationcontrollers", &old, |o| o["spec"]["selector"]["c"] = "d".into());
+    found.sort();
+    let selector = "spec.selector: Invalid value: {\"a\":\"b\",\"c\":\"d\"}: cannot update non-convertible selector";
+    assert_eq!(found, ["more: Not found: \"y\": unknown non-convertible field", selector]);
+    let mut node = core("Node", json!({"status": {"nodeInfo": {"swap": {"capacity": 0}}}}));
+    assert_eq!(problems("", "nodes", &node), ["metadata.nodeSwapStatus.capacity: Invalid value: 0: must be greater than zero"]);
+    node["status"]["nodeInfo"]["swap"]["capacity"] = 1.into();
+    assert_eq!(problems("", "nodes", &node), NONE);
 }

@@ -38,6 +38,28 @@ pub(crate) fn empty(value: &Value) -> bool {
     }
 }
 
+/// Takes annotations from an object or a template, and the map of them if it had no others.
+pub(crate) fn drop_annotations(owner: &mut Value, names: &[&str]) {
+    let Some(metadata) = owner.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) else { return };
+    let before = annotations.len();
+    annotations.retain(|name, _| !names.contains(&name.as_str()));
+    if before > 0 && annotations.is_empty() {
+        metadata.remove("annotations");
+    }
+}
+
+/// These annotations are the old object's.
+pub(crate) fn keep_annotations(obj: &mut Value, old: &Value, names: &[&str]) {
+    drop_annotations(obj, names);
+    let kept = &old["metadata"]["annotations"];
+    for (name, value) in names.iter().filter_map(|name| Some((*name, kept.get(*name)?))) {
+        if let Some(annotations) = at(obj, &["metadata", "annotations"]) {
+            annotations.insert(name.to_owned(), value.clone());
+        }
+    }
+}
+
 /// The fields of a nested object, made if absent.
 pub(crate) fn child<'f>(fields: &'f mut Fields, key: &str) -> Option<&'f mut Fields> {
     if fields.get(key).is_none_or(Value::is_null) {

@@ -3,8 +3,16 @@
 //! controller counts by it.
 
 use crate::tree::text;
-use machinery::{Value, quantity::Quantity, tree::items};
-use std::collections::BTreeMap;
+use machinery::{
+    Value,
+    extended::{self, is_native},
+    quantity::Quantity,
+    tree::items,
+};
+use std::{
+    borrow::Borrow,
+    collections::{BTreeMap, HashMap},
+};
 
 /// Amounts by name of the resource.
 pub type Amounts = BTreeMap<String, Quantity>;
@@ -94,7 +102,8 @@ pub fn is_of(group: &str, resource: &str, name: &str) -> bool {
         ("", "pods") => {
             let plain = name.strip_prefix("requests.").or_else(|| name.strip_prefix("limits.")).unwrap_or(name);
             let huge = name.strip_prefix("requests.").unwrap_or(name).starts_with("hugepages-");
-            name == "pods" || COMPUTE.contains(&plain) || huge || name.strip_prefix("requests.").is_some_and(is_extended)
+            let extended = |name: &str| !is_native(name) || name.starts_with(extended::BY_CLASS);
+            name == "pods" || COMPUTE.contains(&plain) || huge || name.strip_prefix("requests.").is_some_and(extended)
         }
         ("", "services") => matches!(name, "services" | "services.nodeports" | "services.loadbalancers"),
         ("", "persistentvolumeclaims") => {
@@ -102,9 +111,14 @@ pub fn is_of(group: &str, resource: &str, name: &str) -> bool {
             matches!(plain, "persistentvolumeclaims" | "requests.storage")
         }
         ("", "configmaps" | "secrets" | "replicationcontrollers" | "resourcequotas") => name == resource,
-        ("resource.k8s.io", "resourceclaims") => name.ends_with(DEVICES),
+        ("resource.k8s.io", "resourceclaims") => is_of_devices(name),
         _ => false,
     }
+}
+
+/// Whether claims of devices may be charged for an amount: by a class, or by the resource for which its devices stand.
+pub fn is_of_devices(name: &str) -> bool {
+    name.ends_with(DEVICES) || name.strip_prefix("requests.").is_some_and(extended::may_be_devices)
 }
 
 /// Resources whose requests and limits are both counted.
@@ -150,18 +164,13 @@ pub fn compute(requests: &Amounts, limits: &Amounts, out: &mut Amounts) {
         if COMPUTE.contains(&name.as_str()) || name.starts_with("hugepages-") {
             out.insert(name.clone(), *amount);
         }
-        if COMPUTE.contains(&name.as_str()) || name.starts_with("hugepages-") || is_extended(name) {
+        if COMPUTE.contains(&name.as_str()) || name.starts_with("hugepages-") || extended::may_be_devices(name) {
             out.insert(format!("requests.{name}"), *amount);
         }
     }
     for (name, amount) in limits.iter().filter(|(n, _)| COMPUTE.contains(&n.as_str())) {
         out.insert(format!("limits.{name}"), *amount);
     }
-}
-
-/// Whether a resource is one that a node has beside those of every node.
-pub fn is_extended(name: &str) -> bool {
-    name.split_once('/').is_some_and(|(domain, _)| domain != "kubernetes.io" && !domain.ends_with(".kubernetes.io"))
 }
 
 fn service(service: &Value, out: &mut Amounts) {
@@ -221,6 +230,64 @@ fn devices(claim: &Value, out: &mut Amounts) {
         }
         add(out, &most);
     }
+}
+
+/// Charges a claim of devices for the resources, too, by which pods ask for them: the class's own, and the one that a class names. What the
+/// pod has been charged for whose resources the claim was made is not charged again (upstream's `addExtendedResourceQuota`).
+pub fn charge_extended(claim: &mut Amounts, named: impl Fn(&str) -> Option<String>, made_for: Option<&Value>) {
+    let charged = made_for.map(|pod| measure("", "pods", pod)).unwrap_or_default();
+    let mut more = Amounts::new();
+    for (name, amount) in claim.iter() {
+        let Some(class) = name.strip_suffix(DEVICES).filter(|class| !class.is_empty()) else { continue };
+        more.insert(format!("requests.{}{class}", extended::BY_CLASS), *amount);
+        if let Some(resource) = named(class) {
+            more.insert(format!("requests.{resource}"), *amount);
+        }
+    }
+    for (name, amount) in more {
+        let rest = amount - charged.get(&name).copied().unwrap_or_default();
+        if rest > Quantity::ZERO {
+            claim.insert(name, rest);
+        }
+    }
+}
+
+/// The name and UID of the pod for whose resources a claim says that it was made.
+pub fn made_for(claim: &Value) -> Option<(&str, &str)> {
+    let meta = &claim["metadata"];
+    let owner = items(&meta["ownerReferences"]).iter().find(|owner| owner["controller"] == true)?;
+    let says = meta["annotations"]["resource.kubernetes.io/extended-resource-claim"] == "true";
+    (says && text(owner, "kind") == "Pod" && text(owner, "apiVersion") == "v1").then(|| (text(owner, "name"), text(owner, "uid")))
+}
+
+/// Whether a pod is the one for which a claim says that it was made: it names this claim, or none yet, and then the first of them is it.
+pub fn is_made_for(claim: &Value, pod: &Value, mut all: impl Iterator<Item = impl Borrow<Value>>) -> bool {
+    let Some((_, uid)) = made_for(claim).filter(|(_, uid)| *uid == text(&pod["metadata"], "uid")) else { return false };
+    let told = &pod["status"]["extendedResourceClaimStatus"];
+    if told.is_object() {
+        return text(told, "resourceClaimName") == text(&claim["metadata"], "name");
+    }
+    !all.any(|other| {
+        let other: &Value = other.borrow();
+        made_for(other).is_some_and(|(_, of)| of == uid) && age(other) < age(claim)
+    })
+}
+
+/// The first of the claims that were made for each pod, by the pod's UID: among many claims it stands for all in [`is_made_for`].
+pub fn first_made_for<'c>(all: impl Iterator<Item = &'c Value>) -> HashMap<&'c str, &'c Value> {
+    let mut firsts: HashMap<&str, &Value> = HashMap::new();
+    for claim in all {
+        let Some((_, uid)) = made_for(claim) else { continue };
+        let first = firsts.entry(uid).or_insert(claim);
+        if age(claim) < age(first) {
+            *first = claim;
+        }
+    }
+    firsts
+}
+
+fn age(claim: &Value) -> (&str, &str) {
+    (text(&claim["metadata"], "creationTimestamp"), text(&claim["metadata"], "name"))
 }
 
 /// Bytes are counted whole.
@@ -365,9 +432,45 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_of_devices_is_charged_for_the_resources_by_which_pods_ask_for_them() {
+        let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": true});
+        let meta = |name: &str| json!({"name": name, "annotations": {"resource.kubernetes.io/extended-resource-claim": "true"}, "ownerReferences": [owner]});
+        let requests = json!([{"exactly": {"deviceClassName": "gpu", "allocationMode": "ExactCount", "count": 2}}]);
+        let claim = |name: &str| json!({"metadata": meta(name), "spec": {"devices": {"requests": requests}}});
+        let pod = json!({"metadata": {"uid": "u"}, "spec": {"containers": [{"resources": {"requests": {"example.com/gpu": "2"}}}]}});
+        let charged = |made_for: Option<&Value>| {
+            let mut used = measure("resource.k8s.io", "resourceclaims", &claim("a"));
+            charge_extended(&mut used, |class| (class == "gpu").then(|| "example.com/gpu".to_owned()), made_for);
+            assert!(used.keys().all(|name| is_of("resource.k8s.io", "resourceclaims", name)));
+            ["requests.deviceclass.resource.kubernetes.io/gpu", "requests.example.com/gpu"].map(|name| used.get(name).map(ToString::to_string))
+        };
+        assert_eq!(charged(None), [Some("2".to_owned()), Some("2".to_owned())]);
+        assert_eq!(charged(Some(&pod)), [Some("2".to_owned()), None], "the pod has been charged");
+        let all = [claim("a"), claim("b")];
+        assert!(is_made_for(&all[0], &pod, all.iter()) && !is_made_for(&all[1], &pod, all.iter()), "the first alone");
+        assert!(!is_made_for(&all[0], &json!({"metadata": {"uid": "v"}}), all.iter()));
+        assert_eq!(first_made_for(all.iter().rev())["u"]["metadata"]["name"], "a");
+        let told = json!({"metadata": {"uid": "u"}, "status": {"extendedResourceClaimStatus": {"resourceClaimName": "b"}}});
+        assert!(is_made_for(&all[1], &told, all.iter()) && !is_made_for(&all[0], &told, all.iter()));
+    }
+
+    #[test]
     fn amounts_belong_to_the_resource_that_uses_them() {
         for (group, resource, names) in [
-            ("", "pods", &["pods", "cpu", "limits.memory", "requests.ephemeral-storage", "hugepages-2Mi", "requests.a.b/c", "count/pods"][..]),
+            (
+                "",
+                "pods",
+                &[
+                    "pods",
+                    "cpu",
+                    "limits.memory",
+                    "requests.ephemeral-storage",
+                    "hugepages-2Mi",
+                    "requests.a.b/c",
+                    "requests.deviceclass.resource.kubernetes.io/gpu",
+                    "count/pods",
+                ][..],
+            ),
             ("", "services", &["services.nodeports", "count/services"]),
             ("", "persistentvolumeclaims", &["requests.storage", "gold.storageclass.storage.k8s.io/requests.storage", "persistentvolumeclaims"]),
             ("apps", "deployments", &["count/deployments.apps"]),
@@ -393,6 +496,13 @@ mod tests {
         assert!(
             !of(&none, "In", json!(["slow"])) && !of(&none, "Exists", json!([])) && of(&none, "NotIn", json!(["slow"])) && of(&none, "DoesNotExist", json!([]))
         );
+    }
+
+    #[test]
+    fn a_pod_is_charged_for_devices_that_it_asks_for_by_their_class() {
+        let mut used = Amounts::new();
+        compute(&of(&json!({"deviceclass.resource.kubernetes.io/gpu": "2", "mykubernetes.io/x": "1"})), &Amounts::new(), &mut used);
+        assert_eq!(used.keys().collect::<Vec<_>>(), ["requests.deviceclass.resource.kubernetes.io/gpu"]);
     }
 
     #[test]

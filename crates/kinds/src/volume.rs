@@ -71,6 +71,7 @@ impl Strategy for Volumes {
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         check_volume(&obj["spec"], Some(tree::text(&obj["metadata"], "name")), &Path::root("spec"), errors);
+        check_mount_options(obj, errors);
     }
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
@@ -126,6 +127,32 @@ impl Strategy for Volumes {
 }
 
 const MOUNT_OPTIONS: &str = "volume.beta.kubernetes.io/mount-options";
+
+/// The sources whose mounts take the options of the annotation of old (`pkg/volume/validation`).
+const WITH_MOUNT_OPTIONS: [&str; 13] = [
+    "awsElasticBlockStore",
+    "azureDisk",
+    "azureFile",
+    "cephfs",
+    "cinder",
+    "gcePersistentDisk",
+    "glusterfs",
+    "iscsi",
+    "nfs",
+    "photonPersistentDisk",
+    "quobyte",
+    "rbd",
+    "vsphereVolume",
+];
+
+/// Options in the annotation of old are for few sources.
+fn check_mount_options(obj: &Value, errors: &mut ErrorList) {
+    let takes = WITH_MOUNT_OPTIONS.iter().any(|source| obj["spec"][*source].is_object());
+    if !takes && !obj["metadata"]["annotations"][MOUNT_OPTIONS].is_null() {
+        let path = Path::root("metadata").child("annotations").child(MOUNT_OPTIONS);
+        errors.push(Error::forbidden(&path, "may not specify mount options for this volume type"));
+    }
+}
 
 /// Sources that nobody mounts any more, as they are called, as they are told, and since when.
 const DEAD_SOURCES: [(&str, &str, &str); 6] = [
@@ -288,7 +315,11 @@ fn check_source(spec: &Value, name: &str, path: &Path, errors: &mut ErrorList) {
                     rules::required(&source[*field], &place.child(field), "namespace", errors);
                 }
             }
-            other => pod::remote::check(other, source, pod::remote::Of::Cluster(name), &place, errors),
+            other => {
+                // Upstream's own spelling.
+                let place = if other == "gcePersistentDisk" { path.child("persistentDisk") } else { place };
+                pod::remote::check(other, source, pod::remote::Of::Cluster(name), &place, errors);
+            }
         }
     }
     let root = tree::text(&spec["hostPath"], "path");

@@ -77,7 +77,19 @@ pub fn withhold(group: &str, kind: &str, obj: &mut Value, old: Option<&Value>) {
         let path: Vec<&str> = place.iter().chain(path).copied().collect();
         take_unused(&[&path], obj, old);
     }
+    let owner = pod.and_then(|spec| Some(spec.split_last()?.1));
+    if let Some(owner) = owner.and_then(|owner| owner.iter().try_fold(obj, |value, step| value.get_mut(*step))) {
+        tree::drop_annotations(owner, &OF_INIT_CONTAINERS);
+    }
 }
+
+/// What said of init containers what now stands in their field: nobody has it any more, whether it was there or not.
+const OF_INIT_CONTAINERS: [&str; 4] = [
+    "pod.alpha.kubernetes.io/init-containers",
+    "pod.alpha.kubernetes.io/init-container-statuses",
+    "pod.beta.kubernetes.io/init-containers",
+    "pod.beta.kubernetes.io/init-container-statuses",
+];
 
 /// Takes what stands at these paths from an object, if it was not there before.
 pub(crate) fn take_unused(paths: &[&[&str]], obj: &mut Value, old: Option<&Value>) {
@@ -153,6 +165,10 @@ mod tests {
         let mut kept = pod.clone();
         withhold("", "Pod", &mut kept, Some(&pod));
         assert_eq!(kept, pod, "what was there stays");
+        let noted = json!({"pod.beta.kubernetes.io/init-containers": "[]"});
+        let mut workload = json!({"metadata": {"annotations": noted}, "spec": {"template": {"metadata": {"annotations": noted}, "spec": {}}}});
+        withhold("apps", "ReplicaSet", &mut workload, None);
+        assert_eq!(workload, json!({"metadata": {"annotations": noted}, "spec": {"template": {"metadata": {}, "spec": {}}}}));
         let mut other = pod.clone();
         withhold("example.com", "Pod", &mut other, None);
         assert_eq!(other, pod, "another group's kind is its own");

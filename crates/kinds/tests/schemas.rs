@@ -182,7 +182,7 @@ fn attempt(numbers: &mut Numbers, schema: &Value) -> bool {
     let gvk = Gvk::new("example.com", "v1", "A");
     let schema = structural::schema(&[(gvk.clone(), Some(&version["schema"]["openAPIV3Schema"]))]);
     let ty = schema.kind(&gvk).expect("the kind that was described");
-    let custom = Custom { version: kinds::custom::Described::new(version), has_status: true, ..<Custom as Default>::default() };
+    let custom = Custom { kind: gvk.clone(), version: kinds::custom::Described::new(version), has_status: true, ..<Custom as Default>::default() };
     for _ in 0..3 {
         let mut body = json!({"apiVersion": "example.com/v1", "kind": "A", "metadata": {"name": "a"}});
         body.as_object_mut().into_iter().for_each(|fields| fields.extend(["a", "spec", "m"].iter().map(|key| ((*key).to_owned(), numbers.value(3)))));

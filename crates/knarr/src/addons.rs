@@ -5,9 +5,9 @@
 //! there is left as it is, whoever changed it.
 
 use crate::{local, manifest};
-use client::{Client, ListParams, Meta as _};
+use client::{Client, Informers, ListParams, Meta as _};
 use identity::User;
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::{core::v1::Service, storage::v1::StorageClass};
 use machinery::Value;
 
 /// The identity of DNS.
@@ -100,6 +100,17 @@ pub async fn apply(admin: &Client, storage: bool) -> anyhow::Result<()> {
     });
     futures_util::future::try_join_all(all).await?;
     Ok(())
+}
+
+/// Waits until the Service of the cluster's DNS is known to be somebody else's, who selects pods by it.
+pub async fn dns_is_anothers(informers: &Informers) {
+    let mut changes = informers.informer::<Service>().subscribe();
+    while let Some(change) = changes.recv().await {
+        if network::dns::is_anothers(change.object()) {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Whether somebody has chosen a default already.

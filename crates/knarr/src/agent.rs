@@ -34,7 +34,6 @@ use crate::{
     node_rights::{NAME, NAMESPACE},
     preflight,
     progress::Steps,
-    serve::{is_ready, node_own_ports},
     signals::{End, Signals},
     token::Token,
 };
@@ -47,7 +46,6 @@ use network::{
     Mark, Net, Part, dns,
     mesh::{self, Kind},
     pod::PodNetwork,
-    proxy::NodePortAddresses,
 };
 use runtime::Runtime;
 use settings::{Data, Settings};
@@ -135,6 +133,7 @@ pub async fn run(command: Agent) -> anyhow::Result<()> {
 
 /// `--reset`: the same as `knarr down`, and what is left to do elsewhere.
 async fn reset(command: &Agent) -> anyhow::Result<()> {
+    preflight::root()?;
     let cluster = Cluster::find(&command.name, command.data_dir.as_deref())?;
     if let Some((process, unit)) = cluster.running().and_then(|process| Some((process, unit::of(process)?))) {
         bail!("process {process} is started by {unit}, which would start it again: `systemctl disable --now {unit}` first");
@@ -181,6 +180,16 @@ fn taken(node: &str) -> String {
         join::MACHINE,
         join::MACHINE
     )
+}
+
+/// Why the API server was not heard, with what may be the matter where another answers in its place.
+fn anothers(why: String) -> String {
+    if ["invalid peer certificate: BadSignature", "invalid peer certificate: UnknownIssuer"].iter().any(|told| why.contains(told)) {
+        return format!(
+            "{why}: whoever answers is not the cluster that this machine has joined. Has it been made anew? Then `knarr agent --reset`, and join again"
+        );
+    }
+    why
 }
 
 /// How a node's run has ended.
@@ -266,7 +275,7 @@ impl Begun {
         let listed = listed::keep(self.access.client(), &informers, &self.joined.node, dns);
         let serving = serving(&self.cluster, &self.joined, &self.access, &made, informers.clone());
         let ready = async {
-            of_node(&informers, &self.joined.node, |node| is_ready(node).then_some(())).await;
+            of_node(&informers, &self.joined.node, |node| node::is_ready(node).then_some(())).await;
             steps.done(&format!("node {} Ready", self.joined.node));
             std::future::pending::<std::convert::Infallible>().await
         };
@@ -318,23 +327,26 @@ impl Begun {
         let shown = Arc::new(Shown::default());
         let authorities = cluster_info::authorities(&self.joined.ca)?;
         let client = self.access.client();
-        let dns_ports = node_own_ports(gateway, false, has(Component::Proxy) && has(Component::Dns)).filter(|own| own.port == dns::PORT);
+        let dns_ports = node::own_ports(gateway, None, false, has(Component::Proxy) && has(Component::Dns)).filter(|own| own.port == dns::PORT);
+        let second = ips.get(1).copied();
         let tunnel = Some(ip).filter(|_| settings.kind == Kind::Vxlan);
+        let node_ports = node::node_ports(&ips, None, &self.command.node_port_addresses);
         let node = Node {
             plan: &plan,
             mark: Mark::new(&self.cluster.name),
             home: &self.cluster,
             name: &self.joined.node,
-            labels: self.command.labels.iter().cloned().collect(),
+            labels: self.command.node.labels(self.command.labels.iter().cloned()),
             taints: self.command.taints.clone(),
             parts: parts.clone(),
             mtu: Some(mesh::mtu(settings.kind, ip)?),
             tunnel,
+            lan: machines::lan(settings.kind, &ips, Some(&node_ports).filter(|_| has(Component::Proxy))),
             assigned: true,
             ip: gateway,
             address: ip,
-            second: ips.get(1).copied(),
-            own_ports: node_own_ports(ip, has(Component::Proxy), false).chain(dns_ports).chain(machines::tunnel_port(tunnel)).collect(),
+            second,
+            own_ports: node::own_ports(ip, second, has(Component::Proxy), false).chain(dns_ports).chain(machines::tunnel_port(tunnel)).collect(),
             images: self.cluster.runtime(None).root,
             cluster_dns: settings.dns.clone(),
             domain: settings.domain.clone(),
@@ -349,7 +361,7 @@ impl Begun {
             runtime: self.cluster.runtime(self.command.registries.as_deref()),
             demo: Some(steps),
             disable: &disable,
-            node_ports: NodePortAddresses::All,
+            node_ports,
             upstream: dns::Upstream::File("/etc/resolv.conf".into()),
             also_answers: Default::default(),
             api: Api {
@@ -412,7 +424,7 @@ impl Begun {
                             "the cluster does not know this node's certificate any more ({error}): has it been made anew? `knarr agent --reset`, and join again"
                         )
                     }
-                    format!("{error:#}")
+                    anothers(format!("{error:#}"))
                 }
                 Err(_) => "the API server does not answer".to_owned(),
             };
@@ -456,7 +468,7 @@ impl Begun {
         let given = async {
             let mut tries = Tries::new();
             while let Err(error) = join::announced(&client, &self.command, &self.cluster, &joined).await {
-                let error = error.to_string();
+                let error = anothers(error.to_string());
                 if tries.is_news(&error) {
                     tracing::warn!(error, "the node's object is not there yet; trying again");
                 }
@@ -492,7 +504,8 @@ impl Begun {
         // The pods are kept from the way between machines to their end.
         let tunnel = Some(*ip).filter(|_| kind == Kind::Vxlan);
         // By it hooks are sent to pods' own addresses.
-        let settings = network::pod::Config { mark: mark.clone(), run_dir, bridge: None, parts, mtu: None, own_ports: Vec::new(), behind: false, tunnel };
+        let settings =
+            network::pod::Config { mark: mark.clone(), run_dir, bridge: None, parts, mtu: None, own_ports: Vec::new(), behind: false, tunnel, lan: None };
         let network = tokio::task::spawn_blocking(move || PodNetwork::open(settings)).await?.context("the pod network")?;
         node::end_pods(&runtime, Some(network), *ip).await;
         node::remove_rules(mark).await;

@@ -22,6 +22,11 @@ const LOOK: Duration = Duration::from_secs(24 * 60 * 60);
 /// The administrator's kubeconfig in the data directory.
 const ADMIN: &str = "kubeconfig/admin.conf";
 
+/// A certificate as a PEM block (RFC 7468: lines of 64 characters).
+pub fn pem(der: &[u8]) -> String {
+    identity::pki::armoured("CERTIFICATE", der)
+}
+
 /// What the API server's certificate says: its own addresses, what was asked for, and where it listens on all addresses
 /// the host's.
 pub fn names(plan: &Plan, listen: &[IpAddr], asked: &[String]) -> anyhow::Result<ClusterNames> {
@@ -29,7 +34,7 @@ pub fn names(plan: &Plan, listen: &[IpAddr], asked: &[String]) -> anyhow::Result
     let mut names = Vec::new();
     if listen.iter().any(IpAddr::is_unspecified) {
         ips.extend(host::addresses().context("this host's addresses")?);
-        names.push(host::name());
+        names.extend(Some(host::called()).filter(|called| can_be_said(called)));
     }
     for name in asked {
         match name.parse() {
@@ -38,6 +43,11 @@ pub fn names(plan: &Plan, listen: &[IpAddr], asked: &[String]) -> anyhow::Result
         }
     }
     Ok(ClusterNames { domain: DOMAIN.into(), service_ip: plan.api_ip(), ips, names })
+}
+
+/// Whether a certificate may say what the host is called: it has no letters but ASCII's, and clients refuse one with a name that cannot be.
+fn can_be_said(called: &str) -> bool {
+    called.split('.').all(|label| !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_graphic()))
 }
 
 /// Keeps the certificates of a running cluster.
@@ -120,7 +130,7 @@ mod tests {
         assert_eq!(some.names, ["api.example.com"]);
         assert_eq!(some.ips, [IpAddr::from([10, 244, 0, 1]), [192, 0, 2, 1].into(), [203, 0, 113, 9].into()]);
         let all = names(&plan, &[any], &[]).unwrap();
-        assert!(all.names == [host::name()] && !all.ips.contains(&any) && !all.ips.iter().any(IpAddr::is_loopback), "{all:?}");
+        assert!(all.names == [host::called()] && !all.ips.contains(&any) && !all.ips.iter().any(IpAddr::is_loopback), "{all:?}");
         let has = |pki: &ClusterPki, text: &[u8]| pki.apiserver.cert().unwrap().windows(text.len()).any(|w| w == text);
         let pki = ClusterPki::load_or_create(&directory, &some).unwrap();
         assert!(has(&pki, b"api.example.com") && has(&pki, &[203, 0, 113, 9]));
@@ -128,6 +138,12 @@ mod tests {
         let other = ClusterPki::load_or_create(&directory, &names(&plan, &[], &["b.example".to_owned()]).unwrap()).unwrap();
         assert!(has(&other, b"b.example") && !has(&other, b"api.example.com"));
         std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_host_may_be_called_what_no_certificate_says() {
+        assert!(["laptop", "my_laptop", "a.example.com"].into_iter().all(can_be_said));
+        assert!(!["", "büro", "b\u{fffd}ro", "my laptop", "laptop.", "a..b"].into_iter().any(can_be_said));
     }
 
     #[tokio::test(start_paused = true)]

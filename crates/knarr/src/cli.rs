@@ -130,7 +130,7 @@ pub struct Up {
     #[arg(long, value_delimiter = ',')]
     pub listen: Vec<IpAddr>,
     /// Addresses of this machine at which node ports are served; 0.0.0.0: all of them, but for IPv6's loopback [default: all, and for a
-    /// further cluster its node's own]
+    /// further cluster its node's own, and with `--advertise-address` those, after the ports that the default cluster has there]
     #[arg(long, value_delimiter = ',')]
     pub node_port_addresses: Vec<IpAddr>,
     /// Serve more or fewer resources, as kube-apiserver does: `GROUP/VERSION=true`, `api/all=true`
@@ -254,6 +254,9 @@ pub struct Agent {
     /// Labels of the node, `topology.kubernetes.io/zone=a`
     #[arg(long, value_delimiter = ',', value_parser = label)]
     pub labels: Vec<(String, String)>,
+    /// Addresses of this machine, besides the node's, at which node ports are served; 0.0.0.0: all of them [default: all]
+    #[arg(long, value_delimiter = ',')]
+    pub node_port_addresses: Vec<IpAddr>,
     /// Taints that the node is made with, `KEY=VALUE:NoSchedule`
     #[arg(long, value_delimiter = ',', value_parser = taint)]
     pub taints: Vec<String>,
@@ -585,7 +588,7 @@ fn name(text: &str) -> Result<String, String> {
 }
 
 /// A label that a kubelet may give its own node (the original's `--node-labels`).
-fn label(text: &str) -> Result<(String, String), String> {
+pub fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not KEY=VALUE"))?;
     let wrong = [machinery::names::qualified_name(key), machinery::names::label_value(value)].concat();
     if let Some(why) = wrong.into_iter().next() {

@@ -29,6 +29,9 @@ use anyhow::bail;
 use files::RUN_ROOT;
 use std::path::{Path, PathBuf};
 
+/// A node's log, in its data directory.
+pub const LOG: &str = "knarr.log";
+
 /// Where clusters' data lies unless `--data-dir` says otherwise.
 const DATA_ROOT: &str = "/var/lib/knarr";
 

@@ -7,7 +7,7 @@ use crate::{
     log::log,
     preflight,
     progress::Steps,
-    supervisor, volumes, worker,
+    starting, supervisor, volumes, worker,
 };
 use anyhow::{Context as _, bail};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -34,8 +34,10 @@ pub async fn run(down: &Down) -> anyhow::Result<()> {
     log();
     preflight::root()?;
     let steps = Steps::new();
-    let cluster = Cluster::find(&down.which.name, down.which.data_dir.as_deref())?;
+    let find = || Cluster::find(&down.which.name, down.which.data_dir.as_deref());
+    let mut cluster = find()?;
     let mark = network::Mark::new(&cluster.name);
+    begun(&cluster, &steps).await?;
     if !cluster.exists()? {
         // A part that ran alone leaves rules and no directory.
         let left = tokio::task::spawn_blocking(move || network::pod::purge(&mark)).await?.context("the rules")?;
@@ -45,13 +47,21 @@ pub async fn run(down: &Down) -> anyhow::Result<()> {
         steps.done("links, addresses and rules removed");
         return Ok(());
     }
-    end(&cluster, &steps).await?;
-    if !cluster.exists()? {
-        // By another.
-        steps.done(&format!("the cluster {:?} is gone", cluster.name));
-        return Ok(());
-    }
-    let lock = cluster.lock(Work::Ends).await?;
+    let lock = loop {
+        end(&cluster, &steps).await?;
+        // One that had just been started says since where its data is.
+        cluster = find()?;
+        if !cluster.exists()? {
+            // By another.
+            steps.done(&format!("the cluster {:?} is gone", cluster.name));
+            return Ok(());
+        }
+        match cluster.lock(Work::Ends).await {
+            // Somebody has started it since, or takes it away.
+            Err(_) if cluster.running().is_some() => {}
+            lock => break lock?,
+        }
+    };
     cluster.claim()?;
     let known = cluster.contexts();
 
@@ -98,6 +108,21 @@ fn forget(cluster: &Cluster, given: Option<&Path>, known: &[kubeconfig::Written]
             tracing::warn!("the context {:?} stays: {error:#}", cluster.name);
         }
     }
+}
+
+/// Waits until whoever is about to start the cluster has something of it, or has ended: then it can be ended in order.
+async fn begun(cluster: &Cluster, steps: &Steps) -> anyhow::Result<()> {
+    let since = Instant::now();
+    while !cluster.exists()?
+        && let Some(process) = starting::process(&cluster.name)
+    {
+        if since.elapsed() > PATIENCE {
+            bail!("process {process} is about to start the cluster {:?} and does not begin: end it first", cluster.name);
+        }
+        steps.now(&format!("waiting for process {process}, which starts the cluster"));
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
 }
 
 /// Ends the process that runs the cluster, or waits for the one that takes it away already: that may take its time, and ended in the

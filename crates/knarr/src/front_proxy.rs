@@ -79,7 +79,7 @@ impl FrontProxyFlags {
                 ));
             }
             // Nothing else of the file is to be published: a key may stand in it.
-            trust.front_proxy_ca_pem = all.iter().map(|certificate| crate::part::pem(certificate)).collect();
+            trust.front_proxy_ca_pem = all.iter().map(|certificate| crate::certificates::pem(certificate)).collect();
         }
         // As for the original, one of the two is none.
         if let (Some(cert), Some(key)) = (&self.proxy_client_cert_file, &self.proxy_client_key_file) {

@@ -17,11 +17,12 @@ use network::{
     Mark,
     mesh::{self, Kind},
     pod::OwnPort,
+    proxy::NodePortAddresses,
 };
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
 /// What kubeadm gives whoever joins (`kubeadm init phase bootstrap-token`), and what the controllers may that serve such nodes.
@@ -150,6 +151,13 @@ pub fn tunnel(plan: &Plan) -> Option<IpAddr> {
     plan.advertise.first().copied().filter(|_| plan.pod_network == Kind::Vxlan)
 }
 
+/// The one of a machine's addresses by which pods of other machines are reached by routes, of IPv4, where node ports are served at the
+/// loopback: else its link is left as it is.
+pub fn lan(kind: Kind, addresses: &[IpAddr], node_ports: Option<&NodePortAddresses>) -> Option<Ipv4Addr> {
+    let of = |ip: &IpAddr| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None };
+    addresses.iter().find_map(of).filter(|_| kind == Kind::Routes && node_ports.is_some_and(NodePortAddresses::at_loopback))
+}
+
 /// The port at which the kernel itself listens then.
 pub fn tunnel_port(tunnel: Option<IpAddr>) -> Option<OwnPort> {
     tunnel.map(|_| OwnPort { ip: None, port: mesh::VXLAN_PORT, protocol: "UDP" })
@@ -186,7 +194,7 @@ pub fn controllers(config: controllers::Config, cluster: &Cluster, plan: &Plan, 
 /// The nodes of this machine with their ranges; none is added meanwhile.
 fn held(cluster: &Cluster, plan: &Plan) -> anyhow::Result<Held> {
     let (wishes, lock) = cluster.held_wishes()?;
-    let all = wishes.into_iter().map(|wish| (wish.name, wish.number)).chain([(host::name(), FIRST)]);
+    let all = wishes.into_iter().map(|wish| (wish.name, wish.number)).chain([(plan.node.clone(), FIRST)]);
     let ranges = |number| Some(plan.parts(number).ok()?.iter().map(|part| part.pod_cidr.to_string()).collect());
     let nodes: BTreeMap<_, _> = all.filter_map(|(name, number)| Some((name, ranges(number)?))).collect();
     Ok(Held { nodes, lock: Box::new(lock) })
@@ -215,6 +223,12 @@ pub async fn apply(admin: &Client, cluster: &Cluster, plan: &Plan, pki: &Cluster
     let Some(server) = server(plan) else { return Ok(()) };
     let rights = [manifest::parse(RIGHTS)?, manifest::parse(node_rights::RIGHTS)?].concat();
     futures_util::future::try_join_all(rights.iter().map(|object| manifest::make(admin, object))).await?;
+    // Of a cluster without a first node no DNS makes the Service, to which that of the other nodes is led.
+    if disabled.contains(&Component::Kubelet) && !disabled.contains(&Component::Dns) {
+        for object in manifest::parse(&network::dns::service(plan.dns_ip()).to_string())? {
+            manifest::make(admin, &object).await?;
+        }
+    }
     for object in [cluster_info(&server, pki), settings(cluster, plan, &server, disabled)] {
         for object in manifest::parse(&object.to_string())? {
             manifest::apply(admin, &object).await?;
@@ -332,14 +346,15 @@ mod tests {
         let cluster = Cluster { name: "m".into(), data: folder.join("data"), run: folder.join("run") };
         std::fs::create_dir_all(&cluster.data).unwrap();
         let plan = plan(None);
-        cluster.change_wishes(|wishes| crate::cluster::nodes::at_least(wishes, 2, &host::name(), |_| true)).unwrap();
+        cluster.change_wishes(|wishes| crate::cluster::nodes::at_least(wishes, 2, &plan.node, |_| true)).unwrap();
         let held = held(&cluster, &plan).unwrap();
-        let worker = format!("{}-2", host::name());
-        assert_eq!(held.nodes, BTreeMap::from([(host::name(), vec!["10.244.0.0/24".to_owned()]), (worker, vec!["10.244.1.0/24".to_owned()])]));
+        assert_eq!(plan.node, host::name(), "as it was not kept yet");
+        let worker = format!("{}-2", plan.node);
+        assert_eq!(held.nodes, BTreeMap::from([(plan.node, vec!["10.244.0.0/24".to_owned()]), (worker, vec!["10.244.1.0/24".to_owned()])]));
         // It holds the wishes.
         drop(held);
         let both = both(false, &["192.0.2.7"]);
-        assert_eq!(self::held(&cluster, &both).unwrap().nodes[&host::name()], ["10.244.0.0/24", "fd00:1::/64"]);
+        assert_eq!(self::held(&cluster, &both).unwrap().nodes[&both.node], ["10.244.0.0/24", "fd00:1::/64"]);
         assert_eq!(node_ranges(&both), [("10.244.0.0/16".to_owned(), 24), ("fd00:1::/56".to_owned(), 64)]);
         std::fs::remove_dir_all(folder).unwrap();
     }

@@ -42,6 +42,7 @@ mod rollout;
 mod rooms;
 mod serve;
 mod signals;
+mod starting;
 mod supervisor;
 mod token;
 mod up;

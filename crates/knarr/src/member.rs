@@ -114,7 +114,9 @@ impl Member<'_> {
         }
         let client = self.api.kubelet.user_agent("kubelet");
         let of_node = Informers::new(client.clone(), kubelet_stop.clone());
-        let kubelet = kubelet::run(node.kubelet(self.api.tls), client, of_node, runtime.clone(), network.clone(), drivers, kubelet_stop.clone());
+        let mut config = node.kubelet(self.api.tls);
+        config.apart = self.behind.then(|| node.home.name.clone());
+        let kubelet = kubelet::run(config, client, of_node, runtime.clone(), network.clone(), drivers, kubelet_stop.clone());
         spawn(&mut parts, room, KUBELET, kubelet);
         if let Some((client, disk)) = self.api.provisioner.zip(disk).filter(|_| has(Component::Storage)) {
             let client = client.user_agent(provision::ACCOUNT);

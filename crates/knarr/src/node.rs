@@ -2,7 +2,8 @@
 //! name, directories and addresses, and the settings of its parts.
 
 use crate::cluster::{Cluster, Plan};
-use client::Client;
+use client::{Client, Informers};
+use k8s_openapi::api::core::v1;
 use kubelet::{Settings, Tls};
 use network::{
     Mark, Part, dns,
@@ -11,7 +12,7 @@ use network::{
 };
 use runtime::Runtime;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
 };
@@ -36,6 +37,8 @@ pub struct Node<'a> {
     pub mtu: Option<u32>,
     /// This machine's address, where they lead there by VXLAN.
     pub tunnel: Option<IpAddr>,
+    /// The same, where they lead there by routes, of IPv4.
+    pub lan: Option<Ipv4Addr>,
     /// The control plane gives it its ranges (node-ipam): its kubelet but asks for the same again.
     pub assigned: bool,
     /// Its own address among its pods, the first range's first: its DNS is there.
@@ -73,6 +76,7 @@ impl Node<'_> {
             own_ports: self.own_ports.clone(),
             behind,
             tunnel: self.tunnel,
+            lan: self.lan,
         }
     }
 
@@ -128,6 +132,44 @@ pub fn health_addresses(ips: &[IpAddr], node_ports: &NodePortAddresses) -> Vec<I
     ips.iter().copied().chain(loopback).collect()
 }
 
+/// Ports at which a node's own processes listen: at its address, and the proxy's at that of its second family as well.
+pub fn own_ports(node: IpAddr, second: Option<IpAddr>, has_proxy: bool, has_dns: bool) -> impl Iterator<Item = OwnPort> {
+    let own = move |port, protocol| OwnPort { ip: Some(node), port, protocol };
+    let health = [Some(node), second].into_iter().filter(move |ip| has_proxy && ip.is_some());
+    let health = health.map(|ip| OwnPort { ip, port: network::proxy::HEALTH_PORT, protocol: "TCP" });
+    let dns = [own(dns::PORT, "UDP"), own(dns::PORT, "TCP")].into_iter().filter(move |_| has_dns);
+    [own(kubelet::PORT, "TCP")].into_iter().chain(health).chain(dns)
+}
+
+/// Where node ports are served. A node of a further cluster, to which not all of its machine's addresses are left, keeps to its own unless
+/// it is told otherwise, so that all clusters can use the same ports; and to those at which other machines reach it (`shared`), where the
+/// ports of the first one come first.
+pub fn node_ports(node: &[IpAddr], shared: Option<&[IpAddr]>, asked: &[IpAddr]) -> NodePortAddresses {
+    match (asked, shared) {
+        ([], None) => NodePortAddresses::All,
+        ([], Some(with_others @ [_, ..])) => NodePortAddresses::Shared { own: node.to_vec(), with_others: with_others.to_vec() },
+        (all, _) if all.iter().any(IpAddr::is_unspecified) => NodePortAddresses::All,
+        (some, _) => NodePortAddresses::Only(node.iter().chain(some).copied().collect::<BTreeSet<_>>().into_iter().collect()),
+    }
+}
+
+/// Whether a node is Ready.
+pub fn is_ready(node: &v1::Node) -> bool {
+    node.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// Waits until a node is Ready.
+pub async fn ready(informers: &Informers, name: &str) {
+    let nodes = informers.informer::<v1::Node>();
+    let mut changes = nodes.subscribe();
+    while let Some(change) = changes.recv().await {
+        let node = change.object();
+        if is_ready(node) && node.metadata.name.as_deref() == Some(name) {
+            return;
+        }
+    }
+}
+
 /// Ends all pods of a node, each as if it were deleted; their objects stay. How many there were.
 pub async fn end_pods(runtime: &Runtime, network: Option<PodNetwork>, node_ip: IpAddr) -> usize {
     let sandboxes = runtime.sandboxes();
@@ -154,5 +196,30 @@ pub async fn remove_rules(mark: Mark) {
     let removed = tokio::task::spawn_blocking(move || proxy::remove(&mark)).await;
     if let Ok(Err(error)) = removed {
         tracing::warn!(%error, "the Services' rules stay");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv6Addr;
+
+    const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn a_node_keeps_the_ports_of_the_parts_that_it_has() {
+        let ports = |has_proxy, has_dns| own_ports(ADDRESS, None, has_proxy, has_dns).map(|own| (own.port, own.protocol)).collect::<Vec<_>>();
+        assert_eq!(ports(true, true), [(10250, "TCP"), (10256, "TCP"), (53, "UDP"), (53, "TCP")]);
+        assert_eq!(ports(true, false), [(10250, "TCP"), (10256, "TCP")]);
+        assert_eq!(ports(false, false), [(10250, "TCP")]);
+    }
+
+    #[test]
+    fn a_node_of_both_families_keeps_the_port_of_its_health_at_either_address() {
+        let second = IpAddr::V6(Ipv6Addr::LOCALHOST);
+        let at_second = |has_proxy| own_ports(ADDRESS, Some(second), has_proxy, true).filter(|own| own.ip == Some(second)).collect::<Vec<_>>();
+        assert_eq!(at_second(true), [OwnPort { ip: Some(second), port: 10256, protocol: "TCP" }]);
+        assert!(at_second(false).is_empty());
+        assert_eq!(own_ports(ADDRESS, Some(second), true, true).filter(|own| own.ip == Some(ADDRESS)).count(), 4);
     }
 }

@@ -1,12 +1,16 @@
 //! Flags of a node, as kubelet names them: the same for a whole cluster and for a kubelet alone.
 
+use crate::cli::label;
 use clap::Args;
 use kubelet::{Options, Settings};
-use std::{ffi::OsString, path::PathBuf};
+use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Node, as kubelet has them")]
 pub struct NodeFlags {
+    /// Labels that the node is made with, `topology.kubernetes.io/zone=a`; of `up`, all nodes of this machine
+    #[arg(long, value_delimiter = ',', value_parser = label)]
+    pub node_labels: Vec<(String, String)>,
     /// Directory of static pods' files, or one such file; names that begin with a dot are not read
     #[arg(long)]
     pub pod_manifest_path: Option<PathBuf>,
@@ -114,7 +118,13 @@ impl NodeFlags {
         let many = many.into_iter().flat_map(|(name, values)| values.iter().map(move |value| format!("--{name}={value}")));
         let one = one.into_iter().filter_map(|(name, value)| value.map(|value| format!("--{name}={value}")));
         let told = self.kernel_memcg_notification.then(|| "--kernel-memcg-notification".to_owned());
-        many.chain(one).chain(told).map(OsString::from).collect()
+        let labels = self.node_labels.iter().map(|(key, value)| format!("--node-labels={key}={value}"));
+        many.chain(one).chain(told).chain(labels).map(OsString::from).collect()
+    }
+
+    /// The labels of a node, of which these are its own alone.
+    pub fn labels(&self, own: impl IntoIterator<Item = (String, String)>) -> BTreeMap<String, String> {
+        self.node_labels.iter().cloned().chain(own).collect()
     }
 
     /// What they say.
@@ -177,11 +187,18 @@ mod tests {
             "--kernel-memcg-notification",
             "--node-lease-duration-seconds=4",
             "--node-status-update-frequency=1s",
+            "--node-labels=topology.kubernetes.io/zone=a,disk=",
         ];
         let Command::Up(up) = Cli::try_parse_from(["knarr", "up", path].iter().chain(&own)).unwrap().command else { unreachable!() };
         let process = ["knarr", "node-process", "--name=c", "--data-dir=/d", "--number=2"].map(OsString::from);
         let Command::NodeProcess(worker) = Cli::try_parse_from(process.into_iter().chain(up.node.arguments())).unwrap().command else { unreachable!() };
         assert_eq!(worker.node, NodeFlags { pod_manifest_path: None, ..up.node }, "a further node is told the same, but has no static pods of its own");
+        let zone = "topology.kubernetes.io/zone";
+        let labels = worker.node.labels([(zone.to_owned(), "b".to_owned())]);
+        assert_eq!([&labels[zone], &labels["disk"]], ["b", ""], "what was said of the one node counts");
+        for not_a_nodes in ["node-role.kubernetes.io/worker=", "a=b/c", "a"] {
+            assert!(Cli::try_parse_from(["knarr", "up", "--node-labels", not_a_nodes]).is_err(), "{not_a_nodes}");
+        }
         let wrong = flags(&["knarr", "up", "--eviction-hard=disk<5%", "--container-log-max-files=-3"]).unwrap_err().to_string();
         assert_eq!(wrong, "invalid configuration: containerLogMaxFiles must be greater than 1\nunsupported eviction signal disk");
     }

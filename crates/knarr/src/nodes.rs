@@ -4,16 +4,13 @@
 use crate::{
     cli::{ControlPlane, Node, Which},
     cluster::{
-        Cluster, Plan,
+        Cluster, LOG, Plan,
         nodes::{self, FIRST},
     },
-    host,
     log::log,
-    preflight,
+    node, preflight,
     progress::Steps,
-    reach, serve,
-    supervisor::LOG,
-    volumes,
+    reach, volumes,
 };
 use anyhow::{Context as _, anyhow, bail};
 use client::{Client, Informer, Informers, ListParams, Meta as _, Patch, PatchParams};
@@ -29,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The role of the control plane's node, as kubeadm labels and taints it.
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+/// Balancers outside send nothing to a node with this label. kubeadm gives it to those of the control plane, to which no pods come.
+const NO_BALANCERS: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 const NO_SCHEDULE: &str = "NoSchedule";
 /// Marks a pod that stands for a file of its node.
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -87,7 +86,7 @@ fn list(cluster: &Cluster) -> anyhow::Result<()> {
         [name.to_owned(), role.to_owned(), addresses, ranges, process]
     };
     let head = ["NODE", "ROLE", "ADDRESS", "PODS", "PROCESS"].map(str::to_owned);
-    let mut lines = vec![head, line(&host::name(), "control-plane", FIRST, cluster, false)];
+    let mut lines = vec![head, line(&plan.node, "control-plane", FIRST, cluster, false)];
     lines.extend(cluster.wishes()?.iter().map(|wish| line(&wish.name, "worker", wish.number, &cluster.node(wish.number), wish.leaving)));
     // Addresses of IPv6 may be long.
     let width = |column: usize, least: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or_default().max(least);
@@ -118,27 +117,27 @@ impl Taken {
     fn leaves(&self, plan: &Plan, number: u32) -> bool {
         let is_free = |range: Net| !self.ranges.iter().any(|taken| taken.overlaps(range));
         let parts = plan.parts(number);
-        !self.names.contains(&nodes::name(&host::name(), number)) && parts.is_ok_and(|parts| parts.iter().all(|part| is_free(part.pod_cidr)))
+        !self.names.contains(&nodes::name(&plan.node, number)) && parts.is_ok_and(|parts| parts.iter().all(|part| is_free(part.pod_cidr)))
     }
 }
 
 /// Wishes for so many nodes in all, now that it is known who has joined (`up --nodes`).
 pub async fn at_least(cluster: &Cluster, plan: &Plan, admin: &Client, nodes: u32) -> anyhow::Result<()> {
     let taken = Taken::now(admin).await?;
-    cluster.change_wishes(|wishes| nodes::at_least(wishes, nodes, &host::name(), |number| taken.leaves(plan, number)))
+    cluster.change_wishes(|wishes| nodes::at_least(wishes, nodes, &plan.node, |number| taken.leaves(plan, number)))
 }
 
 async fn add(cluster: &Cluster, count: u32, labels: BTreeMap<String, String>) -> anyhow::Result<()> {
     let (steps, plan, admin) = (Steps::new(), plan(cluster)?, admin(cluster)?);
     let taken = Taken::now(&admin).await?;
-    let names = cluster.change_wishes(|wishes| nodes::add(wishes, count, &host::name(), &labels, |number| taken.leaves(&plan, number)))?;
+    let names = cluster.change_wishes(|wishes| nodes::add(wishes, count, &plan.node, &labels, |number| taken.leaves(&plan, number)))?;
     let stop = CancellationToken::new();
     let informers = &Informers::new(admin, stop.clone());
     let steps = &steps;
     let plan = &plan;
     let came = futures_util::future::join_all(names.iter().map(|(number, name)| async move {
         let home = cluster.node(*number);
-        let ready = tokio::time::timeout(READY, serve::node_ready(informers, name)).await;
+        let ready = tokio::time::timeout(READY, node::ready(informers, name)).await;
         if let Err(why) = reach::api(&home, plan).await {
             bail!("node {name} cannot be used: {why:#}");
         }
@@ -156,8 +155,11 @@ async fn add(cluster: &Cluster, count: u32, labels: BTreeMap<String, String>) ->
 async fn remove(cluster: &Cluster, name: &str, force: bool, timeout: Duration) -> anyhow::Result<()> {
     let (steps, admin) = (Steps::new(), admin(cluster)?);
     let Some(wish) = cluster.wishes()?.into_iter().find(|wish| wish.name == name) else {
-        if name == host::name() {
+        if cluster.kept().is_some_and(|plan| plan.node == name) {
             bail!("node {name} has the control plane: `knarr down` removes the whole cluster");
+        }
+        if admin.all::<v1::Node>().get_opt(name).await?.is_some() {
+            bail!("node {name} is another machine's: `kubectl drain {name}`, `knarr agent --reset` there, and `kubectl delete node {name}` take it away");
         }
         bail!("the cluster {:?} has no node {name} on this machine", cluster.name);
     };
@@ -306,7 +308,14 @@ fn role(node: &v1::Node, wanted: Option<ControlPlane>) -> Value {
     }
     let mut taints = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
     let ours = |taint: &Taint| taint.key == CONTROL_PLANE && taint.effect == NO_SCHEDULE;
-    match (wanted, taints.iter().any(ours)) {
+    let is_tainted = taints.iter().any(ours);
+    match (wanted, node.label(NO_BALANCERS)) {
+        (Some(ControlPlane::Taint), None) => patch["metadata"]["labels"][NO_BALANCERS] = "".into(),
+        // It goes with the taint; without that it is somebody's own.
+        (Some(ControlPlane::Schedule), Some(_)) if is_tainted => patch["metadata"]["labels"][NO_BALANCERS] = Value::Null,
+        _ => {}
+    }
+    match (wanted, is_tainted) {
         (Some(ControlPlane::Taint), false) => taints.push(Taint { key: CONTROL_PLANE.into(), effect: NO_SCHEDULE.into(), ..Taint::default() }),
         (Some(ControlPlane::Schedule), true) => taints.retain(|taint| !ours(taint)),
         _ => return patch,
@@ -331,11 +340,17 @@ mod tests {
         assert_eq!(role(&plain, None), json!({"metadata": {"labels": {CONTROL_PLANE: ""}}}));
         let tainted = role(&plain, Some(ControlPlane::Taint));
         assert_eq!(tainted["spec"]["taints"], json!([{"key": CONTROL_PLANE, "effect": NO_SCHEDULE}]));
-        assert_eq!(tainted["metadata"]["resourceVersion"], "7");
-        let done = node(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "resourceVersion": "8", "labels": {CONTROL_PLANE: ""}},
-            "spec": {"taints": [{"key": "mine", "effect": "NoExecute"}, {"key": CONTROL_PLANE, "effect": NO_SCHEDULE}]}}));
+        assert_eq!(tainted["metadata"], json!({"labels": {CONTROL_PLANE: "", NO_BALANCERS: ""}, "resourceVersion": "7"}));
+        let done = node(
+            json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "resourceVersion": "8", "labels": {CONTROL_PLANE: "", NO_BALANCERS: ""}},
+            "spec": {"taints": [{"key": "mine", "effect": "NoExecute"}, {"key": CONTROL_PLANE, "effect": NO_SCHEDULE}]}}),
+        );
         assert_eq!((role(&done, None), role(&done, Some(ControlPlane::Taint))), (json!({}), json!({})));
-        assert_eq!(role(&done, Some(ControlPlane::Schedule))["spec"]["taints"], json!([{"key": "mine", "effect": "NoExecute"}]));
+        let schedules =
+            json!({"metadata": {"labels": {NO_BALANCERS: null}, "resourceVersion": "8"}, "spec": {"taints": [{"key": "mine", "effect": "NoExecute"}]}});
+        assert_eq!(role(&done, Some(ControlPlane::Schedule)), schedules);
+        let own = node(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "labels": {CONTROL_PLANE: "", NO_BALANCERS: "mine"}}, "spec": {}}));
+        assert_eq!(role(&own, Some(ControlPlane::Schedule)), json!({}), "what was not given with the taint stays");
     }
 
     #[test]
@@ -348,8 +363,9 @@ mod tests {
 
     #[test]
     fn what_others_have_is_not_wished_for() {
-        let plan: Plan = serde_json::from_str(r#"{"name": "m", "data": "/", "pods": "10.244.0.0", "services": "10.96.0.0", "port": 6443}"#).unwrap();
-        let all = [("other", "10.244.1.0/24"), ("wide", "10.244.4.0/23"), (&nodes::name(&host::name(), 3), ""), ("odd", "somewhere")];
+        let plan: Plan =
+            serde_json::from_str(r#"{"name": "m", "data": "/", "pods": "10.244.0.0", "services": "10.96.0.0", "port": 6443, "node": "h"}"#).unwrap();
+        let all = [("other", "10.244.1.0/24"), ("wide", "10.244.4.0/23"), ("h-3", ""), ("odd", "somewhere")];
         let all = all.map(|(name, range)| {
             node(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {"podCIDR": range, "podCIDRs": [range]}}))
         });
@@ -357,7 +373,7 @@ mod tests {
         assert_eq!((2..9).filter(|number| taken.leaves(&plan, *number)).collect::<Vec<_>>(), [4, 7, 8]);
         assert!(!taken.leaves(&plan, 300), "there is no such range");
         let mut wishes = Vec::new();
-        nodes::at_least(&mut wishes, 3, &host::name(), |number| taken.leaves(&plan, number)).unwrap();
+        nodes::at_least(&mut wishes, 3, &plan.node, |number| taken.leaves(&plan, number)).unwrap();
         assert_eq!(wishes.iter().map(|wish| wish.number).collect::<Vec<_>>(), [4, 7]);
     }
 

@@ -3,14 +3,15 @@
 use crate::{
     accounts::Accounts,
     agent::cluster_info,
+    certificates,
     cli::{CONTROLLERS_PORT, Controllers, Dns, Kubelet, Leader, Part, Proxy, SCHEDULER_PORT, Scheduler, Serving},
     cluster::Cluster,
     host, image,
     log::log,
-    port::{self, Check, Pages},
+    node,
+    port::{self, About, Check, Flags, Pages},
     preflight,
     progress::Steps,
-    serve::node_own_ports,
     signals, volumes,
 };
 use anyhow::Context as _;
@@ -24,7 +25,7 @@ use network::{Net, Part as OfFamily, pod::OwnPort, proxy};
 use std::{
     future::Future,
     hash::{BuildHasher, RandomState},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
     sync::{Arc, atomic::Ordering},
     time::SystemTime,
@@ -46,7 +47,7 @@ async fn api_port(server: &str) -> Option<OwnPort> {
 /// Ports of this host at which a node and, if it is here, the API server listen.
 async fn own_ports(part: &Part, node: IpAddr, has_proxy: bool) -> anyhow::Result<Vec<OwnPort>> {
     let api = api_port(&Endpoint::from_kubeconfig(&part.kubeconfig)?.server).await;
-    Ok(node_own_ports(node, has_proxy, true).chain(api).collect())
+    Ok(node::own_ports(node, None, has_proxy, true).chain(api).collect())
 }
 
 struct Ready {
@@ -141,19 +142,46 @@ pub async fn scheduler(command: &Scheduler) -> anyhow::Result<()> {
     let registry = config.metrics.registry().clone();
     let Ready { client, informers, stop, .. } = connect(&command.part, &registry)?;
     let client = client.user_agent("kube-scheduler");
-    let pages = scheduler_pages(&config, &informers);
+    let flags = served(&command.serving, SCHEDULER_PORT, &command.leader, &command.part);
+    let pages = scheduler_pages((&config, command.config.as_deref()), &informers, flags);
     let _served = serve_port(&command.serving, ("scheduler", SCHEDULER_PORT), &client, pages, &stop).await?;
     let run = |term| scheduler::run(config, client.clone(), informers, term);
     let part = elected(&command.leader, "kube-scheduler", (&client, &registry), stop.clone(), run);
     until_signal("scheduler", stop, Box::pin(part)).await
 }
 
-/// What the scheduler's port shows.
-pub fn scheduler_pages(config: &scheduler::Config, informers: &Informers) -> Pages {
+/// A file as flags show it.
+fn shown(file: Option<&Path>) -> String {
+    file.map(|file| file.display().to_string()).unwrap_or_default()
+}
+
+/// The flags of a part that runs alone that say where it is served and by what it works.
+fn served(serving: &Serving, usual: u16, leader: &Leader, part: &Part) -> Flags {
+    let mut flags = port::served(SocketAddr::new(serving.bind_address, serving.secure_port.unwrap_or(usual)));
+    flags.extend([
+        ("client-ca-file", shown(serving.client_ca_file.as_deref())),
+        ("kubeconfig", shown(Some(&part.kubeconfig))),
+        ("leader-elect", leader.leader_elect.to_string()),
+        ("tls-cert-file", shown(serving.tls_cert_file.as_deref())),
+        ("tls-private-key-file", shown(serving.tls_private_key_file.as_deref())),
+    ]);
+    flags
+}
+
+/// What the port of a scheduler shows that has its configuration from this file.
+pub fn scheduler_pages((config, file): (&scheduler::Config, Option<&Path>), informers: &Informers, mut flags: Flags) -> Pages {
+    flags.insert("config", shown(file));
+    let about = About {
+        component: "kube-scheduler",
+        paths: &["/configz", "/flagz", "/healthz", "/livez", "/metrics", "/readyz"],
+        config: ("componentconfig", config.shown.as_ref().clone()),
+        flags,
+        started: SystemTime::now(),
+    };
     let (has_read, informers) = (config.has_read.clone(), informers.clone());
     let check = Check::of_readiness("sched-handler-sync", move || has_read.load(Ordering::Acquire));
     let has_read = config.has_read.clone();
-    Pages::new(config.metrics.registry().clone(), vec![check]).with_resources(move |out| {
+    Pages::new(config.metrics.registry().clone(), vec![check], about).with_resources(move |out| {
         // One that does not lead has read nothing, and has nothing to tell.
         if has_read.load(Ordering::Acquire) {
             let pods = informers.informer::<Pod>().list();
@@ -163,8 +191,16 @@ pub fn scheduler_pages(config: &scheduler::Config, informers: &Informers) -> Pag
 }
 
 /// What the controllers' port shows. A controller that ends ends them all: as long as somebody answers, each is well.
-pub fn controllers_pages(config: &controllers::Config) -> Pages {
-    Pages::new(config.metrics.clone(), config.running().map(|name| Check::new(name, || true)).collect())
+pub fn controllers_pages(config: &controllers::Config, mut flags: Flags) -> Pages {
+    flags.extend(config.flags());
+    let about = About {
+        component: "kube-controller-manager",
+        paths: &["/configz", "/flagz", "/healthz", "/metrics"],
+        config: ("kubecontrollermanager.config.k8s.io", config.shown()),
+        flags,
+        started: SystemTime::now(),
+    };
+    Pages::new(config.metrics.clone(), config.running().map(|name| Check::new(name, || true)).collect(), about)
 }
 
 /// Serves a part's own port, if it is to have one, until that is dropped.
@@ -201,7 +237,7 @@ pub async fn controllers(command: &Controllers) -> anyhow::Result<()> {
         Some(file) => std::fs::read_to_string(file).with_context(|| file.display().to_string())?,
         None => {
             let endpoint = Endpoint::from_kubeconfig(&command.part.kubeconfig)?;
-            endpoint.authorities.iter().map(|der| pem(der)).collect()
+            endpoint.authorities.iter().map(|der| certificates::pem(der)).collect()
         }
     };
     let config = controllers::Config {
@@ -216,7 +252,8 @@ pub async fn controllers(command: &Controllers) -> anyhow::Result<()> {
         metrics: registry.clone(),
         ..controllers::Config::default()
     };
-    let _served = serve_port(&command.serving, ("controllers", CONTROLLERS_PORT), &client, controllers_pages(&config), &stop).await?;
+    let flags = served(&command.serving, CONTROLLERS_PORT, &command.leader, &command.part);
+    let _served = serve_port(&command.serving, ("controllers", CONTROLLERS_PORT), &client, controllers_pages(&config, flags), &stop).await?;
     let client_for = move |name: &str| accounts.client(name).counted(&requests);
     let run = |term| controllers::run(config, client_for, informers, term);
     let part = elected(&command.leader, "kube-controller-manager", (&client, &registry), stop.clone(), run);
@@ -232,14 +269,6 @@ fn signer((cert, key): (&Path, &Path)) -> anyhow::Result<controllers::Signer> {
         let authority = Ca::given(&cert, &key).map_err(|error| error.to_string())?;
         Ok(authority.sign_request(request, usages, life, SystemTime::now()).map_err(|error| error.to_string()))
     }))
-}
-
-/// A certificate as a PEM block (RFC 7468: lines of 64 characters).
-pub(crate) fn pem(der: &[u8]) -> String {
-    use base64::Engine as _;
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let lines: Vec<&str> = text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
 /// The kubelet alone, with its runtime and its pod network.
@@ -263,9 +292,11 @@ pub async fn kubelet(command: &Kubelet) -> anyhow::Result<()> {
         own_ports: own_ports.clone(),
         behind: false,
         tunnel: None,
+        lan: None,
     };
     let network = tokio::task::spawn_blocking(move || network::pod::PodNetwork::open(network)).await?.context("the pod network")?;
     let mut config = kubelet::Config::new(command.node_name.clone().unwrap_or_else(host::name), node_ip, cluster.data.join("kubelet"));
+    config.labels = command.node.labels([]);
     config.cgroup_root = cluster.name.clone();
     config.cluster_dns = vec![command.cluster_dns];
     config.cluster_domain = command.cluster_domain.clone();
@@ -335,9 +366,9 @@ pub async fn proxy(command: &Proxy) -> anyhow::Result<()> {
     for ip in &command.node_ip {
         own.extend(own_ports(&command.part, *ip, true).await?);
     }
-    let node_ports = crate::serve::node_ports(&command.node_ip, true, &command.node_port_addresses);
+    let node_ports = node::node_ports(&command.node_ip, None, &command.node_port_addresses);
     let config = proxy::Config {
-        health: crate::node::health_addresses(&command.node_ip, &node_ports),
+        health: node::health_addresses(&command.node_ip, &node_ports),
         mark: network::Mark::new(&command.name),
         node_name: command.node_name.clone().unwrap_or_else(host::name),
         sides: all.map(|((ip, cluster), service)| proxy::Side { node_ip: *ip, cluster_cidr: *cluster, service_cidr: *service }).collect(),

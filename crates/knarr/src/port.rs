@@ -6,6 +6,7 @@
 
 mod pages;
 mod tls;
+mod zpages;
 
 use std::{
     convert::Infallible,
@@ -18,6 +19,7 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use client::{Asker, Delegated};
 use dial::guests::{self, Door, Guest, Idle, Places};
+use dial::head;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -29,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use pages::{Check, Pages};
 pub use tls::{Files, fixed, of_server, own};
+pub use zpages::{About, Flags, served};
 
 /// Connections at the same time, and no more than this share of the descriptors that there are: a few who watch, now and then.
 const CONNECTIONS_MAX: usize = 64;
@@ -87,16 +90,18 @@ impl Port {
     }
 }
 
-async fn connection(guest: Guest, tls: TlsAcceptor, shared: Arc<(Delegated, Pages)>) {
-    let Ok(Ok(io)) = tokio::time::timeout(HANDSHAKE_MAX, tls.accept(guest)).await else { return };
+async fn connection(mut guest: Guest, tls: TlsAcceptor, shared: Arc<(Delegated, Pages)>) {
+    let handshake = async move { if guest.speaks_plainly().await? { Ok(None) } else { tls.accept(guest).await.map(Some) } };
+    let Ok(Ok(Some(io))) = tokio::time::timeout(HANDSHAKE_MAX, handshake).await else { return };
     let peer = io.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(Asker::of_certificate);
     let idle = Idle::new();
     let requests = idle.clone();
-    let service = hyper::service::service_fn(move |request| {
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let (shared, peer, busy) = (shared.clone(), peer.clone(), requests.begin());
         async move {
             let _busy = busy;
-            Ok::<_, Infallible>(answer(&request, peer, &shared).await)
+            let answer = answer(&request, peer, &shared).await;
+            Ok::<_, Infallible>(if head::is_alone(&request) { head::alone(answer, Full::default()) } else { answer })
         }
     });
     let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
@@ -121,11 +126,12 @@ async fn answer(request: &Request<Incoming>, peer: Option<Asker>, shared: &Arc<(
         return status(&Status::method_not_allowed());
     }
     if OPEN.contains(&path) {
-        return shared.1.answer(path, query);
+        return shared.1.answer(path, query, "");
     }
+    let accepted: Vec<&str> = request.headers().get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     // What is told of a hundred thousand pods holds nobody up.
-    let (shared, path, query) = (shared.clone(), path.to_owned(), query.to_owned());
-    tokio::task::spawn_blocking(move || shared.1.answer(&path, &query)).await.unwrap_or_else(|error| status(&Status::internal(error)))
+    let (shared, path, query, accepted) = (shared.clone(), path.to_owned(), query.to_owned(), accepted.join(","));
+    tokio::task::spawn_blocking(move || shared.1.answer(&path, &query, &accepted)).await.unwrap_or_else(|error| status(&Status::internal(error)))
 }
 
 fn bearer(value: &str) -> Option<&str> {

@@ -67,9 +67,34 @@ pub fn free(ip: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
     }
 }
 
+/// Refuses an address at which another program has the kubelet's port: a machine may be a node of another cluster, too, but by another address.
+pub fn kubelet(ip: IpAddr) -> anyhow::Result<()> {
+    taken(SocketAddr::new(ip, kubelet::PORT))
+}
+
+fn taken(kubelet: SocketAddr) -> anyhow::Result<()> {
+    match TcpListener::bind(kubelet) {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            bail!(
+                "the kubelet's port {kubelet} is in use by another program: this machine is a node already. End that one, or give this one another address (--node-ip)"
+            )
+        }
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_is_one_node_at_an_address() {
+        let other = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let at = other.local_addr().unwrap();
+        assert!(taken(at).unwrap_err().to_string().contains("--node-ip"));
+        drop(other);
+        taken(at).unwrap();
+    }
 
     #[tokio::test]
     async fn a_port_in_use_is_told_with_what_to_do() {

@@ -53,7 +53,7 @@ mod tests {
     use std::{sync::mpsc, time::Duration};
 
     /// What a machine that is busy with others keeps easily; who waits for a held thread waits for ever.
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     /// Holds all threads of a room, as work does that computes for long, until what is returned is dropped.
     fn hold(room: &Handle) -> Vec<mpsc::Sender<()>> {

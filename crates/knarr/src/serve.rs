@@ -4,7 +4,7 @@
 use crate::{
     addons, certificates,
     cli::{self, Component, Up},
-    cluster::{self, Cluster, DOMAIN, Plan},
+    cluster::{self, Cluster, DOMAIN, LOG, Plan},
     dns_probe,
     local::{self, Door},
     machines,
@@ -16,7 +16,7 @@ use crate::{
     progress::Steps,
     rooms::Room,
     signals::End,
-    supervisor::{LOG, Supervisor},
+    supervisor::Supervisor,
     volumes,
 };
 use anyhow::{Context as _, anyhow};
@@ -24,17 +24,16 @@ use apiserver::{AdmissionOptions, AdmissionSettings, ApiServer, Config};
 use client::{Client, Delegated, Informers, RequestMetrics};
 use identity::{
     Trust,
-    pki::{Ca, ClusterNames, ClusterPki},
+    pki::{Ca, ClusterNames, ClusterPki, NodePki},
 };
-use k8s_openapi::api::core::v1;
 use network::{
     Mark, dns,
     pod::{OwnPort, PodNetwork},
-    proxy::NodePortAddresses,
+    proxy::{self, NodePortAddresses},
 };
 use runtime::Runtime;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     ffi::OsString,
     net::{IpAddr, Ipv4Addr},
     path::Path,
@@ -104,6 +103,18 @@ impl Setup<'_> {
         self.up.listen.iter().chain(&self.plan.advertise).copied().collect()
     }
 
+    /// At which addresses the first node serves node ports.
+    fn node_ports(&self) -> NodePortAddresses {
+        node::node_ports(&self.plan.node_ips(), self.plan.shared(), &self.up.node_port_addresses)
+    }
+
+    /// Where balancers outside ask after the first node's health, beside its own addresses: where other machines reach this one, as they ask
+    /// agents, if no other cluster's proxy may be there.
+    fn health_outside(&self) -> impl Iterator<Item = IpAddr> {
+        let is_alone = self.has(Component::Proxy) && self.node_ports() == NodePortAddresses::All;
+        self.plan.advertise.iter().copied().filter(move |_| is_alone)
+    }
+
     /// The first node.
     fn node(&self) -> Node<'_> {
         Node {
@@ -111,11 +122,12 @@ impl Setup<'_> {
             mark: Mark::new(&self.cluster.name),
             home: self.cluster,
             name: &self.node_name,
-            labels: BTreeMap::new(),
+            labels: self.up.node.labels([]),
             taints: Vec::new(),
             parts: self.plan.first(),
             mtu: self.mtu,
             tunnel: machines::tunnel(self.plan),
+            lan: machines::lan(self.plan.pod_network, &self.plan.advertise, self.has(Component::Proxy).then(|| self.node_ports()).as_ref()),
             assigned: false,
             ip: self.plan.node_ip(),
             address: self.plan.node_ip(),
@@ -174,42 +186,56 @@ pub async fn start(setup: &Setup<'_>, steps: &Steps) -> anyhow::Result<Running> 
     let admin = door.client(local::user("kubernetes-admin", &["system:masters"]));
     let informers = informers(&door, &rooms.control, &stop);
     control_plane(setup, &door, (&pki, &names), (&informers, &rooms.control), &pods_stop, (&mut parts, steps))?;
-    let mut node_pki = None;
-    let (runtime, network) = match node {
-        Some((runtime, network)) => {
-            let own = pki.node(&setup.node_name, &setup.node().ips())?;
-            let (kept, of_services, token) = (network.clone(), informers.clone(), stop.clone());
-            spawn(&mut parts, &rooms.node.handle, "pod network", async move {
-                tokio::join!(kept.keep(token.clone()), kept.lead_services(of_services, token));
-                Ok::<_, std::convert::Infallible>(())
-            });
-            if let Some(config) = machines::mesh(setup.cluster, plan, &setup.node_name) {
-                spawn(&mut parts, &rooms.node.handle, "way to other machines", network::mesh::run(config, informers.clone(), stop.clone()));
-            }
-            let (disk, drivers) = (open_disk(setup).await?, Drivers::default());
-            if let Some(disk) = &disk {
-                drivers.add(volume::disk::NAME, Arc::new(disk.clone()));
-            }
-            start_kubelet(setup, &door, pki.kubelet_server_config(&own)?, (runtime.clone(), network.clone(), drivers, &rooms.node), &pods_stop, &mut parts);
-            if let Some(disk) = disk.filter(|_| setup.has(Component::Storage)) {
-                let client = door.client(local::service_account(provision::ACCOUNT)).user_agent(provision::ACCOUNT);
-                let provisioner = provision::run(setup.node_name.clone(), disk, client, informers.clone(), stop.clone());
-                spawn(&mut parts, &rooms.node.handle, "volume provisioner", provisioner);
-            }
-            node_pki = Some(own);
-            (Some(runtime), Some(network))
-        }
-        None => (None, None),
+    let node_pki = match node.clone() {
+        Some((runtime, network)) => Some(start_node(setup, (&door, &pki, &informers), (runtime, network, &rooms.node), (&stop, &pods_stop), &mut parts).await?),
+        None => None,
     };
+    let (runtime, network) = node.unzip();
     addons::apply(&admin, setup.has(Component::Storage)).await?;
     machines::apply(&admin, setup.cluster, plan, &pki, &setup.up.disable).await?;
     services(setup, door.client(addons::dns_user()), (&informers, &rooms.node), &stop, &mut parts).await?;
+    if (!setup.has(Component::Kubelet) || !setup.has(Component::Dns))
+        && let Err(error) = dns::withdraw(&admin, &setup.node_name).await
+    {
+        // A webhook or a policy may refuse it: that is no reason to end the cluster.
+        tracing::warn!(node = setup.node_name, %error, "the cluster's DNS leads to this node, which has none any more");
+    }
     credentials(setup, &pki)?;
 
     let certificates = certificates::Keeper::new(setup.cluster, plan, setup.kubeconfig, pki, node_pki.map(|own| (setup.node_name.clone(), own)), names);
     let node_ip = plan.node_ip();
-    let workers = network.is_some().then(|| Supervisor::start(setup.cluster, plan, worker_options(setup), admin.clone()));
+    let workers = network.is_some().then(|| Supervisor::start(setup.cluster, plan, (worker_options(setup), setup.has(Component::Dns)), admin.clone()));
     Ok(Running { admin, runtime, informers, certificates, network, workers, node_ip, parts, stop, pods_stop, _rooms: rooms })
+}
+
+/// Starts the first node's parts: its network, the way to other machines, the kubelet and the provisioner of its volumes.
+async fn start_node(
+    setup: &Setup<'_>,
+    (door, pki, informers): (&Door, &ClusterPki, &Informers),
+    (runtime, network, room): (Runtime, PodNetwork, &Room),
+    (stop, pods_stop): (&CancellationToken, &CancellationToken),
+    parts: &mut Parts,
+) -> anyhow::Result<NodePki> {
+    let own = pki.node(&setup.node_name, &setup.node().ips())?;
+    let (kept, of_services, token) = (network.clone(), informers.clone(), stop.clone());
+    spawn(parts, &room.handle, "pod network", async move {
+        tokio::join!(kept.keep(token.clone()), kept.lead_services(of_services, token));
+        Ok::<_, std::convert::Infallible>(())
+    });
+    if let Some(config) = machines::mesh(setup.cluster, setup.plan, &setup.node_name) {
+        spawn(parts, &room.handle, "way to other machines", network::mesh::run(config, informers.clone(), stop.clone()));
+    }
+    let (disk, drivers) = (open_disk(setup).await?, Drivers::default());
+    if let Some(disk) = &disk {
+        drivers.add(volume::disk::NAME, Arc::new(disk.clone()));
+    }
+    start_kubelet(setup, door, pki.kubelet_server_config(&own)?, (runtime, network, drivers, room), pods_stop, parts);
+    if let Some(disk) = disk.filter(|_| setup.has(Component::Storage)) {
+        let client = door.client(local::service_account(provision::ACCOUNT)).user_agent(provision::ACCOUNT);
+        let provisioner = provision::run(setup.node_name.clone(), disk, client, informers.clone(), stop.clone());
+        spawn(parts, &room.handle, "volume provisioner", provisioner);
+    }
+    Ok(own)
 }
 
 /// What the processes of the further nodes are told.
@@ -253,7 +279,7 @@ async fn open_node(setup: &Setup<'_>, room: &Room) -> anyhow::Result<(Runtime, P
 /// Ports of this host at which the cluster itself listens: the API's, the scheduler's and the controllers', the kubelet's, the
 /// proxy's, those of DNS, and the kernel's own for VXLAN.
 fn own_ports(setup: &Setup<'_>) -> Vec<OwnPort> {
-    let node = setup.plan.node_ip();
+    let (node, second) = (setup.plan.node_ip(), setup.plan.node_ips().get(1).copied());
     let api = [LOOPBACK, node].into_iter().chain(setup.listen());
     let api = api.map(|ip| OwnPort { ip: Some(ip).filter(|ip| !ip.is_unspecified()), port: setup.plan.port, protocol: "TCP" });
     // As `port` chooses them.
@@ -262,15 +288,8 @@ fn own_ports(setup: &Setup<'_>) -> Vec<OwnPort> {
     let parts = parts.map(|port| OwnPort { ip: Some(at), port, protocol: "TCP" });
     let tunnel = machines::tunnel_port(machines::tunnel(setup.plan));
     let has_proxy = setup.has(Component::Proxy);
-    api.chain(parts).chain(tunnel).chain(node_own_ports(node, has_proxy, has_proxy && setup.has(Component::Dns))).collect()
-}
-
-/// Those of a node beside an API server.
-pub fn node_own_ports(node: IpAddr, has_proxy: bool, has_dns: bool) -> impl Iterator<Item = OwnPort> {
-    let own = move |port, protocol| OwnPort { ip: Some(node), port, protocol };
-    let health = has_proxy.then(|| own(network::proxy::HEALTH_PORT, "TCP"));
-    let dns = [own(dns::PORT, "UDP"), own(dns::PORT, "TCP")].into_iter().filter(move |_| has_dns);
-    [own(kubelet::PORT, "TCP")].into_iter().chain(health).chain(dns)
+    let health = setup.health_outside().map(|ip| OwnPort { ip: Some(ip), port: proxy::HEALTH_PORT, protocol: "TCP" });
+    api.chain(parts).chain(health).chain(tunnel).chain(node::own_ports(node, second, has_proxy, has_proxy && setup.has(Component::Dns))).collect()
 }
 
 /// The admission plug-ins that are asked for, with their settings.
@@ -361,7 +380,8 @@ fn control_plane(
         if let Some(listener) = port_of(setup, "controllers", setup.up.controllers_secure_port, steps)? {
             let reviewer = door.client(local::user("system:kube-controller-manager", &[])).user_agent("kube-controller-manager").counted(&requests);
             let tls = port_tls(pki, &listener)?;
-            let port = Port::new(listener, tls, Delegated::new(reviewer), part::controllers_pages(&config));
+            let flags = port::served(listener.local_addr()?);
+            let port = Port::new(listener, tls, Delegated::new(reviewer), part::controllers_pages(&config, flags));
             spawn_port(parts, &room.handle, "controllers' port", port, stop);
         }
         let door = door.clone();
@@ -374,7 +394,9 @@ fn control_plane(
         let client = door.client(local::user("system:kube-scheduler", &[])).user_agent("kube-scheduler").counted(&requests);
         if let Some(listener) = port_of(setup, "scheduler", setup.up.scheduler_secure_port, steps)? {
             let tls = port_tls(pki, &listener)?;
-            let port = Port::new(listener, tls, Delegated::new(client.clone()), part::scheduler_pages(&config, informers));
+            let flags = port::served(listener.local_addr()?);
+            let pages = part::scheduler_pages((&config, setup.up.scheduler_config.as_deref()), informers, flags);
+            let port = Port::new(listener, tls, Delegated::new(client.clone()), pages);
             spawn_port(parts, &room.handle, "scheduler's port", port, stop);
         }
         spawn(parts, &room.handle, "scheduler", scheduler::run(config, client, informers.clone(), stop.clone()));
@@ -452,7 +474,7 @@ async fn services(
     if !setup.has(Component::Kubelet) || !setup.has(Component::Proxy) {
         // Rules of a former start would go before those of whoever proxies now.
         let mark = Mark::new(&setup.cluster.name);
-        tokio::task::spawn_blocking(move || network::proxy::remove(&mark)).await?.context("the rules of a former start")?;
+        tokio::task::spawn_blocking(move || proxy::remove(&mark)).await?.context("the rules of a former start")?;
     }
     if !setup.has(Component::Kubelet) {
         return Ok(());
@@ -460,24 +482,15 @@ async fn services(
     let (ready, _) = watch::channel(false);
     let node = setup.node();
     if setup.has(Component::Proxy) {
-        let config = node.proxy(node_ports(&node.ips(), setup.plan.is_first(), &setup.up.node_port_addresses));
-        spawn(parts, &room.handle, "service proxy", network::proxy::run(config, informers.clone(), stop.clone(), ready.clone()));
+        let mut config = node.proxy(setup.node_ports());
+        config.health.extend(setup.health_outside());
+        spawn(parts, &room.handle, "service proxy", proxy::run(config, informers.clone(), stop.clone(), ready.clone()));
     }
     if setup.has(Component::Dns) {
         let config = node.dns(dns::Upstream::File("/etc/resolv.conf".into()), publisher);
         spawn(parts, &room.handle, "DNS", dns::run(config, informers.clone(), stop.clone(), ready));
     }
     Ok(())
-}
-
-/// Where node ports are served. Further clusters (`alone` false) keep to their own node's address unless they are told otherwise, so
-/// that all can use the same ports.
-pub fn node_ports(node: &[IpAddr], alone: bool, asked: &[IpAddr]) -> NodePortAddresses {
-    match asked {
-        [] if alone => NodePortAddresses::All,
-        all if all.iter().any(IpAddr::is_unspecified) => NodePortAddresses::All,
-        some => NodePortAddresses::Only(node.iter().chain(some).copied().collect::<BTreeSet<_>>().into_iter().collect()),
-    }
 }
 
 /// Kubeconfigs for the parts that are left out: whatever takes their place needs their identities.
@@ -510,7 +523,7 @@ impl Running {
     async fn until_ready(&mut self, setup: &Setup<'_>, informers: &Informers, steps: &Steps) -> anyhow::Result<()> {
         let node = async {
             if setup.has(Component::Kubelet) && setup.has(Component::Controllers) {
-                node_ready(informers, &setup.node_name).await;
+                node::ready(informers, &setup.node_name).await;
                 steps.done(&format!("node {} Ready", setup.node_name));
             }
         };
@@ -526,8 +539,11 @@ impl Running {
         };
         let dns = async {
             if setup.has(Component::Kubelet) && setup.has(Component::Proxy) && setup.has(Component::Dns) {
-                dns_probe::answering(setup.plan.dns_ip(), DOMAIN).await;
-                steps.done("DNS answers");
+                tokio::select! {
+                    () = dns_probe::answering(setup.plan.dns_ip(), DOMAIN) => steps.done("DNS answers"),
+                    // Pods that are somebody else's to start, which this cluster may have to run for it.
+                    () = addons::dns_is_anothers(informers) => {}
+                }
             }
         };
         tokio::select! {
@@ -545,7 +561,7 @@ impl Running {
         }
         let wishes = setup.cluster.wishes()?.into_iter().filter(|wish| !wish.leaving);
         let ready = wishes.map(|wish| async move {
-            match tokio::time::timeout(READY_PATIENCE, node_ready(informers, &wish.name)).await {
+            match tokio::time::timeout(READY_PATIENCE, node::ready(informers, &wish.name)).await {
                 Ok(()) => steps.done(&format!("node {} Ready", wish.name)),
                 Err(_) => {
                     steps.say(&format!("knarr: node {} is not ready yet; {} tells why", wish.name, setup.cluster.node(wish.number).data.join(LOG).display()))
@@ -604,35 +620,5 @@ impl Running {
         let started = Instant::now();
         let ended = node::end_pods(runtime, self.network.clone(), self.node_ip).await;
         steps.done(&format!("{ended} pods ended in {:.1} s; their objects are kept", started.elapsed().as_secs_f64()));
-    }
-}
-
-/// Whether a node is Ready.
-pub fn is_ready(node: &v1::Node) -> bool {
-    node.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True")
-}
-
-/// Waits until a node is Ready.
-pub async fn node_ready(informers: &Informers, name: &str) {
-    let nodes = informers.informer::<v1::Node>();
-    let mut changes = nodes.subscribe();
-    while let Some(change) = changes.recv().await {
-        let node = change.object();
-        if is_ready(node) && node.metadata.name.as_deref() == Some(name) {
-            return;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_node_keeps_the_ports_of_the_parts_that_it_has() {
-        let ports = |has_proxy, has_dns| node_own_ports(LOOPBACK, has_proxy, has_dns).map(|own| (own.port, own.protocol)).collect::<Vec<_>>();
-        assert_eq!(ports(true, true), [(10250, "TCP"), (10256, "TCP"), (53, "UDP"), (53, "TCP")]);
-        assert_eq!(ports(true, false), [(10250, "TCP"), (10256, "TCP")]);
-        assert_eq!(ports(false, false), [(10250, "TCP")]);
     }
 }

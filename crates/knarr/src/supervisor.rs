@@ -9,16 +9,13 @@
 //! put right, too; a start that fails is tried again, later and later; a removal that fails or was interrupted is gone on with.
 
 use crate::{
-    cluster::{Cluster, Plan, Work, nodes::Wish},
+    cluster::{Cluster, LOG, Plan, Work, nodes::Wish},
     signals::End,
     volumes, worker,
 };
 use anyhow::{Context as _, bail};
 use client::{Client, DeleteParams, ListParams, Meta as _, Patch, PatchParams};
-use k8s_openapi::api::{
-    core::v1::{Node, PersistentVolume, Pod},
-    discovery::v1::EndpointSlice,
-};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod};
 use network::{
     Mark,
     lane::{self, Member},
@@ -65,8 +62,6 @@ const LOCK_LOOK: Duration = Duration::from_millis(5);
 const LOOKS: usize = 3;
 /// What keeps a volume as long as a claim is bound to it.
 const PROTECTED: &str = "kubernetes.io/pv-protection";
-/// A node's log, in its data directory.
-pub const LOG: &str = "knarr.log";
 /// This program, also after its file was replaced.
 const PROGRAM: &str = "/proc/self/exe";
 
@@ -86,6 +81,8 @@ struct Common {
     plan: Plan,
     /// Options of every node's process.
     options: Vec<OsString>,
+    /// Whether they have DNS.
+    has_dns: bool,
     admin: Client,
 }
 
@@ -109,8 +106,8 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// Begins to keep the nodes that are wished for.
-    pub fn start(cluster: &Cluster, plan: &Plan, options: Vec<OsString>, admin: Client) -> Supervisor {
-        let common = Arc::new(Common { cluster: cluster.clone(), plan: plan.clone(), options, admin });
+    pub fn start(cluster: &Cluster, plan: &Plan, (options, has_dns): (Vec<OsString>, bool), admin: Client) -> Supervisor {
+        let common = Arc::new(Common { cluster: cluster.clone(), plan: plan.clone(), options, has_dns, admin });
         let (order, orders) = watch::channel(Order::Run);
         Supervisor { order, task: tokio::spawn(oversee(common, orders)) }
     }
@@ -270,8 +267,7 @@ async fn leave(common: &Common, wish: &Wish) -> anyhow::Result<()> {
         forgotten.unwrap_or_else(|error| tracing::debug!(node = wish.name, %error, "other nodes of this machine have routes to one that is gone"));
     }
     worker::discard(&common.cluster, wish.number, false).await?;
-    let slices = common.admin.namespaced::<EndpointSlice>("kube-system");
-    gone(slices.delete(&format!("kube-dns-{}", wish.name), &DeleteParams::default()).await)?;
+    network::dns::withdraw(&common.admin, &wish.name).await?;
     gone(common.admin.all::<Node>().delete(&wish.name, &DeleteParams::default()).await)?;
     // Nothing of them runs, as the collector of pods would find out in a minute.
     let of_node = ListParams::fields(format!("spec.nodeName={}", wish.name));
@@ -318,6 +314,11 @@ async fn start(common: &Common, wish: &Wish, home: &Cluster) -> anyhow::Result<P
             return Ok(process);
         }
         process.end(End::Terminate).await?;
+    }
+    if !common.has_dns
+        && let Err(error) = network::dns::withdraw(&common.admin, &wish.name).await
+    {
+        tracing::warn!(node = wish.name, %error, "the cluster's DNS leads to this node, which has none any more");
     }
     let path = home.data.join(LOG);
     let log = File::options().create(true).append(true).mode(0o600).open(&path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -474,7 +475,12 @@ mod tests {
 
     fn sleeper() -> Process {
         // Whoever runs the tests may have told its children to ignore it.
-        let child = Command::new("env").args(["--default-signal=INT", "sleep", "600"]).spawn().unwrap();
+        let mut child = Command::new("env").args(["--default-signal=INT", "sleep", "600"]).spawn().unwrap();
+        // Until it is the other program it may ignore it still.
+        while !std::fs::read(format!("/proc/{}/cmdline", child.id())).unwrap().starts_with(b"sleep\0") {
+            assert_eq!(child.try_wait().unwrap(), None, "it did not become another");
+            std::thread::yield_now();
+        }
         Process::new(i32::try_from(child.id()).unwrap(), Some(child)).unwrap()
     }
 
@@ -495,11 +501,11 @@ mod tests {
     async fn a_wish_is_heard_of() {
         let folder = std::env::temp_dir().join(format!("knarr-wished-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        let mut news = News::of(&folder).ok();
+        let mut news = Some(News::of(&folder).unwrap());
         std::fs::write(folder.join("other"), "").unwrap();
         assert!(tokio::time::timeout(Duration::from_millis(20), News::some(&mut news)).await.is_err(), "what is written there is none");
         std::fs::rename(folder.join("other"), folder.join("nodes.json")).unwrap();
-        News::some(&mut news).await;
+        tokio::time::timeout(PATIENCE, News::some(&mut news)).await.expect("a file that came into its place is one");
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

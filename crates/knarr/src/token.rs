@@ -62,9 +62,12 @@ fn administrator(which: &Which) -> anyhow::Result<Client> {
     if let Some(file) = &which.kubeconfig {
         return Ok(Client::from_kubeconfig(file)?);
     }
+    // Its directories are root's alone.
+    if !nix::unistd::geteuid().is_root() {
+        bail!("clusters of this machine are seen by root alone: run it with sudo, or choose one by --kubeconfig");
+    }
     let own = Cluster::find(&which.name, which.data_dir.as_deref())?.data.join(ADMIN);
-    // For whoever is not root it is not known: the directory is root's alone.
-    if !own.try_exists().with_context(|| format!("cannot look for {} (try sudo, or choose by --kubeconfig)", own.display()))? {
+    if !own.try_exists().with_context(|| format!("cannot look for {}", own.display()))? {
         bail!(
             "no cluster {:?} has its control plane on this machine ({} is not there): choose by --name, --data-dir or --kubeconfig",
             which.name,

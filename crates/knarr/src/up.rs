@@ -13,7 +13,7 @@ use crate::{
         Cluster, Plan, Ranges,
         nodes::{self, Wish},
     },
-    detach, farewell, host, image, kubeconfig,
+    detach, farewell, image, kubeconfig,
     log::log,
     machines,
     manifest::{self, Object},
@@ -80,7 +80,7 @@ pub async fn run(up: Up) -> anyhow::Result<()> {
     let mtu = machines::mtu(&plan)?;
     let _lock = entered.stay();
 
-    let setup = Setup { cluster: &cluster, plan: &plan, up: &up, node_name: host::name(), mtu, settings, kubeconfig: &file };
+    let setup = Setup { cluster: &cluster, plan: &plan, up: &up, node_name: plan.node.clone(), mtu, settings, kubeconfig: &file };
     let Some((mut running, told)) = start(&setup, &steps, &mut signals).await? else { return Ok(()) };
     let mut unfinished = false;
     let end = match told {
@@ -137,7 +137,7 @@ fn choose(cluster: &Cluster, ranges: &Ranges, nodes: Option<u32>, alone: bool) -
     // When it is served a network stands already, and this start's port and nodes would be kept for the next.
     drop(preflight::free(Ipv4Addr::LOCALHOST.into(), plan.port)?);
     if let Some(nodes) = nodes {
-        let at_least = |wishes: &mut Vec<Wish>| nodes::at_least(wishes, nodes, &host::name(), |number| plan.parts(number).is_ok());
+        let at_least = |wishes: &mut Vec<Wish>| nodes::at_least(wishes, nodes, &plan.node, |number| plan.parts(number).is_ok());
         if cluster.has_control_plane() {
             // Nodes of other machines may have names and ranges of the same: that is known when the API is there. What cannot be is told now.
             at_least(&mut cluster.wishes()?)?;

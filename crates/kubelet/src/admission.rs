@@ -1,6 +1,6 @@
 //! Whether a pod may run on this node: the kubelet's own word after the scheduler's, since pods can be bound by anybody.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec, Taint};
@@ -12,7 +12,7 @@ use crate::graceful;
 use crate::machine;
 use crate::pod::Context;
 use crate::resources;
-use crate::shortage;
+use crate::shortage::{self, Lack};
 use crate::statics::is_static;
 use crate::util;
 
@@ -106,15 +106,25 @@ pub fn check(cx: &Context, pod: &Pod, others: &[Arc<Pod>]) -> Verdict {
         max_pods: i64::from(cx.config.max_pods),
         own_ports: &cx.config.own_ports,
     };
-    let without = |gone: &HashSet<PodUid>| -> Vec<&Pod> { others.iter().filter(|o| !gone.contains(&PodUid(util::uid(o).to_owned()))).map(|p| &**p).collect() };
-    let Some(refused) = fits(pod, &without(&HashSet::new()), &place) else { return Verdict::Admitted };
-    if shortage::critical(pod) && refused.reason.starts_with(OUT_OF) {
-        let lacks = |gone: &HashSet<PodUid>| fits(pod, &without(gone), &place).is_some();
-        if let Some(victims) = shortage::victims(pod, others, &lacks) {
-            return Verdict::MakeRoom { victims, otherwise: refused };
+    let running: Vec<&Pod> = others.iter().map(|p| &**p).collect();
+    let Some(refused) = fits(pod, &running, &place) else { return Verdict::Admitted };
+    if !shortage::critical(pod) || !refused.reason.starts_with(OUT_OF) {
+        return Verdict::Refused(refused);
+    }
+    // No room is made for what cannot run here all the same.
+    let Some(spec) = pod.spec.as_ref() else { return Verdict::Refused(refused) };
+    if let Some(refused) = misplaced(pod, spec, &running, &place) {
+        return Verdict::Refused(refused);
+    }
+    let lacks: Vec<Lack> = shortages(pod, spec, &running, &place).iter().map(Shortage::lack).collect();
+    match shortage::victims(pod, others, &lacks) {
+        Ok(victims) => Verdict::MakeRoom { victims, otherwise: refused },
+        Err(why) => {
+            let message =
+                format!("Unexpected error while attempting to recover from admission failure: preemption: error finding a set of pods to preempt: {why}");
+            Verdict::Refused(Rejection::new("UnexpectedAdmissionError", message))
         }
     }
-    Verdict::Refused(refused)
 }
 
 /// Why an AppArmor profile cannot be enforced, if the pod names one (upstream's `appArmorAdmitHandler`). What runs already is
@@ -145,18 +155,23 @@ struct Place<'a> {
 /// The pure part, in upstream's order (`predicateAdmitHandler`, `generalFilter`).
 fn fits(pod: &Pod, others: &[&Pod], place: &Place<'_>) -> Option<Rejection> {
     let spec = pod.spec.as_ref()?;
-    let by_node = |r: Rejection| Some(Rejection { by_node: true, ..r });
-    let os = place.labels.get("kubernetes.io/os").map(String::as_str);
-    if spec.node_selector.iter().flatten().any(|(k, v)| k == "kubernetes.io/os" && Some(v.as_str()) != os) {
+    // The pod's own label, whatever the node's says; what it selects nodes by comes below (upstream's `rejectPodAdmissionBasedOnOSSelector`).
+    if pod.metadata.labels.as_ref().and_then(|all| all.get("kubernetes.io/os")).is_some_and(|os| os != "linux") {
         let message = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
-        return by_node(Rejection::new("PodOSSelectorNodeLabelDoesNotMatch", message));
+        return Some(Rejection::new("PodOSSelectorNodeLabelDoesNotMatch", message));
     }
     if spec.os.as_ref().is_some_and(|o| o.name != "linux") {
         return Some(Rejection::new("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"));
     }
-    if let Some(r) = short_of(pod, spec, others, place) {
-        return Some(r);
+    if let Some(short) = shortages(pod, spec, others, place).first() {
+        return Some(short.rejection());
     }
+    misplaced(pod, spec, others, place)
+}
+
+/// Why a pod cannot run on this node, however much room there is.
+fn misplaced(pod: &Pod, spec: &PodSpec, others: &[&Pod], place: &Place<'_>) -> Option<Rejection> {
+    let by_node = |r: Rejection| Some(Rejection { by_node: true, ..r });
     if !selected(spec, place.name, place.labels) {
         return by_node(Rejection::predicate("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
     }
@@ -188,16 +203,34 @@ fn forbidden(sysctl: &str, spec: &PodSpec) -> Option<String> {
     (shared == Some(true)).then(|| format!("{sysctl:?} not allowed with host {of} enabled"))
 }
 
-/// The resource that the node has not enough of. One that the node does not know is somebody else's, as upstream has it, and what the pod has as
-/// devices (KEP 5004) is not counted.
-fn short_of(pod: &Pod, spec: &PodSpec, others: &[&Pod], place: &Place<'_>) -> Option<Rejection> {
-    let out_of = |name: &str, asked: i64, used: i64, capacity: i64| {
+/// A resource that the node has not enough of.
+struct Shortage {
+    name: String,
+    asked: i64,
+    used: i64,
+    capacity: i64,
+}
+
+impl Shortage {
+    fn rejection(&self) -> Rejection {
+        let Self { name, asked, used, capacity } = self;
         let message = format!("Node didn't have enough resource: {name}, requested: {asked}, used: {used}, capacity: {capacity}");
-        Some(Rejection::new(&format!("{OUT_OF}{name}"), message))
-    };
+        Rejection::new(&format!("{OUT_OF}{name}"), message)
+    }
+
+    fn lack(&self) -> Lack {
+        Lack { name: self.name.clone(), amount: self.asked.saturating_sub(self.capacity.saturating_sub(self.used)) }
+    }
+}
+
+/// The resources that the node has not enough of. One that the node does not know is somebody else's, as upstream has it, and what the pod has as
+/// devices (KEP 5004) is not counted.
+fn shortages(pod: &Pod, spec: &PodSpec, others: &[&Pod], place: &Place<'_>) -> Vec<Shortage> {
+    let mut out = Vec::new();
+    let mut short = |name: &str, asked: i64, used: i64, capacity: i64| out.push(Shortage { name: name.to_owned(), asked, used, capacity });
     let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
     if count >= place.max_pods {
-        return out_of("pods", 1, count, place.max_pods);
+        short("pods", 1, count, place.max_pods);
     }
     let asked = resources::pod_requests(spec);
     let used: Vec<_> = others.iter().filter_map(|p| p.spec.as_ref()).map(resources::pod_requests).collect();
@@ -210,10 +243,10 @@ fn short_of(pod: &Pod, spec: &PodSpec, others: &[&Pod], place: &Place<'_>) -> Op
         let Some(capacity) = place.allocatable.get(name).copied().filter(|_| want > 0) else { continue };
         let used = used.iter().map(|r| r.get(name).copied().unwrap_or(0)).fold(0, i64::saturating_add);
         if used.saturating_add(want) > capacity {
-            return out_of(name, want, used, capacity);
+            short(name, want, used, capacity);
         }
     }
-    None
+    out
 }
 
 /// Whether the node has what `nodeSelector` and the required node affinity ask for.
@@ -295,7 +328,9 @@ mod tests {
         assert_eq!(reason(&asks("ephemeral-storage", "101"), &[]).as_deref(), Some("OutOfephemeral-storage"));
         assert_eq!(reason(&asks("example.com/gpu", "1"), &[&asks("example.com/gpu", "1")]).as_deref(), Some("OutOfexample.com/gpu"));
         assert_eq!(reason(&asks("example.com/other", "9"), &[]), None, "what the node does not know is not its own");
-        let windows = pod(json!({"containers": [{"name": "c"}], "nodeSelector": {"kubernetes.io/os": "windows"}}));
+        let mut windows = pod(json!({"containers": [{"name": "c"}], "nodeSelector": {"kubernetes.io/os": "windows"}}));
+        assert_eq!(reason(&windows, &[]).as_deref(), Some("NodeAffinity"));
+        windows.metadata.labels = Some(BTreeMap::from([("kubernetes.io/os".to_owned(), "windows".to_owned())]));
         assert_eq!(reason(&windows, &[]).as_deref(), Some("PodOSSelectorNodeLabelDoesNotMatch"));
         taints.push(Taint { key: "k".into(), effect: "NoExecute".into(), ..Taint::default() });
         taints.push(Taint { key: "soft".into(), effect: "NoSchedule".into(), ..Taint::default() });
@@ -315,25 +350,6 @@ mod tests {
         assert_eq!(unconfinable(&with("Running", own("Localhost"))), None, "what runs is not asked again");
         let level = json!({"containers": [{"name": "c"}], "securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}}});
         assert!(unconfinable(&with("Pending", level)).is_some());
-    }
-
-    #[test]
-    fn those_that_matter_less_make_room() {
-        let of = |uid: &str, priority: i32, cpu: &str| -> Arc<Pod> {
-            Arc::new(
-                serde_json::from_value(
-                    json!({"metadata": {"uid": uid}, "spec": {"priority": priority, "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}}),
-                )
-                .unwrap(),
-            )
-        };
-        let others = [of("low", 0, "1"), of("mid", 10, "1"), of("system", 2_000_000_000, "2")];
-        let critical = of("new", 2_000_001_000, "1500m");
-        let left = |gone: &HashSet<PodUid>| others.iter().filter(|o| !gone.contains(&PodUid(util::uid(o).to_owned()))).count();
-        let victims = |enough: usize| shortage::victims(&critical, &others, &|gone| left(gone) > enough);
-        assert_eq!(victims(2), Some(vec![PodUid("low".into())]));
-        assert_eq!(victims(1), Some(vec![PodUid("low".into()), PodUid("mid".into())]));
-        assert_eq!(victims(0), None, "another that the cluster cannot be without stays");
     }
 
     #[test]

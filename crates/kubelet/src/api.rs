@@ -55,6 +55,17 @@ pub enum RefObject {
     Secret(Arc<Secret>),
 }
 
+/// What the API tells of this node's pods.
+#[derive(Clone, Debug)]
+pub enum PodChange {
+    /// New or changed.
+    Applied(Arc<Pod>),
+    /// Gone.
+    Removed(Arc<Pod>),
+    /// All that exist now were told.
+    Synced,
+}
+
 /// Severity of an Event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {

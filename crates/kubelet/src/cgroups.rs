@@ -8,10 +8,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 
+use crate::counts::Counts;
 use crate::cri::CgroupLimits;
 use crate::resources::{self, Qos};
 use crate::util;
@@ -27,6 +29,7 @@ pub struct Cgroups {
     root: String,
     unified: bool,
     made: Mutex<BTreeSet<String>>,
+    counts: Option<Counts>,
 }
 
 impl Cgroups {
@@ -35,7 +38,30 @@ impl Cgroups {
     pub fn new(base: impl Into<PathBuf>, root: &str) -> Self {
         let base = base.into();
         let unified = base.join("cgroup.controllers").exists();
-        Self { base, root: root.trim_matches('/').to_owned(), unified, made: Mutex::default() }
+        Self { base, root: root.trim_matches('/').to_owned(), unified, made: Mutex::default(), counts: None }
+    }
+
+    /// The same, whose work is counted.
+    #[must_use]
+    pub fn counted(mut self, counts: Counts) -> Self {
+        self.counts = Some(counts);
+        self
+    }
+
+    /// Does something, and counts how long it took.
+    fn count<T>(&self, what: &str, work: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
+        let done = work();
+        if let Some(counts) = &self.counts {
+            counts.cgroup(what, begun.elapsed());
+        }
+        done
+    }
+
+    /// The version of the host's cgroups.
+    #[must_use]
+    pub fn version(&self) -> u8 {
+        if self.unified { 2 } else { 1 }
     }
 
     /// The path of a pod's cgroup, from the hierarchy's root.
@@ -96,6 +122,10 @@ impl Cgroups {
     /// Writes limits; the first that the kernel does not take is an error, but for those of controllers that are not there.
     fn put_all(&self, path: &str, limits: &CgroupLimits, pids: Option<i64>) -> io::Result<()> {
         let pids = pids.map(|n| ("pids", "pids.max", n.to_string()));
+        self.count("update", || self.put_each(path, limits, pids))
+    }
+
+    fn put_each(&self, path: &str, limits: &CgroupLimits, pids: Option<(&'static str, &'static str, String)>) -> io::Result<()> {
         for (controller, file, value) in self.values(limits).into_iter().chain(pids) {
             let at = self.dir(controller, path).join(file);
             if let Err(e) = fs::write(&at, &value)
@@ -183,6 +213,10 @@ impl Cgroups {
     }
 
     fn make(&self, path: &str) -> io::Result<()> {
+        self.count("create", || self.make_each(path))
+    }
+
+    fn make_each(&self, path: &str) -> io::Result<()> {
         for dir in self.dirs(path) {
             if self.unified {
                 self.delegate(path)?;
@@ -214,11 +248,13 @@ impl Cgroups {
 
     /// Writes the limits; a controller that is not there is passed over, since the node's status tells what there is.
     fn set(&self, path: &str, limits: &CgroupLimits) {
-        for (controller, file, value) in self.values(limits) {
-            if let Err(e) = fs::write(self.dir(controller, path).join(file), &value) {
-                tracing::debug!(path, file, value, error = %e, "cgroup value not set");
+        self.count("update", || {
+            for (controller, file, value) in self.values(limits) {
+                if let Err(e) = fs::write(self.dir(controller, path).join(file), &value) {
+                    tracing::debug!(path, file, value, error = %e, "cgroup value not set");
+                }
             }
-        }
+        });
     }
 
     /// Controller (of version 1), file and value of each limit that there is.
@@ -242,10 +278,7 @@ impl Cgroups {
 
     /// Removes the pod's cgroup and what is below it. Processes in it have ended; the kernel may need a moment to notice.
     pub fn remove_pod(&self, pod: &Pod) -> io::Result<()> {
-        for dir in self.dirs(&self.pod_path(pod)) {
-            remove(&dir)?;
-        }
-        Ok(())
+        self.count("destroy", || self.dirs(&self.pod_path(pod)).iter().try_for_each(|dir| remove(dir)))
     }
 }
 

@@ -25,6 +25,8 @@ pub(crate) const LOGS_DIR: &str = "logs";
 pub struct Config {
     /// Name of the Node object.
     pub node_name: String,
+    /// What tells this node from others of its machine, where it is not the machine's first: it has a `machineID` of its own then.
+    pub apart: Option<String>,
     /// The node's InternalIP; the address of `hostNetwork` pods.
     pub node_ip: IpAddr,
     /// All of the node's addresses, that one first.
@@ -149,6 +151,7 @@ impl Config {
         let root_dir = root_dir.into();
         Self {
             node_name: node_name.into(),
+            apart: None,
             node_ip,
             node_ips: vec![node_ip],
             labels: BTreeMap::new(),

@@ -58,7 +58,10 @@ impl ContainerRuntime for Counted {
         self.runtime.events()
     }
     async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Sandbox, CriError> {
-        self.count("run_podsandbox", self.runtime.create_sandbox(spec)).await
+        let begun = Instant::now();
+        let made = self.count("run_podsandbox", self.runtime.create_sandbox(spec)).await;
+        self.counts.sandbox(begun.elapsed(), made.is_ok());
+        made
     }
     async fn stop_sandbox(&self, id: &SandboxId) -> Result<(), CriError> {
         self.count("stop_podsandbox", self.runtime.stop_sandbox(id)).await
@@ -112,7 +115,12 @@ impl ContainerRuntime for Counted {
         self.runtime.images()
     }
     async fn pull(&self, reference: &str, credentials: Option<Credentials>) -> Result<Image, CriError> {
-        self.count("pull_image", self.runtime.pull(reference, credentials)).await
+        let begun = Instant::now();
+        let pulled = self.count("pull_image", self.runtime.pull(reference, credentials)).await;
+        if let Ok(image) = &pulled {
+            self.counts.pulled(image.size_bytes, begun.elapsed());
+        }
+        pulled
     }
     fn settle_origins(&self, origin: &dyn Fn(&str) -> Origin) -> Result<(), CriError> {
         self.runtime.settle_origins(origin)

@@ -207,6 +207,21 @@ pub fn kernel_hostname(pod: &Pod, cluster_domain: &str) -> Result<String, String
     Ok(host)
 }
 
+/// The node's own hosts file, by the machine's: a further node of a machine is called otherwise than that, and pods with its network look up
+/// what their host is called.
+#[must_use]
+pub fn node_hosts(mut machine: String, config: &Config) -> String {
+    let name = &config.node_name;
+    let words = |line: &str| line.split('#').next().unwrap_or_default().split_whitespace().skip(1).any(|word| word == name);
+    if config.apart.is_some() && !machine.lines().any(words) {
+        if !machine.is_empty() && !machine.ends_with('\n') {
+            machine.push('\n');
+        }
+        machine.extend(config.node_ips.iter().map(|ip| format!("{ip}\t{name}\n")));
+    }
+    machine
+}
+
 /// The hosts file of a pod. `host_file` is the node's own, used with the host's network.
 #[must_use]
 pub fn hosts_file(pod: &Pod, ips: &[IpAddr], cluster_domain: &str, host_file: Option<&str>) -> String {
@@ -307,6 +322,19 @@ mod tests {
         let omitted = |what: &str, rest: &str| format!("{what}s have been omitted, the applied {rest}");
         let servers = omitted("Nameserver limits were exceeded, some nameserver", "nameserver line is: 1.1.1.1 2.2.2.2 3.3.3.3");
         assert_eq!(warnings, [servers, omitted("Search Line limits were exceeded, some search path", "search line is: . c.d.")]);
+    }
+
+    #[test]
+    fn a_further_node_of_a_machine_is_in_its_hosts_file() {
+        let of = |apart: Option<&str>, text: &str| {
+            let node_ips = ["10.244.1.1", "fd00:1::1"].map(|ip| ip.parse().unwrap()).to_vec();
+            node_hosts(text.to_owned(), &Config { node_name: "m-2".into(), node_ips, apart: apart.map(str::to_owned), ..config() })
+        };
+        let machine = "127.0.0.1 localhost\n127.0.1.1 m # m-2";
+        assert_eq!(of(None, machine), machine);
+        assert_eq!(of(Some("c/node-2"), machine), format!("{machine}\n10.244.1.1\tm-2\nfd00:1::1\tm-2\n"));
+        let named = "10.9.9.9 m-2\n";
+        assert_eq!(of(Some("c/node-2"), named), named, "the administrator's word");
     }
 
     #[test]

@@ -21,8 +21,10 @@ pub mod devices;
 pub mod dns;
 pub mod env;
 pub mod evict;
+pub mod flags;
 pub mod gc;
 pub mod graceful;
+mod grpc;
 pub mod hooks;
 pub mod images;
 pub mod logs;
@@ -30,6 +32,7 @@ pub mod machine;
 pub mod node;
 pub mod pod;
 pub mod pod_resources;
+mod pods_api;
 pub mod probes;
 mod real;
 pub mod reserve;
@@ -51,7 +54,8 @@ mod run;
 #[cfg(test)]
 mod testing;
 
+pub use api::PodChange;
 pub use config::{Clock, Config, Error, PORT, Tls};
-pub use run::{PodChange, run, run_with};
+pub use run::{run, run_with};
 pub use settings::{Options, Settings};
 pub use volumes::purge;

@@ -279,7 +279,7 @@ pub fn container_limits(pod: &Pod, c: &Container, capacity_bytes: i64, pages: &B
     }
 }
 
-/// How much of the machine's huge pages of each size a container may have: none that it did not ask for (upstream's
+/// How much of the machine's huge pages of each size one may have: none that it did not ask for (upstream's
 /// `GetHugepageLimitsFromResources`). Where the machine has none of any size nobody need be kept from them.
 fn page_limits(pages: &BTreeMap<String, i64>, limit: impl Fn(&str) -> i64) -> BTreeMap<String, u64> {
     if pages.values().all(|bytes| *bytes <= 0) {
@@ -295,6 +295,12 @@ fn page_limits(pages: &BTreeMap<String, i64>, limit: impl Fn(&str) -> i64) -> BT
         Some((format!("{}{unit}", size >> shift), u64::try_from(limit(name)).unwrap_or(0)))
     };
     pages.keys().filter_map(of).collect()
+}
+
+/// The machine's huge pages that the pod's containers may have together (upstream's `ResourceConfigForPod`).
+#[must_use]
+pub fn pod_pages(pod: &Pod, pages: &BTreeMap<String, i64>) -> BTreeMap<String, u64> {
+    page_limits(pages, |name| pod.spec.as_ref().and_then(|spec| pod_limit(spec, name)).unwrap_or(0))
 }
 
 /// What the pod as a whole may take of a resource; none, unless the pod or every container is limited.
@@ -400,6 +406,11 @@ mod tests {
         let of = |two: u64| BTreeMap::from([("1GB".to_owned(), 0), ("2MB".to_owned(), two), ("64KB".to_owned(), 0)]);
         assert_eq!((limits(0, 8 << 20), limits(1, 8 << 20)), (of(4 << 20), of(0)));
         assert!(limits(1, 0).is_empty(), "there are none");
+        let pages = BTreeMap::from([("hugepages-2Mi".to_owned(), 8 << 20)]);
+        assert_eq!(pod_pages(&pod, &pages), BTreeMap::from([("2MB".to_owned(), 4 << 20)]));
+        let spec = serde_json::json!({"resources": {"limits": {"hugepages-2Mi": "2Mi"}}, "containers": [{"name": "a"}, {"name": "b"}]});
+        let pod: Pod = serde_json::from_value(serde_json::json!({"spec": spec})).unwrap();
+        assert_eq!(pod_pages(&pod, &pages), BTreeMap::from([("2MB".to_owned(), 2 << 20)]), "not as much for each");
     }
 
     #[test]

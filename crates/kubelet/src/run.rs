@@ -8,12 +8,12 @@ use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::SharedApi;
+use crate::api::{PodChange, SharedApi};
 use crate::cgroups::Cgroups;
 use crate::config::{Config, Error};
 use crate::counted::Counted;
 use crate::counts::Counts;
-use crate::cri::{PodUid, SharedNet, SharedRuntime};
+use crate::cri::{PodUid, RuntimeEvent, SharedNet, SharedRuntime};
 use crate::devices::Devices;
 use crate::images::{Images, collect};
 use crate::machine::Machine;
@@ -23,7 +23,7 @@ use crate::statics::mirrors::Mirrors;
 use crate::statics::{is_mirror, of_the_api, source};
 use crate::volumes::persistent::Persistent;
 use crate::volumes::watches::Watches;
-use crate::{evict, gc, graceful, logs, node, pod_resources, reserve, server, util, volumes};
+use crate::{evict, gc, graceful, logs, node, pod_resources, pods_api, reserve, server, util, volumes};
 
 /// How often logs are looked at (upstream's `containerLogMonitorInterval`).
 const LOOK: Duration = Duration::from_secs(10);
@@ -33,17 +33,6 @@ const ORPHANS: Duration = Duration::from_secs(60);
 const REGISTRY_RETRY: Duration = Duration::from_secs(1);
 /// How often images that can go are looked for.
 const IMAGE_GC: Duration = Duration::from_secs(300);
-
-/// What the API tells of this node's pods.
-#[derive(Clone, Debug)]
-pub enum PodChange {
-    /// New or changed.
-    Applied(Arc<Pod>),
-    /// Gone.
-    Removed(Arc<Pod>),
-    /// All that exist now were told.
-    Synced,
-}
 
 /// Runs a kubelet on the built-in runtime and network until `shutdown`. Containers go on running afterwards.
 pub async fn run(
@@ -74,11 +63,46 @@ pub async fn run_with(
     runtime: SharedRuntime,
     net: SharedNet,
     drivers: volume::Drivers,
-    mut changes: mpsc::UnboundedReceiver<PodChange>,
+    changes: mpsc::UnboundedReceiver<PodChange>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let counts = Counts::new(&config.metrics);
-    let runtime: SharedRuntime = Arc::new(Counted::new(runtime, counts.clone()));
+    let stop = shutdown.child_token();
+    let _stop_all = stop.clone().drop_guard();
+    let pods = Pods::default();
+    let cx = context(config, api, runtime, net, drivers, &pods, &stop).await?;
+    reserve::check(&cx.config.settings, &cx.machine.capacity()).map_err(Error::Settings)?;
+    let own = Arc::clone(&cx);
+    util::blocking(move || reserve::limit_others(&own)).await.map_err(Error::Settings)?;
+    let limiting = tokio::spawn(reserve::limit_pods(Arc::clone(&cx), stop.clone()));
+    let events = cx.runtime.events();
+    let keeper = Arc::new(node::csi::CsiNode::new(Arc::clone(&cx.api), &cx.config.node_name));
+    let resources = pod_resources::listen(&cx.config.root_dir).map_err(|source| Error::Directory { path: cx.config.root_dir.join("pod-resources"), source })?;
+    tokio::spawn(pod_resources::serve(resources, Arc::clone(&cx), pods.clone(), stop.clone()));
+    let served = server::spawn(Arc::clone(&cx), pods.clone(), stop.clone()).await?;
+    let (sender, registered) = watch::channel(false);
+    tokio::spawn(node::run(Arc::clone(&cx), stop.clone(), sender));
+    tokio::spawn(node::csi::run(Arc::clone(&keeper), cx.persistent.drivers().clone(), registered.clone(), stop.clone()));
+    plugins(&cx, keeper, &stop);
+    keep_house(&cx, &pods, &stop);
+    tokio::spawn(graceful::keep(Arc::clone(&cx), pods.clone(), stop.clone()));
+    let mut manager = Manager::new(Arc::clone(&cx), pods.clone(), stop.clone());
+    let statics = cx.config.settings.static_pods.clone().map(|path| source::follow(path, &cx.config.node_name, stop.clone()));
+    let mirrors = Arc::new(Mirrors::new(Arc::clone(&cx), pods.clone()));
+    tokio::spawn(Arc::clone(&mirrors).keep(registered.clone(), cx.all_known.subscribe(), stop.clone()));
+    lead(&cx, &pods, &mut manager, &mirrors, News { changes, events, statics }, &shutdown).await;
+    stop.cancel();
+    manager.drain().await;
+    // Else it could make the pods' cgroup after it was removed.
+    let _ = limiting.await;
+    drop(registered);
+    if let Some(server) = served {
+        let _ = server.await;
+    }
+    Ok(())
+}
+
+/// Readies what must be there before there are pods, and takes over what a former process left: directories, addresses, images.
+async fn prepare(config: &Config, runtime: &SharedRuntime, net: &SharedNet) -> Result<(), Error> {
     // Root's alone: below are Secrets, tokens and logs. Pods see what is bound into them, wherever it lies.
     for dir in [config.root_dir.clone(), config.root_dir.join("pods"), config.pod_logs_dir.clone()] {
         util::private_dir(&dir).map_err(|source| Error::Directory { path: dir, source })?;
@@ -88,15 +112,28 @@ pub async fn run_with(
     if let Err(e) = net.adopt(&live).await {
         tracing::warn!(error = %e, "addresses of former pods not freed");
     }
-    let (root, store) = (config.root_dir.clone(), Arc::clone(&runtime));
+    let (root, store) = (config.root_dir.clone(), Arc::clone(runtime));
     if let Err(error) = util::blocking(move || crate::images::pulled::adopt(&root, &store)).await {
         tracing::warn!(%error, "images of a former version are for nobody without a login until the next start");
     }
-    let stop = shutdown.child_token();
-    let _stop_all = stop.clone().drop_guard();
+    Ok(())
+}
+
+/// What all workers share, on a host that is ready for it.
+async fn context(
+    config: Config,
+    api: SharedApi,
+    runtime: SharedRuntime,
+    net: SharedNet,
+    drivers: volume::Drivers,
+    pods: &Pods,
+    stop: &CancellationToken,
+) -> Result<Arc<Context>, Error> {
+    let counts = Counts::new(&config.metrics);
+    let runtime: SharedRuntime = Arc::new(Counted::new(runtime, counts.clone()));
+    prepare(&config, &runtime, &net).await?;
     let looks = volumes::looks::Looks::default();
-    let persistent = Persistent::new(&config.root_dir, &config.node_name, Arc::clone(&api), drivers, looks.clone(), stop.clone());
-    let pods = Pods::default();
+    let persistent = Persistent::new(&config.root_dir, &config.node_name, Arc::clone(&api), drivers, looks.clone(), counts.clone(), stop.clone());
     let devices = {
         let (root, node, api, stop, pods) = (config.root_dir.clone(), config.node_name.clone(), Arc::clone(&api), stop.clone(), pods.clone());
         let wake = move |uid: &PodUid| pods.get(uid).into_iter().for_each(|pod| pod.wake());
@@ -108,10 +145,10 @@ pub async fn run_with(
     util::blocking(move || adopting.adopt()).await;
     let (stale, beside) = (pods.clone(), pods.clone());
     let scheme = runtime.version().split("://").next().unwrap_or("knarr").to_owned();
-    let cx = Arc::new(Context {
+    Ok(Arc::new(Context {
         watches: Watches::new(Arc::clone(&api), Arc::new(move |uid| stale.stale(uid))),
         images: Images::new(Arc::clone(&api), Arc::clone(&runtime)),
-        cgroups: Cgroups::new("/sys/fs/cgroup", &config.cgroup_root),
+        cgroups: Cgroups::new("/sys/fs/cgroup", &config.cgroup_root).counted(counts.clone()),
         machine: Machine::this(&config),
         scheme,
         started: config.clock.now(),
@@ -129,29 +166,25 @@ pub async fn run_with(
         devices,
         walks: crate::walks::Walks::default(),
         api,
-        runtime: Arc::clone(&runtime),
+        runtime,
         net,
         config,
-    });
-    reserve::check(&cx.config.settings, &cx.machine.capacity()).map_err(Error::Settings)?;
-    let own = Arc::clone(&cx);
-    util::blocking(move || reserve::limit_others(&own)).await.map_err(Error::Settings)?;
-    let limiting = tokio::spawn(reserve::limit_pods(Arc::clone(&cx), stop.clone()));
-    let mut events = runtime.events();
-    let keeper = Arc::new(node::csi::CsiNode::new(Arc::clone(&cx.api), &cx.config.node_name));
-    let resources = pod_resources::listen(&cx.config.root_dir).map_err(|source| Error::Directory { path: cx.config.root_dir.join("pod-resources"), source })?;
-    tokio::spawn(pod_resources::serve(resources, Arc::clone(&cx), pods.clone(), stop.clone()));
-    let served = server::spawn(Arc::clone(&cx), pods.clone(), stop.clone()).await?;
-    let (sender, registered) = watch::channel(false);
-    tokio::spawn(node::run(Arc::clone(&cx), stop.clone(), sender));
-    tokio::spawn(node::csi::run(Arc::clone(&keeper), cx.persistent.drivers().clone(), registered.clone(), stop.clone()));
-    plugins(&cx, keeper, &stop);
-    keep_house(&cx, &pods, &stop);
-    tokio::spawn(graceful::keep(Arc::clone(&cx), pods.clone(), stop.clone()));
-    let mut manager = Manager::new(Arc::clone(&cx), pods.clone(), stop.clone());
-    let mut statics = cx.config.settings.static_pods.clone().map(|path| source::follow(path, &cx.config.node_name, stop.clone()));
-    let mirrors = Arc::new(Mirrors::new(Arc::clone(&cx), pods.clone()));
-    tokio::spawn(Arc::clone(&mirrors).keep(registered.clone(), cx.all_known.subscribe(), stop.clone()));
+    }))
+}
+
+/// What a kubelet is told.
+struct News {
+    /// By the API, of this node's pods.
+    changes: mpsc::UnboundedReceiver<PodChange>,
+    /// By the runtime.
+    events: broadcast::Receiver<RuntimeEvent>,
+    /// By the files of static pods, where there may be any.
+    statics: Option<mpsc::UnboundedReceiver<Vec<Arc<Pod>>>>,
+}
+
+/// Leads the pods by what is told, until the kubelet is to stop or nobody tells anything any more.
+async fn lead(cx: &Arc<Context>, pods: &Pods, manager: &mut Manager, mirrors: &Arc<Mirrors>, news: News, shutdown: &CancellationToken) {
+    let News { mut changes, mut events, mut statics } = news;
     let (mut synced, mut read) = (false, statics.is_none());
     let mut sweep = tokio::time::interval_at(Instant::now() + util::jittered(ORPHANS), ORPHANS);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -164,7 +197,7 @@ pub async fn run_with(
                 Some(PodChange::Removed(pod)) if is_mirror(&pod) => mirrors.remove(&pod),
                 Some(PodChange::Removed(pod)) => manager.remove(&of_the_api(pod)),
                 Some(PodChange::Synced) => synced = true,
-                None => break,
+                None => return,
             },
             set = next_set(&mut statics) => {
                 manager.set_statics(&set);
@@ -174,12 +207,12 @@ pub async fn run_with(
             event = events.recv() => match event {
                 Ok(e) => manager.runtime_event(&e),
                 Err(broadcast::error::RecvError::Lagged(_)) => manager.wake_all(),
-                Err(broadcast::error::RecvError::Closed) => break,
+                Err(broadcast::error::RecvError::Closed) => return,
             },
             _ = sweep.tick(), if *cx.all_known.borrow() => {
                 manager.end_orphans();
                 if sweeping.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
-                    let (cx, pods, held) = (Arc::clone(&cx), pods.clone(), manager.held());
+                    let (cx, pods, held) = (Arc::clone(cx), pods.clone(), manager.held());
                     sweeping = Some(tokio::spawn(async move {
                         gc::orphaned_dirs(Arc::clone(&cx), pods, held).await;
                         cx.persistent.sweep().await;
@@ -187,7 +220,7 @@ pub async fn run_with(
                 }
             }
             () = manager.next() => mirrors.changed(manager.waiting_statics()),
-            () = shutdown.cancelled() => break,
+            () = shutdown.cancelled() => return,
         }
         if synced && read && !*cx.all_known.borrow() {
             // All pods of this node are known now: what else is on the host belongs to nobody.
@@ -196,15 +229,6 @@ pub async fn run_with(
             sweep.reset_immediately();
         }
     }
-    stop.cancel();
-    manager.drain().await;
-    // Else it could make the pods' cgroup after it was removed.
-    let _ = limiting.await;
-    drop(registered);
-    if let Some(server) = served {
-        let _ = server.await;
-    }
-    Ok(())
 }
 
 /// What the files of static pods say when they say something else; pends where there are none.
@@ -234,6 +258,10 @@ fn plugins(cx: &Arc<Context>, keeper: Arc<node::csi::CsiNode>, stop: &Cancellati
 
 /// The duties of the node that are not a pod's.
 fn keep_house(cx: &Arc<Context>, pods: &Pods, stop: &CancellationToken) {
+    match pods_api::listen(&cx.config.root_dir) {
+        Ok(listener) => drop(tokio::spawn(pods_api::serve(listener, Arc::clone(cx), pods.clone(), stop.clone()))),
+        Err(error) => tracing::warn!(%error, "programs of the node are not told of its pods"),
+    }
     let runtime = Arc::clone(&cx.runtime);
     let limits = cx.config.settings.logs;
     every(LOOK, stop, move || logs::rotate::rotate_all(Arc::clone(&runtime), limits));

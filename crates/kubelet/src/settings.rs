@@ -11,9 +11,7 @@ use machinery::quantity::{Format, ParseError, Quantity};
 pub use machinery::time::parse_go_duration as duration;
 
 use crate::evict::signals::{self, Threshold};
-
-/// `KEY=VALUE,…` of one flag.
-pub type Pairs = BTreeMap<String, String>;
+use crate::flags::{Pairs, pairs};
 
 /// Flags as they are written; what is not given has the original's default.
 #[derive(Clone, Debug, Default)]
@@ -185,16 +183,6 @@ impl Default for Settings {
     fn default() -> Self {
         Options::default().check().unwrap_or_else(|_| unreachable!("the defaults are what is checked first"))
     }
-}
-
-/// The pairs of a flag that was given so often. Each time adds to the time before (upstream's `MapStringString`).
-pub fn pairs(texts: &[String], by: char) -> Result<Pairs, String> {
-    let mut out = Pairs::new();
-    for pair in texts.iter().flat_map(|t| t.split(',')).filter(|p| !p.is_empty()) {
-        let (key, value) = pair.split_once(by).ok_or_else(|| format!("malformed pair, expect string{by}string"))?;
-        out.insert(key.trim().to_owned(), value.trim().to_owned());
-    }
-    Ok(out)
 }
 
 fn period(text: Option<&str>, usual: Duration) -> Result<i64, String> {

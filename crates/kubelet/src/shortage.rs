@@ -1,7 +1,7 @@
 //! A node that runs short of memory, disk or process numbers: what it tells of it, whom it lets in all the same, and who makes room for
 //! whom.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,29 +84,81 @@ pub fn critical(pod: &Pod) -> bool {
     is_static(pod) || is_mirror(pod) || pod.spec.as_ref().and_then(|s| s.priority).is_some_and(|p| p >= SYSTEM_CRITICAL)
 }
 
-/// The pods in these that may be put out for one that the cluster cannot be without, in upstream's order of harm: the lowest
-/// priority first, of these the smallest that is enough is not sought: what is asked for is taken from as few as follow.
-#[must_use]
-pub fn victims(pod: &Pod, others: &[Arc<Pod>], lack: &dyn Fn(&HashSet<PodUid>) -> bool) -> Option<Vec<PodUid>> {
-    let priority = |p: &Pod| p.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
-    let mut may: Vec<&Arc<Pod>> = others.iter().filter(|o| !critical(o) && priority(o) < priority(pod)).collect();
-    let class = |p: &Pod| match resources::qos(p) {
-        Qos::BestEffort => 0,
-        Qos::Burstable => 1,
-        Qos::Guaranteed => 2,
-    };
-    may.sort_by_key(|p| (class(p), priority(p)));
-    let mut out = HashSet::new();
-    let mut order = Vec::new();
-    for victim in may {
-        if !lack(&out) {
-            break;
-        }
-        let uid = PodUid(util::uid(victim).to_owned());
-        out.insert(uid.clone());
-        order.push(uid);
+/// A resource of which a node has too little for a pod, and how much is missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lack {
+    /// Its name.
+    pub name: String,
+    /// Thousandths of CPU, else whole units.
+    pub amount: i64,
+}
+
+/// A pod that may be put out. What it asks for is worked out once: it is compared with every other one, again for each that goes.
+struct Candidate {
+    uid: PodUid,
+    class: Qos,
+    requests: BTreeMap<String, i64>,
+}
+
+impl Candidate {
+    fn new(pod: &Pod) -> Self {
+        let requests = pod.spec.as_ref().map(resources::pod_requests).unwrap_or_default();
+        Self { uid: PodUid(util::uid(pod).to_owned()), class: resources::qos(pod), requests }
     }
-    (!lack(&out)).then_some(order)
+
+    /// What it asks for of a resource; of pods it is one.
+    fn asked(&self, name: &str) -> i64 {
+        if name == "pods" { 1 } else { self.requests.get(name).copied().unwrap_or(0) }
+    }
+}
+
+/// What is still missing when these are gone.
+fn without<'p>(lacks: &[Lack], gone: impl IntoIterator<Item = &'p Candidate> + Clone) -> Vec<Lack> {
+    let left = |lack: &Lack| gone.clone().into_iter().fold(lack.amount, |left, pod| left.saturating_sub(pod.asked(&lack.name)));
+    lacks.iter().map(|lack| Lack { name: lack.name.clone(), amount: left(lack) }).filter(|lack| lack.amount > 0).collect()
+}
+
+/// How far a pod is from giving all that is missing: of each resource the square of the share that it does not give.
+fn distance(lacks: &[Lack], pod: &Candidate) -> f64 {
+    let rest = |lack: &Lack| (lack.amount.saturating_sub(pod.asked(&lack.name)).max(0) as f64) / (lack.amount as f64);
+    lacks.iter().map(|lack| rest(lack).powi(2)).sum()
+}
+
+fn nobody(lacks: &[Lack]) -> String {
+    let all: String = lacks.iter().map(|lack| format!("(res: {}, q: {}), ", lack.name, lack.amount)).collect();
+    format!("no set of running pods found to reclaim resources: [{all}]")
+}
+
+/// As few of these as give what is missing: again and again the one that gives most of it, and of equals the one that asks for less.
+fn fewest(mut pods: Vec<&Candidate>, mut lacks: Vec<Lack>) -> Result<Vec<&Candidate>, String> {
+    let mut out = Vec::new();
+    while !lacks.is_empty() {
+        let size = |pod: &Candidate| (pod.asked("memory"), pod.asked("cpu"));
+        let nearer = |a: &Candidate, b: &Candidate| distance(&lacks, a).total_cmp(&distance(&lacks, b)).then_with(|| size(a).cmp(&size(b)));
+        let best = pods.iter().enumerate().min_by(|(_, a), (_, b)| nearer(a, b)).map(|(at, _)| at).ok_or_else(|| nobody(&lacks))?;
+        let pod = pods.swap_remove(best);
+        lacks = without(&lacks, [pod]);
+        out.push(pod);
+    }
+    Ok(out)
+}
+
+/// The pods among these that are put out for one that the cluster cannot be without, which lacks this (upstream's `getPodsToPreempt`):
+/// none that does not give any of it, and of a better class only what those of the worse ones do not give. The error is why there are none.
+pub fn victims(pod: &Pod, others: &[Arc<Pod>], lacks: &[Lack]) -> Result<Vec<PodUid>, String> {
+    let priority = |p: &Pod| p.spec.as_ref().and_then(|s| s.priority);
+    let may = |o: &&Arc<Pod>| !critical(o) || priority(pod).zip(priority(o)).is_some_and(|(own, its)| own > its);
+    let candidates: Vec<Candidate> = others.iter().filter(may).map(|o| Candidate::new(o)).collect();
+    let of = |class: Qos| -> Vec<&Candidate> { candidates.iter().filter(|c| c.class == class).collect() };
+    let (best_effort, burstable, guaranteed) = (of(Qos::BestEffort), of(Qos::Burstable), of(Qos::Guaranteed));
+    let missing = without(lacks, &candidates);
+    if !missing.is_empty() {
+        return Err(nobody(&missing));
+    }
+    let of_guaranteed = fewest(guaranteed, without(lacks, best_effort.iter().chain(&burstable).copied()))?;
+    let of_burstable = fewest(burstable, without(lacks, best_effort.iter().chain(&of_guaranteed).copied()))?;
+    let of_best_effort = fewest(best_effort, without(lacks, of_burstable.iter().chain(&of_guaranteed).copied()))?;
+    Ok(of_best_effort.into_iter().chain(of_burstable).chain(of_guaranteed).map(|c| c.uid.clone()).collect())
 }
 
 #[cfg(test)]
@@ -135,5 +187,34 @@ mod tests {
         let both = Short::from(Condition::ALL);
         assert_eq!(refuses(&bears, &both).as_deref(), Some("The node had condition: [MemoryPressure DiskPressure PIDPressure]. "));
         assert_eq!(refuses(&system, &disk), None);
+    }
+
+    #[test]
+    fn those_that_give_what_is_missing_make_room_and_no_others() {
+        let asks = |uid: &str, priority: i32, requests: serde_json::Value, limits: serde_json::Value| {
+            pod(uid, json!({"priority": priority, "containers": [{"name": "c", "resources": {"requests": requests, "limits": limits}}]}))
+        };
+        let burstable = |uid: &str, cpu: &str| asks(uid, 0, json!({"cpu": cpu}), json!({}));
+        let sure = json!({"cpu": "4", "memory": "1Gi"});
+        let others = [
+            pod("idle", json!({"priority": 0, "containers": [{"name": "c"}]})),
+            burstable("small", "100m"),
+            burstable("fits", "1"),
+            burstable("large", "2"),
+            asks("sure", 0, sure.clone(), sure),
+            asks("system", 2_000_000_000, json!({"cpu": "8"}), json!({})),
+        ];
+        let new = pod("new", json!({"priority": 2_000_000_000, "containers": [{"name": "c"}]}));
+        let of = |lacks: &[(&str, i64)]| {
+            let lacks: Vec<Lack> = lacks.iter().map(|(name, amount)| Lack { name: (*name).to_owned(), amount: *amount }).collect();
+            victims(&new, &others, &lacks).map(|all| all.into_iter().map(|uid| uid.0).collect::<Vec<_>>())
+        };
+        let uids = |all: &[&str]| Ok(all.iter().map(|uid| (*uid).to_owned()).collect::<Vec<_>>());
+        assert_eq!(of(&[("cpu", 900)]), uids(&["fits"]), "the smallest that is enough; who asks for nothing gives nothing");
+        assert_eq!(of(&[("cpu", 2_500)]), uids(&["large", "fits"]));
+        assert_eq!(of(&[("cpu", 4_000)]), uids(&["sure"]), "of the better class where the others are not enough, and then of them none too many");
+        assert_eq!(of(&[("pods", 1)]), uids(&["idle"]));
+        let none = "no set of running pods found to reclaim resources: [(res: cpu, q: 900), ]";
+        assert_eq!(of(&[("cpu", 8_000)]), Err(none.to_owned()), "another that the cluster cannot be without stays");
     }
 }

@@ -37,6 +37,8 @@ impl TempDir {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("knarr-kubelet-{name}-{}-{n}", std::process::id()));
+        // Of a run with the same number that was killed.
+        let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -50,6 +52,20 @@ impl TempDir {
 impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Waits in paused time until something holds; nothing takes longer than ten minutes of it, so that a test that fails ends.
+///
+/// # Panics
+/// When they are over.
+pub async fn when(what: &str, holds: impl Fn() -> bool) {
+    let begun = tokio::time::Instant::now();
+    while !holds() {
+        let passed = begun.elapsed();
+        assert!(passed < Duration::from_secs(600), "not {what} within ten minutes");
+        // Who is late need not be seen to the millisecond.
+        tokio::time::sleep(if passed < Duration::from_secs(5) { Duration::from_millis(1) } else { Duration::from_millis(100) }).await;
     }
 }
 
@@ -293,7 +309,8 @@ impl KubeApi for FakeApi {
         if self.silent.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
-        let node = || serde_json::from_value(serde_json::json!({"metadata": {"name": name, "uid": "node-uid"}})).unwrap();
+        let labels = serde_json::json!({"kubernetes.io/os": "linux", "kubernetes.io/arch": crate::machine::architecture()});
+        let node = || serde_json::from_value(serde_json::json!({"metadata": {"name": name, "uid": "node-uid", "labels": labels}})).unwrap();
         Ok(self.peopled.load(Ordering::Relaxed).then(node))
     }
     async fn create_node(&self, node: &Node) -> Result<Node, ApiError> {
@@ -392,9 +409,13 @@ impl FakeRuntime {
     /// Waits until there were so many calls.
     pub async fn called(&self, call: &str, times: usize) {
         let mut changes = self.changes.subscribe();
-        while self.calls().iter().filter(|c| *c == call).count() < times {
-            changes.changed().await.unwrap();
-        }
+        let enough = async {
+            while self.calls().iter().filter(|c| *c == call).count() < times {
+                changes.changed().await.unwrap();
+            }
+        };
+        let within = tokio::time::timeout(Duration::from_secs(3600), enough).await;
+        assert!(within.is_ok(), "not called {times} times within an hour: {call:?}; {:?}", self.calls());
     }
 
     /// What commands answer from now on.

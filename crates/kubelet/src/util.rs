@@ -142,7 +142,7 @@ pub fn port(of: &IntOrString, container: &Container) -> Result<u16, String> {
         IntOrString::Int(n) => *n,
         IntOrString::String(s) => match container.ports.iter().flatten().find(|p| p.name.as_deref() == Some(s)) {
             Some(p) => p.container_port,
-            None => s.parse::<i32>().map_err(|_| format!("couldn't find port: {s:?} in container {:?}", container.name))?,
+            None => return Err(format!("port {s:?} not found")),
         },
     };
     u16::try_from(number).ok().filter(|n| *n > 0).ok_or_else(|| format!("invalid port number: {number}"))

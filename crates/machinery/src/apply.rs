@@ -24,13 +24,14 @@ mod set;
 mod shape;
 #[cfg(test)]
 mod tests;
-pub(crate) mod typed;
+mod typed;
 mod versions;
 mod whole;
 
+pub use managers::{MANAGER_MAX_BYTES, manager_errors};
 pub use scale::Scaled;
 pub use set::FieldSet;
-pub use typed::{live_errors, plain};
+pub use typed::live_errors;
 pub use versions::{Conversions, Written};
 
 use crate::{
@@ -116,6 +117,9 @@ pub fn merge_unowned(ty: TypeRef<'_>, live: &Value, applied: &Value) -> Result<V
     if !atomics.is_empty() {
         return Err(format!("invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {}", atomics.join(", ")));
     }
+    if let Some(why) = typed::live_errors(ty, live) {
+        return Err(format!("failed to convert original object to typed object: {why}"));
+    }
     let mut merged = live.clone();
     merge::merge(ty, &mut merged, applied);
     Ok(merged)
@@ -137,6 +141,7 @@ fn apply_as<'w>(kind: impl Into<Written<'w>>, live: Option<&Value>, applied: &Va
         }));
     }
     let mut managers = Managers::of(live);
+    versions.reconcile(&mut managers);
     let empty = Value::Object(Map::new());
     let mut old = live.cloned().unwrap_or_else(|| empty.clone());
     if let Some(metadata) = old.get_mut("metadata").and_then(Value::as_object_mut) {
@@ -148,7 +153,7 @@ fn apply_as<'w>(kind: impl Into<Written<'w>>, live: Option<&Value>, applied: &Va
         update_managers(&versions, &empty, &old, &mut managers, &before).map_err(failed)?;
     }
     // Whose owners wrote in other versions is looked at as these have it, before anything is merged.
-    if let Some(why) = managers.0.iter().find_map(|entry| versions.misfit(&old, &entry.api_version)) {
+    if let Some(why) = managers.versions().find_map(|version| versions.misfit(&old, version)) {
         return Err(failed(why));
     }
     let mut own = Entry::new(manager, true);
@@ -170,7 +175,7 @@ fn apply_as<'w>(kind: impl Into<Written<'w>>, live: Option<&Value>, applied: &Va
         if let Some(why) = versions.misfit(&new, &former.api_version) {
             return Err(failed(format!("failed to prune fields: failed to convert merged object to last applied version: {why}")));
         }
-        if let Some((version, why)) = managers.0.iter().find_map(|e| Some((&e.api_version, versions.misfit(&new, &e.api_version)?))) {
+        if let Some((version, why)) = managers.versions().find_map(|version| Some((version, versions.misfit(&new, version)?))) {
             return Err(failed(format!("failed to prune fields: failed add back owned items: failed to convert merged object at version {version}: {why}")));
         }
         new = prune::prune(&versions, new, &managers, &own, former);
@@ -243,7 +248,9 @@ fn failed(message: String) -> Status {
 
 fn kind_of(applied: &Value) -> Gvk {
     let text = |key: &str| applied.get(key).and_then(Value::as_str).unwrap_or_default();
-    Gvk::parse(text("apiVersion"), text("kind"))
+    // What cannot be a group with a version is none.
+    let api_version = Some(text("apiVersion")).filter(|version| version.matches('/').count() < 2);
+    Gvk::parse(api_version.unwrap_or_default(), text("kind"))
 }
 
 /// `NAMESPACE/NAME; GROUP/VERSION, Kind=KIND` of a configuration, as far as it says them.
@@ -269,9 +276,9 @@ impl Changes {
             compare(versions.type_of(form), &old, &new).without(exclude)
         };
         let own = compare(versions.ty(), old, new).without(exclude);
-        for entry in &managers.0 {
+        for version in managers.versions() {
             for (what, value) in [("old", old), ("new", new)] {
-                if let Some(why) = versions.misfit(value, &entry.api_version) {
+                if let Some(why) = versions.misfit(value, version) {
                     return Err(format!("failed to convert {what} object: {why}"));
                 }
             }
@@ -416,6 +423,7 @@ fn track<'w>(kind: impl Into<Written<'w>>, old: Option<&Value>, new: &mut Value,
 /// # Errors
 /// They are not of the form in which one of the owners wrote.
 fn update_managers(versions: &Versions<'_>, old: &Value, new: &Value, managers: &mut Managers, manager: &Manager<'_>) -> Result<bool, String> {
+    versions.reconcile(managers);
     let changes = Changes::new(versions, old, new, managers, manager.exclude)?;
     if changes.own.changed.is_empty() && changes.own.removed.is_empty() {
         return Ok(false);

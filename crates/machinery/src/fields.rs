@@ -24,13 +24,14 @@ impl FieldSelector {
     /// Upstream's wording.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut requirements = Vec::new();
-        for term in terms(text).into_iter().filter(|t| !t.is_empty()) {
-            let bad = || format!("invalid selector: '{text}'; can't understand '{term}'");
-            let at = term.find(['=', '!']).ok_or_else(bad)?;
-            let (field, rest) = term.split_at(at);
-            let operators = ["!=", "==", "="];
-            let operator = operators.into_iter().find(|o| rest.starts_with(o)).ok_or_else(bad)?;
-            let value = unescape(&rest[operator.len()..])?;
+        // In order, so that of several wrong terms the first by its letters is told.
+        let mut all = terms(text);
+        all.sort_unstable();
+        for term in all.into_iter().filter(|t| !t.is_empty()) {
+            let begins = |(at, _): (usize, char)| ["!=", "==", "="].into_iter().find(|o| term[at..].starts_with(o)).map(|o| (at, o));
+            let found = term.char_indices().find_map(begins);
+            let (at, operator) = found.ok_or_else(|| format!("invalid selector: '{text}'; can't understand '{term}'"))?;
+            let (field, value) = (&term[..at], unescape(&term[at + operator.len()..])?);
             // A term of nothing at all says nothing.
             if !field.is_empty() || !value.is_empty() {
                 requirements.push(Requirement { field: field.to_owned(), value, equal: operator != "!=" });
@@ -125,9 +126,12 @@ mod tests {
         };
         assert!(selector.matches(pod));
         assert_eq!(selector.exact("spec.nodeName"), Some("a"));
-        assert_eq!(selector.to_string(), "spec.nodeName=a,status.phase!=Running,metadata.name=x\\,y");
+        assert_eq!(selector.to_string(), "metadata.name=x\\,y,spec.nodeName=a,status.phase!=Running");
         assert!(FieldSelector::parse("").unwrap().requirements().is_empty());
         assert!(FieldSelector::parse("oops").is_err());
         assert!(FieldSelector::parse("a=b=c").is_err());
+        // A term without an operator begins where the field does.
+        assert_eq!(FieldSelector::parse("!a=b").unwrap().requirements()[0].field, "!a");
+        assert_eq!(FieldSelector::parse("z,b").unwrap_err(), "invalid selector: 'z,b'; can't understand 'b'");
     }
 }

@@ -9,6 +9,7 @@
 //!
 //! The path of the present value is a chain of stack frames ([`path::Node`]), so that a well-formed body costs no path at all.
 
+pub(crate) mod amounts;
 mod blanks;
 pub(crate) mod bounds;
 mod deep;
@@ -26,6 +27,7 @@ pub(crate) mod write;
 pub use blanks::Blanks;
 pub use deep::spans;
 pub(crate) use deep::{after_string, level_too_many, members};
+pub(crate) use errors::TYPE_META;
 pub use scalar::{base64, in_base64};
 pub use texts::Texts;
 pub(crate) use texts::compact;
@@ -43,6 +45,7 @@ use bounds::{PROBLEMS_LIMIT, fits};
 use path::Node;
 use seed::{AnySeed, Context, Seed};
 use serde::{Deserialize, Deserializer, de::DeserializeSeed};
+use std::borrow::Cow;
 use write::Writer;
 
 /// What happens with unknown and duplicate fields (`fieldValidation`).
@@ -169,7 +172,12 @@ fn parse_zeros(bytes: &[u8], ty: Option<TypeRef<'_>>, notes: bool) -> (Context, 
 
 fn parse(bytes: &[u8], ty: Option<TypeRef<'_>>, cx: &Context) -> Result<Value, serde_json::Error> {
     let mut parser = serde_json::Deserializer::from_slice(bytes);
-    parse_with(&mut parser, ty, cx).and_then(|value| parser.end().map(|()| value))
+    let mut value = parse_with(&mut parser, ty, cx)?;
+    parser.end()?;
+    if let Some(ty) = ty.filter(|_| cx.last_float().is_some()) {
+        amounts::respell(bytes, ty, &mut value);
+    }
+    Ok(value)
 }
 
 fn parse_with<'de, D: Deserializer<'de>>(parser: D, ty: Option<TypeRef<'_>>, cx: &Context) -> Result<Value, D::Error> {
@@ -359,25 +367,20 @@ pub fn parse_applied(bytes: &[u8]) -> Result<Applied, Status> {
 /// only YAML's parser tells the lines of keys that are there twice. The error is go-yaml's without its `yaml: `.
 pub(crate) fn document(bytes: &[u8]) -> Result<Document, String> {
     let is_json = bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
-    if is_json && let Some(value) = plain_tree(bytes).map_err(|()| bounds::too_deep())? {
-        return Ok(Document { value: whole_numbers(value), repeats: Vec::new() });
+    if is_json && let Some(mut value) = plain_tree(bytes).map_err(|()| bounds::too_deep())? {
+        // As what is read by way of YAML.
+        crate::numerals::reread_all(&mut value);
+        return Ok(Document { value, repeats: Vec::new() });
     }
-    let text = std::str::from_utf8(bytes).map_err(|error| not_utf8(bytes, &error))?;
+    let text = match crate::yaml::utf16(bytes) {
+        Some(text) => Cow::Owned(text?),
+        None => Cow::Borrowed(std::str::from_utf8(bytes).map_err(|error| not_utf8(bytes, &error))?),
+    };
     // go-yaml's reader refuses them before its parser sees anything.
     if text.chars().any(|c| c.is_ascii_control() && !matches!(c, '\t' | '\n' | '\r')) {
         return Err("control characters are not allowed".to_owned());
     }
-    compose(text)
-}
-
-/// JSON as what is read by way of YAML.
-fn whole_numbers(mut value: Value) -> Value {
-    match &mut value {
-        Value::Array(items) => items.iter_mut().for_each(|item| *item = whole_numbers(item.take())),
-        Value::Object(map) => map.values_mut().for_each(|item| *item = whole_numbers(item.take())),
-        _ => return crate::yaml::scalar::without_fraction(value),
-    }
-    value
+    compose(&text)
 }
 
 /// What is wrong with text in go-yaml's words.

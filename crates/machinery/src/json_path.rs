@@ -180,6 +180,10 @@ fn dotted(text: &str) -> Option<String> {
 }
 
 fn subscript(text: &str, filters: usize) -> Option<Step> {
+    // A slice of which nothing is said ends after its beginning, which is the first.
+    if text.is_empty() {
+        return Some(Step::Index(0));
+    }
     let text = text.trim();
     if let Some(filter) = text.strip_prefix("?(").and_then(|rest| rest.strip_suffix(')')) {
         return (filters < FILTERS_MAX).then(|| condition(filter, filters + 1))?;
@@ -409,6 +413,7 @@ mod tests {
             (".spec.list[?(@.w)].name", json!([])),
             (".spec.list[?(@.v!=1.0)].name", json!(["a", "b"])),
             (".spec.list[0].name", json!(["a"])),
+            (".spec.list[].name", json!(["a"])),
             (".spec.list[-1].name", json!(["b"])),
             (".spec.list[*].name", json!(["a", "b"])),
             (".spec.list[0:1].name", json!(["a"])),

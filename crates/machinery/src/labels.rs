@@ -3,7 +3,7 @@
 //! Source: `apimachinery/pkg/labels`; a selector means the same in both forms, except that an absent object selects nothing
 //! and an empty text everything.
 
-use crate::{Value, names};
+use crate::{Value, names, quote::Quoted};
 use std::fmt;
 
 /// What a requirement asks of a label.
@@ -62,12 +62,7 @@ impl Requirement {
     /// # Errors
     /// Upstream's wording.
     pub fn new(key: &str, operator: Operator, mut values: Vec<String>) -> Result<Self, String> {
-        let mut errors = Vec::new();
-        let problems = names::qualified_name(key);
-        if !problems.is_empty() {
-            // Upstream has no path for the key.
-            errors.push(format!("<nil>: Invalid value: {key:?}: {}", problems.join("; ")));
-        }
+        let mut errors: Vec<String> = wrong_key(key).into_iter().collect();
         let shown = Value::from(values.clone());
         let mut wrong = |detail: &str| errors.push(format!("values: Invalid value: {shown}: {detail}"));
         match operator {
@@ -86,7 +81,7 @@ impl Requirement {
         for (at, value) in values.iter().enumerate() {
             let problems = names::label_value(value);
             if !problems.is_empty() {
-                errors.push(format!("values[{at}][{key}]: Invalid value: {value:?}: {}", problems.join("; ")));
+                errors.push(format!("values[{at}][{key}]: Invalid value: {}: {}", Quoted(value), problems.join("; ")));
             }
         }
         match errors.as_slice() {
@@ -133,7 +128,9 @@ impl Selector {
     /// # Errors
     /// Upstream's wording.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let requirements = Parser { rest: text }.requirements()?;
+        // Upstream's lexer takes a zero for the end.
+        let rest = text.split('\0').next().unwrap_or_default();
+        let requirements = Parser { rest }.requirements()?;
         Ok(Self { requirements, nothing: false })
     }
 
@@ -151,7 +148,9 @@ impl Selector {
         }
         for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
             let operator = expression["operator"].as_str().unwrap_or_default();
-            let operator = Operator::of(operator).ok_or_else(|| format!("{operator:?} is not a valid label selector operator"))?;
+            // Those that compare are operators of a node's selectors.
+            let known = Operator::of(operator).filter(|known| !matches!(known, Operator::GreaterThan | Operator::LessThan));
+            let operator = known.ok_or_else(|| format!("{} is not a valid label selector operator", Quoted(operator)))?;
             let values = expression["values"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
             requirements.push(Requirement::new(expression["key"].as_str().unwrap_or_default(), operator, values.collect())?);
         }
@@ -220,6 +219,12 @@ impl fmt::Display for Selector {
     }
 }
 
+/// What is wrong with a label's key. Upstream has no path for it.
+fn wrong_key(key: &str) -> Option<String> {
+    let problems = names::qualified_name(key);
+    (!problems.is_empty()).then(|| format!("<nil>: Invalid value: {}: {}", Quoted(key), problems.join("; ")))
+}
+
 /// Reads the text form, token by token.
 struct Parser<'t> {
     rest: &'t str,
@@ -283,6 +288,10 @@ impl<'t> Parser<'t> {
         let key = self.next();
         if !Self::is_word(key) {
             return Err(format!("found '{key}', expected: identifier"));
+        }
+        // Of a wrong key alone is told: what follows it has not been read then.
+        if let Some(wrong) = wrong_key(key) {
+            return Err(wrong);
         }
         if negated {
             return Requirement::new(key, Operator::DoesNotExist, Vec::new());
@@ -360,9 +369,19 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_seen_is_shown_as_go_shows_it() {
+        let told = |key: &str| Selector::parse(&format!("{key}=1")).expect_err("no label");
+        for (key, shown) in [("\u{a0}", r#""\u00a0""#), ("a\u{1}", r#""a\x01""#), ("e\u{301}", "\"e\u{301}\"")] {
+            assert!(told(key).contains(&format!("Invalid value: {shown}: ")), "{}", told(key));
+        }
+    }
+
+    #[test]
     fn texts_select() {
         let labels = [("a", "b"), ("n", "5"), ("e", "")];
-        for text in ["", "a=b", "a==b", "a in (x, b)", "a notin (x)", "x notin (y)", "a", "!x", "x!=y", "n>4", "n<6,a", "e=", "e in ()", " a = b , !x "] {
+        for text in
+            ["", "a=b", "a==b", "a in (x, b)", "a notin (x)", "x notin (y)", "a", "!x", "x!=y", "n>4", "n<6,a", "e=", "e in ()", " a = b , !x ", "a\0,x=y"]
+        {
             assert!(selects(text, &labels), "{text}");
         }
         for text in ["a=c", "a!=b", "a in (x)", "a notin (b)", "x", "!a", "n>5", "a>1", "e=x"] {
@@ -385,6 +404,11 @@ mod tests {
         assert!(selector.matches(|k| (k == "a").then_some("b")));
         assert!(Selector::from_label_selector(&json!({})).unwrap().is_everything());
         assert!(!Selector::from_label_selector(&Value::Null).unwrap().matches(|_| None));
-        assert!(Selector::from_label_selector(&json!({"matchExpressions": [{"key": "a", "operator": "Like"}]})).is_err());
+        let told = Selector::parse("-a in -b").unwrap_err();
+        assert!(told.starts_with("unable to parse requirement: <nil>: Invalid value: \"-a\": ") && !told.contains("-b"), "{told}");
+        for operator in ["Like", "Gt", "Lt"] {
+            let refused = Selector::from_label_selector(&json!({"matchExpressions": [{"key": "a", "operator": operator, "values": ["1"]}]})).unwrap_err();
+            assert_eq!(refused, format!("{operator:?} is not a valid label selector operator"));
+        }
     }
 }

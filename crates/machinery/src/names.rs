@@ -69,6 +69,11 @@ fn is_subdomain(text: &str) -> bool {
     text.split('.').all(is_label)
 }
 
+/// A text in lower case as Go has it: each character becomes one other, wherever it stands.
+pub fn lower(text: &str) -> String {
+    text.chars().filter_map(|c| c.to_lowercase().next()).collect()
+}
+
 /// A subdomain as in RFC 1123: names of most objects.
 pub fn dns1123_subdomain(text: &str) -> Vec<String> {
     subdomain(text, too_long)
@@ -250,6 +255,7 @@ mod tests {
 
     #[test]
     fn names_of_objects() {
+        assert_eq!(lower("\u{130}A\u{3a3}"), "ia\u{3c3}");
         assert!(dns1123_label("a-1").is_empty() && dns1123_subdomain("a.b-c.1").is_empty() && dns1035_label("a1").is_empty());
         for bad in ["", "A", "-a", "a-", "a_b", &"a".repeat(64)] {
             assert!(!dns1123_label(bad).is_empty(), "{bad}");

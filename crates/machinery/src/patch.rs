@@ -11,7 +11,7 @@ mod strategic;
 mod tests;
 
 pub use json_patch::{Unfit, json_patch, json_patch_told};
-pub use parse::{Kind, Patch, parse};
+pub use parse::{Kind, Patch, Versions, parse};
 pub use strategic::strategic;
 
 use crate::{

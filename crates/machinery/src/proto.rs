@@ -3,13 +3,14 @@
 //! A body is the four bytes `k8s\0` and a `runtime.Unknown` message that names apiVersion and kind and holds the object's
 //! own message (`raw`). Generated Go code writes every field that is no pointer, zeros included; a reader cannot tell an
 //! absent one from a zero, so this encoder writes what the value holds and nothing else, and the decoder drops the zeros
-//! that Go's JSON leaves out. Unknown tags are skipped, as newer clients may send them.
+//! that Go's JSON leaves out. Unknown tags are skipped, as newer clients may send them. A `Status` alone has the original's bytes.
 //!
 //! Source: `staging/src/k8s.io/apimachinery/pkg/runtime/serializer/protobuf` and the published `generated.proto` files.
 
 mod decode;
 mod encode;
 mod scan;
+mod status;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use crate::{
     Value,
     gvk::Gvk,
     json::Texts,
+    quote::Quoted,
     schema::{self, TypeRef},
     status::Status,
 };
@@ -59,7 +61,11 @@ pub fn encode_raw(ty: TypeRef<'_>, value: &Value) -> Vec<u8> {
 pub fn encode_raw_spelled(ty: TypeRef<'_>, value: &Value, texts: &Texts) -> Vec<u8> {
     // The wire is about half as long as the JSON; one page holds most objects.
     let mut out = Vec::with_capacity(1024);
-    encode::message(ty, value, texts, &mut out);
+    if status::is_one(ty) {
+        status::message(value, &mut out);
+    } else {
+        encode::message(ty, value, texts, &mut out);
+    }
     out
 }
 
@@ -117,20 +123,20 @@ pub fn open_envelope(bytes: &[u8]) -> Result<(String, String, &[u8]), Status> {
         return Err(Status::bad_request("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]"));
     };
     let (mut api_version, mut kind, mut raw) = (String::new(), String::new(), &[][..]);
-    let mut reader = Reader::new(unknown);
+    let mut reader = Reader::of("Unknown", unknown);
     while let Some((tag, field)) = reader.next().map_err(malformed)? {
         match tag {
             1 => {
-                let mut meta = Reader::new(field.bytes().map_err(malformed)?);
+                let mut meta = Reader::of("TypeMeta", field.bytes().map_err(|why| malformed(why.of_field(|| "TypeMeta".to_owned())))?);
                 while let Some((tag, field)) = meta.next().map_err(malformed)? {
                     match tag {
-                        1 => api_version = field.text().map_err(malformed)?.to_owned(),
-                        2 => kind = field.text().map_err(malformed)?.to_owned(),
+                        1 => api_version = field.text().map_err(malformed)?.into_owned(),
+                        2 => kind = field.text().map_err(malformed)?.into_owned(),
                         _ => {}
                     }
                 }
             }
-            2 => raw = field.bytes().map_err(malformed)?,
+            2 => raw = field.bytes().map_err(|why| malformed(why.of_field(|| "Raw".to_owned())))?,
             _ => {}
         }
     }
@@ -153,7 +159,7 @@ fn decode_at(bytes: &[u8], depth: usize) -> Result<(Gvk, Value), Status> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
     let gvk = Gvk { group: group.to_owned(), version: version.to_owned(), kind: kind.clone() };
     let Some(ty) = schema::builtin().kind(&gvk) else {
-        return Err(Status::bad_request(format!("no kind {kind:?} is registered for version {api_version:?} in scheme \"knarr\"")));
+        return Err(Status::bad_request(format!("no kind {} is registered for version {} in scheme \"knarr\"", Quoted(&kind), Quoted(&api_version))));
     };
     let mut value = decode::message(ty, raw, depth).map_err(malformed)?;
     if let (Value::Object(map), Some(_)) = (&mut value, ty.field("kind")) {
@@ -256,7 +262,7 @@ pub fn open_watch_event(bytes: &[u8]) -> Result<(String, &[u8]), Status> {
     let mut reader = Reader::new(bytes);
     while let Some((tag, field)) = reader.next().map_err(malformed)? {
         match tag {
-            1 => kind = field.text().map_err(malformed)?.to_owned(),
+            1 => kind = field.text().map_err(malformed)?.into_owned(),
             2 => {
                 let mut raw = Reader::new(field.bytes().map_err(malformed)?);
                 while let Some((tag, field)) = raw.next().map_err(malformed)? {
@@ -275,6 +281,7 @@ fn text(value: &Value, key: &str) -> String {
     value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "it is given to `map_err`")]
 fn malformed(error: wire::Malformed) -> Status {
-    Status::bad_request(format!("proto: {error}"))
+    Status::bad_request(error.to_string())
 }

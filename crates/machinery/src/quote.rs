@@ -42,9 +42,17 @@ fn character(f: &mut fmt::Formatter<'_>, c: char, quote: char) -> fmt::Result {
     }
 }
 
-/// Whether a character above ASCII stands for itself.
+/// Whether a character above ASCII stands for itself. One that joins the one before it is looked at behind another: Rust shows it so
+/// there alone, Go everywhere.
 fn is_shown(c: char) -> bool {
-    c.escape_debug().len() == 1 && !c.is_whitespace()
+    let mut pair = [b'a', 0, 0, 0, 0];
+    let end = 1 + c.encode_utf8(&mut pair[1..]).len();
+    std::str::from_utf8(&pair[..end]).is_ok_and(|pair| pair.escape_debug().count() == 2) && !c.is_whitespace()
+}
+
+/// Whether Go calls a character printable: of blanks the plain one alone.
+pub fn is_print(c: char) -> bool {
+    c == ' ' || if c.is_ascii() { c.is_ascii_graphic() } else { is_shown(c) }
 }
 
 #[cfg(test)]
@@ -54,6 +62,8 @@ mod tests {
     #[test]
     fn as_go_quotes() {
         assert_eq!(Quoted("a\0\u{1}\u{7f}\t\n\"\\é€😀\u{a0}\u{2028}\u{feff}'").to_string(), r#""a\x00\x01\x7f\t\n\"\\é€😀\u00a0\u2028\ufeff'""#);
+        assert_eq!(Quoted("❤\u{fe0f}e\u{301}\u{200d}").to_string(), "\"❤\u{fe0f}e\u{301}\\u200d\"", "marks are shown, joiners are not");
+        assert!([' ', 'a', 'é', '\u{301}', '😀'].into_iter().all(is_print) && !['\n', '\u{7f}', '\u{a0}', '\u{200b}', '\u{2028}'].into_iter().any(is_print));
         assert_eq!([QuotedChar('"'), QuotedChar('\''), QuotedChar('\0'), QuotedChar('x')].map(|c| c.to_string()), ["'\"'", r"'\''", r"'\x00'", "'x'"]);
     }
 }

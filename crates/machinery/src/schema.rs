@@ -114,6 +114,8 @@ pub struct Object {
     pub atomic: bool,
     /// Unknown fields are kept (`x-kubernetes-preserve-unknown-fields`).
     pub preserve_unknown: bool,
+    /// What is no object may stand there, too: a schema that has fields and no `type`.
+    pub untyped: bool,
     by_tag: Vec<u16>,
     /// The place of each field among those that the original writes.
     ranks: Vec<u16>,
@@ -191,15 +193,30 @@ pub fn builtin() -> &'static Schema {
     &BUILTIN
 }
 
+/// Whether the kinds of two groups are of one scheme: upstream's servers of definitions, of APIServices and of metrics know each their own.
+pub fn same_scheme(group: &str, other: &str) -> bool {
+    let of = |group: &str| ["apiextensions.k8s.io", "apiregistration.k8s.io", "metrics.k8s.io"].into_iter().find(|own| *own == group);
+    of(group) == of(other)
+}
+
+/// The type of a kind, if the server knows of it that serves another.
+pub fn known_beside(own: &Gvk, found: &Gvk) -> Option<TypeRef<'static>> {
+    builtin().kind(found).filter(|_| same_scheme(&own.group, &found.group) || is_everywhere(&found.kind))
+}
+
+/// Whether a kind is one of every group.
+fn is_everywhere(kind: &str) -> bool {
+    kind.ends_with("Options") || kind == "WatchEvent"
+}
+
 impl Schema {
     /// The type of a kind. Options kinds (`DeleteOptions`, …) answer for every group, as upstream registers them in each.
     pub fn kind(&self, gvk: &Gvk) -> Option<TypeRef<'_>> {
         if let Some(id) = self.kinds.get(gvk) {
             return Some(self.at(*id));
         }
-        let everywhere = gvk.kind.ends_with("Options") || gvk.kind == "WatchEvent";
         let core = Gvk { group: String::new(), version: "v1".into(), kind: gvk.kind.clone() };
-        let id = if everywhere { self.kinds.get(&core) } else { None };
+        let id = if is_everywhere(&gvk.kind) { self.kinds.get(&core) } else { None };
         id.map(|id| self.at(*id))
     }
 

@@ -141,6 +141,12 @@ fn type_of(builder: &mut Builder, structural: &Value, depth: usize) -> TypeId {
             "" | "byte" => builder.plain(&Type::String),
             _ => builder.plain(&Type::Quantity),
         },
+        // Anything may be what says no type (it keeps unknown fields then). Of an object the fields that are told of count all the same.
+        "" if structural.get("properties").and_then(Value::as_object).is_some_and(|properties| !properties.is_empty()) => {
+            let mut object = object(builder, structural, depth);
+            object.untyped = true;
+            builder.object(object)
+        }
         "boolean" => builder.plain(&Type::Bool),
         "integer" => builder.plain(&Type::Int64),
         "number" => builder.plain(&Type::Double),

@@ -1,6 +1,7 @@
 //! Times as the API writes them: RFC 3339 in UTC, in whole seconds or microseconds; and durations as Go does.
 
 mod duration;
+pub(crate) mod layout;
 
 pub use duration::{go_duration, parse_go_duration};
 
@@ -41,12 +42,10 @@ pub fn zone(name: &str) -> Option<&'static [u8]> {
 /// # Errors
 /// Go's wording.
 pub fn parse(text: &str) -> Result<SystemTime, String> {
-    let parsed = unix::parse(text).and_then(|(seconds, nanos)| {
-        let whole = Duration::from_secs(seconds.unsigned_abs());
-        let time = if seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
-        time?.checked_add(Duration::from_nanos(u64::from(nanos)))
-    });
-    parsed.ok_or_else(|| format!("parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {text:?} as \"2006\""))
+    let (seconds, nanos) = layout::parse(text, false)?;
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let time = if seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
+    time.and_then(|time| time.checked_add(Duration::from_nanos(u64::from(nanos)))).ok_or_else(|| layout::unfit(text, false))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! RFC 3339 to seconds and nanoseconds since 1970 and back, for the codecs: no `SystemTime` between the text and the wire.
 
 /// Days from 1970-01-01 to a date of the proleptic Gregorian calendar (Howard Hinnant's `days_from_civil`).
-fn days(year: i64, month: i64, day: i64) -> i64 {
+pub(crate) fn days(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
     let year_of_era = year - era * 400;
@@ -22,7 +22,8 @@ fn date(days: i64) -> (i64, i64, i64) {
     (year_of_era + era * 400 + i64::from(month <= 2), month, day_of_year - (153 * mp + 2) / 5 + 1)
 }
 
-fn month_length(year: i64, month: i64) -> i64 {
+/// How many days a month has.
+pub(crate) fn month_length(year: i64, month: i64) -> i64 {
     match month {
         2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
         2 => 28,
@@ -31,44 +32,9 @@ fn month_length(year: i64, month: i64) -> i64 {
     }
 }
 
-fn digits(bytes: Option<&[u8]>) -> Option<i64> {
-    bytes?.iter().try_fold(0, |n, b| b.is_ascii_digit().then(|| n * 10 + i64::from(b - b'0')))
-}
-
 /// Seconds since 1970 and nanoseconds; `None` for what Go's `time.RFC3339` does not parse.
 pub(crate) fn parse(text: &str) -> Option<(i64, u32)> {
-    let b = text.as_bytes();
-    let at = |from: usize, to: usize| digits(b.get(from..to));
-    let (year, month, day) = (at(0, 4)?, at(5, 7)?, at(8, 10)?);
-    let (hour, minute, second) = (at(11, 13)?, at(14, 16)?, at(17, 19)?);
-    let marks = (b[4], b[7], b[10], b[13], b[16]);
-    let sane = (1..=12).contains(&month) && day >= 1 && day <= month_length(year, month) && hour < 24 && minute < 60 && second < 60;
-    if marks != (b'-', b'-', b'T', b':', b':') || !sane {
-        return None;
-    }
-    let mut rest = &b[19..];
-    let mut nanos = 0u32;
-    if let [b'.' | b',', fraction @ ..] = rest {
-        let length = fraction.iter().take_while(|b| b.is_ascii_digit()).count();
-        if length == 0 {
-            return None;
-        }
-        let mut scaled = digits(fraction.get(..length.min(9)))?;
-        for _ in length.min(9)..9 {
-            scaled *= 10;
-        }
-        nanos = u32::try_from(scaled).ok()?;
-        rest = &fraction[length..];
-    }
-    let offset = match rest {
-        b"Z" => 0,
-        [sign @ (b'+' | b'-'), zone @ ..] if zone.len() == 5 && zone[2] == b':' => {
-            let seconds = digits(zone.get(..2))? * 3600 + digits(zone.get(3..))? * 60;
-            if *sign == b'-' { -seconds } else { seconds }
-        }
-        _ => return None,
-    };
-    Some((days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset, nanos))
+    crate::time::layout::parse(text, false).ok()
 }
 
 /// The canonical text: whole seconds, or microseconds if `nanos` is given. `None` outside the years 0 to 9999.
@@ -110,7 +76,9 @@ mod tests {
         assert_eq!(parse("1970-01-01T01:00:00+01:00"), Some((0, 0)));
         assert_eq!(parse("1970-01-01T00:00:00.5Z"), Some((0, 500_000_000)));
         assert_eq!(format(0, Some(123_456_789)).as_deref(), Some("1970-01-01T00:00:00.123456Z"));
-        for bad in ["", "1970-01-01", "1970-13-01T00:00:00Z", "2023-02-29T00:00:00Z", "1970-01-01T00:00:00", "1970-01-01T00:00:00.Z"] {
+        for bad in
+            ["", "1970-01-01", "1970-13-01T00:00:00Z", "2023-02-29T00:00:00Z", "1970-01-01T00:00:00", "1970-01-01T00:00:00.Z", "1970-01-01T00:00:00+25:00"]
+        {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }

@@ -6,6 +6,7 @@
 pub(crate) mod compose;
 mod emit;
 mod libyaml;
+mod mend;
 pub(crate) mod scalar;
 
 pub use emit::Emitter;
@@ -41,6 +42,21 @@ pub fn tree(bytes: &[u8]) -> Result<Value, String> {
     crate::json::document(bytes).map(|document| document.value).map_err(|why| worded(&why))
 }
 
+/// The text of a document that its first two bytes say is UTF-16, as Windows writes; none of any other. The error is go-yaml's.
+pub(crate) fn utf16(bytes: &[u8]) -> Option<Result<String, &'static str>> {
+    let (rest, unit): (_, fn([u8; 2]) -> u16) = match bytes {
+        [0xff, 0xfe, rest @ ..] => (rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => (rest, u16::from_be_bytes),
+        _ => return None,
+    };
+    let (pairs, odd) = rest.as_chunks::<2>();
+    if !odd.is_empty() {
+        return Some(Err("incomplete UTF-16 character"));
+    }
+    let text: Result<String, _> = char::decode_utf16(pairs.iter().map(|pair| unit(*pair))).collect();
+    Some(text.map_err(|error| if error.unpaired_surrogate() < 0xdc00 { "expected low surrogate area" } else { "unexpected low surrogate area" }))
+}
+
 /// The error of a document; one of its conversion to JSON is no error of YAML.
 pub(crate) fn worded(why: &str) -> String {
     if why.starts_with("json: ") || why.starts_with("unsupported map key") { why.to_owned() } else { format!("yaml: {why}") }
@@ -57,6 +73,16 @@ pub fn encode(value: &Value) -> String {
 mod tests {
     use super::*;
     use crate::schema;
+
+    #[test]
+    fn utf_16_is_read_by_its_mark() {
+        let of = |units: fn(u16) -> [u8; 2]| "\u{feff}a: é😀\n".encode_utf16().flat_map(units).collect::<Vec<u8>>();
+        for bytes in [of(u16::to_le_bytes), of(u16::to_be_bytes)] {
+            assert_eq!(tree(&bytes).unwrap(), serde_json::json!({"a": "é😀"}));
+        }
+        assert_eq!(tree(b"\xff\xfea").unwrap_err(), "yaml: incomplete UTF-16 character");
+        assert_eq!(tree(b"\xff\xfe\x00\xdc").unwrap_err(), "yaml: unexpected low surrogate area");
+    }
 
     #[test]
     fn yaml_is_decoded_as_strictly_as_json() {

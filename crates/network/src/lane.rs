@@ -18,7 +18,7 @@ use crate::cidr::Net;
 use crate::link::{self, End, Ipv4Conf, Link, Settings, Way};
 use crate::mark::{Mark, NODE};
 use crate::netlink::{self, Messages, Socket};
-use crate::{Error, Result, netns, pod};
+use crate::{Error, Result, host, netns, sysctl};
 
 /// A node's device. The rules for pods' links hold for it by the beginning of its name.
 const DEVICE: &str = "knarr1";
@@ -71,10 +71,15 @@ pub fn join(mark: &Mark, own: &Member, others: &[Member]) -> Result<()> {
         Some(device) if device.up => device,
         _ => make(mark, own, &mut inside)?,
     };
-    if link::has_ipv6() {
-        // A cluster may get the family later.
-        netns::within(&own.space, || pod::quiet(DEVICE, own.ranges.iter().any(|range| !range.is_ipv4())))?;
-    }
+    // A cluster may get a family later.
+    let has = |v4: bool| own.ranges.iter().any(|range| range.is_ipv4() == v4);
+    netns::within(&own.space, || {
+        if link::has_ipv6() {
+            sysctl::quiet(DEVICE, has(false))?;
+        }
+        // As of a node's link to the host: what is called from the node's loopback may leave by it.
+        sysctl::set(&format!("ipv4/conf/{DEVICE}/route_localnet"), if has(true) { "1" } else { "0" })
+    })?;
     for other in others {
         match other.on_lane()? {
             Some((mut theirs, their)) => {
@@ -163,7 +168,7 @@ fn base(route: &mut Socket, mark: &Mark) -> Result<Link> {
             let mut m = Messages::new();
             // Nobody speaks by their own addresses.
             let ends = [(&near, 0), (&far, 1)].map(|(name, last)| End { name, mac: [0x0a, 0x5b, 0xff, 0xff, 0xff, last] });
-            link::add_veth(&mut m, ends[0], ends[1], here.as_raw_fd(), pod::default_mtu(route));
+            link::add_veth(&mut m, ends[0], ends[1], here.as_raw_fd(), host::default_mtu(route));
             match route.call("make the nodes' lane", &m) {
                 // By another node that joins.
                 Err(e) if e.errno() != Some(libc::EEXIST) => return Err(e),
@@ -177,12 +182,12 @@ fn base(route: &mut Socket, mark: &Mark) -> Result<Link> {
     let mut m = Messages::new();
     for end in [&far, &near] {
         if has_ipv6 {
-            pod::quiet(end, false)?;
+            sysctl::quiet(end, false)?;
         }
         link::set(&mut m, end, &Settings { up: true, alias: Some(&alias), mtu: None, ipv4: &ipv4, no_ipv6: has_ipv6 });
     }
     route.call("set up the nodes' lane", &m)?;
-    pod::wait_active(route, &near)?;
+    host::wait_active(route, &near)?;
     link::find(route, &near)?.ok_or_else(|| Error::Config(format!("link {near} is gone")))
 }
 
@@ -230,6 +235,9 @@ mod tests {
             let out_of_reach = |from: &Member, to: &Member| to.ranges.iter().all(|range| reach_by(from, to, range).is_err());
             join(&mark, &two, &[three.clone(), four.clone()])?;
             join(&mark, &three, &[two.clone(), four.clone()])?;
+            let file = format!("/proc/sys/net/ipv4/conf/{DEVICE}/route_localnet");
+            let localnet = netns::within(&two.space, || std::fs::read_to_string(&file).map_err(|e| Error::io("look", e)))?;
+            assert_eq!(localnet.trim(), "1", "what is called from a node's loopback leaves by it");
             reach(&two, &three)?;
             reach(&three, &two)?;
             assert!(out_of_reach(&two, &four), "who is not on it is not led to");
@@ -247,7 +255,7 @@ mod tests {
             join(&mark, &two, std::slice::from_ref(&three))?;
             join(&mark, &three, std::slice::from_ref(&two))?;
             reach(&two, &three)?;
-            pod::purge(&mark)?;
+            crate::pod::purge(&mark)?;
             assert!(link::list(&mut route)?.iter().all(|l| !l.alias.starts_with(&mark.alias())));
             [two, three, four].iter().try_for_each(|member| crate::worker::release(&member.space))
         })

@@ -15,6 +15,7 @@ mod cidr;
 pub mod conntrack;
 pub mod dns;
 pub mod ethtool;
+mod host;
 pub mod lane;
 pub mod link;
 mod mark;
@@ -26,6 +27,7 @@ mod part;
 pub mod pod;
 pub mod proxy;
 mod ranges;
+mod sysctl;
 pub mod worker;
 
 pub use cidr::Net;

@@ -84,6 +84,8 @@ impl fmt::Display for Mark {
     }
 }
 
+/// What every pod's link of any cluster begins with.
+pub(crate) const LINKS: &str = "kn";
 /// In an alias, after the mark: what leads to other machines, and is no pod's.
 pub(crate) const OVERLAY: &str = "overlay ";
 /// In the alias of the link to a further node of this machine, after the mark and before the node's number and range.

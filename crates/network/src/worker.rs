@@ -25,7 +25,7 @@ use crate::link::{self, End, Ipv4Conf, Settings, Way};
 use crate::mark::{Mark, NODE};
 use crate::netlink::{self, Messages, Socket};
 use crate::nft::Family;
-use crate::{Error, Result, netns, pod};
+use crate::{Error, Result, host, netns, pod, sysctl};
 
 /// The node's end of its link. The rules for pods' links hold for it by the beginning of its name.
 const UPLINK: &str = "knarr0";
@@ -97,16 +97,16 @@ pub fn open(worker: &Worker, space: &Path) -> Result<()> {
         let file = File::open(space).map_err(|e| Error::io(format!("open network namespace {}", space.display()), e))?;
         let mut m = Messages::new();
         let (near, far) = (End { name: &name, mac: pod::host_mac(address) }, End { name: UPLINK, mac: pod::pod_mac(address) });
-        link::add_veth(&mut m, near, far, file.as_raw_fd(), pod::default_mtu(&mut route));
+        link::add_veth(&mut m, near, far, file.as_raw_fd(), host::default_mtu(&mut route));
         route.call("make a node's link", &m)?;
     }
     let has_ipv6 = link::has_ipv6();
     if has_ipv6 {
-        pod::quiet(&name, worker.sides.iter().any(|side| !side.pod_cidr.is_ipv4()))?;
+        sysctl::quiet(&name, worker.sides.iter().any(|side| !side.pod_cidr.is_ipv4()))?;
     }
     outside(&mut route, &worker.sides, (&name, &alias), address, has_ipv6)?;
     within(&mut inside, &worker.sides, address, has_ipv6)?;
-    pod::wait_active(&mut route, &name)
+    host::wait_active(&mut route, &name)
 }
 
 /// Of both ends, as of a pod's link: what the host calls from its loopback (a node port) may leave by it, and what comes by it from a
@@ -159,7 +159,7 @@ fn within(inside: &mut Socket, sides: &[Side], address: IpAddr, no_ipv6: bool) -
         link::add_route(&mut m, Net::everything(Family::of(host)), Way::Gateway { index, router: host, source: Some(own) });
     }
     inside.call("set a node's address and routes", &m)?;
-    pod::wait_local(inside, sides.iter().map(Side::own))
+    host::wait_local(inside, sides.iter().map(Side::own))
 }
 
 /// Takes the node off the host and lets its namespace go; what is not there is no error. Its processes must have ended.
@@ -207,7 +207,7 @@ pub(crate) fn hold(space: &Path) -> Result<()> {
     File::options().create(true).truncate(false).write(true).mode(0o600).open(space).map_err(failed)?;
     netns::fresh(|| {
         // It begins with the host's, and the greater of this and a link's own counts: each link has its own.
-        pod::sysctl("ipv4/conf/all/rp_filter", "0")?;
+        sysctl::set("ipv4/conf/all/rp_filter", "0")?;
         let own = Path::new("/proc/thread-self/ns/net");
         mount(Some(own), space, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(|e| failed(e.into()))
     })

@@ -1,4 +1,5 @@
-//! ECDSA by the curve P-521 (FIPS 186-5, SP 800-186), which `ring` does not know: keys and proofs of pods' certificates (KEP-4317).
+//! ECDSA by the curve P-521 (FIPS 186-5, SP 800-186), which `ring` does not know: keys and proofs of pods' certificates (KEP-4317). What is signed
+//! by a key on one of the shorter curves is verified as well, since `ring` does so for few hashes alone.
 //!
 //! The field's crate brings twenty-three others and, by their features, builds TLS anew; this is two hundred lines over the integers that X.509's
 //! reader brings anyway. **Its integers take time by their values**, so it is for what it is used for: a key that is drawn here, and signs
@@ -16,6 +17,19 @@ pub const BYTES: usize = 66;
 const HASH_MAX: usize = 64;
 /// A public key's form: both coordinates follow.
 const UNCOMPRESSED: u8 = 4;
+
+/// The curves of which signatures are verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nist {
+    /// P-224.
+    P224,
+    /// P-256.
+    P256,
+    /// P-384.
+    P384,
+    /// P-521.
+    P521,
+}
 
 fn number(bytes: &[u8]) -> BigUint {
     BigUint::from_bytes_be(bytes)
@@ -57,17 +71,25 @@ pub fn sign(secret: &[u8; BYTES], nonce: &[u8; BYTES], hash: &[u8]) -> Option<Ve
 /// Whether a signature (DER) of a hash is by who has this public key.
 #[must_use]
 pub fn verify(public: &[u8], hash: &[u8], signature: &[u8]) -> bool {
-    verified(public, hash, signature).unwrap_or(false)
+    verify_on(Nist::P521, public, hash, signature)
 }
 
-fn verified(public: &[u8], hash: &[u8], signature: &[u8]) -> Option<bool> {
-    let curve = Curve::new();
+/// The same on any of the curves.
+#[must_use]
+pub fn verify_on(curve: Nist, public: &[u8], hash: &[u8], signature: &[u8]) -> bool {
+    verified(&Curve::of(curve), public, hash, signature).unwrap_or(false)
+}
+
+fn verified(curve: &Curve, public: &[u8], hash: &[u8], signature: &[u8]) -> Option<bool> {
+    let bytes = curve.bytes();
     let (form, coordinates) = public.split_first()?;
-    if *form != UNCOMPRESSED || coordinates.len() != 2 * BYTES || hash.len() > HASH_MAX {
+    if *form != UNCOMPRESSED || coordinates.len() != 2 * bytes || hash.len() > HASH_MAX {
         return None;
     }
-    let (x, y) = coordinates.split_at(BYTES);
-    let key = Point::of(&curve, number(x), number(y))?;
+    // Of a longer hash the first bits count; where one is, the order has as many bits as these bytes.
+    let hash = &hash[..hash.len().min(bytes)];
+    let (x, y) = coordinates.split_at(bytes);
+    let key = Point::of(curve, number(x), number(y))?;
     let (r, s) = der::numbers(signature)?;
     let n = &curve.order;
     let none = BigUint::default();
@@ -77,7 +99,7 @@ fn verified(public: &[u8], hash: &[u8], signature: &[u8]) -> Option<bool> {
     let inverse = s.modinv(n)?;
     let (u, v) = (number(hash) * &inverse % n, &r * &inverse % n);
     let sum = curve.sum(&curve.times(&u, &curve.base), &curve.times(&v, &key));
-    Some(sum.coordinates(&curve)?.0 % n == r)
+    Some(sum.coordinates(curve)?.0 % n == r)
 }
 
 #[cfg(test)]

@@ -82,3 +82,35 @@ fn what_is_no_number_of_the_curve_is_no_key() {
         assert!(!verify(&point, &[1], signature));
     }
 }
+
+/// The curve, a public key, and its signature of the hash, as OpenSSL makes it.
+const SHORTER: [(Nist, &str, &str); 3] = [
+    (
+        Nist::P224,
+        "0499fb4250188388d3f78b142879d8ea09bcec4cd4ae2fabd03dc1c534943604e0f4b213d780563a9e9d74492d873206ccc91631d92daac867",
+        "303d021c52b273e4fb857bb4bceec5a5c55ca95715d164775bafa836efa97668021d00e70aadd40ba34bd1b1fc22394a9386f66cd6f5ea945027baa518b37a",
+    ),
+    (
+        Nist::P256,
+        "0432db749e8eb3069aa4a81f5121ed3351641c05d161fbc2c064e5c6828e6f93f7020f52edbe20153771f7e3682a3406f665e671d87aa7fd5c25dbefb8d0ebcdd5",
+        "304402205bb00973efc197fb023370d68c2e41a84c76d70f00cf669c5cdc2d350aa362bb0220376d9f3d1b491b9bb564b74d3c71744191cf32e6037427bde3c02be425e2b1a0",
+    ),
+    (
+        Nist::P384,
+        "042b1bebce03efcb11068d5cea5b1509b822d5275abb0ae7928d6260389e41045a04d6da5fcb10f2085b84485de68ff9ab031c0d627197b0f7348b5f4922f44ac3435283ee7324802e8556fac4d7aae9e62a35934c136576c44c7717aa5ced6a7e",
+        "306602310086413fe1e74334dea43973e30838838dccbd4c96a428d55cb7f765774f1170694759770e607c9d63f5ebb01bc03f8534023100bfb1eefda14022551294826a052fac4a18727d9fc7c9f487fb4f8ba0387afd50a5c56a729f0495a79e6e69ab25196eb8",
+    ),
+];
+
+#[test]
+fn what_is_signed_on_shorter_curves_is_verified_by_the_first_bits_of_the_hash() {
+    let hash = bytes(HASH);
+    for (curve, public, signature) in SHORTER {
+        let (public, mut signature) = (bytes(public), bytes(signature));
+        assert!(verify_on(curve, &public, &hash, &signature), "{curve:?}");
+        assert!(!verify_on(Nist::P521, &public, &hash, &signature) && !verify_on(curve, &public[1..], &hash, &signature));
+        assert!(!verify_on(curve, &public, &hash[1..], &signature), "of another hash");
+        *signature.last_mut().unwrap() ^= 1;
+        assert!(!verify_on(curve, &public, &hash, &signature), "{curve:?}");
+    }
+}

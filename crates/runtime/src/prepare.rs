@@ -116,7 +116,7 @@ pub(crate) fn container(images: &Images, cgroups: &Cgroups, root: &Path, sandbox
     let (user, home) = user::resolve(&of_image.user, &config.user, &file("etc/passwd")?, &file("etc/group")?)?;
     let cwd = [&config.working_dir, &of_image.working_dir].into_iter().find(|d| !d.is_empty());
     let cwd = cwd.map_or("/", |d| d.as_str()).to_owned();
-    let (capabilities, capability_sets) = capabilities(&config)?;
+    let (capabilities, capability_sets) = capabilities(&config);
     let filter = match &config.seccomp {
         _ if config.privileged => Filter::default(),
         Seccomp::Unconfined => Filter::default(),
@@ -131,6 +131,15 @@ pub(crate) fn container(images: &Images, cgroups: &Cgroups, root: &Path, sandbox
     for (index, mount) in config.mounts.iter().enumerate() {
         if let Some(name) = &mount.image {
             let of = images.find(name).ok_or_else(|| Error::NotFound { kind: "image", name: name.clone() })?;
+            // Told before the container is made, as by the original's runtime: nothing of it has failed to start then.
+            if !layers::has(&layers_dir, &of.layers, &mount.host).context("image volume")? {
+                return Err(Error::Invalid(format!(
+                    "failed to mount image volume: ImageVolumeMountFailed: failed to ensure image subpath {:?} in {:?}: openat {}: no such file or directory",
+                    mount.host,
+                    mount.container,
+                    mount.host.display()
+                )));
+            }
             image_mounts.push((index, of.layers));
         } else if !mount.host.exists() {
             return Err(Error::Invalid(format!(
@@ -260,12 +269,12 @@ fn image_of(images: &Images, config: &ContainerConfig) -> Result<(Image, Pins)> 
 }
 
 /// The bounding set, and the others where they are told one by one.
-fn capabilities(config: &ContainerConfig) -> Result<(u64, Option<Sets>)> {
+fn capabilities(config: &ContainerConfig) -> (u64, Option<Sets>) {
     let Some(given) = &config.capability_sets else {
-        return Ok((caps::resolve(&config.capabilities_add, &config.capabilities_drop, config.privileged)?, None));
+        return (caps::resolve(&config.capabilities_add, &config.capabilities_drop, config.privileged), None);
     };
     let [effective, permitted, inheritable, ambient] = [&given.effective, &given.permitted, &given.inheritable, &given.ambient].map(|names| caps::set(names));
-    Ok((caps::set(&given.bounding)?, Some(Sets { effective: effective?, permitted: permitted?, inheritable: inheritable?, ambient: ambient? })))
+    (caps::set(&given.bounding), Some(Sets { effective, permitted, inheritable, ambient }))
 }
 
 /// The kernel's number of a limit (setrlimit(2)), with its values.

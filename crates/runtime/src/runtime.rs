@@ -93,12 +93,14 @@ impl Runtime {
         config.mark.split('/').try_for_each(prepare::check_id)?;
         prepare::check_host(&config.cgroup_root)?;
         prepare::check_overlay()?;
+        let cgroups = Cgroups::new(&config.cgroup_root);
+        cgroups.check_outside(&config.mark)?;
         for dir in [config.root.clone(), config.run.clone(), config.root.join("containers"), config.run.join("sandboxes")] {
             files::private_dir(&dir)?;
         }
         let inner = Inner {
             images: Arc::new(Images::open(&config)?),
-            cgroups: Cgroups::new(&config.cgroup_root),
+            cgroups,
             ranges: Ranges::new(&config.mark),
             state: Mutex::default(),
             events: broadcast::channel(EVENTS_MAX).0,
@@ -444,8 +446,9 @@ impl Runtime {
     /// Joins the streams of a running container.
     pub async fn attach(&self, id: &str, stdin: bool, stdout: bool, stderr: bool) -> Result<AttachSession> {
         let mut theirs = Vec::new();
-        let mut session = AttachSession { stdin: None, stdout: None, stderr: None, terminal: None };
-        let tty = self.0.state.lock().containers.get(id).is_some_and(|c| c.spec.config.tty);
+        let known = self.0.state.lock().containers.get(id).map(|c| (c.spec.config.tty, c.spec.config.stdin_once));
+        let (tty, once) = known.unwrap_or_default();
+        let mut session = AttachSession { stdin: None, stdout: None, stderr: None, terminal: None, ends_input: once && !tty };
         let stderr = stderr && !tty;
         for (wanted, slot) in [(stdout, &mut session.stdout), (stderr, &mut session.stderr)] {
             if wanted {

@@ -121,4 +121,6 @@ pub struct AttachSession {
     pub stderr: Option<Stream>,
     /// The terminal, if the container has one.
     pub terminal: Option<Terminal>,
+    /// The end of the input is the container's: what it answers to it is to come. Else it is only this client's.
+    pub ends_input: bool,
 }

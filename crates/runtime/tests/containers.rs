@@ -204,6 +204,8 @@ async fn attach_joins_the_streams() {
     host.sandbox("s").await;
     let config = ContainerConfig { stdin: true, stdin_once: true, ..host.container("c", &["cat"]) };
     host.start("s", config).await;
+    // Who only listens takes the input from nobody.
+    assert!(host.rt.attach("c", false, true, false).await.unwrap().stdin.is_none());
     let mut session = host.rt.attach("c", true, true, true).await.unwrap();
     let mut stdin = session.stdin.take().unwrap();
     stdin.write_all(b"hello\n").await.unwrap();
@@ -355,6 +357,10 @@ async fn a_held_container_has_all_but_its_program() {
     let root = host.dir.join("bundle");
     std::fs::create_dir_all(root.join("bin")).unwrap();
     std::fs::copy(program(), root.join("bin/main")).unwrap();
+    // Its user is another, whatever the umask of who runs the tests.
+    for path in ["", "bin", "bin/main"] {
+        std::fs::set_permissions(root.join(path), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
     let sets = CapabilitySets {
         bounding: vec!["CAP_CHOWN".into(), "CAP_KILL".into()],
         inheritable: vec!["CAP_KILL".into()],

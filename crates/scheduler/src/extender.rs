@@ -11,6 +11,7 @@ use bytes::Bytes;
 use client::{Endpoint, HttpTransport, Meta, Transport};
 use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use machinery::time::parse_go_duration;
 use serde_json::{Value, json};
 
 use crate::config::raw::RawExtender;
@@ -88,7 +89,7 @@ impl Extender {
     /// # Errors
     /// Its time is none.
     pub fn over(raw: &RawExtender, path: &str, transport: Arc<dyn Transport>) -> Result<Self, String> {
-        let nanos = raw.http_timeout.as_deref().map_or(Ok(0), crate::config::duration_ns)?;
+        let nanos = raw.http_timeout.as_deref().map_or(Ok(0), parse_go_duration)?;
         let verbs =
             Verbs { filter: raw.filter_verb.clone(), prioritize: raw.prioritize_verb.clone(), preempt: raw.preempt_verb.clone(), bind: raw.bind_verb.clone() };
         Ok(Self {

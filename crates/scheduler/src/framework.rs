@@ -383,9 +383,6 @@ impl Diagnosis {
     /// The message for users (upstream `FitError`).
     #[must_use]
     pub fn message(&self) -> String {
-        if let Some(error) = &self.error {
-            return error.clone();
-        }
         let mut text = format!("0/{} nodes are available:", self.nodes);
         if let Some(before) = &self.before {
             text.push_str(&format!(" {before}."));

@@ -31,8 +31,6 @@ pub enum Decision {
 pub struct Failure {
     /// For users.
     pub message: String,
-    /// Whether something went wrong: the pod waits for nothing, and is tried again by itself.
-    pub is_error: bool,
     /// The plugins whose word counts when the cluster changes.
     pub plugins: BTreeSet<&'static str>,
     /// What the nodes said, by their place in the snapshot.
@@ -44,7 +42,7 @@ pub struct Failure {
 impl Failure {
     /// What the nodes said, and what preemption found.
     pub fn new(diagnosis: Diagnosis, preemption: preemption::Outcome) -> Self {
-        Self { message: diagnosis.message(), is_error: diagnosis.error.is_some(), plugins: diagnosis.plugins, rejected: diagnosis.rejected, preemption }
+        Self { message: diagnosis.message(), plugins: diagnosis.plugins, rejected: diagnosis.rejected, preemption }
     }
 
     /// There is no node at all.
@@ -55,24 +53,27 @@ impl Failure {
 }
 
 /// Decides. `start` is where to begin looking in large clusters, so that every node has its turn: behind those that were looked at.
-pub fn schedule(profile: &Profile, snapshot: Snapshot<'_>, pod: &PodInfo, start: &mut usize, pick: Pick<'_>) -> Decision {
+///
+/// # Errors
+/// A plugin could not answer: why, for users. The pod waits for nothing then, and is tried again by itself.
+pub fn schedule(profile: &Profile, snapshot: Snapshot<'_>, pod: &PodInfo, start: &mut usize, pick: Pick<'_>) -> Result<Decision, String> {
     if snapshot.nodes.is_empty() {
-        return Decision::Wait(Box::new(Failure::no_nodes()));
+        return Ok(Decision::Wait(Box::new(Failure::no_nodes())));
     }
     let cycle = Cycle::new(pod, profile, snapshot);
     let mut survey = Survey::new(&cycle, *start, false);
     *start = survey.next_start(*start);
-    if !survey.feasible.is_empty() {
-        return Decision::Bind(best(&cycle, &survey.feasible, &BTreeMap::new(), pick).name().to_owned());
+    if let Some(error) = survey.diagnosis.error.take() {
+        return Err(error);
     }
-    if survey.diagnosis.error.is_some() {
-        return Decision::Wait(Box::new(Failure::new(survey.diagnosis, preemption::Outcome::Nothing)));
+    if !survey.feasible.is_empty() {
+        return Ok(Decision::Bind(best(&cycle, &survey.feasible, &BTreeMap::new(), pick).name().to_owned()));
     }
     let begun = Instant::now();
     let (outcome, message) = preemption::evaluate(&cycle, survey.filters.as_ref(), &survey.diagnosis, pick);
     profile.metrics.stage(Stage::PostFilter, outcome.status(), begun);
     survey.diagnosis.after = message;
-    Decision::Wait(Box::new(Failure::new(survey.diagnosis, outcome)))
+    Ok(Decision::Wait(Box::new(Failure::new(survey.diagnosis, outcome))))
 }
 
 /// What the nodes said.

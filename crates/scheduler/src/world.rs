@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use client::storage::{claim_class, volume_class};
 use client::{Informer, Informers, Meta, ObjectKey};
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service};
@@ -125,7 +126,7 @@ impl World {
     /// With the indexes that are asked.
     #[must_use]
     pub fn indexed(self) -> Self {
-        self.volumes.add_index(BY_CLASS, |volume| if claim_of(volume).is_some() { Vec::new() } else { vec![class_of_volume(volume).to_owned()] });
+        self.volumes.add_index(BY_CLASS, |volume| if claim_of(volume).is_some() { Vec::new() } else { vec![volume_class(volume).to_owned()] });
         self.volumes.add_index(BY_CLAIM, |volume| claim_of(volume).iter().map(ToString::to_string).collect());
         self.attachments.add_index(BY_NODE, |attachment| vec![attachment.spec.node_name.clone()]);
         self.device_classes.add_index(BY_RESOURCE, |class| class.spec.iter().flat_map(|spec| spec.extended_resource_name.clone()).collect());
@@ -179,7 +180,7 @@ impl World {
     /// claims, which may be thousands, are not looked at.
     #[must_use]
     pub fn volumes_for(&self, class: &str, claim: &ObjectKey) -> Vec<Arc<PersistentVolume>> {
-        let named = self.volumes.by_index(BY_CLAIM, &claim.to_string()).into_iter().filter(|volume| class_of_volume(volume) == class);
+        let named = self.volumes.by_index(BY_CLAIM, &claim.to_string()).into_iter().filter(|volume| volume_class(volume) == class);
         named.chain(self.volumes.by_index(BY_CLASS, class)).map(|known| self.as_assumed(known)).collect()
     }
 
@@ -211,7 +212,7 @@ impl World {
     /// A claim's class: the annotation of old, else the field.
     #[must_use]
     pub fn class_of(&self, claim: &PersistentVolumeClaim) -> Option<Arc<StorageClass>> {
-        self.classes.get("", class_name(claim))
+        self.classes.get("", claim_class(claim))
     }
 
     /// What all of a pod's like have in common: the selectors of its Services and of its owner (upstream `DefaultSelector`).
@@ -355,18 +356,4 @@ impl Assumed {
 fn claim_of(volume: &PersistentVolume) -> Option<ObjectKey> {
     let named = volume.spec.as_ref()?.claim_ref.as_ref()?;
     Some(ObjectKey::new(named.namespace.as_deref().unwrap_or_default(), named.name.as_deref().unwrap_or_default()))
-}
-
-/// The name of a volume's class; empty if it has none.
-#[must_use]
-pub fn class_of_volume(volume: &PersistentVolume) -> &str {
-    let annotated = volume.annotation("volume.beta.kubernetes.io/storage-class");
-    annotated.or(volume.spec.as_ref().and_then(|s| s.storage_class_name.as_deref())).unwrap_or_default()
-}
-
-/// The name of a claim's class; empty if it has none.
-#[must_use]
-pub fn class_name(claim: &PersistentVolumeClaim) -> &str {
-    let annotated = claim.annotation("volume.beta.kubernetes.io/storage-class");
-    annotated.or(claim.spec.as_ref().and_then(|s| s.storage_class_name.as_deref())).unwrap_or_default()
 }

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 /// How long something awaited may take before a test fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn local(api: &ApiServer, name: &str, group: &str) -> Client {
     let groups = vec![group.to_owned(), "system:authenticated".to_owned()];

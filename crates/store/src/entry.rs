@@ -272,6 +272,11 @@ impl Draft {
         Draft { shape, ..self }
     }
 
+    /// What it will be stored as, but for its revision.
+    pub fn json(&self) -> &[u8] {
+        &self.body
+    }
+
     /// The entry of this draft at a revision.
     pub(crate) fn into_entry(self, key: Arc<str>, create_revision: u64, revision: u64, decoded: &Arc<Decoded>) -> Arc<Entry> {
         let Draft { mut value, body, hole, attributes, shape } = self;

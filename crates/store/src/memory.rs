@@ -88,6 +88,8 @@ fn namespace(key: &str) -> &str {
 
 pub(crate) struct State {
     content: Content,
+    /// The revision at which it was made.
+    begun: u64,
     /// The revision of the last change.
     last: u64,
     /// The same of the last change that is published, which watches tell.
@@ -102,7 +104,7 @@ impl Bucket {
         let mut content = Content::default();
         entries.into_iter().for_each(|(key, entry)| content.insert(key, entry));
         let history = History::new(revision, age_max);
-        let state = State { content, last: revision, told: revision, history, indexes: Indexes::default(), routes: Routes::default() };
+        let state = State { content, begun: revision, last: revision, told: revision, history, indexes: Indexes::default(), routes: Routes::default() };
         let (older, signal) = (Mutex::default(), watch::Sender::new(0));
         Bucket(Arc::new(Inner { prefix: prefix.into(), state: RwLock::new(state), older, signal }))
     }
@@ -265,6 +267,8 @@ const MARK_EVERY: Duration = Duration::from_secs(15);
 /// All buckets and the published revision.
 pub(crate) struct Memory {
     revision: AtomicU64,
+    /// The revision of what the disk had.
+    loaded: AtomicU64,
     buckets: RwLock<BTreeMap<Arc<str>, Bucket>>,
     /// What was on disk and no bucket has asked for.
     unclaimed: Mutex<BTreeMap<Arc<str>, Arc<Entry>>>,
@@ -278,6 +282,7 @@ impl Memory {
     pub(crate) fn new(compaction: Duration) -> Self {
         Memory {
             revision: AtomicU64::new(0),
+            loaded: AtomicU64::new(0),
             buckets: RwLock::default(),
             unclaimed: Mutex::default(),
             marks: Mutex::default(),
@@ -289,6 +294,7 @@ impl Memory {
     /// Takes what the disk had. Called once, before anybody reads.
     pub(crate) fn load(&self, revision: u64, entries: impl Iterator<Item = Entry>) {
         self.unclaimed.lock().extend(entries.map(|e| (Arc::clone(&e.key), Arc::new(e))));
+        self.loaded.store(revision, Ordering::Release);
         self.revision.store(revision, Ordering::Release);
     }
 
@@ -368,7 +374,9 @@ impl Memory {
             if at >= state.last {
                 return Some(Snapshot { revision: at.min(published.max(state.last)), prefix, content: state.content.clone() });
             }
-            if at < state.history.complete_after() {
+            // Without a bucket nothing is written: what it began with was there from the opening on.
+            let known = if at >= self.loaded.load(Ordering::Acquire) { at.max(state.begun) } else { at };
+            if known < state.history.complete_after() {
                 return None;
             }
             (state.content.clone(), state.history.back_to(at).cloned().collect::<Vec<_>>())

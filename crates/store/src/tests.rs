@@ -148,6 +148,25 @@ async fn a_list_at_an_older_revision_is_that_state_exactly() {
 }
 
 #[tokio::test]
+async fn a_bucket_was_before_it_was_made_as_it_began() {
+    let directory = Directory::new("begun");
+    let store = Store::open(&directory.0, &Options::default()).unwrap();
+    put(&store, "a", "1").await;
+    drop(store);
+    let store = Store::open(&directory.0, &Options::default()).unwrap();
+    let opened = store.revision();
+    let other = store.bucket("/registry/nodes/");
+    let present = store.put(&other, "/registry/nodes/n", Expect::Absent, draft("n", "1")).await.unwrap().revision;
+    let bucket = store.bucket(PODS);
+    put(&store, "b", "1").await;
+    for at in [opened, present] {
+        let old = store.snapshot(&bucket, Some(at)).unwrap();
+        assert_eq!((names(&old), old.revision()), (vec!["a".into()], at));
+    }
+    assert!(store.snapshot(&bucket, Some(opened - 1)).is_none(), "what was before the opening is not known");
+}
+
+#[tokio::test]
 async fn compaction_forgets_older_snapshots() {
     let store = memory(Duration::ZERO);
     let bucket = store.bucket(PODS);

@@ -3,9 +3,13 @@
 //! A subresource whose body is another kind than the object's (`scale`, `eviction`, `binding`, `token`, what is connected to) is
 //! seen as that kind. Only the scale of an object is a view of the object itself, and is written back into it.
 
+use super::remade;
 use crate::{
     Operation, Write,
-    gate::rules::{Asked, Rule},
+    gate::{
+        rules::{Asked, Rule},
+        source::Source,
+    },
     offload,
     rows::Row,
     subresources,
@@ -15,6 +19,7 @@ use kinds::custom::Scale;
 use machinery::{
     Value, convert,
     gvk::Gvk,
+    resources::Resource,
     schema::{self, TypeRef},
 };
 use serde::Serialize;
@@ -59,9 +64,21 @@ pub(crate) struct Version {
 }
 
 impl Version {
+    /// The same objects at the resource that was asked for: so a webhook's match conditions see the request, whatever version its rule names
+    /// (upstream's `matchconditions`).
+    pub(crate) fn at(&self, own: &Resource) -> Version {
+        Version { group: own.group.clone(), version: own.version.clone(), resource: own.resource.clone(), ..self.clone() }
+    }
+
     /// Whether it is another by the same names. Scale is one kind in all versions of what has it; the resource tells which is meant.
     pub(crate) fn is_same(&self, other: &Version) -> bool {
         (&self.kind, &self.group, &self.version, &self.resource) == (&other.kind, &other.group, &other.version, &other.resource)
+    }
+
+    /// Whether the OpenAPI of its own group describes what is seen. Who merges what is applied looks nowhere else (upstream's
+    /// `TypeConverterManager`): not for a Deployment's scale, a pod's eviction, an account's token, or what is connected with.
+    pub(crate) fn is_described(&self) -> bool {
+        (&self.kind.group, &self.kind.version) == (&self.group, &self.version) && !self.kind.kind.ends_with("Options")
     }
 }
 
@@ -180,11 +197,17 @@ impl<'a> Attributes<'a> {
         resource.group.is_empty() && resource.resource == "namespaces"
     }
 
-    /// Whether nobody is asked about it but the plug-ins.
-    pub(crate) fn is_left_alone(&self) -> bool {
+    /// Those of a kind of askers that are asked about this: nobody about a review, and about what is registered for admission those
+    /// alone that are not registered themselves.
+    pub(crate) async fn askers<T: Send + Sync + 'static>(&self, source: &Source<T>) -> Arc<Vec<Arc<T>>> {
         let resource = &self.write.row.resource;
-        let own = resource.group == "admissionregistration.k8s.io" && OWN.contains(&resource.resource.as_str());
-        own || REVIEWS.iter().any(|(group, name)| resource.group == *group && resource.resource == *name)
+        let is_own = resource.group == "admissionregistration.k8s.io" && OWN.contains(&resource.resource.as_str());
+        let is_review = REVIEWS.iter().any(|(group, name)| resource.group == *group && resource.resource == *name);
+        match (is_review, is_own) {
+            (true, _) => Arc::default(),
+            (false, true) => source.given().await,
+            (false, false) => source.all().await,
+        }
     }
 
     /// The version of the request.
@@ -266,20 +289,39 @@ impl<'a> Attributes<'a> {
         }
     }
 
-    /// An object of another version in the request's.
+    /// An object of another version in the request's. A custom object is of the version that it says: converters go by that, and
+    /// whoever has changed it may have written another one there.
     ///
     /// # Errors
-    /// A webhook does not convert it; in upstream's words.
+    /// It is not converted; in upstream's words.
     pub(crate) async fn from(&self, version: &Version, object: Value) -> Result<Value, String> {
-        match &version.row {
-            Some(row) if !object.is_null() => self.turned(row, self.write.row, object).await,
-            _ => Ok(object),
-        }
+        let own = self.write.row;
+        let from = match (&version.row, &own.custom) {
+            _ if object.is_null() => return Ok(object),
+            (other, Some(custom)) if self.row(version).is_some() => {
+                custom.family.convertible(&object, &own.api_version)?;
+                if other.is_none() && object["apiVersion"] == own.api_version.as_str() {
+                    return Ok(object);
+                }
+                own
+            }
+            (Some(row), _) => row.as_ref(),
+            (None, _) => return Ok(object),
+        };
+        let turned = self.turned(from, own, object).await?;
+        // What was set in the other version and is not in the schema of this one is cut, as whoever reads it next would cut it.
+        if own.custom.is_some() { Ok(remade(turned, own.ty())?.value) } else { Ok(turned) }
     }
 
-    async fn turned(&self, from: &Row, to: &Row, object: Value) -> Result<Value, String> {
+    async fn turned(&self, from: &Row, to: &Row, mut object: Value) -> Result<Value, String> {
         match to.reader() {
             Some(reader) => offload::resting(Box::pin(reader.turned(self.world, object))).await,
+            None if to.custom.is_some() => {
+                if let Some(fields) = object.as_object_mut() {
+                    fields.insert("apiVersion".into(), to.api_version.as_str().into());
+                }
+                Ok(object)
+            }
             None => Ok(convert::convert(object, &from.resource.kind, &to.resource.kind)),
         }
     }

@@ -1,11 +1,38 @@
 //! CertificateApproval, CertificateSigning and CertificateSubjectRestriction: who may approve and sign for a signer, and
-//! what no signer of client certificates is asked for.
+//! what no signer of client certificates is asked for. Before them what of a CertificateSigningRequest can only be said by reading
+//! keys: whether it is signed by its own. The rest is checked by the kind (upstream does all of it there).
 
 use super::{Plugin, World, creates, forbidden, is, text};
-use crate::{Operation, Write};
+use crate::{Operation, Write, errors};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use identity::Attributes;
-use machinery::{Value, status::Status};
+use machinery::{
+    Value,
+    field::{Error, Path},
+    quote::Quoted,
+    status::Status,
+};
+
+/// Whoever asks for a certificate has its key.
+pub(super) struct SignedRequests;
+
+impl Plugin for SignedRequests {
+    fn name(&self) -> &'static str {
+        "CertificateSigningRequests"
+    }
+
+    fn validate(&self, _world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+        if !creates(write, "certificates.k8s.io", "certificatesigningrequests") {
+            return Ok(());
+        }
+        let request = text(&object["spec"], "request");
+        let pem = STANDARD.decode(request).unwrap_or_default();
+        identity::pki::request_is_signed(&pem).map_err(|why| {
+            let error = Error::invalid(&Path::root("spec").child("request"), request, why);
+            errors::invalid(write.row, text(&object["metadata"], "name"), vec![error])
+        })
+    }
+}
 
 /// Both CertificateApproval and CertificateSigning: they differ in a verb and a subresource.
 pub(super) enum CertificateRight {
@@ -37,7 +64,7 @@ impl Plugin for CertificateRight {
         if may(world, write, verb, signer) {
             return Ok(());
         }
-        Err(forbidden(write, object, format!("user not permitted to {verb} requests with signerName {signer:?}")))
+        Err(forbidden(write, object, format!("user not permitted to {verb} requests with signerName {}", Quoted(signer))))
     }
 }
 
@@ -77,7 +104,7 @@ impl Plugin for ClusterTrustBundleAttest {
         if !concerned || signer.is_empty() || same || may(world, write, "attest", signer) {
             return Ok(());
         }
-        Err(forbidden(write, object, format!("user not permitted to attest for signerName {signer:?}")))
+        Err(forbidden(write, object, format!("user not permitted to attest for signerName {}", Quoted(signer))))
     }
 }
 

@@ -2,8 +2,7 @@
 
 use super::{Plugin, World, is, items, push, text};
 use crate::{Operation, Write};
-use kinds::usage::is_extended;
-use machinery::{Value, status::Status};
+use machinery::{Value, extended::is_extended, status::Status};
 use serde_json::json;
 use std::collections::BTreeSet;
 

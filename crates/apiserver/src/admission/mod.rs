@@ -39,11 +39,12 @@ mod storage_objects;
 mod tolerations;
 mod webhook;
 
-pub(crate) use quota::{charge, tidy};
+pub(crate) use quota::{Charges, charge, tidy};
 
 use crate::{
     Context, Operation, Write,
     gate::order::{COUNT, ORDER},
+    hooks::words,
     meta, own,
     read::{items, text},
     rows::Row,
@@ -52,7 +53,7 @@ use crate::{
 use again::Again;
 use attributes::Attributes;
 use kinds::usage as amounts;
-use machinery::{Value, apply, gvk::Gvk, status::Status};
+use machinery::{Value, apply, gvk::Gvk, json, schema::TypeRef, status::Status};
 use std::{collections::HashSet, sync::Arc};
 
 /// A plug-in that decides by what the server knows. Each method decides by the write whether it concerns the plug-in at all.
@@ -129,8 +130,8 @@ static STAGES: [Stage; COUNT] = [
     Stage::Plugin(&always::AlwaysDeny),
 ];
 
-/// Checks that upstream makes in the storage of these kinds: nobody can switch them off.
-static ALWAYS: [&dyn Plugin; 2] = [&rbac::Escalation, &pod_certificates::PodCertificateRequests];
+/// Checks that upstream makes in the storage of these kinds: nobody can switch them off. They tell of an object by its own name.
+static ALWAYS: [&dyn Plugin; 3] = [&policy::ParamRights, &certificates::SignedRequests, &pod_certificates::PodCertificateRequests];
 
 /// The stages that are on, each with its name.
 fn stages(world: &World) -> impl Iterator<Item = (&'static Stage, &'static str)> + '_ {
@@ -142,7 +143,7 @@ fn is_on(world: &World, name: &str) -> bool {
     ORDER.iter().position(|(known, _)| *known == name).is_some_and(|at| world.config().admission.is_on(at))
 }
 
-/// The mutating stages, but for deletions and connections.
+/// The mutating stages, but for deletions and connections; and what is looked at before the object is judged.
 pub(crate) async fn mutate(world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
     if creates(write, "", "pods") && is_on(world, "ServiceAccount") {
         service_account::wait_for_default(world, write.namespace, object).await;
@@ -154,7 +155,7 @@ pub(crate) async fn mutate(world: &World, write: &Write<'_>, object: &mut Value)
         round(world, write, object, &mut hooks, &mut policies).await?;
     }
     own::owners_once(object, write.cx, true);
-    Ok(())
+    rbac::check(world, write, object)
 }
 
 async fn round(world: &World, write: &Write<'_>, object: &mut Value, hooks: &mut Again, policies: &mut Again) -> Result<(), Status> {
@@ -274,7 +275,7 @@ fn readable_as_said(before: &Value, next: &Value) -> Result<(), String> {
     }
     match machinery::schema::builtin().kind(&other) {
         Some(ty) => machinery::json::canonical(next.clone(), ty).map(drop),
-        None => Err(format!("no kind {:?} is registered for version {:?} in scheme \"pkg/runtime/scheme.go:111\"", other.kind, other.api_version())),
+        None => Err(words::unregistered(&other.kind, &other.api_version())),
     }
 }
 
@@ -289,6 +290,14 @@ fn same_kind(before: &Value, next: &mut Value) -> Result<(), String> {
     }
     let package = own.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
     Err(format!("converting ({}.{}) to ({package}.{}): unknown conversion", other.version, other.kind, own.kind))
+}
+
+/// What a patch has made of an object, as its kind is decoded. Of a custom object a null stays where the schema has none: validation
+/// refuses it, while of a body it is left out.
+fn remade(next: Value, ty: TypeRef<'_>) -> Result<json::Decoded, String> {
+    let whole = ty.schema.is_lenient().then(|| next.clone());
+    let read = json::canonical(next, ty)?;
+    Ok(whole.and_then(|whole| json::from_maps(&whole, ty).ok()).unwrap_or(read))
 }
 
 /// Puts the managedFields back that were made unreadable, and tells so.

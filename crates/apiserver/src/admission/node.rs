@@ -49,8 +49,12 @@ fn check(world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status>
         }
         ("resource.k8s.io", "resourceslices") => {
             let own = |v: &Value| v["spec"]["nodeName"] == node;
-            let allowed = if write.operation == Operation::Create { own(object) } else { write.old.is_some_and(own) };
-            let word = if write.operation == Operation::Create { "create" } else { "modify" };
+            // What else is done to one the Node authoriser judges, which knows whose it is.
+            let (allowed, word) = match write.operation {
+                Operation::Create => (own(object), "create"),
+                Operation::Delete => (write.old.is_some_and(own), "delete"),
+                Operation::Update | Operation::Connect => (true, ""),
+            };
             if allowed { Ok(()) } else { Err(forbidden(write, object, format!("can only {word} ResourceSlice with the same NodeName as the requesting node"))) }
         }
         ("coordination.k8s.io", "leases") => {
@@ -77,7 +81,13 @@ fn pods(world: &World, write: &Write<'_>, object: &Value, node: &str) -> Result<
             if text(&object["spec"], "nodeName") != node {
                 return Err(forbidden(write, object, format!("node {node:?} can only create pods with spec.nodeName set to itself")));
             }
-            owner(world, object, node).and_then(|()| references(object, node)).map_err(|why| forbidden(write, object, why))
+            owner(object, node).map_err(|why| forbidden(write, object, why))?;
+            let found = world.get(("", "v1", "nodes"), "", node).ok_or_else(|| Status::not_found("", "node", node))?;
+            let (asked, uid) = (text(&object["metadata"]["ownerReferences"][0], "uid"), text(&found["metadata"], "uid"));
+            if asked != uid {
+                return Err(forbidden(write, object, format!("node {node} UID mismatch: expected {asked} got {uid}")));
+            }
+            references(object, node).map_err(|why| forbidden(write, object, why))
         }
         (Operation::Delete, "") => {
             let found = world.get(("", "v1", "pods"), write.namespace, write.name);
@@ -93,11 +103,15 @@ fn pods(world: &World, write: &Write<'_>, object: &Value, node: &str) -> Result<
             if write.old.is_some_and(|old| old["metadata"]["labels"] != object["metadata"]["labels"]) {
                 return Err(forbidden(write, object, format!("node {node:?} cannot update labels through pod status")));
             }
-            Ok(())
+            match write.old.and_then(|old| claims_changed(&old["status"], &object["status"])) {
+                Some(what) => Err(forbidden(write, object, format!("node {node:?} cannot update {what}"))),
+                None => Ok(()),
+            }
         }
         (Operation::Create, "eviction") => {
             let pod = world.get(("", "v1", "pods"), write.namespace, write.name);
-            let pod = pod.ok_or_else(|| Status::not_found("", "pods", write.name))?;
+            // Upstream's memory of pods calls them so.
+            let pod = pod.ok_or_else(|| Status::not_found("", "pod", write.name))?;
             if text(&pod["spec"], "nodeName") == node {
                 return Ok(());
             }
@@ -110,8 +124,21 @@ fn pods(world: &World, write: &Write<'_>, object: &Value, node: &str) -> Result<
     }
 }
 
+/// What a pod's new status says otherwise of its claims of devices than the old one: they are the scheduler's and their controller's to tell, and
+/// what a pod claims its node may read.
+fn claims_changed(old: &Value, new: &Value) -> Option<&'static str> {
+    const CLAIMS: [(&str, &str); 3] = [
+        // The original's spelling.
+        ("resourceClaimStatuses", "resource claim statues"),
+        ("extendedResourceClaimStatus", "extended resource claim status"),
+        ("nodeAllocatableResourceClaimStatuses", "node allocatable resource claim statuses"),
+    ];
+    let of = |status: &Value, field: &str| Some(status[field].clone()).filter(|told| !told.is_null() && told.as_array().is_none_or(|all| !all.is_empty()));
+    CLAIMS.into_iter().find(|(field, _)| of(old, field) != of(new, field)).map(|(_, what)| what)
+}
+
 /// A mirror pod belongs to its node.
-fn owner(world: &World, pod: &Value, node: &str) -> Result<(), String> {
+fn owner(pod: &Value, node: &str) -> Result<(), String> {
     let itself = format!("node {node:?} can only create pods with an owner reference set to itself");
     let owner = match items(&pod["metadata"]["ownerReferences"]) {
         [] => return Err(itself),
@@ -127,9 +154,7 @@ fn owner(world: &World, pod: &Value, node: &str) -> Result<(), String> {
     if owner["blockOwnerDeletion"] == true {
         return Err(format!("node {node:?} must not set blockOwnerDeletion on an owner reference"));
     }
-    let found = world.get(("", "v1", "nodes"), "", node);
-    let uid = found.as_ref().map(|n| text(&n["metadata"], "uid")).unwrap_or_default();
-    if uid == text(owner, "uid") { Ok(()) } else { Err(format!("node {node} UID mismatch: expected {} got {uid}", text(owner, "uid"))) }
+    Ok(())
 }
 
 /// A mirror pod names no other object: what a node's pods name, the node may read.
@@ -153,6 +178,16 @@ fn nodes(world: &World, write: &Write<'_>, object: &Value, node: &str) -> Result
     if write.operation == Operation::Update && !source.is_null() && write.old.is_some_and(|old| old["spec"]["configSource"] != *source) {
         return Err(forbidden(write, object, format!("node {node:?} is not allowed to update configSource to a new non-nil configSource")));
     }
+    // Also by its status, which leaves them as they are: it looks at what was sent.
+    let taints = |old: &Value| write.operation == Operation::Update && items(&old["spec"]["taints"]) != items(&object["spec"]["taints"]);
+    if write.old.is_some_and(taints) {
+        return Err(forbidden(write, object, format!("node {node:?} is not allowed to modify taints")));
+    }
+    let owners =
+        |old: &Value| write.operation == Operation::Update && items(&old["metadata"]["ownerReferences"]) != items(&object["metadata"]["ownerReferences"]);
+    if write.old.is_some_and(owners) {
+        return Err(forbidden(write, object, format!("node {node:?} is not allowed to modify ownerReferences")));
+    }
     let labels = |v: &Value| v["metadata"]["labels"].as_object().cloned().unwrap_or_default();
     let old = write.old.map(labels).unwrap_or_default();
     let mut changed: Vec<String> = labels(object).into_iter().filter(|(k, v)| old.get(k) != Some(v)).map(|(k, _)| k).collect();
@@ -170,16 +205,6 @@ fn nodes(world: &World, write: &Write<'_>, object: &Value, node: &str) -> Result
                 _ => format!("is not allowed to modify labels: {labels}"),
             },
         ));
-    }
-    let taints =
-        |old: &Value| write.operation == Operation::Update && write.subresource.is_empty() && items(&old["spec"]["taints"]) != items(&object["spec"]["taints"]);
-    if write.old.is_some_and(taints) {
-        return Err(forbidden(write, object, format!("node {node:?} is not allowed to modify taints")));
-    }
-    let owners =
-        |old: &Value| write.operation == Operation::Update && items(&old["metadata"]["ownerReferences"]) != items(&object["metadata"]["ownerReferences"]);
-    if write.old.is_some_and(owners) {
-        return Err(forbidden(write, object, format!("node {node:?} is not allowed to modify ownerReferences")));
     }
     ranges(world, write, object, node)
 }
@@ -256,7 +281,23 @@ impl Plugin for TaintNodesByCondition {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_part, overlap};
+    use super::{claims_changed, is_part, overlap};
+    use serde_json::json;
+
+    #[test]
+    fn a_kubelet_says_nothing_of_its_pods_claims() {
+        let old = json!({"phase": "Pending", "resourceClaimStatuses": [{"name": "gpu", "resourceClaimName": "c"}]});
+        let with = |field: &str, value: serde_json::Value| {
+            let mut new = old.clone();
+            (new["phase"], new[field]) = ("Running".into(), value);
+            claims_changed(&old, &new)
+        };
+        assert_eq!(with("message", "m".into()), None);
+        assert_eq!(with("nodeAllocatableResourceClaimStatuses", json!([])), None);
+        assert_eq!(with("resourceClaimStatuses", json!([{"name": "gpu", "resourceClaimName": "another"}])), Some("resource claim statues"));
+        assert_eq!(with("resourceClaimStatuses", json!(null)), Some("resource claim statues"));
+        assert_eq!(with("extendedResourceClaimStatus", json!({"resourceClaimName": "c"})), Some("extended resource claim status"));
+    }
 
     #[test]
     fn a_node_has_a_part_of_the_pool() {

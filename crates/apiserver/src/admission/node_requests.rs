@@ -115,8 +115,8 @@ pub(super) fn claim_status(write: &Write<'_>, object: &Value, node: &str) -> Res
     if now == before {
         return Ok(());
     }
-    let parts = ["metadata", "spec", "status"].into_iter().filter(|part| now[*part] != before[*part]).collect::<Vec<_>>().join(", ");
-    Err(forbidden(write, object, format!("node {node:?} is not allowed to update fields other than status.quantity and status.conditions: {parts}")))
+    let changed = kinds::difference("core.PersistentVolumeClaim", &before, &now);
+    Err(forbidden(write, object, format!("node {node:?} is not allowed to update fields other than status.quantity and status.conditions: {changed}")))
 }
 
 /// A claim without what growing changes, and without what every write does.

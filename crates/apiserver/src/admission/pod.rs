@@ -182,13 +182,18 @@ impl Plugin for PodTopologyLabels {
         "PodTopologyLabels"
     }
 
-    // A pod that is bound learns where its node stands.
+    // A pod that is bound, or made for a node, learns where that stands.
     fn mutate(&self, world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
         let binding = (is(write, "", "pods") && write.subresource == "binding") || is(write, "", "bindings");
-        if !binding || object["target"]["kind"] != "Node" {
+        let name = match binding {
+            true if object["target"]["kind"] == "Node" => text(&object["target"], "name"),
+            false if creates(write, "", "pods") => text(&object["spec"], "nodeName"),
+            _ => "",
+        };
+        if name.is_empty() {
             return Ok(());
         }
-        let Some(node) = world.get(("", "v1", "nodes"), "", text(&object["target"], "name")) else { return Ok(()) };
+        let Some(node) = world.get(("", "v1", "nodes"), "", name) else { return Ok(()) };
         for label in ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"] {
             if let Some(value) = node["metadata"]["labels"][label].as_str() {
                 object["metadata"]["labels"][label] = json!(value);

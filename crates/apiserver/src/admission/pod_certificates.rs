@@ -54,7 +54,7 @@ impl Plugin for PodCertificateRequests {
                 found.push(Error::forbidden(&Path::root("spec").child("signerName"), why));
             }
         }
-        if found.is_empty() { Ok(()) } else { Err(errors::invalid(write.row, write.name, found)) }
+        if found.is_empty() { Ok(()) } else { Err(errors::invalid(write.row, text(&object["metadata"], "name"), found)) }
     }
 }
 

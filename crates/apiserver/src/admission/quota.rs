@@ -19,6 +19,9 @@ use serde_json::json;
 use std::{collections::HashSet, sync::Arc, time::SystemTime};
 
 const QUOTAS: (&str, &str, &str) = ("", "v1", "resourcequotas");
+const CLASSES: (&str, &str, &str) = ("resource.k8s.io", "v1", "deviceclasses");
+const CLAIMS: (&str, &str, &str) = ("resource.k8s.io", "v1", "resourceclaims");
+const PODS: (&str, &str, &str) = ("", "v1", "pods");
 
 /// Forgets the pages of quotas that are gone.
 pub(crate) fn tidy(world: &World) {
@@ -64,9 +67,9 @@ pub(crate) async fn charge(world: &World, write: &Write<'_>, object: &Value) -> 
     for quota in &matching {
         ready(write, object, quota)?;
     }
-    let uses = amounts::measure(group, resource, object);
+    let uses = measure(world, write, object);
     let old = write.old.filter(|_| write.operation == Operation::Update);
-    let more = old.map_or_else(|| uses.clone(), |old| beyond(&uses, &amounts::measure(group, resource, old)));
+    let more = old.map_or_else(|| uses.clone(), |old| beyond(&uses, &measure(world, write, old)));
     let charged = |quota: &Arc<Value>| {
         // What a quota has not counted before is charged to it whole.
         let knew = old.is_some_and(|old| amounts::selects(quota, group, resource, old));
@@ -96,6 +99,23 @@ pub(crate) async fn charge(world: &World, write: &Write<'_>, object: &Value) -> 
         }
     }
     Ok(charges)
+}
+
+/// What an object uses; a claim of devices also of the resources by which pods ask for them.
+fn measure(world: &World, write: &Write<'_>, object: &Value) -> Amounts {
+    let mut uses = amounts::measure(&write.row.resource.group, &write.row.resource.resource, object);
+    if is(write, CLAIMS.0, CLAIMS.2) {
+        let named = |class: &str| {
+            let class = world.get(CLASSES, "", class)?;
+            Some(text(&class["spec"], "extendedResourceName").to_owned()).filter(|name| !name.is_empty())
+        };
+        let pod = amounts::made_for(object).and_then(|(name, _)| world.get(PODS, write.namespace, name));
+        // They may be many, and are read only where the pod does not name its claim.
+        let claims = std::iter::once_with(|| world.list(CLAIMS, write.namespace)).flatten();
+        let pod = pod.filter(|pod| amounts::is_made_for(object, pod, claims));
+        amounts::charge_extended(&mut uses, named, pod.as_deref());
+    }
+    uses
 }
 
 /// Whether a write may use more than before (upstream's evaluators' `Handles`).

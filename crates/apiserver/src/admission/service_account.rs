@@ -3,7 +3,7 @@
 use super::{Plugin, World, creates, forbidden, is, items, mountable, push, text};
 use crate::{Operation, Write, meta, storage};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use machinery::{Value, status::Status};
+use machinery::{Value, names, status::Status};
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
 
@@ -101,7 +101,12 @@ impl Plugin for ServiceAccount {
 fn account(world: &World, write: &Write<'_>, pod: &Value, name: &str) -> Result<Arc<Value>, Status> {
     world.get(ACCOUNTS, write.namespace, name).ok_or_else(|| {
         let place = format!("{}/{name}", write.namespace);
-        forbidden(write, pod, format!("error looking up service account {place}: serviceaccount {name:?} not found"))
+        // What is no name at all upstream's client does not even ask for.
+        let why = match names::path_segment(name).as_slice() {
+            [] => format!("serviceaccount {name:?} not found"),
+            wrong => format!("invalid resource name {name:?}: [{}]", wrong.join(" ")),
+        };
+        forbidden(write, pod, format!("error looking up service account {place}: {why}"))
     })
 }
 

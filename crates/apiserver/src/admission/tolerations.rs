@@ -2,7 +2,7 @@
 
 use super::{Plugin, World, is, items, text};
 use crate::{Operation, Write};
-use machinery::{Value, status::Status};
+use machinery::{Value, json, status::Status, tree::json_type};
 use serde_json::json;
 
 const DEFAULTS: &str = "scheduler.alpha.kubernetes.io/defaultTolerations";
@@ -57,26 +57,19 @@ fn concerns(write: &Write<'_>) -> bool {
 fn of_namespace(world: &World, write: &Write<'_>, annotation: &str) -> Result<Option<Vec<Value>>, Status> {
     let namespace = world.read(("", "v1", "namespaces"), "", write.namespace)?;
     let Some(told) = namespace["metadata"]["annotations"][annotation].as_str() else { return Ok(None) };
+    read(told).map(Some).map_err(|why| Status::new(500, "", why))
+}
+
+/// The tolerations that a text lists; what is wrong with it is told in the words of Go's decoder.
+fn read(told: &str) -> Result<Vec<Value>, String> {
     if told.is_empty() {
-        return Ok(Some(Vec::new()));
+        return Ok(Vec::new());
     }
-    let wrong = |why: String| Status::new(500, "", why);
-    let read: Value = serde_json::from_str(told).map_err(|error| match error.is_eof() {
-        true => wrong("unexpected end of JSON input".into()),
-        false => wrong(error.to_string()),
-    })?;
-    match read {
-        Value::Array(list) => Ok(Some(list)),
-        Value::Null => Ok(Some(Vec::new())),
-        other => {
-            let kind = match other {
-                Value::Object(_) => "object",
-                Value::String(_) => "string",
-                Value::Bool(_) => "bool",
-                _ => "number",
-            };
-            Err(wrong(format!("json: cannot unmarshal {kind} into Go value of type []core.Toleration")))
-        }
+    let list = json::read(told.as_bytes()).map_err(|error| json::syntax_error(told.as_bytes()).unwrap_or_else(|| error.to_string()))?;
+    match list {
+        Value::Array(list) => Ok(list),
+        Value::Null => Ok(Vec::new()),
+        other => Err(format!("json: cannot unmarshal {} into Go value of type []core.Toleration", json_type(&other))),
     }
 }
 
@@ -122,6 +115,14 @@ pub(super) fn merged(all: Vec<Value>) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_annotation_that_is_none_is_told_as_go_tells_it() {
+        assert_eq!(read(""), Ok(Vec::new()));
+        assert_eq!(read("not json"), Err("invalid character 'o' in literal null (expecting 'u')".into()));
+        assert_eq!(read("[{"), Err("unexpected end of JSON input".into()));
+        assert_eq!(read("{}"), Err("json: cannot unmarshal object into Go value of type []core.Toleration".into()));
+    }
 
     #[test]
     fn what_another_covers_goes_where_there_are_not_too_many() {

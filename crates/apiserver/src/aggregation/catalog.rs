@@ -97,7 +97,11 @@ async fn legacy(services: &dyn Services, remote: &Arc<Remote>) -> Result<Value, 
     if answer.code != 200 {
         return Err(format!("failed to download legacy discovery for {}: code {}", remote.root(), answer.code));
     }
-    converted(&machinery::json::read(&answer.body).map_err(|error| error.to_string())?)
+    let told = machinery::json::read(&answer.body).map_err(|error| error.to_string())?;
+    if !matches!((text(&told, "apiVersion"), text(&told, "kind")), ("" | "v1", "" | "APIResourceList")) {
+        return Err(format!("what {} is answered with is no list of resources", remote.root()));
+    }
+    converted(&told)
 }
 
 fn wrong(field: &str) -> String {

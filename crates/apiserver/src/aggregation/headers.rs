@@ -108,16 +108,7 @@ pub(crate) fn joined((host, port): &(String, u16)) -> String {
 /// Path and query as Go writes them anew: each byte of the path escaped or not by its own rule, the query sorted by its keys and
 /// without what cannot be read.
 pub(crate) fn target(uri: &Uri) -> String {
-    let mut out = String::with_capacity(uri.path().len() + 16);
-    for byte in unescaped(uri.path(), false).unwrap_or_else(|| uri.path().as_bytes().to_vec()) {
-        match byte {
-            b'-' | b'_' | b'.' | b'~' | b'$' | b'&' | b'+' | b',' | b'/' | b':' | b';' | b'=' | b'@' => out.push(byte as char),
-            byte if byte.is_ascii_alphanumeric() => out.push(byte as char),
-            byte => {
-                let _ = write!(out, "%{byte:02X}");
-            }
-        }
-    }
+    let mut out = in_path(&unescaped(uri.path(), false).unwrap_or_else(|| uri.path().as_bytes().to_vec()));
     let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
     for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty() && !pair.contains(';')) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -132,6 +123,21 @@ pub(crate) fn target(uri: &Uri) -> String {
         in_query(&mut out, key);
         out.push('=');
         in_query(&mut out, value);
+    }
+    out
+}
+
+/// A path as Go's `URL.EscapedPath` writes it.
+pub(crate) fn in_path(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len() + 16);
+    for byte in bytes {
+        match byte {
+            b'-' | b'_' | b'.' | b'~' | b'$' | b'&' | b'+' | b',' | b'/' | b':' | b';' | b'=' | b'@' => out.push(*byte as char),
+            byte if byte.is_ascii_alphanumeric() => out.push(*byte as char),
+            byte => {
+                let _ = write!(out, "%{byte:02X}");
+            }
+        }
     }
     out
 }

@@ -144,6 +144,8 @@ impl Task {
         let mut slices = News::new(world, ("discovery.k8s.io", "v1", "endpointslices"), Scope::Namespace(slices));
         let mut pause = Pause::default();
         loop {
+            // Whoever has changed what was said of it is told again at once.
+            let changed = self.changed.notified();
             services.drain();
             slices.drain();
             let Some(found) = self.unless_stopped(availability::check(world, remote)).await else { return };
@@ -161,6 +163,7 @@ impl Task {
                 tokio::select! {
                     _ = services.next() => {}
                     () = slices.of_service(&backend.service) => {}
+                    () = changed => {}
                     () = sleep(wait) => {}
                 }
             };

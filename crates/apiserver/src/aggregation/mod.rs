@@ -61,9 +61,17 @@ impl Aggregation {
         remotes.iter().find(is).cloned()
     }
 
+    /// The paths that other servers have at the root.
+    pub(crate) fn paths(&self) -> Vec<String> {
+        let remotes = self.remotes.at_once();
+        let grouped = remotes.iter().filter(|remote| !remote.group.is_empty());
+        grouped.flat_map(|remote| [format!("/apis/{}", remote.group), format!("/apis/{}/{}", remote.group, remote.version)]).collect()
+    }
+
     /// `/apis` and `/apis/GROUP`, in their older form; none if no other server has anything to do with it.
     pub(crate) fn plain(&self, rows: &Rows, path: &str, accept: &Accept<'_>) -> Option<Value> {
-        if path.trim_matches('/') == "apis" && discovery::aggregated_encoding(accept).is_some() {
+        // The path beside it has no other form.
+        if path == "/apis" && discovery::aggregated_encoding(accept).is_some() {
             return None;
         }
         catalog::plain(rows, &self.remotes.at_once(), path)

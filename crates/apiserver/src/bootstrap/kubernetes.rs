@@ -52,14 +52,13 @@ fn first_address(network: IpAddr) -> IpAddr {
 }
 
 fn service(ip: IpAddr, port: u16) -> Wanted {
-    let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+    // What follows from its address is filled in as for every Service, and nobody's.
     let value = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": NAME, "namespace": "default", "labels": {"component": "apiserver", "provider": NAME}},
         "spec": {
             "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": port}],
-            "clusterIP": ip.to_string(), "clusterIPs": [ip.to_string()], "type": "ClusterIP", "sessionAffinity": "None",
-            "ipFamilies": [family], "ipFamilyPolicy": "SingleStack",
+            "clusterIP": ip.to_string(), "type": "ClusterIP", "sessionAffinity": "None", "ipFamilyPolicy": "SingleStack",
         },
     });
     // Only the ports follow the settings: a Service that has another address keeps it, since its clients know it.

@@ -5,6 +5,7 @@ use machinery::{
     Value,
     field::{ErrorList, Path},
     gvk::Gvk,
+    quote::Quoted,
     tree::{go_type, json_type},
 };
 use serde_json::json;
@@ -76,7 +77,7 @@ fn objects(mut answer: Value, review: Review, uid: &str) -> Result<Vec<Value>, S
     let Some(response) = answer.get_mut("response").filter(|response| !response.is_null()) else { return Err("no response provided".into()) };
     let got = response["uid"].as_str().unwrap_or_default();
     if review == Review::V1 && got != uid {
-        return Err(format!("expected response.uid={uid:?}, got {got:?}"));
+        return Err(format!("expected response.uid={}, got {}", Quoted(uid), Quoted(got)));
     }
     let result = &response["result"];
     let status = result["status"].as_str().unwrap_or_default();
@@ -112,7 +113,7 @@ fn readable_as(answer: &Value, review: Review) -> Result<(), String> {
         return Err(format!("converting ({found}) to ({}.{KIND}): unknown conversion", review.short()));
     }
     if (version, kind) != (review.api_version(), KIND) {
-        return Err(format!("no kind {kind:?} is registered for version {version:?} in scheme \"pkg/runtime/scheme.go:111\""));
+        return Err(words::unregistered(kind, version));
     }
     typed(&answer["response"], review)
 }

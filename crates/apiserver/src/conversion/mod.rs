@@ -20,4 +20,4 @@ mod webhook;
 pub(crate) use reader::{Memory, Reader, UNREAD_MAX};
 pub(crate) use replay::{compares, replayed};
 pub(crate) use unread::Unread;
-pub(crate) use webhook::Webhook;
+pub(crate) use webhook::{UNUSABLE, Webhook, trusts};

@@ -192,12 +192,10 @@ impl Reader {
 
     /// A stored object as it is sent.
     fn sent(&self, entry: &Arc<Entry>) -> Result<Value, String> {
-        let stored = entry.value();
-        let (lies_in, value) = self.family.read(&stored);
-        if !self.family.is_known(lies_in) {
-            return Err(format!("request to convert CR from an invalid group/version: {}", stored["apiVersion"].as_str().unwrap_or_default()));
+        match self.family.unreadable(entry) {
+            Some(why) => Err(why),
+            None => Ok(without_revision(self.family.read(&entry.value()).1)),
         }
-        Ok(without_revision(value))
     }
 
     /// An object of this version as it is stored.

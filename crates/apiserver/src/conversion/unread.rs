@@ -12,7 +12,7 @@ pub(crate) struct Unread {
 }
 
 impl Unread {
-    pub(super) fn new(entry: &Entry, why: String) -> Unread {
+    pub(crate) fn new(entry: &Entry, why: String) -> Unread {
         Unread { key: Arc::clone(&entry.key), revision: entry.revision, why }
     }
 

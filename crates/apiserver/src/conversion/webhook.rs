@@ -2,7 +2,7 @@
 
 use super::answer::{self, Answered, Review, kind_of};
 use crate::{
-    hooks::{Address, ClientConfig, Credentials, Pools, Services},
+    hooks::{Address, ClientConfig, Credentials, Pools, Services, trust},
     meta, offload,
 };
 use machinery::{Value, json};
@@ -12,12 +12,17 @@ use std::time::Duration;
 /// How long one call may take, as upstream's client of hooks waits.
 const WITHIN: Duration = Duration::from_secs(30);
 
+/// What upstream says where a definition's resources cannot be served at all.
+pub(crate) const UNUSABLE: &str = "error resolving resource";
+
 /// Who converts the objects of a definition.
 #[derive(Debug)]
 pub(crate) struct Webhook {
     address: Address,
     /// The first version of a review that both know.
     review: Option<Review>,
+    /// Whether its bundle, if it has one, holds a certificate.
+    trusts: bool,
 }
 
 impl Webhook {
@@ -33,7 +38,14 @@ impl Webhook {
         }
         let versions = webhook["conversionReviewVersions"].as_array().into_iter().flatten();
         let review = { versions }.filter_map(Value::as_str).find_map(Review::named);
-        Some(Webhook { address: Address::new(config, Credentials::default(), Pools::default()), review })
+        let trusts = trust::is_usable(&config.ca_bundle);
+        Some(Webhook { address: Address::new(config, Credentials::default(), Pools::default()), review, trusts })
+    }
+
+    /// Whether anybody could be asked. Where nobody can, the definition's resources answer nothing, in whatever version: upstream
+    /// makes the client when it makes what serves them, and a bundle that is no certificate is taken until a definition is established.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.trusts
     }
 
     /// The objects in another version, by one review. All of them are in some version that it is not; `bytes` is about how many
@@ -42,6 +54,9 @@ impl Webhook {
     /// # Errors
     /// No answer counts; in upstream's words.
     pub(super) async fn convert(&self, services: &dyn Services, to: &str, objects: Vec<Value>, bytes: usize) -> Answered {
+        if !self.is_usable() {
+            return Err(UNUSABLE.to_owned());
+        }
         let review = self.review.ok_or("no supported conversion review versions")?;
         let about = objects.first().map(kind_of).unwrap_or_default();
         let failed = |why: String| format!("conversion webhook for {about} failed: {why}");
@@ -67,11 +82,38 @@ impl Webhook {
     }
 }
 
+/// Whether a definition's `spec.conversion` names authorities that can be read, or none at all. Upstream takes any when a definition
+/// is made, blank ones too, which tools put there that fill them in later, and establishes it when they are some.
+pub(crate) fn trusts(conversion: &Value) -> bool {
+    trust::is_usable(&ClientConfig::of(&conversion["webhook"]["clientConfig"]).ca_bundle)
+}
+
 /// Upstream's client has a time of its own here, and says so.
 fn timed_out(why: String) -> String {
     match why.strip_suffix("context deadline exceeded") {
         Some(before) if before.starts_with("Post ") => format!("{before}net/http: request canceled (Client.Timeout exceeded while awaiting headers)"),
         Some(_) => format!("{why} (Client.Timeout or context cancellation while reading body)"),
         None => why,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_without_a_certificate_cannot_be_used() {
+        let of = |bundle: &str| {
+            use base64::Engine as _;
+            let bundle = base64::engine::general_purpose::STANDARD.encode(bundle);
+            let config = json!({"url": "https://127.0.0.1:9443/convert", "caBundle": bundle});
+            let conversion = json!({"strategy": "Webhook", "webhook": {"clientConfig": config, "conversionReviewVersions": ["v1"]}});
+            (trusts(&conversion), Webhook::of(&conversion).expect("a webhook").is_usable())
+        };
+        assert_eq!(of(""), (true, true), "the host's authorities count");
+        assert_eq!(of(" \n"), (false, true), "they count, and the definition waits for others");
+        assert_eq!(of("text"), (false, false));
+        assert_eq!(of("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), (false, false), "PEM of something else");
+        assert!(trusts(&json!({"strategy": "None"})) && trusts(&Value::Null));
     }
 }

@@ -11,12 +11,13 @@ use crate::{
 use bytes::Bytes;
 use kinds::{
     custom::{self, Cell, Described},
-    definitions::holds,
+    definitions::{holds, waits_for_trust},
 };
 use kubecel::regex::Patterns;
 use machinery::{
     Value,
-    gvk::Gvk,
+    apply::FieldSet,
+    gvk::{self, Gvk},
     json_path::JsonPath,
     resources::{Column, Resource, Subresource},
 };
@@ -37,18 +38,20 @@ pub(super) struct Compiled {
     pub(super) instances: Arc<Row>,
 }
 
-/// What rows are made of: the definition's UID, spec and accepted names.
+/// What rows are made of: the definition's UID, spec and accepted names, and whether others are told of it.
 #[derive(Debug, Clone, PartialEq)]
 struct State {
     uid: String,
     spec: Bytes,
     accepted: Value,
+    is_told: bool,
 }
 
 impl State {
     fn of(definition: &Outline) -> State {
         let Outline { value, spec, .. } = definition;
-        State { uid: text(&value["metadata"], "uid").to_owned(), spec: spec.clone(), accepted: value["status"]["acceptedNames"].clone() }
+        let (uid, accepted) = (text(&value["metadata"], "uid").to_owned(), value["status"]["acceptedNames"].clone());
+        State { uid, spec: spec.clone(), accepted, is_told: !waits_for_trust(value) }
     }
 }
 
@@ -108,6 +111,7 @@ pub(super) fn compile(outline: &Outline, present: &Rows, entrance: Arc<Entrance>
     let family = Arc::new(Family::new(name, &gvk(storage), described.clone(), webhook, entrance));
     let ended = CancellationToken::new();
     let patterns = Patterns::default();
+    let scales: Arc<[(String, FieldSet)]> = versions.iter().map(|version| (gvk::api_version(group, text(version, "name")), replicas(version))).collect();
     let row = |version: &Value| {
         let name = text(version, "name");
         let resource = resource(definition, version, gvk(storage));
@@ -115,7 +119,9 @@ pub(super) fn compile(outline: &Outline, present: &Rows, entrance: Arc<Entrance>
         let custom = Custom {
             shape: next_shape(),
             scale: scale(version),
+            scales: Arc::clone(&scales),
             deprecation: deprecation(spec, version),
+            is_told: !waits_for_trust(definition),
             terminating: is_terminating(definition),
             digest: Digest::new(Arc::clone(&described), named.clone()),
             ended: ended.clone(),
@@ -124,13 +130,8 @@ pub(super) fn compile(outline: &Outline, present: &Rows, entrance: Arc<Entrance>
         };
         let before = present.get(group, name, &resource.resource).filter(|row| row.custom.is_some());
         let labels = before.map(|row| Arc::clone(row.labels()));
-        Some(Arc::new(Row::custom(
-            resource,
-            text(names, "listKind").to_owned(),
-            Arc::new(strategy(version, spec["scope"] == "Namespaced", described, patterns.clone())),
-            custom,
-            labels,
-        )))
+        let strategy = Arc::new(strategy(version, &resource, described, patterns.clone()));
+        Some(Arc::new(Row::custom(resource, text(names, "listKind").to_owned(), strategy, custom, labels)))
     };
     let rows: Vec<Arc<Row>> = versions.iter().filter(|version| version["served"] == true).filter_map(row).collect();
     let stored = rows.iter().find(|row| row.resource.version == storage).cloned();
@@ -195,14 +196,15 @@ fn columns(version: &Value) -> Vec<Column> {
     std::iter::once(name).chain(wanted_columns(version).into_iter().map(|(column, _)| column)).collect()
 }
 
-fn strategy(version: &Value, namespaced: bool, described: Arc<Described>, patterns: Patterns) -> custom::Custom {
+fn strategy(version: &Value, resource: &Resource, described: Arc<Described>, patterns: Patterns) -> custom::Custom {
     let selectable = version["selectableFields"].as_array().into_iter().flatten().filter_map(|field| {
         let path = text(field, "jsonPath");
         Some((path.strip_prefix('.').unwrap_or(path).to_owned().into(), JsonPath::parse(path)?))
     });
     let cells = wanted_columns(version).into_iter();
     custom::Custom {
-        namespaced,
+        kind: resource.kind.clone(),
+        namespaced: resource.namespaced,
         has_status: version["subresources"]["status"].is_object(),
         scale: scale(version),
         selectable: selectable.collect(),
@@ -221,6 +223,13 @@ fn scale(version: &Value) -> Option<custom::Scale> {
         status_replicas: text(scale, "statusReplicasPath").to_owned(),
         selector: text(scale, "labelSelectorPath").to_owned(),
     })
+}
+
+/// The replicas of a version's objects; nothing if it has no `scale`.
+fn replicas(version: &Value) -> FieldSet {
+    let Some(scale) = scale(version) else { return FieldSet::new() };
+    let path: Vec<&str> = scale.spec_replicas.trim_start_matches('.').split('.').collect();
+    FieldSet::from_paths(&[path.as_slice()])
 }
 
 /// What the clients of a deprecated version are told: the definition's own words, or upstream's.
@@ -246,4 +255,50 @@ fn text<'v>(value: &'v Value, key: &str) -> &'v str {
 
 fn texts(value: &Value, key: &str) -> Vec<String> {
     value[key].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::openapi;
+
+    /// The rows of a definition that serves these of its versions.
+    fn rows(served: &[&str], present: &Rows) -> Vec<Arc<Row>> {
+        rows_of(served, &json!([]), present)
+    }
+
+    fn rows_of(served: &[&str], conditions: &Value, present: &Rows) -> Vec<Arc<Row>> {
+        let version = |name: &&str| json!({"name": name, "served": served.contains(name), "storage": *name == "v2"});
+        let versions: Vec<Value> = ["v1", "v2"].iter().map(version).collect();
+        let names = json!({"plural": "as", "singular": "a", "kind": "A", "listKind": "AList"});
+        let spec = json!({"group": "g.io", "scope": "Cluster", "names": names, "versions": versions});
+        let value = json!({"metadata": {"name": "as.g.io", "uid": "u"}, "spec": spec, "status": {"acceptedNames": names, "conditions": conditions}});
+        let texts = versions.iter().map(|version| Bytes::from(version.to_string())).collect();
+        let outline = Outline { value, spec: Bytes::from(spec.to_string()), versions: texts };
+        compile(&outline, present, Entrance::new()).map(|compiled| compiled.rows).expect("rows")
+    }
+
+    #[test]
+    fn a_version_that_is_served_no_more_is_described_until_the_definition_goes() {
+        let with = |table: &Rows, served: &[&str]| table.with_definition("g.io", "as.g.io", rows(served, table));
+        let both = with(&Rows::default(), &["v1", "v2"]);
+        let one = with(&both, &["v2"]);
+        assert!(both.past().is_empty() && one.get("g.io", "v1", "as").is_none() && openapi::has(&one, "apis/g.io/v1"));
+        let none = with(&one, &[]);
+        assert!(none.groups().is_empty() && openapi::has(&none, "apis/g.io/v1") && openapi::has(&none, "apis/g.io/v2"));
+        let back = with(&none, &["v1", "v2"]);
+        assert!(back.past().is_empty() && back.get("g.io", "v1", "as").is_some());
+        assert!(!openapi::has(&none.without_definition("g.io", "as.g.io"), "apis/g.io/v1"));
+    }
+
+    #[test]
+    fn who_waits_for_a_bundle_is_served_and_not_told_of() {
+        let waits = json!([{"type": "Established", "status": "False", "reason": "InvalidCABundle"}]);
+        let table = Rows::default();
+        let waiting = table.with_definition("g.io", "as.g.io", rows_of(&["v1"], &waits, &table));
+        assert!(waiting.get("g.io", "v1", "as").is_some() && waiting.groups().is_empty() && !openapi::has(&waiting, "apis/g.io/v1"));
+        assert!(waiting.without_definition("g.io", "as.g.io").get("g.io", "v1", "as").is_none());
+        let established = waiting.with_definition("g.io", "as.g.io", rows(&["v1"], &waiting));
+        assert!(established.untold().is_empty() && established.past().is_empty() && openapi::has(&established, "apis/g.io/v1"));
+    }
 }

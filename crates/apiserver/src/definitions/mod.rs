@@ -18,6 +18,7 @@ mod registration;
 mod structure;
 
 use crate::{
+    conversion,
     family::Entrance,
     offload,
     own::{self, Owns},
@@ -27,7 +28,7 @@ use crate::{
 };
 use compile::{Compiled, compile};
 use futures_util::FutureExt;
-use kinds::definitions::{self, holds};
+use kinds::definitions::{self, Findings, holds};
 use machinery::{Value, json, status::Status};
 use outline::Outline;
 use std::{
@@ -50,6 +51,8 @@ const REGISTER_EVERY: Duration = Duration::from_secs(60);
 struct Known {
     group: String,
     uid: String,
+    /// The versions that it is to serve.
+    served: Vec<String>,
     accepted: Value,
     /// It waits for names that others have.
     waits: bool,
@@ -198,7 +201,7 @@ impl Keeper {
     /// Looks at the APIServices of these groups, those of definitions that are gone among them.
     async fn register(&self, groups: BTreeSet<String>) {
         for group in groups {
-            if let Err(error) = registration::follow(&self.world, &group).await {
+            if let Err(error) = registration::follow(&self.world, &group, &self.served(&group)).await {
                 tracing::warn!(group, %error, "the APIServices of a group could not be written");
             }
         }
@@ -240,7 +243,9 @@ impl Keeper {
             self.forget(name);
             let Some(known) = self.known.get(name) else { return Ok(Vec::new()) };
             let group = known.group.clone();
-            registration::follow(&self.world, &group).await?;
+            let others = self.known.iter().filter(|(other, known)| *other != name && known.group == group);
+            let served = others.flat_map(|(_, known)| known.served.iter().cloned()).collect();
+            registration::follow(&self.world, &group, &served).await?;
             self.known.remove(name);
             return Ok(self.waiting(&group, name));
         };
@@ -248,8 +253,9 @@ impl Keeper {
         let Some(definition) = Outline::of(&entry) else { return Ok(Vec::new()) };
         let group = definition.group();
         let structure = self.structures.known(name, &definition.value);
+        let found = Findings { structure, trusts: conversion::trusts(&definition.value["spec"]["conversion"]) };
         let others = self.known.iter().filter(|(other, known)| *other != name && known.group == group).map(|(_, known)| &known.accepted);
-        let settled = definition.with(definitions::settled(&definition.value, others, structure, SystemTime::now()));
+        let settled = definition.with(definitions::settled(&definition.value, others, found, SystemTime::now()));
         if self.know(&settled.value) {
             let waiting = self.waiting(group, name);
             self.owed.extend(waiting);
@@ -259,7 +265,7 @@ impl Keeper {
             self.write(name, &settled.value).await?;
         }
         self.clean_up(name, &settled.value);
-        registration::follow(&self.world, group).await?;
+        registration::follow(&self.world, group, &self.served(group)).await?;
         Ok(std::mem::take(&mut self.owed).into_iter().collect())
     }
 
@@ -303,15 +309,23 @@ impl Keeper {
     /// Remembers what the others of the group must know; `true` if that is news.
     fn know(&mut self, definition: &Value) -> bool {
         let (spec, accepted) = (&definition["spec"], &definition["status"]["acceptedNames"]);
+        let versions = spec["versions"].as_array().into_iter().flatten();
         let known = Known {
             group: text(spec, "group").to_owned(),
             uid: text(&definition["metadata"], "uid").to_owned(),
+            served: versions.filter(|version| version["served"] == true).map(|version| text(version, "name").to_owned()).collect(),
             accepted: accepted.clone(),
             waits: !holds(definition, "NamesAccepted"),
         };
         let name = text(&definition["metadata"], "name").to_owned();
         let before = self.known.insert(name, known);
         before.is_some_and(|before| before.accepted != *accepted || before.uid != text(&definition["metadata"], "uid"))
+    }
+
+    /// The versions of a group that definitions are to serve.
+    fn served(&self, group: &str) -> BTreeSet<String> {
+        let known = self.known.values().filter(|known| known.group == group);
+        known.flat_map(|known| known.served.iter().cloned()).collect()
     }
 
     fn waiting(&self, group: &str, name: &str) -> Vec<String> {
@@ -382,7 +396,7 @@ impl Keeper {
     /// Serves a definition no more.
     fn forget(&mut self, name: &str) {
         let Some(before) = self.compiled.remove(name) else { return };
-        self.world.replace_rows(|rows| rows.with_definition(before.group(), name, Vec::new()));
+        self.world.replace_rows(|rows| rows.without_definition(before.group(), name));
         before.end();
     }
 

@@ -1,9 +1,10 @@
 //! The APIService of each version that definitions serve: clients and aggregators find groups by them.
 //!
-//! Upstream has a controller that hears definitions and one that keeps what it asks for; here they follow the table of rows,
-//! and all groups are followed again once a minute: what somebody took away comes back. Only what bears the label of what is
-//! managed by itself is ever taken away, and what somebody else made stays as it is. These writes pass no admission
-//! ([`own`]): nobody's webhook may hold up the definitions of all others.
+//! Upstream has a controller that hears definitions and one that keeps what it asks for; here both are one step. They go by what
+//! definitions say, whether or not their names are accepted and their webhooks can be asked, and all groups are followed again
+//! once a minute: what somebody took away comes back. Only what bears the label of what is managed by itself is ever taken away,
+//! and what somebody else made stays as it is. These writes pass no admission ([`own`]): nobody's webhook may hold up the
+//! definitions of all others.
 
 use crate::{
     own::{self, Owns},
@@ -67,20 +68,18 @@ fn name(group: &str, version: &str) -> String {
     format!("{version}.{group}")
 }
 
-/// Has the APIServices of a group be those of its versions.
+/// Has the APIServices of a group be those of the versions that definitions are to serve. Those that the program serves itself are not
+/// for definitions to name.
 ///
 /// # Errors
 /// One cannot be written.
-pub(super) async fn follow(world: &World, group: &str) -> Result<(), Status> {
+pub(super) async fn follow(world: &World, group: &str, served: &BTreeSet<String>) -> Result<(), Status> {
     let Some(row) = world.row(API_SERVICES.0, API_SERVICES.1, API_SERVICES.2) else { return Ok(()) };
     let rows = world.rows();
-    let served = rows.group(group).map(|known| known.versions()).unwrap_or_default();
-    let wanted: BTreeSet<String> = served.iter().filter(|version| !rows.is_builtin_version(group, version)).map(|version| name(group, version)).collect();
-    for version in &served {
+    let mut wanted = BTreeSet::new();
+    for version in served.iter().filter(|version| !rows.is_builtin_version(group, version)) {
         let name = name(group, version);
-        if !wanted.contains(&name) {
-            continue;
-        }
+        wanted.insert(name.clone());
         let meant = api_service(group, version);
         let Some(present) = world.get(API_SERVICES, "", &name) else {
             // A name that was taken meanwhile is as good.

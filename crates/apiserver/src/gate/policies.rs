@@ -2,7 +2,7 @@
 //!
 //! What does not compile is kept with the reason: whoever is asked for it says so, and the failure policy decides.
 
-use super::rules::Rule;
+use super::{manifests, rules::Rule};
 use kinds::expressions::{Compiler, Declared, Gives};
 use kubecel::{
     Program, Type,
@@ -115,8 +115,8 @@ impl Variables {
     }
 
     fn push(&mut self, variable: Variable) {
-        // Of two with the same name the first is meant.
-        self.places.entry(variable.name.clone()).or_insert(self.list.len());
+        // Of two with the same name the last is meant, by those before it too.
+        self.places.insert(variable.name.clone(), self.list.len());
         self.list.push(variable);
     }
 }
@@ -292,9 +292,12 @@ impl Binding {
     }
 }
 
-/// Compiles a binding of either kind.
+/// Compiles a binding of either kind. Of a policy of files only those of files are some.
 pub(crate) fn binding(object: &Value) -> Vec<Binding> {
     let spec = &object["spec"];
+    if text(spec, "policyName").ends_with(manifests::SUFFIX) && !text(&object["metadata"], "name").ends_with(manifests::SUFFIX) {
+        return Vec::new();
+    }
     let acts = |action: &str| list(spec, "validationActions").iter().any(|own| own == action);
     let params = &spec["paramRef"];
     vec![Binding {
@@ -312,17 +315,27 @@ pub(crate) fn binding(object: &Value) -> Vec<Binding> {
     }]
 }
 
-/// Puts bindings in the order of their policies' names, those of one in the order that they have: they are looked up by it.
-pub(super) fn by_policy(bindings: &mut [Arc<Binding>]) {
-    bindings.sort_by(|one, other| one.policy.cmp(&other.policy));
+/// Where a policy stands: those of files come before those of the API.
+fn place(policy: &str) -> (bool, &str) {
+    (!policy.ends_with(manifests::SUFFIX), policy)
 }
 
-/// The policies that have bindings, with these; both are in the order of the policies' names.
+/// Puts policies in their order.
+pub(super) fn by_place(policies: &mut [Arc<Policy>]) {
+    policies.sort_by(|one, other| place(&one.name).cmp(&place(&other.name)));
+}
+
+/// Puts bindings in the order of their policies, those of one in the order that they have: they are looked up by it.
+pub(super) fn by_policy(bindings: &mut [Arc<Binding>]) {
+    bindings.sort_by(|one, other| place(&one.policy).cmp(&place(&other.policy)));
+}
+
+/// The policies that have bindings, with these; both are in the order of the policies.
 pub(crate) fn with_bindings<'p>(policies: &'p [Arc<Policy>], bindings: &'p [Arc<Binding>]) -> impl Iterator<Item = (&'p Arc<Policy>, &'p [Arc<Binding>])> {
     let mut rest = bindings;
     policies.iter().filter_map(move |policy| {
         // Of bindings to what is no policy nobody asks.
-        let before = rest.iter().take_while(|binding| binding.policy < policy.name).count();
+        let before = rest.iter().take_while(|binding| place(&binding.policy) < place(&policy.name)).count();
         let own = rest[before..].iter().take_while(|binding| binding.policy == policy.name).count();
         let (theirs, others) = rest[before..].split_at(own);
         rest = others;
@@ -349,13 +362,25 @@ mod tests {
 
     #[test]
     fn each_policy_is_met_with_its_own_bindings() {
-        let policies: Vec<Arc<Policy>> = ["a", "b", "c", "e"].iter().flat_map(|name| policy(&json!({"metadata": {"name": name}}))).map(Arc::new).collect();
-        let bound = |at: usize, name: &str| binding(&json!({"metadata": {"name": format!("x{at}")}, "spec": {"policyName": name}}));
-        let names = ["e", "c", "aa", "", "c", "zz", "a"];
+        let named = ["a", "b", "c", "e", "z.static.k8s.io"].iter();
+        let mut policies: Vec<Arc<Policy>> = named.flat_map(|name| policy(&json!({"metadata": {"name": name}}))).map(Arc::new).collect();
+        by_place(&mut policies);
+        let suffix = |at: usize| if at == 7 { manifests::SUFFIX } else { "" };
+        let bound = |at: usize, name: &str| binding(&json!({"metadata": {"name": format!("x{at}{}", suffix(at))}, "spec": {"policyName": name}}));
+        let names = ["e", "c", "aa", "", "c", "zz", "a", "z.static.k8s.io", "z.static.k8s.io"];
         let mut bindings: Vec<Arc<Binding>> = names.iter().enumerate().flat_map(|(at, name)| bound(at, name)).map(Arc::new).collect();
         by_policy(&mut bindings);
         let met = with_bindings(&policies, &bindings);
         let met: Vec<(&str, Vec<&str>)> = met.map(|(policy, bindings)| (&*policy.name, bindings.iter().map(|binding| &*binding.name).collect())).collect();
-        assert_eq!(met, [("a", vec!["x6"]), ("c", vec!["x1", "x4"]), ("e", vec!["x0"])], "not the one to \"aa\", which is none, nor \"b\", which has none");
+        let expected = [("z.static.k8s.io", vec!["x7.static.k8s.io"]), ("a", vec!["x6"]), ("c", vec!["x1", "x4"]), ("e", vec!["x0"])];
+        assert_eq!(met, expected, "not the one to \"aa\", which is none, nor \"b\", which has none");
+    }
+
+    #[test]
+    fn of_variables_with_one_name_the_last_is_meant() {
+        let variables = json!([{"name": "x", "expression": "1"}, {"name": "x", "expression": "2"}]);
+        let policies = policy(&json!({"metadata": {"name": "a"}, "spec": {"variables": variables}}));
+        let found = policies.first().and_then(|policy| policy.variables.find("x"));
+        assert_eq!(found.map(|(at, variable)| (at, &*variable.expression.text)), Some((1, "2")));
     }
 }

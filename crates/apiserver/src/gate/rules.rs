@@ -67,6 +67,11 @@ impl Rule {
         self.resources.iter().any(|(name, _)| name == "*" || name == resource)
     }
 
+    /// Whether it may be about deletions of a resource.
+    pub(crate) fn hears_deletions(&self, resource: &str) -> bool {
+        self.names(resource) && self.operations.iter().any(|operation| matches!(operation.as_str(), "*" | "DELETE"))
+    }
+
     pub(crate) fn matches(&self, asked: &Asked<'_>) -> bool {
         let among = |list: &[String], wanted: &str| list.iter().any(|item| item == "*" || item == wanted);
         let is_namespace = asked.resource == "namespaces" && asked.group.is_empty();

@@ -4,9 +4,10 @@
 use super::{
     event_limits::{self, Limit},
     image_reviews::{self, ImageReviews},
+    manifests::{self, Manifests, Plugin},
     order::{COUNT, ORDER, SECURE},
 };
-use crate::hooks::{Credentials, file_error};
+use crate::hooks::{Credentials, file_error, words};
 use machinery::{Value, json::Validation};
 use std::{
     collections::BTreeMap,
@@ -15,6 +16,11 @@ use std::{
 };
 
 const GROUP: &str = "apiserver.config.k8s.io/";
+/// The kinds of the settings of webhooks, and of policies.
+const HOOK_KINDS: [(&str, &str); 2] =
+    [("apiserver.config.k8s.io/v1", "WebhookAdmissionConfiguration"), ("apiserver.config.k8s.io/v1alpha1", "WebhookAdmission")];
+const POLICY_KINDS: [(&str, &str); 2] =
+    [("apiserver.config.k8s.io/v1", "MutatingAdmissionPolicyConfiguration"), ("apiserver.config.k8s.io/v1", "ValidatingAdmissionPolicyConfiguration")];
 
 /// What the command line says of admission.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +47,8 @@ pub struct AdmissionSettings {
     pub(crate) tolerations: (Vec<Value>, Vec<Value>),
     /// ImagePolicyWebhook: whom it asks.
     pub(crate) image_reviews: Option<Arc<ImageReviews>>,
+    /// What files say of policies and webhooks.
+    pub(crate) manifests: Vec<Manifests>,
 }
 
 impl Default for AdmissionSettings {
@@ -54,6 +62,7 @@ impl Default for AdmissionSettings {
             node_selectors: BTreeMap::new(),
             tolerations: Default::default(),
             image_reviews: None,
+            manifests: Vec::new(),
         }
     }
 }
@@ -114,7 +123,32 @@ impl AdmissionSettings {
     /// Reads what the settings of plug-ins say and name.
     fn complete(&mut self) -> Result<(), String> {
         self.plugins().map_err(|(name, why)| format!("couldn't init admission plugin {name:?}: {why}"))?;
-        self.webhooks()
+        self.webhooks()?;
+        self.manifests()
+    }
+
+    /// Reads the directories of manifests, once it is known that all of them are some.
+    fn manifests(&mut self) -> Result<(), String> {
+        let mut named = Vec::new();
+        for plugin in [Plugin::MutatingPolicies, Plugin::MutatingWebhooks, Plugin::ValidatingPolicies, Plugin::ValidatingWebhooks] {
+            let (name, own) = (plugin.name(), self.of(plugin.name()));
+            if own.is_null() || !ORDER.iter().position(|(known, _)| *known == name).is_some_and(|at| self.is_on(at)) {
+                continue;
+            }
+            let failed = |why: String| format!("couldn't init admission plugin {name:?}: {why}");
+            if matches!(plugin, Plugin::MutatingPolicies | Plugin::ValidatingPolicies) {
+                let wanted = format!("{name}Configuration");
+                let kind = is_of(own, &POLICY_KINDS, &["staticManifestsDir"]).map_err(failed)?;
+                if kind != wanted {
+                    return Err(failed(format!("unexpected type: *policyconfig.{kind}")));
+                }
+            }
+            let Some(directory) = own["staticManifestsDir"].as_str().filter(|directory| !directory.is_empty()) else { continue };
+            manifests::check_directory(directory).map_err(failed)?;
+            named.push((plugin, directory.to_owned()));
+        }
+        self.manifests = named.into_iter().map(|(plugin, directory)| Manifests::load(plugin, &directory)).collect::<Result<_, _>>()?;
+        Ok(())
     }
 
     fn plugins(&mut self) -> Result<(), (&'static str, String)> {
@@ -145,14 +179,10 @@ impl AdmissionSettings {
         for (name, place) in [("MutatingAdmissionWebhook", true), ("ValidatingAdmissionWebhook", false)] {
             let Some(own) = self.configurations.get(name) else { continue };
             let failed = |why: String| format!("couldn't init admission plugin {name:?}: {why}");
-            let kind = own["kind"].as_str().unwrap_or_default();
-            if kind != "WebhookAdmission" && kind != "WebhookAdmissionConfiguration" {
-                let version = own["apiVersion"].as_str().unwrap_or_default();
-                return Err(failed(format!("no kind {kind:?} is registered for version {version:?} in scheme \"pkg/runtime/scheme.go:111\"")));
-            }
+            is_of(own, &HOOK_KINDS, &["kubeConfigFile", "staticManifestsDir"]).map_err(failed)?;
             let Some(file) = own["kubeConfigFile"].as_str().filter(|file| !file.is_empty()) else { continue };
             if !Path::new(file).is_absolute() {
-                return Err(failed(format!("kubeConfigFile must be an absolute file path: {file:?}")));
+                return Err(failed(format!("kubeConfigFile: Invalid value: {file:?}: must be an absolute file path")));
             }
             let credentials = Credentials::load(Path::new(file)).map_err(failed)?;
             *(if place { &mut self.mutating } else { &mut self.validating }) = credentials;
@@ -161,11 +191,28 @@ impl AdmissionSettings {
     }
 }
 
+/// The kind of a plug-in's settings, if it is one of these and has no other fields.
+fn is_of<'v>(own: &'v Value, known: &[(&str, &str)], fields: &[&str]) -> Result<&'v str, String> {
+    let (version, kind) = (own["apiVersion"].as_str().unwrap_or_default(), own["kind"].as_str().unwrap_or_default());
+    for (what, said) in [("Kind", kind), ("apiVersion", version)] {
+        if said.is_empty() {
+            return Err(format!("Object '{what}' is missing in '{}'", String::from_utf8_lossy(&machinery::json::encode(own))));
+        }
+    }
+    if !known.contains(&(version, kind)) {
+        return Err(words::unregistered(kind, version));
+    }
+    let others =
+        own.as_object().into_iter().flatten().filter(|(field, _)| !matches!(field.as_str(), "apiVersion" | "kind") && !fields.contains(&field.as_str()));
+    let others: Vec<String> = others.map(|(field, _)| format!("unknown field {field:?}")).collect();
+    if others.is_empty() { Ok(kind) } else { Err(format!("strict decoding error: {}", others.join(", "))) }
+}
+
 /// Whether the settings of PodSecurity are some.
 fn pod_security(own: &Value) -> Result<(), String> {
     let (version, kind) = (own["apiVersion"].as_str().unwrap_or_default(), own["kind"].as_str().unwrap_or_default());
     if !version.starts_with("pod-security.admission.config.k8s.io/") || kind != "PodSecurityConfiguration" {
-        return Err(format!("no kind {kind:?} is registered for version {version:?} in scheme \"pkg/runtime/scheme.go:111\""));
+        return Err(words::unregistered(kind, version));
     }
     for mode in ["enforce", "audit", "warn"] {
         match own["defaults"][mode].as_str() {
@@ -193,7 +240,7 @@ fn read(file: &Path) -> Result<BTreeMap<String, Value>, String> {
     }
     let served = version.strip_prefix(GROUP).is_some_and(|version| matches!(version, "v1" | "v1alpha1"));
     if !served || kind != "AdmissionConfiguration" {
-        return Err(format!("no kind {kind:?} is registered for version {version:?} in scheme \"pkg/runtime/scheme.go:111\""));
+        return Err(words::unregistered(kind, version));
     }
     let mut out = BTreeMap::new();
     for plugin in value["plugins"].as_array().into_iter().flatten() {
@@ -261,11 +308,13 @@ mod tests {
         assert!(absent[0].contains("unable to read admission control configuration from"), "{absent:?}");
         let relative = write(
             "hook.yaml",
-            &format!("{own}- name: MutatingAdmissionWebhook\n  configuration: {{kind: WebhookAdmissionConfiguration, kubeConfigFile: x}}\n"),
+            &format!(
+                "{own}- name: MutatingAdmissionWebhook\n  configuration: {{apiVersion: apiserver.config.k8s.io/v1, kind: WebhookAdmissionConfiguration, kubeConfigFile: x}}\n"
+            ),
         );
         assert_eq!(
             relative.check().unwrap_err(),
-            ["couldn't init admission plugin \"MutatingAdmissionWebhook\": kubeConfigFile must be an absolute file path: \"x\""]
+            ["couldn't init admission plugin \"MutatingAdmissionWebhook\": kubeConfigFile: Invalid value: \"x\": must be an absolute file path"]
         );
         std::fs::remove_dir_all(&folder).unwrap();
     }

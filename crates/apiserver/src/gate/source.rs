@@ -1,4 +1,4 @@
-//! What a kind's objects say to admission, compiled once and known at once.
+//! What a kind's objects say to admission, and before them what files say ([`super::manifests`]), compiled once and known at once.
 //!
 //! Compiling takes as long as whoever wrote the objects wants: it runs on the threads for heavy work, once for each state of the
 //! objects, whoever waits for it or ceases to. Requests that meet it wait as they wait for a webhook.
@@ -20,6 +20,8 @@ struct Inner<T> {
     bucket: Bucket,
     compile: Box<Compile<T>>,
     arrange: fn(&mut [Arc<T>]),
+    /// What is told beside the objects, before them.
+    manifests: ArcSwap<Vec<Value>>,
     state: ArcSwap<State<T>>,
     /// Held while a new state is made, so that many requests make one: by who waits for it to be made elsewhere, and by who makes it.
     waiting: tokio::sync::Mutex<()>,
@@ -32,6 +34,9 @@ type Said<T> = (u64, Arc<Vec<Arc<T>>>);
 struct State<T> {
     /// The bucket's last revision when this was made.
     mark: u64,
+    /// What was given, and what it says.
+    manifests: Arc<Vec<Value>>,
+    given: Arc<Vec<Arc<T>>>,
     objects: HashMap<Arc<str>, Said<T>>,
     all: Arc<Vec<Arc<T>>>,
 }
@@ -50,41 +55,50 @@ impl<T: Send + Sync + 'static> Source<T> {
 
     /// What is told in an order that `arrange` makes of that of the objects' names.
     pub(crate) fn arranged(store: &Store, prefix: &str, compile: impl Fn(&Value) -> Vec<T> + Send + Sync + 'static, arrange: fn(&mut [Arc<T>])) -> Source<T> {
+        let manifests: Arc<Vec<Value>> = Arc::default();
+        let state = State { mark: 0, manifests: Arc::clone(&manifests), given: Arc::default(), objects: HashMap::new(), all: Arc::default() };
         Source(Arc::new(Inner {
             bucket: store.bucket(prefix),
             store: store.clone(),
             compile: Box::new(compile),
             arrange,
-            state: ArcSwap::from_pointee(State { mark: 0, objects: HashMap::new(), all: Arc::default() }),
+            manifests: ArcSwap::new(manifests),
+            state: ArcSwap::from_pointee(state),
             waiting: tokio::sync::Mutex::new(()),
             making: Mutex::new(()),
         }))
     }
 
-    /// What all objects say now, in their order.
+    /// What all say now, in their order: those that were given, and the objects.
     pub(crate) async fn all(&self) -> Arc<Vec<Arc<T>>> {
-        if let Some(all) = self.0.known() {
-            return all;
+        self.settle().await;
+        Arc::clone(&self.0.state.load().all)
+    }
+
+    /// The same of those alone that were given.
+    pub(crate) async fn given(&self) -> Arc<Vec<Arc<T>>> {
+        self.settle().await;
+        Arc::clone(&self.0.state.load().given)
+    }
+
+    async fn settle(&self) {
+        if self.0.is_known() {
+            return;
         }
         let inner = Arc::clone(&self.0);
         // A task of its own: what is half made is needed by the next one, whether this one still waits or not.
         let made = tokio::spawn(async move {
             let _waiting = inner.waiting.lock().await;
-            match inner.known() {
-                Some(all) => all,
-                None => {
-                    let inner = Arc::clone(&inner);
-                    offload::call(move || inner.make()).await
-                }
+            if !inner.is_known() {
+                let inner = Arc::clone(&inner);
+                offload::call(move || inner.make()).await;
             }
         });
-        match offload::resting(made).await {
-            Ok(all) => all,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                // Nobody aborts it: the runtime ends, and with it whoever asks.
-                Err(_) => Arc::clone(&self.0.state.load().all),
-            },
+        // Nobody aborts it: else the runtime ends, and with it whoever asks.
+        if let Err(error) = offload::resting(made).await
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
         }
     }
 }
@@ -92,28 +106,45 @@ impl<T: Send + Sync + 'static> Source<T> {
 impl<T> Source<T> {
     /// The same of objects of which each takes a moment: they are compiled here.
     pub(crate) fn at_once(&self) -> Arc<Vec<Arc<T>>> {
-        self.0.known().unwrap_or_else(|| self.0.make())
+        self.0.make();
+        Arc::clone(&self.0.state.load().all)
+    }
+
+    /// What is told before the objects from now on, in the place of what was given before.
+    pub(crate) fn give(&self, manifests: Vec<Value>) {
+        self.0.manifests.store(Arc::new(manifests));
     }
 }
 
 impl<T> Inner<T> {
-    /// What was made of the objects as they are now.
-    fn known(&self) -> Option<Arc<Vec<Arc<T>>>> {
+    /// Whether what was made says what the objects say now.
+    fn is_known(&self) -> bool {
         let state = self.state.load();
-        (state.mark == self.bucket.last_revision()).then(|| Arc::clone(&state.all))
+        state.mark == self.bucket.last_revision() && Arc::ptr_eq(&state.manifests, &self.manifests.load())
     }
 
-    fn make(&self) -> Arc<Vec<Arc<T>>> {
+    fn make(&self) {
+        if self.is_known() {
+            return;
+        }
         let _making = self.making.lock();
-        if let Some(known) = self.known() {
-            return known;
+        if self.is_known() {
+            return;
         }
         let old = self.state.load_full();
         // Before the objects are read: what changes meanwhile is seen next time.
-        let mark = self.bucket.last_revision();
-        let Some(snapshot) = self.store.snapshot(&self.bucket, None) else { return Arc::clone(&old.all) };
+        let (mark, manifests) = (self.bucket.last_revision(), self.manifests.load_full());
+        let Some(snapshot) = self.store.snapshot(&self.bucket, None) else { return };
+        let given = match Arc::ptr_eq(&manifests, &old.manifests) {
+            true => Arc::clone(&old.given),
+            false => {
+                let mut given: Vec<Arc<T>> = manifests.iter().flat_map(|value| (self.compile)(value)).map(Arc::new).collect();
+                (self.arrange)(&mut given);
+                Arc::new(given)
+            }
+        };
         let mut objects = HashMap::new();
-        let mut all = Vec::new();
+        let mut all = given.to_vec();
         for entry in snapshot.range(self.bucket.prefix(), "") {
             let kept = old.objects.get(&entry.key).filter(|(revision, _)| *revision == entry.revision);
             let compiled = kept
@@ -122,9 +153,7 @@ impl<T> Inner<T> {
             objects.insert(Arc::clone(&entry.key), (entry.revision, compiled));
         }
         (self.arrange)(&mut all);
-        let all = Arc::new(all);
-        self.state.store(Arc::new(State { mark, objects, all: Arc::clone(&all) }));
-        all
+        self.state.store(Arc::new(State { mark, manifests, given, objects, all: Arc::new(all) }));
     }
 }
 
@@ -175,5 +204,10 @@ mod tests {
         }
         assert_eq!(source.all().await.len(), 1);
         assert_eq!(times.load(Ordering::Relaxed), 1);
+        // What is given comes before the objects, which are not compiled again for it.
+        source.give(vec![json!({"spec": 7}), json!({"spec": 8})]);
+        let told = |all: Arc<Vec<Arc<Option<u64>>>>| all.iter().filter_map(|one| **one).collect::<Vec<_>>();
+        assert_eq!((told(source.all().await), told(source.given().await)), (vec![7, 8, 1], vec![7, 8]));
+        assert_eq!(times.load(Ordering::Relaxed), 3);
     }
 }

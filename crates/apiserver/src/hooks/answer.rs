@@ -1,12 +1,14 @@
 //! What an answer of HTTP says: its body within a bound, and whether it is an error (client-go's `transformResponse`).
 
 use super::{ANSWER_BYTES_MAX, Failure, words};
+use crate::Body;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, header, response::Parts};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use machinery::{
     Value,
+    quote::Quoted,
     status::{Details, Status},
 };
 
@@ -20,10 +22,19 @@ pub(super) type Answer = (Parts, Result<Bytes, String>);
 pub(super) const TOO_LARGE: &str = "http: response body too large";
 
 /// A whole body of HTTP/1.1.
-pub(super) async fn read(mut body: Incoming) -> Result<Bytes, String> {
+pub(super) async fn read(body: Incoming) -> Result<Bytes, String> {
+    whole(body, |error| unexpected(words::of_http(&error))).await
+}
+
+/// A whole body of the server's own.
+pub(super) async fn read_own(body: Body) -> Result<Bytes, String> {
+    whole(body, |error| error.to_string()).await
+}
+
+async fn whole<B: http_body::Body<Data = Bytes> + Unpin>(mut body: B, told: impl Fn(B::Error) -> String) -> Result<Bytes, String> {
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|error| words::of_http(&error)).map_err(unexpected)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(&told)?.into_data() else { continue };
         if all.len() + data.len() > ANSWER_BYTES_MAX {
             return Err(TOO_LARGE.into());
         }
@@ -96,7 +107,7 @@ fn generic(code: StatusCode, text: bool, body: &[u8]) -> Status {
         503 => ("ServiceUnavailable", "the server is currently unable to handle the request".to_owned()),
         504 => ("Timeout", "the server was unable to return a response in the time allotted, but may still be processing the request".to_owned()),
         429 => ("TooManyRequests", "the server has received too many requests and has asked us to try again later".to_owned()),
-        500.. => ("InternalError", format!("an error on the server ({said:?}) has prevented the request from succeeding")),
+        500.. => ("InternalError", format!("an error on the server ({}) has prevented the request from succeeding", Quoted(&said))),
         _ => ("", format!("the server responded with the status code {number} but did not return more information")),
     };
     let mut status = Status::new(number, reason, message);

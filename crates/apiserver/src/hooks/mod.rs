@@ -25,8 +25,10 @@ pub(crate) use life::{PING_AFTER, PING_MAX};
 pub(crate) use pool::Pools;
 pub(crate) use target::{ClientConfig, Target, joined_whole};
 
+use crate::Body;
+use http::{Request, Response};
 use machinery::{Value, status::Status};
-use std::{fmt, io, path::Path, sync::Arc};
+use std::{fmt, io, path::Path, pin::Pin, sync::Arc};
 
 /// Bytes of an answer at most. A patch is at most as large as a request's body, in base64, with some text around it; upstream
 /// has no bound and reads whatever comes.
@@ -36,7 +38,19 @@ const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub(crate) trait Services: Send + Sync {
     /// A Service.
     fn service(&self, namespace: &str, name: &str) -> Option<Arc<Value>>;
+
+    /// What the server answers itself; none where there is nobody to ask. It has been named as a hook: by the Service `kubernetes`, behind
+    /// which are the servers that are aggregated.
+    fn itself(&self, _request: Request<Body>) -> Option<OwnAnswer> {
+        None
+    }
 }
+
+/// An answer of the server to itself, or why there is none.
+pub(crate) type OwnAnswer = Pin<Box<dyn Future<Output = Result<Response<Body>, String>> + Send>>;
+
+/// Who answers the server's requests to itself.
+pub(crate) type Itself = Box<dyn Fn(Request<Body>) -> Option<OwnAnswer> + Send + Sync>;
 
 /// Why a call has no answer.
 #[derive(Debug, Clone)]

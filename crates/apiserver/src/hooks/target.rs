@@ -8,6 +8,7 @@ use super::{
     line::Unanswered,
     pool::{Pool, Pools},
 };
+use crate::full;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header, response::Parts};
 use machinery::Value;
@@ -33,6 +34,8 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(5);
 const REDIRECTS_MAX: usize = 10;
 /// What Go says when a call's time is over.
 const LATE: &str = "context deadline exceeded";
+/// How much later than the time that is left a call is over: timers are exact to a millisecond.
+const AFTER_THE_REQUEST: Duration = Duration::from_millis(10);
 const AGENT: HeaderValue = HeaderValue::from_static("kube-apiserver-admission");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -79,6 +82,8 @@ pub(crate) struct Target {
     base: String,
     uri: Uri,
     pool: Arc<Pool>,
+    /// It is the server itself, which asks itself as its own user and over no network (upstream: over its loopback address).
+    is_itself: bool,
     authorization: Option<HeaderValue>,
     /// The head of the last call: those of most are the same.
     last: Mutex<Option<Head>>,
@@ -158,11 +163,12 @@ impl Target {
             Place::Service { port, .. } => (named.clone(), *port),
             Place::Host { host, port } => (host.clone(), *port),
         };
+        let is_itself = matches!(&place, Place::Service { namespace, name, port: PORT } if namespace == "default" && name == "kubernetes");
         let who = credentials.of(&format!("{host}:{port}"))?;
         let server_name = ServerName::try_from(named).map_err(|error| format!("parse {base:?}: {error}"))?;
         let pool = pools.get(place, server_name, &config.ca_bundle, who.certificate)?;
         let uri = base.parse().map_err(|error| format!("parse {base:?}: {error}"))?;
-        Ok(Target { uri, base, pool, authorization: who.authorization, last: Mutex::default() })
+        Ok(Target { uri, base, pool, is_itself, authorization: who.authorization, last: Mutex::default() })
     }
 
     /// Asks, with a body of JSON, and gives the body of a good answer. `within` is what is told to the other side (`timeout=`) and
@@ -172,7 +178,8 @@ impl Target {
     /// There is no answer by then, or it tells an error.
     pub(crate) async fn post(&self, services: &dyn Services, body: Bytes, within: Duration) -> Result<Bytes, Failure> {
         let first = Step { seconds: within.as_secs() + u64::from(within.subsec_nanos() > 0), body, led: None };
-        let until = Instant::now() + within;
+        // Where it is the request's own time that ends here, the request is answered so first (as by upstream's filter), and not by us.
+        let until = Instant::now() + within + AFTER_THE_REQUEST;
         let mut over = pin!(tokio::time::sleep_until(until));
         for _ in 0..RETRIES_MAX {
             let (parts, body) = self.followed(services, &first, over.as_mut()).await?;
@@ -235,14 +242,16 @@ impl Target {
     }
 
     async fn exchange(&self, services: &dyn Services, step: &Step, answered: &Arc<AtomicBool>) -> Result<Answer, String> {
+        if self.is_itself
+            && let Some(answer) = Box::pin(self.ask_itself(services, step, answered)).await
+        {
+            return answer;
+        }
         // A kept connection may be closed just now: then the call is unsent.
         let mut refused = 0;
         loop {
             let (mut sender, kept) = self.pool.take(services).await?;
-            let head = match &step.led {
-                None => self.head(step.seconds, sender.is_two())?,
-                Some(led) => self.request(if led.posts { Method::POST } else { Method::GET }, &led.path, sender.is_two())?,
-            };
+            let head = self.head_of(step, sender.is_two())?;
             match sender.call(head, step.body.clone(), answered).await {
                 Ok(answer) => {
                     if answer.1.is_ok() {
@@ -257,6 +266,27 @@ impl Target {
                 }
                 Err(Unanswered::Unsent(why) | Unanswered::Refused(why) | Unanswered::Failed(why)) => return Err(why),
             }
+        }
+    }
+
+    async fn ask_itself(&self, services: &dyn Services, step: &Step, answered: &AtomicBool) -> Option<Result<Answer, String>> {
+        let head = match self.head_of(step, false) {
+            Ok(head) => head,
+            Err(why) => return Some(Err(why)),
+        };
+        let asked = services.itself(head.map(|()| full(step.body.clone())))?;
+        let (parts, body) = match asked.await {
+            Ok(answer) => answer.into_parts(),
+            Err(why) => return Some(Err(why)),
+        };
+        answered.store(true, Ordering::Relaxed);
+        Some(Ok((parts, answer::read_own(body).await)))
+    }
+
+    fn head_of(&self, step: &Step, two: bool) -> Result<Request<()>, String> {
+        match &step.led {
+            None => self.head(step.seconds, two),
+            Some(led) => self.request(if led.posts { Method::POST } else { Method::GET }, &led.path, two),
         }
     }
 

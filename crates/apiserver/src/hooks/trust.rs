@@ -44,7 +44,7 @@ pub(crate) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>
 pub(crate) fn config(bundle: &[u8], identity: Option<Identity>, two: bool) -> Result<ClientConfig, String> {
     let roots = if bundle.is_empty() { system() } else { Arc::new(read(bundle)) };
     if roots.is_empty() && !bundle.is_empty() {
-        return Err("unable to load root certificates: unable to parse bytes as PEM block".into());
+        return Err(format!("unable to load root certificates: {}", unread(bundle)));
     }
     let mut provider = rustls::crypto::ring::default_provider();
     provider.cipher_suites.sort_by_key(|suite| !FIRST.contains(&suite.suite()));
@@ -60,9 +60,26 @@ pub(crate) fn config(bundle: &[u8], identity: Option<Identity>, two: bool) -> Re
     Ok(config)
 }
 
+/// Whether a bundle can be used: it has an authority, or there is none at all and the host's count.
+pub(crate) fn is_usable(bundle: &[u8]) -> bool {
+    bundle.is_empty() || !read(bundle).is_empty()
+}
+
 /// Authorities from PEM; what is none is passed over, as Go does.
 fn read(pem: &[u8]) -> Vec<CertificateDer<'static>> {
-    CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect()
+    CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).filter(|der| X509Certificate::from_der(der).is_ok()).collect()
+}
+
+/// Why there is no authority in PEM (client-go's `createErrorParsingCAData`).
+fn unread(pem: &[u8]) -> &'static str {
+    const END: &[u8] = b"-----END ";
+    if CertificateDer::pem_slice_iter(pem).any(|found| found.is_ok()) {
+        "failed to parse certificate: x509: malformed certificate"
+    } else if pem.windows(END.len()).any(|part| part == END) {
+        "no valid certificate authority data seen"
+    } else {
+        "unable to parse bytes as PEM block"
+    }
 }
 
 /// What this host believes, read once: a program must be started anew to see another, as with Go.
@@ -230,5 +247,21 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_without_an_authority_is_told() {
+        let told = |bundle: &str| config(bundle.as_bytes(), None, false).err();
+        let why = |why: &str| Some(format!("unable to load root certificates: {why}"));
+        assert_eq!(told("hello"), why("unable to parse bytes as PEM block"));
+        let malformed = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert_eq!(told(malformed), why("failed to parse certificate: x509: malformed certificate"));
+        let key = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n";
+        assert_eq!(told(key), why("no valid certificate authority data seen"));
     }
 }

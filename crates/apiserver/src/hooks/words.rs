@@ -1,6 +1,6 @@
 //! Errors of the network, and of answers that are not what they should be, in the words of Go's standard library.
 
-use machinery::{Value, tree::json_type};
+use machinery::{Value, quote::Quoted, tree::json_type};
 use rustls::{AlertDescription, Error as Tls, InvalidMessage};
 use std::{
     error::Error as _,
@@ -136,6 +136,22 @@ pub(crate) fn tree(body: &[u8]) -> Result<Value, String> {
     machinery::json::read(body).map_err(|error| {
         let why = machinery::json::syntax_error(body).unwrap_or_else(|| error.to_string());
         format!("couldn't get version/kind; json parse error: {why}")
+    })
+}
+
+/// A kind that upstream's readers do not know.
+pub(crate) fn unregistered(kind: &str, version: &str) -> String {
+    format!("no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"", Quoted(kind), Quoted(version))
+}
+
+/// What does not say what it is by texts, where a kind was looked for.
+pub(crate) fn untold(object: &Value) -> Option<String> {
+    ["apiVersion", "kind"].into_iter().find_map(|field| match &object[field] {
+        Value::Null | Value::String(_) => None,
+        found => {
+            let found = json_type(found);
+            Some(format!("couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go struct field .{field} of type string"))
+        }
     })
 }
 

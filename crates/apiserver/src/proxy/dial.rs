@@ -91,6 +91,7 @@ fn refusal(error: &io::Error) -> String {
         Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => {
             "failed to verify certificate: x509: certificate signed by unknown authority".to_owned()
         }
+        Some(rustls::Error::InvalidMessage(_)) => "first record does not look like a TLS handshake".to_owned(),
         _ => error.to_string(),
     }
 }

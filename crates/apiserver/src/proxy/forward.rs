@@ -4,7 +4,7 @@ use super::{
     dial::{self, Backend},
     html, sniff, tunnel,
 };
-use crate::{Body, BoxError, Context, hooks, websocket};
+use crate::{Body, BoxError, Context, aggregation::headers as shown, hooks, query, websocket};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
     header::{self, Entry},
@@ -14,6 +14,8 @@ use hyper::{body::Incoming, client::conn::http1::SendRequest, upgrade::OnUpgrade
 use hyper_util::rt::TokioIo;
 use machinery::status::Status;
 
+/// What is told of a backend that does not upgrade, and does not refuse to.
+const NO_UPGRADE: &str = "invalid upgrade response";
 /// Bytes of an HTML page whose links are rewritten at most; a larger one is refused rather than held.
 const PAGE_MAX: usize = 16 * 1024 * 1024;
 /// Headers of one hop (RFC 9110, 7.6.1).
@@ -79,19 +81,24 @@ pub(crate) fn drop_hop_headers(headers: &mut HeaderMap) {
 /// Answers a proxy request. `admitted` is the path that admission has left, if it is another than the one that was asked for.
 pub(super) async fn answer(cx: &Context, backend: &Backend, admitted: Option<&str>, mut request: Request<Body>) -> Result<Response<Body>, Status> {
     let reach = |error: String| Status::service_unavailable(format!("error trying to reach service: {error}"));
-    let (asked, tail) = (cx.info.tail.as_str(), admitted.unwrap_or(&cx.info.tail));
-    let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
+    let tail = admitted.unwrap_or(&cx.info.tail);
+    let asked = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
     let own_path = request.uri().path().to_owned();
-    let path = if tail.is_empty() { "/" } else { tail };
-    let uri: Uri = format!("{path}{query}").parse().map_err(|_| Status::bad_request("the path is not one"))?;
+    // As upstream joins it: read, without what leads nowhere or back, and written again.
+    let location = hooks::joined_whole(&by_bytes(tail));
+    let path = shown::in_path(&bytes(&location));
+    let uri: Uri = format!("{path}{asked}").parse().map_err(|_| Status::bad_request("the path is not one"))?;
     let host = host(&request);
     if websocket::upgrade_wanted(request.headers()) {
-        return upgrade(backend, uri, host, request).await.map_err(reach);
+        let told = |error: String| if error.starts_with(NO_UPGRADE) { super::plain_error(error) } else { reach(error) };
+        return upgrade(backend, uri, host, request).await.map_err(told);
     }
     if tail.is_empty() && matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Ok(to_root(&format!("{own_path}/{query}")));
+        return Ok(to_root(&format!("{own_path}/{asked}")));
     }
-    let prefix = own_path.strip_suffix(asked).unwrap_or(&own_path).to_owned();
+    let own = by_bytes(&own_path);
+    // What was asked for in another way is told whole.
+    let prefix = String::from_utf8_lossy(&bytes(own.strip_suffix(&location).unwrap_or(&own))).into_owned();
     *request.uri_mut() = uri;
     *request.version_mut() = http::Version::HTTP_11;
     let headers = request.headers_mut();
@@ -101,15 +108,28 @@ pub(super) async fn answer(cx: &Context, backend: &Backend, admitted: Option<&st
     headers.remove(header::ACCEPT_ENCODING);
     set(headers, header::HOST, host.as_deref().unwrap_or_default());
     set(headers, HeaderName::from_static("x-forwarded-uri"), &hooks::joined_whole(&format!("{prefix}{path}")));
-    let source = html::Source { prefix: &prefix, backend: &backend.address.to_string(), host: host.as_deref().unwrap_or_default() };
+    // As it stands in links: whoever asks says what may be in it.
+    let source = html::Source { prefix: &shown::in_path(prefix.as_bytes()), backend: &backend.address.to_string(), host: host.as_deref().unwrap_or_default() };
     let mut sender = dial::connect(backend).await.map_err(reach)?;
     let answer = sender.send_request(request).await.map_err(|e| reach(told(&e)))?;
-    let answer = rewrite(answer, &source).await.map_err(reach)?;
+    let mut answer = rewrite(answer, &source).await.map_err(reach)?;
+    shown::cached(answer.headers_mut());
     Ok(sniff::named(answer).await)
 }
 
+/// A path as it is read, each of its bytes a character: not every path is text.
+fn by_bytes(path: &str) -> String {
+    query::percent_bytes(path).into_iter().map(char::from).collect()
+}
+
+/// The bytes of what [`by_bytes`] gave.
+fn bytes(path: &str) -> Vec<u8> {
+    path.chars().filter_map(|byte| u8::try_from(byte).ok()).collect()
+}
+
+/// What is told of an answer that is none.
 fn told(error: &hyper::Error) -> String {
-    if error.is_incomplete_message() || error.is_closed() { "EOF".into() } else { error.to_string() }
+    hooks::words::of_http(error)
 }
 
 fn set(headers: &mut HeaderMap, name: HeaderName, text: &str) {
@@ -182,7 +202,7 @@ pub(crate) async fn switch(mut sender: SendRequest<Body>, outward: Request<Body>
     let mut answer = sender.send_request(outward).await.map_err(|e| told(&e))?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         if answer.status().as_u16() < 400 {
-            return Err(format!("invalid upgrade response: status code {}", answer.status().as_u16()));
+            return Err(format!("{NO_UPGRADE}: status code {}", answer.status().as_u16()));
         }
         let (mut parts, body) = answer.into_parts();
         drop_hop_headers(&mut parts.headers);
@@ -207,6 +227,15 @@ pub(crate) async fn switch(mut sender: SendRequest<Body>, outward: Request<Body>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_are_read_and_written_again() {
+        let of = |tail: &str| shown::in_path(&bytes(&hooks::joined_whole(&by_bytes(tail))));
+        for (tail, path) in [("", "/"), ("/a//b/", "/a/b/"), ("/a/%2e%2E/b", "/b"), ("/a%2Fb", "/a/b"), ("/a%20b/%41!", "/a%20b/A%21"), ("/../..", "/")] {
+            assert_eq!(of(tail), path, "{tail}");
+        }
+        assert_eq!(of("/%ff/%C3%A4"), "/%FF/%C3%A4", "no text is made of what is none");
+    }
 
     #[test]
     fn a_backend_is_told_no_identity_by_the_caller() {

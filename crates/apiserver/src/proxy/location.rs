@@ -6,7 +6,7 @@ use super::{
     items, kubelet, text,
 };
 use crate::{path::RequestInfo, storage, world::World};
-use machinery::{Value, status::Status};
+use machinery::{Value, quote::Quoted, status::Status};
 use std::net::IpAddr;
 
 /// Finds the backend of a proxy request.
@@ -17,7 +17,7 @@ pub(super) fn find(world: &World, info: &RequestInfo) -> Result<Backend, Status>
         _ => "node",
     };
     let Some((scheme, name, port)) = split(&info.name) else {
-        return Err(Status::bad_request(format!("invalid {kind} request {:?}", info.name)));
+        return Err(Status::bad_request(format!("invalid {kind} request {}", Quoted(&info.name))));
     };
     match kind {
         "pod" => of_pod(world, &info.namespace, scheme, name, port),
@@ -42,7 +42,9 @@ fn backend(host: Host, scheme: &str, port: &str) -> Result<Backend, Status> {
     let default = if scheme == "https" { 443 } else { 80 };
     let port = match port {
         "" => default,
-        text => text.parse::<u16>().map_err(|_| Status::service_unavailable(format!("error trying to reach service: address {text}: invalid port")))?,
+        text => {
+            text.parse::<u16>().map_err(|_| Status::service_unavailable(format!("error trying to reach service: dial tcp: address {text}: invalid port")))?
+        }
     };
     let tls = if scheme == "https" { Some(dial::unverified().map_err(Status::internal)?) } else { None };
     Ok(Backend { address: Address { host, port }, tls })
@@ -69,14 +71,15 @@ fn of_pod(world: &World, namespace: &str, scheme: &str, name: &str, port: &str) 
 
 fn of_node(world: &World, scheme: &str, name: &str, port: &str) -> Result<Backend, Status> {
     let node = world.read(NODES, "", name)?;
-    if port.is_empty() || port.parse() == Ok(kubelet::port(&node)) {
-        return kubelet::of_node(world, name);
-    }
     let host = match kubelet::host(&node)? {
         Host::Ip(ip) => Host::Ip(proxyable(ip)?),
         // Looked at once its address is known.
         name => name,
     };
+    // The kubelet's port is none that this host has for itself, either: whoever writes a node's status must not lead there.
+    if port.is_empty() || port.parse() == Ok(kubelet::port(&node)) {
+        return kubelet::of_node(world, name);
+    }
     backend(host, scheme, port)
 }
 
@@ -86,12 +89,12 @@ fn of_service(world: &World, info: &RequestInfo, scheme: &str, name: &str, port:
     if let Ok(number) = port.parse::<i64>() {
         let service = world.read(("", "v1", "services"), &info.namespace, name)?;
         let found = items(&service["spec"]["ports"]).iter().find(|p| p["port"].as_i64() == Some(number));
-        let found = found.ok_or_else(|| Status::service_unavailable(format!("no service port {number} found for service {name:?}")))?;
+        let found = found.ok_or_else(|| Status::service_unavailable(format!("no service port {number} found for service {}", Quoted(name))))?;
         text(found, "name").clone_into(&mut wanted);
     }
     let mut ready = endpoints(world, &info.namespace, name, &wanted);
     if ready.is_empty() {
-        return Err(Status::service_unavailable(format!("no endpoints available for service {name:?}")));
+        return Err(Status::service_unavailable(format!("no endpoints available for service {}", Quoted(name))));
     }
     let at = usize::from(u16::from_ne_bytes(random())) % ready.len();
     let (ip, port) = ready.swap_remove(at);

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use machinery::{
     Value,
     field::{self, ErrorList, Path},
+    quote::Quoted,
     status::Status,
 };
 
@@ -18,7 +19,8 @@ use machinery::{
 const ERROR_TEXT_MAX: usize = 50_000;
 /// The options that the kubelet is told as they are.
 const FLAGS: [&str; 3] = ["follow", "previous", "timestamps"];
-const NUMBERS: [&str; 3] = ["limitBytes", "sinceSeconds", "tailLines"];
+/// In the order in which they are judged.
+const NUMBERS: [&str; 3] = ["tailLines", "limitBytes", "sinceSeconds"];
 
 /// A log that is asked for.
 pub(super) struct Wanted {
@@ -70,22 +72,19 @@ fn parameters(query: &Query<'_>, name: &str) -> Result<String, Status> {
             out.push((flag, "true".into()));
         }
     }
+    let since = query.text("sinceTime");
     for key in NUMBERS {
         let Some(number) = query.int(key)? else { continue };
         let (least, detail) = if key == "tailLines" { (0, "must be greater than or equal to 0") } else { (1, "must be greater than 0") };
-        if number < least {
+        if key == "sinceSeconds" && !since.is_empty() {
+            errors.push(field::Error::forbidden(&Path::unnamed(), "at most one of `sinceTime` or `sinceSeconds` may be specified"));
+        } else if number < least {
             errors.push(field::Error::invalid(&Path::root(key), number, detail));
         }
         out.push((key, number.to_string()));
     }
-    let since = query.text("sinceTime");
     if !since.is_empty() {
-        if machinery::time::parse(since).is_err() {
-            return Err(Status::bad_request(format!("parsing time {since:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {since:?} as \"2006\"")));
-        }
-        if query.get("sinceSeconds").is_some() {
-            errors.push(field::Error::forbidden(&Path::unnamed(), "at most one of `sinceTime` or `sinceSeconds` may be specified"));
-        }
+        machinery::time::parse(since).map_err(Status::bad_request)?;
         out.push(("sinceTime", since.to_owned()));
     }
     // Upstream's gate PodLogsQuerySplitStreams is off by default.
@@ -112,12 +111,9 @@ pub(super) fn container(pod: &Value, named: &str) -> Result<String, Status> {
     match own.as_slice() {
         [one] => Ok((*one).to_owned()),
         [] => Err(Status::bad_request(format!("a container name must be specified for pod {name}"))),
-        more => {
-            let mut why = format!("a container name must be specified for pod {name}, choose one of: [{}]", more.join(" "));
-            if !init.is_empty() {
-                why.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
-            }
-            Err(Status::bad_request(why))
+        _ => {
+            let all: Vec<&str> = init.iter().chain(&own).copied().chain(names("ephemeralContainers")).collect();
+            Err(Status::bad_request(format!("a container name must be specified for pod {name}, choose one of: [{}]", all.join(" "))))
         }
     }
 }
@@ -138,7 +134,7 @@ async fn refused(answer: Response<Incoming>, name: &str) -> Status {
         503 if text.is_empty() => Status::service_unavailable(about("the server is currently unable to handle the request")),
         503 => Status::service_unavailable(about(&text)),
         504 => Status::timeout(about("the server was unable to return a response in the time allotted, but may still be processing the request")),
-        501.. => Status::new(code, "InternalError", about(&format!("an error on the server ({text:?}) has prevented the request from succeeding"))),
+        501.. => Status::new(code, "InternalError", about(&format!("an error on the server ({}) has prevented the request from succeeding", Quoted(&text)))),
         _ => Status::new(code, "", about(&format!("the server responded with the status code {code} but did not return more information"))),
     }
 }

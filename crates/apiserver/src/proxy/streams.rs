@@ -1,7 +1,7 @@
 //! exec, attach and port-forward: an upgraded connection to the kubelet, carried as bytes.
 
 use super::{Asked, dial::Backend, forward, kubelet, log, plain_error, pod, text};
-use crate::{Body, Context, access, path::RequestInfo, query::Query, websocket, world::World};
+use crate::{Body, Context, access, query::Query, websocket, world::World};
 use http::{Method, Request, Response, Uri};
 use machinery::{Value, status::Status};
 
@@ -9,7 +9,7 @@ use machinery::{Value, status::Status};
 pub(super) fn find(world: &World, cx: &Context, query: &Query<'_>, request: &Request<Body>) -> Result<Asked, Status> {
     // A WebSocket begins with GET, which must not make the right to look the right to run something.
     if request.method() == Method::GET {
-        access::authorize(world, &cx.user, &RequestInfo { verb: "create", ..cx.info.clone() })?;
+        access::authorize_stream(world, cx)?;
     }
     let pod = pod(world, cx)?;
     let name = cx.info.name.as_str();

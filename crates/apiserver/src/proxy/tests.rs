@@ -2,13 +2,14 @@ use super::{
     dial::Backend,
     forward,
     html::{self, Source},
-    location,
+    location, log,
 };
 use crate::{Body, Context, path::RequestInfo, query::Query};
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
+use serde_json::json;
 use std::{convert::Infallible, sync::Arc, time::SystemTime};
 use tokio::net::TcpListener;
 
@@ -16,6 +17,17 @@ const PREFIX: &str = "/api/v1/namespaces/default/services/web/proxy";
 
 fn source() -> Source<'static> {
     Source { prefix: PREFIX, backend: "10.1.2.3:80", host: "api:6443" }
+}
+
+#[test]
+fn who_names_no_container_hears_of_all() {
+    let named = |names: &[&str]| names.iter().map(|name| json!({"name": name})).collect::<Vec<_>>();
+    let pod = |own: &[&str]| json!({"metadata": {"name": "p"}, "spec": {"containers": named(own), "initContainers": named(&["i"]), "ephemeralContainers": named(&["e"])}});
+    let told = |own: &[&str], name: &str| log::container(&pod(own), name).map_err(|status| status.message);
+    assert_eq!(told(&["c"], ""), Ok("c".into()));
+    assert_eq!(told(&["c", "d"], "e"), Ok("e".into()));
+    assert_eq!(told(&["c", "d"], ""), Err("a container name must be specified for pod p, choose one of: [i c d e]".into()));
+    assert_eq!(told(&["c"], "x"), Err("container x is not valid for pod p".into()));
 }
 
 #[test]
@@ -116,7 +128,7 @@ async fn play(request: Request<Incoming>) -> Result<Response<Full<bytes::Bytes>>
     let response = Response::builder().header("access-control-allow-origin", "*").header("x-own", "1");
     Ok(match request.uri().path() {
         "/redirect" => response.status(302).header("location", "/there").body(text(String::new())),
-        "/page" => response.header("content-type", "text/html; charset=utf-8").body(text("<a href=\"/rewriteme\">test</a>".into())),
+        "/page" | "/a/%22%3E" => response.header("content-type", "text/html; charset=utf-8").body(text("<a href=\"/rewriteme\">test</a>".into())),
         _ => {
             let header = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or("-").to_owned();
             let asked =
@@ -161,6 +173,8 @@ async fn a_backend_s_redirects_and_pages_are_rewritten() {
     let (_, response, body) = ask(&backend, Method::GET, "/page", "").await;
     assert_eq!(body, format!("<a href=\"{PREFIX}/rewriteme\">test</a>"));
     assert_eq!(response.headers()["content-length"].to_str().expect("text"), body.len().to_string());
+    let (_, _, body) = ask(&backend, Method::GET, "/a//%22%3E", "").await;
+    assert_eq!(body, format!("<a href=\"{PREFIX}/a//%22%3E/rewriteme\">test</a>"), "what was asked for ends no attribute");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Deletecollection: every selected object is deleted as a delete of its own would.
 
-use super::{Call, DeleteOptions, Selectors, delete, delete_named, list, meta};
+use super::{Call, DeleteOptions, Selectors, delete, delete_named, list, meta, placed};
 use crate::{listing::List, respond::Answer, storage};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
@@ -24,20 +24,25 @@ pub(crate) async fn delete_collection(call: &Call<'_>, body: &Bytes) -> Result<A
         return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", vec![error]));
     }
     let list: List = list::of(call, &selectors).await?;
+    // Of a namespace without a name all are listed, and none can be deleted.
+    if !list.entries.is_empty() {
+        placed(call.row, call.namespace())?;
+    }
     delete::warn(call, &options);
     delete_each(call, &list, &options).await?;
     Ok(Answer::List(list))
 }
 
 /// Deletes what a list holds. Each deletion is finished; those that have not begun are left when one failed or nobody waits any more, as
-/// upstream does.
+/// upstream does. Where somebody may refuse, it is one after another, so that all stay that follow the refused one.
 async fn delete_each(call: &Call<'_>, list: &List, options: &DeleteOptions) -> Result<(), Status> {
+    let side_by_side = if call.world.gate().hears_deletions(&call.row.resource.resource).await { 1 } else { SIDE_BY_SIDE };
     let mut entries = list.entries.iter();
     let mut under_way = FuturesUnordered::new();
     let mut outcome = Ok(());
     loop {
         while outcome.is_ok()
-            && under_way.len() < SIDE_BY_SIDE
+            && under_way.len() < side_by_side
             && let Some(entry) = entries.next()
         {
             match call.cx.is_given_up() {

@@ -7,13 +7,13 @@
 //! An object that cannot be read (its webhook does not convert it) cannot go that way. Who has a right of its own for it may ask for
 //! its removal all the same, whatever holds it (`remove_unreadable`).
 
-use super::{ATTEMPTS_MAX, Call, meta, options};
-use crate::{Operation, Write, access, admission, context::Options, conversion::Memory, errors, respond::Answer, rows::Row, services, storage};
+use super::{ATTEMPTS_MAX, Call, meta, options, placed};
+use crate::{Operation, Write, access, admission, context::Options, conversion::Memory, errors, hooks::words, respond::Answer, rows::Row, services, storage};
 use bytes::Bytes;
 use http::StatusCode;
-use kinds::Propagation;
+use kinds::{Propagation, Strategy};
 use machinery::{
-    Value,
+    Value, defaulting,
     field::{self, ErrorList, Path},
     status::Status,
     time,
@@ -30,6 +30,11 @@ const FOREGROUND: &str = "foregroundDeletion";
 
 /// The option by which an object goes that the store has and cannot read.
 pub(super) const UNREADABLE: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
+
+/// Kinds that upstream knows in whatever version (`metainternalversion.AddToScheme`): what says that it is one is read, and is no options then.
+const KNOWN_EVERYWHERE: [&str; 7] = ["Status", "APIVersions", "APIGroup", "APIGroupList", "APIResourceList", "CreateOptions", "UpdateOptions"];
+/// Those that it knows beside them in `meta.k8s.io/v1`.
+const KNOWN: [&str; 7] = ["ListOptions", "GetOptions", "PatchOptions", "Table", "TableOptions", "PartialObjectMetadata", "PartialObjectMetadataList"];
 
 /// `DeleteOptions`, from body or query.
 #[derive(Debug, Clone, Default)]
@@ -68,7 +73,7 @@ impl DeleteOptions {
             Some("Foreground") => Some(Propagation::Foreground),
             Some(other) => {
                 let allowed = ["Foreground", "Background", "Orphan", "nil"];
-                errors.push(field::Error::not_supported(&Path::root("propagationPolicy"), json!(other), &allowed));
+                errors.push(kinds::not_supported(&Path::root("propagationPolicy"), other, &allowed));
                 None
             }
         };
@@ -133,7 +138,10 @@ fn from_body(call: &Call<'_>, bytes: &Bytes) -> Result<Value, Status> {
     let gvk = machinery::gvk::Gvk { group: String::new(), version: "v1".into(), kind: "DeleteOptions".into() };
     let ty = machinery::schema::builtin().kind(&gvk).ok_or_else(|| Status::internal("the schema lacks DeleteOptions"))?;
     let other = |version: &str, kind: &str| {
-        Status::bad_request(format!("no kind {kind:?} is registered for version {version:?} in scheme \"pkg/runtime/scheme.go:111\""))
+        Status::bad_request(match KNOWN_EVERYWHERE.contains(&kind) || version == "meta.k8s.io/v1" && KNOWN.contains(&kind) {
+            true => format!("converting (v1.{kind}) to (v1.DeleteOptions): unknown conversion"),
+            false => words::unregistered(kind, version),
+        })
     };
     let is_other = |kind: &str| !matches!(kind, "" | "DeleteOptions");
     // What it is comes before what it holds.
@@ -145,8 +153,9 @@ fn from_body(call: &Call<'_>, bytes: &Bytes) -> Result<Value, Status> {
             return Err(Status::bad_request(format!("Object 'apiVersion' is missing in '{}'", String::from_utf8_lossy(bytes))));
         }
         if is_other(&kind) {
-            // A group without letters is none.
-            return Err(other(version.strip_prefix('/').unwrap_or(&version), &kind));
+            // A group without letters is none; who says no version means that of the options.
+            let version = if version.is_empty() { "meta.k8s.io/v1" } else { version.as_str() };
+            return Err(other(version.strip_prefix('/').unwrap_or(version), &kind));
         }
     }
     let value = call.read_as(bytes, ty, machinery::json::Validation::Ignore).map_err(bare)?;
@@ -236,7 +245,7 @@ async fn remove_unreadable(call: &Call<'_>, dry_run: bool) -> Result<Answer, Sta
             );
             return Err(errors::conflict(row, name, &why));
         }
-        if dry_run || storage::delete(call.world.store(), row, &key, &entry).await? {
+        if dry_run || storage::delete(call.world.store(), row, &key, &entry).await?.is_some() {
             let details = json!({"name": name, "kind": resource.kind.kind});
             let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details, "code": 200});
             return Ok(Answer::Other(StatusCode::OK, status));
@@ -255,6 +264,7 @@ pub(crate) fn warn(call: &Call<'_>, options: &DeleteOptions) {
 
 /// Deletes one object.
 pub(crate) async fn delete_named(call: &Call<'_>, row: &Arc<Row>, namespace: &str, name: &str, options: &DeleteOptions) -> Result<Answer, Status> {
+    placed(row, namespace)?;
     let key = row.resource.key(namespace, name);
     for attempt in 0..ATTEMPTS_MAX {
         call.cx.may_try(attempt)?;
@@ -262,28 +272,54 @@ pub(crate) async fn delete_named(call: &Call<'_>, row: &Arc<Row>, namespace: &st
         let entry = present.ok_or_else(|| errors::not_found(row, name))?;
         let old = storage::value(row, &entry);
         check_preconditions(row, name, options, &old)?;
+        let Some(settled) = begun(&*row.strategy, options, &old) else { return Ok(Answer::Stored(code(options), entry)) };
+        // Those who are asked of each of many are told the options of them all, as they were sent.
+        let told = if call.cx.info.verb == "deletecollection" { options } else { &settled };
         let (cx, operation) = (call.cx, Operation::Delete);
-        let write = Write { cx, row, operation, subresource: "", namespace, name, dry_run: options.dry_run, old: Some(&old), options: Some(options) };
+        let write = Write { cx, row, operation, subresource: "", namespace, name, dry_run: options.dry_run, old: Some(&old), options: Some(told) };
         if !options.unadmitted {
             admission::remove(call.world, &write).await?;
         }
-        let answer = match plan(call, row, options, &old) {
-            Plan::Nothing => Some(Answer::Stored(StatusCode::OK, entry)),
+        let answer = match plan(call, row, &settled, &old) {
+            Plan::Nothing => Some(Answer::Stored(code(options), entry)),
             Plan::Mark(value) if options.dry_run => Some(Answer::Object(code(options), *value)),
             Plan::Mark(value) => {
                 let ready = storage::ready(call.world.store(), row, *value).await?;
                 storage::replace(call.world.store(), row, &key, &entry, ready).await?.map(|e| Answer::Stored(code(options), e))
             }
-            // What was only tried stays as the change of its finalizers has left it.
-            Plan::Remove(last) if options.dry_run && meta::finalizers(&last) != meta::finalizers(&old) => Some(Answer::Object(StatusCode::OK, *last)),
+            // What was only tried stays as the change of its finalizers has left it, where it ends by steps; of others upstream has nothing
+            // to show by then, and shows that.
+            Plan::Remove(last) if options.dry_run && meta::finalizers(&last) != meta::finalizers(&old) => {
+                Some(Answer::Object(StatusCode::OK, if row.strategy.ends_gracefully() { *last } else { nothing(row) }))
+            }
             Plan::Remove(last) if options.dry_run => Some(removed(row, name, *last)),
-            Plan::Remove(last) => remove(call, row, &key, &entry, &old).await?.then(|| removed(row, name, *last)),
+            Plan::Remove(mut last) => {
+                // Upstream changes what ends by steps before it removes it, and asks about both.
+                if !options.unadmitted && *last != *old {
+                    Box::pin(admission::remove(call.world, &Write { old: Some(&last), ..write })).await?;
+                }
+                remove(call, row, &key, &entry, &old).await?.map(|revision| {
+                    // Who is answered with the object sees the revision that watchers see.
+                    meta::set(&mut last, "resourceVersion", revision.to_string().into());
+                    removed(row, name, *last)
+                })
+            }
         };
         if let Some(answer) = answer {
             return Ok(answer);
         }
     }
     Err(errors::modified(row, name))
+}
+
+/// An object of a kind of which nothing is said.
+pub(super) fn nothing(row: &Row) -> Value {
+    let mut value = json!({"kind": row.resource.kind.kind, "apiVersion": row.api_version});
+    if row.is_builtin() {
+        value["metadata"] = json!({});
+        defaulting::apply(row.ty(), &mut value);
+    }
+    value
 }
 
 /// 202 if the deletion is not over and its dependents are to go as well, as upstream keeps it for old clients.
@@ -297,11 +333,14 @@ pub(crate) fn check_preconditions(row: &Row, name: &str, options: &DeleteOptions
     // Upstream names the kind here, not the resource.
     let conflict = |why: &str| Status::conflict(&row.resource.group, &row.resource.kind.kind, name, why);
     // What ends in steps of its own is looked at before the others are, in other words.
-    if row.strategy.lingers(old) {
+    let resource = &row.resource;
+    let defines = resource.group == "apiextensions.k8s.io" && resource.resource == "customresourcedefinitions";
+    if defines || row.strategy.lingers(old) {
+        let head = if defines { "precondition failed" } else { "Precondition failed" };
         let sides = [("UID", options.uid.as_deref(), uid), ("ResourceVersion", options.resource_version.as_deref(), version)];
         for (what, wanted, found) in sides {
             if let Some(wanted) = wanted.filter(|wanted| *wanted != found) {
-                let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+                let why = format!("{head}: {what} in precondition: {wanted}, {what} in object meta: {found}");
                 return Err(errors::conflict(row, name, &why));
             }
         }
@@ -320,6 +359,24 @@ pub(crate) fn check_preconditions(row: &Row, name: &str, options: &DeleteOptions
     Ok(())
 }
 
+/// The options as upstream has made them by the time that anybody is asked (`rest.BeforeDelete`): with the period that the object ends in.
+/// None if it is ending already and need not end sooner; then nobody is asked.
+fn begun(strategy: &dyn Strategy, options: &DeleteOptions, old: &Value) -> Option<DeleteOptions> {
+    let mut told = options.clone();
+    // No period is negative: of one that is upstream makes the shortest that is one.
+    told.grace_s = options.grace_s.map(|wanted| if wanted < 0 { 1 } else { wanted });
+    if !strategy.ends_gracefully() {
+        return Some(told);
+    }
+    if meta::text(old, "deletionTimestamp").is_empty() {
+        told.grace_s = Some(strategy.grace_period(old, told.grace_s));
+        return Some(told);
+    }
+    let left_s = meta::int(old, "deletionGracePeriodSeconds").filter(|left_s| *left_s > 0);
+    let sooner = left_s.is_none_or(|left_s| told.grace_s.is_some_and(|wanted| wanted < left_s));
+    sooner.then_some(told)
+}
+
 /// What a delete does.
 enum Plan {
     /// The deletion is already going on, and this one asks for nothing sooner.
@@ -330,8 +387,13 @@ enum Plan {
     Remove(Box<Value>),
 }
 
+/// `options`: as [`begun`] has settled them.
 fn plan(call: &Call<'_>, row: &Row, options: &DeleteOptions, old: &Value) -> Plan {
     let deleting = !meta::text(old, "deletionTimestamp").is_empty();
+    // Its controller is at work: nothing that is asked for meanwhile changes how it ends.
+    if deleting && row.strategy.lingers(old) {
+        return Plan::Nothing;
+    }
     if !deleting && let Some(marked) = row.strategy.mark_deleted(old, call.cx.now) {
         return Plan::Mark(Box::new(marked));
     }
@@ -342,10 +404,9 @@ fn plan(call: &Call<'_>, row: &Row, options: &DeleteOptions, old: &Value) -> Pla
     if let (true, Some(old_grace_s)) = (deleting, old_grace_s) {
         match options.grace_s {
             // Only a shorter period may be asked for.
-            Some(wanted) if wanted.max(0) < old_grace_s => {
+            Some(wanted) if wanted < old_grace_s => {
                 graceful = true;
-                grace_s = wanted.max(0);
-                shorten(&mut value, old_grace_s, grace_s);
+                grace_s = shorten(&mut value, old_grace_s, wanted, call.cx.now);
             }
             _ if old_grace_s > 0 => return Plan::Nothing,
             _ => {}
@@ -365,7 +426,8 @@ fn plan(call: &Call<'_>, row: &Row, options: &DeleteOptions, old: &Value) -> Pla
     if !finalizers.is_empty() || changed {
         meta::set(&mut value, "finalizers", if finalizers.is_empty() { Value::Null } else { json!(finalizers) });
     }
-    let held = row.strategy.lingers(old);
+    // The first delete of a namespace notes its end and no more, also where nothing holds it (upstream's `REST.Delete` of namespaces).
+    let held = row.strategy.lingers(old) || is_namespace(row) && !deleting;
     if finalizers.is_empty() && !held && (!graceful || grace_s == 0) {
         return Plan::Remove(Box::new(value));
     }
@@ -375,8 +437,14 @@ fn plan(call: &Call<'_>, row: &Row, options: &DeleteOptions, old: &Value) -> Pla
     if !graceful && !deleting {
         mark(&mut value, call.cx.now, 0);
         if held {
+            // It is not the store that marks it, and nothing is counted.
             meta::set(&mut value, "deletionGracePeriodSeconds", Value::Null);
+            meta::set(&mut value, "generation", old["metadata"]["generation"].clone());
         }
+    }
+    // What is ending without a period, and is held by its finalizers alone, has one of nothing from now on (`markAsDeleting`).
+    if !graceful && deleting && old_grace_s.is_none() && !finalizers.is_empty() {
+        meta::set(&mut value, "deletionGracePeriodSeconds", 0.into());
     }
     if value == *old { Plan::Nothing } else { Plan::Mark(Box::new(value)) }
 }
@@ -399,21 +467,35 @@ fn later(at: SystemTime, seconds: i64) -> SystemTime {
     moved.unwrap_or(at)
 }
 
-fn shorten(value: &mut Value, old_grace_s: i64, grace_s: i64) {
+/// Brings the end of a deletion forward; the period that is left. The end is never in the past: what would be over is over now, after a
+/// period of a second unless none at all was asked for.
+fn shorten(value: &mut Value, old_grace_s: i64, wanted_s: i64, now: SystemTime) -> i64 {
+    let mut grace_s = wanted_s;
     if let Ok(end) = time::parse(meta::text(value, "deletionTimestamp")) {
-        meta::set(value, "deletionTimestamp", time::rfc3339(later(end, grace_s.wrapping_sub(old_grace_s))).into());
+        let mut end = later(end, grace_s.wrapping_sub(old_grace_s));
+        if end < now {
+            end = now;
+            grace_s = grace_s.min(1);
+        }
+        meta::set(value, "deletionTimestamp", time::rfc3339(end).into());
     }
     meta::set(value, "deletionGracePeriodSeconds", grace_s.into());
+    grace_s
+}
+
+fn is_namespace(row: &Row) -> bool {
+    row.resource.group.is_empty() && row.resource.resource == "namespaces"
 }
 
 /// The finalizers that the wished propagation leaves: one of `orphan` and `foregroundDeletion`, or neither.
 fn finalizers(row: &Row, options: &DeleteOptions, old: &Value) -> Vec<String> {
     let have = meta::finalizers(old);
-    // Nothing depends on an Event (upstream's policy for them is `Unsupported`), whatever is asked for.
-    let apart = matches!((row.resource.group.as_str(), row.resource.resource.as_str()), ("" | "events.k8s.io", "events"));
     let wanted = match (options.orphan_dependents, options.propagation) {
-        _ if apart => Some(Propagation::Background),
+        // Nothing depends on an Event (upstream's policy for them is `Unsupported`), whatever is asked for.
+        _ if row.holds_events() => Some(Propagation::Background),
         (Some(true), _) => Some(Propagation::Orphan),
+        // When a namespace begins to end, this is taken for the wish that what depends on it goes first.
+        (Some(false), _) if is_namespace(row) && meta::text(old, "deletionTimestamp").is_empty() => Some(Propagation::Foreground),
         (Some(false), _) => Some(Propagation::Background),
         (None, wanted) => wanted,
     };
@@ -447,10 +529,10 @@ pub(crate) fn is_finished(row: &Row, value: &Value) -> bool {
         && !row.strategy.lingers(value)
 }
 
-/// Removes an entry if it is still the same; `false` if somebody was faster.
-pub(crate) async fn remove(call: &Call<'_>, row: &Arc<Row>, key: &str, entry: &Arc<Entry>, old: &Value) -> Result<bool, Status> {
+/// Removes an entry if it is still the same, and tells the revision of that; none if somebody was faster.
+pub(crate) async fn remove(call: &Call<'_>, row: &Arc<Row>, key: &str, entry: &Arc<Entry>, old: &Value) -> Result<Option<u64>, Status> {
     let removed = storage::delete(call.world.store(), row, key, entry).await?;
-    if removed && row.strategy.takes_addresses() {
+    if removed.is_some() && row.strategy.takes_addresses() {
         services::gone(call.world, old).await;
     }
     Ok(removed)
@@ -465,4 +547,41 @@ fn removed(row: &Row, name: &str, old: Value) -> Answer {
         details["group"] = row.resource.group.clone().into();
     }
     Answer::Other(StatusCode::OK, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_asked_is_told_the_period_in_which_a_pod_ends() {
+        let pods = kinds::strategy("", "pods");
+        let told = |grace_s: Option<i64>, metadata: Value| {
+            let pod = json!({"metadata": metadata, "spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}});
+            begun(pods, &DeleteOptions { grace_s, ..DeleteOptions::default() }, &pod).map(|told| told.grace_s)
+        };
+        assert_eq!(told(None, json!({})), Some(Some(30)));
+        assert_eq!(told(Some(-5), json!({})), Some(Some(1)));
+        let ending = || json!({"deletionTimestamp": "2026-11-30T10:00:30Z", "deletionGracePeriodSeconds": 30});
+        assert_eq!(told(Some(0), ending()), Some(Some(0)));
+        assert_eq!(told(None, ending()), None, "nobody is asked");
+        assert_eq!(told(Some(30), ending()), None);
+        let plain = begun(kinds::strategy("", "configmaps"), &DeleteOptions::default(), &json!({"metadata": {}}));
+        assert_eq!(plain.map(|told| told.grace_s), Some(None));
+    }
+
+    #[test]
+    fn a_deletion_is_never_over_before_it_is() {
+        let begun = time::parse("2026-11-30T10:00:00Z").expect("a time");
+        let ending = || json!({"metadata": {"deletionTimestamp": "2026-11-30T10:00:30Z", "deletionGracePeriodSeconds": 30}});
+        let shortened = |wanted_s: i64, after_s: u64| {
+            let mut value = ending();
+            let left_s = shorten(&mut value, 30, wanted_s, begun + Duration::from_secs(after_s));
+            assert_eq!(meta::int(&value, "deletionGracePeriodSeconds"), Some(left_s));
+            (left_s, meta::text(&value, "deletionTimestamp").to_owned())
+        };
+        assert_eq!(shortened(20, 10), (20, "2026-11-30T10:00:20Z".to_owned()));
+        assert_eq!(shortened(5, 10), (1, "2026-11-30T10:00:10Z".to_owned()));
+        assert_eq!(shortened(0, 10), (0, "2026-11-30T10:00:10Z".to_owned()));
+    }
 }

@@ -24,14 +24,25 @@ use store::Entry;
 /// Objects that are converted at once for a selector.
 const PIECE_OBJECTS: usize = 500;
 
+/// The kinds of whose objects upstream's watch cache has an index, and the field that it is by (`IndexFields` of their predicates).
+const INDEXED_KINDS: [&str; 2] = ["Pod", "ResourceSlice"];
+const INDEXED_FIELD: &str = "spec.nodeName";
+
 /// Answers a GET of one object.
 pub(crate) async fn get(call: &Call<'_>) -> Result<Answer, Status> {
+    Ok(Answer::Stored(StatusCode::OK, call.entry(memory(call)?).await?))
+}
+
+/// What a GET of one object, or of a part of one, says of how new it is to be.
+pub(crate) fn memory(call: &Call<'_>) -> Result<Memory, Status> {
+    if call.query.flag("export") {
+        return Err(Status::bad_request("the export parameter, deprecated since v1.14, is no longer supported"));
+    }
     if let Some(version) = revision(call.query.text("resourceVersion")).map_err(unreadable)? {
-        not_ahead(version, storage::revision(call.world.store()))?;
+        within_reach(call, version)?;
     }
     // Who says a revision takes what is remembered, as upstream answers from its cache.
-    let memory = if call.query.text("resourceVersion").is_empty() { Memory::Anew } else { Memory::Enough };
-    Ok(Answer::Stored(StatusCode::OK, call.entry(memory).await?))
+    Ok(if call.query.text("resourceVersion").is_empty() { Memory::Anew } else { Memory::Enough })
 }
 
 /// The options of a list.
@@ -42,22 +53,32 @@ struct Options {
     after: String,
     /// How many are left after the page before, where its token says so.
     left: Option<u64>,
+    /// It is read in pages, whoever has asked for that.
+    paged: bool,
+}
+
+impl Options {
+    /// Whether upstream's watch cache gives such a list, and not what it is made from.
+    fn are_of_cache(&self, selectors: &Selectors) -> bool {
+        self.exact.is_none() && self.after.is_empty() && !(self.paged && selectors.is_everything())
+    }
 }
 
 /// Answers a GET of many.
 pub(crate) async fn list(call: &Call<'_>) -> Result<Answer, Status> {
     let selectors = Selectors::of(call.query, call.row)?;
-    let options = options(call)?;
+    let options = options(call, false)?;
     match select(call, &selectors, &options).await? {
         Some(list) => Ok(Answer::List(list)),
         None if options.after.is_empty() => Err(too_old()),
-        None => Ok(page_too_old(&options)),
+        None => Ok(page_too_old(&options, &prefix(call))),
     }
 }
 
-/// What a list with these selectors and the query's options has.
+/// What a list with these selectors and the query's options has, for who reads it in pages whatever is asked for: of a revision that is
+/// told it is what there was then.
 pub(crate) async fn of(call: &Call<'_>, selectors: &Selectors) -> Result<List, Status> {
-    select(call, selectors, &options(call)?).await?.ok_or_else(too_old)
+    select(call, selectors, &options(call, true)?).await?.ok_or_else(too_old)
 }
 
 fn too_old() -> Status {
@@ -67,6 +88,9 @@ fn too_old() -> Status {
 /// The selected objects of a snapshot as the row has them; `None` if that is no longer known.
 async fn select(call: &Call<'_>, selectors: &Selectors, options: &Options) -> Result<Option<List>, Status> {
     let (row, store) = (call.row, call.world.store());
+    if options.are_of_cache(selectors) {
+        storage::begun(store, row)?;
+    }
     let converted = if row.reader().is_some() && !selectors.is_everything() {
         let Some(snapshot) = storage::snapshot(store, row, options.exact) else { return Ok(None) };
         let selected = converted(call, selectors, options, &snapshot).await?;
@@ -97,10 +121,15 @@ async fn converted(call: &Call<'_>, selectors: &Selectors, options: &Options, sn
     Ok(selected)
 }
 
-/// The prefix of the keys that are asked for, and the key after which they begin.
-fn bounds(call: &Call<'_>, options: &Options) -> (String, String) {
+/// The prefix of the keys that are asked for.
+fn prefix(call: &Call<'_>) -> String {
     let (root, namespace) = (&call.row.root_key, call.namespace());
-    let prefix = if namespace.is_empty() { root.clone() } else { format!("{root}{namespace}/") };
+    if namespace.is_empty() { root.clone() } else { format!("{root}{namespace}/") }
+}
+
+/// That prefix, and the key after which they begin.
+fn bounds(call: &Call<'_>, options: &Options) -> (String, String) {
+    let prefix = prefix(call);
     let start = if options.after.is_empty() { String::new() } else { format!("{prefix}{}", options.after) };
     (prefix, start)
 }
@@ -109,9 +138,10 @@ fn bounds(call: &Call<'_>, options: &Options) -> (String, String) {
 fn pick(call: &Call<'_>, selectors: &Selectors, options: &Options, converted: Option<(Snapshot, Vec<Arc<Entry>>)>) -> Option<List> {
     let row = call.row;
     let (converted, of) = converted.map(|(snapshot, entries)| (entries, snapshot)).unzip();
+    let demands = demands(row, selectors);
     let (snapshot, candidates) = match (of, options.exact) {
         (Some(snapshot), _) => (snapshot, None),
-        (None, None) => storage::candidates(call.world.store(), row, &demands(row, selectors)),
+        (None, None) => storage::candidates(call.world.store(), row, &demands),
         (None, exact) => (storage::snapshot(call.world.store(), row, exact)?, None),
     };
     let (prefix, start) = bounds(call, options);
@@ -133,9 +163,19 @@ fn pick(call: &Call<'_>, selectors: &Selectors, options: &Options, converted: Op
         return Some(list);
     }
     list.entries.extend(selected.take(options.limit).cloned());
-    // With a selector the rest is not counted, as upstream: one more object is enough to go on, whether it matches or not.
+    // With a selector the rest is not counted, as upstream: one more object is enough to go on, whether it matches or not. Where upstream
+    // looks into an index, it is one more of those that are found there.
+    let indexed = indexed(row, selectors, options);
+    let is_found =
+        |entry: &Arc<Entry>| indexed.is_none_or(|wanted| entry.attributes(|value| row.fields()(value)).field(INDEXED_FIELD).unwrap_or_default() == wanted);
+    // Candidates by that field alone are all that are found there.
+    let found = candidates.filter(|_| indexed.is_some() && matches!(demands[..], [Demand::Field(..)]));
+    let goes_on = |last: &&Arc<Entry>| match &found {
+        Some(found) => found.range(&snapshot, &prefix, &last.key).any(is_found),
+        None => snapshot.range(&prefix, &last.key).any(is_found),
+    };
     let last = list.entries.last().filter(|_| list.entries.len() == options.limit);
-    if let Some(last) = last.filter(|last| snapshot.range(&prefix, &last.key).next().is_some()) {
+    if let Some(last) = last.filter(goes_on) {
         let after = storage::key(last).strip_prefix(prefix.as_str()).map(str::to_owned);
         // Each page has one snapshot, so the pages before it tell what is left.
         let before = match (options.after.is_empty(), options.left) {
@@ -145,7 +185,7 @@ fn pick(call: &Call<'_>, selectors: &Selectors, options: &Options, converted: Op
             (false, left) => left,
         };
         list.remaining = before.filter(|_| everything).and_then(|before| before.checked_sub(list.entries.len() as u64));
-        list.next = Cursor { revision: Some(list.revision), after: after.unwrap_or_default(), left: list.remaining }.encode();
+        list.next = Cursor { revision: Some(list.revision), after: after.unwrap_or_default(), left: list.remaining }.encode(&prefix);
     }
     Some(list)
 }
@@ -161,6 +201,13 @@ fn demands<'s>(row: &Row, selectors: &'s Selectors) -> Vec<Demand<'s>> {
     fields.chain(labels.flat_map(|r| r.values.iter().map(|value| Demand::Label(&r.key, value)))).collect()
 }
 
+/// The value that upstream looks up in an index: not for a snapshot of the past, nor for a page that goes on.
+fn indexed<'s>(row: &Row, selectors: &'s Selectors, options: &Options) -> Option<&'s str> {
+    let has_index = row.is_builtin() && INDEXED_KINDS.contains(&row.resource.kind.kind.as_str());
+    let is_asked = has_index && options.exact.is_none() && options.after.is_empty();
+    selectors.fields.as_ref().filter(|_| is_asked)?.exact(INDEXED_FIELD)
+}
+
 /// The one name that a field selector asks for, where the place of the object is known: no search is needed.
 fn one_name<'s>(call: &Call<'_>, selectors: &'s Selectors) -> Option<&'s str> {
     let placed = !call.row.resource.namespaced || !call.namespace().is_empty();
@@ -168,7 +215,7 @@ fn one_name<'s>(call: &Call<'_>, selectors: &'s Selectors) -> Option<&'s str> {
 }
 
 /// 410: a page whose snapshot is gone gets a token to go on without consistency.
-fn page_too_old(options: &Options) -> Answer {
+fn page_too_old(options: &Options, prefix: &str) -> Answer {
     let status = Status::expired(
         "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue \
          parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token \
@@ -176,7 +223,7 @@ fn page_too_old(options: &Options) -> Answer {
          now may show up in the list.",
     );
     let mut value = status.to_value();
-    value["metadata"]["continue"] = Cursor { revision: None, after: options.after.clone(), left: options.left }.encode().into();
+    value["metadata"]["continue"] = Cursor { revision: None, after: options.after.clone(), left: options.left }.encode(prefix).into();
     Answer::Other(StatusCode::GONE, value)
 }
 
@@ -205,36 +252,37 @@ pub(super) fn misused(query: &Query<'_>) -> field::ErrorList {
     errors
 }
 
-/// The options, whose selectors have been read.
-fn options(call: &Call<'_>) -> Result<Options, Status> {
+/// The options, whose selectors have been read. `paged`: it is read in pages, though nobody has said of how many.
+fn options(call: &Call<'_>, paged: bool) -> Result<Options, Status> {
     let query = call.query;
     let (version, rule, token) = (query.text("resourceVersion"), query.text("resourceVersionMatch"), query.text("continue"));
     let limit = usize::try_from(query.int("limit")?.unwrap_or(0)).unwrap_or(0);
     if !token.is_empty() {
-        let cursor = Cursor::decode(token)?;
+        let cursor = Cursor::decode(token, &prefix(call))?;
         if !matches!(version, "" | "0") {
             return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
         }
         if let Some(wanted) = cursor.revision {
-            not_ahead(wanted, storage::revision(call.world.store()))?;
+            within_reach(call, wanted)?;
         }
+        let paged = paged || limit > 0;
         let limit = if of_cache(call, version) { 0 } else { limit };
-        return Ok(Options { limit, exact: cursor.revision, after: cursor.after, left: cursor.left });
+        return Ok(Options { limit, exact: cursor.revision, after: cursor.after, left: cursor.left, paged });
     }
     let wanted = revision(version).map_err(|why| Status::bad_request(format!("invalid resource version: {why}")))?;
-    let current = storage::revision(call.world.store());
     if let Some(wanted) = wanted {
-        not_ahead(wanted, current)?;
+        within_reach(call, wanted)?;
     }
+    let is_paged = paged || limit > 0;
     let limit = if of_cache(call, version) { 0 } else { limit };
     // Upstream reads an exact snapshot also where a limit goes with a version and no rule is given.
-    let exact = wanted.filter(|v| *v > 0 && (rule == "Exact" || (rule.is_empty() && limit > 0)));
-    Ok(Options { limit, exact, after: String::new(), left: None })
+    let exact = wanted.filter(|v| *v > 0 && (rule == "Exact" || (rule.is_empty() && (paged || limit > 0))));
+    Ok(Options { limit, exact, after: String::new(), left: None, paged: is_paged })
 }
 
 /// Whether any version will do: that is upstream's cache's to give, which gives all; events alone have none.
 fn of_cache(call: &Call<'_>, version: &str) -> bool {
-    version == "0" && call.row.resource.resource != "events"
+    version == "0" && !call.row.holds_events()
 }
 
 /// Reads a resourceVersion. Upstream words what is none in the same way everywhere and answers it in three.
@@ -252,6 +300,16 @@ pub(crate) fn revision(text: &str) -> Result<Option<u64>, field::Error> {
 /// Where nothing else is wrong, an error of its own becomes upstream's 500 without a reason.
 pub(crate) fn unreadable(why: field::Error) -> Status {
     Status::new(500, "", why.to_string())
+}
+
+/// The same for a list or an object. Of events upstream has no cache that could catch up, so nobody is told to come again.
+fn within_reach(call: &Call<'_>, wanted: u64) -> Result<(), Status> {
+    not_ahead(wanted, storage::revision(call.world.store())).map_err(|mut status| {
+        if let Some(details) = status.details.as_mut().filter(|_| call.row.holds_events()) {
+            details.retry_after_seconds = 0;
+        }
+        status
+    })
 }
 
 /// A version that this server has not reached is told as upstream does after its wait: every revision that was ever

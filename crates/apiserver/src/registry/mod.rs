@@ -20,10 +20,10 @@ pub(crate) mod watch;
 pub(crate) use crate::{meta, own::ATTEMPTS_MAX};
 pub(crate) use apply::check_name;
 pub(crate) use collection::delete_collection;
-pub(crate) use create::{check_kind, create, create_value, place};
-pub(crate) use declared::package;
+pub(crate) use create::{Made, check_kind, create, create_value, place};
+pub(crate) use declared::{UNVERSIONED, package};
 pub(crate) use delete::{DeleteOptions, check_preconditions, delete, delete_named};
-pub(crate) use list::{get, list};
+pub(crate) use list::{get, list, memory};
 pub(crate) use options::WriteOptions;
 pub(crate) use update::{Change, change, check_revision, check_uid, uid_mismatch, update};
 pub(crate) use watch::watch;
@@ -38,6 +38,7 @@ use machinery::{
     json::{self, Texts, Validation},
     labels::Selector,
     proto,
+    quote::Quoted,
     status::Status,
     yaml,
 };
@@ -73,6 +74,7 @@ impl<'a> Call<'a> {
 
     /// The entry that the path names, or 404.
     pub(crate) async fn entry(&self, memory: Memory) -> Result<Arc<Entry>, Status> {
+        placed(self.row, self.namespace())?;
         let present = storage::present(self.world.store(), self.row, &self.key(), memory).await.map_err(|unread| storage::unread(&unread))?;
         present.ok_or_else(|| crate::errors::not_found(self.row, self.name()))
     }
@@ -88,12 +90,13 @@ impl<'a> Call<'a> {
         let encoding = crate::negotiate::content(self.headers)?;
         let read = self.read(bytes, ty, validation);
         let decoded = match ty.gvk().filter(|_| !ty.schema.is_lenient()) {
+            None if encoding == crate::negotiate::Encoding::Protobuf => read?,
             None => return declared::custom(ty.gvk(), bytes, self.as_it_says(bytes, read, validation).map(|decoded| self.told(decoded))),
             Some(expected) => {
                 // Nor does a message say it as JSON does.
                 let otherwise = |status| match encoding {
                     crate::negotiate::Encoding::Protobuf => status,
-                    _ => declared::otherwise(expected, bytes, status),
+                    _ => declared::otherwise(expected, bytes, status, validation, &|told| self.cx.warn(told)),
                 };
                 let decoded = read.map_err(otherwise)?;
                 declared::check(expected, &decoded.value).map_err(otherwise)?;
@@ -107,12 +110,20 @@ impl<'a> Call<'a> {
     /// kind has all (upstream's `unstructuredSchemaCoercer`). Both are refused for that later.
     fn as_it_says(&self, bytes: &Bytes, read: Result<json::Decoded, Status>, validation: Validation) -> Result<json::Decoded, Status> {
         let own = &self.row.resource.kind;
-        let said = |tree: &Value| Gvk::parse(tree["apiVersion"].as_str().unwrap_or_default(), tree["kind"].as_str().unwrap_or_default());
+        let Some(custom) = &self.row.custom else { return read };
+        let text = |tree: &Value, field: &str| tree[field].as_str().unwrap_or_default().to_owned();
         let said = match &read {
-            Ok(decoded) => said(&decoded.value),
-            Err(_) => json::read(bytes).map_or_else(|_| own.clone(), |tree| said(&tree)),
+            Ok(decoded) => Some((text(&decoded.value, "apiVersion"), text(&decoded.value, "kind"))),
+            Err(_) => self.said(bytes),
         };
-        let Some(custom) = self.row.custom.as_ref().filter(|_| said != *own) else { return read };
+        let Some((api_version, kind)) = said else { return read };
+        if api_version.matches('/').count() > 1 {
+            return Err(json::unrecognized(own, &format!("unexpected GroupVersion string: {api_version}"), bytes));
+        }
+        let said = Gvk::parse(&api_version, &kind);
+        if said == *own {
+            return read;
+        }
         if (&said.group, &said.kind) != (&own.group, &own.kind) {
             return self.of_another_kind(bytes, &said, validation);
         }
@@ -124,10 +135,11 @@ impl<'a> Call<'a> {
 
     /// A custom body of another kind: what is there twice is told, and what metadata does not know; of the rest nothing is known.
     fn of_another_kind(&self, bytes: &Bytes, said: &Gvk, validation: Validation) -> Result<json::Decoded, Status> {
+        let read = |validation| self.read(bytes, self.row.ty(), validation).map_err(|refused| declared::as_said(said, &self.row.resource.kind, refused));
         if validation == Validation::Ignore {
-            return self.read(bytes, self.row.ty(), validation);
+            return read(validation);
         }
-        let mut decoded = self.read(bytes, self.row.ty(), Validation::Warn)?;
+        let mut decoded = read(Validation::Warn)?;
         decoded.warnings.retain(|told| !told.starts_with("unknown field \"") || told.starts_with("unknown field \"metadata."));
         match validation {
             Validation::Strict if !decoded.warnings.is_empty() => Err(json::strictly(Some(said), &decoded.warnings)),
@@ -137,10 +149,11 @@ impl<'a> Call<'a> {
 
     /// A custom body of a version that its definition does not have: it has no field but what every object has.
     fn without_schema(&self, bytes: &Bytes, said: &Gvk, validation: Validation) -> Result<json::Decoded, Status> {
+        let read = |validation| self.read(bytes, self.row.ty(), validation).map_err(|refused| declared::as_said(said, &self.row.resource.kind, refused));
         if validation == Validation::Ignore {
-            return self.read(bytes, self.row.ty(), validation);
+            return read(validation);
         }
-        let mut decoded = self.read(bytes, self.row.ty(), Validation::Warn)?;
+        let mut decoded = read(Validation::Warn)?;
         let field = |problem: &str| problem.strip_prefix("unknown field \"").and_then(|rest| rest.strip_suffix('"')).map(str::to_owned);
         let (unknown, mut problems): (Vec<_>, Vec<_>) =
             decoded.warnings.into_iter().partition(|told| field(told).is_some_and(|field| !field.starts_with("metadata.")));
@@ -190,10 +203,9 @@ impl<'a> Call<'a> {
         let decoded = match encoding {
             Encoding::Json => json::decode(bytes, Some(ty), validation)?,
             Encoding::Yaml => yaml::decode(bytes, Some(ty), validation)?,
-            Encoding::Protobuf if ty.schema.is_lenient() => {
-                let unread = Status::unsupported_media_type(&crate::negotiate::ALL);
-                // Upstream's lenient reader says so where nobody takes it for what it is.
-                return Err(if validation == Validation::Ignore { Status::bad_request(unread.message) } else { unread });
+            // Upstream has no strict reader of messages of custom objects.
+            Encoding::Protobuf if ty.schema.is_lenient() && validation != Validation::Ignore => {
+                return Err(Status::unsupported_media_type(&crate::negotiate::ALL));
             }
             Encoding::Protobuf => json::Decoded { value: declared::message(ty, bytes)?, warnings: Vec::new(), blanks: json::Blanks::default() },
         };
@@ -214,6 +226,14 @@ impl<'a> Call<'a> {
 pub(crate) struct Selectors {
     pub(crate) labels: Option<Selector>,
     pub(crate) fields: Option<FieldSelector>,
+}
+
+/// 400 where an object is named of a kind whose objects are in namespaces, and no namespace is (upstream's `NamespaceKeyFunc`).
+pub(crate) fn placed(row: &Row, namespace: &str) -> Result<(), Status> {
+    match row.resource.namespaced && namespace.is_empty() {
+        true => Err(Status::bad_request("Namespace parameter required.")),
+        false => Ok(()),
+    }
 }
 
 impl Selectors {
@@ -243,8 +263,8 @@ impl Selectors {
                 let general = field == "metadata.name" || (field == "metadata.namespace" && (row.resource.namespaced || no_namespace_but_no_fields));
                 if !general && !known.iter().any(|(name, _)| name.as_ref() == field) {
                     return Err(Status::bad_request(match known.is_empty() && row.is_builtin() {
-                        true => format!(r#"{field:?} is not a known field selector: only "metadata.name", "metadata.namespace""#),
-                        false if row.is_builtin() && row.resource.kind.kind == "Job" => format!("field label {field:?} not supported for Job"),
+                        true => format!(r#"{} is not a known field selector: only "metadata.name", "metadata.namespace""#, Quoted(field)),
+                        false if row.is_builtin() && row.resource.kind.kind == "Job" => format!("field label {} not supported for Job", Quoted(field)),
                         false if row.is_builtin() && row.resource.kind.kind == "ResourceSlice" => {
                             let (api_version, kind) = (&row.api_version, &row.resource.kind.kind);
                             format!("field label not supported for {api_version}, Kind={kind}: {field}")

@@ -4,14 +4,13 @@ use super::Call;
 use crate::context::{Operation, Options};
 use machinery::{
     Value,
+    apply::{MANAGER_MAX_BYTES, manager_errors},
     field::{self, ErrorList, Path},
     json::Validation,
+    quote::is_print,
     status::Status,
 };
 use serde_json::json;
-
-/// Characters of a field manager's name at most, as upstream's.
-const MANAGER_MAX: usize = 128;
 
 /// The options of a create, update or patch.
 #[derive(Debug, Clone)]
@@ -39,12 +38,7 @@ impl WriteOptions {
     /// As it, where something is wrong already.
     pub(crate) fn with(call: &Call<'_>, kind: &str, mut errors: ErrorList) -> Result<WriteOptions, Status> {
         let given = call.query.text("fieldManager");
-        if given.chars().count() > MANAGER_MAX {
-            errors.push(field::Error::too_long(&Path::root("fieldManager"), MANAGER_MAX));
-        } else if let Some((at, c)) = given.char_indices().find(|(_, c)| c.is_control()) {
-            let detail = format!("invalid character U+{:04X} (at position {at})", u32::from(c));
-            errors.push(field::Error::invalid(&Path::root("fieldManager"), json!(given), detail));
-        }
+        errors.extend(manager_errors(given, &Path::root("fieldManager")));
         let dry_run = dry_run(call.query.all("dryRun"), &mut errors);
         let validation = match call.query.text("fieldValidation") {
             "" | "Warn" => Validation::Warn,
@@ -81,8 +75,17 @@ pub(crate) fn dry_run<'q>(values: impl Iterator<Item = &'q str>, errors: &mut Er
 
 /// The first part of the user agent, as upstream's `prefixFromUserAgent`.
 fn default_manager(user_agent: &str) -> String {
-    let first = user_agent.split('/').next().filter(|first| !first.is_empty()).unwrap_or("unknown");
-    first.chars().filter(|c| !c.is_control()).take(MANAGER_MAX).collect()
+    let mut room = MANAGER_MAX_BYTES;
+    let first = user_agent.split('/').next().unwrap_or_default().chars().filter(|c| is_print(*c));
+    let name: String = first
+        .take_while(|c| {
+            let left = room.checked_sub(c.len_utf8());
+            room = left.unwrap_or(room);
+            left.is_some()
+        })
+        .collect();
+    // Whoever does not say who it is.
+    if name.is_empty() { "unknown".to_owned() } else { name }
 }
 
 impl WriteOptions {

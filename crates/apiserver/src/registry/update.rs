@@ -8,7 +8,7 @@ use super::{
     options::WriteOptions,
 };
 use crate::{
-    Context, Operation, Write, access, admission, astray,
+    Context, Operation, Write, admission, astray,
     conversion::{self, Memory, Unread, replayed},
     errors, own,
     respond::Answer,
@@ -22,6 +22,7 @@ use machinery::{
     Value, apply,
     field::{self, Path},
     json::{self, Texts},
+    quote::Quoted,
     status::Status,
     time,
 };
@@ -50,7 +51,7 @@ pub(crate) async fn update(call: &Call<'_>, subresource: &str, body: &Bytes) -> 
     let options = WriteOptions::of(call, "UpdateOptions")?;
     let mut first = Some(body_value(call, &options, body)?);
     astray::check_step(call.name())?;
-    let may_create = subresource.is_empty() && call.row.strategy.allow_create_on_update();
+    let may_create = may_create(call.row, subresource);
     let change_of =
         Change { row: call.row, namespace: call.namespace(), name: call.name(), subresource, options: &options, may_create, applied: false, derived: false };
     // Only an unconditional update that lost a race decodes its body again.
@@ -59,6 +60,11 @@ pub(crate) async fn update(call: &Call<'_>, subresource: &str, body: &Bytes) -> 
         None => body_value(call, &options, body),
     })
     .await
+}
+
+/// Whether an update makes what is not there. Upstream's stores of the statuses are copies of those of their kinds, and make it as well.
+pub(super) fn may_create(row: &Row, subresource: &str) -> bool {
+    matches!(subresource, "" | "status") && row.strategy.allow_create_on_update()
 }
 
 fn body_value(call: &Call<'_>, options: &WriteOptions, bytes: &Bytes) -> Result<Value, Status> {
@@ -97,6 +103,7 @@ where
 }
 
 pub(super) async fn change_by(call: &Call<'_>, what: &Change<'_>, mut make: Make<'_>) -> Result<Answer, Status> {
+    super::placed(what.row, what.namespace)?;
     let key = what.row.resource.key(what.namespace, what.name);
     for attempt in 0..ATTEMPTS_MAX {
         call.cx.may_try(attempt)?;
@@ -109,13 +116,17 @@ pub(super) async fn change_by(call: &Call<'_>, what: &Change<'_>, mut make: Make
                 return Err(errors::not_found(what.row, what.name));
             }
             let mut value = make.next(call, None).await?;
-            if !meta::text(&value, "uid").is_empty() {
-                return Err(errors::conflict(what.row, what.name, &uid_mismatch(meta::text(&value, "uid"), "")));
+            let uid = meta::text(&value, "uid");
+            if !uid.is_empty() {
+                return Err(by_the_store(what.row, what.name, &value, dry_run, &uid_mismatch(uid, "")));
             }
-            access::authorize_create(call.world, call.cx, what.row, what.namespace, what.name)?;
-            // Nothing is there whose version it could be; only a plain create is told so.
-            meta::set(&mut value, "resourceVersion", Value::Null);
-            match create::create_value(call, what.row, what.namespace, what.options, value, what.applied).await {
+            // Nothing is there whose version it could be; only a plain create is told so. What is only tried does not come to the store,
+            // which forgets it.
+            if !dry_run {
+                meta::set(&mut value, "resourceVersion", Value::Null);
+            }
+            let made = if what.applied { create::Made::Applied } else { create::Made::Updated };
+            match create::create_value(call, what.row, what.namespace, what.options, value, made).await {
                 Err(status) if status.reason == "AlreadyExists" => continue,
                 other => return other,
             }
@@ -145,17 +156,18 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         filled = with_defaults;
         &filled
     };
-    if !what.derived {
-        own::owners_once(&mut value, cx, false);
+    let checked = check_preconditions(what, &value, old);
+    // Upstream has looked at the owners, a patch's too, before it finds that.
+    if !what.derived || checked.is_err() {
+        own::owners_once(&mut value, cx, what.derived);
     }
-    if let Err(why) = check_preconditions(what, &value, old) {
-        // Upstream has looked at a patch's owners before it finds that.
-        if what.derived {
-            own::owners_once(&mut value, cx, true);
-        }
-        return Err(why);
+    checked?;
+    // A Binding has been admitted as what it is.
+    let admits = what.subresource != "binding";
+    // What a body leaves out, those who may change it are not told of: the server writes it when they have (`BeforeUpdate`).
+    if what.derived || !admits {
+        keep_system_fields(&mut value, old);
     }
-    keep_system_fields(&mut value, old);
     if !what.applied {
         value = tracked(call, what, old, value).await;
     }
@@ -174,8 +186,6 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         old: Some(old),
         options: Some(options),
     };
-    // A Binding has been admitted as what it is.
-    let admits = what.subresource != "binding";
     if admits {
         admission::mutate(call.world, &write, &mut value).await?;
         create::place(row, what.namespace, &mut value)?;
@@ -196,15 +206,37 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         }
         false => None,
     };
-    let kept = storage::texts(row, entry);
-    for warning in validate(call.world, what, cx, &value, old, &kept)? {
-        cx.warn(warning);
-    }
+    let kept = cx.present_texts();
+    // Upstream looks at a Binding's target alone; its labels and annotations go to the pod past whoever looks at pods (`assignPod`).
     if admits {
+        for warning in validate(call.world, what, cx, &value, old, &kept)? {
+            cx.warn(warning);
+        }
         admission::validate(call.world, &write, &value).await?;
     }
     let charges = admission::charge(call.world, &write, &value).await?;
-    if options.dry_run {
+    commit(call, what, (key, entry, old), Agreed { value, kept, hold, charges }).await
+}
+
+/// A change to which all who are asked have agreed, and what was taken for it.
+struct Agreed<'a> {
+    value: Value,
+    /// How its free-form values are spelled.
+    kept: Texts,
+    /// Addresses and ports.
+    hold: Option<services::Hold<'a>>,
+    charges: admission::Charges,
+}
+
+/// Stores it; `None` if somebody was faster. What keeps it from the store gives back what was taken for it.
+async fn commit(
+    call: &Call<'_>,
+    what: &Change<'_>,
+    (key, entry, old): (&str, &Arc<Entry>, &Value),
+    Agreed { mut value, kept, hold, charges }: Agreed<'_>,
+) -> Result<Option<Answer>, Status> {
+    let (cx, row) = (call.cx, what.row);
+    if what.options.dry_run {
         cx.note_texts(kept);
         return Ok(Some(Answer::Object(StatusCode::OK, storage::rehearsed(call.world.store(), row, value).await?)));
     }
@@ -219,7 +251,7 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         // The last finalizer is gone: this change is the deletion, and what it was charged stands for nothing, won, lost or failed.
         let removed = delete::remove(call, row, key, entry, old).await;
         charges.refund(call.world).await;
-        return Ok(removed?.then_some(Answer::Object(StatusCode::OK, value)));
+        return Ok(removed?.map(|_| Answer::Object(StatusCode::OK, value)));
     }
     let ready = match storage::ready_settled(call.world.store(), row, value).await {
         Ok(ready) => ready.spelled(cx.texts()),
@@ -228,25 +260,9 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
             return Err(error);
         }
     };
-    match storage::replace(call.world.store(), row, key, entry, ready).await {
-        Ok(Some(stored)) => {
-            if let Some(hold) = hold {
-                services::settle(call.world, hold.keep(), what.namespace, what.name).await;
-            }
-            Ok(Some(Answer::Stored(StatusCode::OK, stored)))
-        }
-        Ok(None) => {
-            charges.refund(call.world).await;
-            Ok(None)
-        }
-        // It may be stored all the same: what was taken for it stays until that is known.
-        Err(error) => {
-            if let Some(hold) = hold {
-                hold.leave();
-            }
-            Err(error)
-        }
-    }
+    let replaced = storage::replace(call.world.store(), row, key, entry, ready).await;
+    let stored = create::settle(call.world, (what.namespace, what.name), (hold, charges), replaced).await?;
+    Ok(stored.map(|entry| Answer::Stored(StatusCode::OK, entry)))
 }
 
 /// The next object with its managers.
@@ -328,7 +344,7 @@ fn check_preconditions(what: &Change<'_>, value: &Value, old: &Value) -> Result<
     }
     if version.parse::<u64>().is_err() {
         // It is the store's versioner that cannot read it, and nobody makes a Status of that.
-        return Err(Status::new(500, "", format!("strconv.ParseUint: parsing {version:?}: invalid syntax")));
+        return Err(Status::new(500, "", format!("strconv.ParseUint: parsing {}: invalid syntax", Quoted(version))));
     }
     if version != meta::text(old, "resourceVersion") {
         return Err(errors::modified(what.row, what.name));
@@ -361,7 +377,6 @@ fn keep_system_fields(value: &mut Value, old: &Value) {
 /// Refuses what is wrong; else what the client should be told.
 fn validate(world: &World, what: &Change<'_>, cx: &Context, value: &Value, old: &Value, kept: &Texts) -> Result<Vec<String>, Status> {
     let row = what.row;
-    create::check_type(row, what.name, value)?;
     let mut errors = field::ErrorList::new();
     if what.subresource == "status" {
         errors.extend(admin_access::check_status(world, row, value, old));
@@ -377,7 +392,8 @@ fn validate(world: &World, what: &Change<'_>, cx: &Context, value: &Value, old: 
         keep_data(&mut errors, &sent, kept, &value["data"], &old["data"]);
     }
     judged.let_pass.into_iter().for_each(|warning| cx.warn(warning));
-    if errors.is_empty() { Ok(judged.warnings) } else { Err(errors::invalid(row, what.name, errors)) }
+    // Who was asked about it may call it otherwise, and it is told of by that name (upstream's `BeforeUpdate`).
+    if errors.is_empty() { Ok(judged.warnings) } else { Err(create::invalid(row, meta::text(value, "name"), value, errors)) }
 }
 
 /// Data that never changes is compared as the bytes that it came in, spaces and all.

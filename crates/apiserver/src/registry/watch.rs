@@ -5,7 +5,7 @@
 //! store's history holds gets an `ERROR` event with 410 and the end; it is never skipped over. Where a webhook
 //! converts the objects and does not convert one, the watch ends without a word, as upstream's: who begins it again is told why.
 
-use super::{Call, Selectors, list};
+use super::{Call, Selectors, delete, list};
 use crate::{
     Body, BoxError,
     frames::{Change, delimited, json_line},
@@ -32,7 +32,7 @@ use machinery::{
 use serde_json::json;
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 use store::Entry;
@@ -40,6 +40,10 @@ use tokio::time::{Instant, Sleep};
 
 /// How often a watch that allows bookmarks gets one, as upstream.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// The end of the initial state is marked within this time; a watch whose last bookmark comes no later has that one alone, as upstream.
+const MARKED_WITHIN: Duration = Duration::from_millis(1250);
+/// One comes so long before the watch's own end, so that its client goes on from the newest revision.
+const BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
 /// Initial events are sent in pieces of about this size.
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -51,6 +55,8 @@ struct Options {
     initial: bool,
     /// Why there is none to send: the one that was asked for is still to come.
     too_new: Option<Status>,
+    /// Its time is over.
+    over: bool,
     /// The end of the initial state is marked by a bookmark.
     mark_initial_end: bool,
     bookmarks: bool,
@@ -89,17 +95,21 @@ fn options(call: &Call<'_>) -> Result<Options, Status> {
     // A state that is still to come cannot be sent; what comes after it can be waited for.
     let too_new = version.filter(|_| initial).and_then(|version| list::not_ahead(version, storage::revision(call.world.store())).err());
     let bookmarks = query.flag("allowWatchBookmarks");
-    let timeout = match query.int("timeoutSeconds")? {
-        Some(seconds) if seconds > 0 => Duration::from_secs(seconds.unsigned_abs()),
+    let seconds = query.int("timeoutSeconds")?;
+    let timeout = match seconds {
+        Some(seconds) if seconds != 0 => Duration::from_secs(u64::try_from(seconds).unwrap_or_default()),
         // Between once and twice the least, so that the watches of a restart do not all end together again.
         _ => call.world.config().watch_timeout_min.mul_f64(1.0 + spread(call.cx.now)),
     };
+    // A watch of less than no time is over before it has begun.
+    let over = seconds.is_some_and(|seconds| seconds < 0);
     Ok(Options {
         from: if initial { None } else { version },
-        initial: initial && too_new.is_none(),
-        too_new,
+        initial: initial && too_new.is_none() && !over,
+        too_new: too_new.filter(|_| !over),
+        over,
         // A watch that begins with all that there is asks for that, whether it says so or not (upstream's `SetListOptionsDefaults`).
-        mark_initial_end: initial && bookmarks,
+        mark_initial_end: initial && bookmarks && !over,
         bookmarks,
         timeout,
     })
@@ -111,12 +121,42 @@ fn spread(now: SystemTime) -> f64 {
     f64::from(nanos % 1_000_003) / 1_000_003.0
 }
 
+/// When the next bookmark of a watch comes that has so long left, if one does (upstream's `nextBookmarkTime`).
+fn bookmark_in(left: Duration) -> Option<Duration> {
+    left.checked_sub(BOOKMARK_BEFORE_END).filter(|ahead| !ahead.is_zero()).map(|ahead| ahead.min(BOOKMARK_EVERY))
+}
+
+/// What an object of which nothing is said says in a bookmark where upstream holds it otherwise inside: what may be left out is a number
+/// there, and what has a default has none yet.
+fn as_inside(row: &Row, value: &mut Value) {
+    let absent = match (row.resource.group.as_str(), row.resource.kind.kind.as_str()) {
+        ("apps", "Deployment" | "ReplicaSet" | "StatefulSet") => {
+            value["spec"]["replicas"] = 0.into();
+            return;
+        }
+        ("apps", "DaemonSet") => {
+            value["metadata"]["annotations"]["deprecated.daemonset.template.generation"] = "0".into();
+            return;
+        }
+        ("", "ReplicationController") => "replicas",
+        ("certificates.k8s.io", "PodCertificateRequest") => "maxExpirationSeconds",
+        _ => return,
+    };
+    value["spec"].as_object_mut().map(|spec| spec.remove(absent));
+}
+
 /// Answers a watch.
 pub(crate) async fn watch(call: &Call<'_>) -> Result<Answer, Status> {
     let selectors = Selectors::of(call.query, call.row)?;
+    // A path of old that names an object: a selector may say the same, and nothing else.
+    let named = call.cx.info.is_of_old && !call.name().is_empty();
+    if named && selectors.fields.as_ref().is_some_and(|fields| !fields.requirements().is_empty() && fields.exact("metadata.name") != Some(call.name())) {
+        return Err(Status::bad_request("fieldSelector metadata.name doesn't match requested name"));
+    }
     let options = options(call)?;
     call.accepted.for_watch()?;
     let include = table::Include::of_form(call.accepted.form, call.query)?;
+    storage::begun(call.world.store(), call.row)?;
     // What a custom kind's objects are looked at with is made here and not where the first event is told.
     call.row.ty();
     let namespace = call.namespace();
@@ -138,6 +178,7 @@ pub(crate) async fn watch(call: &Call<'_>) -> Result<Answer, Status> {
     let mut stream = Stream {
         world: call.world.clone(),
         format,
+        untold: call.accepted.many && matches!(format.form, Form::Partial(_)),
         first: true,
         ended: None,
         source: None,
@@ -145,13 +186,15 @@ pub(crate) async fn watch(call: &Call<'_>) -> Result<Answer, Status> {
         initial_end: (options.mark_initial_end && options.too_new.is_none()).then_some(from),
         seen: from,
         deadline: Box::pin(tokio::time::sleep(options.timeout)),
-        bookmark: options.bookmarks.then(|| Box::pin(tokio::time::sleep(BOOKMARK_EVERY))),
+        bookmark: bookmark_in(options.timeout)
+            .filter(|ahead| options.bookmarks && (!options.mark_initial_end || *ahead > MARKED_WITHIN))
+            .map(|ahead| Box::pin(tokio::time::sleep(ahead))),
         last: false,
         wanted,
     };
     // Once a watch is let in, errors are told as events, as upstream's cacher tells them.
     match storage::watch(call.world.store(), &stream.wanted.row, from, stream.wanted.scope()) {
-        _ if options.too_new.is_some() => stream.ended = options.too_new,
+        _ if options.over || options.too_new.is_some() => stream.ended = options.too_new,
         Ok(source) => stream.source = Some(source),
         Err(storage::Expired(oldest)) => stream.ended = Some(Status::expired(format!("too old resource version: {from} ({oldest})"))),
     }
@@ -219,6 +262,8 @@ struct Stream {
     world: World,
     wanted: Wanted,
     format: Format,
+    /// Events are asked for as if each were many, which none is: it ends with the first that there is, as upstream's.
+    untold: bool,
     /// Nothing was sent yet: a table's columns go with the first event.
     first: bool,
     /// The error that is still to be sent before the end.
@@ -239,10 +284,11 @@ impl Stream {
     /// The next bytes; `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
         if let Some(bytes) = self.initial_piece() {
-            return Some(bytes);
+            return self.sent(bytes);
         }
         if let Some(revision) = self.initial_end.take() {
-            return Some(self.mark(revision, true));
+            let mark = self.mark(revision, true);
+            return self.sent(mark);
         }
         loop {
             let Some(source) = self.source.as_mut() else {
@@ -275,24 +321,24 @@ impl Stream {
                         continue;
                     }
                     if let Some(bytes) = self.told(event).await? {
-                        return Some(bytes);
+                        return self.sent(bytes);
                     }
                 }
                 // Time comes first: a watch that always has something to tell would else never end.
                 () = &mut self.deadline => return None,
                 () = tick => {
-                    if let Some(timer) = self.bookmark.as_mut() {
-                        timer.as_mut().reset(Instant::now() + BOOKMARK_EVERY);
-                    }
+                    let left = self.deadline.deadline().saturating_duration_since(Instant::now());
+                    self.bookmark = bookmark_in(left).map(|ahead| Box::pin(tokio::time::sleep(ahead)));
                     let revision = source.passed().map_or(self.seen, |passed| passed.max(self.seen));
-                    return Some(self.mark(revision, false));
+                    let mark = self.mark(revision, false);
+                    return self.sent(mark);
                 }
                 event = source.next() => match event {
                     // A watch from a revision that is still to come tells nothing before it.
                     Ok(event) if event.revision <= self.seen => {}
                     Ok(event) => if let Some(bytes) = self.told(event).await? {
-                        self.world.metrics().watched(1);
-                        return Some(bytes);
+                        self.wanted.row.labels().watched.fetch_add(1, Ordering::Relaxed);
+                        return self.sent(bytes);
                     },
                     Err(storage::Expired(oldest)) => {
                         self.source = None;
@@ -322,6 +368,11 @@ impl Stream {
                 None
             }
         }
+    }
+
+    /// What can be sent; `None` at the end.
+    fn sent(&self, bytes: Bytes) -> Option<Bytes> {
+        (!self.untold).then_some(bytes)
     }
 
     fn initial_piece(&mut self) -> Option<Bytes> {
@@ -423,12 +474,26 @@ impl Stream {
         if initial_end {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
-        let value = json!({"kind": row.resource.kind.kind, "apiVersion": row.api_version, "metadata": metadata});
+        // It is an object of its kind of which nothing is said, and Go writes some of that.
+        let mut value = delete::nothing(row);
+        value["metadata"] = metadata;
+        as_inside(row, &mut value);
         self.encode("BOOKMARK", &value)
     }
 
     fn error(&self, status: &Status) -> Bytes {
         let value = status.to_value();
         self.whole("ERROR", storage::type_of(&value), &value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bookmark_comes_each_minute_and_before_the_end() {
+        let next = |left_s: u64| bookmark_in(Duration::from_secs(left_s)).map(|ahead| ahead.as_secs());
+        assert_eq!([next(1800), next(62), next(61), next(8), next(2), next(1)], [Some(60), Some(60), Some(59), Some(6), None, None]);
     }
 }

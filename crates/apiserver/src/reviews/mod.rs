@@ -4,6 +4,7 @@
 //! The answers come from the same authenticator and authoriser that guard the path, so a review never says anything else
 //! than what a request would meet.
 
+mod node_tokens;
 mod token;
 
 pub(crate) use token::create as token;
@@ -120,7 +121,7 @@ fn check(kind: &str, value: &Value, names_user: bool) -> Result<(), Status> {
 
 /// What is asked of no resource, as upstream's own type is written.
 fn shown(other: &Value) -> String {
-    let quoted = |key: &str| Value::from(text(other, key)).to_string();
+    let quoted = |key: &str| String::from_utf8_lossy(&machinery::json::encode(&text(other, key).into())).into_owned();
     if other.is_object() { format!("{{\"Path\":{},\"Verb\":{}}}", quoted("path"), quoted("verb")) } else { "null".to_owned() }
 }
 
@@ -278,7 +279,7 @@ fn rules(world: &World, cx: &Context, value: &Value) -> Result<Value, Status> {
     if is_node {
         errors.insert(0, "node authorizer does not support user rule resolution".into());
     }
-    let mut status = json!({"resourceRules": resource_rules, "nonResourceRules": other_rules, "incomplete": is_node || !errors.is_empty()});
+    let mut status = json!({"resourceRules": resource_rules, "nonResourceRules": other_rules, "incomplete": is_node});
     match errors.as_slice() {
         [] => {}
         [one] => status["evaluationError"] = json!(one),
@@ -296,10 +297,20 @@ async fn token_review(world: &World, cx: &Context, value: &Value) -> Result<Valu
     }
     let shown = world.identity().authenticator.review(token, &texts(&spec["audiences"]), cx.now);
     legacy_tokens::note(world, &shown, cx.now).await;
-    Ok(match shown {
-        Ok(review) => json!({"authenticated": true, "user": review.user.to_value(), "audiences": review.audiences}),
+    // What the body says of it stays where upstream writes nothing.
+    let mut status = value["status"].as_object().cloned().unwrap_or_default();
+    status.remove("authenticated");
+    let mut tell = |field: &str, told: Value| status.insert(field.to_owned(), told);
+    match shown {
+        Ok(review) => {
+            tell("authenticated", true.into());
+            tell("user", review.user.to_value());
+            tell("audiences", json!(review.audiences));
+        }
         // What is no token of this kind at all, or somebody else's, is none that its authenticator would speak of.
-        Err(identity::Error::Foreign(_)) => json!({"user": {}, "error": "invalid bearer token"}),
-        Err(error) => json!({"user": {}, "error": format!("[invalid bearer token, {error}]")}),
-    })
+        Err(identity::Error::Foreign(_)) => drop(tell("error", "invalid bearer token".into())),
+        Err(error) => drop(tell("error", format!("[invalid bearer token, {error}]").into())),
+    }
+    status.entry("user").or_insert_with(|| json!({}));
+    Ok(status.into())
 }

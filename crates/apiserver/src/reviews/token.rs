@@ -1,6 +1,6 @@
 //! `serviceaccounts/token` (TokenRequest): a token for an account, for a time and audiences, bound to a pod, node or secret.
 
-use super::{text, texts};
+use super::{node_tokens, text, texts};
 use crate::{
     Operation, Write, admission, own,
     registry::{Call, WriteOptions, place},
@@ -20,7 +20,6 @@ use machinery::{
     time,
 };
 use serde_json::json;
-use std::sync::Arc;
 
 const GROUP: &str = "authentication.k8s.io";
 const VERSION: &str = "authentication.k8s.io/v1";
@@ -52,7 +51,7 @@ pub(crate) async fn create(call: &Call<'_>, body: &Bytes) -> Result<Answer, Stat
     apply::track_update(ty, None, &mut request, &options.manager, VERSION, "token", &now, &FieldSet::default());
     clear(&mut request);
     if let Some(node) = node_of(&cx.user) {
-        node_restriction(world, node, namespace, name, &request["spec"])?;
+        node_tokens::check(world, cx, node, (namespace, name), &request["spec"])?;
     }
     let write = Write {
         cx,
@@ -185,6 +184,9 @@ fn bind(world: &World, reference: &Value, spec: &mut TokenSpec) -> Result<(), St
         Some(parts) => parts,
         None => ("", api_version),
     };
+    if group.is_empty() && matches!(kind, "Pod" | "Node" | "Secret") {
+        nameable(name)?;
+    }
     let found = match (group, kind) {
         ("", "Pod") => {
             let pod = world.read(("", "v1", "pods"), &spec.namespace, name)?;
@@ -214,59 +216,19 @@ fn bind(world: &World, reference: &Value, spec: &mut TokenSpec) -> Result<(), St
     Ok(())
 }
 
-fn recreated(uid: &str) -> String {
+/// Whether there can be an object of this name: else nothing is looked up (upstream's `NamespaceKeyFunc`).
+fn nameable(name: &str) -> Result<(), Status> {
+    let wrong = names::path_segment(name);
+    match name {
+        "" => Err(Status::bad_request("Name parameter required.")),
+        _ if wrong.is_empty() => Ok(()),
+        _ => Err(Status::bad_request(format!("Name parameter invalid: {name:?}: {}", wrong.join(";")))),
+    }
+}
+
+/// That a reference is to another object of its name.
+pub(super) fn recreated(uid: &str) -> String {
     format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated")
-}
-
-/// NodeRestriction for tokens: a kubelet gets those of its own pods only, for the audiences that they ask for.
-fn node_restriction(world: &World, node: &str, namespace: &str, name: &str, spec: &Value) -> Result<(), Status> {
-    let no = |why: &str| Err(Status::forbidden("", "serviceaccounts", name, why));
-    let reference = &spec["boundObjectRef"];
-    let (kind, pod_name, uid) = (text(reference, "kind"), text(reference, "name"), text(reference, "uid"));
-    if text(reference, "apiVersion") != "v1" || kind != "Pod" || pod_name.is_empty() {
-        return no("node requested token not bound to a pod");
-    }
-    if uid.is_empty() {
-        return no("node requested token with a pod binding without a uid");
-    }
-    let pod: Arc<Value> = world.read(("", "v1", "pods"), namespace, pod_name)?;
-    if text(&pod["metadata"], "uid") != uid {
-        return no(&recreated(uid));
-    }
-    if text(&pod["spec"], "nodeName") != node {
-        return no("node requested token bound to a pod scheduled on a different node");
-    }
-    let asked = texts(&spec["audiences"]);
-    if asked.len() > 1 {
-        return no("node may only request 0 or 1 audiences");
-    }
-    let audience = asked.first().map(String::as_str).unwrap_or_default();
-    let own = world.identity().tokens.audiences();
-    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
-    let mut sources = volumes.flat_map(|v| v["projected"]["sources"].as_array().into_iter().flatten());
-    let named = sources.any(|s| s["serviceAccountToken"].is_object() && text(&s["serviceAccountToken"], "audience") == audience);
-    if audience.is_empty() || own.iter().any(|a| a == audience) || named || csi_audience(world, &pod, audience) {
-        return Ok(());
-    }
-    no(&format!("audience {audience:?} not found in pod spec volume"))
-}
-
-/// Whether a CSI driver of the pod's volumes asks for tokens of that audience.
-fn csi_audience(world: &World, pod: &Value, audience: &str) -> bool {
-    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
-    let drivers = volumes.filter_map(|v| {
-        let claim = text(&v["persistentVolumeClaim"], "claimName");
-        if claim.is_empty() {
-            return v["csi"]["driver"].as_str().map(str::to_owned);
-        }
-        let claim = world.read(("", "v1", "persistentvolumeclaims"), text(&pod["metadata"], "namespace"), claim).ok()?;
-        let volume = world.read(("", "v1", "persistentvolumes"), "", text(&claim["spec"], "volumeName")).ok()?;
-        volume["spec"]["csi"]["driver"].as_str().map(str::to_owned)
-    });
-    drivers.into_iter().any(|name| {
-        let driver = world.read(("storage.k8s.io", "v1", "csidrivers"), "", &name);
-        driver.is_ok_and(|d| d["spec"]["tokenRequests"].as_array().into_iter().flatten().any(|t| text(t, "audience") == audience))
-    })
 }
 
 #[cfg(test)]

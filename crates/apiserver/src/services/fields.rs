@@ -67,9 +67,9 @@ pub(super) fn node_port(port: &Value) -> Option<u16> {
     port["nodePort"].as_u64().and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0)
 }
 
-/// A node port that is said and is none of the numbers that there are.
-pub(super) fn no_port(port: &Value) -> Option<i64> {
-    port["nodePort"].as_i64().filter(|number| *number != 0 && u16::try_from(*number).is_err())
+/// What is said for a port and is none of the numbers that there are.
+pub(super) fn no_port(said: &Value) -> Option<i64> {
+    said.as_i64().filter(|number| *number != 0 && u16::try_from(*number).is_err())
 }
 
 /// The protocol of a port; TCP by default.

@@ -3,7 +3,7 @@
 
 use super::Kept;
 use crate::{own, rows::Row, storage, world::World};
-use machinery::Value;
+use machinery::{Value, status::Status};
 use serde_json::json;
 use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
@@ -39,6 +39,16 @@ pub(crate) async fn gone(world: &World, service: &Value) {
 
 fn parent(namespace: &str, name: &str) -> Value {
     json!({"resource": "services", "namespace": namespace, "name": name})
+}
+
+/// Why there can be no IPAddress that shows a Service's address, as of a Service without a name: upstream makes it before it looks at the
+/// Service, and tells of nothing else then.
+pub(super) fn unshowable(ip: IpAddr, service: &Value) -> Option<String> {
+    let (meta, name) = (&service["metadata"], ip.to_string());
+    let text = |field: &str| meta[field].as_str().unwrap_or_default();
+    let object = json!({"metadata": {"name": name}, "spec": {"parentRef": parent(text("namespace"), text("name"))}});
+    let errors = kinds::strategy("networking.k8s.io", "ipaddresses").validate(&object);
+    (!errors.is_empty()).then(|| Status::invalid("networking.k8s.io", "IPAddress", &name, errors).message)
 }
 
 /// Whether an IPAddress names a Service as its parent.

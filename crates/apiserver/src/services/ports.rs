@@ -56,7 +56,7 @@ impl Allocators {
         let dynamic = fields::allocates_node_ports(service);
         let Some(ports) = service["spec"]["ports"].as_array_mut() else { return Ok(()) };
         // A rehearsal leaves what is no port at all to validation.
-        let odd = ports.iter().enumerate().find_map(|(at, port)| Some((at, fields::no_port(port)?)));
+        let odd = ports.iter().enumerate().find_map(|(at, port)| Some((at, fields::no_port(&port["nodePort"])?)));
         if let Some((at, number)) = odd.filter(|_| hold.guesses.is_none()) {
             return Err(refused(at, number, self.out_of_range()));
         }
@@ -75,6 +75,11 @@ impl Allocators {
             return Ok(());
         }
         let failed = |detail: String| vec![Error::internal(&Path::root("spec").child("healthCheckNodePort"), detail)];
+        // A rehearsal leaves what is no port at all to validation.
+        if let Some(number) = fields::no_port(&service["spec"]["healthCheckNodePort"]) {
+            let why = format!("failed to allocate requested HealthCheck NodePort {number}: {}", self.out_of_range());
+            return if hold.guesses.is_some() { Ok(()) } else { Err(failed(why)) };
+        }
         let found = match fields::health_check_port(service) {
             Some(port) => {
                 hold.claim(port, "TCP").map_err(|why| failed(format!("failed to allocate requested HealthCheck NodePort {port}: {why}")))?;
@@ -147,7 +152,7 @@ fn new_ports(ports: &mut [Value], dynamic: bool, hold: &mut Hold<'_>) -> Result<
     let mut given: HashMap<i64, u16> = HashMap::new();
     for (at, port) in ports.iter_mut().enumerate() {
         let (own, protocol, number) = (fields::node_port(port), fields::protocol(port), number(port));
-        if fields::no_port(port).is_some() || (own.is_none() && !dynamic) {
+        if fields::no_port(&port["nodePort"]).is_some() || (own.is_none() && !dynamic) {
             continue;
         }
         let found = match (given.get(&number).copied(), own) {
@@ -176,7 +181,7 @@ fn new_ports(ports: &mut [Value], dynamic: bool, hold: &mut Hold<'_>) -> Result<
 fn changed_ports(ports: &mut [Value], had: &HashSet<u16>, dynamic: bool, hold: &mut Hold<'_>) -> Result<(), ErrorList> {
     let (mut claimed, mut seen) = (HashSet::new(), HashSet::new());
     for (at, port) in ports.iter_mut().enumerate() {
-        if fields::no_port(port).is_some() {
+        if fields::no_port(&port["nodePort"]).is_some() {
             continue;
         }
         let protocol = fields::protocol(port);

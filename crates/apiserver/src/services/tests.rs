@@ -29,6 +29,31 @@ fn a_failed_write_gives_everything_back() {
 }
 
 #[test]
+fn what_is_taken_and_what_is_left_is_known() {
+    let all = allocators();
+    assert_eq!(all.room(), Room { ips: vec![("10.96.0.0/16".into(), 0, 65_534)], ports: (0, 4) });
+    let mut one = service("a", json!({"type": "NodePort", "ports": [{"port": 80}]}));
+    all.create(&mut one, &offer()).unwrap().keep().free();
+    assert_eq!(all.room(), Room { ips: vec![("10.96.0.0/16".into(), 1, 65_533)], ports: (1, 3) });
+}
+
+#[test]
+fn an_address_whose_service_no_object_can_name_is_not_given() {
+    let all = allocators();
+    let told = |name: &str, spec: Value| all.create(&mut service(name, spec), &offer()).unwrap_err().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let nameless = told("", json!({}));
+    assert!(nameless[0].starts_with("spec.clusterIPs: Invalid value: [\"\"]: failed to allocate IP: IPAddress.networking.k8s.io \"10.96."), "{nameless:?}");
+    assert!(nameless[0].ends_with("\" is invalid: spec.parentRef.name: Required value"), "{nameless:?}");
+    assert_eq!(
+        told("a/b", json!({"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"]})),
+        ["spec.clusterIPs: Invalid value: [\"10.96.0.9\"]: failed to allocate IP 10.96.0.9: IPAddress.networking.k8s.io \"10.96.0.9\" is invalid: \
+          spec.parentRef.name: Invalid value: \"a/b\": may not contain '/'"]
+    );
+    assert!(all.taken.lock().ips.is_empty());
+    assert!(all.create(&mut service("", json!({})), &offer().rehearsed(true)).is_ok(), "what is only tried is shown nowhere");
+}
+
+#[test]
 fn what_is_only_tried_takes_nothing_and_shows_a_guess() {
     let all = allocators();
     let mut one = service("a", json!({"clusterIP": "10.96.0.10", "ports": [{"port": 80}]}));
@@ -120,6 +145,12 @@ fn what_is_no_port_is_not_taken_for_none() {
     let refused = why(all.update(&mut new.clone(), &old, &offer())).unwrap_err();
     assert!(refused.starts_with("spec.ports[0].nodePort: Invalid value: 70000: provided port is not in the valid range."), "{refused}");
     assert_eq!(why(all.update(&mut new.clone(), &old, &offer().rehearsed(true))), Ok(()), "a rehearsal");
+    let asked = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 70_000, "ports": [{"port": 80}]});
+    let mut fresh = service("b", asked);
+    let refused = why(all.create(&mut fresh.clone(), &offer())).unwrap_err();
+    assert!(refused.contains("failed to allocate requested HealthCheck NodePort 70000: provided port is not in the valid range."), "{refused}");
+    assert_eq!(why(all.create(&mut fresh, &offer().rehearsed(true))), Ok(()), "a rehearsal");
+    assert_eq!(fresh["spec"]["healthCheckNodePort"], 70_000, "validation looks at it");
 }
 
 #[test]

@@ -19,9 +19,11 @@ use bytes::Bytes;
 use http::StatusCode;
 use machinery::{
     Value,
+    apply::{self, FieldSet},
     field::{self, Path},
     gvk::Gvk,
     labels::Selector,
+    schema::TypeRef,
     status::Status,
     time,
 };
@@ -38,7 +40,7 @@ pub(crate) async fn evict(call: &Call<'_>, body: &Bytes) -> Result<Answer, Statu
     let ty = machinery::schema::builtin().kind(&gvk).ok_or_else(|| Status::internal("the schema lacks Eviction"))?;
     let written = WriteOptions::of(call, "CreateOptions")?;
     let mut eviction = call.decode_as(body, ty, written.validation)?;
-    let options = admit(call, &written, &mut eviction).await?;
+    let options = admit(call, ty, &written, &mut eviction).await?;
     for attempt_no in 0..ATTEMPTS_MAX {
         call.cx.may_try(attempt_no)?;
         if attempt(call, &options).await? {
@@ -50,7 +52,7 @@ pub(crate) async fn evict(call: &Call<'_>, body: &Bytes) -> Result<Answer, Statu
 
 /// Admission of the eviction itself: a node may evict its own pods alone, and nothing is taken from a budget before. Which pod goes
 /// and how is read from what mutating admission has left.
-async fn admit(call: &Call<'_>, options: &WriteOptions, eviction: &mut Value) -> Result<DeleteOptions, Status> {
+async fn admit(call: &Call<'_>, ty: TypeRef<'_>, options: &WriteOptions, eviction: &mut Value) -> Result<DeleteOptions, Status> {
     let dry_run = options.dry_run;
     let write = Write {
         cx: call.cx,
@@ -64,6 +66,9 @@ async fn admit(call: &Call<'_>, options: &WriteOptions, eviction: &mut Value) ->
         options: Some(options),
     };
     place(call.row, call.namespace(), eviction)?;
+    // Who is asked about it sees whose its fields are.
+    let now = time::rfc3339(call.cx.now);
+    apply::track_update(ty, None, eviction, &options.manager, "policy/v1", "eviction", &now, &FieldSet::new());
     admission::mutate(call.world, &write, eviction).await?;
     if meta::text(eviction, "name") != call.name() {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
@@ -81,9 +86,14 @@ async fn admit(call: &Call<'_>, options: &WriteOptions, eviction: &mut Value) ->
         let why = format!("Non-matching dry-run options in request and content: [{}] and [{}]", of_query.join(" "), of_content.join(" "));
         return Err(Status::new(500, "", why));
     }
-    let mut asked = DeleteOptions::of(&eviction["deleteOptions"])?;
-    asked.dry_run |= dry_run;
+    let asked = DeleteOptions::of(&eviction["deleteOptions"]);
     admission::validate(call.world, &write, eviction).await?;
+    if asked.is_err() {
+        // It is the deletion that tells what is wrong with them, of a pod that is there.
+        call.entry(Memory::Anew).await?;
+    }
+    let mut asked = asked?;
+    asked.dry_run |= dry_run;
     Ok(asked)
 }
 
@@ -194,7 +204,8 @@ async fn allowance(call: &Call<'_>, pod: &Value, dry_run: bool) -> Result<Allowa
     let entry = match found.as_slice() {
         [] => return Ok(Allowance::NoBudget),
         [one] => one,
-        _ => return Err(Status::internal("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.")),
+        // Upstream writes this status by hand, without a reason.
+        _ => return Err(Status::new(500, "", "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.")),
     };
     let budget = storage::value(&row, entry);
     if !is_ready(pod) && unready_may_go(&budget) {

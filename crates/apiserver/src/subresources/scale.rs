@@ -2,9 +2,8 @@
 //! resources whose definition says where they stand.
 
 use crate::{
-    conversion::Memory,
     errors,
-    registry::{Call, Change, WriteOptions, change, check_uid, patch, uid_mismatch},
+    registry::{Call, Change, WriteOptions, change, check_uid, memory, patch, uid_mismatch},
     respond::Answer,
     rows::Row,
     storage,
@@ -89,7 +88,7 @@ pub(crate) fn answered(row: &Row, object: &Value) -> Result<Value, Status> {
 
 /// Answers a GET.
 pub(crate) async fn get(call: &Call<'_>) -> Result<Answer, Status> {
-    let entry = call.entry(Memory::Anew).await?;
+    let entry = call.entry(memory(call)?).await?;
     let scale = of(call.row, &storage::value(call.row, &entry))?;
     if scale["spec"]["replicas"] == UNTOLD {
         let path = call.row.custom.as_ref().and_then(|custom| custom.scale.as_ref()).map_or("", |places| &places.spec_replicas);
@@ -104,7 +103,7 @@ pub(crate) async fn update(call: &Call<'_>, body: &Bytes) -> Result<Answer, Stat
     if call.row.custom.is_some() && says_otherwise(call, body) {
         return Err(unread());
     }
-    let scale = call.decode_as(body, ty()?, options.validation).map_err(|status| match call.row.custom.is_some() && is_of_reading(&status) {
+    let scale = call.decode_as(body, ty()?, options.validation).map_err(|status| match call.row.custom.is_some() && status.code == 400 {
         true => unread(),
         false => status,
     })?;
@@ -112,14 +111,10 @@ pub(crate) async fn update(call: &Call<'_>, body: &Bytes) -> Result<Answer, Stat
     set(call, &options, Told::Updated(&mut |_| Ok(scale.clone())), true).await
 }
 
-/// The scale of a custom resource that cannot be read: upstream looks for words in a registry that does not have it.
+/// The scale of a custom resource that cannot be read, or that a strict reader has something against: upstream looks for words in a registry
+/// that does not have it.
 fn unread() -> Status {
     Status::bad_request("no kind is registered for the type v1.Scale in scheme \"pkg/runtime/scheme.go:111\"")
-}
-
-/// Whether a body cannot be read, and not for what a strict reader has against it.
-fn is_of_reading(status: &Status) -> bool {
-    status.code == 400 && !status.message.contains("strict decoding error: ")
 }
 
 /// Whether a body says that it is something else.
@@ -228,7 +223,8 @@ fn check_patched_uid(call: &Call<'_>, scale: &Value, old: &Value) -> Result<(), 
 async fn set(call: &Call<'_>, options: &WriteOptions, mut told: Told<'_>, replaces: bool) -> Result<Answer, Status> {
     let places = call.row.custom.as_ref().and_then(|custom| custom.scale.as_ref());
     let path: Vec<&str> = places.map_or_else(|| vec!["spec", "replicas"], |places| places.spec_replicas.trim_start_matches('.').split('.').collect());
-    let scaled = Scaled { api_version: &call.row.api_version, path: &path };
+    let versions = call.row.custom.as_ref().map(|custom| &*custom.scales);
+    let scaled = Scaled { api_version: &call.row.api_version, path: &path, versions };
     let target = Change {
         row: call.row,
         namespace: call.namespace(),

@@ -23,6 +23,7 @@
 //!   - {name: a number as it is spelled, body: {a: "number:1.0"}}  # YAML has no floats without a fraction
 //!   - {name: bytes, encode: protobuf}                    # the body is of a built-in kind
 //!   - {name: a large answer, digest: 3}                  # what lies deeper than this is kept as a hash
+//!   - {name: by what holds now, wait: {until: …}}        # a step of waiting before it, where a former case counts only after a while
 //! cleanup: [DELETE /…]                    # not compared, may fail
 //! ```
 
@@ -38,7 +39,8 @@ pub struct Description {
     pub cleanup: Vec<String>,
 }
 
-/// What must have happened before the cases.
+/// What must have happened before the cases, or before one of them.
+#[derive(Clone)]
 pub enum Step {
     Send { request: String, body: Value },
     Until { request: String, body: Value, status: Option<u64> },
@@ -55,6 +57,8 @@ pub struct Case {
     pub body: Vec<u8>,
     /// How deep the answer is kept as it is.
     pub digest: Option<usize>,
+    /// What is waited for before it is sent.
+    pub wait: Option<Step>,
 }
 
 impl Description {
@@ -91,7 +95,7 @@ fn step(step: &Value) -> Result<Step, String> {
 }
 
 /// The keys of an entry.
-const KEYS: [&str; 14] = ["name", "request", "query", "as", "headers", "base", "set", "remove", "each", "body", "bodies", "raw", "encode", "digest"];
+const KEYS: [&str; 15] = ["name", "request", "query", "as", "headers", "base", "set", "remove", "each", "body", "bodies", "raw", "encode", "digest", "wait"];
 
 /// The cases that one entry stands for.
 fn expand(file: &Value, entry: &Value, cases: &mut Vec<Case>) -> Result<(), String> {
@@ -115,6 +119,7 @@ fn expand(file: &Value, entry: &Value, cases: &mut Vec<Case>) -> Result<(), Stri
         });
     }
     let bodies = bodies(file, entry)?;
+    let wait = (!entry["wait"].is_null()).then(|| step(&entry["wait"])).transpose()?;
     let with_bodies =
         drafts.iter().flat_map(|(name, draft)| bodies.iter().map(move |(at, body)| (format!("{name}{at}"), Draft { body: body.clone(), ..draft.clone() })));
     for (name, draft) in with_bodies {
@@ -123,7 +128,15 @@ fn expand(file: &Value, entry: &Value, cases: &mut Vec<Case>) -> Result<(), Stri
         }
         let body = if draft.request.starts_with("GET ") { Vec::new() } else { draft.body };
         let digest = entry["digest"].as_u64().map(|depth| depth as usize);
-        cases.push(Case { name, request: draft.request, user: entry["as"].as_str().map(str::to_owned), headers: draft.headers, body, digest });
+        cases.push(Case {
+            name,
+            request: draft.request,
+            user: entry["as"].as_str().map(str::to_owned),
+            headers: draft.headers,
+            body,
+            digest,
+            wait: wait.clone(),
+        });
     }
     Ok(())
 }

@@ -28,6 +28,9 @@ pub async fn answers(server: &dyn Transport, description: &Description) -> Resul
     }
     let mut answers = Vec::new();
     for case in &description.cases {
+        if let Some(step) = &case.wait {
+            prepare(server, step).await.map_err(|e| format!("{}: {e}", case.name))?;
+        }
         answers.push(answer(server, case).await.map_err(|e| format!("{}: {e}", case.name))?);
     }
     for request in &description.cleanup {

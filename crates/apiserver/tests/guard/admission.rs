@@ -339,6 +339,10 @@ async fn a_quota_is_charged_and_never_exceeded() {
     );
     cluster.post(PODS, asking("a", "100m")).await.expect(409);
     assert_eq!(cluster.get(&format!("{quotas}/q")).await.expect(200)["status"]["used"], used, "what is there is not charged again");
+    let mut huge = asking("huge", "100m");
+    huge["spec"]["containers"][0]["env"] = json!([{"name": "E", "value": "x".repeat(1600 * 1024)}]);
+    assert_eq!(cluster.post(PODS, huge).await.refused(500), "etcdserver: request is too large");
+    assert_eq!(cluster.get(&format!("{quotas}/q")).await.expect(200)["status"]["used"], used, "what the store refuses is not charged");
     // Of many at once only as many as fit are let in.
     let many = (0..8).map(|n| cluster.post(PODS, asking(&format!("m{n}"), "10m")));
     let made = futures_util::future::join_all(many).await.into_iter().filter(|r| r.code == 201).count();
@@ -460,4 +464,6 @@ async fn a_bound_pod_learns_where_its_node_stands() {
     cluster.post(&format!("{PODS}/p/binding"), binding).await.expect(201);
     let bound = cluster.get(&format!("{PODS}/p")).await.expect(200);
     assert_eq!((&bound["spec"]["nodeName"], &bound["metadata"]["labels"]["topology.kubernetes.io/zone"]), (&json!("n1"), &json!("z1")));
+    let placed = cluster.post("/api/v1/namespaces/default/pods", merged(pod("placed"), json!({"spec": {"nodeName": "n1"}}))).await.expect(201);
+    assert_eq!(placed["metadata"]["labels"]["topology.kubernetes.io/zone"], "z1", "so does one that is made for it");
 }

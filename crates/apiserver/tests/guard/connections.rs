@@ -1,6 +1,6 @@
 //! What a client may hold by connections alone: they end when nobody uses them, and nobody has them all.
 
-use crate::kubelet::World;
+use crate::{kubelet::World, support::PATIENCE};
 use std::time::Duration;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -12,6 +12,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GO_AWAY: u8 = 7;
+/// For so long somebody is seen to stay.
+const STAYS: Duration = Duration::from_millis(300);
 /// Of the settings: how many streams there may be.
 const STREAMS: u16 = 3;
 
@@ -77,7 +79,7 @@ async fn an_address_has_a_share_of_the_connections_and_who_is_known_keeps_his() 
             }
         }
     };
-    timeout(Duration::from_secs(8), full).await.expect("one address does not get all places");
+    timeout(PATIENCE, full).await.expect("one address does not get all places");
     known.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     assert!(known.read(&mut answer).await.unwrap() > 0, "who is known is served on");
     drop(silent);
@@ -86,7 +88,7 @@ async fn an_address_has_a_share_of_the_connections_and_who_is_known_keeps_his() 
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(Duration::from_secs(5), again).await.expect("places are given back");
+    timeout(PATIENCE, again).await.expect("places are given back");
 }
 
 /// `GET /readyz` as HPACK writes it: method and scheme from its table, the path and the authority in plain.
@@ -120,7 +122,7 @@ async fn nobody_in_particular_has_one_request_on_an_http_2_connection() {
                 }
             }
         };
-        let end = timeout(Duration::from_millis(if leaves { 4000 } else { 300 }), all).await;
+        let end = timeout(if leaves { PATIENCE } else { STAYS }, all).await;
         assert_eq!((end.is_ok(), kinds.contains(&GO_AWAY)), (leaves, leaves), "{admin} {token}: {kinds:?}");
         assert!(kinds.contains(&1), "it is answered: {kinds:?}");
     }

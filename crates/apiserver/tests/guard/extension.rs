@@ -3,7 +3,7 @@
 
 use crate::{
     hook::{Papers, papers},
-    support::Cluster,
+    support::{Cluster, PATIENCE},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -273,7 +273,7 @@ impl Cluster {
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        let found = timeout(Duration::from_secs(8), found).await;
+        let found = timeout(PATIENCE, found).await;
         found.unwrap_or_else(|_| panic!("{name} does not become {reason}: {last}"))
     }
 }

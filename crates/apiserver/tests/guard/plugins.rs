@@ -206,3 +206,44 @@ async fn a_pod_is_changed_into_what_its_node_declares() {
     cluster.patch("/api/v1/nodes/n/status", json!({"status": {"declaredFeatures": ["InPlacePodLevelResourcesVerticalScaling"]}})).await.expect(200);
     cluster.patch(&format!("{PODS}/p/resize"), larger).await.expect(200);
 }
+
+/// Manifest-based admission: policies of files come before those of the API, and are asked about these, too.
+#[tokio::test]
+async fn files_say_what_nobody_changes() {
+    let folder = std::env::temp_dir().join(format!("knarr-static-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let own = |kind: &str, name: &str, spec: &str| {
+        format!(
+            "apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicy{kind}\nmetadata: {{name: {name}.static.k8s.io}}\nspec: {spec}\n---\n"
+        )
+    };
+    let rule = "{apiGroups: ['*'], apiVersions: [v1], resources: [configmaps, validatingadmissionpolicies], operations: [CREATE]}";
+    let validation = "{expression: 'object.metadata.name != \"forbidden\"', message: so the files say}";
+    let policy = own("", "a", &format!("{{matchConstraints: {{resourceRules: [{rule}]}}, validations: [{validation}]}}"));
+    let binding = own("Binding", "b", "{policyName: a.static.k8s.io, validationActions: [Deny]}");
+    std::fs::write(folder.join("all.yaml"), format!("{policy}{binding}")).unwrap();
+    let configuration =
+        format!("apiVersion: apiserver.config.k8s.io/v1, kind: ValidatingAdmissionPolicyConfiguration, staticManifestsDir: {}", folder.display());
+    let cluster = cluster("static", &[], &[], &format!("- name: ValidatingAdmissionPolicy\n  configuration: {{{configuration}}}\n")).await;
+
+    let denied = "ValidatingAdmissionPolicy 'a.static.k8s.io' with binding 'b.static.k8s.io' denied request: so the files say";
+    assert!(cluster.post(MAPS, map("forbidden")).await.refused(422).ends_with(denied));
+    cluster.post(MAPS, map("fine")).await.expect(201);
+    let policies = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
+    let of_the_api = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": "forbidden"},
+        "spec": {"matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"]}]},
+            "validations": [{"expression": "true"}]}});
+    assert!(cluster.post(policies, of_the_api.clone()).await.refused(422).ends_with(denied));
+    assert_eq!(cluster.get(policies).await.expect(200)["items"], json!([]), "they are none of the API's");
+
+    // What is wrong changes nothing; what is gone does.
+    std::fs::write(folder.join("more.yaml"), "kind: Pod\n").unwrap();
+    cluster.api.keep().await;
+    assert!(cluster.post(MAPS, map("forbidden")).await.refused(422).ends_with(denied));
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::create_dir_all(&folder).unwrap();
+    cluster.api.keep().await;
+    cluster.post(MAPS, map("forbidden")).await.expect(201);
+    cluster.post(policies, of_the_api).await.expect(201);
+    std::fs::remove_dir_all(&folder).unwrap();
+}

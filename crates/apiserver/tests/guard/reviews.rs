@@ -83,6 +83,10 @@ async fn a_token_is_asked_for_used_and_reviewed() {
     assert_eq!(answer["spec"]["audiences"], json!(["https://kubernetes.default.svc"]));
     let token = answer["status"]["token"].as_str().expect("a token").to_owned();
     let review = |spec: Value| json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec});
+    let said = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": "x"},
+        "status": {"authenticated": true, "audiences": ["a"], "user": {"username": "boss"}}});
+    let status = cluster.post(&format!("{AUTHENTICATION}/tokenreviews"), said).await.expect(201)["status"].clone();
+    assert_eq!(status, json!({"audiences": ["a"], "user": {"username": "boss"}, "error": "invalid bearer token"}), "only what is found out is written");
     let reviews = format!("{AUTHENTICATION}/tokenreviews");
     let status = cluster.post(&reviews, review(json!({"token": token}))).await.expect(201)["status"].clone();
     assert_eq!((&status["authenticated"], &status["user"]["username"]), (&json!(true), &json!("system:serviceaccount:default:default")));
@@ -100,6 +104,10 @@ async fn a_token_is_asked_for_used_and_reviewed() {
     assert_eq!(cluster.post(missing, request(json!({}))).await.refused(404), "serviceaccounts \"none\" not found");
     let odd = request(json!({"boundObjectRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}));
     assert_eq!(cluster.post(uri, odd).await.refused(400), "cannot bind token to object of type apps/v1, Kind=Deployment");
+    for (name, why) in [("", "Name parameter required."), ("a/b", "Name parameter invalid: \"a/b\": may not contain '/'")] {
+        let unnamed = request(json!({"boundObjectRef": {"apiVersion": "v1", "kind": "Secret", "name": name}}));
+        assert_eq!(cluster.post(uri, unnamed).await.refused(400), why);
+    }
 }
 
 #[tokio::test]
@@ -117,7 +125,8 @@ async fn a_token_of_a_pod_dies_with_it() {
     let unbound = cluster.post_as(&node("n1"), uri, request(json!({}))).await.refused(403);
     assert_eq!(unbound, "serviceaccounts \"default\" is forbidden: node requested token not bound to a pod");
     let audience = merged(bound(uid), json!({"spec": {"audiences": ["vault"]}}));
-    assert!(cluster.post_as(&node("n1"), uri, audience).await.refused(403).ends_with("audience \"vault\" not found in pod spec volume"));
+    let refused = cluster.post_as(&node("n1"), uri, audience).await.refused(403);
+    assert!(refused.ends_with("system:node:n1 is not authorized to request tokens for audience \"vault\""), "{refused}");
     let answer = cluster.post_as(&node("n1"), uri, bound(uid)).await.expect(201);
 
     let token = answer["status"]["token"].as_str().expect("a token");

@@ -29,7 +29,10 @@ async fn what_an_apply_or_an_update_would_make_needs_the_right_to_create() {
     let cluster = Cluster::start().await;
     grant(&cluster, "patcher", json!([""]), json!(["configmaps"]), json!(["patch"])).await;
     grant(&cluster, "maker", json!([""]), json!(["configmaps"]), json!(["patch", "create"])).await;
-    assert_eq!(apply(&cluster, "patcher", "a").await.refused(403), "configmaps \"a\" is forbidden: ");
+    let refused = "configmaps \"a\" is forbidden: User \"patcher\" cannot create resource \"configmaps\" in API group \"\" in the namespace \"default\"";
+    assert_eq!(apply(&cluster, "patcher", "a").await.refused(403), refused);
+    // What is wrong with it comes before.
+    apply(&cluster, "patcher", "N_n").await.refused(422);
     cluster.get("/api/v1/namespaces/default/configmaps/a").await.expect(404);
     apply(&cluster, "maker", "a").await.expect(201);
     assert_eq!(apply(&cluster, "patcher", "a").await.expect(200)["data"]["by"], "patcher");

@@ -5,7 +5,10 @@ use http::{Method, Request};
 use http_body_util::BodyExt;
 use identity::{Trust, User};
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+/// How long what is awaited may take before a test fails: a machine that is busy with others keeps it easily.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Cluster {
     pub api: ApiServer,

@@ -99,6 +99,19 @@ async fn the_parts_of_the_control_plane_are_asked() {
 }
 
 #[tokio::test]
+async fn what_a_binding_says_of_itself_is_the_pod_s_whatever_it_is() {
+    let server = Server::start().await;
+    server.post(PODS, &pod("p")).await.expect(201);
+    let metadata = json!({"name": "p", "labels": {"bad key": "x", "a": "b c"}, "annotations": {"bad key": "x"}});
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": metadata, "target": {"kind": "Node", "name": "n"}});
+    server.post(&format!("{PODS}/p/binding?dryRun=All"), &binding).await.expect(201);
+    server.post("/api/v1/namespaces/default/bindings", &binding).await.expect(201);
+    let bound = server.get(&format!("{PODS}/p")).await.expect(200);
+    assert_eq!((&bound["metadata"]["labels"], &bound["spec"]["nodeName"]), (&metadata["labels"], &json!("n")));
+    assert_eq!(bound["metadata"]["annotations"], metadata["annotations"]);
+}
+
+#[tokio::test]
 async fn an_evicted_pod_says_why_it_goes() {
     let server = Server::start().await;
     let mut object = pod("p");
@@ -258,6 +271,10 @@ async fn names_are_generated_and_checked() {
     one["metadata"] = json!({"generateName": "gen-"});
     let made = server.post(MAPS, &one).await.expect(201);
     assert!(made["metadata"]["name"].as_str().is_some_and(|n| n.starts_with("gen-") && n.len() == 9));
+    one["metadata"] = json!({"generateName": "gen-", "name": made["metadata"]["name"]});
+    let taken = server.post(MAPS, &one).await.expect(409);
+    assert!(taken["message"].as_str().is_some_and(|m| m.ends_with(", the server was not able to generate a unique name for the object")), "{taken}");
+    assert_eq!(taken["details"]["retryAfterSeconds"], 1);
     one["metadata"] = json!({});
     let unnamed = server.post(MAPS, &one).await.expect(422);
     assert!(unnamed["message"].as_str().is_some_and(|m| m.contains("name or generateName is required")), "{unnamed}");
@@ -352,6 +369,24 @@ async fn services_get_addresses_and_ports() {
 }
 
 #[tokio::test]
+async fn the_status_of_no_service_makes_one() {
+    let server = Server::start().await;
+    let service = |name: &str| {
+        let balancer = json!({"ingress": [{"ip": "192.0.2.1"}]});
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"ports": [{"port": 80}]}, "status": {"loadBalancer": balancer}})
+    };
+    let services = "/api/v1/namespaces/default/services";
+    let put = server.put(&format!("{services}/a/status"), &service("a")).await.expect(201);
+    let applied = server.patch(&format!("{services}/b/status?fieldManager=x"), "application/apply-patch+yaml", &service("b")).await.expect(201);
+    for (made, operation, owned) in [(put, "Update", json!({"f:ingress": {}})), (applied, "Apply", json!({"f:ingress": {}}))] {
+        assert!(made["spec"]["clusterIP"].is_null() && made["status"]["loadBalancer"] == json!({}), "{made}");
+        let owner = &made["metadata"]["managedFields"][0];
+        assert_eq!((&owner["operation"], &owner["subresource"]), (&json!(operation), &json!("status")));
+        assert_eq!(owner["fieldsV1"], json!({"f:status": {"f:loadBalancer": owned}}));
+    }
+}
+
+#[tokio::test]
 async fn answers_come_as_tables_metadata_yaml_and_protobuf() {
     let server = Server::start().await;
     server.post(MAPS, &map("a", "1")).await.expect(201);
@@ -393,6 +428,16 @@ async fn a_namespace_waits_for_its_finalizer() {
     let mut last = server.get("/api/v1/namespaces/space").await.expect(200);
     last["spec"]["finalizers"] = json!([]);
     server.put("/api/v1/namespaces/space/finalize", &last).await.expect(200);
+    server.get("/api/v1/namespaces/space").await.expect(404);
+
+    // One whose finalizers were taken away before: its first delete notes its end, the second is it.
+    let mut made = server.post("/api/v1/namespaces", &space).await.expect(201);
+    made["spec"]["finalizers"] = json!([]);
+    server.put("/api/v1/namespaces/space/finalize", &made).await.expect(200);
+    let going = server.delete("/api/v1/namespaces/space", None).await.expect(200);
+    assert_eq!((going["kind"].as_str(), going["status"]["phase"].as_str()), (Some("Namespace"), Some("Terminating")));
+    server.get("/api/v1/namespaces/space").await.expect(200);
+    server.delete("/api/v1/namespaces/space", None).await.expect(200);
     server.get("/api/v1/namespaces/space").await.expect(404);
 }
 

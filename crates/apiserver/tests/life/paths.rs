@@ -56,3 +56,13 @@ async fn paths_that_lead_nowhere() {
         assert_eq!(answer(&server, method.clone(), &format!("{pods}/a%2fb")).await, (404, NO_PATH.to_owned()), "{method}");
     }
 }
+
+#[tokio::test]
+async fn the_index_of_the_documents_is_not_compressed() {
+    let server = Server::start().await;
+    let get = async |path: &str| server.raw(Method::GET, path, &[("accept-encoding", "gzip")], "").await;
+    let (code, index) = get("/openapi/v3").await;
+    assert!(code == 200 && index.starts_with(b"{"), "{code}");
+    let (code, document) = get("/openapi/v3/apis/apps").await;
+    assert!(code == 200 && document.starts_with(&[0x1f, 0x8b]), "{code}");
+}

@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::{sync::Arc, time::Duration};
 
 /// How long an awaited event may take before a test fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Server {
     api: ApiServer,

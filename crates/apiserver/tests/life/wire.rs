@@ -247,6 +247,28 @@ async fn what_is_left_is_told_on_every_page() {
     }
 }
 
+/// What upstream finds by an index has an end that is known.
+#[tokio::test]
+async fn a_page_of_one_node_s_pods_is_the_last_if_none_of_that_node_follows() {
+    let server = Server::start().await;
+    for (name, node) in [("p1", "n1"), ("p2", "n2"), ("p3", "n1")] {
+        let mut pod = pod(name);
+        pod["spec"]["nodeName"] = node.into();
+        server.post(PODS, &pod).await.expect(201);
+    }
+    let version = text_of(&server.get(PODS).await.expect(200)["metadata"]["resourceVersion"]).to_owned();
+    for (query, name, goes_on) in [
+        ("spec.nodeName%3Dn2".to_owned(), "p2", false),
+        ("spec.nodeName%3Dn1".to_owned(), "p1", true),
+        ("spec.nodeName!%3Dn1".to_owned(), "p2", true),
+        (format!("spec.nodeName%3Dn2&resourceVersionMatch=NotOlderThan&resourceVersion={version}"), "p2", false),
+        (format!("spec.nodeName%3Dn2&resourceVersion={version}"), "p2", true),
+    ] {
+        let page = server.get(&format!("{PODS}?limit=1&fieldSelector={query}")).await.expect(200);
+        assert_eq!((names(&page), page["metadata"]["continue"].is_string()), (vec![name], goes_on), "{query}");
+    }
+}
+
 #[tokio::test]
 async fn a_watch_of_one_node_sees_its_pods_come_and_go() {
     let server = Server::start().await;

@@ -51,6 +51,8 @@ use crate::members::Members;
 use crate::meta::{generation, revision};
 use crate::work::{Controller, Cx, Step};
 
+/// What the original's client of scales says of one whose selector cannot be read.
+const UNREADABLE: &str = "received an object from a /scale endpoint which was not convertible to autoscaling Scale: failed to parse target selector";
 /// Between two looks at an autoscaler (upstream `--horizontal-pod-autoscaler-sync-period`).
 const PERIOD: Duration = Duration::from_secs(15);
 /// A thousand that are each looked at in a moment of their own wake the process a thousand times, and share few of their questions: so
@@ -107,6 +109,8 @@ struct Kept {
 struct Found {
     served: Arc<Served>,
     scale: Scale,
+    /// The scale's, which selects everything if there is none.
+    selector: Selector,
     current: i32,
 }
 
@@ -206,8 +210,10 @@ impl Autoscalers {
             Some(scale) => scale,
             None => self.targets.scale(&served, autoscaler.namespace(), &of.name).await.map_err(|e| e.to_string())?,
         };
+        let selector = scale.status.as_ref().and_then(|s| s.selector.as_deref()).unwrap_or_default();
+        let selector = Selector::parse(selector).map_err(|e| format!("{UNREADABLE}: couldn't parse the selector string {selector:?}: {e}"))?;
         let current = scale.spec.as_ref().and_then(|s| s.replicas).unwrap_or(0);
-        Ok(Found { served, scale, current })
+        Ok(Found { served, scale, selector, current })
     }
 
     /// How many there are to be; the metrics' status alone if that cannot be said.
@@ -263,7 +269,7 @@ impl Autoscalers {
         about: &ObjectReference,
     ) -> Result<(Proposed, Vec<MetricStatus>), Vec<MetricStatus>> {
         let key = autoscaler.key();
-        let selector = match self.selector(&key, &found.scale, report, about) {
+        let selector = match self.selector(&key, found, report, about) {
             Ok(selector) => selector,
             Err(why) => {
                 self.warn(about, "FailedComputeMetricsReplicas", why);
@@ -316,22 +322,15 @@ impl Autoscalers {
     }
 
     /// The selector of the target's pods, which no other autoscaler selects.
-    fn selector(&self, key: &ObjectKey, scale: &Scale, report: &mut Report, about: &ObjectReference) -> Result<Selector, String> {
-        let text = scale.status.as_ref().and_then(|s| s.selector.as_deref()).unwrap_or_default();
+    fn selector(&self, key: &ObjectKey, found: &Found, report: &mut Report, about: &ObjectReference) -> Result<Selector, String> {
+        let text = found.scale.status.as_ref().and_then(|s| s.selector.as_deref()).unwrap_or_default();
         if text.is_empty() {
             let why = "selector is required";
             self.warn(about, "SelectorRequired", why);
             report.set(ACTIVE, false, "InvalidSelector", "the HPA target's scale is missing a selector");
             return Err(why.to_owned());
         }
-        let mut refuse = |reason: &str, why: String| {
-            self.warn(about, reason, why.as_str());
-            report.set(ACTIVE, false, reason, why.as_str());
-            why
-        };
-        let selector = Selector::parse(text)
-            .map_err(|e| refuse("InvalidSelector", format!("couldn't convert selector into a corresponding internal selector object: {e}")))?;
-        self.members.set(key, Some(selector.clone()));
+        self.members.set(key, Some(found.selector.clone()));
         if self.autoscalers.get_key(key).is_none() {
             // Its deletion was heard before the line above.
             self.members.set(key, None);
@@ -340,9 +339,12 @@ impl Autoscalers {
         if let Some(rival) = self.members.rival(key) {
             let mut both = [key, &rival].map(ToString::to_string);
             both.sort();
-            return Err(refuse("AmbiguousSelector", format!("pods by selector {text} are controlled by more than one HPA (e.g. [{}])", both.join(" "))));
+            let why = format!("pods by selector {text} are controlled by more than one HPA (e.g. [{}])", both.join(" "));
+            self.warn(about, "AmbiguousSelector", why.as_str());
+            report.set(ACTIVE, false, "AmbiguousSelector", why.as_str());
+            return Err(why);
         }
-        Ok(selector)
+        Ok(found.selector.clone())
     }
 
     async fn rescale(&self, autoscaler: &HorizontalPodAutoscaler, found: Found, decision: Decision, report: &mut Report, about: &ObjectReference, at: Instant) {

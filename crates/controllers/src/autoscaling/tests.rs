@@ -313,8 +313,10 @@ async fn selectors_that_are_missing_wrong_or_another_ones_too() {
     assert_eq!(made.message(ACTIVE), "the HPA target's scale is missing a selector");
     assert_eq!(made.events, ["SelectorRequired: selector is required", "FailedComputeMetricsReplicas: selector is required"]);
     let made = step(World { selector: "a==b==c", ..WORLD }, json!({}), json!({})).await;
-    let why = "couldn't convert selector into a corresponding internal selector object: ";
-    assert!(made.message(ACTIVE).starts_with(why) && made.conditions().ends_with("!ScalingActive=InvalidSelector"), "{made:?}");
+    let why = "received an object from a /scale endpoint which was not convertible to autoscaling Scale: failed to parse target selector: \
+               couldn't parse the selector string \"a==b==c\": ";
+    assert!(made.events.len() == 1 && made.events[0].starts_with(&format!("FailedGetScale: {why}")), "{made:?}");
+    assert_eq!(made.conditions(), "!AbleToScale=FailedGetScale");
     let both = steps(WORLD, &[json!({}), json!({})], json!({})).await;
     assert_eq!(both[0].replicas, [json!(6)], "nobody else has them yet");
     assert_eq!(both[1].message(ACTIVE), "pods by selector app=web are controlled by more than one HPA (e.g. [n/a n/b])");

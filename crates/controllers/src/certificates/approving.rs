@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Client, Informer, Meta};
+use client::{Backoff, Client, Informer, Meta};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestStatus};
 use k8s_openapi::api::core::v1::Node;
@@ -70,6 +70,7 @@ fn rights(request: &CertificateSigningRequest) -> Vec<(&'static str, &'static st
 
 impl Controller for Approving {
     const QUEUE: &'static str = "certificate";
+    const BACKOFF: Backoff = super::BACKOFF;
     type Key = String;
 
     async fn reconcile(&self, name: &String) -> Step {

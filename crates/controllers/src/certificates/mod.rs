@@ -8,10 +8,13 @@ pub(crate) mod trust_bundle;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
+use client::Backoff;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
 use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::cri_attributes::ParsedCriAttribute;
+use x509_parser::extensions::{GeneralName, ParsedExtension, X509Extension};
 use x509_parser::prelude::FromDer;
 
 use crate::meta::seconds;
@@ -20,6 +23,8 @@ use crate::meta::seconds;
 pub(crate) const KUBELET_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 /// The signer of kubelets' certificates as servers.
 pub(crate) const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
+/// How long a request waits that could not be seen to (`certificate_controller.go`).
+pub(crate) const BACKOFF: Backoff = Backoff { base: Duration::from_millis(200), max: Duration::from_secs(1000) };
 /// What the name of a node's user begins with.
 pub(crate) const NODE: &str = "system:node:";
 
@@ -69,7 +74,12 @@ impl Asked {
             organizations: subject.iter_organization().map(|o| o.as_str().ok().map(str::to_owned)).collect(),
             ..Asked::default()
         };
-        for extension in parsed.requested_extensions().into_iter().flatten() {
+        // By all attributes that ask for some.
+        let extensions = parsed.certification_request_info.iter_attributes().filter_map(|part| match part.parsed_attribute() {
+            ParsedCriAttribute::ExtensionRequest(asked) => Some(&asked.extensions),
+            _ => None,
+        });
+        for extension in extensions.flatten().map(X509Extension::parsed_extension) {
             let ParsedExtension::SubjectAlternativeName(names) = extension else { continue };
             for name in &names.general_names {
                 match name {

@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Client, Informer, Meta};
+use client::{Backoff, Client, Informer, Meta};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestStatus};
 
@@ -24,6 +24,10 @@ const SIGNER: &str = "kubernetes.io/kube-apiserver-client";
 const LEGACY: &str = "kubernetes.io/legacy-unknown";
 /// The shortest that is asked for: certificates begin some minutes before now, so that clocks may differ.
 const LIFE_MIN: Duration = Duration::from_secs(10 * 60);
+
+/// By so much a certificate begins before now; the end of one that is no short one comes as much earlier (upstream's `Backdate` and `Short`).
+const BACKDATED: Duration = Duration::from_secs(5 * 60);
+const SHORT: Duration = Duration::from_secs(8 * 60 * 60);
 
 /// How long to wait with a request that could not be signed: the authority's trouble is no fault of the request's, which would
 /// stay failed for ever.
@@ -106,8 +110,14 @@ fn life(asked_s: Option<i32>, longest: Duration) -> Duration {
     asked_s.map(secs).filter(|asked| *asked <= longest).map_or(longest, |asked| asked.max(LIFE_MIN))
 }
 
+/// How long from now a certificate of such a life is good.
+fn left(life: Duration) -> Duration {
+    if life < SHORT { life } else { life.saturating_sub(BACKDATED) }
+}
+
 impl Controller for Signing {
     const QUEUE: &'static str = "certificate";
+    const BACKOFF: Backoff = super::BACKOFF;
     type Key = String;
 
     async fn reconcile(&self, name: &String) -> Step {
@@ -140,7 +150,7 @@ impl Signing {
         };
         let (signer, life) = (self.signer.clone(), life(request.spec.expiration_seconds, self.life));
         let usages = request.spec.usages.clone().unwrap_or_default();
-        tokio::task::spawn_blocking(move || (signer.0)(&pem, &usages, life)).await.map_err(|error| error.to_string())?
+        tokio::task::spawn_blocking(move || (signer.0)(&pem, &usages, left(life))).await.map_err(|error| error.to_string())?
     }
 }
 
@@ -197,5 +207,6 @@ mod tests {
         let lives = |longest| [None, Some(60), Some(3600), Some(i32::MAX)].map(|asked| life(asked, longest));
         assert_eq!(lives(day), [day, LIFE_MIN, secs(3600), day]);
         assert_eq!(lives(minute), [minute, LIFE_MIN, minute, minute], "as upstream: the least comes before the most");
+        assert_eq!([secs(3600), SHORT, day].map(left), [secs(3600), SHORT - BACKDATED, day - BACKDATED]);
     }
 }

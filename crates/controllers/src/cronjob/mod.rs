@@ -24,8 +24,8 @@ const WORKERS: usize = 5;
 /// What a step comes later than the time that it is for, so that clocks that differ a little do not make it come too early (upstream
 /// `nextScheduleDelta`).
 const LATER: Duration = Duration::from_millis(100);
-/// Times are looked through one by one up to so many; beyond, the clock has jumped or the schedule was long suspended.
-const MISSED_MAX: usize = 100;
+/// If more times than these were missed, the clock has jumped or the schedule was long suspended, which is told.
+const MISSED_MAX: i64 = 100;
 const SKEW: Family = Family::new(
     "cronjob_controller_job_creation_skew_duration_seconds",
     Kind::Histogram,
@@ -72,15 +72,21 @@ struct Due {
     many: bool,
 }
 
-/// What has come since `from`. Of many missed times only the last counts, however rare they are.
+/// What has come since `from`. Of what was missed only the last counts, and it is reckoned as upstream does it (`mostRecentScheduleTime`): as if
+/// all times lay as far apart as the first two. Of a schedule whose times do not (`*/5 9-10 * * *`) what was missed is so passed over once
+/// the next time is further away than that, and no job is made for it.
 fn due(schedule: &Schedule, zone: &TimeZone, from: Timestamp, now: Timestamp) -> Due {
-    let (mut last, mut next, mut missed) = (None, schedule.after(from, zone), 0);
-    while let Some(at) = next.filter(|at| *at <= now) {
-        missed += 1;
-        last = Some(at);
-        next = if missed > MISSED_MAX { schedule.last_until(at, now, zone) } else { None }.or_else(|| schedule.after(at, zone));
+    let Some(first) = schedule.after(from, zone) else { return Due { last: None, next: None, many: false } };
+    if now < first {
+        return Due { last: None, next: Some(first), many: false };
     }
-    Due { last, next, many: missed > MISSED_MAX }
+    let second = schedule.after(first, zone);
+    let Some(second) = second.filter(|second| *second <= now) else { return Due { last: Some(first), next: second, many: false } };
+    let gap_s = (second.as_second() - first.as_second()).max(1);
+    let missed = (now.as_second() - first.as_second()) / gap_s + 1;
+    let near = Timestamp::from_second(first.as_second() + (missed - 2) * gap_s).unwrap_or(first);
+    let last = std::iter::successors(schedule.after(near, zone), |at| schedule.after(*at, zone)).take_while(|at| *at <= now).last();
+    Due { last, next: schedule.after(last.unwrap_or(now), zone), many: last.is_some() && missed > MISSED_MAX }
 }
 
 /// The zone of a schedule, UTC unless it says another; none if there is no such zone.

@@ -72,25 +72,6 @@ impl Schedule {
             Self::Fields(fields) => fields.after(at, zone),
         }
     }
-
-    /// The last moment after `at`, itself one of the schedule's, that is not after `now`; none if there is none. Looks back
-    /// from `now` in windows that double, so that neither what is frequent nor what is rare is walked through from `at`.
-    pub(super) fn last_until(&self, at: Timestamp, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
-        if let Self::Every(seconds) = self {
-            let steps = (now.as_second() - at.as_second()) / seconds;
-            return Timestamp::from_second(at.as_second() + steps * seconds).ok().filter(|last| *last > at);
-        }
-        let mut window_s = 60;
-        loop {
-            let start = now.as_second().saturating_sub(window_s).max(at.as_second());
-            let start = Timestamp::from_second(start).ok()?;
-            let found = std::iter::successors(self.after(start, zone), |t| self.after(*t, zone)).take_while(|t| *t <= now).last();
-            if found.is_some() || start <= at {
-                return found.filter(|last| *last > at);
-            }
-            window_s *= 2;
-        }
-    }
 }
 
 impl Fields {

@@ -96,6 +96,20 @@ fn only_the_last_missed_time_counts() {
 }
 
 #[test]
+fn what_was_missed_is_reckoned_by_the_first_gap() {
+    let told = |text: &str, from: &str, now: &str| due(&schedule(text), &TimeZone::UTC, at(from), at(now));
+    // From ten to eleven, five minutes apart: at 12:00 the original takes 11:55 for the time before, and finds nothing after it today.
+    let passed = |next: &str| Due { last: None, next: Some(at(next)), many: false };
+    assert_eq!(told("*/5 9-10 * * *", "2026-03-01T10:40", "2026-03-01T12:00"), passed("2026-03-02T09:00"));
+    assert_eq!(told("*/10 8-18 * * 1-5", "2026-03-06T12:00", "2026-03-09T07:00"), passed("2026-03-09T08:00"), "four hundred, of which nothing is said");
+    // One alone, and the two last of a window, are made up for.
+    let last = |last: &str, next: &str, many| Due { last: Some(at(last)), next: Some(at(next)), many };
+    assert_eq!(told("*/5 9-10 * * *", "2026-03-01T10:50", "2026-03-01T12:00"), last("2026-03-01T10:55", "2026-03-02T09:00", false));
+    assert_eq!(told("*/5 9-10 * * *", "2026-03-01T10:40", "2026-03-01T10:57"), last("2026-03-01T10:55", "2026-03-02T09:00", false));
+    assert_eq!(told("*/5 9-10 * * *", "2026-03-01T10:40", "2026-03-02T09:01"), last("2026-03-02T09:00", "2026-03-02T09:05", true));
+}
+
+#[test]
 fn a_star_with_a_step_does_not_leave_the_word_to_the_other_day() {
     for (text, from, want) in [
         // Odd days, or Mondays (2 March 2026 is one).

@@ -191,7 +191,8 @@ impl Deployments {
                 if sets::deadline_s(&world.d).is_some() {
                     let mut status = world.d.status.clone().unwrap_or_default();
                     status::set(&mut status, status::PROGRESSING, "False", "ReplicaSetCreateError", message.clone(), client::timestamp());
-                    self.write_status(&world.d, status).await?;
+                    // That this could not be noted is the lesser trouble: the next try notes it.
+                    drop(self.write_status(&world.d, status).await);
                 }
                 self.recorder.event(&object_reference(&world.d), EventType::Warning, "ReplicaSetCreateError", message);
                 return Err(error);

@@ -1,8 +1,9 @@
 //! EndpointSlices of Endpoints that users write for Services without a selector.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use client::{EventType, Informer, Meta, ObjectKey, Recorder, object_reference};
+use client::{Backoff, EventType, Informer, Meta, ObjectKey, Recorder, object_reference};
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointSubset, Endpoints, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort};
 use tokio::time::Instant;
@@ -51,6 +52,8 @@ struct Mirroring {
 
 impl Controller for Mirroring {
     const QUEUE: &'static str = "endpoint_slice_mirroring";
+    /// `defaultSyncBackOff` and `maxSyncBackOff`.
+    const BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(100) };
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {

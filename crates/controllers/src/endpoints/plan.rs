@@ -120,6 +120,7 @@ pub(super) fn plan(template: &Template, mut desired: Desired, existing: &[Arc<En
     if out.create.is_empty() && out.delete.len() == existing.len() {
         placeholder(template, &mut out);
     }
+    template.reuse(&mut out);
     for slice in out.create.iter_mut().chain(&mut out.update) {
         set_trigger(slice, trigger);
     }
@@ -218,6 +219,30 @@ impl Template {
         }
     }
 
+    /// What is to go is filled anew before another is made (upstream `finalize`): so the first endpoint comes into the empty slice that was
+    /// there, and other ports into those of the former ones, and nobody sees one go and another come.
+    fn reuse(&self, out: &mut Plan) {
+        let mut gone = Vec::new();
+        for old in std::mem::take(&mut out.delete) {
+            if self.owns(&old)
+                && let Some(new) = out.create.pop()
+            {
+                let mut next = (*old).clone();
+                let meta = next.meta_mut();
+                (meta.labels, meta.annotations) = (new.metadata.labels, new.metadata.annotations);
+                (next.endpoints, next.ports) = (new.endpoints, new.ports);
+                out.update.push(next);
+            } else {
+                gone.push(old);
+            }
+        }
+        out.delete = gone;
+    }
+
+    fn owns(&self, slice: &EndpointSlice) -> bool {
+        slice.metadata.owner_references.as_deref().is_some_and(|owners| owners.contains(&self.owner))
+    }
+
     /// The slice with today's labels, annotations and owner; none if it has them. An owner of the same name that was made anew has
     /// another UID: what still names the one before would be collected with it.
     fn refreshed(&self, slice: &EndpointSlice) -> Option<EndpointSlice> {
@@ -227,7 +252,7 @@ impl Template {
             wanted
         });
         let same_notes = noted.as_ref().is_none_or(|n| n == annotations(slice));
-        let same_owner = slice.metadata.owner_references.as_deref().is_some_and(|owners| owners.contains(&self.owner));
+        let same_owner = self.owns(slice);
         if *labels(slice) == self.labels && same_notes && same_owner {
             return None;
         }

@@ -1,8 +1,9 @@
 //! EndpointSlices of Services with a selector.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use client::{Client, DeleteParams, Delta, EventType, Informer, Meta, ObjectKey, Recorder, WorkQueue, object_reference};
+use client::{Backoff, Client, DeleteParams, Delta, EventType, Informer, Meta, ObjectKey, Recorder, WorkQueue, object_reference};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use machinery::status::Status;
@@ -19,6 +20,8 @@ use crate::work::{Controller, Cx, Step};
 
 const CONTROLLER: &str = "endpointslice-controller.k8s.io";
 const WORKERS: usize = 5;
+/// How many of the pods that serve nobody are told of: an Event has no room for more.
+const TOLD_MAX: usize = 32;
 /// The index of Services that ask for zones by annotation.
 const BY_TOPOLOGY: &str = "topology";
 
@@ -112,16 +115,17 @@ impl Writer {
                     self.overlay.wrote(key, slice);
                 }
                 Err(error) if error.is_namespace_terminating() => return Ok(()),
-                Err(error) => return Err(error),
+                Err(error) => return Err(failed("create", "", key, error)),
             }
         }
         for slice in &plan.update {
-            self.overlay.wrote(key, api.replace(slice.name(), slice).await?);
+            let replaced = api.replace(slice.name(), slice).await;
+            self.overlay.wrote(key, replaced.map_err(|error| failed("update", slice.name(), key, error))?);
             self.metrics.changed("update");
         }
         for slice in &plan.delete {
             match api.delete(slice.name(), &DeleteParams::default()).await {
-                Err(error) if !error.is_not_found() => return Err(error),
+                Err(error) if !error.is_not_found() => return Err(failed("delete", slice.name(), key, error)),
                 _ => {
                     self.metrics.changed("delete");
                     self.overlay.deleted(key, slice.name());
@@ -129,6 +133,18 @@ impl Writer {
             }
         }
         Ok(())
+    }
+}
+
+/// An error of the server that tells what was to be done (upstream's `finalize`); it stays what it is.
+fn failed(verb: &str, slice: &str, service: &ObjectKey, error: client::Error) -> client::Error {
+    let gap = if slice.is_empty() { "" } else { " " };
+    match error {
+        client::Error::Api(mut status) => {
+            status.message = format!("failed to {verb}{gap}{slice} EndpointSlice for Service {service}: {}", status.message);
+            client::Error::Api(status)
+        }
+        other => other,
     }
 }
 
@@ -146,6 +162,8 @@ struct Slices {
 
 impl Controller for Slices {
     const QUEUE: &'static str = "endpoint_slice";
+    /// `defaultSyncBackOff` and `maxSyncBackOff`.
+    const BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(1000) };
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {
@@ -162,7 +180,9 @@ impl Controller for Slices {
         }
         let pods = self.backends.of(key);
         let trigger = self.triggers.next(&service, &pods);
-        let existing = self.writer.of(key, CONTROLLER);
+        let mut existing = self.writer.of(key, CONTROLLER);
+        // What would be put into one that is being deleted would go with it.
+        existing.retain(|slice| !slice.is_deleting());
         let families = facts::families(&service);
         let (pods, homeless) = housed(&service, pods, |node| self.nodes.get("", node).is_some());
         let mut plan = Plan::default();
@@ -247,14 +267,16 @@ impl Slices {
     }
 }
 
-/// The pods whose nodes are there, and what is wrong with the first of the others: what ran on a node that is gone serves nobody, and
-/// it may take its time until it is removed. A Service that publishes what is not ready publishes it.
+/// The pods whose nodes are there, and what is wrong with the others (as upstream's aggregated errors tell it): what ran on a node that is gone
+/// serves nobody, and it may take its time until it is removed. A Service that publishes what is not ready publishes it.
 pub(super) fn housed(service: &Service, pods: Vec<Arc<Pod>>, is_there: impl Fn(&str) -> bool) -> (Vec<Arc<Pod>>, Option<String>) {
     let there = |pod: &Pod| pods::node_name(pod).is_empty() || is_there(pods::node_name(pod));
     let (housed, homeless): (Vec<_>, Vec<_>) = pods.into_iter().partition(|p| facts::publishes_unready(service) || there(p));
     // One that would be no endpoint anyway is not missed.
-    let missed = homeless.iter().find(|p| !pods::is_terminal(p) && !facts::ips(p).is_empty());
-    let why = missed.map(|p| format!("skipping Pod {} for Service {}: Node {} Not Found", p.name(), service.key(), pods::node_name(p)));
+    let missed = homeless.iter().filter(|p| !pods::is_terminal(p) && !facts::ips(p).is_empty());
+    let told = |p: &Arc<Pod>| format!("skipping Pod {} for Service {}: Node {} Not Found", p.name(), service.key(), pods::node_name(p));
+    let mut all: Vec<String> = missed.take(TOLD_MAX).map(told).collect();
+    let why = if all.len() > 1 { Some(format!("[{}]", all.join(", "))) } else { all.pop() };
     (housed, why)
 }
 
@@ -274,5 +296,18 @@ pub(super) fn template(service: &Service, family: &'static str) -> Template {
         owner: owner_reference(service),
         family,
         endpoints_max: ENDPOINTS_MAX,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_tells_what_was_to_be_done() {
+        let refused = |verb, slice| failed(verb, slice, &ObjectKey::new("n", "web"), Status::new(409, "Conflict", "no").into());
+        assert_eq!(refused("create", "").to_string(), "failed to create EndpointSlice for Service n/web: no");
+        assert_eq!(refused("update", "web-1").to_string(), "failed to update web-1 EndpointSlice for Service n/web: no");
+        assert!(refused("delete", "web-1").is_conflict());
     }
 }

@@ -74,8 +74,9 @@ fn a_pod_in_its_life_as_a_service_sees_it() {
     let (service, mut slices) = (service(json!({})), Vec::new());
     let first = step(&mut slices, &service, &[]);
     assert_eq!((first.create.len(), slices[0].ports.as_deref()), (1, Some(&[][..])), "an empty slice tells that nobody serves");
-    step(&mut slices, &service, &[pod(1, false)]);
+    let filled = step(&mut slices, &service, &[pod(1, false)]);
     assert_eq!(conditions(&slices), ["10.0.0.2 ---"]);
+    assert_eq!((filled.create.len(), filled.update.len(), filled.delete.len()), (0, 1, 0), "into the slice that was empty");
     step(&mut slices, &service, &[pod(1, true)]);
     assert_eq!(conditions(&slices), ["10.0.0.2 rs-"]);
     let port = &slices[0].ports.as_deref().unwrap_or_default()[0];
@@ -83,9 +84,10 @@ fn a_pod_in_its_life_as_a_service_sees_it() {
     step(&mut slices, &service, &[deleting(pod(1, true))]);
     assert_eq!(conditions(&slices), ["10.0.0.2 -st"], "it serves while it ends");
     assert!(step(&mut slices, &service, &[deleting(pod(1, true))]).update.is_empty(), "nothing new, nothing written");
-    step(&mut slices, &service, &[]);
+    let emptied = step(&mut slices, &service, &[]);
+    assert_eq!((emptied.create.len(), emptied.update.len(), emptied.delete.len()), (0, 1, 0), "it stays where it is");
     assert_eq!(conditions(&slices), [""; 0]);
-    assert_eq!(slices.len(), 1);
+    assert_eq!((slices.len(), slices[0].ports.as_deref()), (1, Some(&[][..])));
 }
 
 #[test]
@@ -189,6 +191,11 @@ fn what_ran_on_a_node_that_is_gone_serves_nobody() {
     let (housed, missed) = slice::housed(&service(json!({})), pods(), |node| node == "here");
     assert_eq!(names(&housed), ["p1"]);
     assert_eq!(missed.as_deref(), Some("skipping Pod p2 for Service n/s: Node gone Not Found"), "it is looked at again");
+    let two = slice::housed(&service(json!({})), vec![on(1, "gone"), on(2, "gone")], |_| false).1;
+    let each = |n: usize| format!("skipping Pod p{n} for Service n/s: Node gone Not Found");
+    assert_eq!(two, Some(format!("[{}, {}]", each(1), each(2))));
+    let many = slice::housed(&service(json!({})), (1..=40).map(|n| on(n, "gone")).collect(), |_| false).1;
+    assert_eq!(many.map(|why| why.matches("Not Found").count()), Some(32), "an Event has no room for more");
     let all = service(json!({"publishNotReadyAddresses": true}));
     assert_eq!(slice::housed(&all, pods(), |node| node == "here").0.len(), 2);
 }

@@ -12,8 +12,9 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use client::{Client, Delta, EventType, Informer, Meta, ObjectKey, Patch, PatchParams, Recorder, WorkQueue, object_reference};
+use client::{Backoff, Client, Delta, EventType, Informer, Meta, ObjectKey, Patch, PatchParams, Recorder, WorkQueue, object_reference};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use machinery::labels::Selector;
@@ -210,6 +211,8 @@ impl Jobs {
 
 impl Controller for Jobs {
     const QUEUE: &'static str = "job";
+    /// `DefaultJobApiBackOff` and `MaxJobApiBackOff`: a pod that is refused is told of once a second at first, not two hundred times.
+    const BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(60) };
     type Key = Key;
 
     async fn reconcile(&self, key: &Key) -> Step {

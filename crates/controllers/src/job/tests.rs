@@ -187,7 +187,7 @@ fn failures_are_remembered_until_a_pod_succeeds() {
     let second = plan(&job, &[failed("b", 0, 0, 3)], first.failures, true, now);
     assert_eq!((second.failures.count, second.create.len()), (2, 0));
     let gone = plan(&job, &[], second.failures, true, now);
-    assert!(gone.create.is_empty() && gone.again.is_some_and(|a| (15..=18).contains(&a.as_secs())), "{:?}", gone.again);
+    assert!(gone.create.is_empty() && gone.again.is_some_and(|a| (15..=30).contains(&a.as_secs())), "{:?}", gone.again);
     let good = plan(&job, &pods("c+"), second.failures, true, now);
     assert_eq!((good.failures, good.create.len()), (Failures::default(), 2));
 }
@@ -238,7 +238,7 @@ fn an_index_that_fails_holds_up_no_other() {
     let plan = plan(&job, &state, Failures::default(), true, now);
     let made: Vec<_> = plan.create.iter().map(|a| (a.index.unwrap_or(9), a.failures)).collect();
     assert_eq!(made, [(1, 1), (2, 0), (3, 0)]);
-    assert!(plan.again.is_some_and(|a| (33..=36).contains(&a.as_secs())), "{:?}", plan.again);
+    assert!(plan.again.is_some_and(|a| (33..=60).contains(&a.as_secs())), "{:?}", plan.again);
     assert!(plan.release.is_empty(), "how often they failed stands on them alone");
 }
 

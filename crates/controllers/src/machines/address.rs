@@ -17,7 +17,7 @@ pub(crate) const ANNOTATION: &str = "knarr.local/machine-address";
 
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx, machines: Machines) {
-    let controller = Arc::new(Addresses { client: cx.client(super::dns::ACCOUNT), nodes: cx.informers.informer(), machines });
+    let controller = Arc::new(Addresses { client: cx.client(super::ACCOUNT), nodes: cx.informers.informer(), machines });
     cx.setup(&controller)
         .on(&controller.nodes, |_, queue, change| {
             let new = change.object();

@@ -18,13 +18,11 @@ use k8s_openapi::api::networking::v1::ServiceCIDR;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::{Machines, Told, precedes};
+use super::{ACCOUNT, Machines, Told, precedes};
 use crate::node::is_ready;
 use crate::range::{Range, cidrs};
 use crate::work::{Controller, Cx, Step};
 
-/// Who writes the slices, and where nodes are reached.
-pub(super) const ACCOUNT: &str = "knarr-machines";
 /// Where a node's DNS listens.
 const ANNOTATION: &str = "knarr.local/dns-address";
 const NAMESPACE: &str = "kube-system";

@@ -21,6 +21,9 @@ use crate::meta::created;
 use crate::range::{Range, cidrs};
 use crate::service_cidr::blocks;
 
+/// Who writes where nodes are reached, and the slices of their DNS.
+const ACCOUNT: &str = "knarr-machines";
+
 /// The control plane's machine, as nodes of other machines have to do with it.
 #[derive(Clone)]
 pub struct Machines {

@@ -1,13 +1,15 @@
 //! Pods on nodes with NoExecute taints that they do not tolerate, or no longer, are deleted (upstream `tainteviction`). Each
 //! names the end of its time; after a restart the time begins anew, as the original's does. The end stays what it was when the pod began
-//! to be borne, as there: a further taint that is borne for a while, too, neither shortens nor lengthens it.
+//! to be borne, as there: a further taint that is borne for a while, too, neither shortens nor lengthens it. A pod that goes before its end, or
+//! must leave at once after all, is told that the deletion which was due is off. Pods that are being deleted already are no exception: on a dead
+//! node nobody ends them, and they are targets like the others.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use client::{Client, DeleteParams, Delta, EventType, Informer, Meta, ObjectKey, Patch, PatchParams, Recorder, WorkQueue, object_reference};
+use client::{Client, DeleteParams, Delta, EventType, Informer, Meta, ObjectKey, Patch, PatchParams, Recorder, WorkQueue};
 use instruments::{Counter, Family, Histogram, Kind};
-use k8s_openapi::api::core::v1::{Node, Pod, Taint};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Taint};
 use machinery::placement::{NO_EXECUTE, Tolerations};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -68,32 +70,21 @@ impl Controller for Eviction {
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Step {
-        let Some(pod) = self.pods.get_key(key).filter(|p| !p.is_deleting()) else {
-            self.due.lock().remove(key);
+        let Some(pod) = self.pods.get_key(key) else {
+            self.call_off(key);
             return Ok(None);
         };
+        // Of a node that is gone or has no taints any more nothing is to be borne.
         let taints: Vec<Taint> = self.nodes.get("", pods::node_name(&pod)).map(|n| no_execute(&n).into_iter().cloned().collect()).unwrap_or_default();
         let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_ref()).map(Tolerations::new).unwrap_or_default();
         let Some(stay) = taints::stay(&taints, &tolerations) else {
-            if self.due.lock().remove(key).is_some() {
-                let message = format!("Cancelling deletion of Pod {key}");
-                self.recorder.event(&object_reference(&*pod), EventType::Normal, "TaintManagerEviction", message);
-            }
+            self.call_off(key);
             return Ok(None);
         };
         let now = Instant::now();
         // A time beyond all clocks is for ever.
         let Some(end) = now.checked_add(stay) else { return Ok(None) };
-        let due = {
-            let mut all = self.due.lock();
-            let known = all.entry(key.clone()).or_insert_with(|| (pod.uid().to_owned(), end));
-            if known.0 != pod.uid() {
-                *known = (pod.uid().to_owned(), end);
-            } else if stay.is_zero() {
-                known.1 = known.1.min(end);
-            }
-            known.1
-        };
+        let due = self.due(&pod, now, end);
         let left = due.saturating_duration_since(now);
         if !left.is_zero() {
             return Ok(Some(left));
@@ -105,6 +96,17 @@ impl Controller for Eviction {
         }
         self.due.lock().remove(key);
         Ok(None)
+    }
+}
+
+/// The pod that Events are about, as the original names it: by its name alone.
+fn about(key: &ObjectKey) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        name: Some(key.name.clone()),
+        namespace: Some(key.namespace.clone()),
+        ..ObjectReference::default()
     }
 }
 
@@ -123,16 +125,56 @@ impl Eviction {
 
     fn heard_pod(&self, queue: &WorkQueue<ObjectKey>, change: &Delta<Pod>) {
         let pod = change.object();
+        let bears = |p: &Pod| p.spec.as_ref().and_then(|s| s.tolerations.clone());
+        if let Delta::Updated { old, new } = change
+            && old.uid() == new.uid()
+            && pods::node_name(old) == pods::node_name(new)
+            && bears(old) == bears(new)
+        {
+            // What it was told is not taken back by what it is meanwhile, and not told twice.
+            return;
+        }
         let tainted = || self.nodes.get("", pods::node_name(pod)).is_some_and(|n| !no_execute(&n).is_empty());
         if self.due.lock().contains_key(&pod.key()) || (!pods::node_name(pod).is_empty() && tainted()) {
             queue.add(pod.key());
         }
     }
 
+    /// When a pod is to leave that may stay until `end`. What was due and is not any more is off: for a former pod of its name, and for
+    /// one that must leave at once.
+    fn due(&self, pod: &Pod, now: Instant, end: Instant) -> Instant {
+        let (key, mut all) = (pod.key(), self.due.lock());
+        let before = all.get(&key).cloned();
+        if let Some((uid, due)) = &before
+            && uid == pod.uid()
+            && (end > now || *due <= now)
+        {
+            return *due;
+        }
+        all.insert(key.clone(), (pod.uid().to_owned(), end));
+        drop(all);
+        if before.is_some() {
+            self.tell_off(&key);
+        }
+        end
+    }
+
+    /// A pod may stay, or is gone.
+    fn call_off(&self, key: &ObjectKey) {
+        let was_due = self.due.lock().remove(key).is_some();
+        if was_due {
+            self.tell_off(key);
+        }
+    }
+
+    fn tell_off(&self, key: &ObjectKey) {
+        self.recorder.event(&about(key), EventType::Normal, "TaintManagerEviction", format!("Cancelling deletion of Pod {key}"));
+    }
+
     /// Whether it was there to be deleted.
     async fn evict(&self, pod: &Pod) -> client::Result<bool> {
-        let message = format!("Marking for deletion Pod {}", pod.key());
-        self.recorder.event(&object_reference(pod), EventType::Normal, "TaintManagerEviction", message);
+        let key = pod.key();
+        self.recorder.event(&about(&key), EventType::Normal, "TaintManagerEviction", format!("Marking for deletion Pod {key}"));
         delete_as_target(&self.client, pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint").await
     }
 }
@@ -152,11 +194,19 @@ pub(crate) async fn delete_as_target(client: &Client, pod: &Pod, reason: &str, m
 
 /// A patch that tells why a pod is about to be deleted by the cluster; with a phase if it will not tell its own.
 pub(crate) fn disruption(pod: &Pod, reason: &str, message: &str, phase: Option<&str>) -> serde_json::Value {
+    let before = pods::condition(pod, "DisruptionTarget").filter(|c| c.status == "True");
+    let since = before.and_then(|c| c.last_transition_time.clone()).unwrap_or_else(client::now);
     let condition = json!({
         "type": "DisruptionTarget", "status": "True", "reason": reason, "message": message,
-        "lastTransitionTime": client::now(), "observedGeneration": pod.meta().generation,
+        "lastTransitionTime": since, "observedGeneration": pod.meta().generation,
     });
-    let mut patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [condition]}});
+    // What is new comes last, as upstream's patch has it.
+    let mut order: Vec<_> = pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).map(|c| json!({"type": c.type_})).collect();
+    let own = json!({"type": "DisruptionTarget"});
+    if !order.contains(&own) {
+        order.push(own);
+    }
+    let mut patch = json!({"metadata": {"uid": pod.uid()}, "status": {"$setElementOrder/conditions": order, "conditions": [condition]}});
     if let Some(phase) = phase {
         patch["status"]["phase"] = phase.into();
     }
@@ -207,5 +257,33 @@ mod tests {
         assert_eq!((step(&unborne).await, deletes()), (None, 1), "what it does not bear makes it go at once");
         let forever = eviction(&client, &["c"], unborne.due);
         assert_eq!((step(&forever).await, deletes()), (None, 1));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn what_was_due_and_is_not_any_more_is_told_to_be_off() {
+        let fake = Fake::new(|_, path: &str| {
+            (200, json!({"kind": if path.ends_with("/events") { "Event" } else { "Pod" }, "apiVersion": "v1", "metadata": {"name": "p"}}))
+        });
+        let (client, key) = (fake.client(), ObjectKey::new("d", "p"));
+        let due = || Mutex::new(HashMap::from([(key.clone(), ("u".to_owned(), Instant::now() + Duration::from_secs(300)))]));
+        let told = async |eviction: &Eviction| {
+            let before = fake.written().len();
+            eviction.reconcile(&key).await.expect("a step");
+            // Events are written in the background.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let mut told = Vec::new();
+            for line in fake.written().into_iter().skip(before).filter(|line| line.starts_with("POST ")) {
+                let event: serde_json::Value = line.splitn(3, ' ').nth(2).and_then(|body| serde_json::from_str(body).ok()).expect("an event");
+                assert_eq!(event["involvedObject"], json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "namespace": "d"}));
+                told.push(event["message"].as_str().unwrap_or_default().to_owned());
+            }
+            told
+        };
+        let (off, marked) = ("Cancelling deletion of Pod d/p", "Marking for deletion Pod d/p");
+        assert_eq!(told(&Eviction { pods: Informer::fixed([]), ..eviction(&client, &["a"], due()) }).await, [off], "it is gone");
+        assert_eq!(told(&eviction(&client, &[], due())).await, [off], "the taint is");
+        let mut at_once = told(&eviction(&client, &["other"], due())).await;
+        at_once.sort();
+        assert_eq!(at_once, [off, marked]);
+        assert_eq!(told(&eviction(&client, &["other"], Due::default())).await, [marked]);
     }
 }

@@ -90,20 +90,27 @@ impl Controller for Ipam {
         };
         let free = self.free(&node, &nodes, held.as_ref());
         let Some(free) = free else {
-            let message = format!("Node {name} status is now: CIDRNotAvailable");
-            self.recorder.event(&reference(&node), EventType::Normal, "CIDRNotAvailable", message);
+            self.tell(&node, "CIDRNotAvailable");
             return Ok(None);
         };
         self.given.lock().extend(free.iter().map(|c| (name.clone(), c.clone())));
         let patch = json!({"metadata": {"uid": node.uid()}, "spec": {"podCIDR": free[0], "podCIDRs": free}});
         match self.client.all::<Node>().patch(name, &Patch::Strategic(patch), &PatchParams::default()).await {
-            Err(error) if !error.is_not_found() => Err(error),
+            Err(error) if !error.is_not_found() => {
+                self.tell(&node, "CIDRAssignmentFailed");
+                Err(error)
+            }
             _ => Ok(None),
         }
     }
 }
 
 impl Ipam {
+    /// Tells a node's user what is with its range (upstream's `RecordNodeStatusChange`).
+    fn tell(&self, node: &Node, what: &str) {
+        self.recorder.event(&reference(node), EventType::Normal, what, format!("Node {} status is now: {what}", node.name()));
+    }
+
     /// A part of each range for a node: the one that it has, or one that is free; its own if it is of this machine.
     fn free(&self, node: &Node, nodes: &[Arc<Node>], held: Option<&Held>) -> Option<Vec<String>> {
         let (name, has) = (node.name(), cidrs(node));

@@ -1,4 +1,4 @@
-//! Whose a pod's claims are (upstream `stateful_set_utils.go`, KEP 1847): by `persistentVolumeClaimRetentionPolicy` a claim
+//! Which claims a pod has, and whose they are (upstream `stateful_set_utils.go`, KEP 1847): by `persistentVolumeClaimRetentionPolicy` a claim
 //! goes with the set, with its pod once that is one too many, or with nobody. No input, no output.
 //!
 //! The policy may change at any time, so this is looked at for every pod at every step: a claim that no longer is to go with
@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::plan::is_replica;
 use crate::claim::{group, owner_reference};
+use crate::meta::map;
 
 /// Who may own a claim: the set and the pod, by the reference that each of them would have.
 struct Owners {
@@ -27,10 +28,29 @@ enum Due {
 }
 
 /// Whether claims go with the set, and with a pod that is one too many.
-pub(super) fn retention(set: &StatefulSet) -> (bool, bool) {
+fn retention(set: &StatefulSet) -> (bool, bool) {
     let policy = set.spec.persistent_volume_claim_retention_policy.as_ref();
     let deletes = |word: Option<&String>| word.is_some_and(|w| w == "Delete");
     (deletes(policy.and_then(|p| p.when_deleted.as_ref())), deletes(policy.and_then(|p| p.when_scaled.as_ref())))
+}
+
+/// The claims that a pod needs.
+pub(super) fn of_pod(set: &StatefulSet, pod: &str) -> Vec<PersistentVolumeClaim> {
+    let with_name = |t: &PersistentVolumeClaim| {
+        let mut claim = t.clone();
+        let meta = claim.meta_mut();
+        meta.name = Some(format!("{}-{pod}", t.name()));
+        meta.namespace = Some(set.namespace().to_owned());
+        let labels = meta.labels.get_or_insert_default();
+        labels.extend(map(set.spec.selector.match_labels.as_ref()).clone());
+        if retention(set).0 {
+            // From the beginning: who is told of it afterwards gets in the scheduler's way, which writes to the claim as well.
+            claim.meta_mut().owner_references.get_or_insert_default().push(owner_reference(set));
+        }
+        claim.status = None;
+        claim
+    };
+    set.spec.volume_claim_templates.iter().flatten().map(with_name).collect()
 }
 
 /// The owner references that a claim of a pod is to have; none if it has them.

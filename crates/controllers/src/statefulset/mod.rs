@@ -133,13 +133,10 @@ impl Sets {
             },
             Action::Delete(pod) => {
                 let deleted = self.client.namespaced::<Pod>(set.namespace()).delete(pod.name(), &DeleteParams::default().uid(pod.uid())).await;
-                match deleted {
-                    Err(error) if error.is_not_found() => Ok(()),
-                    other => {
-                        self.tell(&about, "Delete", pod.name(), set.name(), other.as_ref().err());
-                        other
-                    }
-                }
+                // That it was gone already is what was wished for, and told like it.
+                let deleted = deleted.or_else(|error| if error.is_not_found() { Ok(()) } else { Err(error) });
+                self.tell(&about, "Delete", pod.name(), set.name(), deleted.as_ref().err());
+                deleted
             }
         }
     }
@@ -168,7 +165,7 @@ impl Sets {
     async fn make_claims(&self, set: &StatefulSet, pod: &str) -> client::Result<()> {
         let about = object_reference(set);
         let mut wrong = Vec::new();
-        for claim in plan::claims(set, pod) {
+        for claim in claims::of_pod(set, pod) {
             match self.make_claim(set, &claim).await {
                 Ok(Made::Now) => {
                     let message = format!("Create Claim {} Pod {pod} in StatefulSet {} success", claim.name(), set.name());
@@ -207,14 +204,25 @@ impl Sets {
     async fn own_claims(&self, set: &StatefulSet, pods: &[Arc<Pod>]) -> client::Result<()> {
         let api = self.client.namespaced::<PersistentVolumeClaim>(set.namespace());
         for pod in pods {
+            let mut is_another = false;
             for claim in self.claims_of(set, pod) {
                 let Some(owners) = claims::owners(set, pod, &claim) else { continue };
                 let mut changed = (*claim).clone();
                 changed.metadata.owner_references = Some(owners);
                 match api.replace(claim.name(), &changed).await {
-                    Err(error) if !error.is_not_found() => return Err(error),
-                    _ => {}
+                    // Somebody else wrote it meanwhile, as the scheduler does: it is looked at again.
+                    Err(error) if error.is_conflict() => return Err(error),
+                    Err(error) if !error.is_not_found() => {
+                        let error = failure(format!("could not update claim {} for delete policy ownerRefs: {error}", claim.name()));
+                        self.tell(&object_reference(set), "Update", pod.name(), set.name(), Some(&error));
+                        return Err(error);
+                    }
+                    replaced => is_another |= replaced.is_ok(),
                 }
+            }
+            // The policy has changed: of a pod that has just been made nobody is told that.
+            if is_another && plan::is_replica(set, pod) && pods::phase(pod) == "Running" {
+                self.tell(&object_reference(set), "Update", pod.name(), set.name(), None);
             }
         }
         Ok(())

@@ -12,7 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 use crate::claim::owner_reference;
 use crate::deployment::scaled;
 use crate::history::HASH_LABEL;
-use crate::meta::{generation, map, selector};
+use crate::meta::{generation, selector};
 use crate::pods::{self, is_ready, phase};
 
 /// The label by which a Service finds one pod of a set.
@@ -248,21 +248,6 @@ pub(super) fn has_claim(set: &StatefulSet, claim: &str) -> bool {
 /// Whether a pod is one of those that the set is to have.
 pub(super) fn is_replica(set: &StatefulSet, pod: &Pod) -> bool {
     ordinal(set.name(), pod.name()).is_some_and(|n| (start(set)..start(set).saturating_add(replicas(set))).contains(&n))
-}
-
-/// The claims that a pod needs.
-pub(super) fn claims(set: &StatefulSet, pod: &str) -> Vec<PersistentVolumeClaim> {
-    let with_name = |t: &PersistentVolumeClaim| {
-        let mut claim = t.clone();
-        let meta = claim.meta_mut();
-        meta.name = Some(format!("{}-{pod}", t.name()));
-        meta.namespace = Some(set.namespace().to_owned());
-        let labels = meta.labels.get_or_insert_default();
-        labels.extend(map(set.spec.selector.match_labels.as_ref()).clone());
-        claim.status = None;
-        claim
-    };
-    set.spec.volume_claim_templates.iter().flatten().map(with_name).collect()
 }
 
 /// Whether a pod is one of the set's.

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use client::Meta;
+use client::{Informer, Meta, Recorder};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use serde_json::{Value, json};
 
+use super::Sets;
 use super::plan::{Action, Version, ordinal, plan, status};
 
 fn set(replicas: i32, change: Value) -> StatefulSet {
@@ -153,6 +154,16 @@ fn a_pod_has_its_name_its_host_and_its_claims() {
 }
 
 #[test]
+fn a_claim_that_goes_with_its_set_is_the_sets_from_the_beginning() {
+    let owners = |policy: serde_json::Value| -> Vec<String> {
+        let claim = super::claims::of_pod(&set(1, json!({"persistentVolumeClaimRetentionPolicy": policy})), "web-0").remove(0);
+        claim.metadata.owner_references.unwrap_or_default().into_iter().map(|owner| owner.uid).collect()
+    };
+    assert_eq!(owners(json!({"whenDeleted": "Delete"})), ["u"]);
+    assert!(owners(json!({"whenScaled": "Delete"})).is_empty() && owners(json!({})).is_empty());
+}
+
+#[test]
 fn the_status_turns_when_all_are_new() {
     let set = set(2, json!({}));
     let half = status(&set, &pods("0 1*"), "old", "new", 0, client::timestamp());
@@ -172,4 +183,29 @@ fn a_claim_is_known_by_its_name() {
     {
         assert_eq!(super::plan::has_claim(&set, name), own, "{name}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_cannot_be_given_its_owner_is_told() {
+    let server = crate::fake::Fake::new(|method, _: &str| match method {
+        "PUT" => crate::fake::refusal(403, "Forbidden"),
+        _ => (201, json!({"kind": "Event", "apiVersion": "v1", "metadata": {"name": "e"}})),
+    });
+    let claim: PersistentVolumeClaim = serde_json::from_value(json!({"metadata": {"name": "data-web-0", "namespace": "n"}})).unwrap_or_default();
+    let sets = Sets {
+        recorder: Recorder::new(server.client(), "statefulset-controller", ""),
+        client: server.client(),
+        sets: Informer::fixed([]),
+        pods: Informer::fixed([]),
+        revisions: Informer::fixed([]),
+        claims: Informer::fixed([claim]),
+        selectors: crate::compiled::Compiled::default(),
+    };
+    let set = set(1, json!({"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete", "whenScaled": "Retain"}}));
+    assert!(sets.own_claims(&set, &pods("0")).await.is_err());
+    // Events are written in the background.
+    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    let events: Vec<String> = server.written().into_iter().filter(|line| line.starts_with("POST ")).collect();
+    let why = "Update Pod web-0 in StatefulSet web failed error: could not update claim data-web-0 for delete policy ownerRefs: ";
+    assert!(events.len() == 1 && events[0].contains("FailedUpdate") && events[0].contains(why), "{events:?}");
 }

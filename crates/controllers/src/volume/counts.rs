@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use client::storage::{claim_class, claim_phase};
 use client::{Informer, Meta};
 use instruments::{Counter, Declared, Families, Family, Kind, Registry, SERIES_MAX};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-
-use super::{claim_class, claim_phase};
 
 const ALL: Family = Family::new("pv_collector_total_pv_count", Kind::Gauge, "[ALPHA] Gauge measuring total number of persistent volumes");
 const BOUND: Family = Family::new("pv_collector_bound_pv_count", Kind::Gauge, "[ALPHA] Gauge measuring number of persistent volume currently bound");

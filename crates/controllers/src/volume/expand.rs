@@ -7,12 +7,13 @@
 
 use std::sync::Arc;
 
+use client::storage::{claim_phase, held, requested, volume_name};
 use client::{Client, Delta, EventType, Informer, Meta, ObjectKey, Patch, PatchParams, Recorder, object_reference};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use machinery::status::Status;
 use serde_json::json;
 
-use super::{claim_phase, held, migrated, requested, volume_name};
+use super::migrated;
 use crate::work::{Controller, Cx, Step};
 
 const RESIZER: &str = "volume.kubernetes.io/storage-resizer";

@@ -3,7 +3,7 @@
 //! volumes are where their pods are (`attach`), and pods that cannot share one are told of each other (`selinux`).
 //!
 //! No controller here touches a disk: a provisioner makes volumes and removes them, whether it is built in or a CSI driver's
-//! sidecar; both sides meet at annotations, finalizers and phases. This head holds the words that they meet at.
+//! sidecar; both sides meet at annotations, finalizers and phases ([`client::storage`]).
 
 pub(crate) mod attach;
 pub(crate) mod binder;
@@ -16,57 +16,16 @@ pub(crate) mod unused;
 
 use std::sync::Arc;
 
+use client::storage::BETA_CLASS;
 use client::{Informer, Meta, ObjectKey};
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
-use machinery::quantity::Quantity;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 
-/// A class named before there was a field for it.
-const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 /// The index of pods by the claims that they use.
 const BY_CLAIM: &str = "claim";
-
-/// The class that a claim asks for; empty for none.
-pub(crate) fn claim_class(claim: &PersistentVolumeClaim) -> &str {
-    let field = || claim.spec.as_ref().and_then(|s| s.storage_class_name.as_deref());
-    claim.annotation(BETA_CLASS).or_else(field).unwrap_or_default()
-}
 
 /// Whether a claim says anything about its class, were it that it wants none.
 fn has_class(claim: &PersistentVolumeClaim) -> bool {
     claim.annotation(BETA_CLASS).is_some() || claim.spec.as_ref().is_some_and(|s| s.storage_class_name.is_some())
-}
-
-/// The class of a volume; empty for none.
-fn volume_class(volume: &PersistentVolume) -> &str {
-    let field = || volume.spec.as_ref().and_then(|s| s.storage_class_name.as_deref());
-    volume.annotation(BETA_CLASS).or_else(field).unwrap_or_default()
-}
-
-/// The name of the volume that a claim has or asks for; empty for none.
-fn volume_name(claim: &PersistentVolumeClaim) -> &str {
-    claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap_or_default()
-}
-
-fn claim_phase(claim: &PersistentVolumeClaim) -> &str {
-    claim.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
-}
-
-/// What a claim asks for.
-fn requested(claim: &PersistentVolumeClaim) -> Quantity {
-    let requests = claim.spec.as_ref().and_then(|s| s.resources.as_ref()?.requests.as_ref()?.get("storage"));
-    requests.and_then(|q| q.0.parse().ok()).unwrap_or(Quantity::ZERO)
-}
-
-/// What a claim has.
-fn held(claim: &PersistentVolumeClaim) -> Quantity {
-    let capacity = claim.status.as_ref().and_then(|s| s.capacity.as_ref()?.get("storage"));
-    capacity.and_then(|q| q.0.parse().ok()).unwrap_or(Quantity::ZERO)
-}
-
-/// What a volume holds.
-fn capacity(volume: &PersistentVolume) -> Quantity {
-    let capacity = volume.spec.as_ref().and_then(|s| s.capacity.as_ref()?.get("storage"));
-    capacity.and_then(|q| q.0.parse().ok()).unwrap_or(Quantity::ZERO)
 }
 
 /// The names of the claims that a pod uses, those that are made for it included.

@@ -9,12 +9,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use client::storage::volume_name;
 use client::{Delta, EventType, Informer, Meta, ObjectKey, Recorder, WorkQueue, object_reference};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, SELinuxOptions, Volume};
 use k8s_openapi::api::storage::v1::CSIDriver;
 use parking_lot::Mutex;
 
-use super::{index_claims, pods_of, volume_name};
+use super::{index_claims, pods_of};
 use crate::pods::is_terminal;
 use crate::work::{Controller, Cx, Step};
 

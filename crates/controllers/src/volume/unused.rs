@@ -7,11 +7,12 @@
 
 use std::sync::Arc;
 
+use client::storage::claim_phase;
 use client::{Client, Delta, Informer, Meta, ObjectKey};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimCondition, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{claim_names, claim_phase, index_claims, is_through, pods_of};
+use super::{claim_names, index_claims, is_through, pods_of};
 use crate::work::{Controller, Cx, Step, itself};
 
 const UNUSED: &str = "Unused";

@@ -52,15 +52,22 @@ fn pkcs8_of_curve(key: &[u8]) -> Option<Vec<u8>> {
     Some(tlv(SEQUENCE, &[&INTEGER_ZERO[..], &tlv(SEQUENCE, &[&EC[..], curve].concat())[..], &tlv(OCTETS, key)[..]].concat()))
 }
 
-/// A value in DER; no key is longer than two bytes can say.
-fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
-    let [high, low] = u16::try_from(content.len()).unwrap_or(u16::MAX).to_be_bytes();
-    let head = match (high, low) {
-        (0, ..=0x7f) => vec![tag, low],
-        (0, _) => vec![tag, 0x81, low],
-        _ => vec![tag, 0x82, high, low],
-    };
-    [head, content.to_vec()].concat()
+/// A value in DER.
+pub(super) fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = content.len().to_be_bytes();
+    let length = &length[length.iter().take_while(|byte| **byte == 0).count()..];
+    let mut out = vec![tag];
+    match length {
+        [] => out.push(0),
+        [short @ ..=0x7f] => out.push(*short),
+        _ => {
+            // Eight bytes at most.
+            out.push(0x80 | u8::try_from(length.len()).unwrap_or_default());
+            out.extend_from_slice(length);
+        }
+    }
+    out.extend_from_slice(content);
+    out
 }
 
 #[cfg(test)]
@@ -69,7 +76,7 @@ mod tests {
 
     #[test]
     fn lengths_are_told_as_der_has_them() {
-        assert_eq!(tlv(4, &[7; 3]), [4, 3, 7, 7, 7]);
+        assert_eq!((tlv(4, &[7; 3]), tlv(5, &[])), (vec![4, 3, 7, 7, 7], vec![5, 0]));
         assert_eq!(tlv(4, &[7; 0x80])[..4], [4, 0x81, 0x80, 7]);
         assert_eq!(tlv(4, &[7; 0x123])[..5], [4, 0x82, 1, 0x23, 7]);
         assert_eq!(pkcs8_of_rsa(&[1, 2])[..5], [0x30, 22, 2, 1, 0]);

@@ -2,19 +2,26 @@
 //! `validateDeprecatedPKIXPublicKey`, with their words). ring verifies what it knows; P-521 is our own crate's, and signatures of RSA-PSS whose
 //! salt is of any length, as Go makes them, are read here: all of it is public.
 
+use ::p521::Nist;
 use num_bigint::BigUint;
 use ring::{
-    digest::{self, SHA256, SHA384, SHA512, digest},
+    digest::{self, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA384, SHA512, digest},
     signature::{ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA256_ASN1, ED25519, UnparsedPublicKey, VerificationAlgorithm},
 };
+use std::{borrow::Cow, ops::RangeInclusive};
 use x509_parser::{
     certification_request::X509CertificationRequest,
-    oid_registry::{OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384, OID_SIG_ECDSA_WITH_SHA512},
+    error::X509Error,
     prelude::FromDer,
     public_key::{PublicKey, RSAPublicKey},
     x509::SubjectPublicKeyInfo,
 };
 
+mod pkcs1;
+mod unseen;
+
+/// The keys of RSA that ring looks at.
+const RSA_BITS: RangeInclusive<u64> = 2048..=8192;
 const OID_ED25519: &str = "1.3.101.112";
 
 /// Why a key is not one to be certified.
@@ -61,14 +68,18 @@ fn kind<'a>(key: &'a SubjectPublicKeyInfo<'a>, form: &'static str, curves: &'sta
                 _ => Err(Unfit::new(form)),
             }
         }
-        // Whole bytes, as Go counts them.
-        Ok(PublicKey::RSA(rsa)) => match BigUint::from_bytes_be(rsa.modulus).bits().div_ceil(8) * 8 {
+        Ok(PublicKey::RSA(rsa)) => match bits(&rsa) {
             3072 | 4096 => Ok(Key::Rsa(rsa)),
             bits => Err(Unfit::shown(format!("{bits}-bit modulus"), "RSA keys must have modulus size 3072 or 4096")),
         },
         _ if key.algorithm.algorithm.to_id_string() == OID_ED25519 => Ok(Key::Ed25519),
         _ => Err(Unfit::new("unknown public key type; supported types are Ed25519, ECDSA, and RSA")),
     }
+}
+
+/// How long a key is, in whole bytes as Go and ring count them.
+fn bits(key: &RSAPublicKey<'_>) -> u64 {
+    BigUint::from_bytes_be(key.modulus).bits().next_multiple_of(8)
 }
 
 /// The public key of a certificate request (DER) that is signed with it, as [`super::leaf`] names keys, too.
@@ -78,21 +89,76 @@ fn kind<'a>(key: &'a SubjectPublicKeyInfo<'a>, form: &'static str, curves: &'sta
 pub fn request_key(request: &[u8]) -> Result<Vec<u8>, Unfit> {
     const FORM: &str = "must be a valid PKCS#10 CSR";
     let (rest, parsed) = X509CertificationRequest::from_der(request).map_err(|_| Unfit::new(FORM))?;
-    if !rest.is_empty() {
+    if !rest.is_empty() || super::request::malformed(&parsed).is_some() {
         return Err(Unfit::new(FORM));
     }
     let key = &parsed.certification_request_info.subject_pki;
-    let kind = kind(key, FORM, "elliptic public keys must use curve P256, P384, or P521")?;
-    let proven = match kind {
-        Key::P521 => {
-            let of = &parsed.signature_algorithm.algorithm;
-            let known = [(&OID_SIG_ECDSA_WITH_SHA256, &SHA256), (&OID_SIG_ECDSA_WITH_SHA384, &SHA384), (&OID_SIG_ECDSA_WITH_SHA512, &SHA512)];
-            let hash = known.iter().find(|(oid, _)| *oid == of).map(|(_, hash)| *hash);
-            hash.is_some_and(|hash| p521(key, hash, parsed.certification_request_info.raw, &parsed.signature_value.data))
-        }
-        _ => parsed.verify_signature().is_ok(),
+    kind(key, FORM, "elliptic public keys must use curve P256, P384, or P521")?;
+    if verified(&parsed) == Ok(true) { Ok(key.raw.to_vec()) } else { Err(Unfit::new("invalid signature")) }
+}
+
+/// Whether a request of a key on a curve is signed by it, where ring does not say so: it knows two curves, and two hashes with each. None: it is
+/// signed in a way that is not known.
+fn signed_on_curve(request: &X509CertificationRequest<'_>) -> Option<bool> {
+    let info = &request.certification_request_info;
+    let key = &info.subject_pki;
+    let curve = match key.algorithm.parameters.as_ref()?.as_oid().ok()?.to_id_string().as_str() {
+        "1.3.132.0.33" => Nist::P224,
+        "1.2.840.10045.3.1.7" => Nist::P256,
+        "1.3.132.0.34" => Nist::P384,
+        "1.3.132.0.35" => Nist::P521,
+        _ => return None,
     };
-    if proven { Ok(key.raw.to_vec()) } else { Err(Unfit::new("invalid signature")) }
+    let hash = match request.signature_algorithm.algorithm.to_id_string().as_str() {
+        "1.2.840.10045.4.1" => &SHA1_FOR_LEGACY_USE_ONLY,
+        "1.2.840.10045.4.3.2" => &SHA256,
+        "1.2.840.10045.4.3.3" => &SHA384,
+        "1.2.840.10045.4.3.4" => &SHA512,
+        _ => return None,
+    };
+    Some(::p521::verify_on(curve, &key.subject_public_key.data, digest(hash, info.raw).as_ref(), &request.signature_value.data))
+}
+
+/// Whether a certificate request (PEM) is signed by its key, where its signature is of a kind that can be verified here.
+///
+/// # Errors
+/// What Go's `ParseCertificateRequest` or `CheckSignature` says of one that is not.
+pub fn request_is_signed(request_pem: &[u8]) -> Result<(), Cow<'static, str>> {
+    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(request_pem) else { return Ok(()) };
+    let Ok((_, request)) = X509CertificationRequest::from_der(&pem.contents) else { return Ok(()) };
+    if let Some(why) = super::request::malformed(&request) {
+        return Err(why);
+    }
+    verified(&request).map(drop)
+}
+
+/// Whether the signature of a request was verified: it was not where it is of a kind that cannot be verified here.
+pub(super) fn verified(request: &X509CertificationRequest<'_>) -> Result<bool, Cow<'static, str>> {
+    const ECDSA: Cow<'static, str> = Cow::Borrowed("x509: ECDSA verification failure");
+    let info = &request.certification_request_info;
+    let (key, signed) = (&info.subject_pki, &request.signature_algorithm);
+    if let Some(why) = unseen::refused(key, signed) {
+        return Err(why);
+    }
+    let parsed = key.parsed();
+    if let Ok(PublicKey::RSA(rsa)) = &parsed
+        && !RSA_BITS.contains(&bits(rsa))
+    {
+        return pkcs1::verify(rsa, &signed.algorithm.to_id_string(), info.raw, &request.signature_value.data);
+    }
+    match request.verify_signature() {
+        Ok(()) => return Ok(true),
+        Err(X509Error::SignatureVerificationError) => {}
+        Err(_) => match signed_on_curve(request) {
+            Some(false) => {}
+            proven => return Ok(proven.is_some()),
+        },
+    }
+    Err(match parsed {
+        Ok(PublicKey::EC(_)) => ECDSA,
+        Ok(PublicKey::RSA(_)) => "crypto/rsa: verification error".into(),
+        _ => "x509: Ed25519 verification failure".into(),
+    })
 }
 
 /// The same of a public key (PKIX, DER) and a signature of the pod's UID.

@@ -51,6 +51,21 @@ fn keys_are_their_owner_s_alone() {
     std::fs::remove_dir_all(path).expect("clean");
 }
 
+#[test]
+fn a_kubeconfig_s_key_tells_its_kind() {
+    let path = directory("kind");
+    let ca = Ca::load_or_create(&path).expect("an authority");
+    let admin = ca.client_cert("admin", "admin", &[]).expect("a certificate");
+    let text = kubeconfig("k", "https://a", ca.cert_pem(), "admin", &admin);
+    let (_, data) = text.rsplit_once("client-key-data: ").expect("a key");
+    let key = PrivateKeyDer::from_pem_slice(&STANDARD.decode(data.trim()).expect("base64")).expect("a key");
+    assert!(matches!(key, PrivateKeyDer::Sec1(_)), "clients take what tells no kind for RSA");
+    let key = rustls::crypto::ring::sign::any_supported_type(&key).expect("a key that signs");
+    let pair = rustls::sign::CertifiedKey::new(admin.chain().expect("a chain"), key);
+    pair.keys_match().expect("the certificate's");
+    std::fs::remove_dir_all(path).expect("clean");
+}
+
 fn cluster_names() -> ClusterNames {
     ClusterNames { domain: "cluster.local".into(), service_ip: [10, 96, 0, 1].into(), ips: vec![[192, 168, 7, 1].into()], names: vec![] }
 }

@@ -11,14 +11,14 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use escalation::check as check_escalation;
+pub use escalation::{Grantor, check as check_escalation};
 pub use rule::{Rule, compact, uncovered};
 
 use crate::{Attributes, Objects, User};
 use machinery::{Value, tree::text};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::sync::Arc;
-use table::{CLUSTER_ROLES, KINDS, ROLES, Table};
+use table::{KINDS, Table};
 
 /// The RBAC authoriser.
 pub struct Rbac {
@@ -87,7 +87,7 @@ impl Rbac {
     /// The rules of the role that a `roleRef` names; `None` if it is not there.
     pub fn role_rules(&self, role_ref: &Value, namespace: &str) -> Option<Vec<Rule>> {
         let name = text(role_ref, "name");
-        let key = if text(role_ref, "kind") == "ClusterRole" { format!("{CLUSTER_ROLES}{name}") } else { format!("{ROLES}{namespace}/{name}") };
-        self.objects.get(&key).map(|role| Rule::of_role(&role))
+        let place = if text(role_ref, "kind") == "ClusterRole" { format!("/{name}") } else { format!("{namespace}/{name}") };
+        self.table().role_rules(&place).map(<[Rule]>::to_vec)
     }
 }

@@ -3,8 +3,10 @@
 
 use crate::Attributes;
 use machinery::Value;
+use machinery::quote::Quoted;
 use machinery::tree::{items, texts};
 use serde_json::json;
+use std::collections::HashMap;
 
 /// A `PolicyRule` of rbac.authorization.k8s.io/v1.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,7 +71,7 @@ impl Rule {
     /// In upstream's short form: `{APIGroups:[""], Resources:["pods"], Verbs:["get"]}`.
     pub fn compact(&self) -> String {
         let list = |name: &str, list: &[String]| {
-            let quoted: Vec<String> = list.iter().map(|l| format!("{l:?}")).collect();
+            let quoted: Vec<String> = list.iter().map(|l| Quoted(l).to_string()).collect();
             (!list.is_empty()).then(|| format!("{name}:[{}]", quoted.join(" ")))
         };
         let parts = [
@@ -83,36 +85,33 @@ impl Rule {
         format!("{{{}}}", parts.join(", "))
     }
 
-    /// The rule as many rules that each name one verb, group, resource and name.
-    fn broken_down(&self) -> Vec<Rule> {
+    /// The rule as many rules that each name one verb, group, resource and name: its lists multiplied, which nobody keeps.
+    fn broken_down(&self) -> impl Iterator<Item = Rule> {
         let one = |text: &str| vec![text.to_owned()];
-        let mut out = Vec::new();
-        for verb in &self.verbs {
-            for group in &self.groups {
-                for resource in &self.resources {
+        self.verbs.iter().flat_map(move |verb| {
+            let of_groups = self.groups.iter().flat_map(move |group| {
+                self.resources.iter().flat_map(move |resource| {
                     let base = Rule { verbs: one(verb), groups: one(group), resources: one(resource), ..Rule::default() };
-                    if self.names.is_empty() {
-                        out.push(base);
-                    } else {
-                        out.extend(self.names.iter().map(|name| Rule { names: one(name), ..base.clone() }));
-                    }
-                }
-            }
-            out.extend(self.urls.iter().map(|url| Rule { verbs: one(verb), urls: one(url), ..Rule::default() }));
-        }
-        out
+                    let bare = self.names.is_empty().then(|| base.clone());
+                    bare.into_iter().chain(self.names.iter().map(move |name| Rule { names: one(name), ..base.clone() }))
+                })
+            });
+            of_groups.chain(self.urls.iter().map(move |url| Rule { verbs: one(verb), urls: one(url), ..Rule::default() }))
+        })
     }
 
     /// Whether this rule alone allows all of a broken-down one.
     fn covers_one(&self, one: &Rule) -> bool {
         let all = |own: &[String], wanted: &[String]| own.iter().any(|o| o == "*") || wanted.iter().all(|w| own.contains(w));
-        let resources = one.resources.iter().all(|wanted| {
-            let (resource, sub) = wanted.split_once('/').unwrap_or((wanted, ""));
-            self.resources.iter().any(|own| resource_matches(own, resource, sub))
-        });
-        let names = self.names.is_empty() || (!one.names.is_empty() && one.names.iter().all(|n| self.names.contains(n)));
-        let urls = one.urls.iter().all(|wanted| self.urls.iter().any(|own| url_covers(own, wanted)));
-        all(&self.verbs, &one.verbs) && all(&self.groups, &one.groups) && resources && names && urls
+        let resources = || {
+            one.resources.iter().all(|wanted| {
+                let (resource, sub) = wanted.split_once('/').unwrap_or((wanted, ""));
+                self.resources.iter().any(|own| resource_matches(own, resource, sub))
+            })
+        };
+        let names = || self.names.is_empty() || (!one.names.is_empty() && one.names.iter().all(|n| self.names.contains(n)));
+        let urls = || one.urls.iter().all(|wanted| self.urls.iter().any(|own| url_covers(own, wanted)));
+        all(&self.verbs, &one.verbs) && all(&self.groups, &one.groups) && resources() && names() && urls()
     }
 }
 
@@ -137,31 +136,29 @@ fn url_covers(rule: &str, path: &str) -> bool {
 
 /// What of `wanted` the `owned` rules do not allow, in single pieces; empty if they cover everything.
 pub fn uncovered(owned: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
-    let pieces = wanted.iter().flat_map(Rule::broken_down);
-    pieces.filter(|piece| !owned.iter().any(|own| own.covers_one(piece))).collect()
+    open_pieces(owned, wanted).filter(|piece| !is_covered(owned, piece)).collect()
+}
+
+/// The pieces of those rules that no owned rule allows as a whole.
+pub(super) fn open_pieces(owned: &[Rule], wanted: &[Rule]) -> impl Iterator<Item = Rule> {
+    wanted.iter().filter(move |rule| !is_covered(owned, rule)).flat_map(Rule::broken_down)
+}
+
+/// Whether one of the owned rules allows all of it.
+pub(super) fn is_covered(owned: &[Rule], wanted: &Rule) -> bool {
+    owned.iter().any(|own| own.covers_one(wanted))
 }
 
 /// Joins pieces of one group and resource (and names) into rules that list their verbs, as upstream does before it
 /// shows them to people.
 pub fn compact(pieces: &[Rule]) -> Vec<Rule> {
     let mut out: Vec<Rule> = Vec::new();
+    let mut places = HashMap::new();
     for piece in pieces {
-        let same = |r: &&mut Rule| {
-            piece.names.is_empty()
-                && piece.urls.is_empty()
-                && r.names.is_empty()
-                && r.urls.is_empty()
-                && r.groups == piece.groups
-                && r.resources == piece.resources
-        };
-        match out.iter_mut().find(same) {
-            Some(rule) => {
-                for verb in &piece.verbs {
-                    if !rule.verbs.contains(verb) {
-                        rule.verbs.push(verb.clone());
-                    }
-                }
-            }
+        let (next, of) = (out.len(), (&piece.groups, &piece.resources, &piece.names));
+        let at = if piece.urls.is_empty() && piece.names.len() <= 1 { *places.entry(of).or_insert(next) } else { next };
+        match out.get_mut(at) {
+            Some(rule) => rule.verbs.extend(piece.verbs.iter().cloned()),
             None => out.push(piece.clone()),
         }
     }

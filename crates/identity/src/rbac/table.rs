@@ -2,6 +2,7 @@
 
 use super::Rule;
 use crate::{Objects, User, user::SERVICE_ACCOUNT_PREFIX};
+use machinery::quote::Quoted;
 use machinery::tree::{items, text};
 use machinery::{Value, labels::Selector};
 use std::{
@@ -35,6 +36,9 @@ impl Grant {
 
     /// Of the grants that somebody has by one binding the one that explains it: its first subject's.
     pub(super) fn first<'a>(&'a self, all: impl Iterator<Item = &'a Grant>) -> &'a Grant {
+        if self.subject == 0 {
+            return self;
+        }
         all.filter(|other| Arc::ptr_eq(&other.binding, &self.binding)).min_by_key(|other| other.subject).unwrap_or(self)
     }
 
@@ -44,7 +48,7 @@ impl Grant {
             Some(name) => ("clusterrole", name),
             None => ("role", self.role.split_once('/').map_or("", |(_, name)| name)),
         };
-        format!("{kind}.rbac.authorization.k8s.io {name:?} not found")
+        format!("{kind}.rbac.authorization.k8s.io {} not found", Quoted(name))
     }
 }
 
@@ -131,6 +135,11 @@ impl Table {
         self.roles.get(&grant.role).map(|role| &*role.rules)
     }
 
+    /// The rules of a role of the cluster (`/NAME`) or of a namespace (`NAMESPACE/NAME`); `None` if it is not there.
+    pub(super) fn role_rules(&self, place: &str) -> Option<&[Rule]> {
+        self.roles.get(place).map(|role| &*role.rules)
+    }
+
     /// Brings the table up to date.
     pub(super) fn follow(&mut self, objects: &dyn Objects) {
         // Taken before the objects are read: a change meanwhile is read again rather than missed.
@@ -182,16 +191,29 @@ impl Table {
         self.roles.insert(place, Role { rules: Arc::clone(&own), own, labels, selectors });
     }
 
-    /// An aggregated role also has at once what its selectors choose, whether or not the controller has written it down yet:
-    /// the rules of the others in the order of their names, each once.
+    /// An aggregated role also has at once what its selectors choose, and what those roles choose that aggregate themselves, whether or
+    /// not the controller has written it down yet: the rules of the others in the order of their names, each once.
     fn aggregate(&mut self) {
-        let cluster = || self.roles.iter().filter(|(key, _)| key.starts_with('/'));
+        let cluster: Vec<(&Arc<str>, &Role)> = self.roles.iter().filter(|(key, _)| key.starts_with('/')).collect();
         let mut found: Vec<(Arc<str>, Arc<[Rule]>)> = Vec::new();
-        for (key, role) in cluster() {
-            let Some(selectors) = &role.selectors else { continue };
+        for (start, &(key, role)) in cluster.iter().enumerate() {
+            if role.selectors.is_none() {
+                continue;
+            }
+            let (mut chosen, mut left) = (vec![false; cluster.len()], vec![start]);
+            chosen[start] = true;
+            while let Some(at) = left.pop() {
+                let Some(selectors) = &cluster[at].1.selectors else { continue };
+                for (other, (_, candidate)) in cluster.iter().enumerate() {
+                    if !chosen[other] && selectors.iter().any(|s| s.matches(|label| candidate.labels.get(label).map(String::as_str))) {
+                        chosen[other] = true;
+                        left.push(other);
+                    }
+                }
+            }
             let mut rules = role.own.to_vec();
-            let chosen = cluster().filter(|(other, o)| *other != key && selectors.iter().any(|s| s.matches(|label| o.labels.get(label).map(String::as_str))));
-            for rule in chosen.flat_map(|(_, other)| other.own.iter()) {
+            let others = cluster.iter().enumerate().filter(|(other, _)| *other != start && chosen[*other]);
+            for rule in others.flat_map(|(_, (_, other))| other.own.iter()) {
                 if !rules.contains(rule) {
                     rules.push(rule.clone());
                 }
@@ -220,11 +242,15 @@ impl Table {
         let (namespace, name) = (if key.starts_with(BINDINGS) { text(meta, "namespace") } else { "" }, text(meta, "name"));
         let (kind, role) = (text(&binding["roleRef"], "kind"), text(&binding["roleRef"], "name"));
         let place: Arc<str> = if kind == "ClusterRole" { format!("/{role}") } else { format!("{namespace}/{role}") }.into();
-        let told = if namespace.is_empty() { format!("ClusterRoleBinding {name:?}") } else { format!("RoleBinding {:?}", format!("{name}/{namespace}")) };
+        let told = if namespace.is_empty() {
+            format!("ClusterRoleBinding {}", Quoted(name))
+        } else {
+            format!("RoleBinding {}", Quoted(&format!("{name}/{namespace}")))
+        };
         let subjects: Vec<(Subject, String)> = items(&binding["subjects"]).iter().filter_map(|s| subject(s, namespace)).collect();
         let scope = if namespace.is_empty() { &mut self.cluster } else { self.namespaces.entry(namespace.to_owned()).or_default() };
         for (at, (subject, described)) in subjects.iter().enumerate() {
-            let reason = format!("RBAC: allowed by {told} of {kind} {role:?} to {described}").into();
+            let reason = format!("RBAC: allowed by {told} of {kind} {} to {described}", Quoted(role)).into();
             scope.add(subject, Grant { binding: Arc::clone(&key), role: Arc::clone(&place), subject: at, reason });
         }
         self.placed.insert(key, (namespace.to_owned(), subjects.into_iter().map(|(subject, _)| subject).collect()));
@@ -235,8 +261,8 @@ impl Table {
 fn subject(subject: &Value, namespace: &str) -> Option<(Subject, String)> {
     let name = text(subject, "name");
     match text(subject, "kind") {
-        "User" => Some((Subject::User(name.to_owned()), format!("User {name:?}"))),
-        "Group" => Some((Subject::Group(name.to_owned()), format!("Group {name:?}"))),
+        "User" => Some((Subject::User(name.to_owned()), format!("User {}", Quoted(name)))),
+        "Group" => Some((Subject::Group(name.to_owned()), format!("Group {}", Quoted(name)))),
         "ServiceAccount" => {
             let own = text(subject, "namespace");
             let account_namespace = if own.is_empty() { namespace } else { own };
@@ -244,7 +270,7 @@ fn subject(subject: &Value, namespace: &str) -> Option<(Subject, String)> {
                 return None;
             }
             let user = format!("{SERVICE_ACCOUNT_PREFIX}{account_namespace}:{name}");
-            Some((Subject::User(user), format!("ServiceAccount {:?}", format!("{name}/{account_namespace}"))))
+            Some((Subject::User(user), format!("ServiceAccount {}", Quoted(&format!("{name}/{account_namespace}")))))
         }
         _ => None,
     }

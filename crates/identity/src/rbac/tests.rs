@@ -108,19 +108,99 @@ fn nobody_grants_what_they_do_not_have() {
     let ann = user("ann", &["team"]);
     let no = |_: &Attributes<'_>| false;
     let role = |verbs: Value| json!({"metadata": {"name": "new", "namespace": "shop"}, "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": verbs}]});
-    check_escalation(&rbac, &no, &ann, "roles", &role(json!(["get"])), None).expect("held already");
-    let error = check_escalation(&rbac, &no, &ann, "roles", &role(json!(["get", "delete", "create"])), None).expect_err("not held");
-    assert_eq!(
-        error.message,
-        "roles.rbac.authorization.k8s.io \"new\" is forbidden: user \"ann\" (groups=[\"team\"]) is attempting to grant RBAC permissions not currently held:\n\
-         {APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"delete\" \"create\"]}"
-    );
+    let bob = user("bob", &[]);
+    let check = |by: &User, resource: &str, allowed: &dyn Fn(&Attributes<'_>) -> bool, object: &Value, old: Option<&Value>| {
+        let namespace = if resource.starts_with("cluster") { "" } else { "shop" };
+        check_escalation(&rbac, allowed, Grantor { user: by, resource, namespace, name: "" }, object, old)
+    };
+    check(&ann, "roles", &no, &role(json!(["get"])), None).expect("held already");
+    let not_held = "roles.rbac.authorization.k8s.io \"new\" is forbidden: user \"ann\" (groups=[\"team\"]) is attempting to grant RBAC permissions not currently held:\n\
+         {APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"delete\" \"create\"]}";
+    assert_eq!(check(&ann, "roles", &no, &role(json!(["get", "delete", "create"])), None).expect_err("not held").message, not_held);
+    let two = rules(json!([{"apiGroups": [""], "resources": ["pods", "secrets"], "resourceNames": ["a"], "verbs": ["get", "list"]}]));
+    let lines: Vec<String> = compact(&uncovered(&[], &two)).iter().map(Rule::compact).collect();
+    let line = |resource: &str| format!("{{APIGroups:[\"\"], Resources:[{resource:?}], ResourceNames:[\"a\"], Verbs:[\"get\" \"list\"]}}");
+    assert_eq!(lines, [line("pods"), line("secrets")], "one line a name");
     let same = role(json!(["delete"]));
-    check_escalation(&rbac, &no, &ann, "roles", &same, Some(&same)).expect("nothing is granted by changing a label");
-    check_escalation(&rbac, &|a: &Attributes<'_>| a.verb == "escalate", &ann, "roles", &same, None).expect("may escalate");
-    let binding = json!({"metadata": {"name": "b", "namespace": "shop"}, "roleRef": {"kind": "ClusterRole", "name": "reader"}, "subjects": []});
-    check_escalation(&rbac, &no, &user("bob", &[]), "rolebindings", &binding, None).expect_err("bob has nothing");
-    check_escalation(&rbac, &|a: &Attributes<'_>| a.verb == "bind" && a.name == "reader", &user("bob", &[]), "rolebindings", &binding, None).expect("may bind");
+    let mut finished = same.clone();
+    finished["metadata"]["finalizers"] = json!(["a/b"]);
+    check(&ann, "roles", &no, &same, Some(&finished)).expect("nothing is granted by what the collector changes");
+    let mut labelled = same.clone();
+    labelled["metadata"]["labels"] = json!({"a": "b"});
+    check(&ann, "roles", &no, &same, Some(&labelled)).expect_err("who changes a role must have all of it");
+    check(&ann, "roles", &|a: &Attributes<'_>| a.verb == "escalate", &same, None).expect("may escalate");
+    let aggregated = json!({"metadata": {"name": "new"}, "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"a": "b"}}]}});
+    let told = check(&ann, "clusterroles", &no, &aggregated, None).expect_err("may come to have anything").message;
+    assert!(told.ends_with("\"new\" is forbidden: must have cluster-admin privileges to use the aggregationRule"), "{told}");
+    let bound = |kind: &str, role: &str| json!({"metadata": {"name": "b"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role}});
+    check(&bob, "rolebindings", &no, &bound("ClusterRole", "reader"), None).expect_err("bob has nothing");
+    check(&bob, "rolebindings", &|a: &Attributes<'_>| a.verb == "bind" && a.name == "reader", &bound("ClusterRole", "reader"), None).expect("may bind");
+    let told = |resource: &str, kind: &str, role: &str| check(&bob, resource, &no, &bound(kind, role), None).expect_err("no such role").message;
+    assert_eq!(told("rolebindings", "Role", "nope"), "rolebindings.rbac.authorization.k8s.io \"nope\" not found");
+    assert_eq!(told("rolebindings", "Roles", "reader"), "unsupported role reference kind: \"Roles\"");
+    assert_eq!(told("clusterrolebindings", "Role", "reader"), "Namespace parameter required.");
+}
+
+/// Lists of some KB, multiplied, are more than fits anywhere.
+#[test]
+fn of_a_vast_rule_that_nobody_has_the_beginning_is_told() {
+    let rbac = Rbac::new(world());
+    let ann = user("ann", &["team"]);
+    let no = |_: &Attributes<'_>| false;
+    let many: Vec<String> = (0..1000).map(|n| format!("x{n}")).collect();
+    let rule = json!({"apiGroups": many, "resources": many, "resourceNames": many, "verbs": many});
+    let role = json!({"metadata": {"name": "new", "namespace": "shop"}, "rules": [rule]});
+    let by = Grantor { user: &ann, resource: "roles", namespace: "shop", name: "" };
+    let told = check_escalation(&rbac, &no, by, &role, None).expect_err("not held").message;
+    let first = r#"{APIGroups:["x0"], Resources:["x0"], ResourceNames:["x0"], Verbs:["x0"]}"#;
+    assert!(told.contains(first) && told.len() < 8 << 20, "{} bytes", told.len());
+    // What the writer has by two rules is looked at piece by piece, and not for ever.
+    let apart = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["get"]}, {"apiGroups": ["*"], "resources": ["*"], "verbs": ["list"]}]);
+    let rbac = Rbac::new(Memory::of([
+        ("/registry/clusterroles/apart", json!({"metadata": {"name": "apart"}, "rules": apart})),
+        (
+            "/registry/clusterrolebindings/apart",
+            json!({"metadata": {"name": "apart"}, "roleRef": {"kind": "ClusterRole", "name": "apart"}, "subjects": [{"kind": "User", "name": "ann"}]}),
+        ),
+    ]));
+    let of = |resources: &[String]| {
+        let rule = json!({"apiGroups": many, "resources": resources, "verbs": ["get", "list"]});
+        let role = json!({"metadata": {"name": "new", "namespace": "shop"}, "rules": [rule]});
+        check_escalation(&rbac, &no, by, &role, None).map_err(|refused| refused.message)
+    };
+    of(&many[..10]).expect("ann has all of it");
+    let told = of(&many).expect_err("two million pieces");
+    assert!(told.contains("the rules multiply to more than 100000 permissions"), "{told}");
+    let all = rules(json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]));
+    assert!(uncovered(&all, &Rule::of_role(&role)).is_empty(), "what one rule allows is not broken down");
+}
+
+#[test]
+fn aggregation_goes_through_those_that_aggregate() {
+    let role = |name: &str, label: &str, selects: &str, resource: &str| {
+        let rules = json!([{"apiGroups": [""], "resources": [resource], "verbs": ["get"]}]);
+        json!({"metadata": {"name": name, "labels": {label: "true"}}, "rules": if selects.is_empty() { rules } else { Value::Null },
+            "aggregationRule": if selects.is_empty() { Value::Null } else { json!({"clusterRoleSelectors": [{"matchLabels": {selects: "true"}}]}) }})
+    };
+    let rbac = Rbac::new(Memory::of([
+        ("/registry/clusterroles/admin", role("admin", "to-none", "to-admin", "")),
+        ("/registry/clusterroles/edit", role("edit", "to-admin", "to-edit", "")),
+        ("/registry/clusterroles/view", role("view", "to-edit", "to-view", "")),
+        ("/registry/clusterroles/base", role("base", "to-view", "", "pods")),
+        ("/registry/clusterroles/other", role("other", "to-nobody", "", "secrets")),
+        (
+            "/registry/clusterrolebindings/b",
+            json!({"metadata": {"name": "b"}, "roleRef": {"kind": "ClusterRole", "name": "admin"}, "subjects": [{"kind": "User", "name": "ann"}]}),
+        ),
+    ]));
+    let ann = user("ann", &[]);
+    assert!(rbac.authorize(&ask(&ann, "get", "", "pods", "x", "y")).is_ok());
+    assert!(rbac.authorize(&ask(&ann, "get", "", "secrets", "x", "y")).is_err());
+    let no = |_: &Attributes<'_>| false;
+    let bound = |role: &str| json!({"metadata": {"name": "c"}, "roleRef": {"kind": "ClusterRole", "name": role}});
+    let by = Grantor { user: &ann, resource: "clusterrolebindings", namespace: "", name: "" };
+    check_escalation(&rbac, &no, by, &bound("edit"), None).expect("ann has all of it");
+    check_escalation(&rbac, &no, by, &bound("other"), None).expect_err("and nothing of this");
 }
 
 #[test]

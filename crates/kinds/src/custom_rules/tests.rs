@@ -4,7 +4,7 @@ use crate::{
     custom::{Custom, Described},
 };
 use kubecel::regex::Patterns;
-use machinery::{Value, field::ErrorList};
+use machinery::{Value, field::ErrorList, gvk::Gvk};
 use serde_json::json;
 use std::sync::atomic::AtomicBool;
 
@@ -59,7 +59,8 @@ fn rules_are_asked_last() {
         "required": ["a"],
         "properties": {"a": {"type": "integer", "x-kubernetes-validations": [{"rule": "self > 1"}, {"rule": "self >= oldSelf"}]}},
     }}});
-    let custom = Custom { version: Described::new(&json!({"schema": {"openAPIV3Schema": schema}})), ..Default::default() };
+    let version = Described::new(&json!({"schema": {"openAPIV3Schema": schema}}));
+    let custom = Custom { kind: Gvk::new("a", "v1", "K"), version, ..Default::default() };
     let object = |a: i64| json!({"apiVersion": "a/v1", "kind": "K", "metadata": {"name": "n"}, "spec": {"a": a}});
     let said = |errors: ErrorList| errors.iter().map(|error| format!("{}: {}", error.path.as_str(), error.body())).collect::<Vec<_>>();
     assert_eq!(said(custom.validate(&object(2))), [""; 0]);
@@ -68,8 +69,10 @@ fn rules_are_asked_last() {
     assert_eq!(said(custom.validate_status(&object(2), &object(3))), ["spec.a: Invalid value: 2: failed rule: self >= oldSelf"]);
     assert_eq!(said(custom.validate_update(&object(1), &object(1))), [""; 0]);
     let goes_on = AtomicBool::new(false);
-    let judged = custom.judge_through("", &object(1), &object(1), &goes_on);
-    assert_eq!((said(judged.errors), judged.let_pass), (vec![], vec!["spec.a: Invalid value: 1: failed rule: self > 1".to_owned()]));
+    for part in ["", "status", "scale"] {
+        let judged = custom.judge_through(part, &object(1), &object(1), &goes_on);
+        assert_eq!((said(judged.errors), judged.let_pass), (vec![], vec!["spec.a: Invalid value: 1: failed rule: self > 1".to_owned()]), "{part}");
+    }
     let ended = AtomicBool::new(true);
     let cut = ["spec.a: Invalid value: \"integer\": operation interrupted evaluating rule: self > 1"];
     assert_eq!(said(custom.judge(&object(2), &ended).errors), cut, "what nobody waits for is not found right");
@@ -78,6 +81,23 @@ fn rules_are_asked_last() {
                      correct the existing errors to complete validation";
     let broken = json!({"apiVersion": "a/v1", "kind": "K", "metadata": {"name": "n"}, "spec": {}});
     assert_eq!(said(custom.validate(&broken)), ["spec.a: Required value", unchecked]);
+}
+
+/// Of an object of another kind the schema says nothing, and the rules do.
+#[test]
+fn an_object_of_another_kind_is_asked_the_rules() {
+    let set = json!({"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "integer", "maximum": 3}});
+    let spec = json!({"type": "object", "properties": {"s": set}, "x-kubernetes-validations": [{"rule": "size(self.s) < 2", "message": "too many"}]});
+    let version = Described::new(&json!({"schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}}));
+    let custom = Custom { kind: Gvk::new("a", "v1", "K"), version, ..Default::default() };
+    let object = |api_version: &str, kind: &str| json!({"apiVersion": api_version, "kind": kind, "spec": {"s": [7, 7]}});
+    let said = |errors: ErrorList| errors.iter().map(|error| format!("{}: {}", error.path.as_str(), error.body())).collect::<Vec<_>>();
+    let rest = ["spec.s[1]: Duplicate value: 7", "spec: Invalid value: too many"];
+    let told = ["kind: Invalid value: \"Q\": must be K", "apiVersion: Invalid value: \"a/v2\": must be a/v1", rest[0], rest[1]];
+    assert_eq!(said(custom.validate(&object("a/v2", "Q"))), told);
+    let old = json!({"apiVersion": "a/v1", "kind": "K", "spec": {"s": [7]}});
+    assert_eq!(said(custom.validate_update(&object("a/v2", "Q"), &old)), told);
+    assert_eq!(said(custom.validate_status(&object("a/v1", "Q"), &old)), [told[0], rest[0], rest[1]]);
 }
 
 #[test]

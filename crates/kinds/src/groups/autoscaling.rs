@@ -1,7 +1,7 @@
 //! `policy` and `autoscaling`: disruption budgets, and horizontal autoscalers in both of their versions.
 
 use super::checks;
-use crate::{Strategy, amounts, internal, rules, tree};
+use crate::{Context, Strategy, amounts, internal, rules, tree};
 use machinery::{
     Value, convert,
     field::{Error, ErrorList, Path},
@@ -10,11 +10,21 @@ use machinery::{
     quantity::Quantity,
 };
 use serde_json::json;
+use std::borrow::Cow;
 
 const PERIOD_MAX_S: i64 = 1800;
 const WINDOW_MAX_S: i64 = 3600;
 /// Where an autoscaler of version 1 keeps the metrics that its version has no fields for.
 const METRICS_ANNOTATION: &str = "autoscaling.alpha.kubernetes.io/metrics";
+/// The annotations in which the old version keeps what its spec has no fields for: the new one has none of them.
+const OF_OLD_SPEC: [&str; 4] = [
+    METRICS_ANNOTATION,
+    "autoscaling.alpha.kubernetes.io/behavior",
+    "autoscaling.alpha.kubernetes.io/scale-down-tolerance",
+    "autoscaling.alpha.kubernetes.io/scale-up-tolerance",
+];
+/// The same of its status.
+const OF_OLD_STATUS: [&str; 2] = ["autoscaling.alpha.kubernetes.io/conditions", "autoscaling.alpha.kubernetes.io/current-metrics"];
 /// The share of the requested CPU that is aimed at if nothing is said.
 const CPU_PERCENT: i64 = 80;
 
@@ -41,7 +51,7 @@ impl Strategy for Budgets {
         }
         checks::selector(spec, "selector", &path, errors);
         if let Some(policy) = spec["unhealthyPodEvictionPolicy"].as_str().filter(|p| !matches!(*p, "AlwaysAllow" | "IfHealthyBudget")) {
-            errors.push(Error::not_supported(&path.child("unhealthyPodEvictionPolicy"), policy, &["AlwaysAllow", "IfHealthyBudget"]));
+            errors.push(rules::not_supported(&path.child("unhealthyPodEvictionPolicy"), policy, &["AlwaysAllow", "IfHealthyBudget"]));
         }
     }
 
@@ -68,6 +78,10 @@ impl Strategy for Autoscalers {
     fn default(&self, obj: &mut Value) {
         let old_version = obj["apiVersion"] == "autoscaling/v1";
         let annotated = !obj["metadata"]["annotations"][METRICS_ANNOTATION].is_null();
+        if !old_version {
+            tree::drop_annotations(obj, &OF_OLD_SPEC);
+            tree::drop_annotations(obj, &OF_OLD_STATUS);
+        }
         let Some(spec) = tree::at(obj, &["spec"]) else { return };
         tree::fill(spec, "minReplicas", 1);
         if old_version {
@@ -96,6 +110,27 @@ impl Strategy for Autoscalers {
         true
     }
 
+    fn prepare_create(&self, _cx: &Context, obj: &mut Value) {
+        tree::reset_status(obj);
+        tree::drop_annotations(obj, &OF_OLD_STATUS);
+        tree::set_meta(obj, "generation", 1.into());
+    }
+
+    /// Of the old version some annotations are of the spec, and others of the status.
+    fn prepare_update(&self, _cx: &Context, obj: &mut Value, old: &Value) {
+        tree::keep(obj, old, "status");
+        tree::keep_annotations(obj, old, &OF_OLD_STATUS);
+        let changed = tree::body_differs(&tree::without_blanks(&inside(obj), self.told_blanks()), &inside(old));
+        if changed {
+            tree::bump_generation(obj, old);
+        }
+    }
+
+    fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
+        tree::keep_all_but_status(obj, old);
+        tree::keep_annotations(obj, old, &OF_OLD_SPEC);
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         check(obj, None)
     }
@@ -115,12 +150,17 @@ impl Strategy for Autoscalers {
     }
 }
 
-fn check(obj: &Value, old: Option<&Value>) -> ErrorList {
-    if obj["apiVersion"] == "autoscaling/v1" {
-        // Upstream checks what both versions become inside.
-        let shape = |version: &str| Gvk::new("autoscaling", version, "HorizontalPodAutoscaler");
-        return check(&convert::convert(obj.clone(), &shape("v1"), &shape("v2")), old);
+/// What both versions become inside of upstream, which is what it compares, checks and prints: the new one has fields for all.
+pub(crate) fn inside(obj: &Value) -> Cow<'_, Value> {
+    if obj["apiVersion"] != "autoscaling/v1" {
+        return Cow::Borrowed(obj);
     }
+    let shape = |version: &str| Gvk::new("autoscaling", version, "HorizontalPodAutoscaler");
+    Cow::Owned(convert::convert(obj.clone(), &shape("v1"), &shape("v2")))
+}
+
+fn check(obj: &Value, old: Option<&Value>) -> ErrorList {
+    let obj = inside(obj);
     let (mut errors, spec, path) = (ErrorList::new(), &obj["spec"], Path::root("spec"));
     let (least, most) = (spec["minReplicas"].as_i64(), spec["maxReplicas"].as_i64().unwrap_or(0));
     let place = path.child("maxReplicas");
@@ -189,7 +229,7 @@ fn check_metric(metric: &Value, path: &Path, errors: &mut ErrorList) {
     }
     let expected = SOURCES.iter().find(|(name, _)| *name == kind).map(|(_, field)| *field);
     if expected.is_none() {
-        errors.push(Error::not_supported(&path.child("type"), kind, &KINDS));
+        errors.push(rules::not_supported(&path.child("type"), kind, &KINDS));
     }
     let present: Vec<&str> = SOURCES.iter().map(|(_, field)| *field).filter(|field| !metric[*field].is_null()).collect();
     if let Some(first) = present.first() {
@@ -245,7 +285,7 @@ fn check_target(kind: &str, target: &Value, path: &Path, errors: &mut ErrorList)
         errors.push(Error::required(&path.child("type"), "must specify a metric target type"));
     }
     if !matches!(word, "Utilization" | "Value" | "AverageValue") {
-        errors.push(Error::invalid(&path.child("type"), word, "must be either Utilization, Value, or AverageValue"));
+        errors.push(rules::typed(Error::invalid(&path.child("type"), word, "must be either Utilization, Value, or AverageValue")));
     }
     for field in ["value", "averageValue"] {
         if rules::quantity(&target[field]).is_some_and(|q| q <= Quantity::ZERO) {
@@ -287,7 +327,7 @@ fn check_scaling(scaling: &Value, path: &Path, errors: &mut ErrorList) {
         _ => {}
     }
     if let Some(select) = scaling["selectPolicy"].as_str().filter(|s| !matches!(*s, "Max" | "Min" | "Disabled")) {
-        errors.push(Error::not_supported(&path.child("selectPolicy"), select, &["Disabled", "Max", "Min"]));
+        errors.push(rules::not_supported(&path.child("selectPolicy"), select, &["Disabled", "Max", "Min"]));
     }
     let (policies, place) = (tree::list(scaling, "policies"), path.child("policies"));
     if policies.is_empty() {
@@ -297,7 +337,7 @@ fn check_scaling(scaling: &Value, path: &Path, errors: &mut ErrorList) {
         let place = place.index(at);
         let kind = tree::text(policy, "type");
         if !matches!(kind, "Pods" | "Percent") {
-            errors.push(Error::not_supported(&place.child("type"), kind, &["Percent", "Pods"]));
+            errors.push(rules::not_supported(&place.child("type"), kind, &["Percent", "Pods"]));
         }
         for field in ["value", "periodSeconds"] {
             let number = policy[field].as_i64().unwrap_or(0);

@@ -1,13 +1,15 @@
 //! `certificates.k8s.io`: requests for certificates, bundles of trusted ones, and requests for pods. What X.509 says of those last
 //! is looked at where certificates are read (`apiserver::admission`).
 
-use super::{checks, x509};
+use super::{checks, signing_request, x509};
 use crate::{Context, NameRule, Selectable, Strategy, internal, rules, tree};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
-    names, time,
+    names,
+    quote::Quoted,
+    time,
 };
 use std::collections::{HashMap, HashSet};
 
@@ -157,13 +159,21 @@ enum Through {
     Approval,
 }
 
+/// What is wrong with a request as it is sent: what its first block is, and the form of it. Whether it is signed by its key is looked at
+/// where keys are read (`apiserver::admission`).
+fn request_problem(request: &str) -> Option<String> {
+    let pem = STANDARD.decode(request).unwrap_or_default();
+    match x509::blocks(&String::from_utf8_lossy(&pem)).first() {
+        Some(block) if block.kind == "CERTIFICATE REQUEST" => signing_request::problem(&block.bytes),
+        _ => Some("PEM block type must be CERTIFICATE REQUEST".to_owned()),
+    }
+}
+
 fn check_request(obj: &Value, old: &Value, errors: &mut ErrorList) {
     let (spec, path) = (&obj["spec"], Path::root("spec"));
-    let request = tree::text(spec, "request");
-    let pem = STANDARD.decode(request).ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
-    if !pem.trim_start().starts_with("-----BEGIN CERTIFICATE REQUEST-----") || !pem.contains("-----END CERTIFICATE REQUEST-----") {
+    if let Some(why) = request_problem(tree::text(spec, "request")) {
         // Go's bytes are none where nothing was said.
-        errors.push(Error::invalid(&path.child("request"), spec["request"].clone(), "PEM block type must be CERTIFICATE REQUEST"));
+        errors.push(Error::invalid(&path.child("request"), spec["request"].clone(), why));
     }
     let usages = tree::list(spec, "usages");
     if usages.is_empty() {
@@ -173,10 +183,10 @@ fn check_request(obj: &Value, old: &Value, errors: &mut ErrorList) {
     for (at, usage) in checks::texts(spec, "usages") {
         let place = path.child("usages").index(at);
         if !USAGES.contains(&usage) {
-            errors.push(Error::not_supported(&place, usage, &USAGES));
+            errors.push(rules::not_supported(&place, usage, &USAGES));
         }
         if !seen.insert(usage) {
-            twice.push(Error::duplicate(&place, usage));
+            twice.push(rules::typed(Error::duplicate(&place, usage)));
         }
     }
     errors.extend(twice);
@@ -208,7 +218,7 @@ fn check_conditions(status: &Value, errors: &mut ErrorList) {
         let allowed: &[&str] = if matches!(kind, "Approved" | "Denied" | "Failed") { &["True"] } else { &["False", "True", "Unknown"] };
         rules::one_of(&value.into(), &place.child("status"), allowed, errors);
         if !seen.insert(kind) {
-            errors.push(Error::duplicate(&place.child("type"), kind));
+            errors.push(rules::typed(Error::duplicate(&place.child("type"), kind)));
         }
     }
     if APPROVALS.into_iter().all(|kind| list.iter().any(|c| c["type"] == kind)) {
@@ -221,10 +231,16 @@ fn check_conditions(status: &Value, errors: &mut ErrorList) {
 fn check_certificate(certificate: &str, errors: &mut ErrorList) {
     let path = Path::root("status").child("certificate");
     let pem = STANDARD.decode(certificate).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-    let kinds: Vec<&str> = pem.lines().filter_map(|l| l.trim().strip_prefix("-----BEGIN ")?.strip_suffix("-----")).collect();
-    let problem = match kinds.iter().find(|k| **k != "CERTIFICATE") {
-        Some(other) => format!("only CERTIFICATE PEM blocks are allowed, found {other:?}"),
-        None if kinds.is_empty() => "must contain at least one CERTIFICATE PEM block".to_owned(),
+    let blocks = x509::blocks(&pem);
+    let wrong = |block: &x509::Block<'_>| match block.kind {
+        "CERTIFICATE" if block.has_headers => Some("no PEM block headers are permitted".to_owned()),
+        "CERTIFICATE" if block.bytes.is_empty() => Some("found CERTIFICATE PEM block containing 0 certificates".to_owned()),
+        "CERTIFICATE" => x509::is_authority(&block.bytes).is_none().then(|| "x509: malformed certificate".to_owned()),
+        other => Some(format!("only CERTIFICATE PEM blocks are allowed, found {}", Quoted(other))),
+    };
+    let problem = match blocks.iter().find_map(wrong) {
+        Some(problem) => problem,
+        None if blocks.is_empty() => "must contain at least one CERTIFICATE PEM block".to_owned(),
         None => return,
     };
     errors.push(Error::invalid(&path, "<certificate data>", problem));
@@ -328,6 +344,11 @@ impl Strategy for TrustBundles {
     /// What does not change is not read again.
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let (mut errors, signer) = (ErrorList::new(), tree::text(&obj["spec"], "signerName"));
+        // Its name is another's that signs.
+        if signer != tree::text(&old["spec"], "signerName") {
+            let (name, place) = (tree::text(&obj["metadata"], "name"), Path::root("metadata").child("name"));
+            errors.extend(self.own_name(obj, name, false).into_iter().map(|m| Error::invalid(&place, name, m)));
+        }
         if !signer.is_empty() {
             checks::signer_name(signer, &Path::root("spec").child("signerName"), &mut errors);
         }
@@ -363,9 +384,8 @@ const CHAIN_BYTES_MAX: usize = 100 * 1024;
 pub(super) struct PodRequests;
 
 impl Strategy for PodRequests {
-    fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
-        tree::keep_all_but_status(obj, old);
-        tree::keep_all_but_managers(obj, old);
+    fn status_keeps_metadata(&self) -> bool {
+        true
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
@@ -375,7 +395,10 @@ impl Strategy for PodRequests {
         checks::user_annotations(&spec["unverifiedUserAnnotations"], &path.child("unverifiedUserAnnotations"), errors);
         for who in ["pod", "serviceAccount", "node"] {
             let (name, uid) = (format!("{who}Name"), format!("{who}UID"));
-            rules::name(tree::text(spec, &name), &path.child(&name), names::dns1123_subdomain(tree::text(spec, &name)), errors);
+            let (text, place) = (tree::text(spec, &name), path.child(&name));
+            let problems = names::dns1123_subdomain(text).into_iter().map(|m| Error::invalid(&place, text, m));
+            // A node's name is of a type of its own.
+            errors.extend(problems.map(|error| if who == "node" { rules::typed(error) } else { error }));
             let (text, place) = (tree::text(spec, &uid), path.child(&uid));
             if text.is_empty() {
                 errors.push(Error::invalid(&place, text, "must not be empty"));
@@ -418,17 +441,21 @@ impl Strategy for PodRequests {
     fn validate_status(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let (status, path) = (&obj["status"], Path::root("status"));
+        let mut answers = 0;
         for (at, condition) in tree::list(status, "conditions").iter().enumerate() {
             let (place, kind) = (path.child("conditions").index(at), tree::text(condition, "type"));
             if !ANSWERS.contains(&kind) {
                 errors.push(Error::not_supported(&place.child("type"), kind, &ANSWERS));
                 continue;
             }
-            if at > 0 {
+            answers += 1;
+            if answers > 1 {
                 let detail = "There may be at most one condition with type \"Issued\", \"Denied\", or \"Failed\"";
                 errors.push(Error::invalid(&place.child("type"), kind, detail));
             }
-            rules::one_of(&condition["status"], &place.child("status"), &["True"], &mut errors);
+            if condition["status"] != "True" {
+                errors.push(rules::not_supported(&place.child("status"), tree::text(condition, "status"), &["True"]));
+            }
         }
         checks::conditions(status, &path, &mut errors);
         if !errors.is_empty() {
@@ -480,9 +507,5 @@ impl Strategy for PodRequests {
 
     fn allow_unconditional_update(&self) -> bool {
         false
-    }
-
-    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
-        checks::resets_with_metadata(subresource)
     }
 }

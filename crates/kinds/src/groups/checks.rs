@@ -5,6 +5,7 @@ use machinery::{
     Value,
     field::{Error, ErrorList, Path},
     names,
+    quote::Quoted,
 };
 use std::{collections::HashSet, net::IpAddr};
 
@@ -12,15 +13,6 @@ use std::{collections::HashSet, net::IpAddr};
 pub(super) fn fixed(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
     if new != old && !(tree::empty(new) && tree::empty(old)) {
         errors.push(Error::invalid(path, Value::Null, rules::IMMUTABLE));
-    }
-}
-
-/// The reset fields of kinds whose status updates leave all metadata alone.
-pub(super) fn resets_with_metadata(subresource: &str) -> &'static [&'static [&'static str]] {
-    match subresource {
-        "" => &[&["status"]],
-        "status" => &[&["metadata"], &["spec"]],
-        _ => &[],
     }
 }
 
@@ -164,7 +156,7 @@ pub(crate) fn user_annotations(annotations: &Value, path: &Path, errors: &mut Er
     let mut bytes = 0;
     for (key, value) in annotations.as_object().into_iter().flatten() {
         bytes += key.len() + value.as_str().map_or(0, str::len);
-        let key = key.to_lowercase();
+        let key = names::lower(key);
         if key.is_empty() {
             errors.push(Error::required(path, ""));
             continue;
@@ -196,16 +188,16 @@ pub(crate) fn signer_name(name: &str, path: &Path, errors: &mut ErrorList) {
     if domain.len() > names::SUBDOMAIN_MAX_BYTES {
         errors.push(Error::too_long(path, names::SUBDOMAIN_MAX_BYTES));
     }
-    let mut labels = |whole: &str, check: fn(&str) -> Vec<String>| {
+    let labels = |whole: &str, check: fn(&str) -> Vec<String>, errors: &mut ErrorList| {
         let bad = whole.split('.').map(|label| (label, check(label))).find(|(_, problems)| !problems.is_empty());
         let (label, problems) = bad.unwrap_or_default();
-        errors.extend(problems.into_iter().map(|m| Error::invalid(path, whole, format!("validating label {label:?}: {m}"))));
+        errors.extend(problems.into_iter().map(|m| Error::invalid(path, whole, format!("validating label {}: {m}", Quoted(label)))));
     };
-    labels(domain, names::dns1123_label);
-    labels(rest, names::dns1123_subdomain);
+    labels(domain, names::dns1123_label, errors);
     if !domain.contains('.') {
         errors.push(Error::invalid(path, domain, "should be a domain with at least two segments separated by dots"));
     }
+    labels(rest, names::dns1123_subdomain, errors);
     if name.len() > SIGNER_MAX_BYTES {
         errors.push(Error::too_long(path, SIGNER_MAX_BYTES));
     }
@@ -250,18 +242,24 @@ fn webhook_url(url: &str, path: &Path, errors: &mut ErrorList) {
         errors.push(Error::required(path, format!("url must be a valid URL: {why}{FORM}")));
         return;
     }
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (rest, fragment) = url.split_once('#').unwrap_or((url, ""));
+    let is_scheme = |text: &str| text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    let (scheme, rest) = rest.split_once(':').filter(|(scheme, _)| is_scheme(scheme)).unwrap_or(("", rest));
+    let scheme = scheme.to_ascii_lowercase();
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    // What is behind a scheme and no path (`mailto:a`) names no host.
+    let authority = rest.strip_prefix("//").and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
     if scheme != "https" {
         errors.push(Error::invalid(path, scheme, format!("'https' is the only allowed URL scheme{FORM}")));
     }
-    let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
-    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let authority = if scheme.is_empty() { "" } else { rest.split('/').next().unwrap_or_default() };
-    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
     if host.is_empty() {
         errors.push(Error::invalid(path, host, format!("host must be specified{FORM}")));
     }
-    for (part, what) in [(user, "user information is"), (fragment, "fragments are"), (query, "query parameters are")] {
+    if let Some(user) = user {
+        errors.push(Error::invalid(path, user, "user information is not permitted in the URL"));
+    }
+    for (part, what) in [(fragment, "fragments are"), (query, "query parameters are")] {
         if !part.is_empty() {
             errors.push(Error::invalid(path, part, format!("{what} not permitted in the URL")));
         }
@@ -294,7 +292,8 @@ fn webhook_path(url: &str, path: &Path, errors: &mut ErrorList) {
     if !url.starts_with('/') {
         errors.push(Error::invalid(path, url, "must start with a '/'"));
     }
-    let rest = url.char_indices().nth(1).map_or("", |(at, _)| &url[at..]);
+    // Upstream cuts off the first byte: what it leaves of a longer character is no name either.
+    let rest = url.get(1..).unwrap_or(url);
     for (at, step) in rest.strip_suffix('/').unwrap_or(rest).split('/').enumerate() {
         if step.is_empty() {
             errors.push(Error::invalid(path, url, format!("segment[{at}] may not be empty")));
@@ -398,6 +397,11 @@ mod tests {
     fn webhooks_and_signers() {
         let url = |text: &str| said(|e| webhook_url(text, &Path::root("x"), e)).len();
         assert_eq!([url("https://a/b"), url("http://a"), url("https://u@a"), url("https://a#f"), url("https://a?q"), url("x")], [0, 1, 1, 1, 1, 2]);
+        // Without a path behind its scheme a URL has no host, and a scheme still.
+        let mut opaque = ErrorList::new();
+        webhook_url("x:%zz", &Path::root("x"), &mut opaque);
+        assert_eq!((opaque.len(), &opaque[0].value), (2, &Value::from("x")));
+        assert_eq!([url("https:a"), url("HTTPS://a:b@c/")], [1, 1]);
         let path = |text: &str| said(|e| webhook_path(text, &Path::root("x"), e)).len();
         assert_eq!([path("/a/b/"), path("a"), path("/a//b"), path("/A"), path("//"), path("é")], [0, 2, 1, 1, 1, 2]);
         let signer = |text: &str| said(|e| signer_name(text, &Path::root("x"), e)).len();

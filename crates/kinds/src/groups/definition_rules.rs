@@ -15,7 +15,7 @@ use machinery::{
 };
 
 use super::definition_paths;
-use crate::tree;
+use crate::{rules, tree};
 
 /// What one expression may cost.
 const EXPRESSION_COST_MAX: u64 = 10_000_000;
@@ -95,7 +95,7 @@ fn check_rule_form(schema: &Value, rule: &Value, path: &Path, errors: &mut Error
     if let Some(reason) = rule["reason"].as_str()
         && !REASONS.contains(&reason)
     {
-        errors.push(Error::not_supported(&path.child("reason"), reason, &REASONS));
+        errors.push(rules::not_supported(&path.child("reason"), reason, &REASONS));
     }
     let (text, place) = (tree::text(rule, "fieldPath"), path.child("fieldPath"));
     if text.is_empty() {

@@ -317,7 +317,7 @@ fn check_attribute(attribute: &str, path: &Path, errors: &mut ErrorList) {
         _ => {}
     }
     if !attribute.contains('/') {
-        errors.push(Error::invalid(path, attribute, "a fully qualified name must be a domain and a name separated by a slash"));
+        errors.push(rules::typed(Error::invalid(path, attribute, "a fully qualified name must be a domain and a name separated by a slash")));
     }
 }
 

@@ -9,7 +9,9 @@ use crate::{Context, Selectable, Strategy, internal, meta, pod, rules, tree, wit
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
-    names, time,
+    names,
+    quote::Quoted,
+    time,
 };
 use std::{collections::HashSet, time::SystemTime};
 
@@ -117,6 +119,10 @@ impl Strategy for Claims {
         }
     }
 
+    fn status_keeps_metadata(&self) -> bool {
+        true
+    }
+
     fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep_all_but_status(obj, old);
         tree::keep_all_but_managers(obj, old);
@@ -138,10 +144,6 @@ impl Strategy for Claims {
         let mut errors = ErrorList::new();
         device_status::check(obj, old, &mut errors);
         errors
-    }
-
-    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
-        checks::resets_with_metadata(subresource)
     }
 }
 
@@ -252,7 +254,7 @@ impl Strategy for Slices {
         let driver = tree::text(&obj["spec"], "driver");
         match driver.to_lowercase() == driver {
             true => Vec::new(),
-            false => vec![format!("spec.driver: driver names should be lowercase; {driver:?} contains uppercase characters")],
+            false => vec![format!("spec.driver: driver names should be lowercase; {} contains uppercase characters", Quoted(driver))],
         }
     }
 }
@@ -372,9 +374,8 @@ impl Strategy for TaintRules {
         }
     }
 
-    fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
-        tree::keep_all_but_status(obj, old);
-        tree::keep_all_but_managers(obj, old);
+    fn status_keeps_metadata(&self) -> bool {
+        true
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
@@ -390,10 +391,6 @@ impl Strategy for TaintRules {
             errors.push(Error::too_many(&path.child("conditions"), number, RULE_CONDITIONS_MAX));
         }
         errors
-    }
-
-    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
-        checks::resets_with_metadata(subresource)
     }
 }
 

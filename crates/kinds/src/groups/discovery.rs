@@ -47,8 +47,9 @@ impl Strategy for EndpointSlices {
     }
 
     fn prepare_update(&self, _cx: &Context, obj: &mut Value, old: &Value) {
-        // A list that is empty is none. The type of addresses cannot change.
-        if ["endpoints", "ports"].iter().any(|key| tree::list(obj, key) != tree::list(old, key)) {
+        // A list that is empty is none. The type of addresses cannot change; whose endpoints they are is said in labels.
+        let is_relabelled = tree::entries(&obj["metadata"], "labels").ne(tree::entries(&old["metadata"], "labels"));
+        if is_relabelled || ["endpoints", "ports"].iter().any(|key| tree::list(obj, key) != tree::list(old, key)) {
             tree::bump_generation(obj, old);
         }
         if obj["endpoints"] != old["endpoints"] {

@@ -29,7 +29,7 @@ impl Strategy for Definitions {
         let Some(spec) = tree::at(obj, &["spec"]) else { return };
         if let Some(names) = tree::present(spec, "names") {
             let kind = names.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
-            tree::fill_text(names, "singular", &kind.to_lowercase());
+            tree::fill_text(names, "singular", &names::lower(&kind));
             if !kind.is_empty() {
                 tree::fill_text(names, "listKind", &format!("{kind}List"));
             }
@@ -279,6 +279,11 @@ impl Strategy for ApiServices {
         }
     }
 
+    fn status_keeps_metadata(&self) -> bool {
+        true
+    }
+
+    /// Fewer fields of metadata stay than its writers lose.
     fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep_all_but_status(obj, old);
         for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
@@ -335,7 +340,7 @@ impl Strategy for ApiServices {
             let status = tree::text(condition, "status");
             if !matches!(status, "True" | "False" | "Unknown") {
                 let place = Path::root("status").child("conditions").index(at).child("status");
-                errors.push(Error::not_supported(&place, status, &["True", "False", "Unknown"]));
+                errors.push(rules::not_supported(&place, status, &["True", "False", "Unknown"]));
             }
         }
         errors
@@ -347,10 +352,6 @@ impl Strategy for ApiServices {
 
     fn allow_unconditional_update(&self) -> bool {
         false
-    }
-
-    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
-        checks::resets_with_metadata(subresource)
     }
 }
 

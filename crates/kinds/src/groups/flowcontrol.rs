@@ -1,7 +1,7 @@
 //! `flowcontrol.apiserver.k8s.io`: which requests belong together, and how many of them may be under way.
 
 use super::checks;
-use crate::{Context, Strategy, internal, rules, tree};
+use crate::{Strategy, internal, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -37,11 +37,16 @@ fn fixed(kind: &str, name: &str) -> Option<Value> {
 }
 
 fn check_fixed(obj: &Value, errors: &mut ErrorList) {
-    let name = tree::text(&obj["metadata"], "name");
-    if fixed(tree::text(obj, "kind"), name).is_some_and(|spec| spec != obj["spec"]) {
-        let detail = format!("spec of '{name}' must equal the fixed value");
-        let shown = internal::text(&format!("flowcontrol.{}Spec", tree::text(obj, "kind")), &obj["spec"]);
-        errors.push(Error::invalid(&Path::root("spec"), obj["spec"].clone(), detail).shown_as(shown));
+    let (kind, name, spec) = (tree::text(obj, "kind"), tree::text(&obj["metadata"], "name"), &obj["spec"]);
+    let (differs, but) = match (kind, name) {
+        // Only how little is held back by it is anybody's to say.
+        ("PriorityLevelConfiguration", "exempt") => (spec["type"] != "Exempt" || !spec["limited"].is_null(), " except the 'spec.exempt' field"),
+        _ => (fixed(kind, name).is_some_and(|fixed| fixed != *spec), ""),
+    };
+    if differs {
+        let detail = format!("spec of '{name}'{but} must equal the fixed value");
+        let shown = internal::text(&format!("flowcontrol.{kind}Spec"), spec);
+        errors.push(Error::invalid(&Path::root("spec"), spec.clone(), detail).shown_as(shown));
     }
 }
 
@@ -53,7 +58,7 @@ fn check_conditions(obj: &Value) -> ErrorList {
     for (at, condition) in tree::list(&obj["status"], "conditions").iter().enumerate() {
         let kind = tree::text(condition, "type");
         if !seen.insert(kind) {
-            errors.push(Error::duplicate(&path.index(at).child("type"), kind));
+            errors.push(rules::typed(Error::duplicate(&path.index(at).child("type"), kind)));
         }
         rules::required(condition, &path.index(at), "type", &mut errors);
     }
@@ -87,20 +92,14 @@ impl Strategy for FlowControl {
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         (self.check)(obj, errors);
-        check_fixed(obj, errors);
     }
 
-    fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
-        tree::keep_all_but_status(obj, old);
-        tree::keep_all_but_managers(obj, old);
+    fn status_keeps_metadata(&self) -> bool {
+        true
     }
 
     fn validate_status(&self, obj: &Value, _old: &Value) -> ErrorList {
         check_conditions(obj)
-    }
-
-    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
-        checks::resets_with_metadata(subresource)
     }
 }
 
@@ -139,6 +138,7 @@ fn check_schema(obj: &Value, errors: &mut ErrorList) {
     for (at, rule) in tree::list(spec, "rules").iter().enumerate() {
         check_rule(rule, &path.child("rules").index(at), errors);
     }
+    check_fixed(obj, errors);
 }
 
 fn check_rule(rule: &Value, path: &Path, errors: &mut ErrorList) {
@@ -165,7 +165,7 @@ fn check_subject(subject: &Value, path: &Path, errors: &mut ErrorList) {
     let kind = tree::text(subject, "kind");
     let kinds = [("User", "user"), ("ServiceAccount", "serviceAccount"), ("Group", "group")];
     let Some((_, own)) = kinds.into_iter().find(|(name, _)| *name == kind) else {
-        errors.push(Error::not_supported(&path.child("kind"), kind, &["Group", "ServiceAccount", "User"]));
+        errors.push(rules::not_supported(&path.child("kind"), kind, &["Group", "ServiceAccount", "User"]));
         return;
     };
     let (value, place) = (&subject[own], path.child(own));
@@ -278,8 +278,9 @@ fn check_level(obj: &Value, errors: &mut ErrorList) {
         }
         "Limited" if limited.is_object() => check_limited(limited, &path.child("limited"), errors),
         "Limited" | "" => {}
-        other => errors.push(Error::not_supported(&place, other, &["Exempt", "Limited"])),
+        other => errors.push(rules::not_supported(&place, other, &["Exempt", "Limited"])),
     }
+    check_fixed(obj, errors);
     // What upstream declares it looks at last: first which part goes with the type, then the type.
     for (own, part, value) in [("Exempt", "exempt", exempt), ("Limited", "limited", limited)] {
         match (kind == own, value.is_null()) {
@@ -321,7 +322,7 @@ fn check_limited(limited: &Value, path: &Path, errors: &mut ErrorList) {
     match tree::text(response, "type") {
         "Queue" if queuing.is_object() => check_queuing(queuing, &queues, errors),
         "Reject" | "Queue" | "" => {}
-        other => errors.push(Error::not_supported(&place.child("type"), other, &["Queue", "Reject"])),
+        other => errors.push(rules::not_supported(&place.child("type"), other, &["Queue", "Reject"])),
     }
     check_percent(limited, path, errors);
     if let Some(percent) = limited["borrowingLimitPercent"].as_i64().filter(|n| *n < 0) {

@@ -63,7 +63,7 @@ impl Strategy for PriorityClasses {
         if obj["value"].as_i64().unwrap_or(0) != old["value"].as_i64().unwrap_or(0) {
             errors.push(Error::forbidden(&Path::root("value"), "may not be changed in an update."));
         }
-        rules::immutable(&obj["preemptionPolicy"], &old["preemptionPolicy"], &Path::root("preemptionPolicy"), &mut errors);
+        rules::immutable_part("*s", &obj["preemptionPolicy"], &old["preemptionPolicy"], &Path::root("preemptionPolicy"), &mut errors);
         errors
     }
 }
@@ -167,6 +167,11 @@ impl Strategy for RuntimeClasses {
         }
     }
 
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        let labels = tree::entries(&obj["scheduling"], "nodeSelector");
+        labels.filter_map(|(label, _)| Some(format!("scheduling.nodeSelector: {}", pod::old_node_label(label)?))).collect()
+    }
+
     /// Of a new one's handler upstream tells what its type declares, behind all else.
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
@@ -206,9 +211,8 @@ fn check_handler(obj: &Value, rule: impl Fn(&str) -> Vec<String>, errors: &mut E
 pub(super) struct Migrations;
 
 impl Strategy for Migrations {
-    fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
-        tree::keep_all_but_status(obj, old);
-        tree::keep_all_but_managers(obj, old);
+    fn status_keeps_metadata(&self) -> bool {
+        true
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
@@ -234,10 +238,6 @@ impl Strategy for Migrations {
 
     fn allow_unconditional_update(&self) -> bool {
         false
-    }
-
-    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
-        checks::resets_with_metadata(subresource)
     }
 }
 
@@ -269,16 +269,11 @@ impl Strategy for Plain {
         self.generation
     }
 
-    fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
-        tree::keep_all_but_status(obj, old);
-        tree::keep_all_but_managers(obj, old);
+    fn status_keeps_metadata(&self) -> bool {
+        true
     }
 
     fn allow_unconditional_update(&self) -> bool {
         self.unconditional
-    }
-
-    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
-        checks::resets_with_metadata(subresource)
     }
 }

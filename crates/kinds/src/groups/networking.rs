@@ -84,8 +84,12 @@ impl Strategy for Ingresses {
         errors
     }
 
+    fn status_warnings(&self, obj: &Value) -> Vec<String> {
+        addresses::of_balancer(obj)
+    }
+
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
-        if old.is_some() || obj["metadata"]["annotations"][CLASS_ANNOTATION].is_null() {
+        if old.is_some() || obj["metadata"]["annotations"][CLASS_ANNOTATION].is_null() || !obj["spec"]["ingressClassName"].is_null() {
             return Vec::new();
         }
         vec![format!("annotation {CLASS_ANNOTATION:?} is deprecated, please use 'spec.ingressClassName' instead")]
@@ -151,7 +155,7 @@ fn check_path(value: &Value, path: &Path, errors: &mut ErrorList) {
                 bad("must be an absolute path".into());
             }
         }
-        other => errors.push(Error::not_supported(&path.child("pathType"), other, &["Exact", "ImplementationSpecific", "Prefix"])),
+        other => errors.push(rules::not_supported(&path.child("pathType"), other, &["Exact", "ImplementationSpecific", "Prefix"])),
     }
     check_backend(&value["backend"], &path.child("backend"), errors);
 }
@@ -279,9 +283,9 @@ impl Strategy for NetworkPolicies {
         true
     }
 
-    /// Upstream compares what was sent with what came from the store, where nothing is empty (`reflect.DeepEqual`).
+    /// Upstream compares what was sent, with its defaults, with what came from the store, where nothing is empty (`reflect.DeepEqual`).
     fn prepare_update(&self, cx: &Context, obj: &mut Value, old: &Value) {
-        if tree::body_differs(obj, old) || cx.blanks.is_below("spec") {
+        if tree::body_differs(&cx.blanks.restored(obj), old) {
             tree::bump_generation(obj, old);
         }
     }
@@ -340,13 +344,13 @@ fn check_policy(spec: &Value, had: &HashSet<&str>, errors: &mut ErrorList) {
         return;
     }
     for (at, kind) in checks::texts(spec, "policyTypes").filter(|(_, kind)| !matches!(*kind, "Ingress" | "Egress")) {
-        errors.push(Error::not_supported(&path.child("policyTypes").index(at), kind, &["Ingress", "Egress"]));
+        errors.push(rules::not_supported(&path.child("policyTypes").index(at), kind, &["Ingress", "Egress"]));
     }
 }
 
 fn check_policy_port(port: &Value, path: &Path, errors: &mut ErrorList) {
     if let Some(protocol) = port["protocol"].as_str().filter(|p| !matches!(*p, "TCP" | "UDP" | "SCTP")) {
-        errors.push(Error::not_supported(&path.child("protocol"), protocol, &["TCP", "UDP", "SCTP"]));
+        errors.push(rules::not_supported(&path.child("protocol"), protocol, &["TCP", "UDP", "SCTP"]));
     }
     let (end, place) = (port["endPort"].as_i64(), path.child("endPort"));
     match &port["port"] {
@@ -460,9 +464,8 @@ impl Strategy for IpAddresses {
 pub(super) struct ServiceCidrs;
 
 impl Strategy for ServiceCidrs {
-    fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
-        tree::keep_all_but_status(obj, old);
-        tree::keep_all_but_managers(obj, old);
+    fn status_keeps_metadata(&self) -> bool {
+        true
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
@@ -505,9 +508,5 @@ impl Strategy for ServiceCidrs {
             _ => errors.push(Error::invalid(&path, obj["spec"]["cidrs"].clone(), rules::IMMUTABLE)),
         }
         errors
-    }
-
-    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
-        checks::resets_with_metadata(subresource)
     }
 }

@@ -35,6 +35,11 @@ impl Strategy for Roles {
     fn allow_create_on_update(&self) -> bool {
         true
     }
+
+    /// What it gives is held against all that its writer has.
+    fn judges_at_length(&self) -> bool {
+        true
+    }
 }
 
 impl Roles {
@@ -127,6 +132,11 @@ impl Strategy for Bindings {
     fn allow_create_on_update(&self) -> bool {
         true
     }
+
+    /// What it gives is held against all that its writer has.
+    fn judges_at_length(&self) -> bool {
+        true
+    }
 }
 
 impl Bindings {
@@ -186,6 +196,19 @@ fn check_subject(subject: &Value, namespaced: bool, path: &Path, errors: &mut Er
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_gathered_selector_is_one_of_labels() {
+        let of = |operator: &str| json!({"aggregationRule": {"clusterRoleSelectors": [{"matchExpressions": [{"key": "a", "operator": operator, "values": ["1"]}]}]}});
+        assert!(Roles { cluster: true }.validate(&of("In")).is_empty());
+        for operator in ["Gt", "Lt", "Like"] {
+            let errors = Roles { cluster: true }.validate(&of(operator));
+            let selector = "aggregationRule.clusterRoleSelectors[0]";
+            let told: Vec<_> = errors.iter().map(ToString::to_string).collect();
+            let wrong = format!("{selector}.matchExpressions[0].operator: Invalid value: {operator:?}: not a valid selector operator");
+            assert_eq!(told, [wrong, format!("{selector}: Invalid value: null: invalid label selector.")]);
+        }
+    }
 
     #[test]
     fn bindings_are_completed_and_keep_their_role() {

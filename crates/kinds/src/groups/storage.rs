@@ -1,7 +1,7 @@
 //! `storage.k8s.io`: classes, drivers and what they tell of nodes, attachments and capacities.
 
 use super::{checks, device_claims};
-use crate::{Context, Strategy, internal, rules, tree, volume};
+use crate::{Context, Strategy, internal, pod::old_node_label, rules, tree, volume};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -14,6 +14,11 @@ const PARAMETERS_BYTES_MAX: usize = 256 * 1024;
 const NODE_ID_MAX_BYTES: usize = 256;
 const TOKEN_MIN_S: i64 = 600;
 const TOKEN_MAX_S: i64 = 1 << 32;
+const ATTACHED_BYTES_MAX: usize = 256 * 1024;
+const VOLUME_ERROR_BYTES_MAX: usize = 1024;
+
+/// The annotations, of now and of old, of a class that claims without one get.
+const DEFAULT_CLASS: [&str; 2] = ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
 
 /// The strategy of storage classes.
 pub(super) struct StorageClasses;
@@ -21,6 +26,10 @@ pub(super) struct StorageClasses;
 impl Strategy for StorageClasses {
     fn answers_deleted(&self) -> bool {
         true
+    }
+
+    fn may_be_default(&self) -> Option<fn(&Value) -> bool> {
+        Some(|class| DEFAULT_CLASS.iter().any(|key| class["metadata"]["annotations"][*key] == "true"))
     }
 
     fn default(&self, obj: &mut Value) {
@@ -36,9 +45,11 @@ impl Strategy for StorageClasses {
         }
         check_parameters(&obj["parameters"], true, errors);
         if let Some(policy) = obj["reclaimPolicy"].as_str().filter(|p| !matches!(*p, "" | "Delete" | "Retain")) {
-            errors.push(Error::not_supported(&Path::root("reclaimPolicy"), policy, &["Delete", "Retain"]));
+            errors.push(rules::not_supported(&Path::root("reclaimPolicy"), policy, &["Delete", "Retain"]));
         }
-        rules::one_of(&obj["volumeBindingMode"], &Path::root("volumeBindingMode"), &["Immediate", "WaitForFirstConsumer"], errors);
+        if let Some(mode) = obj["volumeBindingMode"].as_str().filter(|mode| !matches!(*mode, "Immediate" | "WaitForFirstConsumer")) {
+            errors.push(rules::not_supported(&Path::root("volumeBindingMode"), mode, &["Immediate", "WaitForFirstConsumer"]));
+        }
         check_topologies(tree::list(obj, "allowedTopologies"), errors);
         // What upstream declares it looks at last, and so it does at what never changes.
         if !named {
@@ -51,14 +62,27 @@ impl Strategy for StorageClasses {
             checks::fixed(&obj[field], &old[field], &Path::root(field), errors);
         }
     }
+
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        let mut out = Vec::new();
+        for (at, topology) in tree::list(obj, "allowedTopologies").iter().enumerate() {
+            let path = Path::root("allowedTopologies").index(at).child("matchLabelExpressions");
+            for (nth, expression) in tree::list(topology, "matchLabelExpressions").iter().enumerate() {
+                let message = old_node_label(tree::text(expression, "key"));
+                out.extend(message.map(|message| format!("{}: {message}", path.index(nth).child("key"))));
+            }
+        }
+        out
+    }
 }
 
 fn check_provisioner(obj: &Value, field: &str, errors: &mut ErrorList) {
-    let name = tree::text(obj, field);
+    // In lower case, also where it is shown.
+    let name = names::lower(tree::text(obj, field));
     if name.is_empty() {
         errors.push(Error::required(&Path::root(field), ""));
     } else {
-        rules::name(name, &Path::root(field), names::qualified_name(&name.to_lowercase()), errors);
+        rules::name(&name, &Path::root(field), names::qualified_name(&name), errors);
     }
 }
 
@@ -168,11 +192,11 @@ impl Strategy for Drivers {
             }
         }
         if let Some(policy) = spec["fsGroupPolicy"].as_str().filter(|p| !matches!(*p, "File" | "None" | "ReadWriteOnceWithFSType")) {
-            errors.push(Error::not_supported(&path.child("fsGroupPolicy"), policy, &["File", "None", "ReadWriteOnceWithFSType"]));
+            errors.push(rules::not_supported(&path.child("fsGroupPolicy"), policy, &["File", "None", "ReadWriteOnceWithFSType"]));
         }
         check_tokens(tree::list(spec, "tokenRequests"), &path.child("tokenRequests"), errors);
         for (_, mode) in checks::texts(spec, "volumeLifecycleModes").filter(|(_, m)| !matches!(*m, "Persistent" | "Ephemeral")) {
-            errors.push(Error::not_supported(&path.child("volumeLifecycleModes"), mode, &["Persistent", "Ephemeral"]));
+            errors.push(rules::not_supported(&path.child("volumeLifecycleModes"), mode, &["Persistent", "Ephemeral"]));
         }
         if let Some(period) = spec["nodeAllocatableUpdatePeriodSeconds"].as_i64().filter(|p| *p < 10) {
             let place = path.child("nodeAllocatableUpdatePeriodSeconds");
@@ -234,9 +258,8 @@ impl Strategy for Nodes {
         true
     }
 
-    fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
-        tree::keep_all_but_status(obj, old);
-        tree::keep_all_but_managers(obj, old);
+    fn status_keeps_metadata(&self) -> bool {
+        true
     }
 
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
@@ -283,10 +306,6 @@ impl Strategy for Nodes {
     fn allow_unconditional_update(&self) -> bool {
         false
     }
-
-    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
-        checks::resets_with_metadata(subresource)
-    }
 }
 
 /// The strategy of the capacities that CSI drivers tell of.
@@ -306,6 +325,17 @@ impl Strategy for Capacities {
         }
     }
 
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        let (nodes, path) = (&obj["nodeTopology"], Path::root("nodeTopology"));
+        let expressions = tree::list(nodes, "matchExpressions").iter().enumerate().filter_map(|(at, expression)| {
+            let key = tree::text(expression, "key");
+            Some(format!("{}: {key} is {}", path.child("matchExpressions").index(at).child("key"), old_node_label(key)?))
+        });
+        let labels = tree::entries(nodes, "matchLabels")
+            .filter_map(|(label, _)| Some(format!("{}: {}", path.child("matchLabels").child(label), old_node_label(label)?)));
+        expressions.chain(labels).collect()
+    }
+
     fn allow_unconditional_update(&self) -> bool {
         false
     }
@@ -319,15 +349,15 @@ impl Strategy for Attachments {
         true
     }
 
-    fn prepare_status(&self, _cx: &Context, obj: &mut Value, old: &Value) {
-        tree::keep_all_but_status(obj, old);
-        tree::keep_all_but_managers(obj, old);
+    fn status_keeps_metadata(&self) -> bool {
+        true
     }
 
     /// Of a new one upstream looks at the name of who attaches it by what is declared of that, last.
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         check_attachment(&obj["spec"], &mut errors);
+        check_attached(&obj["status"], &mut errors);
         device_claims::driver_declared(tree::text(&obj["spec"], "attacher"), &Path::root("spec").child("attacher"), &mut errors);
         errors
     }
@@ -339,9 +369,15 @@ impl Strategy for Attachments {
         errors
     }
 
+    /// All of it is looked at again with a status.
+    fn validate_status(&self, obj: &Value, old: &Value) -> ErrorList {
+        self.validate_update(obj, old)
+    }
+
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         rules::driver_name(tree::text(&obj["spec"], "attacher"), &Path::root("spec").child("attacher"), errors);
         check_attachment(&obj["spec"], errors);
+        check_attached(&obj["status"], errors);
     }
 
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
@@ -351,9 +387,23 @@ impl Strategy for Attachments {
     fn allow_unconditional_update(&self) -> bool {
         false
     }
+}
 
-    fn reset_fields(&self, subresource: &str) -> &'static [&'static [&'static str]] {
-        checks::resets_with_metadata(subresource)
+/// What whoever attaches tells of it (`validateVolumeAttachmentStatus`).
+fn check_attached(status: &Value, errors: &mut ErrorList) {
+    let path = Path::root("status");
+    let bytes: usize = tree::entries(status, "attachmentMetadata").map(|(name, value)| name.len() + value.as_str().unwrap_or_default().len()).sum();
+    if bytes > ATTACHED_BYTES_MAX {
+        errors.push(Error::too_long(&path.child("attachmentMetadata"), ATTACHED_BYTES_MAX));
+    }
+    for field in ["attachError", "detachError"] {
+        let (error, place) = (&status[field], path.child(field));
+        if tree::text(error, "message").len() > VOLUME_ERROR_BYTES_MAX {
+            errors.push(Error::too_long(&place.child("message"), VOLUME_ERROR_BYTES_MAX));
+        }
+        if let Some(code) = error["errorCode"].as_i64().filter(|code| *code < 0) {
+            errors.push(Error::invalid(&place.child("errorCode"), code, "must be between 0 and 2147483647, inclusive"));
+        }
     }
 }
 

@@ -5,9 +5,10 @@ use crate::{Context, Strategy};
 use machinery::{
     Value, defaulting,
     field::{ErrorList, Path},
-    resources, schema, time,
+    json, resources, schema, time,
 };
 use serde_json::json;
+use std::sync::Arc;
 
 /// The kinds that begin to count their changes when they are made, as upstream's strategies do.
 const COUNTED: [&str; 19] = [
@@ -165,6 +166,81 @@ fn the_bootstrap_objects_are_valid() {
 }
 
 #[test]
+fn labels_of_nodes_that_have_successors_are_warned_of() {
+    let warned = |group: &str, resource: &str, obj: Value| strategy(group, resource).unwrap().warnings(&obj, None);
+    assert_eq!(
+        warned(
+            "storage.k8s.io",
+            "storageclasses",
+            json!({"allowedTopologies": [{"matchLabelExpressions": [{"key": "failure-domain.beta.kubernetes.io/zone"}]}]})
+        ),
+        ["allowedTopologies[0].matchLabelExpressions[0].key: deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead"]
+    );
+    assert_eq!(
+        warned("storage.k8s.io", "csistoragecapacities", json!({"nodeTopology": {"matchLabels": {"beta.kubernetes.io/os": "linux"}}})),
+        ["nodeTopology.matchLabels.beta.kubernetes.io/os: deprecated since v1.14; use \"kubernetes.io/os\" instead"]
+    );
+    assert_eq!(
+        warned("node.k8s.io", "runtimeclasses", json!({"scheduling": {"nodeSelector": {"node-role.kubernetes.io/master": ""}}})),
+        ["scheduling.nodeSelector: use \"node-role.kubernetes.io/control-plane\" instead"]
+    );
+}
+
+#[test]
+fn a_load_balancer_s_address_is_warned_of_where_it_is_told() {
+    let ingress = json!({"status": {"loadBalancer": {"ingress": [{"ip": "FD00::1"}]}}});
+    let judged = strategy("networking.k8s.io", "ingresses").unwrap().judge_through("status", &ingress, &ingress, &std::sync::atomic::AtomicBool::new(false));
+    assert_eq!(judged.warnings, ["status.loadBalancer.ingress[0]: IPv6 address \"FD00::1\" should be in RFC 5952 canonical format (\"fd00::1\")"]);
+}
+
+#[test]
+fn a_slice_of_endpoints_is_another_when_it_is_another_s() {
+    let old = json!({"metadata": {"name": "s", "generation": 1, "labels": {"kubernetes.io/service-name": "a"}}, "addressType": "IPv4"});
+    let generation = |metadata: Value| {
+        let mut new = json!({"metadata": metadata, "addressType": "IPv4", "endpoints": []});
+        strategy("discovery.k8s.io", "endpointslices").unwrap().prepare_update(&cx(), &mut new, &old);
+        new["metadata"]["generation"].clone()
+    };
+    assert_eq!(generation(json!({"generation": 1, "labels": {"kubernetes.io/service-name": "b"}})), 2);
+    assert_eq!(generation(json!({"generation": 1, "labels": {"kubernetes.io/service-name": "a"}, "annotations": {"c": "d"}})), 1);
+}
+
+#[test]
+fn a_signer_is_told_of_its_domain_before_its_path() {
+    let mut errors = Vec::new();
+    super::checks::signer_name("example/B_d", &Path::root("s"), &mut errors);
+    assert_eq!(errors.iter().map(|error| error.value.clone()).collect::<Vec<_>>(), [json!("example"), json!("B_d")]);
+}
+
+#[test]
+fn the_level_of_the_exempt_is_exempt() {
+    let told = |spec: Value| {
+        let level = json!({"kind": "PriorityLevelConfiguration", "metadata": {"name": "exempt"}, "spec": spec});
+        let errors = strategy("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations").unwrap().validate(&level);
+        errors.iter().map(|error| error.path.to_string()).collect::<Vec<_>>()
+    };
+    assert!(told(json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 7, "lendablePercent": 0}})).is_empty());
+    assert_eq!(told(json!({"type": "Limited", "exempt": {}})), ["spec.type", "spec", "spec.exempt", "spec.limited"]);
+}
+
+#[test]
+fn what_is_told_of_an_attachment_has_its_limits() {
+    let object = json!({"spec": {"attacher": "a.b", "nodeName": "n", "source": {"persistentVolumeName": "p"}},
+        "status": {"attached": true, "attachError": {"errorCode": -1, "message": "x".repeat(1025)}}});
+    let told = strategy("storage.k8s.io", "volumeattachments").unwrap().validate_status(&object, &object);
+    assert_eq!(told.iter().map(|error| error.path.to_string()).collect::<Vec<_>>(), ["status.attachError.message", "status.attachError.errorCode"]);
+}
+
+#[test]
+fn the_class_annotation_of_an_ingress_is_of_old_where_it_is_the_only_class() {
+    let warned = |spec: Value| {
+        let ingress = json!({"metadata": {"annotations": {"kubernetes.io/ingress.class": "a"}}, "spec": spec});
+        strategy("networking.k8s.io", "ingresses").unwrap().warnings(&ingress, None).len()
+    };
+    assert_eq!((warned(json!({})), warned(json!({"ingressClassName": "a"}))), (1, 0));
+}
+
+#[test]
 fn ingresses() {
     let of =
         |spec: Value| told(strategy("networking.k8s.io", "ingresses").unwrap().validate(&made("networking.k8s.io", "ingresses", "v1", json!({"spec": spec}))));
@@ -244,6 +320,10 @@ fn autoscalers_of_both_versions() {
     assert_eq!(new["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 80);
     assert_eq!(new["spec"]["behavior"]["scaleUp"]["policies"].as_array().map(Vec::len), Some(2));
     assert_eq!(told(strategy.validate(&new)), Vec::<String>::new());
+    let noted = json!({"annotations": {"autoscaling.alpha.kubernetes.io/metrics": "x"}});
+    let spec = json!({"scaleTargetRef": target, "maxReplicas": 3});
+    let plain = made("autoscaling", "horizontalpodautoscalers", "v2", json!({"metadata": noted, "spec": spec}));
+    assert!(plain["metadata"]["annotations"].is_null(), "what version 1 keeps there version 2 has fields for");
     let old = made("autoscaling", "horizontalpodautoscalers", "v1", json!({"spec": {"scaleTargetRef": target, "maxReplicas": 3}}));
     assert_eq!((&old["spec"]["minReplicas"], &old["spec"]["targetCPUUtilizationPercentage"]), (&json!(1), &json!(80)));
     assert_eq!(told(strategy.validate(&old)), Vec::<String>::new());
@@ -311,7 +391,8 @@ fn a_pod_s_request_for_a_certificate_is_asked_once_and_answered_once() {
 #[test]
 fn signing_requests_record_who_asked_and_are_approved_once() {
     let strategy = strategy("certificates.k8s.io", "certificatesigningrequests").unwrap();
-    let pem = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlJPQotLS0tLUVORCBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K";
+    // The text before the block is nobody's.
+    let pem = "U29tZWJvZHkncyByZXF1ZXN0Ci0tLS0tQkVHSU4gQ0VSVElGSUNBVEUgUkVRVUVTVC0tLS0tCk1JRzZNR0lDQVFBd0FEQlpNQk1HQnlxR1NNNDlBZ0VHQ0NxR1NNNDlBd0VIQTBJQUJFbGNtL2FGTGxlbDVmS0cKYU9kblE2TWs5R2hyZVVwRGFkRVRZdG5kRnJmem9RR2NiTElzMHJSd3o2R29Zc1pIQlBPL3FSZDZoYzNaRk8rWgpWclhsUGdhZ0FEQUtCZ2dxaGtqT1BRUURBZ05JQURCRkFpQTMwRVgxaVVkMTcwSmpBRTFHQ29XU0d0OEJEUUl5CldGMVRjQWxWWFVwZFB3SWhBTWNEUG1hUUl4ZE1tOEtXazdmcGNGdlNzZHlmYWV5WXF5M0YwdjZ6WThkYQotLS0tLUVORCBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K";
     let obj = made(
         "certificates.k8s.io",
         "certificatesigningrequests",
@@ -322,6 +403,9 @@ fn signing_requests_record_who_asked_and_are_approved_once() {
     assert_eq!((&obj["spec"]["username"], &obj["spec"]["groups"]), (&json!("jane"), &json!(["devs"])));
     assert_eq!(obj["status"], json!({}));
     assert_eq!(told(strategy.validate(&obj)), Vec::<String>::new());
+    let mut nothing = obj.clone();
+    nothing["spec"]["request"] = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlJPQotLS0tLUVORCBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K".into();
+    assert!(told(strategy.validate(&nothing))[0].ends_with("asn1: syntax error: truncated tag or length"));
     let mut approved = obj.clone();
     approved["spec"]["usages"] = json!(["server auth"]);
     approved["status"]["conditions"] = json!([{"type": "Approved", "status": "True", "reason": "r"}]);
@@ -517,4 +601,55 @@ fn who_leaves_out_when_devices_were_tainted_says_now() {
         strategy.prepare_update(&cx, &mut new, &old);
         assert_eq!((&new["spec"]["taint"]["timeAdded"], &new["metadata"]["generation"]), (&json!(time), &json!(generation)), "{new}");
     }
+}
+
+#[test]
+fn an_empty_list_of_a_network_policy_is_a_change_unless_a_default_fills_it() {
+    let policies = strategy("networking.k8s.io", "networkpolicies").unwrap();
+    let old = made("networking.k8s.io", "networkpolicies", "v1", json!({"spec": {"podSelector": {}}}));
+    let ty = schema::builtin().named("io.k8s.api.networking.v1.NetworkPolicy");
+    for (blank, generation) in [("policyTypes", 1), ("ingress", 2)] {
+        let mut sent = old.clone();
+        sent["spec"][blank] = json!([]);
+        let decoded = json::decode(&json::encode(&sent), ty, json::Validation::Strict).unwrap();
+        let cx = Context { blanks: Arc::new(decoded.blanks), ..cx() };
+        let mut new = decoded.value;
+        policies.default(&mut new);
+        policies.prepare_update(&cx, &mut new, &old);
+        assert_eq!(new["metadata"]["generation"], generation, "{blank}");
+    }
+}
+
+#[test]
+fn metrics_in_the_annotations_of_an_old_autoscaler_are_of_its_spec() {
+    let autoscalers = strategy("autoscaling", "horizontalpodautoscalers").unwrap();
+    let memory = r#"[{"type":"Resource","resource":{"name":"memory","targetAverageValue":"1Gi"}}]"#;
+    let annotations = json!({"autoscaling.alpha.kubernetes.io/metrics": memory, "own": "1"});
+    let spec = json!({"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}, "maxReplicas": 3, "targetCPUUtilizationPercentage": 30});
+    let old = made("autoscaling", "horizontalpodautoscalers", "v1", json!({"metadata": {"annotations": annotations}, "spec": spec}));
+    for (gone, generation) in [("own", 1), ("autoscaling.alpha.kubernetes.io/metrics", 2)] {
+        let mut new = old.clone();
+        new["metadata"]["annotations"].as_object_mut().unwrap().remove(gone);
+        autoscalers.default(&mut new);
+        autoscalers.prepare_update(&cx(), &mut new, &old);
+        assert_eq!(new["metadata"]["generation"], generation, "{gone}");
+    }
+}
+
+#[test]
+fn who_writes_an_old_autoscaler_s_spec_or_status_leaves_the_annotations_of_the_other() {
+    let autoscalers = strategy("autoscaling", "horizontalpodautoscalers").unwrap();
+    let (of_spec, of_status) = ("autoscaling.alpha.kubernetes.io/behavior", "autoscaling.alpha.kubernetes.io/conditions");
+    let spec = json!({"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}, "maxReplicas": 3});
+    let mut old = made("autoscaling", "horizontalpodautoscalers", "v1", json!({ "spec": spec }));
+    old["metadata"]["annotations"] = json!({of_spec: "{}", of_status: "[]"});
+    let mut sent = old.clone();
+    sent["metadata"]["annotations"] = json!({of_spec: "{\"ScaleUp\":null}", of_status: "[{}]"});
+    let (mut first, mut updated, mut told) = (sent.clone(), sent.clone(), sent);
+    autoscalers.prepare_create(&cx(), &mut first);
+    assert_eq!(first["metadata"]["annotations"], json!({of_spec: "{\"ScaleUp\":null}"}));
+    autoscalers.prepare_update(&cx(), &mut updated, &old);
+    assert_eq!(updated["metadata"]["annotations"], json!({of_spec: "{\"ScaleUp\":null}", of_status: "[]"}));
+    autoscalers.prepare_status(&cx(), &mut told, &old);
+    assert_eq!(told["metadata"]["annotations"], json!({of_spec: "{}", of_status: "[{}]"}));
 }

@@ -3,11 +3,11 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 const BOOLEAN: u8 = 0x01;
-const INTEGER: u8 = 0x02;
-const BIT_STRING: u8 = 0x03;
-const OCTET_STRING: u8 = 0x04;
-const OBJECT_ID: u8 = 0x06;
-const SEQUENCE: u8 = 0x30;
+pub(super) const INTEGER: u8 = 0x02;
+pub(super) const BIT_STRING: u8 = 0x03;
+pub(super) const OCTET_STRING: u8 = 0x04;
+pub(super) const OBJECT_ID: u8 = 0x06;
+pub(super) const SEQUENCE: u8 = 0x30;
 /// The version of a certificate, and the attributes of a request.
 const ZEROTH: u8 = 0xa0;
 const EXTENSIONS: u8 = 0xa3;
@@ -73,6 +73,19 @@ pub(super) fn is_authority(bytes: &[u8]) -> Option<bool> {
     Some(false)
 }
 
+/// The algorithm of a certificate's public key, and the key; none: it is no certificate.
+pub(super) fn public_key(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    is_authority(bytes)?;
+    let fields = signed(bytes)?;
+    // After the signature's algorithm, who signed it, from when to when, and whose it is.
+    let (_, key) = fields.iter().filter(|(tag, _)| *tag == SEQUENCE).nth(4)?;
+    let parts = values(key)?;
+    let [(SEQUENCE, named), (BIT_STRING, bits)] = parts.as_slice() else { return None };
+    let named = values(named)?;
+    let (OBJECT_ID, id) = named.first()? else { return None };
+    Some((*id, bits.get(1..)?))
+}
+
 /// Whether it is a request for a certificate (PKCS#10).
 pub(super) fn is_request(bytes: &[u8]) -> bool {
     let tags = signed(bytes).map(|fields| fields.iter().map(|(tag, _)| *tag).collect::<Vec<u8>>());
@@ -88,12 +101,13 @@ fn signed(bytes: &[u8]) -> Option<Vec<(u8, &[u8])>> {
 }
 
 /// The content of the one value that these bytes are.
-fn whole(tag: u8, bytes: &[u8]) -> Option<&[u8]> {
+pub(super) fn whole(tag: u8, bytes: &[u8]) -> Option<&[u8]> {
     let (found, content, rest) = next(bytes)?;
     (found == tag && rest.is_empty()).then_some(content)
 }
 
-fn values(mut bytes: &[u8]) -> Option<Vec<(u8, &[u8])>> {
+/// The values that follow one another.
+pub(super) fn values(mut bytes: &[u8]) -> Option<Vec<(u8, &[u8])>> {
     let mut found = Vec::new();
     while !bytes.is_empty() {
         let (tag, content, rest) = next(bytes)?;

@@ -7,7 +7,8 @@
 
 mod difference;
 
-use machinery::{Value, json, quantity::Quantity};
+use crate::rules;
+use machinery::{Value, json};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::LazyLock,
@@ -86,6 +87,10 @@ pub(crate) fn same(form: &str, one: &Value, other: &Value) -> bool {
             (one, other) => one.is_none() && other.is_none(),
         };
     }
+    // So are two amounts of one value, however they are written.
+    if form == "q" {
+        return rules::quantity(one).unwrap_or_default() == rules::quantity(other).unwrap_or_default();
+    }
     let Some(fields) = TYPES.get(form) else { return node(form, one, &mut { 1 }) == node(form, other, &mut { 1 }) };
     fields.iter().all(|field| {
         let (one, other) = (field.of(one), field.of(other));
@@ -97,7 +102,7 @@ pub(crate) fn same(form: &str, one: &Value, other: &Value) -> bool {
 }
 
 /// The lines in which two values differ, with what stands around them, as a unified difference.
-pub(crate) fn difference(form: &str, old: &Value, new: &Value) -> String {
+pub fn difference(form: &str, old: &Value, new: &Value) -> String {
     let lines = |value: &Value| {
         let mut out = String::new();
         node(form, value, &mut { PARTS_MAX }).indented(0, &mut out);
@@ -130,10 +135,7 @@ fn node(form: &str, value: &Value, left: &mut usize) -> Node {
         "s" => token(&Value::from(value.as_str().unwrap_or_default())),
         "b" => token(&value.as_bool().unwrap_or_default().into()),
         "i" | "n" if value.is_null() => token(&0.into()),
-        "q" => {
-            let amount = value.as_str().map(str::to_owned).or_else(|| value.is_number().then(|| value.to_string()));
-            token(&amount.and_then(|text| text.parse::<Quantity>().ok()).unwrap_or_default().to_string().into())
-        }
+        "q" => token(&rules::quantity(value).unwrap_or_default().to_string().into()),
         "t" if *value == NO_TIME => nothing(),
         "i" | "n" | "t" | "y" | "a" => token(value),
         _ => {
@@ -231,6 +233,7 @@ mod tests {
         );
         assert!(!same("core.SecurityContext", &context, &json!({"privileged": false})));
         assert!(same("core.Capabilities", &json!({}), &json!({"add": [], "drop": null})));
+        assert!(same("{}q", &json!({"storage": "1Gi"}), &json!({"storage": 1_073_741_824})) && !same("q", &json!("1"), &json!("1m")));
         assert_eq!(text("metav1.LabelSelector", &json!({"matchLabels": {"b": "1", "a": "2"}})), r#"{"matchLabels":{"a":"2","b":"1"}}"#);
         let owner = json!({"name": "a", "blockOwnerDeletion": false});
         assert_eq!(text("metav1.OwnerReference", &owner), r#"{"apiVersion":"","kind":"","name":"a","uid":"","blockOwnerDeletion":false}"#);

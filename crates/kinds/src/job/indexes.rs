@@ -1,5 +1,7 @@
 //! Lists of indexes as jobs write them: `1,3-5,7`.
 
+use machinery::quote::Quoted;
+
 /// The intervals of a list, in order.
 ///
 /// # Errors
@@ -19,11 +21,11 @@ fn intervals(text: &str, completions: i64) -> Result<Vec<(i64, i64)>, String> {
 fn interval(part: &str, completions: i64) -> Result<(i64, i64), String> {
     let limits: Vec<&str> = part.split('-').collect();
     if limits.len() > 2 {
-        return Err(format!("the fragment {part:?} violates the requirement that an index interval can have at most two parts separated by '-'"));
+        return Err(format!("the fragment {} violates the requirement that an index interval can have at most two parts separated by '-'", Quoted(part)));
     }
     let number = |text: &str| match text.parse::<i64>() {
-        Err(_) => Err(format!("cannot convert string to integer for index: {text:?}")),
-        Ok(n) if n >= completions => Err(format!("too large index: {text:?}")),
+        Err(_) => Err(format!("cannot convert string to integer for index: {}", Quoted(text))),
+        Ok(n) if n >= completions => Err(format!("too large index: {}", Quoted(text))),
         Ok(n) => Ok(n),
     };
     let first = number(limits[0])?;

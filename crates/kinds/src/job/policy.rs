@@ -51,7 +51,7 @@ fn failure(spec: &Value, list: &Path, errors: &mut ErrorList) {
                 errors.push(Error::invalid(&place, "FailIndex", "requires the backoffLimitPerIndex to be set"));
             }
             "Count" | "FailIndex" | "FailJob" | "Ignore" => {}
-            other => errors.push(Error::not_supported(&place, other, &["Count", "FailIndex", "FailJob", "Ignore"])),
+            other => errors.push(rules::not_supported(&place, other, &["Count", "FailIndex", "FailJob", "Ignore"])),
         }
         let (codes, conditions) = (&rule["onExitCodes"], tree::list(rule, "onPodConditions"));
         if codes.is_object() {
@@ -71,7 +71,7 @@ fn exit_codes(codes: &Value, pod: &Value, path: &Path, errors: &mut ErrorList) {
     match operator {
         "" => errors.push(Error::required(&path.child("operator"), "valid values: [\"In\" \"NotIn\"]")),
         "In" | "NotIn" => {}
-        other => errors.push(Error::not_supported(&path.child("operator"), other, &["In", "NotIn"])),
+        other => errors.push(rules::not_supported(&path.child("operator"), other, &["In", "NotIn"])),
     }
     if let Some(name) = codes["containerName"].as_str() {
         let known = ["containers", "initContainers"].iter().any(|list| tree::list(pod, list).iter().any(|c| c["name"] == name));
@@ -112,7 +112,7 @@ fn pod_conditions(conditions: &[Value], list: &Path, errors: &mut ErrorList) {
         match tree::text(pattern, "status") {
             "" => errors.push(Error::required(&path.child("status"), "valid values: [\"False\" \"True\" \"Unknown\"]")),
             "False" | "True" | "Unknown" => {}
-            other => errors.push(Error::not_supported(&path.child("status"), other, &["False", "True", "Unknown"])),
+            other => errors.push(rules::not_supported(&path.child("status"), other, &["False", "True", "Unknown"])),
         }
     }
 }

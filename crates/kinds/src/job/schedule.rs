@@ -2,7 +2,7 @@
 
 use machinery::{
     field::{Error, ErrorList, Path},
-    time,
+    numerals, time,
 };
 
 /// A field of a schedule: its least and greatest value, and the names of values.
@@ -115,10 +115,10 @@ fn number_or_name(text: &str, bounds: &Bounds) -> Result<u32, String> {
 }
 
 fn number(text: &str) -> Result<u32, String> {
-    match text.parse::<i64>() {
+    match numerals::whole("Atoi", text) {
         Ok(n) if n < 0 => Err(format!("negative number ({n}) not allowed: {text}")),
         Ok(n) => Ok(u32::try_from(n).unwrap_or(u32::MAX)),
-        Err(_) => Err(format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax")),
+        Err(why) => Err(format!("failed to parse int from {text}: {why}")),
     }
 }
 

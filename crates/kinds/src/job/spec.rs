@@ -107,7 +107,7 @@ fn restart_policy(spec: &Value, path: &Path, errors: &mut ErrorList) {
             errors.push(Error::invalid(path, "OnFailure", detail));
         }
         "OnFailure" | "Never" => {}
-        other => errors.push(Error::not_supported(path, other, &["OnFailure", "Never"])),
+        other => errors.push(rules::not_supported(path, other, &["OnFailure", "Never"])),
     }
 }
 

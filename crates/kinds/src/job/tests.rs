@@ -102,6 +102,8 @@ fn schedules_are_read_as_cron_reads_them() {
         ("5-1 * * * *", "beginning of range (5) beyond end of range (1): 5-1"),
         ("*/0 * * * *", "step of range should be a positive number: */0"),
         ("a * * * *", "failed to parse int from a: strconv.Atoi: parsing \"a\": invalid syntax"),
+        ("\u{1} * * * *", "failed to parse int from \u{1}: strconv.Atoi: parsing \"\\x01\": invalid syntax"),
+        ("9999999999999999999 * * * *", "failed to parse int from 9999999999999999999: strconv.Atoi: parsing \"9999999999999999999\": value out of range"),
         ("@often", "unrecognized descriptor: @often"),
     ] {
         assert_eq!(schedule::check(bad), Err(problem.to_owned()), "{bad}");

@@ -1,11 +1,14 @@
 //! The annotations that mean something to pods: mirrors, costs of deletion, and what was said of security and tolerations before there
 //! were fields for it.
 
-use crate::tree::{self, Fields};
+use super::placement;
+use crate::{
+    rules,
+    tree::{self, Fields},
+};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
-    json,
     quote::Quoted,
 };
 use serde_json::json;
@@ -29,8 +32,9 @@ pub(crate) fn check(owner: &Value, spec: &Value, path: &Path, errors: &mut Error
     if let Some(value) = annotations.get(MIRROR).filter(|_| tree::empty(&spec["nodeName"])) {
         errors.push(Error::invalid(&path.key(MIRROR), value.clone(), "must set spec.nodeName if mirror pod annotation is set"));
     }
-    if let Some(why) = text(TOLERATIONS).filter(|text| !text.is_empty()).and_then(|text| json::syntax_error(text.as_bytes())) {
-        errors.push(Error::invalid(path, TOLERATIONS, why));
+    match rules::told(text(TOLERATIONS).unwrap_or_default(), "[]core.Toleration", Value::is_array) {
+        Err(why) => errors.push(Error::invalid(path, TOLERATIONS, why)),
+        Ok(all) => placement::each_toleration(all.as_array().map(Vec::as_slice).unwrap_or_default(), &path.child(TOLERATIONS), errors),
     }
     if let Some(text) = text(DELETION_COST) {
         let canonical = text.parse::<i32>().is_ok() && !text.starts_with('+') && (text == "0" || !text.trim_start_matches('-').starts_with('0'));
@@ -61,6 +65,51 @@ fn seccomp(profile: &str, path: &Path, errors: &mut ErrorList) {
         Some(local) => super::sources::relative(local, path, errors),
         None if matches!(profile, "runtime/default" | "docker/default" | "unconfined") => {}
         None => errors.push(Error::invalid(path, profile, "must be a valid seccomp profile")),
+    }
+}
+
+/// What a new pod or a template says in a field and in an annotation of old is the same (`validateSeccompAnnotationsAndFields`,
+/// `validateAppArmorAnnotationsAndFieldsMatchOnCreate`).
+pub(crate) fn agree(owner: &Value, path: &Path, errors: &mut ErrorList) {
+    let (spec, annotations) = (&owner["spec"], &owner["metadata"]["annotations"]);
+    if !annotations.is_object() {
+        return;
+    }
+    let pods_own = &spec["securityContext"];
+    if let Some(text) = annotations[SECCOMP_POD].as_str() {
+        says(text, &pods_own["seccompProfile"], "seccomp", &path.child("securityContext").child("seccompProfile"), errors);
+    }
+    for (what, field, prefix) in [("seccomp", "seccompProfile", SECCOMP_CONTAINER), ("apparmor", "appArmorProfile", APP_ARMOR)] {
+        let of_pods = what == "apparmor";
+        if of_pods && spec["os"]["name"] == "windows" {
+            continue;
+        }
+        for list in ["initContainers", "containers", "ephemeralContainers"] {
+            for (at, container) in tree::list(spec, list).iter().enumerate() {
+                let own = &container["securityContext"][field];
+                let profile = if of_pods && own.is_null() { &pods_own[field] } else { own };
+                if let Some(text) = annotations[format!("{prefix}{}", tree::text(container, "name"))].as_str() {
+                    says(text, profile, what, &path.child(list).index(at).child("securityContext").child(field), errors);
+                }
+            }
+        }
+    }
+}
+
+/// Whether an annotation says what a profile says, if there is one.
+fn says(text: &str, profile: &Value, what: &str, path: &Path, errors: &mut ErrorList) {
+    let (local, differs) = (text.strip_prefix("localhost/"), |field: &str, part: &str| {
+        Error::forbidden(&path.child(field), format!("{what} {part} in annotation and field must match"))
+    });
+    match tree::text(profile, "type") {
+        "Unconfined" if text != "unconfined" => errors.push(differs("type", "type")),
+        "RuntimeDefault" if text != "runtime/default" && (what, text) != ("seccomp", "docker/default") => errors.push(differs("type", "type")),
+        "Localhost" => match local {
+            None => errors.push(differs("type", "type")),
+            Some(local) if profile["localhostProfile"] != local => errors.push(differs("localhostProfile", "profile")),
+            Some(_) => {}
+        },
+        _ => {}
     }
 }
 
@@ -121,15 +170,18 @@ pub(super) fn warnings(owner: &Value, at: &Path, out: &mut Vec<String>) {
         if context["seccompProfile"].is_null() && !annotations[&key].is_null() {
             out.push(dead(&key));
         }
-        app_armor_warning(owner, container, at, out);
+        // A pod's own have become its containers' fields by now.
+        if *at != Path::empty() {
+            app_armor_warning(owner, container, at, out);
+        }
     }
 }
 
-/// The same of AppArmor's annotations alone: the original tells it of a new pod while it prepares it, be it right or wrong.
+/// The same of AppArmor's annotations alone, of a new pod whose fields do not say yet what they say ([`sync_app_armor`]).
 pub(super) fn app_armor_warnings(pod: &Value) -> Vec<String> {
     let mut out = Vec::new();
-    for container in containers(&pod["spec"]) {
-        app_armor_warning(pod, container, &Path::empty(), &mut out);
+    if pod["spec"]["os"]["name"] != "windows" {
+        containers(&pod["spec"]).for_each(|container| app_armor_warning(pod, container, &Path::empty(), &mut out));
     }
     out
 }
@@ -138,9 +190,7 @@ fn app_armor_warning(owner: &Value, container: &Value, at: &Path, out: &mut Vec<
     let (context, pods_own) = (&container["securityContext"], &owner["spec"]["securityContext"]);
     let key = format!("{APP_ARMOR}{}", tree::text(container, "name"));
     let Some(annotation) = owner["metadata"]["annotations"][&key].as_str() else { return };
-    let said = app_armor(annotation);
-    // A pod's own has become its containers' field by now, a template's is looked at as it is.
-    let alone = if *at == Path::empty() { said.is_none() || said.as_ref() == Some(&context["appArmorProfile"]) } else { context["appArmorProfile"].is_null() };
+    let (said, alone) = (app_armor(annotation), context["appArmorProfile"].is_null());
     if alone && (said.is_none() || said.as_ref() != Some(&pods_own["appArmorProfile"])) {
         let place = at.child("metadata").child("annotations").key(&key);
         out.push(format!("{place}: deprecated since v1.30; use the \"appArmorProfile\" field instead"));

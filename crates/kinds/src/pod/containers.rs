@@ -220,7 +220,7 @@ fn restarts(c: &Value, path: &Path, errors: &mut ErrorList) {
         None if list.is_empty() => return,
         None => errors.push(Error::required(&path.child("restartPolicy"), UNSAID)),
         Some("Always" | "Never" | "OnFailure") => {}
-        Some(other) => errors.push(Error::not_supported(&path.child("restartPolicy"), other, &["Always", "Never", "OnFailure"])),
+        Some(other) => errors.push(rules::not_supported(&path.child("restartPolicy"), other, &["Always", "Never", "OnFailure"])),
     }
     let place = path.child("restartPolicyRules");
     if list.len() > RESTART_RULES_MAX {
@@ -230,7 +230,7 @@ fn restarts(c: &Value, path: &Path, errors: &mut ErrorList) {
         let path = place.index(at);
         let (action, allowed) = (tree::text(rule, "action"), ["Restart", "RestartAllContainers"]);
         if !allowed.contains(&action) {
-            errors.push(Error::not_supported(&path.child("action"), action, &allowed));
+            errors.push(rules::not_supported(&path.child("action"), action, &allowed));
         }
         let (codes, path) = (&rule["exitCodes"], path.child("exitCodes"));
         if !codes.is_object() {
@@ -239,7 +239,7 @@ fn restarts(c: &Value, path: &Path, errors: &mut ErrorList) {
         }
         let operator = tree::text(codes, "operator");
         if !matches!(operator, "In" | "NotIn") {
-            errors.push(Error::not_supported(&path.child("operator"), operator, &["In", "NotIn"]));
+            errors.push(rules::not_supported(&path.child("operator"), operator, &["In", "NotIn"]));
         }
         let values = tree::list(codes, "values").len();
         if values > EXIT_CODES_MAX {
@@ -259,7 +259,7 @@ fn security(context: &Value, own_users: bool, path: &Path, errors: &mut ErrorLis
         None | Some("Default") => {}
         Some("Unmasked") if own_users => {}
         Some("Unmasked") => errors.push(Error::invalid(&path.child("procMount"), "Unmasked", "`hostUsers` must be false to use `Unmasked`")),
-        Some(other) => errors.push(Error::not_supported(&path.child("procMount"), other, &["Default", "Unmasked"])),
+        Some(other) => errors.push(rules::not_supported(&path.child("procMount"), other, &["Default", "Unmasked"])),
     }
     security::seccomp(&context["seccompProfile"], &path.child("seccompProfile"), errors);
     if context["allowPrivilegeEscalation"] == false {

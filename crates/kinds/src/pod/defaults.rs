@@ -146,7 +146,8 @@ pub(crate) fn pod_level_requests(spec: &mut Value) {
     }
     let limits = resources.get("limits").and_then(Value::as_object).cloned().unwrap_or_default();
     let mut wanted: Vec<(String, Value)> = Vec::new();
-    for (name, sum) in requests.into_iter().filter(|(name, _)| amounts::is_pod_level(name)) {
+    // Of what may not be requested for more than there is (huge pages) the limit is what is requested.
+    for (name, sum) in requests.into_iter().filter(|(name, _)| amounts::is_pod_level(name) && !amounts::is_huge(name)) {
         wanted.push((name, sum.to_string().into()));
     }
     wanted.extend(limits.into_iter().filter(|(name, _)| amounts::is_pod_level(name)));

@@ -97,21 +97,25 @@ pub(super) fn field_ref(source: &Value, path: &Path, allowed: &[&str], errors: &
         errors.push(Error::invalid(&path.child("fieldPath"), text, format!("error converting fieldPath: unsupported pod version: {version}")));
         return;
     }
-    if let Some((base, key)) = text.strip_suffix("']").and_then(|t| t.split_once("['")) {
+    if let Some((base, key)) = text.strip_suffix("']").and_then(|t| t.split_once("['")).filter(|(base, _)| !base.is_empty()) {
         match base {
             "metadata.labels" => rules::name(key, path, names::qualified_name(key), errors),
-            "metadata.annotations" => rules::name(key, path, names::qualified_name(&key.to_lowercase()), errors),
-            _ => errors.push(not_convertible(text, path)),
+            // Upstream shows it as it looks at it.
+            "metadata.annotations" => {
+                let key = names::lower(key);
+                rules::name(&key, path, names::qualified_name(&key), errors);
+            }
+            _ => errors.push(not_convertible(text, "field label does not support subscript", path)),
         }
     } else if !is_known(text) {
-        errors.push(not_convertible(text, path));
+        errors.push(not_convertible(text, "field label not supported", path));
     } else if !allowed.contains(&text) {
         errors.push(Error::not_supported(&path.child("fieldPath"), text, allowed));
     }
 }
 
-fn not_convertible(text: &str, path: &Path) -> Error {
-    Error::invalid(&path.child("fieldPath"), text, format!("error converting fieldPath: field label not supported: {text}"))
+fn not_convertible(text: &str, why: &str, path: &Path) -> Error {
+    Error::invalid(&path.child("fieldPath"), text, format!("error converting fieldPath: {why}: {text}"))
 }
 
 /// The labels of fields that exist at all (`ConvertDownwardAPIFieldLabel`).

@@ -91,7 +91,7 @@ fn http_get(handler: &Value, path: &Path, errors: &mut ErrorList) {
     port(&handler["port"], &path.child("port"), errors);
     let scheme = tree::text(handler, "scheme");
     if !matches!(scheme, "HTTP" | "HTTPS") {
-        errors.push(Error::not_supported(&path.child("scheme"), scheme, &["HTTP", "HTTPS"]));
+        errors.push(rules::not_supported(&path.child("scheme"), scheme, &["HTTP", "HTTPS"]));
     }
     for header in tree::list(handler, "httpHeaders") {
         let name = tree::text(header, "name");

@@ -10,17 +10,15 @@ pub(super) fn is_latest(image: &str) -> bool {
         return false;
     }
     let last = image.rsplit('/').next().unwrap_or(image);
+    let is_identity = || image.len() == IDENTITY_CHARS && image.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     match last.split_once(':') {
-        None => is_name(image),
-        Some((_, tag)) => tag == "latest",
+        None => !is_identity() && is_name(image),
+        Some((_, tag)) => tag == "latest" && image.strip_suffix(":latest").is_some_and(is_name),
     }
 }
 
 /// Whether a reference without a tag can be read.
 fn is_name(name: &str) -> bool {
-    if name.len() == IDENTITY_CHARS && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-        return false;
-    }
     let (host, path) = match name.split_once('/') {
         Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" || first.contains(|c: char| c.is_ascii_uppercase()) => (Some(first), rest),
         _ => (None, name),
@@ -66,7 +64,7 @@ mod tests {
             assert!(is_latest(newest), "{newest}");
         }
         let identity = "a".repeat(64);
-        for other in ["é", "100%", "Upper", "a//b", "a/", "a...b", "-a", "i:1", "i@sha256:x", identity.as_str()] {
+        for other in ["é", "100%", "Upper", "a//b", "a/", "a...b", "-a", "i:1", "i@sha256:x", " a:latest", "A:latest", identity.as_str()] {
             assert!(!is_latest(other), "{other}");
         }
     }

@@ -29,7 +29,7 @@ mod volumes;
 mod warnings;
 mod windows;
 
-pub(crate) use annotations::check as check_annotations;
+pub(crate) use annotations::{agree as annotations_agree, check as check_annotations};
 pub(crate) use handlers::port;
 pub(crate) use placement::{node_selector, tolerations};
 pub use qos::qos_class;
@@ -38,14 +38,13 @@ pub(crate) use security::Users;
 pub(crate) use sources::{default_source as default_volume_source, host_path, nfs, no_backsteps};
 pub(crate) use spec::check_spec;
 
-use crate::{Context, Judged, Selectable, Strategy, tree};
+use crate::{Context, Selectable, Strategy, tree};
 use machinery::{
     Value,
     field::{ErrorList, Path},
     names, time,
 };
 use serde_json::json;
-use std::sync::atomic::AtomicBool;
 
 /// The strategy of pods.
 #[derive(Debug, Clone, Copy)]
@@ -136,11 +135,7 @@ impl Strategy for Pods {
             // What a binding writes is made from the present pod.
             "binding" => return,
             "ephemeralcontainers" => tree::keep_all_but(obj, old, &["spec", "ephemeralContainers"]),
-            "resize" => {
-                if parts::prepare_resize(obj, old) {
-                    tree::keep_all_but(obj, old, &["spec"]);
-                }
-            }
+            "resize" => parts::prepare_resize(obj, old),
             _ => return tree::keep_all_but(obj, old, &["status"]),
         }
         if obj["spec"] != old["spec"] {
@@ -197,12 +192,8 @@ impl Strategy for Pods {
         ]
     }
 
-    fn judge(&self, obj: &Value, _stop: &AtomicBool) -> Judged {
-        let mut judged = Judged::of(self.validate(obj), || self.warnings(obj, None));
-        if !judged.errors.is_empty() {
-            judged.let_pass = annotations::app_armor_warnings(obj);
-        }
-        judged
+    fn preparing(&self, obj: &Value) -> Vec<String> {
+        annotations::app_armor_warnings(obj)
     }
 
     /// Who limits nothing requests nothing.
@@ -217,13 +208,8 @@ impl Strategy for Pods {
         }
     }
 
-    /// Of a status there are the addresses to be said something of.
-    fn judge_through(&self, part: &str, obj: &Value, old: &Value, _stop: &AtomicBool) -> Judged {
-        Judged::of(self.validate_through(part, obj, old), || match part {
-            "" => self.warnings(obj, Some(old)),
-            "status" => warnings::of_status(&obj["status"]),
-            _ => Vec::new(),
-        })
+    fn status_warnings(&self, obj: &Value) -> Vec<String> {
+        warnings::of_status(&obj["status"])
     }
 
     // Updates of pods come from programs, and often.
@@ -241,6 +227,15 @@ impl Strategy for Pods {
         }
         out.extend(warnings::of(obj, &Path::empty()));
         out
+    }
+
+    /// `printPod`'s conditions.
+    fn row_completed(&self, obj: &Value) -> Option<(&'static str, &'static str)> {
+        match tree::text(&obj["status"], "phase") {
+            "Succeeded" => Some(("Succeeded", "The pod has completed successfully.")),
+            "Failed" => Some(("Failed", "The pod failed.")),
+            _ => None,
+        }
     }
 
     /// `pkg/registry/core/pod/strategy.go`, CheckGracefulDelete.
@@ -265,7 +260,7 @@ impl Strategy for Pods {
     }
 }
 
-pub(crate) use warnings::node_term as node_term_warnings;
+pub(crate) use warnings::{node_term as node_term_warnings, old_node_label};
 
 /// The warnings of a template, at a path.
 pub(crate) fn warnings_of_template(template: &Value, path: &Path) -> Vec<String> {

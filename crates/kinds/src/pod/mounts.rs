@@ -1,7 +1,7 @@
 //! Where a container sees the pod's volumes: mounts and block devices.
 
 use super::{sources, volumes::Known};
-use crate::tree;
+use crate::{rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -67,7 +67,7 @@ fn propagation(c: &Value, mount: &Value, list: &Path, errors: &mut ErrorList) {
         let path = list.child("mountPropagation");
         let all = ["Bidirectional", "HostToContainer", "None"];
         if !all.contains(&mode) {
-            errors.push(Error::not_supported(&path, mode, &all));
+            errors.push(rules::not_supported(&path, mode, &all));
         }
         if mode == "Bidirectional" && !privileged {
             errors.push(Error::forbidden(&path, "Bidirectional mount propagation is available only to privileged containers"));
@@ -84,7 +84,7 @@ fn propagation(c: &Value, mount: &Value, list: &Path, errors: &mut ErrorList) {
                 errors.push(Error::forbidden(&path, "may only be specified when mountPropagation is None or not specified"));
             }
         }
-        Some(other) => errors.push(Error::not_supported(&path, other, &["Disabled", "Enabled", "IfPossible"])),
+        Some(other) => errors.push(rules::not_supported(&path, other, &["Disabled", "Enabled", "IfPossible"])),
     }
 }
 

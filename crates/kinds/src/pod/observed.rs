@@ -118,7 +118,7 @@ fn health(resource: &Value, list: &Path, errors: &mut ErrorList) {
         let (path, health, id) = (list.index(at), tree::text(one, "health"), tree::text(one, "resourceID"));
         let known = ["Healthy", "Unhealthy", "Unknown"];
         if !known.contains(&health) {
-            errors.push(Error::not_supported(&path.child("health"), health, &known));
+            errors.push(rules::not_supported(&path.child("health"), health, &known));
         }
         match one["message"].as_str() {
             Some("") => errors.push(Error::required(&path.child("message"), "must be non-empty if specified")),

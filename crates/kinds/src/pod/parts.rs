@@ -22,9 +22,10 @@ pub(super) fn check_ephemeral(obj: &Value, old: &Value) -> ErrorList {
     }
     const FORM: &str = "core.EphemeralContainer";
     let path = Path::root("spec").child("ephemeralContainers");
+    let known = tree::by_text(tree::list(&obj["spec"], "ephemeralContainers"), "name");
     for before in tree::list(&old["spec"], "ephemeralContainers") {
         let name = tree::text(before, "name");
-        match tree::list(&obj["spec"], "ephemeralContainers").iter().find(|c| c["name"] == name) {
+        match known.get(name) {
             None => errors.push(Error::forbidden(&path, format!("existing ephemeral containers {name:?} may not be removed\n"))),
             Some(now) if !internal::same(FORM, now, before) => {
                 let changed = internal::difference(FORM, before, now);
@@ -40,13 +41,13 @@ fn is_mirror(pod: &Value) -> bool {
     !pod["metadata"]["annotations"][MIRROR].is_null()
 }
 
-/// Readies a resize's spec: all but the resources of containers and pod is the old pod's. Containers that do not match the old
-/// ones stay as they are, for the check to complain; where they are more or fewer nothing is readied: false.
-pub(super) fn prepare_resize(obj: &mut Value, old: &Value) -> bool {
-    let Some(new) = obj.get("spec").cloned() else { return false };
+/// Readies a resize: all but the resources of containers and pod is the old pod's. Containers that do not match the old
+/// ones stay as they are, for the check to complain; where they are more or fewer nothing is readied.
+pub(super) fn prepare_resize(obj: &mut Value, old: &Value) {
+    let Some(new) = obj.get("spec").cloned() else { return };
     let lists = ["containers", "initContainers"];
     if lists.iter().any(|l| tree::list(&new, l).len() != tree::list(&old["spec"], l).len()) {
-        return false;
+        return;
     }
     let mut next = old["spec"].clone();
     if let Some(fields) = next.as_object_mut() {
@@ -62,7 +63,7 @@ pub(super) fn prepare_resize(obj: &mut Value, old: &Value) -> bool {
     if let Some(fields) = obj.as_object_mut() {
         fields.insert("spec".into(), next);
     }
-    true
+    tree::keep_all_but(obj, old, &["spec"]);
 }
 
 fn merge(fields: &mut Fields, list: &str, new: &Value) {

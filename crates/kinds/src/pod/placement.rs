@@ -73,7 +73,7 @@ fn node_term(term: &Value, preferred: bool, path: &Path, errors: &mut ErrorList)
                 errors.push(Error::required(&place, "must be specified single value when `operator` is 'Lt' or 'Gt'"));
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
-            other => errors.push(Error::invalid(&path.child("operator"), other, "not a valid selector operator")),
+            other => errors.push(rules::typed(Error::invalid(&path.child("operator"), other, "not a valid selector operator"))),
         }
         let key = tree::text(requirement, "key");
         rules::name(key, &path.child("key"), names::qualified_name(key), errors);
@@ -91,7 +91,7 @@ fn node_term(term: &Value, preferred: bool, path: &Path, errors: &mut ErrorList)
                 let detail = "must be only one value when `operator` is 'In' or 'NotIn' for node field selector";
                 errors.push(Error::required(&path.child("values"), detail));
             }
-            other => errors.push(Error::invalid(&path.child("operator"), other, "not a valid selector operator")),
+            other => errors.push(rules::typed(Error::invalid(&path.child("operator"), other, "not a valid selector operator"))),
         }
         let key = tree::text(requirement, "key");
         if key != "metadata.name" {
@@ -121,19 +121,23 @@ fn pod_term(term: &Value, path: &Path, errors: &mut ErrorList) {
 
 /// Checks the tolerations of an object.
 pub(crate) fn tolerations(spec: &Value, path: &Path, errors: &mut ErrorList) {
-    for (at, toleration) in tree::list(spec, "tolerations").iter().enumerate() {
-        let path = path.child("tolerations").index(at);
+    each_toleration(tree::list(spec, "tolerations"), &path.child("tolerations"), errors);
+}
+
+pub(super) fn each_toleration(all: &[Value], path: &Path, errors: &mut ErrorList) {
+    for (at, toleration) in all.iter().enumerate() {
+        let path = path.index(at);
         let (key, operator, value) = (tree::text(toleration, "key"), tree::text(toleration, "operator"), tree::text(toleration, "value"));
         if !key.is_empty() {
             rules::name(key, &path.child("key"), names::qualified_name(key), errors);
         }
         if key.is_empty() && operator != "Exists" {
             let detail = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
-            errors.push(Error::invalid(&path.child("operator"), operator, detail));
+            errors.push(rules::typed(Error::invalid(&path.child("operator"), operator, detail)));
         }
         let effect = tree::text(toleration, "effect");
         if !toleration["tolerationSeconds"].is_null() && effect != "NoExecute" {
-            errors.push(Error::invalid(&path.child("effect"), effect, "effect must be 'NoExecute' when `tolerationSeconds` is set"));
+            errors.push(rules::typed(Error::invalid(&path.child("effect"), effect, "effect must be 'NoExecute' when `tolerationSeconds` is set")));
         }
         match operator {
             "" | "Equal" => rules::name(value, &path.child("operator"), names::label_value(value), errors),
@@ -142,12 +146,12 @@ pub(crate) fn tolerations(spec: &Value, path: &Path, errors: &mut ErrorList) {
             }
             "Exists" => {}
             // Comparisons are not served by default.
-            "Gt" | "Lt" => errors.push(Error::not_supported(&path.child("operator"), operator, &["Equal", "Exists", "Lt", "Gt"])),
-            other => errors.push(Error::not_supported(&path.child("operator"), other, &["Equal", "Exists"])),
+            "Gt" | "Lt" => errors.push(rules::not_supported(&path.child("operator"), operator, &["Equal", "Exists", "Lt", "Gt"])),
+            other => errors.push(rules::not_supported(&path.child("operator"), other, &["Equal", "Exists"])),
         }
         let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
         if !effect.is_empty() && !effects.contains(&effect) {
-            errors.push(Error::not_supported(&path.child("effect"), effect, &effects));
+            errors.push(rules::not_supported(&path.child("effect"), effect, &effects));
         }
     }
 }
@@ -167,7 +171,7 @@ pub(super) fn spreading(spec: &Value, path: &Path, errors: &mut ErrorList) {
         }
         let allowed = ["DoNotSchedule", "ScheduleAnyway"];
         if !allowed.contains(&when) {
-            errors.push(Error::not_supported(&path.child("whenUnsatisfiable"), when, &allowed));
+            errors.push(rules::not_supported(&path.child("whenUnsatisfiable"), when, &allowed));
         }
         let again = |c: &Value| tree::text(c, "topologyKey") == key && tree::text(c, "whenUnsatisfiable") == when;
         if constraints[at + 1..].iter().any(again) {
@@ -204,10 +208,7 @@ fn label_keys(term: &Value, path: &Path, errors: &mut ErrorList) {
         }
     }
     let own = tree::list(term, "matchLabelKeys");
-    let mut places = HashMap::new();
-    for (at, key) in own.iter().enumerate() {
-        places.entry(key.as_str().unwrap_or_default()).or_insert(at);
-    }
+    let places: HashMap<&str, usize> = own.iter().enumerate().map(|(at, key)| (key.as_str().unwrap_or_default(), at)).collect();
     let mut seen: HashSet<&str> = tree::entries(selector, "matchLabels").map(|(key, _)| key).collect();
     for term in tree::list(selector, "matchExpressions") {
         let key = tree::text(term, "key");

@@ -71,6 +71,6 @@ pub(super) fn app_armor(profile: &Value, path: &Path, errors: &mut ErrorList) {
         }
         "RuntimeDefault" | "Unconfined" => {}
         "" => errors.push(Error::required(&path.child("type"), "type is required when appArmorProfile is set")),
-        other => errors.push(Error::not_supported(&path.child("type"), other, &["Localhost", "RuntimeDefault", "Unconfined"])),
+        other => errors.push(rules::not_supported(&path.child("type"), other, &["Localhost", "RuntimeDefault", "Unconfined"])),
     }
 }

@@ -50,7 +50,7 @@ pub(crate) fn host_path(source: &Value, path: &Path, errors: &mut ErrorList) {
     let kinds = ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
     let kind = tree::text(source, "type");
     if !kinds.contains(&kind) {
-        errors.push(Error::not_supported(&path.child("type"), kind, &kinds));
+        errors.push(rules::not_supported(&path.child("type"), kind, &kinds));
     }
 }
 

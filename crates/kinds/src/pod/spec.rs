@@ -1,6 +1,7 @@
 //! Checks of a pod spec as a whole.
 
 use super::{
+    annotations::MIRROR,
     containers, os, placement,
     security::{Users, app_armor, id, seccomp},
     volumes, windows,
@@ -14,13 +15,18 @@ use machinery::{
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 
-/// Checks a pod spec.
-pub(crate) fn check_spec(spec: &Value, path: &Path, user: Users, errors: &mut ErrorList) {
+/// Checks the spec of the pod that has this metadata; a template's pods have none yet.
+pub(crate) fn check_spec(spec: &Value, meta: &Value, path: &Path, user: Users, errors: &mut ErrorList) {
     if spec["terminationGracePeriodSeconds"].is_null() {
         errors.push(Error::required(&path.child("terminationGracePeriodSeconds"), ""));
     }
-    let known = volumes::check(spec, path, errors);
-    resource_claims(spec, &path.child("resourceClaims"), errors);
+    let known = volumes::check(spec, tree::text(meta, "name"), path, errors);
+    if meta["annotations"][MIRROR].is_null() {
+        resource_claims(spec, &path.child("resourceClaims"), errors);
+    } else {
+        let refused = tree::list(spec, "resourceClaims").iter().map(|_| Error::forbidden(&Path::unnamed(), "static pods do not support resource claims"));
+        errors.extend(refused);
+    }
     containers::check_all(spec, path, &known, errors);
     amounts::pod(spec, &path.child("resources"), errors);
     if spec["hostNetwork"] == true {
@@ -65,7 +71,7 @@ pub(crate) fn check_spec(spec: &Value, path: &Path, user: Users, errors: &mut Er
 pub(super) fn check_pod(obj: &Value, user: Users, errors: &mut ErrorList) {
     let (spec, path) = (&obj["spec"], Path::root("spec"));
     super::annotations::check(obj, spec, &Path::root("metadata").child("annotations"), errors);
-    check_spec(spec, &path, user, errors);
+    check_spec(spec, &obj["metadata"], &path, user, errors);
     if tree::empty(&spec["serviceAccountName"]) {
         for (at, volume) in tree::list(spec, "volumes").iter().enumerate() {
             for (nth, source) in tree::list(&volume["projected"], "sources").iter().enumerate() {
@@ -83,6 +89,9 @@ pub(super) fn check_pod(obj: &Value, user: Users, errors: &mut ErrorList) {
     }
     if user == Users::Pod && !tree::empty(&spec["nodeName"]) && !tree::empty(&spec["schedulingGates"]) {
         errors.push(Error::forbidden(&path.child("nodeName"), "cannot be set until all schedulingGates have been cleared"));
+    }
+    if user == Users::Pod {
+        super::annotations::agree(obj, &path, errors);
     }
 }
 

@@ -15,6 +15,7 @@ use machinery::{
     field::{Error, ErrorList, Path},
     names,
     quantity::Quantity,
+    quote::Quoted,
 };
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
@@ -72,15 +73,24 @@ fn downward(source: &mut Fields) {
 /// The well-formed volumes of a pod by name.
 pub(super) type Known<'v> = HashMap<&'v str, &'v Value>;
 
-/// Checks the volumes; answers those that are well formed.
-pub(super) fn check<'v>(spec: &'v Value, path: &Path, errors: &mut ErrorList) -> Known<'v> {
+/// Checks the volumes of a pod of a name, or of pods that have none yet; answers those that are well formed.
+pub(super) fn check<'v>(spec: &'v Value, pod: &str, path: &Path, errors: &mut ErrorList) -> Known<'v> {
     let path = path.child("volumes");
     let mut known = Known::new();
+    // The claims that are made for the pod, and go with it, by what follows the pod's name in theirs.
+    let made: HashSet<&str> = tree::list(spec, "volumes").iter().filter(|v| !v["ephemeral"].is_null()).map(|v| tree::text(v, "name")).collect();
     for (at, volume) in tree::list(spec, "volumes").iter().enumerate() {
         let path = path.index(at);
         let before = errors.len();
         sources(volume, &path, errors);
         let name = tree::text(volume, "name");
+        // Each shows the pod's name: one that is too long is shown a few times, and not once for each volume.
+        let is_told = pod.len() <= names::SUBDOMAIN_MAX_BYTES || at < rules::LISTS_TOLD_MAX;
+        if is_told && !pod.is_empty() && !name.is_empty() && !volume["ephemeral"].is_null() {
+            let claim = format!("{pod}-{name}");
+            let problems = names::dns1123_subdomain(&claim).into_iter();
+            errors.extend(problems.map(|why| Error::invalid(&path.child("name"), name, format!("PVC name {}: {why}", Quoted(&claim)))));
+        }
         if name.is_empty() {
             errors.push(Error::required(&path.child("name"), ""));
         } else {
@@ -91,6 +101,12 @@ pub(super) fn check<'v>(spec: &'v Value, path: &Path, errors: &mut ErrorList) ->
         }
         if errors.len() == before {
             known.insert(name, volume);
+        }
+        let claim = tree::text(&volume["persistentVolumeClaim"], "claimName");
+        let own = claim.strip_prefix(pod).and_then(|rest| rest.strip_prefix('-'));
+        if !pod.is_empty() && own.is_some_and(|of| made.contains(of)) {
+            let place = path.child("persistentVolumeClaim").child("claimName");
+            errors.push(Error::invalid(&place, claim, "must not reference a PVC that gets created for an ephemeral volume"));
         }
     }
     known
@@ -146,7 +162,9 @@ fn sources(volume: &Value, path: &Path, errors: &mut ErrorList) {
             });
             errors.push(Error::forbidden(&path, "may not specify more than 1 volume type"));
         } else {
-            source_of(key, source, &path.child(key), errors);
+            // So is this.
+            let place = if *key == "gcePersistentDisk" { "persistentDisk" } else { *key };
+            source_of(key, source, &path.child(place), errors);
         }
     }
     if found.is_empty() {
@@ -324,7 +342,12 @@ fn trust_bundle(value: &Value, path: &Path, errors: &mut ErrorList) {
             }
         }
         (None, Some(signer)) => {
-            checks::signer_name(signer, &path.child("signerName"), errors);
+            let place = path.child("signerName");
+            // An empty one is told twice: here, and as the name of a signer.
+            if signer.is_empty() {
+                errors.push(Error::required(&place, "must be a valid signer name"));
+            }
+            checks::signer_name(signer, &place, errors);
             rules::label_selector(&value["labelSelector"], &path.child("labelSelector"), errors);
         }
         (None, None) => errors.push(Error::required(path, "either name or signerName must be specified")),

@@ -1,8 +1,8 @@
 //! What is deprecated or does not do what it seems to, though it is accepted (`pkg/api/pod/warnings.go`).
 
 use super::{annotations, overlaps};
-use crate::{addresses, claim, rules, tree};
-use machinery::{Value, field::Path, names};
+use crate::{addresses, amounts, claim, rules, tree};
+use machinery::{Value, field::Path, names, quote::Quoted};
 use std::collections::{HashMap, HashSet};
 
 const HIDDEN_VOLUMES: [(&str, &str); 9] = [
@@ -23,7 +23,7 @@ const DEAD_ANNOTATIONS: [(&str, &str); 3] = [
 ];
 
 /// What is said of a node's label that has a successor.
-fn old_node_label(label: &str) -> Option<&'static str> {
+pub(crate) fn old_node_label(label: &str) -> Option<&'static str> {
     Some(match label {
         "beta.kubernetes.io/arch" => "deprecated since v1.14; use \"kubernetes.io/arch\" instead",
         "beta.kubernetes.io/os" => "deprecated since v1.14; use \"kubernetes.io/os\" instead",
@@ -32,6 +32,7 @@ fn old_node_label(label: &str) -> Option<&'static str> {
         "beta.kubernetes.io/instance-type" => "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead",
         "app.kubernetes.io/created-by" => "deprecated since v1.9",
         "scheduler.alpha.kubernetes.io/preferAvoidPods" => "deprecated since v1.22; use Taints and Tolerations instead",
+        "node-role.kubernetes.io/master" => "use \"node-role.kubernetes.io/control-plane\" instead",
         _ => return None,
     })
 }
@@ -153,14 +154,14 @@ fn repeated(spec: &Value, path: &Path, list: &str, key: &str, out: &mut Vec<Stri
     for (at, item) in tree::list(spec, list).iter().enumerate() {
         let text = tree::text(item, key);
         if !seen.insert(text) {
-            out.push(format!("{}: duplicate {key} {text:?}", path.child(list).index(at).child(key)));
+            out.push(format!("{}: duplicate {key} {}", path.child(list).index(at).child(key), Quoted(text)));
         }
     }
 }
 
 fn fractions(list: &Value, path: &Path, out: &mut Vec<String>) {
     for name in ["memory", "ephemeral-storage"] {
-        if let Some(quantity) = list.get(name).and_then(rules::quantity).filter(|q| !q.is_whole()) {
+        if let Some(quantity) = list.get(name).filter(|amount| amounts::is_fraction(amount)).and_then(rules::quantity) {
             out.push(format!("{}: fractional byte value \"{quantity}\" is invalid, must be an integer", path.key(name)));
         }
     }

@@ -1,8 +1,8 @@
 //! Autoscalers, in both of their shapes, and disruption budgets.
 
 use super::Cells;
-use crate::{print, tree};
-use machinery::{Value, convert, gvk::Gvk};
+use crate::{groups::autoscaling::inside, print, tree};
+use machinery::Value;
 use std::time::SystemTime;
 
 /// How many metrics are shown.
@@ -25,15 +25,8 @@ fn budget(obj: &Value, now: SystemTime) -> Vec<Value> {
 }
 
 fn autoscaler(obj: &Value, now: SystemTime) -> Vec<Value> {
-    if obj["apiVersion"] == "autoscaling/v1" {
-        // The metrics of the older shape lie partly in annotations.
-        let shape = |version: &str| Gvk::new("autoscaling", version, "HorizontalPodAutoscaler");
-        return cells(&convert::convert(obj.clone(), &shape("v1"), &shape("v2")), now);
-    }
-    cells(obj, now)
-}
-
-fn cells(obj: &Value, now: SystemTime) -> Vec<Value> {
+    // The metrics of the older shape lie partly in annotations.
+    let obj = &*inside(obj);
     let (spec, status) = (&obj["spec"], &obj["status"]);
     let target = &spec["scaleTargetRef"];
     vec![

@@ -64,7 +64,8 @@ fn network_policy(obj: &Value, now: SystemTime) -> Vec<Value> {
     vec![print::name(obj), print::selector(&obj["spec"]["podSelector"]).into(), print::age(obj, now)]
 }
 
-fn ip_address(obj: &Value, _now: SystemTime) -> Vec<Value> {
+/// One cell more than there are columns, as upstream's.
+fn ip_address(obj: &Value, now: SystemTime) -> Vec<Value> {
     let parent = &obj["spec"]["parentRef"];
     let cell = if parent.is_object() {
         let (group, resource) = (tree::text(parent, "group"), tree::text(parent, "resource"));
@@ -77,7 +78,7 @@ fn ip_address(obj: &Value, _now: SystemTime) -> Vec<Value> {
     } else {
         print::NONE.to_owned()
     };
-    vec![print::name(obj), cell.into()]
+    vec![print::name(obj), cell.into(), print::age(obj, now)]
 }
 
 fn service_cidr(obj: &Value, now: SystemTime) -> Vec<Value> {

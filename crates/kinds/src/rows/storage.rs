@@ -80,12 +80,8 @@ fn claim(obj: &Value, now: SystemTime) -> Vec<Value> {
 }
 
 fn storage_class(obj: &Value, now: SystemTime) -> Vec<Value> {
-    let annotations = &obj["metadata"]["annotations"];
-    let is_default =
-        ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"].iter().any(|key| annotations[*key] == "true");
-    let name = tree::text(&obj["metadata"], "name");
     vec![
-        if is_default { format!("{name} (default)") } else { name.to_owned() }.into(),
+        print::name(obj),
         text(obj, "provisioner"),
         obj["reclaimPolicy"].as_str().unwrap_or("Delete").into(),
         obj["volumeBindingMode"].as_str().unwrap_or("Immediate").into(),

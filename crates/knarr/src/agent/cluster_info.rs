@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use serde_yaml_ng::Value;
 
-use crate::{part, token::Token};
+use crate::{certificates, token::Token};
 
 /// Where it is.
 pub const NAMESPACE: &str = "kube-public";
@@ -90,7 +90,7 @@ impl ClusterInfo {
     pub fn pinned(self, hashes: &[String]) -> anyhow::Result<ClusterInfo> {
         let own = self.pins()?;
         let known = own.iter().map(|pin| hashes.iter().any(|hash| hash.eq_ignore_ascii_case(pin)));
-        let ca: String = self.authorities()?.iter().zip(known).filter(|(_, known)| *known).map(|(ca, _)| part::pem(ca)).collect();
+        let ca: String = self.authorities()?.iter().zip(known).filter(|(_, known)| *known).map(|(ca, _)| certificates::pem(ca)).collect();
         if !ca.is_empty() {
             return Ok(ClusterInfo { ca, ..self });
         }

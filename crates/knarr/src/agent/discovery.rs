@@ -70,7 +70,9 @@ fn not_believed(server: &Server, why: &str) -> anyhow::Error {
         let now = machinery::time::rfc3339(SystemTime::now());
         return anyhow!("the certificate of the API server at {server} is not good at {now}, which is this machine's time: is its clock right? ({why})");
     }
-    anyhow!("the certificate of the API server is not for {server}, or is not of the cluster's authority ({why})")
+    anyhow!(
+        "the certificate of the API server is not for {server} (`knarr up --tls-san` puts further names and addresses into it), or is not of the cluster's authority ({why})"
+    )
 }
 
 /// A client without an identity; without authorities of one that believes anybody.

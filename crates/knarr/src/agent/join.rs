@@ -11,8 +11,9 @@ use crate::{
     cli::Agent,
     cluster::{Cluster, Joined},
     host,
+    node::is_ready,
+    preflight,
     progress::Steps,
-    serve::is_ready,
     token::Token,
 };
 use anyhow::{Context as _, anyhow, bail};
@@ -57,6 +58,7 @@ pub async fn first(command: &Agent, cluster: &Cluster, token: Option<&Token>, st
         told => told.to_vec(),
     };
     server::check_all(&ips, &server::addresses()?, &[])?;
+    ips.iter().try_for_each(|ip| preflight::kubelet(*ip))?;
     let (info, answers) = discovery::discover(&command.join, &Trust { token, hashes: &command.hashes }).await?;
     steps.done(&format!("the cluster at {} is known by its authority", info.server));
     let name = command.node_name.clone().unwrap_or_else(host::name);
@@ -199,7 +201,7 @@ pub async fn announced(client: &Client, command: &Agent, cluster: &Cluster, join
 fn fresh(command: &Agent, data: &Path, joined: &Joined, ranges: &[String]) -> Node {
     // Its address is told with its status.
     let mut config = kubelet::Config::new(&joined.node, std::net::Ipv4Addr::UNSPECIFIED.into(), data.join("kubelet"));
-    config.labels = command.labels.iter().cloned().collect();
+    config.labels = command.node.labels(command.labels.iter().cloned());
     config.taints = command.taints.clone();
     config.pod_cidrs = ranges.to_vec();
     let mut node = kubelet::node::fresh(&config);

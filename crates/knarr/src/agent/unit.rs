@@ -34,7 +34,8 @@ pub fn text(command: &Agent) -> anyhow::Result<String> {
          [Unit]\nDescription=Node of a Kubernetes cluster (knarr)\nWants=network-online.target\nAfter=network-online.target\n\
          # However often it fails, a full disk for one: it is tried again.\nStartLimitIntervalSec=0\n\n\
          [Service]\nType=notify\nEnvironmentFile=-/etc/knarr/{name}.env\nExecStart={start}\n\
-         # Containers run on when this ends, and the next start takes them over.\nKillMode=process\nRestart=always\nRestartSec=2\nTimeoutStartSec=infinity\n\
+         # Containers run on when this ends, and the next start takes them over. It comes soon: until then this node's pods have no DNS if it was killed.\n\
+         KillMode=process\nRestart=always\nRestartSec=500ms\nTimeoutStartSec=infinity\n\
          LimitNOFILE=1048576\nTasksMax=infinity\nDelegate=yes\n\n\
          [Install]\nWantedBy=multi-user.target\n"
     ))

@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{
-    agent,
+    LOG, agent,
     files::{self, private},
     nodes, plan,
 };
@@ -30,7 +30,7 @@ const ENTRIES: [&str; 16] = [
     "kubelet",
     "volumes",
     "kubeconfig",
-    "knarr.log",
+    LOG,
     nodes::FILE,
     "nodes.json.new",
     plan::FILE,

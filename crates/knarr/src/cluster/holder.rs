@@ -24,6 +24,9 @@ const DYING: Duration = Duration::from_secs(15);
 const REMOVALS_MAX: usize = 100;
 /// Between two looks at a dying holder: its lock cannot be awaited with a limit.
 const LOOK: Duration = Duration::from_millis(5);
+/// How often the kernel's table is looked at before a lock counts as nobody's: it is read in pieces, and where others let go of theirs
+/// meanwhile it leaves lines out.
+const TABLES: usize = 4;
 /// `PF_EXITING` in the flags of `/proc/PID/stat`.
 const EXITING: u64 = 0x4;
 /// SIGKILL's bit in the masks of `/proc/PID/status`.
@@ -143,7 +146,7 @@ pub(super) fn work(run: &Path, holder: i32) -> Option<Work> {
 fn holder_of(file: &File) -> Option<i32> {
     let meta = file.metadata().ok()?;
     let place = format!("{:02x}:{:02x}:{}", nix::sys::stat::major(meta.dev()), nix::sys::stat::minor(meta.dev()), meta.ino());
-    find(&std::fs::read_to_string("/proc/locks").ok()?, &place)
+    (0..TABLES).find_map(|_| find(&std::fs::read_to_string("/proc/locks").ok()?, &place))
 }
 
 /// The holder of an exclusive flock(2) in the kernel's table; who only waits has an arrow before its line.

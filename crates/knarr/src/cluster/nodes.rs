@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fs::File, io::ErrorKind, os::unix::fs::OpenOptionsExt as _, path::PathBuf};
 
 use super::{Cluster, files};
+use crate::host::{NAME_MAX, cut};
 
 /// The file of wishes.
 pub(super) const FILE: &str = "nodes.json";
@@ -104,7 +105,8 @@ impl Cluster {
 
 /// The name of a further node of a host.
 pub fn name(host: &str, number: u32) -> String {
-    format!("{host}-{number}")
+    let number = format!("-{number}");
+    format!("{}{number}", cut(host, NAME_MAX - number.len()))
 }
 
 /// Adds wishes for so many nodes of a host, with the lowest numbers that `free` grants; those, with their names.
@@ -153,6 +155,7 @@ mod tests {
         let range = |number| plan.parts(number).ok().map(|parts| parts[0].pod_cidr.to_string());
         assert_eq!([range(FIRST), range(2), range(0)], [Some("10.244.0.0/24".to_owned()), Some("10.244.1.0/24".to_owned()), None]);
         let inside = |number| plan.parts(number).is_ok();
+        assert_eq!(name(&"a".repeat(NAME_MAX), 12), format!("{}-12", "a".repeat(NAME_MAX - 3)));
         assert!(at_least(&mut wishes, 3, "h", inside).unwrap_err().to_string().contains("has 4 nodes"));
         at_least(&mut wishes, 5, "h", inside).unwrap();
         assert_eq!(wishes.iter().map(|wish| wish.number).collect::<Vec<_>>(), [2, 5, 4, 3]);

@@ -21,7 +21,7 @@ use super::{
     files::{RUN_ROOT, private},
     nodes,
 };
-use crate::kubeconfig::Written;
+use crate::{host, kubeconfig::Written};
 
 /// The plan's file.
 pub(super) const FILE: &str = "cluster.json";
@@ -86,6 +86,10 @@ pub struct Plan {
     pub name: String,
     /// Where its data lies.
     pub data: PathBuf,
+    /// The first node's name: the host's at the first start. A host that is called otherwise later, or another one to which the data was
+    /// moved, has the same node still, with its volumes and its range.
+    #[serde(default = "host::name")]
+    pub node: String,
     /// The network of pods, `10.244.0.0`; of the first family, as what is not said otherwise.
     pub pods: IpAddr,
     /// Bits of its prefix.
@@ -288,6 +292,7 @@ impl Plan {
         Plan {
             name: name.to_owned(),
             data: data.to_owned(),
+            node: host::name(),
             pods: [10, pods, 0, 0].into(),
             pods_prefix: PREFIX,
             services: [10, services, 0, 0].into(),
@@ -321,6 +326,11 @@ impl Plan {
     /// Whether this is the default cluster, or has its addresses.
     pub fn is_first(&self) -> bool {
         self.name == DEFAULT || self.pods == Plan::nth("", Path::new(""), 0).pods
+    }
+
+    /// The machine's addresses that are this cluster's and others', unless it may have them all.
+    pub fn shared(&self) -> Option<&[IpAddr]> {
+        if self.is_first() { None } else { Some(&self.advertise) }
     }
 
     /// All pods' range.
@@ -457,11 +467,15 @@ pub(super) fn in_the_way(plan: &Plan) -> Option<String> {
 
 /// The addresses of the cluster of this name with its data here; [`super::Cluster::plan`] says more.
 pub(super) fn choose(name: &str, data: &Path, ranges: &Ranges, others: &[Plan]) -> anyhow::Result<Plan> {
+    choose_beside(&Taken::now(name), name, data, ranges, others)
+}
+
+/// The same on a machine that uses this.
+pub(super) fn choose_beside(taken: &Taken, name: &str, data: &Path, ranges: &Ranges, others: &[Plan]) -> anyhow::Result<Plan> {
     if let Some(mut plan) = read(&data.join(FILE)) {
         (plan.name, plan.data) = (name.to_owned(), data.to_owned());
-        return kept(plan, ranges, others);
+        return kept(taken, plan, ranges, others);
     }
-    let taken = Taken::now(name);
     let wrong = |plan: &Plan| -> Option<String> {
         if let Some((pods, services)) = plan.families().find(|(pods, services)| pods.overlaps(*services)) {
             return Some(format!("the ranges {pods} and {services} have addresses in common"));
@@ -489,7 +503,7 @@ pub(super) fn choose(name: &str, data: &Path, ranges: &Ranges, others: &[Plan]) 
 }
 
 /// The addresses of a cluster that has some. A second family may come later; nothing that was chosen changes.
-fn kept(plan: Plan, ranges: &Ranges, others: &[Plan]) -> anyhow::Result<Plan> {
+fn kept(taken: &Taken, plan: Plan, ranges: &Ranges, others: &[Plan]) -> anyhow::Result<Plan> {
     let (name, asked) = (plan.name.clone(), plan.clone().with(ranges)?);
     let stays = |chosen: &[Net], asked: &[Net]| asked.starts_with(chosen);
     let stay = stays(&plan.pod_cidrs(), &asked.pod_cidrs()) && stays(&plan.service_cidrs(), &asked.service_cidrs());
@@ -504,11 +518,10 @@ fn kept(plan: Plan, ranges: &Ranges, others: &[Plan]) -> anyhow::Result<Plan> {
         );
     }
     asked.check()?;
-    if let (None, Some((pods, services))) = (plan.second, asked.second) {
-        let taken = Taken::now(&name);
-        if let Some(who) = taken.by(pods).or_else(|| taken.by(services)) {
-            bail!("the cluster cannot have {pods} and {services}: {who}");
-        }
+    if let (None, Some((pods, services))) = (plan.second, asked.second)
+        && let Some(who) = taken.by(pods).or_else(|| taken.by(services))
+    {
+        bail!("the cluster cannot have {pods} and {services}: {who}");
     }
     if ranges.pods.or(ranges.services).is_some() && ranges.second.is_none() && plan.second.is_some() {
         // What has addresses of the second family keeps them, in the API as on nodes (upstream's clusters do so, too).

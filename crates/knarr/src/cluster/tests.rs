@@ -2,7 +2,7 @@
 
 use super::{
     directory::{Made, claim, half_make, owned, real, remove_known},
-    plan::{CLUSTERS_MAX, Taken, choose},
+    plan::{CLUSTERS_MAX, Taken, choose_beside},
     *,
 };
 use std::{
@@ -10,6 +10,11 @@ use std::{
     net::IpAddr,
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
 };
+
+/// What is chosen on a machine that uses nothing: the one of these tests may use any of their ranges.
+fn choose(name: &str, data: &Path, ranges: &Ranges, others: &[Plan]) -> anyhow::Result<Plan> {
+    choose_beside(&Taken::of("", "", &[]), name, data, ranges, others)
+}
 
 struct Folder(PathBuf);
 
@@ -270,14 +275,23 @@ fn what_the_cluster_itself_has_left_is_in_nobodys_way() {
 
 #[test]
 fn node_ports_are_served_where_they_are_asked_for() {
-    use crate::serve::node_ports;
-    use network::proxy::NodePortAddresses::{All, Only};
+    use crate::node::node_ports;
+    use network::proxy::NodePortAddresses::{All, Only, Shared};
     let (first, further) = (Plan::nth("c", Path::new("/d"), 0), Plan::nth("c", Path::new("/d"), 3));
     let lan = IpAddr::from([192, 168, 1, 2]);
-    let ports = |plan: &Plan, asked: &[IpAddr]| node_ports(&plan.node_ips(), plan.is_first(), asked);
+    let ports = |plan: &Plan, asked: &[IpAddr]| node_ports(&plan.node_ips(), plan.shared(), asked);
     assert_eq!(["0.0.0.0", "::"].map(|any| ports(&further, &[any.parse().unwrap()])), [All, All]);
     assert_eq!([ports(&first, &[]), ports(&further, &[])], [All, Only(vec![further.node_ip()])]);
     assert_eq!(ports(&first, &[lan]), Only(vec![first.node_ip(), lan]));
+    let reached = |plan: Plan| Plan { advertise: vec![lan], ..plan };
+    assert_eq!(ports(&reached(first), &[]), All);
+    let further = reached(further);
+    assert_eq!(ports(&further, &[]), Shared { own: vec![further.node_ip()], with_others: vec![lan] });
+    assert_eq!(ports(&further, &[lan]), Only(vec![further.node_ip(), lan]), "asked for, it comes before the others there");
+    // Where pods of other machines are reached by routes, the machine's link lets calls from the loopback out for these alone.
+    let opened = |ports| crate::machines::lan(network::mesh::Kind::Routes, &[lan], Some(ports).as_ref());
+    assert_eq!([All, ports(&further, &[]), ports(&further, &[[127, 0, 0, 1].into()])].map(|ports| opened(ports).is_some()), [true, false, true]);
+    assert!(opened(ports(&further, &[std::net::Ipv6Addr::LOCALHOST.into()])).is_none(), "from IPv6's nothing leaves");
     let six = Plan { pods: "fd00:1::".parse().unwrap(), pods_prefix: 56, ..Plan::nth("knarr", Path::new("/d"), 0) };
     assert_eq!(ports(&six, &[]), All, "the default cluster, whatever its addresses");
 }
@@ -315,7 +329,7 @@ fn ranges_are_asked_for_once() {
     let folder = Folder::new("ranges");
     let cluster = Cluster { name: "r".into(), data: folder.0.clone(), run: folder.0.join("run") };
     let choose = |ranges: anyhow::Result<Ranges>, others: &[Plan]| choose(&cluster.name, &cluster.data, &ranges?, others);
-    let plan = choose(asked(&["172.30.0.0/17"], &["172.31.0.0/20"]), &[]).unwrap();
+    let mut plan = choose(asked(&["172.30.0.0/17"], &["172.31.0.0/20"]), &[]).unwrap();
     assert_eq!((plan.pod_cidr(), ranges_of(&plan, 1), plan.dns_ip()), (net("172.30.0.0/17"), vec!["172.30.0.0/24".to_owned()], [172, 31, 0, 10].into()));
     assert_eq!(plan.first(), plan.parts(1).unwrap());
     assert!(told(choose(asked(&["172.30.0.0/16"], &["172.30.8.0/24"]), &[])).contains("addresses in common"));
@@ -323,6 +337,7 @@ fn ranges_are_asked_for_once() {
     let other = Plan { name: "o".into(), ..plan.clone() };
     assert!(told(choose(asked(&["172.30.64.0/18"], &[]), &[other])).contains("the cluster \"o\""));
     fs::create_dir_all(&cluster.run).unwrap();
+    plan.node = "as-the-host-was-called".into();
     cluster.keep(&plan).unwrap();
     assert_eq!(choose(Ok(Ranges::default()), &[]).unwrap(), plan, "what was chosen is kept");
     assert!(told(choose(asked(&["172.29.0.0/16"], &[]), &[])).contains("chosen at its first start"));

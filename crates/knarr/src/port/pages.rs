@@ -1,19 +1,26 @@
 //! What a part's port shows.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::SystemTime,
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use instruments::{Families, Family, Kind, Registry, process};
 
+use super::zpages::About;
+
 /// What of the original is here, as `/metrics` and the kubelet tell it.
-const VERSION: &str = "v1.37.2";
-const TEXT: &str = "text/plain; charset=utf-8";
-const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(super) const VERSION: &str = "v1.37.2";
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
 
 const CHECK: Family = Family::new("kubernetes_healthcheck", Kind::Gauge, "[STABLE] This metric records the result of a single healthcheck.");
 const CHECKS: Family = Family::new("kubernetes_healthchecks_total", Kind::Counter, "[STABLE] This metric records the results of all healthcheck.");
+
+pub(super) type Answer = Response<Full<Bytes>>;
 
 /// The families that every port tells, beside those of its part.
 #[cfg(test)]
@@ -74,13 +81,14 @@ pub struct Pages {
     checks: Vec<Check>,
     /// `/metrics/resources`, of the scheduler.
     resources: Option<Box<Tell>>,
+    about: About,
 }
 
 impl Pages {
-    /// Shows what is counted there, and whether all is well.
-    pub fn new(registry: Registry, mut checks: Vec<Check>) -> Self {
+    /// Shows what is counted there, whether all is well, and what the part is.
+    pub fn new(registry: Registry, mut checks: Vec<Check>, about: About) -> Self {
         checks.insert(0, Check::new("ping", || true));
-        Self { registry, checks, resources: None }
+        Self { registry, checks, resources: None, about }
     }
 
     /// Tells of the resources of pods, too.
@@ -89,9 +97,13 @@ impl Pages {
         self
     }
 
-    /// The answer to a GET.
-    pub fn answer(&self, path: &str, query: &str) -> Response<Full<Bytes>> {
-        match path.trim_start_matches('/') {
+    /// The answer to a GET of somebody who accepts that.
+    pub fn answer(&self, path: &str, query: &str, accept: &str) -> Answer {
+        let path = path.trim_start_matches('/');
+        if let Some(answer) = self.about.answer(path, accept, SystemTime::now()) {
+            return answer;
+        }
+        match path {
             "metrics" => page(METRICS, self.metrics()),
             "metrics/slis" => page(METRICS, self.slis()),
             "metrics/resources" if self.resources.is_some() => {
@@ -131,7 +143,7 @@ impl Pages {
     }
 
     /// One of the paths of health, or a single check below one.
-    fn health(&self, path: &str, query: &str) -> Option<Response<Full<Bytes>>> {
+    fn health(&self, path: &str, query: &str) -> Option<Answer> {
         let (kind, single) = path.split_once('/').map_or((path, None), |(kind, check)| (kind, Some(check)));
         let of = HEALTH.iter().position(|known| *known == kind)?;
         let asked = |check: &&Check| !check.only_ready || kind == "readyz";
@@ -166,7 +178,7 @@ impl Pages {
     }
 }
 
-fn page(kind: &'static str, text: String) -> Response<Full<Bytes>> {
+pub(super) fn page(kind: &'static str, text: String) -> Answer {
     let mut answer = Response::new(Full::from(text));
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -175,7 +187,7 @@ fn page(kind: &'static str, text: String) -> Response<Full<Bytes>> {
     answer
 }
 
-fn failure(code: StatusCode, text: String) -> Response<Full<Bytes>> {
+pub(super) fn failure(code: StatusCode, text: String) -> Answer {
     let mut answer = page(TEXT, text);
     *answer.status_mut() = code;
     answer

@@ -32,8 +32,14 @@ async fn who_is_not_let_hears_it_in_the_originals_words() {
     assert_eq!([bearer("Bearer a"), bearer("bearer  b "), bearer("Basic c"), bearer("d")], [Some("a"), Some("b"), None, None]);
 }
 
+/// What a part that is nothing knows of itself.
+fn about() -> About {
+    let flags = served(std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
+    About { component: "kube-part", paths: &["/configz", "/metrics"], config: ("componentconfig", json!({"a": 1})), flags, started: std::time::UNIX_EPOCH }
+}
+
 async fn shown(pages: &Pages, path: &str, query: &str) -> (u16, String) {
-    let answer = pages.answer(path, query);
+    let answer = pages.answer(path, query, "");
     let code = answer.status().as_u16();
     (code, String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
 }
@@ -43,7 +49,7 @@ async fn health_is_told_as_the_originals_tell_it() {
     let ready = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let is_ready = ready.clone();
     let check = Check::of_readiness("sched-handler-sync", move || is_ready.load(std::sync::atomic::Ordering::Relaxed));
-    let pages = Pages::new(Registry::default(), vec![check]);
+    let pages = Pages::new(Registry::default(), vec![check], about());
     let ask = async |path, query| shown(&pages, path, query).await;
     let told = |code: u16, text: &str| (code, text.to_owned());
     assert_eq!(ask("/healthz", "").await, told(200, "ok"));
@@ -69,6 +75,21 @@ async fn health_is_told_as_the_originals_tell_it() {
 }
 
 #[tokio::test]
+async fn a_part_tells_what_it_is() {
+    let pages = Pages::new(Registry::default(), Vec::new(), about());
+    let ask = async |path| shown(&pages, path, "").await;
+    assert_eq!(ask("/configz").await, (200, r#"{"componentconfig":{"a":1}}"#.to_owned()));
+    let (code, text) = ask("/statusz").await;
+    assert!(code == 200 && text.starts_with("\nkube-part statusz\nWarning: ") && text.contains("\nStarted: Thu Jan  1 00:00:00 UTC 1970\n"), "{text}");
+    assert!(text.ends_with("\nPaths: /configz /metrics\n"), "{text}");
+    let (code, text) = ask("/flagz").await;
+    assert!(code == 200 && text.ends_with("\nbind-address=127.0.0.1\nsecure-port=1\n"), "{text}");
+    let answer = pages.answer("/flagz", "", "application/json;g=config.k8s.io;v=v1beta1;as=Flagz");
+    assert_eq!(answer.headers()["content-type"], "application/json;g=config.k8s.io;v=v1beta1;as=Flagz");
+    assert_eq!(pages.answer("/flagz", "", "application/json").status().as_u16(), 406);
+}
+
+#[tokio::test]
 async fn a_port_is_served_over_tls_and_one_in_use_is_told_with_what_to_do() {
     let registry = Registry::default();
     const A: instruments::Family = instruments::Family::new("a_total", instruments::Kind::Counter, "A.");
@@ -79,7 +100,7 @@ async fn a_port_is_served_over_tls_and_one_in_use_is_told_with_what_to_do() {
     let why = listen("scheduler", "--secure-port", address.ip(), address.port()).unwrap_err().to_string();
     assert!(why.contains(&format!("scheduler's port {address} is in use")) && why.contains("--secure-port"), "{why}");
     let stop = CancellationToken::new();
-    let pages = Pages::new(registry, Vec::new());
+    let pages = Pages::new(registry, Vec::new(), about());
     let port = Port::new(listener, fixed(own(&Files::default(), address.ip(), None).unwrap()), delegated(), pages);
     let serving = tokio::spawn(port.serve(stop.clone()));
     let provider = Arc::new(rustls::crypto::ring::default_provider());

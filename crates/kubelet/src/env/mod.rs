@@ -23,13 +23,20 @@ pub struct EnvError(pub String);
 struct Environment {
     order: Vec<String>,
     values: BTreeMap<String, String>,
+    bytes: usize,
 }
 
 impl Environment {
-    fn set(&mut self, name: &str, value: String) {
-        if self.values.insert(name.to_owned(), value).is_none() {
-            self.order.push(name.to_owned());
+    fn set(&mut self, name: &str, value: String) -> Result<(), EnvError> {
+        self.bytes += name.len() + value.len();
+        match self.values.insert(name.to_owned(), value) {
+            Some(former) => self.bytes -= name.len() + former.len(),
+            None => self.order.push(name.to_owned()),
         }
+        if self.bytes > expand::BYTES_MAX {
+            return Err(EnvError("argument list too long".to_owned()));
+        }
+        Ok(())
     }
 }
 
@@ -56,7 +63,7 @@ pub async fn build(
             Some(_) => reference(api, facts, c, var, volumes).await?,
         };
         if let Some(value) = value {
-            env.set(&var.name, value);
+            env.set(&var.name, value)?;
         }
     }
     let mut out: Vec<(String, String)> = weak.iter().filter(|(n, _)| !env.values.contains_key(*n)).map(|(n, v)| (n.clone(), v.clone())).collect();
@@ -79,12 +86,12 @@ async fn add_from(env: &mut Environment, api: &SharedApi, ns: &str, from: &EnvFr
     match object {
         RefObject::ConfigMap(m) => {
             for (k, v) in m.data.iter().flatten() {
-                env.set(&format!("{prefix}{k}"), v.clone());
+                env.set(&format!("{prefix}{k}"), v.clone())?;
             }
         }
         RefObject::Secret(s) => {
             for (k, v) in s.data.iter().flatten() {
-                env.set(&format!("{prefix}{k}"), String::from_utf8_lossy(&v.0).into_owned());
+                env.set(&format!("{prefix}{k}"), String::from_utf8_lossy(&v.0).into_owned())?;
             }
         }
     }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use machinery::quantity::{Format, Quantity};
+use machinery::time::parse_go_duration;
 
-use crate::settings::{self, Pairs};
+use crate::flags::Pairs;
 
 /// What may run short (upstream's `evictionapi.Signal`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -195,7 +196,7 @@ pub fn parse(hard: &Pairs, soft: &Pairs, soft_grace: &Pairs, reclaim: &Pairs, en
     let soft = {
         for (name, text) in soft_grace {
             let signal = Signal::parse(name)?;
-            let grace = settings::duration(text)?;
+            let grace = parse_go_duration(text)?;
             if grace < 0 {
                 return Err(format!("invalid eviction grace period specified: {text}, must be a positive value"));
             }
@@ -222,9 +223,10 @@ pub fn parse(hard: &Pairs, soft: &Pairs, soft_grace: &Pairs, reclaim: &Pairs, en
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flags;
 
     fn of(hard: &str, soft: &str, grace: &str, reclaim: &str) -> Result<Vec<Threshold>, String> {
-        let pairs = |text: &str, by: char| settings::pairs(&[text.to_owned()], by).unwrap();
+        let pairs = |text: &str, by: char| flags::pairs(&[text.to_owned()], by).unwrap();
         parse(&pairs(hard, '<'), &pairs(soft, '<'), &pairs(grace, '='), &pairs(reclaim, '='), false)
     }
 
@@ -252,7 +254,7 @@ mod tests {
 
     #[test]
     fn what_pods_may_take_together_runs_short_as_the_machine_does() {
-        let hard = settings::pairs(&DEFAULT_HARD.map(str::to_owned), '<').unwrap();
+        let hard = flags::pairs(&DEFAULT_HARD.map(str::to_owned), '<').unwrap();
         let none = Pairs::new();
         let all = parse(&hard, &none, &none, &none, true).unwrap();
         let of = |s: Signal| all.iter().find(|t| t.signal == s).map(|t| t.below);

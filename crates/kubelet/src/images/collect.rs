@@ -81,6 +81,7 @@ async fn free(cx: &Arc<Context>, images: Vec<Image>, bytes: u64) -> u64 {
             Ok(()) => {
                 tracing::info!(image = image.id, bytes = image.size_bytes, "removed an image that nobody uses");
                 freed = freed.saturating_add(image.size_bytes);
+                cx.counts.image_collected();
             }
             Err(error) => tracing::warn!(image = image.id, %error, "an image that nobody uses was not removed"),
         }

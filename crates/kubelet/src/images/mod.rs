@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
+use machinery::time::go_duration;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -37,6 +38,8 @@ pub struct Images {
     api: SharedApi,
     runtime: SharedRuntime,
     backoff: Mutex<HashMap<(PodUid, String), (Backoff, Failed)>>,
+    /// How long pods have waited for images.
+    took: Mutex<HashMap<PodUid, Duration>>,
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     permits: tokio::sync::Semaphore,
     records: collect::Records,
@@ -47,7 +50,7 @@ impl Images {
     #[must_use]
     pub fn new(api: SharedApi, runtime: SharedRuntime) -> Self {
         let permits = tokio::sync::Semaphore::new(MAX_PARALLEL_PULLS);
-        Self { api, runtime, backoff: Mutex::default(), locks: Mutex::default(), permits, records: collect::Records::default() }
+        Self { api, runtime, backoff: Mutex::default(), took: Mutex::default(), locks: Mutex::default(), permits, records: collect::Records::default() }
     }
 
     /// When the pull of an image for a pod is tried again.
@@ -61,17 +64,30 @@ impl Images {
     /// The pod is gone.
     pub fn forget(&self, uid: &PodUid) {
         self.backoff.lock().retain(|(u, _), _| u != uid);
+        self.took.lock().remove(uid);
     }
 
-    /// The image of a container: the one on the node, or pulled. `path` names the container in Events.
-    pub async fn ensure(&self, pod: &Pod, c: &Spec, path: &str) -> Result<Image, StartError> {
+    /// How long a pod has waited for images that were pulled for it.
+    #[must_use]
+    pub fn pulled_for(&self, uid: &PodUid) -> Duration {
+        self.took.lock().get(uid).copied().unwrap_or_default()
+    }
+
+    /// The image of a container: the one on the node, or pulled. `path` names the container in Events; without one it is a volume's, whose containers
+    /// are told by who asks.
+    pub async fn ensure(&self, pod: &Pod, c: &Spec, path: Option<&str>) -> Result<Image, StartError> {
         let reference = c.image.as_deref().unwrap_or_default();
-        let warn = |reason: &str, message: &str| self.api.pod_event(pod, Some(path), Severity::Warning, reason, message);
-        let normal = |reason: &str, message: &str| self.api.pod_event(pod, Some(path), Severity::Normal, reason, message);
-        if !valid(reference) {
-            let message = format!("Failed to apply default image tag {reference:?}: couldn't parse image name {reference:?}: invalid reference format");
+        let warn = |reason: &str, message: &str| self.api.pod_event(pod, path, Severity::Warning, reason, message);
+        let fails = |reason: &str| {
+            if path.is_some() {
+                warn("Failed", &format!("Error: {reason}"));
+            }
+        };
+        let normal = |reason: &str, message: &str| self.api.pod_event(pod, path, Severity::Normal, reason, message);
+        if let Some(why) = flaw(reference) {
+            let message = format!("Failed to apply default image tag {reference:?}: couldn't parse image name {reference:?}: {why}");
             warn("InspectFailed", &message);
-            warn("Failed", "Error: InvalidImageName");
+            fails("InvalidImageName");
             return Err(StartError::new("InvalidImageName", message));
         }
         let policy = c.image_pull_policy.as_deref().unwrap_or(if tag(reference) == Some("latest") { "Always" } else { "IfNotPresent" });
@@ -85,7 +101,7 @@ impl Images {
             ("Never", _) if !accessible => {
                 let message = format!("Container image {reference:?} is not present with pull policy of Never");
                 warn("ErrImageNeverPull", &message);
-                warn("Failed", "Error: ErrImageNeverPull");
+                fails("ErrImageNeverPull");
                 return Err(StartError::new("ErrImageNeverPull", message));
             }
             ("Never" | "IfNotPresent", Some(image)) if accessible => {
@@ -98,28 +114,31 @@ impl Images {
         if let Some(message) = self.still_waiting(&key, Instant::now()) {
             let text = format!("Back-off pulling image {reference:?}");
             normal("BackOff", &text);
-            warn("Failed", "Error: ImagePullBackOff");
+            fails("ImagePullBackOff");
             return Err(StartError::new("ImagePullBackOff", format!("{text}: ErrImagePull: {message}")));
         }
-        self.pull(pod, reference, policy, &logins, normal)
-            .await
+        let begun = Instant::now();
+        let pulled = self.pull(pod, reference, policy, &logins, normal).await;
+        *self.took.lock().entry(key.0.clone()).or_default() += begun.elapsed();
+        pulled
             .inspect(|_| {
                 self.backoff.lock().remove(&key);
             })
             .map_err(|e| {
+                let e = told(&e);
                 let mut held = self.backoff.lock();
                 let now = Instant::now();
                 let slot = held.entry(key).or_insert_with(|| (Backoff::default(), Failed { at: now, message: String::new() }));
-                slot.0.next("", now, now);
-                slot.1 = Failed { at: now, message: e.to_string() };
+                slot.0.next("", now);
+                slot.1 = Failed { at: now, message: e.clone() };
                 warn("Failed", &format!("Failed to pull image {reference:?}: {e}"));
-                warn("Failed", "Error: ErrImagePull");
+                fails("ErrImagePull");
                 let missing = logins.missing();
                 if !missing.is_empty() {
                     let text = format!("Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.", missing.join(", "));
                     self.api.pod_event(pod, None, Severity::Warning, "FailedToRetrieveImagePullSecret", &text);
                 }
-                StartError::new("ErrImagePull", e.to_string())
+                StartError::new("ErrImagePull", e)
             })
     }
 
@@ -159,8 +178,8 @@ impl Images {
                         "Pulled",
                         &format!(
                             "Successfully pulled image {reference:?} in {} ({} including waiting). Image size: {} bytes.",
-                            seconds(begun.elapsed()),
-                            seconds(asked.elapsed()),
+                            took(begun.elapsed()),
+                            took(asked.elapsed()),
                             image.size_bytes
                         ),
                     );
@@ -206,12 +225,21 @@ impl Lazy {
     }
 }
 
+/// Why a pull failed, as it comes from a runtime behind a socket: with its code, unless that says nothing.
+fn told(e: &CriError) -> String {
+    match e {
+        CriError::NotFound(why) => format!("rpc error: code = NotFound desc = {why}"),
+        e => e.to_string(),
+    }
+}
+
 fn present_already(reference: &str) -> String {
     format!("Container image {reference:?} already present on machine and can be accessed by the pod")
 }
 
-fn seconds(d: Duration) -> String {
-    if d.as_secs() == 0 { format!("{}ms", d.as_millis()) } else { format!("{}.{:03}s", d.as_secs(), d.subsec_millis()) }
+/// As Go writes it, in whole milliseconds: `1m5.2s`.
+fn took(d: Duration) -> String {
+    go_duration(d - Duration::from_nanos(u64::from(d.subsec_nanos() % 1_000_000)))
 }
 
 fn split(reference: &str) -> (&str, Option<&str>, Option<&str>) {
@@ -233,13 +261,24 @@ fn tag(reference: &str) -> Option<&str> {
     }
 }
 
+/// Why a reference names no image, in the words of `ParseNormalizedNamed` (distribution/reference).
+fn flaw(reference: &str) -> Option<String> {
+    if reference.len() == 64 && reference.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return Some(format!("invalid repository name ({reference}), cannot specify 64-byte hexadecimal strings"));
+    }
+    let (host, rest) = host(reference).unwrap_or(("docker.io", reference));
+    let own = if matches!(host, "docker.io" | "index.docker.io") && !rest.contains('/') { "library/" } else { "" };
+    let name = format!("{own}{}", rest.split(':').next().unwrap_or_default());
+    if name.to_lowercase() != name {
+        return Some(format!("invalid reference format: repository name ({name}) must be lowercase"));
+    }
+    (!valid(reference)).then(|| "invalid reference format".to_owned())
+}
+
 /// The grammar of image references (distribution/reference), as far as it tells a reference from something else.
 fn valid(reference: &str) -> bool {
     let (name, tag, digest) = split(reference);
-    let (host, path) = match name.split_once('/') {
-        Some((h, p)) if h.contains(['.', ':']) || h == "localhost" => (Some(h), p),
-        _ => (None, name),
-    };
+    let (host, path) = host(name).map_or((None, name), |(h, path)| (Some(h), path));
     let component = |p: &str| {
         !p.is_empty()
             && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'))
@@ -254,10 +293,12 @@ fn valid(reference: &str) -> bool {
 }
 
 fn registry(reference: &str) -> &str {
-    match split(reference).0.split_once('/') {
-        Some((h, _)) if h.contains(['.', ':']) || h == "localhost" => h,
-        _ => "docker.io",
-    }
+    host(split(reference).0).map_or("docker.io", |(host, _)| host)
+}
+
+/// The registry's host and what follows it, in a name that begins with one: a word in capitals is no repository's.
+fn host(name: &str) -> Option<(&str, &str)> {
+    name.split_once('/').filter(|(h, _)| h.contains(['.', ':']) || *h == "localhost" || h.to_lowercase() != *h)
 }
 
 /// The logins for a registry from the pod's pull secrets, in order, and the names of those that could not be had. They are told only where
@@ -265,7 +306,8 @@ fn registry(reference: &str) -> &str {
 async fn credentials(api: &SharedApi, pod: &Pod, reference: &str) -> (Vec<Login>, Vec<String>) {
     let (mut out, mut missing) = (Vec::new(), Vec::new());
     let secrets = pod.spec.as_ref().and_then(|s| s.image_pull_secrets.as_ref());
-    for s in secrets.into_iter().flatten() {
+    // The API takes entries without a name, of old; they mean nothing.
+    for s in secrets.into_iter().flatten().filter(|s| !s.name.is_empty()) {
         match api.get_ref(RefKind::Secret, util::namespace(pod), &s.name).await {
             Ok((Some(RefObject::Secret(secret)), _)) => {
                 let data: BTreeMap<&str, &[u8]> = secret.data.iter().flatten().map(|(k, v)| (k.as_str(), v.0.as_slice())).collect();
@@ -326,17 +368,21 @@ mod tests {
 
     #[test]
     fn references() {
-        for good in ["nginx", "nginx:1.27", "registry.k8s.io/pause:3.10", "localhost:5000/a/b@sha256:0123456789abcdef0123456789abcdef", "a/b_c"] {
+        for good in ["nginx", "nginx:1.27", "registry.k8s.io/pause:3.10", "localhost:5000/a/b@sha256:0123456789abcdef0123456789abcdef", "a/b_c", "HOST/x:1"] {
             assert!(valid(good), "{good}");
         }
-        for bad in ["", "Nginx", "a b", "nginx:", "a//b", "UPPER/x", "nginx@sha256:zz"] {
+        for bad in ["", "Nginx", "a b", "nginx:", "a//b", "x/UPPER", "nginx@sha256:zz"] {
             assert!(!valid(bad), "{bad}");
         }
+        let upper = |name: &str| Some(format!("invalid reference format: repository name ({name}) must be lowercase"));
+        assert_eq!((flaw("UPPER:x:y"), flaw("a.io/b/C:1")), (upper("library/UPPER"), upper("b/C")));
+        assert_eq!((flaw("nginx:"), flaw("nginx:1")), (Some("invalid reference format".to_owned()), None));
         assert_eq!(tag("nginx"), Some("latest"));
         assert_eq!(tag("localhost:5000/a"), Some("latest"));
         assert_eq!(tag("a:1"), Some("1"));
         assert_eq!(registry("nginx"), "docker.io");
         assert_eq!(registry("localhost:5000/a"), "localhost:5000");
+        assert_eq!(registry("HOST/x:1"), "HOST");
     }
 
     #[tokio::test(start_paused = true)]
@@ -344,15 +390,27 @@ mod tests {
         let api = Arc::new(crate::testing::FakeApi::default());
         let images = Images::new(api.clone(), Arc::new(crate::testing::FakeRuntime::new(crate::testing::clock())));
         let pod = |image: &str| -> Pod {
-            let spec = serde_json::json!({"imagePullSecrets": [{"name": "s"}, {"name": "t"}], "containers": [{"name": "c", "image": image}]});
+            let spec = serde_json::json!({"imagePullSecrets": [{"name": "s"}, {"name": ""}, {"name": "t"}], "containers": [{"name": "c", "image": image}]});
             serde_json::from_value(serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec})).unwrap()
         };
         let missing = pod("missing:1");
-        images.ensure(&missing, &missing.spec.as_ref().unwrap().containers[0], "c").await.unwrap_err();
+        images.ensure(&missing, &missing.spec.as_ref().unwrap().containers[0], Some("c")).await.unwrap_err();
         let events = api.events();
         let reasons: Vec<&str> = events.iter().map(|(reason, _)| reason.as_str()).collect();
         assert_eq!(reasons, ["Pulling", "Failed", "Failed", "FailedToRetrieveImagePullSecret"]);
         assert_eq!(events[3].1, "Unable to retrieve some image pull secrets (s, t); attempting to pull the image may not succeed.");
+    }
+
+    #[test]
+    fn an_image_that_is_nowhere_is_told_with_its_code() {
+        assert_eq!(told(&CriError::NotFound("x: not found".into())), "rpc error: code = NotFound desc = x: not found");
+        assert_eq!(told(&CriError::Other("x: refused".into())), "x: refused");
+    }
+
+    #[test]
+    fn how_long_a_pull_took_is_told_as_go_tells_it() {
+        let of = |ms: u64| took(Duration::from_nanos(ms * 1_000_000 + 999_999));
+        assert_eq!([of(0), of(234), of(1500), of(65_200)], ["0s", "234ms", "1.5s", "1m5.2s"]);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -41,8 +41,7 @@ pub async fn rotate_all(runtime: SharedRuntime, limits: LogLimits) {
 
 async fn rotate(runtime: &SharedRuntime, c: &Container, max_files: usize) -> io::Result<()> {
     let path = c.log_path.clone();
-    let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let aside = with_suffix(&path, &format!(".{stamp}"));
+    let aside = with_suffix(&path, &format!(".{}", stamp(SystemTime::now())));
     let moved = {
         let (path, aside) = (path.clone(), aside.clone());
         util::blocking(move || fs::rename(path, aside)).await
@@ -54,6 +53,11 @@ async fn rotate(runtime: &SharedRuntime, c: &Container, max_files: usize) -> io:
         return Err(io::Error::other(e.to_string()));
     }
     util::blocking(move || tidy(&path, max_files)).await
+}
+
+/// What a rotated log is called by, as with the original, but in UTC: those that sort later are newer.
+fn stamp(at: SystemTime) -> String {
+    util::time(at).0.strftime("%Y%m%d-%H%M%S").to_string()
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -96,6 +100,11 @@ fn tidy(path: &Path, max_files: usize) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rotated_log_is_called_by_its_time() {
+        assert_eq!(stamp(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_709_210_096)), "20240229-123456");
+    }
 
     #[test]
     fn the_oldest_go_and_all_but_the_newest_are_packed() {

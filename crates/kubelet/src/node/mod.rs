@@ -8,6 +8,7 @@
 //! object that a former process wrote stands, with a lease that outlives a short absence.
 
 pub mod csi;
+mod oom;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,10 +17,11 @@ use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1::{
     ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures,
-    NodeSpec, NodeStatus, NodeSystemInfo, Taint,
+    NodeSpec, NodeStatus, NodeSwapStatus, NodeSystemInfo, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +29,7 @@ use crate::api::Severity;
 use crate::config::Config;
 use crate::evict::state::Condition;
 use crate::graceful;
-use crate::machine::{architecture, disk, labels};
+use crate::machine::{architecture, disk, labels, meminfo};
 use crate::pod::Context;
 use crate::pod::refusals::HANDLERS;
 use crate::reserve;
@@ -41,6 +43,8 @@ const MAX_IMAGE_NAMES: usize = 5;
 /// What this kubelet can do that others may not (KEP-5328), sorted: who schedules and changes pods asks for it.
 const DECLARED_FEATURES: [&str; 4] =
     ["ExtendWebSocketsToKubelet", "InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers", "RestartAllContainersOnContainerExits"];
+/// What is told of a machine with version 1 of cgroups, in the original's words.
+const CGROUP_V1: &str = "cgroup v1 detected. cgroup v1 support is deprecated and will be removed in a future release. Please migrate to cgroup v2. More information at https://git.k8s.io/enhancements/keps/sig-node/5573-remove-cgroup-v1";
 /// First and longest wait before registration is tried again.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(7);
@@ -60,8 +64,7 @@ pub(crate) fn system_info(cx: &Context) -> NodeSystemInfo {
     let uname = nix::sys::utsname::uname().ok();
     let os = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let pretty = os.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"').to_owned();
-    let machine_id = read("/etc/machine-id");
-    let uuid = read("/sys/class/dmi/id/product_uuid");
+    let (machine_id, system_uuid) = identity(read("/etc/machine-id"), read("/sys/class/dmi/id/product_uuid"), cx.config.apart.as_deref());
     NodeSystemInfo {
         architecture: architecture().into(),
         boot_id: read("/proc/sys/kernel/random/boot_id"),
@@ -70,10 +73,29 @@ pub(crate) fn system_info(cx: &Context) -> NodeSystemInfo {
         kubelet_version: cx.config.version.clone(),
         operating_system: "linux".into(),
         os_image: pretty,
-        system_uuid: if uuid.is_empty() { machine_id.clone() } else { uuid },
+        swap: swap(meminfo("SwapTotal")),
+        system_uuid,
         machine_id,
         ..NodeSystemInfo::default()
     }
+}
+
+/// What the machine has of swap; nothing is said where it has none.
+fn swap(bytes: i64) -> Option<NodeSwapStatus> {
+    (bytes > 0).then_some(NodeSwapStatus { capacity: Some(bytes) })
+}
+
+/// `machineID` and `systemUUID`, by which programs tell machines of a cluster apart: those of the machine itself, and of each further node on it
+/// (`apart`) others that are made of them, always the same.
+fn identity(machine_id: String, uuid: String, apart: Option<&str>) -> (String, String) {
+    let uuid = if uuid.is_empty() { machine_id.clone() } else { uuid };
+    let Some(apart) = apart else { return (machine_id, uuid) };
+    let made_of = |own: &str| -> String { Sha256::digest(format!("{own}/{apart}"))[..16].iter().map(|b| format!("{b:02x}")).collect() };
+    let mut further = made_of(&uuid);
+    if uuid.contains('-') {
+        [20, 16, 12, 8].into_iter().for_each(|at| further.insert(at, '-'));
+    }
+    (made_of(&machine_id), further)
 }
 
 fn images(cx: &Context) -> Vec<ContainerImage> {
@@ -222,6 +244,32 @@ fn taints(config: &Config) -> Option<Vec<Taint>> {
     (!list.is_empty()).then_some(list)
 }
 
+/// The labels of a node that is there that its kubelet writes again (upstream's `updateDefaultLabels`).
+const KEPT_LABELS: [&str; 11] = [
+    "kubernetes.io/hostname",
+    "topology.kubernetes.io/zone",
+    "topology.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "failure-domain.beta.kubernetes.io/region",
+    "node.kubernetes.io/instance-type",
+    "beta.kubernetes.io/instance-type",
+    "kubernetes.io/os",
+    "kubernetes.io/arch",
+    "beta.kubernetes.io/os",
+    "beta.kubernetes.io/arch",
+];
+
+/// Those that it answers for as long as it runs (upstream's `updateNode`): a pod that selects `linux` finds no node without.
+const MACHINE_LABELS: [&str; 2] = ["kubernetes.io/os", "kubernetes.io/arch"];
+
+/// What the labels of the machine are to be that somebody changed or took away.
+fn strayed(config: &Config, node: &Node) -> BTreeMap<String, String> {
+    let have = |key: &str| node.metadata.labels.as_ref().and_then(|all| all.get(key)).map(String::as_str);
+    let mut wanted = labels(config);
+    wanted.retain(|key, value| MACHINE_LABELS.contains(&key.as_str()) && have(key) != Some(value.as_str()));
+    wanted
+}
+
 /// Registers the node, or brings an object that exists up to date. Tries until it succeeds or the kubelet stops.
 async fn register(cx: &Arc<Context>, stop: &CancellationToken) -> Option<Node> {
     let mut wait = RETRY_MIN;
@@ -264,11 +312,17 @@ async fn try_register(cx: &Arc<Context>) -> Result<Node, crate::api::ApiError> {
             }
             created => created?,
         };
+        // Its conditions turn to what they are by being there (upstream's `initialNode` tells so, too).
+        if created.status.as_ref().is_some_and(|status| status.conditions.as_ref().is_some_and(|all| !all.is_empty())) {
+            node.status.iter().flat_map(|status| turns(None, status)).for_each(|event| tell_turn(cx, event));
+        }
         // The API drops a status on creation where it has the kind's rules from upstream: it is written on its own.
         let fresh = status(cx, created.status.as_ref(), now);
         return write_status(cx, created.status.as_ref(), fresh).await.or(Ok(created));
     };
-    let wanted = labels(c);
+    // The others are given once: what somebody makes of them afterwards stands.
+    let mut wanted = labels(c);
+    wanted.retain(|key, _| KEPT_LABELS.contains(&key.as_str()));
     let have = found.metadata.labels.clone().unwrap_or_default();
     if wanted.iter().any(|(k, v)| have.get(k) != Some(v)) {
         cx.api.patch_node(&c.node_name, json!({"metadata": {"labels": wanted}}), false).await?;
@@ -348,7 +402,10 @@ fn told(api: &NodeStatus, fresh: &NodeStatus) -> bool {
 pub async fn run(cx: Arc<Context>, stop: CancellationToken, registered: tokio::sync::watch::Sender<bool>) {
     let Some(mut node) = register(&cx, &stop).await else { return };
     cx.api.node_event(Severity::Normal, "Starting", "Starting kubelet.");
-    let mut cordoned = false;
+    if cx.cgroups.version() == 1 {
+        cx.api.node_event(Severity::Warning, "CgroupV1", CGROUP_V1);
+    }
+    let (mut cordoned, mut kernel) = (false, oom::Kernel::open());
     *cx.node.write() = Some(Arc::new(node.clone()));
     let _ = registered.send(true);
     cx.persistent.reported(in_use(&node));
@@ -368,7 +425,9 @@ pub async fn run(cx: Arc<Context>, stop: CancellationToken, registered: tokio::s
                 }
                 continue;
             }
-            _ = looks.tick() => {}
+            _ = looks.tick() => for message in kernel.news() {
+                cx.api.node_event(Severity::Warning, "SystemOOM", &message);
+            },
             // Whoever waits for a volume to be attached waits for this; volumes that are not attached change nothing of it.
             Ok(()) = volumes.changed() => if in_use(&node) == cx.persistent.in_use() {
                 continue;
@@ -386,6 +445,13 @@ pub async fn run(cx: Arc<Context>, stop: CancellationToken, registered: tokio::s
             Err(e) => {
                 tracing::debug!(error = %e, "node not read");
                 continue;
+            }
+        }
+        let wrong = strayed(&cx.config, &node);
+        if !wrong.is_empty() {
+            match cx.api.patch_node(&cx.config.node_name, json!({"metadata": {"labels": wrong}}), false).await {
+                Ok(patched) => node = patched,
+                Err(e) => tracing::warn!(error = %e, "labels of the node's machine not written"),
             }
         }
         if is_cordoned(&node) != cordoned {
@@ -440,6 +506,24 @@ mod tests {
     }
 
     #[test]
+    fn swap_is_told_where_there_is_some() {
+        assert_eq!(swap(0), None);
+        assert_eq!(swap(2 << 30).and_then(|s| s.capacity), Some(2 << 30));
+    }
+
+    #[test]
+    fn further_nodes_of_a_machine_are_told_from_it_and_from_each_other() {
+        let of = |uuid: &str, apart: Option<&str>| identity("3d1219c7c4c5404aaa1f6d2a48adfda4".into(), uuid.into(), apart);
+        let uuid = "f81d4fae-7dec-11d0-a765-00a0c91e6bf6";
+        assert_eq!(of(uuid, None), ("3d1219c7c4c5404aaa1f6d2a48adfda4".into(), uuid.into()));
+        let [second, third] = ["c/node-2", "c/node-3"].map(|apart| of(uuid, Some(apart)));
+        assert!(second.0 != third.0 && second.1 != third.1 && second == of(uuid, Some("c/node-2")), "{second:?} {third:?}");
+        assert_eq!((second.0.len(), second.1.split('-').map(str::len).collect::<Vec<_>>()), (32, vec![8, 4, 4, 4, 12]));
+        let plain = of("", Some("c/node-2"));
+        assert_eq!(plain.0, plain.1, "without a maker's word they are one");
+    }
+
+    #[test]
     fn another_run_of_the_kernel_is_an_event_and_the_first_is_none() {
         let of = |boot: &str| NodeStatus { node_info: Some(NodeSystemInfo { boot_id: boot.into(), ..NodeSystemInfo::default() }), ..NodeStatus::default() };
         let now = of("b");
@@ -447,6 +531,21 @@ mod tests {
         for before in [None, Some(of("")), Some(of("b")), Some(NodeStatus::default())] {
             assert_eq!(rebooted(before.as_ref(), &now), None);
         }
+    }
+
+    #[test]
+    fn labels_of_the_machine_are_answered_for_and_others_are_whose_they_are() {
+        let mut config = Config::new("n", std::net::IpAddr::from([10, 0, 0, 1]), "/data");
+        config.labels = BTreeMap::from([("disk".to_owned(), "ssd".to_owned())]);
+        let mut node = fresh(&config);
+        assert_eq!(strayed(&config, &node), BTreeMap::new());
+        let have = node.metadata.labels.get_or_insert_default();
+        have.insert("disk".to_owned(), "hdd".to_owned());
+        have.insert("kubernetes.io/os".to_owned(), "odd".to_owned());
+        let arch = have.remove("kubernetes.io/arch").unwrap();
+        have.remove("beta.kubernetes.io/arch");
+        let wrong = [("kubernetes.io/arch".to_owned(), arch), ("kubernetes.io/os".to_owned(), "linux".to_owned())];
+        assert_eq!(strayed(&config, &node), BTreeMap::from(wrong));
     }
 
     #[test]

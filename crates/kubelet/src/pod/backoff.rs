@@ -45,9 +45,10 @@ impl Backoff {
         (now < until).then_some(Wait { delay: entry.delay, until })
     }
 
-    /// Counts one more restart after `event`: the next wait is twice as long.
-    pub fn next(&mut self, key: &str, event: Instant, now: Instant) -> Duration {
-        let delay = match self.entries.get(key).filter(|e| !Self::expired(e, event)) {
+    /// Counts one more restart: the next wait is twice as long. What was counted long ago is forgotten, however long ago that ended which is
+    /// started again (upstream's `GC`).
+    pub fn next(&mut self, key: &str, now: Instant) -> Duration {
+        let delay = match self.entries.get(key).filter(|e| !Self::expired(e, now)) {
             Some(e) => (e.delay * 2).min(MAX),
             None => INITIAL,
         };
@@ -74,7 +75,7 @@ mod tests {
         let mut seen = Vec::new();
         let mut t = 0;
         for _ in 0..7 {
-            let d = b.next("c", at(t), at(t));
+            let d = b.next("c", at(t));
             seen.push(d.as_secs());
             t += d.as_secs();
         }
@@ -83,6 +84,6 @@ mod tests {
         assert_eq!((wait.delay, wait.until), (MAX, at(t + 300)));
         assert_eq!(b.waiting("c", at(t), at(t + 300)), None);
         assert_eq!(b.waiting("c", at(t + 601), at(t + 601)), None);
-        assert_eq!(b.next("c", at(t + 601), at(t + 601)), INITIAL);
+        assert_eq!(b.next("c", at(t + 601)), INITIAL);
     }
 }

@@ -15,7 +15,7 @@ use crate::PodChange;
 use crate::devices::driven::Driven;
 use crate::devices::tests::claim;
 use crate::pod_resources::wire::{CdiDevice, ClaimResource, ContainerResources, DynamicResource, GetRequest, GetResponse, ListResponse, PodResources};
-use crate::testing::{FakeRuntime, TempDir, clock};
+use crate::testing::{FakeRuntime, TempDir, clock, when};
 
 fn phase(p: &Pod) -> Option<&str> {
     p.status.as_ref()?.phase.as_deref()
@@ -55,9 +55,7 @@ async fn a_pod_has_its_devices_before_its_sandbox_and_has_ended_when_they_are_ta
     let spec = json!({"containers": [container], "restartPolicy": "Never", "resourceClaims": [{"name": "x", "resourceClaimName": "a"}]});
     node.apply(&pod(spec));
     node.changes.send(PodChange::Synced).unwrap();
-    while !node.api.events().iter().any(|(_, message)| message.ends_with("prepare dynamic resources: DRA driver d.io is not registered")) {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    when("told", || node.api.events().iter().any(|(_, message)| message.ends_with("prepare dynamic resources: DRA driver d.io is not registered"))).await;
     assert_eq!(node.runtime.calls(), [""; 0], "it has no sandbox");
     let driver = Driven::new(&registry.join("d-reg.sock"));
     node.until("ready", is_ready).await;

@@ -146,6 +146,10 @@ async fn pre_stop(hands: &Hands, k: &mut Kill) {
         ran = hook => ran,
         () = over(&mut k.deadline) => {
             tracing::info!(pod = %util::describe(&k.pod), container = %k.name, "preStop hook did not end within the grace period");
+            // It ends with its container, and so fails; one that only waits does not.
+            if handler.sleep.is_none() {
+                hands.tell(k, Severity::Warning, "FailedPreStopHook", "PreStopHook failed");
+            }
             return;
         }
     };

@@ -14,8 +14,14 @@ use tokio_util::sync::CancellationToken;
 use super::plan::Kind;
 use super::tests::pod;
 use crate::config::Config;
-use crate::testing::{FakeApi, FakeNet, FakeRuntime, TempDir, clock};
+use crate::settings::Options;
+use crate::testing::{FakeApi, FakeNet, FakeRuntime, TempDir, clock, when};
 use crate::{Clock, PodChange, run_with};
+
+/// What a node is told that is short of nothing, whatever the test's machine has left.
+pub(super) fn roomy() -> Options {
+    Options { eviction_hard: vec![String::new()], image_gc_high_threshold: Some(100), ..Options::default() }
+}
 
 /// A kubelet on fakes.
 pub(super) struct Node {
@@ -44,6 +50,7 @@ impl Node {
         let (changes, receiver) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
         let mut config = Config::new("node-1", [127, 0, 0, 1].into(), dir.path());
+        config.settings = roomy().check().unwrap();
         config.clock = clock.clone();
         // Of its own, so that tests side by side can each remove theirs.
         let cgroup_root = format!("knarr-test-{}", dir.path().file_name().and_then(|n| n.to_str()).unwrap());
@@ -104,9 +111,7 @@ async fn a_pod_comes_up_serves_and_is_deleted_in_order() {
     p.status = up.status;
     node.apply(&p);
     node.runtime.called("stop a 29s", 1).await;
-    while node.api.pod("n", "p").is_some() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    when("gone", || node.api.pod("n", "p").is_none()).await;
     assert_eq!(node.runtime.calls(), ["sandbox", "start a", "exec drain", "stop a 29s"]);
     assert_eq!(node.api.reasons().last().unwrap(), "Killing");
     node.end().await;
@@ -290,9 +295,7 @@ async fn a_grace_period_may_be_any_number() {
     p.metadata.deletion_timestamp = Some(crate::util::time(node.runtime.now()));
     p.metadata.deletion_grace_period_seconds = Some(i64::MAX);
     node.apply(&p);
-    while node.api.pod("n", "p").is_some() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    when("gone", || node.api.pod("n", "p").is_none()).await;
     assert_eq!(node.runtime.calls().iter().filter(|c| c.starts_with("stop a")).count(), 1);
     assert!(!node.api.reasons().contains(&"FailedSync".to_owned()));
     node.end().await;
@@ -306,9 +309,7 @@ async fn a_worker_that_panics_is_begun_anew() {
     p.status = node.until("ready", is_ready).await.status;
     node.runtime.trap.store(true, std::sync::atomic::Ordering::Relaxed);
     node.apply(&p);
-    while !node.api.reasons().contains(&"FailedSync".to_owned()) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    when("told", || node.api.reasons().contains(&"FailedSync".to_owned())).await;
     // The new worker looks after the pod as the old one did.
     node.runtime.exit("a", 1);
     node.runtime.called("start a", 2).await;
@@ -344,6 +345,21 @@ async fn the_hook_of_a_pod_whose_object_is_gone_is_run() {
     node.end().await;
 }
 
+/// A kubelet that dies while the first of those that begin anew runs leaves the others removed, and waiting.
+#[tokio::test(start_paused = true)]
+async fn who_was_removed_to_begin_anew_does_so_whoever_removed_him() {
+    let node = Node::fresh("removed");
+    let removed = json!({"terminated": {"exitCode": 137, "reason": "RestartingAllContainers"}});
+    let told = json!({"phase": "Pending", "containerStatuses": [{"name": "a", "image": "img:1", "imageID": "", "ready": false, "restartCount": 1,
+        "state": {"waiting": {"reason": "PodInitializing"}}, "lastState": removed}]});
+    let p = pod(json!({"restartPolicy": "Never", "containers": [{"name": "a", "image": "img:1"}]}));
+    node.apply(&Pod { status: serde_json::from_value(told).unwrap(), ..p });
+    node.runtime.called("start a", 1).await;
+    let p = node.until("ready", is_ready).await;
+    assert_eq!(p.status.unwrap().container_statuses.unwrap()[0].restart_count, 1);
+    node.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_is_to_look_into_a_container_that_is_not_there_is_not_started() {
     let node = Node::fresh("no-target");
@@ -353,6 +369,26 @@ async fn who_is_to_look_into_a_container_that_is_not_there_is_not_started() {
     let reason = |p: &Pod| waits(p).and_then(|w| w.reason);
     let p = node.until("told", |p| is_ready(p) && reason(p).as_deref() == Some("CreateContainerConfigError")).await;
     assert_eq!(waits(&p).and_then(|w| w.message).as_deref(), Some("unable to find target container b"));
+    assert!(!node.runtime.calls().contains(&"start d".to_owned()));
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_to_look_into_a_container_that_has_ended_waits_for_it() {
+    let node = Node::fresh("ended-target");
+    let image = |name: &str| json!({"name": name, "image": "img:1"});
+    let with = |lookers: serde_json::Value| pod(json!({"restartPolicy": "OnFailure", "containers": [image("a"), image("b")], "ephemeralContainers": lookers}));
+    node.apply(&with(json!([])));
+    node.until("ready", is_ready).await;
+    node.runtime.exit("b", 0);
+    let status = node.until("ended", |p| !is_ready(p)).await.status;
+    let looks = |name: &str, into: &str| json!({"name": name, "image": "img:1", "targetContainerName": into});
+    node.apply(&Pod { status, ..with(json!([looks("d", "b"), looks("e", "a")])) });
+    let state = |p: &Pod, at: usize| p.status.as_ref()?.ephemeral_container_statuses.as_ref()?.get(at)?.state.clone();
+    let p = node.until("told", |p| state(p, 0).is_some_and(|s| s.waiting.is_some()) && state(p, 1).is_some_and(|s| s.running.is_some())).await;
+    let waits = state(&p, 0).and_then(|s| s.waiting).unwrap();
+    assert_eq!(waits.reason.as_deref(), Some("CreateContainerError"));
+    assert_eq!(waits.message.as_deref(), Some("invalid target container: container \"b\" is not running"));
     assert!(!node.runtime.calls().contains(&"start d".to_owned()));
     node.end().await;
 }
@@ -439,9 +475,7 @@ async fn a_pod_that_cannot_be_stopped_says_so() {
     let why = r#"error killing pod: failed to "KillContainer" for "a" with KillContainerError: "no shim""#;
     assert!(node.api.events().contains(&("FailedKillPod".to_owned(), why.to_owned())), "{:?}", node.api.events());
     node.runtime.stuck.store(false, Ordering::Relaxed);
-    while node.api.pod("n", "p").is_some() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    when("gone", || node.api.pod("n", "p").is_none()).await;
     node.end().await;
 }
 
@@ -480,9 +514,7 @@ async fn who_waits_to_be_let_in_can_be_deleted() {
     p.metadata.deletion_timestamp = Some(crate::util::time(node.runtime.now()));
     let begun = Instant::now();
     node.apply(&p);
-    while node.api.pod("n", "p").is_some() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    when("gone", || node.api.pod("n", "p").is_none()).await;
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     assert!(node.runtime.calls().is_empty());
     node.end().await;
@@ -579,10 +611,22 @@ async fn a_pod_that_goes_does_not_wait_for_the_image_of_a_volume() {
     p.metadata.deletion_grace_period_seconds = Some(30);
     let begun = Instant::now();
     node.apply(&p);
-    while node.api.pod("n", "p").is_some() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    when("gone", || node.api.pod("n", "p").is_none()).await;
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_waits_for_the_image_of_its_volume_and_says_so() {
+    let node = Node::fresh("image-volume");
+    let (volumes, mounts) = (json!([{"name": "v", "image": {"reference": "missing:1"}}]), json!([{"name": "v", "mountPath": "/v"}]));
+    node.apply(&pod(json!({"containers": [{"name": "a", "image": "img:1", "volumeMounts": mounts}, {"name": "b", "image": "img:1"}], "volumes": volumes})));
+    let reason = |p: &Pod, name: &str| {
+        let all = p.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+        all.filter(|c| c.name == name).find_map(|c| c.state.as_ref()?.waiting.as_ref()?.reason.clone())
+    };
+    let p = node.until("told", |p| reason(p, "a").is_some_and(|r| r == "ImagePullBackOff")).await;
+    assert_eq!(reason(&p, "b").as_deref(), Some("ContainerCreating"), "which has no such volume");
     node.end().await;
 }
 
@@ -595,17 +639,13 @@ async fn a_sidecars_turn_comes_when_the_others_have_ended_whoever_stopped_them()
     node.apply(&p);
     p.status = node.until("ready", is_ready).await.status;
     node.runtime.set_exec(1, false);
-    while !node.api.reasons().contains(&"Killing".to_owned()) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    when("told", || node.api.reasons().contains(&"Killing".to_owned())).await;
     // Its hook sleeps, for the probe's sake, when the pod is deleted.
     p.metadata.deletion_timestamp = Some(crate::util::time(node.runtime.now()));
     p.metadata.deletion_grace_period_seconds = Some(60);
     let begun = Instant::now();
     node.apply(&p);
-    while node.api.pod("n", "p").is_some() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    when("gone", || node.api.pod("n", "p").is_none()).await;
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     node.end().await;
 }
@@ -688,5 +728,19 @@ async fn what_former_pods_left_goes_and_what_a_pod_has_stays() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert!(own.join("volumes/data").exists());
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_volumes_troubles_as_many_are_told_as_an_event_has_room_for() {
+    let node = Node::fresh("troubles");
+    let shows = |n: usize| json!({"path": "p", "resourceFieldRef": {"containerName": format!("c{n}"), "resource": "limits.cpu"}});
+    let sources: Vec<_> = (0..80).map(|n| json!({"downwardAPI": {"items": [shows(n)]}})).collect();
+    let volume = json!({"name": "v", "projected": {"sources": sources}});
+    node.apply(&pod(json!({"containers": [{"name": "a", "image": "img:1"}], "volumes": [volume]})));
+    let failed = || node.api.events().into_iter().find(|(reason, _)| reason == "FailedMount");
+    node.until("told", |_| failed().is_some()).await;
+    let (_, told) = failed().expect("it was told");
+    assert_eq!(told.matches(" not found").count(), 64, "{told}");
     node.end().await;
 }

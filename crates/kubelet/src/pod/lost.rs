@@ -80,15 +80,20 @@ fn unknown() -> ContainerStateTerminated {
     }
 }
 
-/// A run that was just removed so that all containers begin anew.
+/// A run that was just removed so that all containers begin anew. How it ended by itself is told no more, as upstream.
 #[must_use]
 pub fn removed(c: &Container) -> Container {
-    let mut out = Container { sandbox: SandboxId(String::new()), labels: BTreeMap::new(), annotations: BTreeMap::new(), log_path: PathBuf::new(), ..c.clone() };
-    if c.state != State::Exited {
-        (out.state, out.exit_code) = (State::Exited, UNKNOWN_CODE);
-        (out.reason, out.message) = (RESTARTING_ALL.into(), "The container is removed because RestartAllContainers in place".into());
+    Container {
+        sandbox: SandboxId(String::new()),
+        labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
+        log_path: PathBuf::new(),
+        state: State::Exited,
+        exit_code: UNKNOWN_CODE,
+        reason: RESTARTING_ALL.into(),
+        message: "The container is removed because RestartAllContainers in place".into(),
+        ..c.clone()
     }
-    out
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
+use tokio::sync::broadcast;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +19,7 @@ use super::{Context, Eviction, Handle, remains};
 use crate::admission::{self, Rejection, Verdict};
 use crate::api::Severity;
 use crate::cri::{Container, PodUid, RuntimeEvent, label};
+use crate::pods_api::Change;
 use crate::statics::{FullName, full_name, is_static, same};
 use crate::util;
 
@@ -30,10 +32,21 @@ const NODE_MAX: Duration = Duration::from_secs(5);
 const ROOM_MAX: Duration = Duration::from_secs(300);
 const ROOM_LOOK: Duration = Duration::from_millis(100);
 
+/// Changes that are kept for who watches the node's pods and is busy.
+const CHANGES_MAX: usize = 1000;
+
 /// The pods by UID.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Pods {
     inner: Arc<Mutex<HashMap<PodUid, Arc<Handle>>>>,
+    /// Told of what happens to them.
+    told: broadcast::Sender<Change>,
+}
+
+impl Default for Pods {
+    fn default() -> Self {
+        Self { inner: Arc::default(), told: broadcast::Sender::new(CHANGES_MAX) }
+    }
 }
 
 impl Pods {
@@ -59,14 +72,20 @@ impl Pods {
         self.inner.lock().values().cloned().collect()
     }
 
+    /// What happens to them from now on.
+    pub(crate) fn watch(&self) -> broadcast::Receiver<Change> {
+        self.told.subscribe()
+    }
+
     pub(super) fn insert(&self, handle: &Arc<Handle>) {
+        handle.watched_by(self.told.clone());
         self.inner.lock().insert(handle.uid.clone(), Arc::clone(handle));
     }
 
-    /// The pods that count for the node's resources, but for one: those that the API has and that have not ended.
+    /// The pods that count for the node's resources, but for one: those that the API has, that were let in and that have not ended.
     #[must_use]
     pub fn others(&self, than: &PodUid) -> Vec<Arc<Pod>> {
-        self.inner.lock().values().filter(|h| h.uid != *than && !h.ended() && !h.is_gone()).map(|h| h.granted()).collect()
+        self.inner.lock().values().filter(|h| h.uid != *than && !h.is_refused() && !h.ended() && !h.is_gone()).map(|h| h.granted()).collect()
     }
 
     /// The volumes of a pod must be refreshed.
@@ -88,7 +107,8 @@ struct Work {
 struct Held {
     pod: Arc<Pod>,
     looked: bool,
-    made_room: bool,
+    /// Who was put out for it.
+    victims: Vec<PodUid>,
 }
 
 /// Starts and ends workers.
@@ -124,7 +144,7 @@ impl Manager {
                     self.begin(pod, None);
                 }
                 Some(held) => held.pod = pod,
-                None => self.admit(uid, Held { pod, looked: false, made_room: false }),
+                None => self.admit(uid, Held { pod, looked: false, victims: Vec::new() }),
             }
         }
     }
@@ -155,7 +175,7 @@ impl Manager {
         if self.pods.all().iter().any(taken) {
             self.waiting.insert(name, pod);
         } else {
-            self.admit(uid, Held { pod, looked: false, made_room: false });
+            self.admit(uid, Held { pod, looked: false, victims: Vec::new() });
         }
     }
 
@@ -196,18 +216,22 @@ impl Manager {
                 });
                 self.held.insert(uid, Held { looked: true, ..held });
             }
-            Verdict::MakeRoom { victims, .. } if !held.made_room => {
-                self.make_room(&uid, victims);
-                self.held.insert(uid, Held { made_room: true, ..held });
+            // What they leave may be another's who came at the same time, and then more go: nobody is put out to no use, since the original lets in
+            // one after the other.
+            Verdict::MakeRoom { victims, otherwise } if victims.iter().any(|v| !held.victims.contains(v)) => {
+                self.make_room(&uid, &victims, otherwise.reason.strip_prefix("OutOf").unwrap_or_default());
+                self.held.insert(uid, Held { victims: held.victims.into_iter().chain(victims).collect(), ..held });
             }
             Verdict::Refused(r) | Verdict::MakeRoom { otherwise: r, .. } => self.begin(held.pod, Some(r)),
         }
     }
 
     /// Puts pods out for one that the cluster cannot be without (upstream's `CriticalPodAdmissionHandler`).
-    fn make_room(&mut self, uid: &PodUid, victims: Vec<PodUid>) {
+    fn make_room(&mut self, uid: &PodUid, victims: &[PodUid], resource: &str) {
         let victims: Vec<Arc<Handle>> = victims.iter().filter_map(|v| self.pods.get(v)).collect();
-        for v in &victims {
+        // Who goes already is waited for alone: he was put out for another, or for why he is told.
+        for v in victims.iter().filter(|v| !v.is_evicted()) {
+            self.cx.counts.preempted(resource);
             let spec = v.pod().spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
             v.evict(Eviction {
                 reason: "Preempting".into(),
@@ -230,7 +254,11 @@ impl Manager {
     }
 
     fn begin(&mut self, pod: Arc<Pod>, rejected: Option<Rejection>) {
+        self.cx.counts.given(pod.spec.as_ref().map_or(0, |spec| spec.containers.len()));
         let handle = Arc::new(Handle::new(pod));
+        if rejected.is_some() {
+            handle.refuse();
+        }
         self.pods.insert(&handle);
         self.run(Work { handle, rejected, panics: 0 });
     }
@@ -305,6 +333,7 @@ impl Manager {
         match panicked {
             None => {
                 self.pods.inner.lock().remove(&work.handle.uid);
+                work.handle.tell_gone();
                 // They wait for a name or for a UID; who still has to waits again.
                 for next in std::mem::take(&mut self.waiting).into_values() {
                     self.begin_static(next);

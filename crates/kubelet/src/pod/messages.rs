@@ -13,10 +13,10 @@ const MAX_MESSAGE: u64 = 4096;
 const MAX_LOG_BYTES: u64 = 2048;
 const MAX_LOG_LINES: usize = 80;
 
-/// The message of an ended container; empty if it left none.
+/// The message of an ended container, the end of it where it is long; empty if it left none.
 #[must_use]
 pub fn read(c: &Container) -> String {
-    let message = c.labels.get(label::MESSAGE_HOST_PATH).filter(|p| !p.is_empty()).map(|p| head(Path::new(p))).unwrap_or_default();
+    let message = c.labels.get(label::MESSAGE_HOST_PATH).filter(|p| !p.is_empty()).map(|p| end_of(Path::new(p))).unwrap_or_default();
     let fallback = c.labels.get(label::MESSAGE_POLICY).is_some_and(|p| p == "FallbackToLogsOnError");
     if message.is_empty() && fallback && c.exit_code != 0 {
         return log_tail(&c.log_path);
@@ -24,10 +24,15 @@ pub fn read(c: &Container) -> String {
     message
 }
 
-fn head(path: &Path) -> String {
-    let mut bytes = Vec::new();
-    let _ = File::open(path).map(|f| f.take(MAX_MESSAGE).read_to_end(&mut bytes));
-    String::from_utf8_lossy(&bytes).into_owned()
+fn end_of(path: &Path) -> String {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let (mut file, mut bytes) = (File::open(path)?, Vec::new());
+        let from = file.metadata()?.len().saturating_sub(MAX_MESSAGE);
+        file.seek(SeekFrom::Start(from))?;
+        file.take(MAX_MESSAGE).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
 }
 
 fn log_tail(path: &Path) -> String {
@@ -55,4 +60,21 @@ fn log_tail(path: &Path) -> String {
     let max = usize::try_from(MAX_LOG_BYTES).unwrap_or(2048);
     let start = text.len().saturating_sub(max);
     String::from_utf8_lossy(&text[start..]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_long_message_the_end_is_told() {
+        let dir = crate::testing::TempDir::new("message");
+        let file = dir.path().join("m");
+        assert_eq!(end_of(&file), "");
+        std::fs::write(&file, "short").unwrap();
+        assert_eq!(end_of(&file), "short");
+        std::fs::write(&file, format!("{}the reason", "x".repeat(5000))).unwrap();
+        let told = end_of(&file);
+        assert!(told.len() == 4096 && told.ends_with("xthe reason"), "{}", told.len());
+    }
 }

@@ -1,8 +1,10 @@
 //! Pods: one worker each, which plans, acts, and tells the API.
 
 pub mod backoff;
+mod begun;
 pub mod cleanup;
 pub mod duties;
+mod grow;
 pub mod kill;
 pub mod lost;
 pub mod manager;
@@ -34,13 +36,13 @@ mod tests;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, broadcast, watch};
 
 use crate::api::SharedApi;
 use crate::cgroups::Cgroups;
@@ -52,6 +54,8 @@ use crate::graceful::Ending;
 use crate::images::Images;
 use crate::machine::Machine;
 use crate::pod_resources;
+use crate::pods_api::wire::EventType;
+use crate::pods_api::{self, Change};
 use crate::probes::counts::Counts;
 use crate::probes::results::Results;
 use crate::reserve;
@@ -192,6 +196,8 @@ pub struct Handle {
     pub uid: PodUid,
     pod: RwLock<Arc<Pod>>,
     gone: AtomicBool,
+    /// Not let in: it takes nothing of the node, also while its status does not tell so yet.
+    refused: AtomicBool,
     emptied: watch::Sender<bool>,
     stale: AtomicBool,
     evicted: Mutex<Option<Eviction>>,
@@ -202,6 +208,11 @@ pub struct Handle {
     mirror: RwLock<Option<Arc<Pod>>>,
     status: Mutex<PodStatus>,
     ips: Mutex<Vec<IpAddr>>,
+    /// Whose volumes it has: the plugin of each.
+    mounted: Mutex<Vec<String>>,
+    /// Who watches the node's pods, and whether they could have heard of this one.
+    watched: OnceLock<broadcast::Sender<Change>>,
+    seen: AtomicBool,
 }
 
 impl Handle {
@@ -213,6 +224,7 @@ impl Handle {
             status: Mutex::new(pod.status.clone().unwrap_or_default()),
             pod: RwLock::new(pod),
             gone: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             emptied: watch::Sender::new(false),
             stale: AtomicBool::new(false),
             evicted: Mutex::default(),
@@ -221,6 +233,40 @@ impl Handle {
             results: Mutex::default(),
             mirror: RwLock::default(),
             ips: Mutex::default(),
+            mounted: Mutex::default(),
+            watched: OnceLock::new(),
+            seen: AtomicBool::new(false),
+        }
+    }
+
+    /// Who is to hear of it. The first stays.
+    fn watched_by(&self, told: broadcast::Sender<Change>) {
+        let _ = self.watched.set(told);
+    }
+
+    /// Sets what is known of it, and tells who watches the node's pods if that is news.
+    fn set_status(&self, status: &PodStatus) {
+        let is_news = {
+            let mut held = self.status.lock();
+            let is_news = *held != *status;
+            held.clone_from(status);
+            is_news
+        };
+        let first = !self.seen.swap(true, Ordering::AcqRel);
+        if is_news || first {
+            self.tell(if first { EventType::Added } else { EventType::Modified }, |handle| handle.pod_with_status());
+        }
+    }
+
+    /// Tells who watches that nothing of it is left.
+    fn tell_gone(&self) {
+        self.tell(EventType::Deleted, |handle| pods_api::gone(&handle.pod()));
+    }
+
+    fn tell(&self, what: EventType, pod: impl FnOnce(&Self) -> Pod) {
+        if let Some(told) = self.watched.get().filter(|told| told.receiver_count() > 0) {
+            // Whoever listened may have left since.
+            let _ = told.send(Change { what, pod: Arc::new(pod(self)) });
         }
     }
 
@@ -308,8 +354,25 @@ impl Handle {
         self.gone.load(Ordering::Acquire)
     }
 
+    /// It was not let in.
+    fn refuse(&self) {
+        self.refused.store(true, Ordering::Release);
+    }
+
+    /// Whether it was not let in.
+    fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Acquire)
+    }
+
+    /// Whose volumes it has: the plugin of each, as metrics name them.
+    #[must_use]
+    pub fn mounted(&self) -> Vec<String> {
+        self.mounted.lock().clone()
+    }
+
     /// Nothing of it is left on the host but what tells of it.
     fn set_emptied(&self) {
+        self.mounted.lock().clear();
         self.emptied.send_replace(true);
     }
 

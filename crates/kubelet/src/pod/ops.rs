@@ -37,10 +37,20 @@ pub struct Start {
     pub attempt: u32,
     /// What was set up.
     pub set_up: SetUp,
-    /// The container whose process namespace an ephemeral container joins: its name, and the run of it that there is.
-    pub target: Option<(String, Option<ContainerId>)>,
+    /// The container whose process namespace an ephemeral container joins.
+    pub target: Option<Target>,
     /// Ends the pull and the hook when the pod is to stop.
     pub cancel: CancellationToken,
+}
+
+/// The container that an ephemeral one looks into.
+pub struct Target {
+    /// Its name.
+    pub name: String,
+    /// The newest run of it.
+    pub run: Option<ContainerId>,
+    /// Whether this runs now.
+    pub running: bool,
 }
 
 impl Start {
@@ -64,7 +74,7 @@ pub async fn start(cx: Arc<Context>, s: Start) -> Result<(), StartError> {
 async fn begin(cx: Arc<Context>, s: Start) -> Result<(), StartError> {
     let path = s.kind.field_path(&s.spec.name);
     let image = tokio::select! {
-        got = cx.images.ensure(&s.pod, &s.spec, &path) => got?,
+        got = cx.images.ensure(&s.pod, &s.spec, Some(&path)) => got?,
         () = s.cancel.cancelled() => return Err(StartError::new("ContainerCreating", "")),
     };
     let made = tokio::select! {
@@ -75,10 +85,14 @@ async fn begin(cx: Arc<Context>, s: Start) -> Result<(), StartError> {
         s.event(&cx, Severity::Warning, "Failed", &format!("Error: {message}"));
         StartError::new(reason, message)
     };
-    if let Some((name, None)) = &s.target {
+    if let Some(Target { name, run: None, .. }) = &s.target {
         return Err(failed("CreateContainerConfigError", format!("unable to find target container {name}")));
     }
     let mut spec = made.map_err(|message| failed("CreateContainerConfigError", message))?;
+    // Made now it would end at once, and never begin again. So it is made when the other runs.
+    if let Some(Target { name, running: false, .. }) = &s.target {
+        return Err(failed("CreateContainerError", format!("invalid target container: container {name:?} is not running")));
+    }
     let names = cx.devices.names(&s.pod, &s.spec).map_err(|message| failed("CreateContainerConfigError", message))?;
     // What containers get of devices is the runtime's to find out (CDI).
     Devices::edits(names).await.map_err(|message| failed("CreateContainerError", message))?.give(&mut spec);
@@ -153,7 +167,9 @@ async fn config(cx: &Context, s: &Start, image: &crate::cri::Image) -> Result<Co
         [("/etc/hosts", hosts_path(&layout.pod_dir)), ("/etc/resolv.conf", resolv_path(&layout.pod_dir)), ("/etc/hostname", hostname_path(&layout.pod_dir))]
     {
         if !taken(inside) {
-            mounts.push(Mount { host: file, container: PathBuf::from(inside), ..Mount::default() });
+            // Of a root that is only read are those too which the original's runtime makes; the kubelet's own is not.
+            let readonly = security.readonly_rootfs && inside != "/etc/hosts";
+            mounts.push(Mount { host: file, container: PathBuf::from(inside), readonly, ..Mount::default() });
         }
     }
     let inside = c.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
@@ -178,7 +194,7 @@ async fn config(cx: &Context, s: &Start, image: &crate::cri::Image) -> Result<Co
         stdin_once: c.stdin_once.unwrap_or(false),
         tty: c.tty.unwrap_or(false),
         log_path: log,
-        target: s.target.as_ref().and_then(|(_, run)| run.clone()),
+        target: s.target.as_ref().and_then(|t| t.run.clone()),
         stop_signal: c.lifecycle.as_ref().and_then(|l| l.stop_signal.clone()),
         labels: labels(s, &message_path),
         annotations: annotations(c),

@@ -84,6 +84,8 @@ pub struct View<'a> {
     pub probes: &'a HashMap<ContainerId, Results>,
     /// Containers that could not be started, by name.
     pub failures: &'a BTreeMap<String, Failure>,
+    /// What containers wait for while the pod is not set up, by name.
+    pub lacking: &'a BTreeMap<String, (String, String)>,
     /// Restart waits by [`restart_key`].
     pub backoff: &'a Backoff,
     /// The container that is being started.
@@ -222,6 +224,7 @@ pub fn plan(v: &View<'_>) -> Plan {
             out.actions.push(Action::Finish);
             return out;
         }
+        out.waiting = step.lacking();
         match v.set_up_waits {
             Some(at) => out.wake(at),
             None if !v.busy => out.actions.push(Action::SetUp),
@@ -294,6 +297,23 @@ impl Step<'_> {
         init_failed || (has_run && spec.containers.iter().all(once)) || spec.containers.iter().all(|c| ended(c, Kind::Regular).is_some())
     }
 
+    /// What those wait for that are still to run: after a start of the kubelet some may have ended for good.
+    fn lacking(&self) -> BTreeMap<String, (String, String)> {
+        let v = self.v;
+        let here = |name: &str| self.sandbox.and_then(|s| latest(v.containers, name, Some(s)));
+        let begun = v.pod.spec.iter().flat_map(|spec| &spec.containers).any(|c| here(&c.name).is_some());
+        let waits = |name: &str| {
+            let Some((kind, c)) = find_spec(v.pod, name) else { return false };
+            let init = kind == Kind::Init;
+            if init && begun && !is_sidecar(&c) {
+                return false;
+            }
+            let run = if init { here(name) } else { latest(v.containers, name, None) };
+            run.is_none_or(|run| run.state != State::Exited || self.goes_on(&c, kind, run))
+        };
+        v.lacking.iter().filter(|(name, _)| waits(name)).map(|(name, why)| (name.clone(), why.clone())).collect()
+    }
+
     fn results(&self, c: &Container) -> Results {
         self.v.probes.get(&c.id).copied().unwrap_or_default()
     }
@@ -309,7 +329,7 @@ impl Step<'_> {
                 return;
             }
         }
-        let after = last.and_then(|l| v.ended.get(&l.id).copied());
+        let after = last.and_then(|l| self.waits_after(c, l));
         // What is being started has waited as long as it had to: the wait that its start begins is for the next one.
         if let Some(ended) = after.filter(|_| v.starting != Some(name))
             && let Some(wait) = v.backoff.waiting(&restart_key(c), ended, v.now)
@@ -322,15 +342,29 @@ impl Step<'_> {
         out.actions.push(Action::Start { kind, index, after });
     }
 
+    /// The end of a run after which the next may have to wait. Who kills a run to start another does both in one go upstream, where the run before it
+    /// is the last that has ended: the new one waits for the killed one's end only if it would have had to wait when that was killed.
+    fn waits_after(&self, c: &Spec, last: &Container) -> Option<Instant> {
+        let v = self.v;
+        let ended = v.ended.get(&last.id).copied()?;
+        if !v.again.contains(&last.id) {
+            return Some(ended);
+        }
+        let earlier = v.containers.iter().filter(|run| run.name == last.name && run.attempt < last.attempt && run.state == State::Exited);
+        let before = earlier.max_by_key(|run| run.attempt).and_then(|run| v.ended.get(&run.id).copied());
+        let would_wait = before.is_some_and(|before| v.backoff.waiting(&restart_key(c), before, ended).is_some());
+        if would_wait { Some(ended) } else { before }
+    }
+
     fn kill(&self, out: &mut Plan, c: &Container, again: bool, message: String, grace_s: Option<i64>) {
         if !self.v.killing.contains(&c.id) {
             out.actions.push(Action::Kill { id: c.id.clone(), again, message, grace_s });
         }
     }
 
-    /// Kills a running container whose probes failed or whose spec changed; true if it is (being) killed. A changed one is
-    /// started again whatever the policy, a failed one unless the policy is `Never`.
-    fn check_running(&self, out: &mut Plan, spec: &Spec, kind: Kind, c: &Container) -> bool {
+    /// Kills a running container whose probes failed or whose spec changed; if it is (being) killed, whether it is started again. A
+    /// changed one is whatever the policy, a failed one unless the policy is `Never`.
+    fn check_running(&self, out: &mut Plan, spec: &Spec, kind: Kind, c: &Container) -> Option<bool> {
         let r = self.results(c);
         let by_policy = policy(self.v.pod, spec) != "Never";
         let changed = c.labels.get(label::CONTAINER_HASH).is_some_and(|h| *h != container_hash(spec));
@@ -343,9 +377,9 @@ impl Step<'_> {
             ("failed startup probe", by_policy, grace(&spec.startup_probe))
         } else if self.v.outgrown.contains(&c.id) {
             self.kill(out, c, true, format!("Container {} resize requires restart", spec.name), None);
-            return true;
+            return Some(true);
         } else {
-            return false;
+            return None;
         };
         let (who, then) = match (kind, again) {
             (Kind::Init, _) => ("Init container", ""),
@@ -353,7 +387,7 @@ impl Step<'_> {
             (_, false) => ("Container", ""),
         };
         self.kill(out, c, again, format!("{who} {} {what}{then}", spec.name), grace_s);
-        true
+        Some(again)
     }
 
     /// Walks the init containers in order up to the first that is not done.
@@ -378,7 +412,7 @@ impl Step<'_> {
                 Some(s) if s.state == State::Exited && !self.goes_on(c, Kind::Init, s) => return Init::Failed,
                 Some(s) if s.state == State::Running => {
                     // A plain init container has no probes, and goes on with the image it has.
-                    let dying = (sidecar || v.outgrown.contains(&s.id)) && self.check_running(out, c, Kind::Init, s);
+                    let dying = (sidecar || v.outgrown.contains(&s.id)) && self.check_running(out, c, Kind::Init, s).is_some();
                     if !sidecar || (!behind && (dying || !self.results(s).started)) {
                         return Init::Pending;
                     }
@@ -408,18 +442,25 @@ impl Step<'_> {
     fn regular(&self, out: &mut Plan) {
         let v = self.v;
         let Some(spec) = &v.pod.spec else { return };
+        // Whether any is kept, or is to run again.
+        let mut lives = false;
         for (i, c) in spec.containers.iter().enumerate() {
             match latest(v.containers, &c.name, None) {
                 Some(s) if s.state == State::Running && self.sandbox.is_some_and(|now| s.sandbox == now.id) => {
-                    self.check_running(out, c, Kind::Regular, s);
+                    // One with rules ends alone, since these may begin it anew by the code with which it ends.
+                    lives |= self.check_running(out, c, Kind::Regular, s) != Some(false) || c.restart_policy_rules.iter().flatten().next().is_some();
                 }
                 Some(s) if s.state == State::Exited && !self.goes_on(c, Kind::Regular, s) => {}
-                Some(s) if s.state == State::Created && v.busy => {}
-                run => self.start(out, Kind::Regular, i, c, run),
+                Some(s) if s.state == State::Created && v.busy => lives = true,
+                run => {
+                    self.start(out, Kind::Regular, i, c, run);
+                    lives = true;
+                }
             }
         }
-        if self.regular_over() {
-            out.actions.retain(|a| !matches!(a, Action::Start { .. }));
+        if !lives {
+            // Where none stays the whole pod is stopped, by its own grace period, also where a probe has failed.
+            out.actions.retain(|a| !matches!(a, Action::Start { .. } | Action::Kill { .. }));
             out.actions.push(Action::Finish);
         }
     }

@@ -11,13 +11,15 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use super::plan::Kind;
 use super::{Context, refusals};
 use crate::api::Severity;
-use crate::cri::{HostPort, Sandbox, SandboxSpec, label};
+use crate::cri::{CgroupLimits, HostPort, Sandbox, SandboxSpec, label};
 use crate::dns::{self, Resolver};
 use crate::resources;
 use crate::util;
 use crate::volumes::payload::Source;
+use crate::volumes::persistent::EXHAUSTED;
 use crate::volumes::tokens::Proofs;
 use crate::volumes::{self, Layout, Ready};
 
@@ -34,7 +36,20 @@ pub struct SetUp {
 
 /// Why it is not; told by an Event already.
 #[derive(Clone, Debug)]
-pub struct SetUpError(pub String);
+pub struct SetUpError {
+    /// In words.
+    pub message: String,
+    /// What containers wait for besides: by their names, reason and message.
+    pub waiting: BTreeMap<String, (String, String)>,
+    /// It never will be on this node, for this reason: the pod is to end. No Event has told it.
+    pub rejects: Option<&'static str>,
+}
+
+impl SetUpError {
+    fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), waiting: BTreeMap::new(), rejects: None }
+    }
+}
 
 #[derive(Serialize, Deserialize)]
 struct Record {
@@ -86,9 +101,9 @@ pub async fn set_up(
     let log_dir = cx.config.pod_log_dir(util::namespace(&pod), util::name(&pod), util::uid(&pod));
     let fail = |reason: &str, message: String| {
         cx.api.pod_event(&pod, None, Severity::Warning, reason, &message);
-        SetUpError(message)
+        SetUpError::new(message)
     };
-    let ended = || SetUpError("the pod is to stop".into());
+    let ended = || SetUpError::new("the pod is to stop");
     let refused = tokio::select! {
         refused = refusals::check(&cx, &pod) => refused,
         () = cancel.cancelled() => return Err(ended()),
@@ -126,9 +141,13 @@ pub async fn set_up(
     });
     written.await.map_err(|e| fail("FailedCreatePodContainer", format!("unable to write the pod's files: {e}")))?;
     let (ready, images) = content.ok_or_else(ended)?;
-    let mut ready = ready.map_err(|errors| {
-        let told: Vec<String> = errors.into_iter().map(|e| fail(e.reason, e.message).0).collect();
-        SetUpError(told.join("; "))
+    let mut ready = ready.map_err(|mut errors| {
+        if let Some(at) = errors.iter().position(|e| e.reason == EXHAUSTED) {
+            let last = errors.swap_remove(at);
+            return SetUpError { rejects: Some(last.reason), ..SetUpError::new(last.message) };
+        }
+        let told: Vec<String> = errors.into_iter().map(|e| fail(e.reason, e.message).message).collect();
+        SetUpError::new(told.join("; "))
     })?;
     for (volume, image) in images? {
         if let Some(r) = ready.get_mut(&volume) {
@@ -151,7 +170,7 @@ fn prepare(cx: &Context, pod: &Pod, layout: &Layout, log_dir: &Path) -> Result<(
 fn write_files(cx: &Context, pod: &Pod, layout: &Layout, sandbox: &Sandbox, ips: &[IpAddr], resolver: &Resolver) -> std::io::Result<()> {
     let record = Record { sandbox: sandbox.id.0.clone(), ips: ips.to_vec() };
     fs::write(record_path(&layout.pod_dir), serde_json::to_vec(&record).unwrap_or_default())?;
-    let host = util::host_network(pod).then(|| fs::read_to_string("/etc/hosts").unwrap_or_default());
+    let host = util::host_network(pod).then(|| dns::node_hosts(fs::read_to_string("/etc/hosts").unwrap_or_default(), &cx.config));
     // Containers read these as whoever they are, whatever this process's umask is.
     let shown = [
         (hosts_path(&layout.pod_dir), dns::hosts_file(pod, ips, &cx.config.cluster_domain, host.as_deref())),
@@ -165,14 +184,34 @@ fn write_files(cx: &Context, pod: &Pod, layout: &Layout, sandbox: &Sandbox, ips:
     Ok(())
 }
 
+/// The containers of a pod that come first and mount a volume: those wait for its image.
+fn first_with<'p>(pod: &'p Pod, volume: &str) -> Vec<(Kind, &'p Container)> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    let mounts = |c: &Container| c.volume_mounts.iter().flatten().any(|m| m.name == volume);
+    let first = match spec.init_containers.as_deref().unwrap_or_default() {
+        [init, ..] => vec![(Kind::Init, init)],
+        [] => spec.containers.iter().map(|c| (Kind::Regular, c)).collect(),
+    };
+    first.into_iter().filter(|(_, c)| mounts(c)).collect()
+}
+
 /// The images of image volumes, by the volume's name; fetched by their pull policy. Errors are told by Events already.
 async fn image_volumes(cx: &Context, pod: &Pod) -> Result<Vec<(String, String)>, SetUpError> {
     let mut out = Vec::new();
     for v in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
         let Some(source) = &v.image else { continue };
         let like = Container { name: v.name.clone(), image: source.reference.clone(), image_pull_policy: source.pull_policy.clone(), ..Container::default() };
-        let path = format!("spec.volumes{{{}}}", v.name);
-        let image = cx.images.ensure(pod, &like, &path).await.map_err(|e| SetUpError(e.message))?;
+        let ensured = cx.images.ensure(pod, &like, None).await;
+        cx.counts.image_volume(ensured.is_ok());
+        let image = ensured.map_err(|e| {
+            let mut failed = SetUpError::new(e.message.clone());
+            for (kind, c) in first_with(pod, &v.name) {
+                let path = kind.field_path(&c.name);
+                cx.api.pod_event(pod, Some(&path), Severity::Warning, "Failed", &format!("Error: {}", e.reason));
+                failed.waiting.insert(c.name.clone(), (e.reason.clone(), e.message.clone()));
+            }
+            failed
+        })?;
         out.push((v.name.clone(), image.id));
     }
     Ok(out)
@@ -233,7 +272,7 @@ async fn sandbox(cx: &Context, pod: &Pod, attempt: u32, cgroup_parent: String, l
         hostname,
         resolv_conf: resolver.text(),
         cgroup_parent,
-        limits: resources::pod_limits(pod),
+        limits: CgroupLimits { huge_pages: resources::pod_pages(pod, &cx.machine.huge_pages), ..resources::pod_limits(pod) },
         host_network: util::host_network(pod),
         host_pid: spec.host_pid.unwrap_or(false),
         host_ipc: spec.host_ipc.unwrap_or(false),
@@ -244,8 +283,9 @@ async fn sandbox(cx: &Context, pod: &Pod, attempt: u32, cgroup_parent: String, l
         annotations: BTreeMap::new(),
         log_dir,
     };
+    let own_users = spec.user_namespace;
     let made = cx.runtime.create_sandbox(spec).await;
-    cx.counts.pod(made.is_ok());
+    cx.counts.pod(own_users, made.is_ok());
     made.map_err(|e| e.to_string())
 }
 

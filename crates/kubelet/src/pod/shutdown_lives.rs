@@ -15,7 +15,7 @@ use super::lives::{Node, is_ready};
 use super::tests::pod;
 use crate::graceful::{Error, Lock, Logind, Source};
 use crate::settings::ShutdownPeriod;
-use crate::testing::{FakeRuntime, TempDir, clock};
+use crate::testing::{FakeRuntime, TempDir, clock, when};
 
 /// What the test sees of logind, and how it tells what the machine does.
 #[derive(Default)]
@@ -216,9 +216,7 @@ async fn a_pod_that_is_being_deleted_has_no_longer_than_the_machine() {
     let begun = Instant::now();
     machine.tell(true);
     machine.locked(0).await;
-    while !node.runtime.calls().iter().any(|c| c.starts_with("stop a")) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    when("stopped", || node.runtime.calls().iter().any(|c| c.starts_with("stop a"))).await;
     assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
     node.end().await;
 }

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use super::lives::{Node, is_ready};
 use crate::PodChange;
 use crate::api::KubeApi;
-use crate::testing::{FakeRuntime, TempDir, clock};
+use crate::testing::{FakeRuntime, TempDir, clock, when};
 use crate::util;
 
 fn write(dir: &Path, image: &str) {
@@ -128,9 +128,7 @@ async fn the_time_of_a_static_pod_goes_on_over_a_restart() {
     node.changes.send(PodChange::Applied(Arc::new(mirror))).unwrap();
     node.changes.send(PodChange::Synced).unwrap();
     let begun = tokio::time::Instant::now();
-    while !node.runtime.calls().iter().any(|c| c.starts_with("stop c")) {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    when("stopped", || node.runtime.calls().iter().any(|c| c.starts_with("stop c"))).await;
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
     node.end().await;
 }

@@ -75,6 +75,8 @@ pub struct View<'a> {
     pub sandbox: Option<&'a Sandbox>,
     /// The pod's containers.
     pub containers: &'a [Container],
+    /// Runs that were removed so that all began anew, and whose next run there is.
+    pub removed: &'a [Container],
     /// Containers that were killed or removed to be started again.
     pub again: &'a HashSet<ContainerId>,
     /// What the probes found.
@@ -240,7 +242,10 @@ fn initialized_once(v: &View<'_>, spec: &PodSpec) -> bool {
 /// The status of one container; `lost`: without a trace of it, it counts as ended.
 fn container(v: &View<'_>, spec: &Spec, kind: Kind, has_init: bool, lost: bool) -> ContainerStatus {
     let current = latest(v.containers, &spec.name, None);
-    let before = current.and_then(|c| v.containers.iter().filter(|o| o.name == c.name && o.attempt < c.attempt).max_by_key(|o| o.attempt));
+    // One that was made, and never begun since a kubelet died in between, was no run.
+    let earlier = |c: &Container, o: &&Container| o.name == c.name && o.attempt < c.attempt && o.state == State::Exited;
+    let runs = || v.containers.iter().chain(v.removed);
+    let before = current.and_then(|c| runs().filter(|o| earlier(c, o)).max_by_key(|o| o.attempt));
     let old = old_status(v.old, kind, &spec.name);
     let mut out = ContainerStatus { name: spec.name.clone(), image: spec.image.clone().unwrap_or_default(), ..ContainerStatus::default() };
     out.restart_count = current.map_or(old.map_or(0, |o| o.restart_count), |c| i32::try_from(c.attempt).unwrap_or(i32::MAX));
@@ -279,7 +284,9 @@ fn container(v: &View<'_>, spec: &Spec, kind: Kind, has_init: bool, lost: bool) 
         out.image_id.clone_from(&c.image_id);
         out.image.clone_from(&c.image);
         if let Some((uid, gid, groups)) = &c.user {
-            let linux = LinuxContainerUser { uid: *uid, gid: *gid, supplemental_groups: Some(groups.clone()) };
+            let mut groups = groups.clone();
+            groups.sort_unstable();
+            let linux = LinuxContainerUser { uid: *uid, gid: *gid, supplemental_groups: Some(groups) };
             out.user = Some(ContainerUser { linux: Some(linux) });
         }
     }
@@ -508,10 +515,10 @@ fn conditions(v: &View<'_>, spec: &PodSpec, out: &mut PodStatus, ended: bool) {
     let gates = v.pod.status.as_ref().unwrap_or(v.old);
     let pod_ready = ready(spec, gates, &containers);
     let lacking = match v.sandbox {
-        None => Some("no pod sandbox exists"),
         Some(s) if !s.ready || ended || v.terminal => Some("pod sandbox is not ready"),
-        Some(_) if !v.set_up => Some("pod sandbox has no IP address"),
-        Some(_) => None,
+        Some(_) if v.set_up => None,
+        // Upstream's comes after the volumes, and is there with its addresses or not at all.
+        _ => Some("no pod sandbox exists"),
     };
     let network = lacking.map_or_else(yes, |why| no("PodSandboxNotReady", why.to_owned()));
     let initialized = initialized(spec, v.old, out);
@@ -534,7 +541,8 @@ fn conditions(v: &View<'_>, spec: &PodSpec, out: &mut PodStatus, ended: bool) {
             last_probe_time: None,
             last_transition_time: Some(transition),
             message: verdict.message,
-            observed_generation: generation,
+            // As upstream, of this one alone it is not told.
+            observed_generation: generation.filter(|_| type_ != RESTARTING_ALL),
             reason: verdict.reason.map(str::to_owned),
             status: status.to_owned(),
             type_: type_.to_owned(),

@@ -34,8 +34,10 @@ struct Scene {
     sandbox: Option<Sandbox>,
     set_up: bool,
     containers: Vec<Container>,
+    removed: Vec<Container>,
     probes: HashMap<ContainerId, Results>,
     failures: BTreeMap<String, Failure>,
+    lacking: BTreeMap<String, (String, String)>,
     backoff: Backoff,
     starting: Option<&'static str>,
     killing: HashSet<ContainerId>,
@@ -51,8 +53,10 @@ impl Scene {
             sandbox: Some(sandbox("u", true)),
             set_up: true,
             containers,
+            removed: Vec::new(),
             probes,
             failures: BTreeMap::new(),
+            lacking: BTreeMap::new(),
             backoff: Backoff::default(),
             starting: None,
             killing: HashSet::new(),
@@ -72,6 +76,7 @@ impl Scene {
             again: &self.again,
             probes: &self.probes,
             failures: &self.failures,
+            lacking: &self.lacking,
             backoff: &self.backoff,
             starting: self.starting,
             outgrown: &HashSet::new(),
@@ -171,7 +176,7 @@ fn restart_policies() {
 fn a_crash_loop_waits_and_says_so() {
     let mut scene = Scene::new(json!({"containers": [{"name": "a"}]}), vec![exited("a", 1)]);
     let key = plan::restart_key(&scene.pod.spec.as_ref().unwrap().containers[0]);
-    scene.backoff.next(&key, tick(190), tick(190));
+    scene.backoff.next(&key, tick(190));
     let made = scene.plan();
     assert!(made.actions.is_empty());
     assert_eq!(made.wake_at, Some(tick(210)));
@@ -180,7 +185,7 @@ fn a_crash_loop_waits_and_says_so() {
     scene.now = 210;
     assert_eq!(scene.steps(), ["start regular 0"]);
     // Its start begins the next wait, which is not told before that run has ended too.
-    scene.backoff.next(&key, tick(200), tick(210));
+    scene.backoff.next(&key, tick(210));
     scene.starting = Some("a");
     assert!(scene.plan().waiting.is_empty());
     scene.starting = None;
@@ -198,7 +203,7 @@ fn a_crash_loop_waits_and_says_so() {
 #[test]
 fn what_was_killed_to_run_again_does_whatever_its_end() {
     for (policy, kill, then) in
-        [("Always", "kill a-0 and again", "start regular 0"), ("OnFailure", "kill a-0 and again", "start regular 0"), ("Never", "kill a-0", "finish")]
+        [("Always", "kill a-0 and again", "start regular 0"), ("OnFailure", "kill a-0 and again", "start regular 0"), ("Never", "finish", "finish")]
     {
         let spec = json!({"restartPolicy": policy, "containers": [{"name": "a"}]});
         let mut scene = Scene::new(spec.clone(), vec![running("a")]);
@@ -212,6 +217,18 @@ fn what_was_killed_to_run_again_does_whatever_its_end() {
         }
         assert_eq!(scene.steps(), [then], "{policy}");
     }
+    // Beside one that stays it is killed alone.
+    let two = json!({"restartPolicy": "Never", "containers": [{"name": "a"}, {"name": "b"}]});
+    let mut scene = Scene::new(two, vec![running("a"), running("b")]);
+    scene.probes.insert(ContainerId("a-0".into()), Results { started: true, liveness_failed: true, ..Results::default() });
+    assert_eq!(scene.steps(), ["kill a-0"]);
+    // So is one whose rules may begin it anew when it has ended.
+    let rules = json!({"containers": [{"name": "a", "restartPolicy": "Never",
+        "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [143]}}]}]});
+    let mut scene = Scene::new(rules.clone(), vec![running("a")]);
+    scene.probes.insert(ContainerId("a-0".into()), Results { started: true, liveness_failed: true, ..Results::default() });
+    assert_eq!(scene.steps(), ["kill a-0"]);
+    assert_eq!(Scene::new(rules, vec![exited("a", 143)]).steps(), ["start regular 0"]);
     let mut changed = running("a");
     changed.labels.insert(crate::cri::label::CONTAINER_HASH.into(), "other".into());
     let never = json!({"restartPolicy": "Never", "containers": [{"name": "a"}]});
@@ -284,7 +301,16 @@ fn one_container_can_make_all_begin_anew() {
     scene.again = scene.containers.iter().map(|c| c.id.clone()).collect();
     assert_eq!(scene.steps(), ["start init 0"]);
     assert_eq!(restarting(&scene), "False");
+    let told = status_of(&scene, &PodStatus::default(), false).container_statuses.unwrap();
+    let last = |at: usize| told[at].last_state.as_ref().and_then(|s| s.terminated.as_ref()).map(|t| (t.exit_code, t.reason.clone().unwrap()));
+    assert_eq!((last(0), last(1)), (Some((137, "RestartingAllContainers".to_owned())), Some((137, "RestartingAllContainers".to_owned()))));
     assert_eq!(status_of(&scene, &PodStatus::default(), false).phase.as_deref(), Some("Running"));
+    // The first has begun and ended before anybody was told of that: its last run is still the one that was removed.
+    scene.removed = scene.containers.extract_if(.., |c| c.name == "i").collect();
+    scene.containers.push(Container { attempt: 1, id: ContainerId("i-1".into()), ..exited("i", 0) });
+    let told = status_of(&scene, &PodStatus::default(), false).init_container_statuses.unwrap();
+    let last = told[0].last_state.as_ref().and_then(|s| s.terminated.as_ref()).map(|t| t.exit_code);
+    assert_eq!((told[0].restart_count, last), (1, Some(137)));
     assert!(Scene::new(spec, vec![exited("i", 0), running("a"), exited("b", 1)]).steps().is_empty(), "another code is another rule");
 }
 
@@ -329,6 +355,7 @@ fn status_of(scene: &Scene, old: &PodStatus, terminal: bool) -> PodStatus {
         old,
         sandbox: scene.sandbox.as_ref(),
         containers: &scene.containers,
+        removed: &scene.removed,
         again: &scene.again,
         probes: &scene.probes,
         waiting: &waiting,
@@ -377,6 +404,18 @@ fn phases_and_conditions() {
     assert_eq!(conditions(&done)["Initialized"], "True PodCompleted");
     let t = done.container_statuses.unwrap()[0].state.clone().unwrap().terminated.unwrap();
     assert_eq!((t.reason.as_deref(), t.exit_code), (Some("Completed"), 0));
+}
+
+/// A kubelet that dies between making a container and starting it leaves one that never ran.
+#[test]
+fn what_was_made_and_never_begun_is_no_run_before() {
+    let made = |attempt| container("a", attempt, State::Created, 0);
+    let mut scene = Scene::new(json!({"restartPolicy": "Never", "containers": [{"name": "a"}]}), vec![made(0), made(1)]);
+    let told = status_of(&scene, &PodStatus::default(), false);
+    assert_eq!(told.phase.as_deref(), Some("Pending"));
+    assert_eq!(told.container_statuses.as_ref().unwrap()[0].last_state.as_ref().unwrap().terminated, None);
+    scene.containers[1] = container("a", 1, State::Exited, 0);
+    assert_eq!(status_of(&scene, &told, true).phase.as_deref(), Some("Succeeded"));
 }
 
 #[test]
@@ -436,4 +475,35 @@ fn unready_containers_are_named() {
     scene.now = 999;
     let later = status_of(&scene, &s, false);
     assert_eq!(later.conditions, s.conditions);
+}
+
+#[test]
+fn what_has_ended_for_good_waits_for_no_image_of_a_volume() {
+    let spec = json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [{"name": "a"}, {"name": "b"}]});
+    let waits = |containers: Vec<Container>| {
+        let mut scene = Scene::new(spec.clone(), containers);
+        scene.set_up = false;
+        scene.lacking = ["i", "a"].map(|name| (name.to_owned(), ("ErrImagePull".to_owned(), "why".to_owned()))).into();
+        scene.plan().waiting.into_keys().collect::<Vec<_>>()
+    };
+    assert_eq!(waits(vec![]), ["a", "i"]);
+    assert_eq!(waits(vec![exited("i", 0)]), ["a"]);
+    assert_eq!(waits(vec![running("b")]), ["a"], "init containers are history");
+    assert!(waits(vec![exited("i", 0), exited("a", 0), running("b")]).is_empty());
+}
+
+#[test]
+fn what_is_killed_to_run_again_waits_by_the_run_before_it() {
+    let mut scene = Scene::new(json!({"containers": [{"name": "a"}]}), vec![exited("a", 137)]);
+    scene.again.insert(ContainerId("a-0".into()));
+    let after = |scene: &Scene| scene.plan().actions.iter().find_map(|a| if let Action::Start { after, .. } = a { Some(*after) } else { None });
+    assert_eq!(after(&scene), Some(None), "the first is started at once, and counts for nothing");
+    scene.containers.push(container("a", 1, State::Exited, 137));
+    scene.again.insert(ContainerId("a-1".into()));
+    assert_eq!(after(&scene), Some(Some(tick(200))), "the second, too, and counts");
+    let key = plan::restart_key(&scene.pod.spec.as_ref().unwrap().containers[0]);
+    scene.backoff.next(&key, tick(200));
+    assert_eq!(after(&scene), None, "the third waits");
+    assert_eq!(scene.plan().wake_at, Some(tick(210)));
+    assert_eq!(scene.backoff.next(&key, tick(200) + 3 * super::backoff::MAX), super::backoff::INITIAL, "what was counted long ago is forgotten");
 }

@@ -1,6 +1,6 @@
 //! What a pod's worker begins, and what it does with the end of it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,8 +28,6 @@ use crate::volumes::{self, Layout};
 const START_RETRY: Duration = Duration::from_secs(10);
 /// How long the error of a start is told before what follows it (upstream's next look at what the runtime has, a second later).
 const SHOWN: Duration = Duration::from_secs(1);
-/// Wait before resources that others must give back first are looked for again.
-const RESIZE_RETRY: Duration = Duration::from_secs(5);
 /// Wait before a stop that failed is tried again.
 const KILL_RETRY: Duration = Duration::from_secs(2);
 
@@ -94,8 +92,8 @@ impl Worker {
             return;
         }
         let name = spec.name.clone();
-        if let Some(ended) = after {
-            self.backoff.next(&restart_key(&spec), ended, at);
+        if after.is_some() {
+            self.backoff.next(&restart_key(&spec), at);
         }
         let pod = &self.given(pod, containers);
         let Some(mut spec) = spec_of(pod, kind, index) else { return };
@@ -114,8 +112,8 @@ impl Worker {
             .and_then(|s| s.ephemeral_containers.as_ref()?.get(index)?.target_container_name.clone())
             .filter(|name| kind == Kind::Ephemeral && !name.is_empty())
             .map(|name| {
-                let run = latest(containers, &name, None).map(|c| c.id.clone());
-                (name, run)
+                let found = latest(containers, &name, None);
+                ops::Target { run: found.map(|c| c.id.clone()), running: found.is_some_and(Container::running), name }
             });
         let image = spec.image.clone();
         let start = Start { pod: Arc::clone(pod), kind, spec, attempt, set_up, target, cancel: self.cancel.clone() };
@@ -313,11 +311,17 @@ impl Worker {
             Outcome::SetUp(Ok(done)) => {
                 self.handle.ips.lock().clone_from(&done.ips);
                 self.ips.clone_from(&done.ips);
+                *self.handle.mounted.lock() = done.volumes.values().map(|ready| ready.plugin.clone()).collect();
                 self.set_up = Some(done);
+                self.lacking.clear();
                 true
             }
             Outcome::SetUp(Err(e)) => {
-                tracing::debug!(pod = %util::describe(&self.handle.pod()), message = %e.0, "set-up failed");
+                tracing::debug!(pod = %util::describe(&self.handle.pod()), message = %e.message, "set-up failed");
+                self.lacking = e.waiting;
+                if let Some(reason) = e.rejects.filter(|_| self.stage == Stage::Syncing) {
+                    self.reject(reason, &e.message);
+                }
                 false
             }
             Outcome::Started { name, result: Ok(()), .. } => {
@@ -405,138 +409,6 @@ impl Worker {
     fn has_ended(&self, name: &str) -> bool {
         let all = self.cx.runtime.pod_containers(&self.handle.uid);
         latest(&all, name, None).is_some_and(|c| c.state == State::Exited)
-    }
-
-    /// Gives containers that can have them new resources in place; answers those that must be started anew.
-    pub(super) fn outgrown(&mut self, pod: &Arc<Pod>, containers: &[Container], at: Instant) -> HashSet<ContainerId> {
-        let given = self.given(pod, containers);
-        for c in containers.iter().filter(|c| c.state != State::Created) {
-            if !self.applied.contains_key(&c.id) {
-                // One that was begun here has what it was begun with, also where it ended at once; another what the spec says, or what the one before had.
-                let begun = self.begun_with.get(&c.name).filter(|(attempt, _)| *attempt == Some(c.attempt)).map(|(_, has)| has.clone());
-                let of_spec = || find_spec(&given, &c.name).and_then(|(_, s)| s.resources).unwrap_or_default();
-                if let Some(has) = begun.or_else(|| c.running().then(of_spec)) {
-                    self.applied.insert(c.id.clone(), has);
-                }
-            }
-            // Who follows it in a sandbox made anew is begun with what it has by now.
-            if let (Some(has), Some(newest)) = (self.applied.get(&c.id), self.begun_with.get_mut(&c.name))
-                && newest.0 <= Some(c.attempt)
-                && newest.1 != *has
-            {
-                *newest = (Some(c.attempt), has.clone());
-            }
-        }
-        self.applied.retain(|id, _| containers.iter().any(|c| c.id == *id));
-        let outgrown = resize::is_outgrown(pod, self.of_all.get_or_insert_with(|| resize::of_all(pod)));
-        if self.wide == Wide::Unknown {
-            // Who looked after this pod before may have ended in the middle of a change.
-            self.wide = if containers.is_empty() { Wide::No } else { Wide::For(0) };
-        }
-        let changes = resize::changes(pod, containers, &self.applied);
-        // Who has ended meanwhile runs again with what he had, until there is more for him.
-        let waits = self.resize.0.is_some() && resize::is_wanted(pod, containers, &self.applied);
-        // It still is to end, or has ended to be followed by another.
-        let ends = |c: &Container| {
-            if c.running() { self.killing.contains_key(&c.id) || changes.iter().any(|change| change.id == c.id) } else { self.again.contains(&c.id) }
-        };
-        // However the next one fares: it has been started with what the spec says.
-        self.anew.retain(|name, old| {
-            let was = containers.iter().find(|c| c.id == *old);
-            was.is_some_and(|was| ends(was) && !containers.iter().any(|c| c.name == *name && c.attempt > was.attempt && c.state != State::Created))
-        });
-        // Who has ended runs again with what is granted: the pod as a whole must have it, too.
-        let ended = if self.anew.is_empty() { resize::ended(pod, containers, &self.applied) } else { Vec::new() };
-        if changes.is_empty() && !outgrown && !waits && !self.anew.is_empty() {
-            // What else was wanted meanwhile is not any more.
-            self.resize.0 = None;
-            self.resize_look_at = None;
-            return HashSet::new();
-        }
-        if changes.is_empty() && !outgrown && !waits && ended.is_empty() {
-            if self.wide != Wide::No {
-                if self.duties.ready(Duty::Resize, at) {
-                    self.wide = Wide::No;
-                    let (cx, pod) = (Arc::clone(&self.cx), Arc::clone(pod));
-                    self.duties.begin(Duty::Resize, at, async move {
-                        resize::narrow(&cx, &pod).await;
-                        Outcome::Narrowed
-                    });
-                } else {
-                    self.resize_look_at = self.duties.waits(Duty::Resize, at);
-                    return HashSet::new();
-                }
-            }
-            self.resize = (None, None);
-            self.resize_look_at = None;
-            if let Some(generation) = self.resizing.take() {
-                self.cx.api.pod_event(pod, None, Severity::Normal, "ResizeCompleted", &resize::message("completed", pod, generation, ""));
-            }
-            return HashSet::new();
-        }
-        let (ready, generation) = (self.duties.ready(Duty::Resize, at), pod.metadata.generation.unwrap_or(0));
-        // What nobody has judged yet is judged at once: till then it counts for the node, and who ends would run with it.
-        let judged = self.resize.0.is_some() || self.resizing == Some(generation);
-        if judged && (!ready || self.resize_look_at.is_some_and(|look| look > at)) {
-            self.resize_look_at = earliest(self.resize_look_at, self.duties.waits(Duty::Resize, at));
-            return HashSet::new();
-        }
-        self.resize_look_at = None;
-        if !*self.cx.all_known.borrow() {
-            // Everybody is woken when they are.
-            return HashSet::new();
-        }
-        let pending = {
-            // Of two that both see the same room only one has it.
-            let _alone = self.cx.judging.lock();
-            let others: Vec<Arc<Pod>> = (self.cx.others)(&self.handle.uid);
-            let pending = resize::pending(&self.cx, pod, &others);
-            if pending.is_none() {
-                self.handle.grant();
-            }
-            pending
-        };
-        if let Some((reason, message)) = pending.as_ref().filter(|_| pending != self.resize.0) {
-            self.cx.api.pod_event(pod, None, Severity::Warning, &format!("Resize{reason}"), &resize::message(reason, pod, generation, message));
-        }
-        self.resize.0 = pending;
-        if self.resize.0.is_some() {
-            // What others give back is not told here; it is looked at again after a while.
-            self.resize_look_at = Some(at + RESIZE_RETRY);
-            return HashSet::new();
-        }
-        if !ready {
-            self.resize_look_at = self.duties.waits(Duty::Resize, at);
-            return HashSet::new();
-        }
-        self.resize.1.get_or_insert(None);
-        if self.resizing != Some(generation) {
-            self.resizing = Some(generation);
-            self.cx.api.pod_event(pod, None, Severity::Normal, "ResizeStarted", &resize::message("started", pod, generation, ""));
-        }
-        let mut in_place: Vec<(ContainerId, Spec)> =
-            changes.iter().filter(|c| !c.restart).filter_map(|c| Some((c.id.clone(), find_spec(pod, &c.name)?.1))).collect();
-        if outgrown {
-            in_place.extend(resize::limited_by_pod(pod, containers).into_iter().filter(|(id, _)| changes.iter().all(|change| change.id != *id)));
-        }
-        let anew: HashMap<String, ContainerId> = changes.into_iter().filter(|c| c.restart).map(|c| (c.name, c.id)).collect();
-        if outgrown || !in_place.is_empty() || !ended.is_empty() || self.wide != Wide::For(generation) {
-            // All at once, so that nobody sees a half of it; and before any is started anew, which would not fit into the pod as it was.
-            self.restarting = Some(at);
-            let (cx, pod) = (Arc::clone(&self.cx), Arc::clone(pod));
-            let running = resize::in_force(&pod, containers, &self.applied, self.of_all.as_ref());
-            self.duties.begin(Duty::Resize, at, async move {
-                let (mut done, error) = resize::apply(&cx, &pod, &running, in_place).await;
-                if error.is_none() {
-                    done.extend(ended);
-                }
-                Outcome::Resized { done, of_all: resize::of_all(&pod), error }
-            });
-            return HashSet::new();
-        }
-        let ids = anew.values().cloned().collect();
-        self.anew.extend(anew);
-        ids
     }
 
     /// Brings volumes up to date when an object of theirs changed, a token is due, or a minute has passed.

@@ -23,7 +23,7 @@ use super::kill::Turns;
 use super::plan::{self, Failure, latest};
 use super::resize::{self, Applied, Pending, Wide};
 use super::setup::{self, SetUp, SetUpError};
-use super::{Context, Eviction, Handle, lost, messages, status};
+use super::{Context, Eviction, Handle, begun, lost, messages, status};
 use crate::api::Severity;
 use crate::cri::{Container, ContainerId, Sandbox, State};
 use crate::probes::Probes;
@@ -104,6 +104,8 @@ pub struct Worker {
     pub(super) failures: BTreeMap<String, Failure>,
     pub(super) backoff: Backoff,
     pub(super) waiting: BTreeMap<String, (String, String)>,
+    /// What containers wait for while the pod is not set up: images of their volumes.
+    pub(super) lacking: BTreeMap<String, (String, String)>,
     messages: HashMap<ContainerId, String>,
     pub(super) told_backoff: HashMap<String, String>,
     pub(super) duties: Duties<Outcome>,
@@ -145,6 +147,10 @@ pub struct Worker {
     ended: HashMap<ContainerId, Instant>,
     /// Runs that the API remembers and the runtime does not know.
     pub(super) lost: Vec<Container>,
+    /// Runs that were removed so that all began anew, and whose next run there is: no more than the run before that.
+    removed: Vec<Container>,
+    /// What it has been woken for and since when, until nothing of that is under way.
+    pass: Option<(&'static str, Instant)>,
     /// Volumes are to be brought up to date.
     pub(super) refresh_due: bool,
     look_at: Instant,
@@ -184,6 +190,7 @@ impl Worker {
             failures: BTreeMap::new(),
             backoff: Backoff::default(),
             waiting: BTreeMap::new(),
+            lacking: BTreeMap::new(),
             messages: HashMap::new(),
             told_backoff: HashMap::new(),
             duties: Duties::default(),
@@ -211,6 +218,8 @@ impl Worker {
             again: HashSet::new(),
             ended: HashMap::new(),
             lost: Vec::new(),
+            removed: Vec::new(),
+            pass: Some(("create", Instant::now())),
             refresh_due: false,
             look_at: Instant::now() + util::jittered(LOOK),
             cx,
@@ -218,10 +227,8 @@ impl Worker {
         };
         let ended = has_ended(&pod);
         if let Some((reason, message)) = rejected.filter(|_| !ended) {
-            worker.cx.api.pod_event(&pod, None, Severity::Warning, &reason, &message);
-            worker.forced = Some(status::Forced::failed(&reason, format!("Pod was rejected: {message}")));
             worker.rejected = true;
-            worker.begin_stop(&pod, None);
+            worker.reject(&reason, &message);
         } else if ended {
             worker.settled = true;
             worker.begin_stop(&pod, None);
@@ -234,10 +241,10 @@ impl Worker {
     fn adopt(&mut self, pod: &Pod) {
         let told = pod.status.as_ref();
         self.lost = told.map(|s| lost::runs(s, &self.cx.runtime.pod_containers(&self.handle.uid))).unwrap_or_default();
-        if status::restarts_all(pod) {
-            // That they are to begin anew was told before they were removed.
-            self.again.extend(self.lost.iter().map(|c| c.id.clone()));
-        }
+        // That they are to begin anew was told before they were removed; and who was removed waits still when the first runs again.
+        let all = status::restarts_all(pod);
+        let anew = self.lost.iter().filter(|c| all || c.reason == lost::RESTARTING_ALL);
+        self.again.extend(anew.map(|c| c.id.clone()));
         // Also where nothing runs any more, as after a reboot: who ran runs again with what he had.
         self.resize.0 = told.and_then(resize::told_pending);
         let has = told.map(|s| resize::told(s, &self.cx.scheme)).unwrap_or_default();
@@ -255,12 +262,13 @@ impl Worker {
     pub async fn run(mut self, shutdown: CancellationToken) {
         loop {
             let wake_at = self.step();
+            self.count_pass();
             if self.stage == Stage::Done {
                 self.cx.watches.release(&self.handle.uid);
                 return;
             }
             tokio::select! {
-                () = self.handle.notify.notified() => {}
+                () = self.handle.notify.notified() => self.begin_pass("update"),
                 (duty, outcome) = self.duties.next() => self.finished(duty, outcome),
                 Some(done) = self.kills.join_next_with_id() => {
                     let (id, result) = match done {
@@ -269,12 +277,28 @@ impl Worker {
                     };
                     self.killed(id, result);
                 }
-                () = tokio::time::sleep_until(wake_at) => {}
+                () = tokio::time::sleep_until(wake_at) => self.begin_pass("sync"),
                 () = shutdown.cancelled() => {
                     let _ = tokio::time::timeout(FLUSH_MAX, self.writer.flush()).await;
                     return;
                 }
             }
+        }
+    }
+
+    /// Notes what the worker is woken for, unless it is busy with something still.
+    fn begin_pass(&mut self, what: &'static str) {
+        self.pass.get_or_insert_with(|| (what, Instant::now()));
+    }
+
+    /// Counts what it was woken for, once nothing of that is under way.
+    fn count_pass(&mut self) {
+        if self.duties.any() || !self.killing.is_empty() {
+            return;
+        }
+        if let Some((what, begun)) = self.pass.take() {
+            let what = if self.stage == Stage::Syncing { what } else { "kill" };
+            self.cx.counts.pass(what, begun.elapsed());
         }
     }
 
@@ -294,7 +318,9 @@ impl Worker {
     /// The runtime's containers, and the lost runs that no newer one of the name has replaced.
     fn containers(&mut self) -> Vec<Container> {
         let mut all = self.cx.runtime.pod_containers(&self.handle.uid);
-        self.lost.retain(|l| !all.iter().any(|c| c.name == l.name));
+        let followed: Vec<Container> = self.lost.extract_if(.., |l| all.iter().any(|c| c.name == l.name)).collect();
+        self.removed.retain(|r| !followed.iter().any(|f| f.name == r.name));
+        self.removed.extend(followed.into_iter().filter(|f| f.reason == lost::RESTARTING_ALL));
         all.extend(self.lost.iter().cloned());
         all
     }
@@ -373,6 +399,7 @@ impl Worker {
             again: &self.again,
             probes: &self.handle.results(),
             failures: &self.failures,
+            lacking: &self.lacking,
             backoff: &self.backoff,
             starting: self.starting.as_ref().map(|(name, _)| name.as_str()),
             outgrown: &outgrown,
@@ -434,6 +461,15 @@ impl Worker {
         end.duration_since(now).ok().map(|left| left.min(GRACE_MAX))
     }
 
+    /// What the pod needs is not to be had on this node, as admission or its set-up has found: it ends, so that whoever made it makes another.
+    pub(super) fn reject(&mut self, reason: &str, message: &str) {
+        let pod = self.handle.pod();
+        self.cx.api.pod_event(&pod, None, Severity::Warning, reason, message);
+        self.cx.counts.rejected(reason);
+        self.forced = Some(status::Forced::failed(reason, format!("Pod was rejected: {message}")));
+        self.begin_stop(&pod, None);
+    }
+
     pub(super) fn grace(&self, pod: &Pod) -> Duration {
         grace_of(pod)
     }
@@ -483,7 +519,7 @@ impl Worker {
                 observed_generation: pod.metadata.generation,
                 ..PodStatus::default()
             };
-            *self.handle.status.lock() = new.clone();
+            self.handle.set_status(&new);
             return self.tell(pod, new);
         }
         if self.settled && containers.iter().all(|c| c.sandbox.0.is_empty()) {
@@ -504,6 +540,7 @@ impl Worker {
             old: &old,
             sandbox,
             containers,
+            removed: &self.removed,
             again: &self.again,
             probes: &results,
             waiting: &self.waiting,
@@ -522,12 +559,18 @@ impl Worker {
         });
         if old.phase.as_deref().is_none_or(|phase| phase == "Pending") && new.phase.as_deref() == Some("Running") {
             self.cx.counts.runs(self.first_seen, now);
+            // Of a static pod nobody knows since when it has been wished.
+            if let Some(created) = pod.metadata.creation_timestamp.as_ref().filter(|_| !is_static(pod)) {
+                let whole = now.duration_since(util::system_time(created)).unwrap_or_default();
+                let beside = self.cx.images.pulled_for(&self.handle.uid) + begun::init_time(&new);
+                self.cx.counts.started(whole, beside, begun::is_stateful(pod));
+            }
         }
         if early && terminal(&new) {
             (new.phase, new.reason, new.message) = (old.phase, old.reason, old.message);
         }
         self.cx.devices.tell(pod, &mut new);
-        *self.handle.status.lock() = new.clone();
+        self.handle.set_status(&new);
         self.tell(pod, new);
     }
 

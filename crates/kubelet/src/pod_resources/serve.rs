@@ -1,54 +1,21 @@
-//! The socket, and gRPC over it (github.com/grpc/grpc, `PROTOCOL-HTTP2.md`): one request, one answer.
+//! The socket at which it is told, and what is counted of that.
 
-use std::convert::Infallible;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use dial::guests::Told;
-use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited, combinators::UnsyncBoxBody};
-use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{Method, answer};
+use crate::grpc::{self, Refusal, Reply, Service, UNKNOWN};
 use crate::pod::Context;
 use crate::pod::manager::Pods;
 
 /// The directory, below the kubelet's, and the socket in it.
 const DIRECTORY: &str = "pod-resources";
 const SOCKET: &str = "kubelet.sock";
-/// Calls a second, and at once (upstream `DefaultQPS`, `DefaultBurstTokens`).
-const CALLS_PER_S: f64 = 100.0;
-const CALLS_AT_ONCE: f64 = 10.0;
-/// Connections, and calls under way on each: who watches devices is one program or a few. One more is hung up on, so that a client hears of it.
-const CONNECTIONS_MAX: usize = 32;
-const STREAMS_MAX: u32 = 32;
-/// The longest request is two names.
-const REQUEST_BYTES_MAX: usize = 64 << 10;
-/// Flag and length before each message.
-const PREFIX_BYTES: usize = 5;
-/// How often a silent peer is asked whether it is there.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// Before the next is let in when the last could not be.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-
-/// gRPC's codes.
-const UNKNOWN: u8 = 2;
-const RESOURCE_EXHAUSTED: u8 = 8;
-const UNIMPLEMENTED: u8 = 12;
-const INTERNAL: u8 = 13;
-
-type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 /// What was asked, by method, and how much of it had no answer.
 #[derive(Debug, Default)]
@@ -75,213 +42,35 @@ impl Counts {
     }
 }
 
-/// So many calls a second, and some more at once.
-struct Rate(Mutex<(f64, Instant)>);
-
-impl Rate {
-    fn new() -> Self {
-        Self(Mutex::new((CALLS_AT_ONCE, Instant::now())))
-    }
-
-    fn allows(&self) -> bool {
-        let (left, last) = &mut *self.0.lock();
-        let now = Instant::now();
-        *left = (*left + now.duration_since(*last).as_secs_f64() * CALLS_PER_S).min(CALLS_AT_ONCE);
-        *last = now;
-        let allows = *left >= 1.0;
-        if allows {
-            *left -= 1.0;
-        }
-        allows
-    }
-}
-
-/// Takes the socket's place below the kubelet's directory: one that a former process left goes. Blocks on the disk.
+/// Takes the socket's place below the kubelet's directory. Blocks on the disk.
 ///
 /// # Errors
 /// It cannot be had.
 pub fn listen(root: &Path) -> io::Result<UnixListener> {
-    let directory = root.join(DIRECTORY);
-    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(&directory)?;
-    // An address holds few bytes; a handle of the directory is short, however long its path is.
-    let handle = std::fs::File::open(&directory)?;
-    let socket = Path::new(&format!("/proc/self/fd/{}", handle.as_raw_fd())).join(SOCKET);
-    match std::fs::remove_file(&socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => UnixListener::bind(socket),
-    }
+    grpc::listen(&root.join(DIRECTORY), SOCKET)
 }
 
-struct Server {
+struct Resources {
     cx: Arc<Context>,
     pods: Pods,
-    rate: Rate,
 }
 
 /// Answers at the socket until `stop`.
 pub async fn serve(listener: UnixListener, cx: Arc<Context>, pods: Pods, stop: CancellationToken) {
-    let server = Arc::new(Server { cx, pods, rate: Rate::new() });
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let accept = async {
-        let mut full = Told::default();
-        loop {
-            match next(&listener, &places, &mut full).await {
-                Ok((stream, place)) => {
-                    let (server, stop) = (Arc::clone(&server), stop.clone());
-                    tokio::spawn(async move {
-                        stop.run_until_cancelled(connection(stream, server)).await;
-                        drop(place);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "who asks for pods' devices is not let in; will be tried again");
-                    tokio::time::sleep(ACCEPT_RETRY).await;
-                }
-            }
-        }
-    };
-    stop.run_until_cancelled(accept).await;
+    grpc::serve(listener, Resources { cx, pods }, stop).await;
 }
 
-/// The next who has a place; who comes when there is none is hung up on.
-async fn next(listener: &UnixListener, places: &Arc<Semaphore>, full: &mut Told) -> io::Result<(UnixStream, OwnedSemaphorePermit)> {
-    loop {
-        let (stream, _) = listener.accept().await?;
-        if let Ok(place) = Arc::clone(places).try_acquire_owned() {
-            return Ok((stream, place));
-        }
-        if full.due() {
-            tracing::warn!("too many connections ask for pods' devices; one is turned away");
-        }
+impl Service for Resources {
+    type Method = Method;
+    const ASKED: &'static str = "pods' devices";
+
+    fn method(&self, path: &str) -> Result<Method, String> {
+        Method::named(path)
     }
-}
 
-async fn connection(stream: UnixStream, server: Arc<Server>) {
-    let service = hyper::service::service_fn(move |request| {
-        let server = Arc::clone(&server);
-        async move { Ok::<_, Infallible>(server.handle(request).await) }
-    });
-    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-    builder.timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE).max_concurrent_streams(STREAMS_MAX);
-    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
-        tracing::debug!(%error, "a connection for pods' devices ended");
-    }
-}
-
-impl Server {
-    async fn handle(&self, request: Request<Incoming>) -> Answer {
-        let is_grpc = request.headers().get(http::header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        if request.method() != http::Method::POST || !is_grpc {
-            let mut answer = Response::new(Full::default().boxed_unsync());
-            *answer.status_mut() = if is_grpc { StatusCode::METHOD_NOT_ALLOWED } else { StatusCode::UNSUPPORTED_MEDIA_TYPE };
-            return answer;
-        }
-        let method = match Method::named(request.uri().path()) {
-            Ok(method) => method,
-            Err(why) => return refused(UNIMPLEMENTED, &why),
-        };
-        let Ok(body) = Limited::new(request.into_body(), REQUEST_BYTES_MAX + PREFIX_BYTES).collect().await else {
-            return refused(RESOURCE_EXHAUSTED, &format!("grpc: received message larger than max ({REQUEST_BYTES_MAX} bytes), or it was cut off"));
-        };
-        if !self.rate.allows() {
-            return refused(RESOURCE_EXHAUSTED, "rejected by rate limit");
-        }
-        let message = match unframed(body.to_bytes()) {
-            Ok(message) => message,
-            Err((code, why)) => return refused(code, why),
-        };
-        let told = answer(&self.cx, &self.pods, method, &message);
+    fn answer(&self, method: Method, message: &[u8]) -> Result<Reply, Refusal> {
+        let told = answer(&self.cx, &self.pods, method, message);
         self.cx.pod_resources.add(method, told.is_err());
-        match told {
-            Ok(message) => whole(&message),
-            Err(why) => refused(UNKNOWN, &why),
-        }
-    }
-}
-
-/// The message of a call.
-fn unframed(mut bytes: Bytes) -> Result<Bytes, (u8, &'static str)> {
-    if bytes.len() < PREFIX_BYTES {
-        return Err((INTERNAL, "the request has no message"));
-    }
-    let (packed, length) = (bytes.get_u8(), bytes.get_u32() as usize);
-    match (packed, bytes.len() == length) {
-        (0, true) => Ok(bytes),
-        (0, false) => Err((INTERNAL, "the request has another length than it says")),
-        _ => Err((UNIMPLEMENTED, "grpc: compressed messages are not taken")),
-    }
-}
-
-fn grpc(answer: &mut Answer) {
-    answer.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-}
-
-fn whole(message: &[u8]) -> Answer {
-    let mut framed = BytesMut::with_capacity(PREFIX_BYTES + message.len());
-    framed.put_u8(0);
-    framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-    framed.put_slice(message);
-    let trailers = [(http::HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))].into_iter().collect();
-    let body = Full::new(framed.freeze()).with_trailers(std::future::ready(Some(Ok(trailers))));
-    let mut answer = Response::new(body.boxed_unsync());
-    grpc(&mut answer);
-    answer
-}
-
-/// An answer that is its end.
-fn refused(code: u8, why: &str) -> Answer {
-    let mut words = String::new();
-    for byte in why.bytes() {
-        match byte {
-            b' '..=b'~' if byte != b'%' => words.push(byte as char),
-            _ => words.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    let mut answer = Response::new(Full::default().boxed_unsync());
-    grpc(&mut answer);
-    answer.headers_mut().insert("grpc-status", HeaderValue::from(u16::from(code)));
-    // It is printable now.
-    answer.headers_mut().insert("grpc-message", HeaderValue::from_str(&words).unwrap_or(HeaderValue::from_static("")));
-    answer
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::AsyncReadExt as _;
-
-    #[tokio::test(start_paused = true)]
-    async fn calls_are_so_many_a_second() {
-        let rate = Rate::new();
-        assert_eq!((0..20).filter(|_| rate.allows()).count(), 10);
-        tokio::time::advance(Duration::from_millis(35)).await;
-        assert_eq!((0..20).filter(|_| rate.allows()).count(), 3);
-    }
-
-    #[tokio::test]
-    async fn who_finds_no_place_hears_of_it() {
-        let root = std::env::temp_dir().join(format!("knarr-pod-resources-{}", std::process::id()));
-        let listener = listen(&root).unwrap();
-        let (socket, places, mut full) = (root.join(DIRECTORY).join(SOCKET), Arc::new(Semaphore::new(1)), Told::default());
-        let _first = UnixStream::connect(&socket).await.unwrap();
-        let (_, place) = next(&listener, &places, &mut full).await.unwrap();
-        let (mut second, mut byte) = (UnixStream::connect(&socket).await.unwrap(), [0]);
-        tokio::select! {
-            _ = next(&listener, &places, &mut full) => panic!("there is one place"),
-            read = second.read(&mut byte) => assert_eq!(read.unwrap(), 0, "hung up on"),
-        }
-        drop(place);
-        let _third = UnixStream::connect(&socket).await.unwrap();
-        drop(next(&listener, &places, &mut full).await.unwrap());
-        std::fs::remove_dir_all(&root).unwrap();
-    }
-
-    #[test]
-    fn what_is_refused_is_told_in_printable_words() {
-        let answer = refused(UNKNOWN, "pod ü 100% in namespace  not found");
-        assert_eq!(answer.headers()["grpc-message"], "pod %C3%BC 100%25 in namespace  not found");
-        assert_eq!(unframed(Bytes::from_static(&[1, 0, 0, 0, 0])), Err((UNIMPLEMENTED, "grpc: compressed messages are not taken")));
-        assert_eq!(unframed(Bytes::from_static(&[0, 0, 0, 0, 2, 1])), Err((INTERNAL, "the request has another length than it says")));
-        assert_eq!(unframed(Bytes::from_static(&[0, 0, 0, 0, 1, 7])), Ok(Bytes::from_static(&[7])));
+        told.map(Reply::One).map_err(|why| (UNKNOWN, why))
     }
 }

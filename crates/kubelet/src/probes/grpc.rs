@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::http::authority;
+use crate::grpc;
 
 /// Between two calls of somebody who is not there: gRPC's first back-off.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -115,11 +116,7 @@ fn encode(service: &str) -> Bytes {
         message.put_u8(len as u8);
         message.put_slice(service.as_bytes());
     }
-    let mut frame = BytesMut::with_capacity(5 + message.len());
-    frame.put_u8(0);
-    frame.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-    frame.put(message);
-    frame.freeze()
+    grpc::framed(&message)
 }
 
 /// The status (field 1, varint) of a `HealthCheckResponse` in a frame; absent means 0.

@@ -229,6 +229,9 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+    /// For an answer that comes at once.
+    const LIMIT: Duration = Duration::from_secs(60);
+
     async fn serve(answers: Vec<&'static str>) -> u16 {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -250,7 +253,7 @@ mod tests {
     #[tokio::test]
     async fn redirects_on_the_same_host_are_followed() {
         let port = serve(vec!["HTTP/1.1 302 Found\r\nlocation: /ok\r\ncontent-length: 0\r\n\r\n", "HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n"]).await;
-        let e = probe(&request(port), Duration::from_secs(5)).await.unwrap_err();
+        let e = probe(&request(port), LIMIT).await.unwrap_err();
         assert_eq!(e, "HTTP probe failed with statuscode: 500");
     }
 
@@ -267,7 +270,7 @@ mod tests {
     #[tokio::test]
     async fn a_relative_redirect_is_followed_and_a_path_is_escaped() {
         let port = serve(vec!["HTTP/1.1 302 Found\r\nlocation: ok\r\ncontent-length: 0\r\n\r\n", "HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n"]).await;
-        let e = probe(&Request { path: encoded("/a b/c"), ..request(port) }, Duration::from_secs(5)).await.unwrap_err();
+        let e = probe(&Request { path: encoded("/a b/c"), ..request(port) }, LIMIT).await.unwrap_err();
         assert_eq!(e, "HTTP probe failed with statuscode: 500");
         assert_eq!(encoded("/a b/ü?x={1}"), "/a%20b/%C3%BC?x=%7B1%7D");
     }
@@ -275,12 +278,12 @@ mod tests {
     #[tokio::test]
     async fn a_redirect_elsewhere_is_a_success_with_a_warning_and_a_closed_port_a_failure() {
         let port = serve(vec!["HTTP/1.1 302 Found\r\nlocation: http://example.org/\r\ncontent-length: 4\r\n\r\naway"]).await;
-        let warned = probe(&request(port), Duration::from_secs(5)).await.unwrap();
+        let warned = probe(&request(port), LIMIT).await.unwrap();
         assert_eq!(warned.as_deref(), Some("Probe terminated redirects, Response body: away"));
         let port = serve(vec!["HTTP/1.1 204 No Content\r\n\r\n"]).await;
-        assert_eq!(probe(&request(port), Duration::from_secs(5)).await, Ok(None));
+        assert_eq!(probe(&request(port), LIMIT).await, Ok(None));
         let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-        let e = probe(&request(closed), Duration::from_secs(5)).await.unwrap_err();
+        let e = probe(&request(closed), LIMIT).await.unwrap_err();
         assert!(e.ends_with("connect: connection refused"), "{e}");
     }
 }

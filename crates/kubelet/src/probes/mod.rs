@@ -349,7 +349,7 @@ impl Prober {
             return match self.cx.runtime.exec_sync(&self.id, command, Some(timeout)).await {
                 Ok(out) if out.exit_code == 0 => Ok(Ok(None)),
                 Ok(out) => Ok(Err(String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())),
-                Err(CriError::DeadlineExceeded(_)) => Ok(Err(format!("command {shown:?} timed out after {}s", timeout.as_secs()))),
+                Err(CriError::DeadlineExceeded(_)) => Ok(Err(format!("command timed out: {shown:?} timed out after {}s", timeout.as_secs()))),
                 Err(e) => Err(e.to_string()),
             };
         }

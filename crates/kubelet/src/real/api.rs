@@ -21,8 +21,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{ApiError, KubeApi, RefKind, RefObject, Severity};
-use crate::run::PodChange;
+use crate::api::{ApiError, KubeApi, PodChange, RefKind, RefObject, Severity};
 
 /// Where nodes' leases are.
 const LEASES: &str = "kube-node-lease";

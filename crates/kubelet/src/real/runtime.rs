@@ -105,7 +105,8 @@ impl RealRuntime {
     }
 
     fn container(&self, c: rt::ContainerStatus) -> Container {
-        let user = (c.started.is_some()).then(|| (i64::from(c.user.uid), i64::from(c.user.gid), c.user.groups.iter().map(|g| i64::from(*g)).collect()));
+        // It is resolved when the container is made: also of one whose process could not be started.
+        let user = Some((i64::from(c.user.uid), i64::from(c.user.gid), c.user.groups.iter().map(|g| i64::from(*g)).collect()));
         let image_id = self.image_name(&c.image_id);
         Container {
             id: ContainerId(c.id),
@@ -279,13 +280,13 @@ fn output(from: Option<rt::Stream>, to: Option<Writer>, ended: CancellationToken
     }))
 }
 
-fn input(from: Option<Reader>, to: Option<rt::Stream>) -> Option<AbortHandle> {
+fn input(from: Option<Reader>, to: Option<rt::Stream>) -> Option<JoinHandle<()>> {
     let (mut from, mut to) = from.zip(to)?;
     let copy = async move {
         let _ = tokio::io::copy(&mut from, &mut to).await;
         let _ = to.shutdown().await;
     };
-    Some(tokio::spawn(copy).abort_handle())
+    Some(tokio::spawn(copy))
 }
 
 fn resizes(terminal: Option<rt::Terminal>, sizes: Option<tokio::sync::mpsc::Receiver<(u16, u16)>>) -> Option<AbortHandle> {
@@ -432,7 +433,8 @@ impl ContainerRuntime for RealRuntime {
         };
         let mut session = self.inner.exec(&id.0, wanted).await.map_err(error)?;
         let ended = CancellationToken::new();
-        let inputs = [input(streams.stdin, session.stdin.take()), resizes(session.terminal.take(), streams.resize)];
+        let typed = input(streams.stdin, session.stdin.take());
+        let inputs = [typed.as_ref().map(JoinHandle::abort_handle), resizes(session.terminal.take(), streams.resize)];
         let outputs = [output(session.stdout.take(), streams.stdout, ended.clone()), output(session.stderr.take(), streams.stderr, ended.clone())];
         let _helpers = Helpers::new(inputs, &outputs);
         let code = session.wait().await.map_err(error);
@@ -447,11 +449,31 @@ impl ContainerRuntime for RealRuntime {
         let (stdin, stdout, stderr) = (streams.stdin.is_some(), streams.stdout.is_some(), streams.stderr.is_some());
         let mut session = self.inner.attach(&id.0, stdin, stdout, stderr).await.map_err(error)?;
         let ended = CancellationToken::new();
-        let inputs = [input(streams.stdin, session.stdin.take()), resizes(session.terminal.take(), streams.resize)];
+        let typed = input(streams.stdin, session.stdin.take());
+        let inputs = [typed.as_ref().map(JoinHandle::abort_handle), resizes(session.terminal.take(), streams.resize)];
         let outputs = [output(session.stdout.take(), streams.stdout, ended.clone()), output(session.stderr.take(), streams.stderr, ended.clone())];
         let _helpers = Helpers::new(inputs, &outputs);
-        for o in outputs.into_iter().flatten() {
-            let _ = o.await;
+        let is_heard = outputs.iter().any(Option::is_some);
+        let mut heard = std::pin::pin!(async move {
+            for o in outputs.into_iter().flatten() {
+                let _ = o.await;
+            }
+        });
+        match typed {
+            // Who only types is attached until he ends.
+            Some(typed) if !is_heard => {
+                let _ = typed.await;
+            }
+            // Who ends only his own part of the input leaves, as with containerd.
+            Some(typed) if !session.ends_input => {
+                tokio::select! {
+                    () = &mut heard => {}
+                    _ = typed => {
+                        let _ = tokio::time::timeout(DRAIN, heard).await;
+                    }
+                }
+            }
+            _ => heard.await,
         }
         Ok(())
     }

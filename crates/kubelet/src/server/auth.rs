@@ -73,6 +73,8 @@ fn subresources(area: &str) -> &'static [&'static str] {
         "checkpoint" => &["checkpoint"],
         "pods" | "runningpods" => &["pods", "proxy"],
         "configz" => &["configz", "proxy"],
+        "statusz" => &["statusz"],
+        "flagz" => &["configz"],
         _ => &["proxy"],
     }
 }

@@ -83,6 +83,7 @@ fn containers(config: &Config) -> Value {
         "imageGCLowThresholdPercent": images.low_percent,
         "containerLogMaxSize": log_size,
         "containerLogMaxFiles": logs.max_files,
+        "containerLogMaxWorkers": 1,
         "containerLogMonitorInterval": "10s",
         "crashLoopBackOff": {"maxContainerRestartPeriod": "5m0s"},
         "runtimeRequestTimeout": "2m0s",
@@ -116,10 +117,12 @@ fn resources(settings: &Settings) -> Value {
         "evictionMinimumReclaim": by_signal(&hard, |t| t.reclaim.map(amount)),
         "evictionPressureTransitionPeriod": go_duration(eviction.transition),
         "evictionMaxPodGracePeriod": eviction.max_pod_grace_s,
+        "mergeDefaultEvictionSettings": false,
         "kernelMemcgNotification": eviction.by_kernel,
         "cgroupDriver": "cgroupfs",
         "cgroupsPerQOS": true,
         "cpuManagerPolicy": "none",
+        "cpuManagerReconcilePeriod": "10s",
         "memoryManagerPolicy": "None",
         "topologyManagerPolicy": "none",
         "topologyManagerScope": "container",
@@ -129,7 +132,11 @@ fn resources(settings: &Settings) -> Value {
         "kubeReservedCgroup": of_owner(Owner::Kube).map(|(_, cgroup, _)| cgroup),
         "enforceNodeAllocatable": enforce,
         "localStorageCapacityIsolation": true,
+        "failSwapOn": false,
+        "failCgroupV1": false,
         "memorySwap": {},
+        // No memory is kept for anybody by the kernel, as the original's default has it (KEP-2570).
+        "memoryReservationPolicy": "None",
     })
 }
 
@@ -179,6 +186,7 @@ mod tests {
         );
         assert_eq!((&usual["clusterDNS"], &usual["nodeStatusUpdateFrequency"]), (&json!(["10.96.0.10"]), &json!("10s")));
         assert_eq!((&usual["containerLogMaxSize"], &usual["imageMinimumGCAge"], &usual["port"]), (&json!("10Mi"), &json!("2m0s"), &json!(10250)));
+        assert_eq!((&usual["memoryReservationPolicy"], &usual["failCgroupV1"]), (&json!("None"), &json!(false)));
         assert!(usual.get("systemReserved").is_none() && usual.get("staticPodPath").is_none() && usual.get("evictionSoft").is_none());
         let asked = Options {
             eviction_hard: vec!["memory.available<1Gi".into()],

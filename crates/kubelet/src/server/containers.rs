@@ -14,6 +14,10 @@ use crate::logs::read::{self, Options};
 use crate::pod::Handle;
 use crate::pod::plan::find_spec;
 
+/// What upstream says of options that cannot be read.
+const UNREADABLE: &str = r#"{"message": "Unable to decode query."}"#;
+/// And of those that can be read and mean nothing.
+const INVALID: &str = r#"{"message": "Invalid request."}"#;
 /// Blocks of a log under way to a client.
 const LOG_QUEUE: usize = 8;
 
@@ -40,40 +44,41 @@ impl Server {
     }
 }
 
-fn options(call: &Call) -> Result<Options, String> {
-    let number = |name: &str| match call.param(name).filter(|v| !v.is_empty()) {
-        None => Ok(None),
-        Some(v) => v.parse::<i64>().map(Some).map_err(|_| format!("unable to decode the request as v1.PodLogOptions: {name}: {v}")),
-    };
-    let tail = number("tailLines")?.map(|n| u64::try_from(n).unwrap_or(0));
-    let limit = number("limitBytes")?.and_then(|n| u64::try_from(n).ok());
-    let mut since = None;
-    if let Some(s) = number("sinceSeconds")? {
-        let now = crate::util::time(SystemTime::now()).0;
-        since = Timestamp::from_second(now.as_second() - s).ok();
+/// What a client wants of a log; 400 if that cannot be read, 422 if there is no such thing (upstream's `ValidatePodLogOptions`).
+fn options<'c>(param: impl Fn(&str) -> Option<&'c str>, flag: impl Fn(&str) -> bool, now: Timestamp) -> Result<Options, (StatusCode, &'static str)> {
+    let given = |name: &str| param(name).filter(|v| !v.is_empty());
+    let read = |text: Option<&str>| text.map(str::parse::<i64>).transpose().map_err(|_| (StatusCode::BAD_REQUEST, UNREADABLE));
+    // `tail` is from before there were `tailLines`, and goes before them.
+    let tail = read(given("tail").or_else(|| given("tailLines")).filter(|_| given("tail") != Some("all")))?;
+    let limit = read(given("limitBytes"))?;
+    let seconds = read(given("sinceSeconds"))?;
+    let time: Option<Timestamp> = given("sinceTime").map(str::parse).transpose().map_err(|_| (StatusCode::BAD_REQUEST, UNREADABLE))?;
+    let stderr = match given("stream") {
+        None | Some("All") => Ok(None),
+        Some("Stdout") => Ok(Some(false)),
+        Some("Stderr") => Ok(Some(true)),
+        Some(_) => Err((StatusCode::UNPROCESSABLE_ENTITY, INVALID)),
+    }?;
+    let twice = (seconds.is_some() && time.is_some()) || (stderr.is_some() && tail.is_some());
+    if twice || tail.is_some_and(|n| n < 0) || limit.is_some_and(|n| n < 1) || seconds.is_some_and(|n| n < 1) {
+        return Err((StatusCode::UNPROCESSABLE_ENTITY, INVALID));
     }
-    if let Some(t) = call.param("sinceTime").filter(|t| !t.is_empty()) {
-        since = Some(t.parse().map_err(|e| format!("sinceTime: {e}"))?);
-    }
-    let stderr = match call.param("stream") {
-        Some("Stdout") => Some(false),
-        Some("Stderr") => Some(true),
-        _ => None,
-    };
-    Ok(Options { follow: call.flag("follow"), tail, since, timestamps: call.flag("timestamps"), limit, stderr })
+    let whole = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok());
+    let ago = seconds.and_then(|s| Timestamp::from_second(now.as_second().saturating_sub(s)).ok());
+    Ok(Options { follow: flag("follow"), tail: whole(tail), since: time.or(ago), timestamps: flag("timestamps"), limit: whole(limit), stderr })
 }
 
 /// `GET /containerLogs/NAMESPACE/POD/CONTAINER`.
 pub(super) async fn logs(server: &Server, call: Call) -> Answer {
     let [_, ns, pod, name] = call.parts.as_slice() else { return text(StatusCode::NOT_FOUND, "404 page not found\n") };
+    let options = match options(|name| call.param(name), |name| call.flag(name), crate::util::time(SystemTime::now()).0) {
+        Ok(options) => options,
+        Err((code, why)) => return text(code, why),
+    };
     let Ok(handle) = server.pod(ns, pod, None) else { return text(StatusCode::NOT_FOUND, format!("pod {pod:?} does not exist")) };
     if find_spec(&handle.pod(), name).is_none() {
         return text(StatusCode::NOT_FOUND, format!("container {name:?} not found in pod {pod:?}"));
     }
-    let options = match options(&call) {
-        Ok(o) => o,
-        Err(e) => return text(StatusCode::BAD_REQUEST, format!("{e}\n")),
-    };
     let mut all = server.containers(&handle, name).into_iter().filter(|c| c.state != State::Created);
     let container = if call.flag("previous") { all.find(|c| c.state == State::Exited) } else { all.next() };
     // `previous` is the run before the present one; of an ended container that is the last but one only if it waits to start
@@ -143,6 +148,24 @@ fn no_logs(status: Option<&PodStatus>, pod: &str, name: &str) -> String {
 mod tests {
     use super::*;
     use serde_json::{Value, json};
+
+    #[test]
+    fn options_that_mean_nothing_are_refused() {
+        let now = Timestamp::from_second(1_000).unwrap();
+        let of = |query: &[(&str, &'static str)]| options(|name| query.iter().find(|(n, _)| *n == name).map(|(_, v)| *v), |_| false, now);
+        let code = |query: &[(&str, &'static str)]| of(query).err().map(|(code, _)| code.as_u16());
+        for (name, value) in
+            [("tailLines", "-1"), ("tail", "-3"), ("limitBytes", "0"), ("sinceSeconds", "0"), ("sinceSeconds", "-9223372036854775808"), ("stream", "x")]
+        {
+            assert_eq!(code(&[(name, value)]), Some(422), "{name}={value}");
+        }
+        assert_eq!(code(&[("sinceSeconds", "5"), ("sinceTime", "2026-01-01T00:00:00Z")]), Some(422));
+        assert_eq!(code(&[("stream", "Stdout"), ("tailLines", "1")]), Some(422));
+        assert_eq!([code(&[("tail", "x")]), code(&[("sinceTime", "x")])], [Some(400); 2]);
+        let told = of(&[("tail", "all"), ("tailLines", "1"), ("sinceSeconds", "10")]).ok().unwrap();
+        assert_eq!((told.tail, told.since), (None, Timestamp::from_second(990).ok()));
+        assert_eq!(of(&[("tail", "2"), ("tailLines", "1")]).ok().and_then(|o| o.tail), Some(2));
+    }
 
     #[test]
     fn who_has_no_logs_is_told_why() {

@@ -13,7 +13,7 @@ use super::{Answer, Call, text};
 const CHECK: Family = Family::new("kubernetes_healthcheck", Kind::Gauge, "[STABLE] This metric records the result of a single healthcheck.");
 const RESULTS: Family = Family::new("kubernetes_healthchecks_total", Kind::Counter, "[STABLE] This metric records the results of all healthcheck.");
 /// The original's checks, in its order.
-const NAMES: [&str; 3] = ["ping", "log", "syncloop"];
+const NAMES: [&str; 4] = ["ping", "log", "syncloop", "device-plugin"];
 
 /// How often each check was asked for by `/healthz`.
 #[derive(Debug, Default)]
@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(body(health.told(&none, &none, false)).await, (200, "ok".to_owned()));
         let told = body(health.told(&none, &names(&["log", "x"]), true)).await.1;
         let warning = "warn: some health checks cannot be excluded: no matches for \"x\"\n";
-        assert_eq!(told, format!("[+]ping ok\n[+]log excluded: ok\n[+]syncloop ok\n{warning}healthz check passed\n"));
+        assert_eq!(told, format!("[+]ping ok\n[+]log excluded: ok\n[+]syncloop ok\n[+]device-plugin ok\n{warning}healthz check passed\n"));
         assert_eq!(body(health.told(&names(&["syncloop"]), &none, false)).await, (200, "ok".to_owned()));
         assert_eq!(body(health.told(&names(&["etcd"]), &none, false)).await.0, 404);
         let slis = health.slis().finish();

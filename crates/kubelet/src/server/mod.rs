@@ -23,6 +23,7 @@ mod stats;
 mod usage;
 mod volumes;
 mod websocket;
+mod zpages;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -30,10 +31,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dial::guests::{self, Busy, Door, Guest, Idle, Place, Places};
+use dial::head;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -153,7 +156,9 @@ async fn accept(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, serv
         let Some(stranger) = strangers.enter(guest.address().ip()) else { continue };
         let (acceptor, server, stop) = (acceptor.clone(), Arc::clone(&server), stop.clone());
         tokio::spawn(async move {
-            let Ok(Ok(tls)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(guest)).await else { return };
+            let mut guest = guest;
+            let handshake = async move { if guest.speaks_plainly().await? { Ok(None) } else { acceptor.accept(guest).await.map(Some) } };
+            let Ok(Ok(Some(tls))) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await else { return };
             let peer = tls.get_ref().1.peer_certificates().and_then(|c| c.first()).and_then(|c| auth::from_certificate(c));
             connection(tls, server, (peer.map(Arc::new), stranger), stop).await;
         });
@@ -163,10 +168,15 @@ async fn accept(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, serv
 async fn connection(io: TlsStream<Guest>, server: Arc<Server>, (peer, stranger): (Option<Arc<Identity>>, Place), stop: CancellationToken) {
     let idle = Idle::new();
     let (requests, stranger) = (idle.clone(), Mutex::new(Some(stranger)));
-    let service = hyper::service::service_fn(move |request| {
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let (server, peer, busy) = (Arc::clone(&server), peer.clone(), requests.begin());
         drop(stranger.lock().take());
-        async move { Ok::<_, Infallible>(server.handle(request, peer.as_deref()).await.map(|body| under_way(body, busy))) }
+        async move {
+            let alone = head::is_alone(&request);
+            let answer = server.handle(request, peer.as_deref()).await;
+            let answer = if alone { head::alone(answer, Full::default().boxed_unsync()) } else { answer };
+            Ok::<_, Infallible>(answer.map(|body| under_way(body, busy)))
+        }
     });
     let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(guests::IDLE_MAX);
@@ -234,19 +244,22 @@ impl Server {
             return refused;
         }
         let method = call.request.method().clone();
-        let get = method == Method::GET;
+        let (get, post) = (method == Method::GET, method == Method::POST);
         match first.as_str() {
-            "pods" | "runningpods" if get => self.pod_list(),
+            "pods" if get => self.pod_list(known),
+            "runningpods" if get => self.pod_list(|pod| running(&pod)),
             "containerLogs" if get => containers::logs(self, call).await,
-            "exec" => remote::exec(self, call).await,
-            "attach" => remote::attach(self, call).await,
-            "portForward" => port_forward::serve(self, call).await,
-            "run" if method == Method::POST => remote::run(self, call).await,
+            "exec" if get || post => remote::exec(self, call).await,
+            "attach" if get || post => remote::attach(self, call).await,
+            "portForward" if get || post => port_forward::serve(self, call).await,
+            "run" if post => remote::run(self, call).await,
+            "checkpoint" if post => remote::checkpoint(self, &call),
             "logs" if get => {
                 let relative = call.parts[1..].join("/");
                 crate::util::blocking(move || files::logs(&relative)).await
             }
-            "stats" if get => stats::summary(&self.cx, &self.pods, &self.rates).await,
+            "stats" if (get || post) && call.parts.get(1).is_none_or(|p| p != "summary") => text(StatusCode::NOT_FOUND, "404: Page Not Found"),
+            "stats" if get || post => stats::summary(&self.cx, &self.pods, &self.rates, call.param("only_cpu_and_memory") == Some("true")).await,
             "metrics" if get => match call.parts.get(1).map(String::as_str) {
                 None => stats::metrics(&self.cx, &self.pods, &volumes::metrics(&self.cx, &self.pods).await),
                 Some("resource") => stats::resource_metrics(&self.cx, &self.pods).await,
@@ -256,12 +269,42 @@ impl Server {
                 Some(_) => text(StatusCode::NOT_FOUND, "404 page not found\n"),
             },
             "configz" if get => json(&configz::answer(&self.cx.config)),
+            "statusz" if get => zpages::status(&self.cx.config, self.cx.started, self.cx.now(), call.request.headers()),
+            "flagz" if get => zpages::flags(&self.cx.config, call.request.headers()),
+            "pods" | "runningpods" | "containerLogs" | "exec" | "attach" | "portForward" | "run" | "checkpoint" | "logs" | "stats" => {
+                text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed")
+            }
             _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
         }
     }
 
-    fn pod_list(&self) -> Answer {
-        let items: Vec<serde_json::Value> = self.pods.all().iter().filter_map(|h| serde_json::to_value(h.pod_with_status()).ok()).collect();
+    fn pod_list(&self, told: impl Fn(Pod) -> Option<serde_json::Value>) -> Answer {
+        let items: Vec<serde_json::Value> = self.pods.all().iter().filter_map(|h| told(h.pod_with_status())).collect();
         json(&serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
     }
+}
+
+/// All that is known of a pod, as an item of a list: the list alone tells the kind.
+fn known(pod: Pod) -> Option<serde_json::Value> {
+    let mut told = serde_json::to_value(pod).ok()?;
+    if let Some(fields) = told.as_object_mut() {
+        fields.remove("kind");
+        fields.remove("apiVersion");
+    }
+    Some(told)
+}
+
+/// What the runtime knows of a pod that has a sandbox: those of its containers that run.
+fn running(pod: &Pod) -> Option<serde_json::Value> {
+    let status = pod.status.as_ref()?;
+    if status.pod_ip.is_none() || matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        return None;
+    }
+    let all = status.init_container_statuses.iter().chain(&status.container_statuses).chain(&status.ephemeral_container_statuses).flatten();
+    let running = all.filter(|c| c.state.as_ref().is_some_and(|s| s.running.is_some()));
+    let containers: Vec<_> = running.map(|c| serde_json::json!({"name": c.name, "image": c.image_id, "resources": {}})).collect();
+    let containers = if containers.is_empty() { serde_json::Value::Null } else { containers.into() };
+    let meta = &pod.metadata;
+    let metadata = serde_json::json!({"name": meta.name, "namespace": meta.namespace, "uid": meta.uid});
+    Some(serde_json::json!({"metadata": metadata, "spec": {"containers": containers}, "status": {}}))
 }

@@ -18,6 +18,7 @@ use super::spdy_conn::{self, Stream};
 use super::websocket::{self, Channels};
 use super::{Answer, Call, Server, text};
 use crate::cri::{Container, ContainerId, CriError, SharedRuntime, Streams};
+use crate::pod::plan::find_spec;
 
 /// Bytes in the pipes between process and connection.
 const PIPE: usize = 64 << 10;
@@ -53,7 +54,7 @@ fn wanted(call: &Call) -> Result<Wanted, Answer> {
         stderr: (call.flag("error") || call.flag("stderr")) && !tty,
         tty,
     };
-    if w.stdin || w.stdout || w.stderr { Ok(w) } else { Err(text(StatusCode::BAD_REQUEST, "you must specify at least 1 of stdin, stdout, stderr\n")) }
+    if w.stdin || w.stdout || w.stderr { Ok(w) } else { Err(text(StatusCode::BAD_REQUEST, "you must specify at least 1 of stdin, stdout, stderr")) }
 }
 
 /// The container of `/VERB/NAMESPACE/POD[/UID]/CONTAINER`.
@@ -70,15 +71,26 @@ fn target(server: &Server, call: &Call) -> Result<Container, Answer> {
 /// `/exec/…`.
 pub(super) async fn exec(server: &Server, call: Call) -> Answer {
     let command = call.all("command");
-    if command.is_empty() {
-        return text(StatusCode::BAD_REQUEST, "you must specify a command\n");
-    }
     start(server, call, Job::Exec(command)).await
 }
 
 /// `/attach/…`.
 pub(super) async fn attach(server: &Server, call: Call) -> Answer {
     start(server, call, Job::Attach).await
+}
+
+/// `POST /checkpoint/NAMESPACE/POD/CONTAINER`: this runtime takes none, and says so to who names a container that is there.
+pub(super) fn checkpoint(server: &Server, call: &Call) -> Answer {
+    let [_, ns, pod, name] = call.parts.as_slice() else { return text(StatusCode::NOT_FOUND, "404: Page Not Found") };
+    let handle = match server.pod(ns, pod, None) {
+        Ok(handle) => handle,
+        Err(answer) => return answer,
+    };
+    if find_spec(&handle.pod(), name).is_none() {
+        return text(StatusCode::NOT_FOUND, format!("container {name} does not exist"));
+    }
+    let why = "rpc error: code = Unimplemented desc = method CheckpointContainer not implemented";
+    text(StatusCode::INTERNAL_SERVER_ERROR, format!("checkpointing of {ns}/{pod}/{name} failed ({why})"))
 }
 
 /// `POST /run/NAMESPACE/POD[/UID]/CONTAINER?cmd=…`: output and errors in one body.
@@ -88,17 +100,24 @@ pub(super) async fn run(server: &Server, call: Call) -> Answer {
         Err(answer) => return answer,
     };
     let command: Vec<String> = call.param("cmd").unwrap_or_default().split(' ').filter(|p| !p.is_empty()).map(str::to_owned).collect();
-    match server.cx.runtime.exec_sync(&container.id, command, Some(RUN_TIMEOUT)).await {
+    match server.cx.runtime.exec_sync(&container.id, command.clone(), Some(RUN_TIMEOUT)).await {
+        Ok(out) if out.exit_code != 0 => {
+            let why = format!("command '{}' exited with {}: {}", command.join(" "), out.exit_code, String::from_utf8_lossy(&out.stderr));
+            text(StatusCode::INTERNAL_SERVER_ERROR, why)
+        }
         Ok(out) => text(StatusCode::OK, [out.stdout, out.stderr].concat()),
         Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
     }
 }
 
 async fn start(server: &Server, mut call: Call, job: Job) -> Answer {
-    let (container, wanted) = match target(server, &call).and_then(|c| Ok((c, wanted(&call)?))) {
+    let (wanted, container) = match wanted(&call).and_then(|w| Ok((w, target(server, &call)?))) {
         Ok(both) => both,
         Err(answer) => return answer,
     };
+    if matches!(&job, Job::Exec(command) if command.is_empty()) {
+        return text(StatusCode::BAD_REQUEST, "you must specify a command\n");
+    }
     let runtime = server.cx.runtime.clone();
     let session = Session { runtime, id: container.id, job, wanted, orphans: server.orphans.clone() };
     if websocket::wanted(call.request.headers()) {
@@ -130,6 +149,9 @@ async fn start(server: &Server, mut call: Call, job: Job) -> Answer {
 /// Answers an upgrade to SPDY/3.1 with the first protocol version that both know.
 pub(super) fn spdy_upgrade(call: &mut Call, known: &[&'static str], header: &'static str) -> Result<(Answer, hyper::upgrade::OnUpgrade), Answer> {
     let request = &mut call.request;
+    if !dial::websocket::upgrade_wanted(request.headers()) {
+        return Err(text(StatusCode::INTERNAL_SERVER_ERROR, "Upgrade request required\n"));
+    }
     let spdy = request.headers().get("upgrade").and_then(|u| u.to_str().ok()).is_some_and(|u| u.eq_ignore_ascii_case("SPDY/3.1"));
     if !spdy {
         return Err(text(StatusCode::BAD_REQUEST, "unable to upgrade: missing upgrade headers in request\n"));
@@ -219,8 +241,13 @@ fn sizes(from: impl AsyncRead + Unpin + Send + 'static) -> mpsc::Receiver<(u16, 
             let mut objects = serde_json::Deserializer::from_slice(&held).into_iter::<Value>();
             let mut newest = None;
             while let Some(Ok(v)) = objects.next() {
-                let get = |k: &str| v.get(k).and_then(Value::as_u64).and_then(|n| u16::try_from(n).ok());
-                newest = get("Width").zip(get("Height")).or(newest);
+                let get = |name: &str| {
+                    // As Go reads a struct's fields: in whatever letters.
+                    let (_, value) = v.as_object()?.iter().find(|(key, _)| key.eq_ignore_ascii_case(name))?;
+                    value.as_u64().and_then(|n| u16::try_from(n).ok())
+                };
+                // A client that has no size says zero: the terminal, which may be others' as well, stays as it is (containerd's `handleResizing`).
+                newest = get("Width").zip(get("Height")).filter(|(width, height)| *width > 0 && *height > 0).or(newest);
             }
             let used = objects.byte_offset();
             held.drain(..used);
@@ -395,5 +422,10 @@ mod tests {
         assert_eq!(sizes.recv().await, Some((80, 24)));
         write.write_all(b"{\"Width\":100,\"Height\":30}").await.unwrap();
         assert_eq!(sizes.recv().await, Some((100, 30)));
+        write.write_all(b"{\"height\":33,\"width\":44}").await.unwrap();
+        assert_eq!(sizes.recv().await, Some((44, 33)));
+        write.write_all(b"{\"Width\":0,\"Height\":0}{\"Width\":0,\"Height\":9}").await.unwrap();
+        drop(write);
+        assert_eq!(sizes.recv().await, None, "a terminal has lines and columns");
     }
 }

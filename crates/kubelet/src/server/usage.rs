@@ -198,7 +198,9 @@ mod tests {
         assert_eq!((&ephemeral["usedBytes"], &ephemeral["inodesUsed"]), (&json!(1110), &json!(7)), "what is in memory is not on the disk");
         for figures in told.volumes.iter().chain([rootfs, logs, &ephemeral]) {
             assert_eq!(figures["time"], "1970-01-02T00:00:00Z");
-            assert!(figures["capacityBytes"].as_u64() > figures["availableBytes"].as_u64() && figures["inodes"].as_u64() > figures["inodesFree"].as_u64());
+            // The disk of the tests may be an empty one, and one that does not count its files.
+            let [capacity, available, all, free] = ["capacityBytes", "availableBytes", "inodes", "inodesFree"].map(|name| figures[name].as_u64().unwrap());
+            assert!(capacity > 0 && capacity >= available && all >= free, "{figures}");
         }
         assert_eq!(told.volumes.iter().map(|v| v["name"].as_str().unwrap()).collect::<Vec<_>>(), ["scratch", "fast"]);
     }

@@ -1,5 +1,4 @@
-//! `kubelet_volume_stats_*`: how full the volumes of claims are, and how many volumes of which kind there are (upstream's
-//! `volumeStatsCollector` and `totalVolumesCollector`).
+//! `kubelet_volume_stats_*`: how full the volumes of claims are (upstream's `volumeStatsCollector`).
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -46,15 +45,7 @@ pub(super) async fn metrics(cx: &Arc<Context>, pods: &Pods) -> String {
             }
         }
     }
-    text(&claims) + &totals(&cx.persistent.totals(pods.all().iter().filter(|h| !h.ended()).map(|h| h.pod())))
-}
-
-fn totals(all: &BTreeMap<(String, &'static str), u64>) -> String {
-    let mut out = "# HELP volume_manager_total_volumes [ALPHA] Number of volumes in Volume Manager\n# TYPE volume_manager_total_volumes gauge\n".to_owned();
-    for ((plugin, state), count) in all {
-        let _ = writeln!(out, "volume_manager_total_volumes{{plugin_name={plugin:?},state={state:?}}} {count}");
-    }
-    if all.is_empty() { String::new() } else { out }
+    text(&claims)
 }
 
 fn text(claims: &BTreeMap<(String, String), Value>) -> String {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Options, ShutdownPeriod, duration, pairs};
+use super::{Options, ShutdownPeriod, duration};
+use crate::flags::pairs;
 
 /// Where pods begin that the cluster cannot be without.
 const SYSTEM_CRITICAL: i32 = 2_000_000_000;

@@ -58,7 +58,7 @@ pub fn follow(path: PathBuf, node: &str, stop: CancellationToken) -> mpsc::Unbou
 }
 
 async fn run(mut files: Files, to: mpsc::UnboundedSender<Vec<Arc<Pod>>>) {
-    let directories = Directories::default();
+    let (directories, path) = (Directories::default(), files.path.clone());
     // A file is whole when its writer closes it, and a name when it has been moved to.
     let changes = AddWatchFlags::IN_CLOSE_WRITE
         | AddWatchFlags::IN_CREATE
@@ -75,17 +75,17 @@ async fn run(mut files: Files, to: mpsc::UnboundedSender<Vec<Arc<Pod>>>) {
     ticks.tick().await;
     let mut whole = true;
     loop {
-        if news.is_none() || whole {
+        let (mut own, again) = (files, news.is_none() || whole);
+        let at = directories.clone();
+        let looking = util::blocking(move || {
             // Whatever has the name by now; before the look, which sees what came until then.
-            news = directories.watch(&files.path, changes).ok();
-        }
-        let mut own = files;
-        let (back, found) = util::blocking(move || {
+            let watched = again.then(|| at.watch(&own.path, changes).ok());
             let found = own.look(!whole);
-            (own, found)
-        })
-        .await;
+            (own, watched, found)
+        });
+        let (back, watched, found) = told_if_it_hangs(&path, looking).await;
         files = back;
+        news = watched.unwrap_or(news);
         match found {
             Ok(pods) if last.as_ref().is_none_or(|last| !unchanged(last, &pods)) => {
                 last = Some(pods.clone());
@@ -112,6 +112,16 @@ async fn run(mut files: Files, to: mpsc::UnboundedSender<Vec<Arc<Pod>>>) {
             }
         };
     }
+}
+
+/// Waits for a look, however long it takes, and says that it does: a file server that is gone answers nobody.
+async fn told_if_it_hangs<T>(path: &Path, looking: impl Future<Output = T>) -> T {
+    let mut looking = std::pin::pin!(looking);
+    if let Ok(found) = tokio::time::timeout(LOOK, &mut looking).await {
+        return found;
+    }
+    tracing::error!(path = %path.display(), "Unable to read config path: it does not answer");
+    looking.await
 }
 
 fn unchanged(a: &[Arc<Pod>], b: &[Arc<Pod>]) -> bool {

@@ -24,7 +24,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, Pod, Volume, VolumeDevice};
 use nix::mount::{MsFlags, mount};
@@ -49,6 +49,8 @@ pub struct Ready {
     pub device: bool,
     /// A group that its users are to be of besides.
     pub group: Option<i64>,
+    /// Whose it is, as metrics name it.
+    pub plugin: String,
 }
 
 /// Why a volume is not ready, as an Event.
@@ -108,6 +110,26 @@ pub fn own_path(layout: &Layout, volume: &Volume) -> Option<PathBuf> {
     payload.then(|| payload_dir(layout, volume))
 }
 
+/// Whose a volume is, as metrics name it; none while only its claim could tell.
+#[must_use]
+pub fn plugin(volume: &Volume) -> Option<String> {
+    if let Some(csi) = &volume.csi {
+        return Some(persistent::plugin_of_driver(&csi.driver));
+    }
+    let kinds = [
+        (volume.empty_dir.is_some(), "kubernetes.io/empty-dir"),
+        (volume.config_map.is_some(), "kubernetes.io/configmap"),
+        (volume.secret.is_some(), "kubernetes.io/secret"),
+        (volume.downward_api.is_some(), "kubernetes.io/downward-api"),
+        (volume.projected.is_some(), "kubernetes.io/projected"),
+        (volume.host_path.is_some(), "kubernetes.io/host-path"),
+        (volume.image.is_some(), "kubernetes.io/image"),
+        (volume.nfs.is_some(), "kubernetes.io/nfs"),
+        (volume.iscsi.is_some(), "kubernetes.io/iscsi"),
+    ];
+    kinds.into_iter().find(|(is, _)| *is).map(|(_, name)| name.to_owned())
+}
+
 /// Mounts the tmpfs that secrets lie in, unless a former process did.
 pub fn prepare_memory(root: &Path) -> io::Result<()> {
     let dir = root.join("memory");
@@ -127,8 +149,12 @@ pub async fn set_up(source: &Source<'_>, layout: &Layout) -> Result<BTreeMap<Str
     let Some(spec) = &source.facts.pod.spec else { return Ok(out) };
     let (brought, own): (Vec<&Volume>, Vec<&Volume>) = spec.volumes.iter().flatten().partition(|v| persistent::is_persistent(v));
     for volume in own {
-        match one(source, layout, volume).await {
-            Ok(ready) => drop(out.insert(volume.name.clone(), ready)),
+        let begun = Instant::now();
+        let made = one(source, layout, volume).await;
+        let plugin = plugin(volume).unwrap_or_default();
+        source.persistent.counts().storage(&plugin, "volume_mount", begun.elapsed(), made.is_ok());
+        match made {
+            Ok(ready) => drop(out.insert(volume.name.clone(), Ready { plugin, ..ready })),
             Err(message) => errors.push(VolumeError::set_up(&volume.name, &message)),
         }
     }
@@ -152,12 +178,15 @@ struct Missing {
     all: Vec<String>,
     unprocessed: Vec<String>,
     why: Vec<String>,
+    /// The node can have no more of them.
+    exhausted: bool,
 }
 
 impl Missing {
     fn add(&mut self, name: String, trouble: persistent::Trouble, errors: &mut Vec<VolumeError>) {
         self.all.push(name.clone());
-        if trouble.reason.is_empty() {
+        self.exhausted |= trouble.reason == persistent::EXHAUSTED;
+        if trouble.reason.is_empty() || trouble.reason == persistent::EXHAUSTED {
             self.unprocessed.push(name);
             self.why.push(trouble.message);
         } else {
@@ -173,12 +202,16 @@ impl Missing {
         self.unprocessed.sort();
         let late = self.why.iter().all(|w| w == persistent::LATE);
         let (unattached, unprocessed) = if late { (self.unprocessed.join(" "), String::new()) } else { (String::new(), self.unprocessed.join(" ")) };
+        let (reason, what) = match self.exhausted {
+            true => (persistent::EXHAUSTED, "Node has reached its volume attachment limit, rejecting pod."),
+            false => ("FailedMount", "Unable to attach or mount volumes:"),
+        };
         let message = format!(
-            "Unable to attach or mount volumes: unmounted volumes=[{}], unattached volumes=[{unattached}], failed to process volumes=[{unprocessed}]: {}",
+            "{what} unmounted volumes=[{}], unattached volumes=[{unattached}], failed to process volumes=[{unprocessed}]: {}",
             self.all.join(" "),
             if late { persistent::LATE.to_owned() } else { self.why.join("; ") }
         );
-        Some(VolumeError { reason: "FailedMount", message })
+        Some(VolumeError { reason, message })
     }
 }
 
@@ -215,11 +248,12 @@ async fn one(source: &Source<'_>, layout: &Layout, volume: &Volume) -> Result<Re
         let files = made?;
         let (dir, memory) = (payload_dir(layout, volume), layout.memory_dir.clone());
         let path = dir.clone();
+        let mode = payload_mode(volume);
         let shown = util::blocking(move || {
             if dir.starts_with(&memory) {
                 util::private_dir(&memory)?;
             }
-            shown(&dir, &files, group)
+            shown(&dir, mode, &files, group)
         });
         return shown.await.map(|()| Ready { path, readonly: true, ..Ready::default() }).map_err(|e| e.to_string());
     }
@@ -253,13 +287,18 @@ fn payload_dir(layout: &Layout, volume: &Volume) -> PathBuf {
     }
 }
 
-fn shown(dir: &Path, files: &atomic::Payload, group: Option<u32>) -> io::Result<()> {
+/// The mode of its directory: that of others than the ConfigMap's is in memory with the original, which leaves a tmpfs sticky.
+fn payload_mode(volume: &Volume) -> u32 {
+    if volume.config_map.is_some() { 0o777 } else { 0o1777 }
+}
+
+fn shown(dir: &Path, mode: u32, files: &atomic::Payload, group: Option<u32>) -> io::Result<()> {
     if !dir.is_dir() {
         fs::create_dir_all(dir)?;
         if let Some(g) = group {
             chown(dir, None, Some(g))?;
         }
-        fs::set_permissions(dir, fs::Permissions::from_mode(if group.is_some() { 0o3777 } else { 0o1777 }))?;
+        fs::set_permissions(dir, fs::Permissions::from_mode(if group.is_some() { mode | 0o2000 } else { mode }))?;
     }
     atomic::write(dir, files, Ownership { group }, SystemTime::now()).map(|_| ())
 }
@@ -320,4 +359,22 @@ pub fn container_devices(ready: &BTreeMap<String, Ready>, c: &Container) -> Resu
         Ok(Device { host: volume.path.clone(), container: PathBuf::from(&d.device_path), permissions: permissions.into(), ..Device::default() })
     };
     c.volume_devices.iter().flatten().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use persistent::{EXHAUSTED, LATE, Trouble};
+
+    #[test]
+    fn a_node_that_has_no_room_for_a_volume_is_told_apart_from_one_that_waits() {
+        let told = |reason: &'static str| {
+            let (mut missing, mut errors) = (Missing::default(), Vec::new());
+            missing.add("data".into(), Trouble { reason, message: LATE.into() }, &mut errors);
+            missing.told().map(|error| (error.reason, error.message)).unwrap()
+        };
+        let rest = "unmounted volumes=[data], unattached volumes=[data], failed to process volumes=[]: context deadline exceeded";
+        assert_eq!(told(EXHAUSTED), ("VolumeAttachmentLimitExceeded", format!("Node has reached its volume attachment limit, rejecting pod. {rest}")));
+        assert_eq!(told(""), ("FailedMount", format!("Unable to attach or mount volumes: {rest}")));
+    }
 }

@@ -22,6 +22,8 @@ use crate::util;
 const DEFAULT_MODE: i32 = 0o644;
 /// Life of a token where nothing is said, in seconds.
 const TOKEN_LIFE_S: i64 = 3600;
+/// How many troubles of a volume's sources are told: an Event has no room for more.
+const WRONG_MAX: usize = 64;
 
 /// Reads what the payloads are made of; one call's worth.
 pub struct Source<'a> {
@@ -85,22 +87,36 @@ impl Source<'_> {
         sources: &[k8s_openapi::api::core::v1::VolumeProjection],
         d: &Defaults,
     ) -> Result<(), String> {
+        // All that is wrong is told at once (upstream's `collectData`).
+        let mut wrong: Vec<String> = Vec::new();
         for (index, s) in sources.iter().enumerate() {
-            if let Some(m) = &s.config_map {
-                self.object(out, RefKind::ConfigMap, &m.name, m.items.as_deref(), m.optional, d).await?;
+            let shown = if let Some(m) = &s.config_map {
+                self.object(out, RefKind::ConfigMap, &m.name, m.items.as_deref(), m.optional, d).await
             } else if let Some(m) = &s.secret {
-                self.object(out, RefKind::Secret, &m.name, m.items.as_deref(), m.optional, d).await?;
+                self.object(out, RefKind::Secret, &m.name, m.items.as_deref(), m.optional, d).await
             } else if let Some(m) = &s.downward_api {
-                self.downward(out, m.items.as_deref(), d)?;
+                self.downward(out, m.items.as_deref(), d)
             } else if let Some(t) = &s.service_account_token {
-                self.token(out, &volume.name, t, d).await?;
+                self.token(out, &volume.name, t, d).await
             } else if let Some(b) = &s.cluster_trust_bundle {
-                self.trust_anchors(out, b, d).await?;
+                self.trust_anchors(out, b, d).await
             } else if let Some(c) = &s.pod_certificate {
-                self.certificate(out, (volume.name.clone(), index), c, d).await?;
+                self.certificate(out, (volume.name.clone(), index), c, d).await
+            } else {
+                Ok(())
+            };
+            if let Err(why) = shown
+                && wrong.len() < WRONG_MAX
+                && !wrong.contains(&why)
+            {
+                wrong.push(why);
             }
         }
-        Ok(())
+        match wrong.as_slice() {
+            [] => Ok(()),
+            [one] => Err(one.clone()),
+            all => Err(format!("[{}]", all.join(", "))),
+        }
     }
 
     async fn object(

@@ -54,14 +54,14 @@ pub fn open_beneath(base: &Path, path: &Path) -> io::Result<File> {
     Ok(File::from(beneath(&base, path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?))
 }
 
-/// A path that is relative and has no `..`.
+/// A path that is relative and has no `..`, which a `subPathExpr` may come to; the words are upstream's (`makeMounts`).
 pub fn check(sub_path: &str) -> Result<PathBuf, String> {
     let path = Path::new(sub_path);
     if path.is_absolute() {
-        return Err(format!("subPath {sub_path:?} must be a relative path"));
+        return Err(format!("error SubPath `{sub_path}` must not be an absolute path"));
     }
     if path.components().any(|c| c == Component::ParentDir) {
-        return Err(format!("subPath {sub_path:?} must not contain '..'"));
+        return Err(format!("unable to provision SubPath `{sub_path}`: must not contain '..'"));
     }
     Ok(path.components().filter(|c| matches!(c, Component::Normal(_))).collect())
 }
@@ -94,7 +94,8 @@ pub fn bind(volume: &Path, sub_path: &Path, at: &Path) -> io::Result<()> {
 /// What the pod's owner is told when that failed: not why. As upstream's, it tells whether something is there, also where a link leads out of the
 /// volume.
 pub fn refusal(wanted: &Path, volume_mount: &str, container: &str) -> String {
-    let what = if wanted.exists() { "prepare subPath" } else { "create subPath directory" };
+    let absent = fs::metadata(wanted).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+    let what = if absent { "create subPath directory" } else { "prepare subPath" };
     format!("failed to {what} for volumeMount {volume_mount:?} of container {container:?}")
 }
 
@@ -149,8 +150,13 @@ mod tests {
         let told = |path: &str| refusal(&dir.path().join(path), "data", "web");
         assert_eq!(told("evil/passwd"), r#"failed to prepare subPath for volumeMount "data" of container "web""#);
         assert_eq!(told("evil/absent"), r#"failed to create subPath directory for volumeMount "data" of container "web""#);
-        assert!(check("../x").is_err());
-        assert!(check("/x").is_err());
+        assert_eq!(
+            told("good/x"),
+            r#"failed to prepare subPath for volumeMount "data" of container "web""#,
+            "below a file is nothing, and nothing can be made"
+        );
+        assert_eq!(check("a/../x").unwrap_err(), "unable to provision SubPath `a/../x`: must not contain '..'");
+        assert_eq!(check("/x").unwrap_err(), "error SubPath `/x` must not be an absolute path");
         assert_eq!(check("a/./b").unwrap(), PathBuf::from("a/b"));
     }
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Map, Value,
-    schema::{Field, Type, TypeRef},
+    schema::{Field, Object, Type, TypeRef},
 };
 use std::{
     collections::{BTreeMap, HashMap},
@@ -58,12 +58,13 @@ fn compare_node(ty: Option<TypeRef<'_>>, said: Said, old: Option<&Value>, new: O
         Some(_) => false,
     };
     let leaf = matches!(shape, Shape::Leaf) || empty(old) && empty(new);
-    // Where no type is known a map may take the place of a text, or a text that of a map: the place itself is another then.
+    // Where no type is told a map may take the place of a text, or a text that of a map: the place itself is another then.
     let other_form = |one: &Value, other: &Value| one.is_object() && !other.is_object() && !other.is_null();
+    let untyped = matches!(shape, Shape::Map(None) | Shape::Struct(_, Object { untyped: true, .. }));
     delta.changed_self = match (old, new) {
         (None, Some(_)) => true,
-        (Some(old), Some(new)) if leaf => old != new,
-        (Some(old), Some(new)) if matches!(shape, Shape::Map(None)) => other_form(old, new) || other_form(new, old),
+        (Some(old), Some(new)) if leaf => !is_equal(old, new),
+        (Some(old), Some(new)) if untyped => other_form(old, new) || other_form(new, old),
         _ => false,
     };
     delta.removed_self = old.is_some() && new.is_none();
@@ -76,6 +77,16 @@ fn compare_node(ty: Option<TypeRef<'_>>, said: Said, old: Option<&Value>, new: O
         _ => {}
     }
     delta
+}
+
+/// Whether two values are the same to upstream, which compares a float with whatever number by its value: `1.0` is no other than `1`.
+fn is_equal(old: &Value, new: &Value) -> bool {
+    match (old, new) {
+        (Value::Number(x), Value::Number(y)) if x.is_f64() != y.is_f64() => x.as_f64() == y.as_f64(),
+        (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(x, y)| is_equal(x, y)),
+        (Value::Object(x), Value::Object(y)) => x.len() == y.len() && x.iter().zip(y).all(|((j, x), (k, y))| j == k && is_equal(x, y)),
+        _ => old == new,
+    }
 }
 
 impl Delta {

@@ -1,8 +1,12 @@
 //! managedFields: who owns what, read from an object and written back.
 
 use super::{Manager, set::FieldSet};
-use crate::{Map, Value};
-use std::cmp::Ordering;
+use crate::{
+    Map, Value,
+    field::{Error, ErrorList, Path},
+    quote::{Quoted, is_print},
+};
+use std::collections::HashSet;
 
 /// More update managers than this are folded into one, the oldest first (KEP-555; upstream's `DefaultMaxUpdateManagers`).
 const UPDATE_MANAGERS_LIMIT: usize = 10;
@@ -48,6 +52,11 @@ impl Entry {
         (&self.name, self.applies, &self.subresource, if self.applies { "" } else { &self.api_version })
     }
 
+    /// By what entries are sorted: appliers first, then by age and name, as upstream sorts them.
+    fn rank(&self) -> (bool, &str, &str, &str, &str) {
+        (!self.applies, &self.time, &self.name, &self.api_version, &self.subresource)
+    }
+
     fn read(entry: &Value) -> Option<Self> {
         let text = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or_default();
         let applies = match text("operation") {
@@ -73,15 +82,35 @@ impl Entry {
 
     /// As conflicts name it: `"kubectl" using apps/v1`.
     pub(super) fn display(&self) -> String {
-        let mut out = format!("{:?}", self.name);
+        let mut out = Quoted(&self.name).to_string();
         if !self.subresource.is_empty() {
-            out.push_str(&format!(" with subresource {:?}", self.subresource));
+            out.push_str(&format!(" with subresource {}", Quoted(&self.subresource)));
         }
         if !self.applies {
             out.push_str(&format!(" using {}", self.api_version));
         }
         out
     }
+}
+
+/// Bytes of a field manager's name at most, as upstream's.
+pub const MANAGER_MAX_BYTES: usize = 128;
+/// How many characters of a name that is too long are told of.
+const TOO_LONG_TOLD_MAX: usize = 16;
+
+/// What is wrong with the name of a field manager (`ValidateFieldManager`).
+#[must_use]
+pub fn manager_errors(name: &str, path: &Path) -> ErrorList {
+    let mut errors = ErrorList::new();
+    if name.len() > MANAGER_MAX_BYTES {
+        errors.push(Error::too_long(path, MANAGER_MAX_BYTES));
+    }
+    // Each shows the whole name: one that is too long is shown a few times, and not once for each of its characters.
+    let told_max = if name.len() > MANAGER_MAX_BYTES { TOO_LONG_TOLD_MAX } else { MANAGER_MAX_BYTES };
+    for (at, c) in name.char_indices().filter(|(_, c)| !is_print(*c)).take(told_max) {
+        errors.push(Error::invalid(path, name, format!("invalid character U+{:04X} (at position {at})", u32::from(c))));
+    }
+    errors
 }
 
 /// What is wrong with one entry.
@@ -97,7 +126,7 @@ pub(super) fn unfit(at: usize, entry: &Value) -> Option<String> {
     match text("fieldsType") {
         "FieldsV1" => Entry::read(entry).is_none().then(|| format!("error decoding versioned set from {entry}: error decoding set")),
         "" => Some(format!("missing fieldsType in managed fields entry {at}")),
-        other => Some(format!("invalid fieldsType {other:?} in managed fields entry {at}")),
+        other => Some(format!("invalid fieldsType {} in managed fields entry {at}", Quoted(other))),
     }
 }
 
@@ -138,6 +167,12 @@ impl Managers {
         self.0.is_empty()
     }
 
+    /// The versions in which they wrote, each once: a client may send some ten thousand owners.
+    pub(super) fn versions(&self) -> impl Iterator<Item = &str> {
+        let mut seen = HashSet::new();
+        self.0.iter().map(|entry| entry.api_version.as_str()).filter(move |version| seen.insert(*version))
+    }
+
     /// Adds an owner, or what it owns to what it owned before.
     pub(super) fn add(&mut self, entry: Entry) {
         match self.0.iter_mut().find(|e| e.is_same_owner(&entry)) {
@@ -153,7 +188,7 @@ impl Managers {
     pub(super) fn write(mut self, object: &mut Value) {
         self.0.retain(|e| !e.set.is_empty());
         self.fold_oldest();
-        self.0.sort_by(order);
+        self.0.sort_by(|a, b| a.rank().cmp(&b.rank()));
         let Some(object) = object.as_object_mut() else { return };
         let Some(metadata) = object.entry("metadata").or_insert_with(|| Value::Object(Map::new())).as_object_mut() else { return };
         if self.0.is_empty() {
@@ -181,7 +216,7 @@ impl Managers {
         if updates <= UPDATE_MANAGERS_LIMIT {
             return;
         }
-        self.0.sort_by(order);
+        self.0.sort_by(|a, b| a.rank().cmp(&b.rank()));
         // One more than the surplus goes, since the fold is an update manager itself.
         let mut surplus = updates - UPDATE_MANAGERS_LIMIT + 1;
         let (old, kept): (Vec<Entry>, Vec<Entry>) = std::mem::take(&mut self.0).into_iter().partition(|e| {
@@ -190,14 +225,13 @@ impl Managers {
             folds
         });
         self.0 = kept;
+        // By themselves first, of each version one: of those that stay there may be some ten thousand, too, and each fold is looked for among them.
+        let mut folds = Self::default();
         for entry in old {
-            self.add(Entry { name: ANCIENT.into(), subresource: String::new(), ..entry });
+            folds.add(Entry { name: ANCIENT.into(), subresource: String::new(), ..entry });
+        }
+        for fold in folds.0 {
+            self.add(fold);
         }
     }
-}
-
-/// Appliers first, then by age and name, as upstream sorts the entries.
-fn order(a: &Entry, b: &Entry) -> Ordering {
-    let key = |e: &'_ Entry| (!e.applies, e.time.clone(), e.name.clone(), e.api_version.clone(), e.subresource.clone());
-    key(a).cmp(&key(b))
 }

@@ -19,6 +19,9 @@ pub struct Scaled<'a> {
     pub api_version: &'a str,
     /// The names that lead to its replicas.
     pub path: &'a [&'a str],
+    /// The replicas in each version of a custom kind; nothing where a version has no scale. Where this is not said, all versions of the
+    /// group have theirs in the same place.
+    pub versions: Option<&'a [(String, FieldSet)]>,
 }
 
 impl Scaled<'_> {
@@ -26,26 +29,29 @@ impl Scaled<'_> {
         FieldSet::from_paths(&[self.path])
     }
 
-    /// Versions of the same group have their replicas in the same place; what is written in none of them is dropped.
-    fn is_known(&self, entry: &Entry) -> bool {
-        parse_api_version(&entry.api_version).0 == parse_api_version(self.api_version).0
+    /// The replicas as an entry's version has them. What is written in no version of the kind is dropped.
+    fn of(&self, entry: &Entry) -> Option<FieldSet> {
+        match self.versions {
+            Some(versions) => versions.iter().find(|(version, _)| *version == entry.api_version).map(|(_, replicas)| replicas.clone()),
+            None => (parse_api_version(&entry.api_version).0 == parse_api_version(self.api_version).0).then(|| self.replicas()),
+        }
     }
 
     /// Tells a Scale whose the replicas of its object are.
     pub fn tell(&self, object: &Value, scale: &mut Value) {
-        let replicas = self.replicas();
-        let owners = Managers::of(Some(object)).0.into_iter().filter(|entry| self.is_known(entry) && replicas.is_within(&entry.set));
+        let owners = Managers::of(Some(object)).0.into_iter().filter(|entry| self.of(entry).is_some_and(|replicas| owns(entry, &replicas)));
         let told = owners.map(|entry| Entry { api_version: VERSION.to_owned(), set: FieldSet::from_paths(&[&REPLICAS]), ..entry });
         Managers(told.collect()).write(scale);
     }
 
     /// Takes over what a written Scale says of its owners.
     pub fn take(&self, scale: &Value, object: &mut Value) {
-        let (replicas, in_scale) = (self.replicas(), FieldSet::from_paths(&[&REPLICAS]));
+        let in_scale = FieldSet::from_paths(&[&REPLICAS]);
         let mut told = Managers::of(Some(scale)).0;
         let mut owners = Vec::new();
-        for entry in Managers::of(Some(object)).0.into_iter().filter(|entry| self.is_known(entry)) {
-            let keeps = !replicas.is_within(&entry.set) || {
+        for entry in Managers::of(Some(object)).0 {
+            let Some(replicas) = self.of(&entry) else { continue };
+            let keeps = !owns(&entry, &replicas) || {
                 let before = told.len();
                 told.retain(|other| !other.is_same_owner(&entry));
                 told.len() < before
@@ -53,9 +59,14 @@ impl Scaled<'_> {
             owners.push(if keeps { entry } else { Entry { set: entry.set.without(&replicas), ..entry } });
         }
         let told = told.into_iter().filter(|entry| in_scale.is_within(&entry.set));
-        owners.extend(told.map(|entry| Entry { api_version: self.api_version.to_owned(), time: String::new(), set: replicas.clone(), ..entry }));
+        owners.extend(told.map(|entry| Entry { api_version: self.api_version.to_owned(), time: String::new(), set: self.replicas(), ..entry }));
         Managers(owners).write(object);
     }
+}
+
+/// Whether the replicas are an entry's, if there are some.
+fn owns(entry: &Entry, replicas: &FieldSet) -> bool {
+    !replicas.is_empty() && replicas.is_within(&entry.set)
 }
 
 #[cfg(test)]
@@ -65,7 +76,7 @@ mod tests {
 
     #[test]
     fn who_writes_a_scale_owns_its_replicas_by_an_entry_without_a_time() {
-        let scaled = Scaled { api_version: "g/v1", path: &["spec", "n"] };
+        let scaled = Scaled { api_version: "g/v1", path: &["spec", "n"], versions: None };
         let entry = |manager: &str, operation: &str, fields: Value| json!({"manager": manager, "operation": operation, "apiVersion": "g/v1", "time": "2026-01-01T00:00:00Z", "fieldsType": "FieldsV1", "fieldsV1": fields});
         let both = json!({"f:spec": {"f:n": {}, "f:x": {}}});
         let mut object = json!({"metadata": {"managedFields": [entry("a", "Apply", both.clone()), entry("u", "Update", both), {"manager": "o", "operation": "Update",
@@ -80,5 +91,18 @@ mod tests {
         let seen: Vec<_> = owners.iter().map(|entry| (entry["manager"].as_str().unwrap(), entry["time"].is_string(), entry["fieldsV1"].clone())).collect();
         let (n, x) = (json!({"f:spec": {"f:n": {}}}), json!({"f:spec": {"f:x": {}}}));
         assert_eq!(seen, [("a", true, json!({"f:spec": {"f:n": {}, "f:x": {}}})), ("u", false, n), ("u", true, x)]);
+    }
+
+    #[test]
+    fn a_version_without_scales_keeps_its_owners() {
+        let versions = [("g/v1".to_owned(), FieldSet::new()), ("g/v2".to_owned(), FieldSet::from_paths(&[&["spec", "n"]]))];
+        let scaled = Scaled { api_version: "g/v2", path: &["spec", "n"], versions: Some(&versions) };
+        let entry = |version: &str| json!({"manager": version, "operation": "Update", "apiVersion": version, "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:n": {}}}});
+        let mut object = json!({"metadata": {"managedFields": [entry("g/v1"), entry("g/v3")]}});
+        let mut scale = json!({});
+        scaled.tell(&object, &mut scale);
+        assert!(scale["metadata"]["managedFields"].as_array().is_none_or(Vec::is_empty), "{scale}");
+        scaled.take(&scale, &mut object);
+        assert_eq!(object["metadata"]["managedFields"], json!([entry("g/v1")]), "what no version has is dropped");
     }
 }

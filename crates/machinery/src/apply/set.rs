@@ -4,10 +4,11 @@
 //! keys, `v:…` a list element by its value, `i:N` by its place. An empty object is a member; a member that has members
 //! below it carries the key `.`; a node without `.` only leads to members.
 
+use super::shape::field_type;
 use crate::{
     Map, Value,
     quote::Quoted,
-    schema::{Type, TypeRef},
+    schema::{ListType, Type, TypeRef},
 };
 
 /// The key that makes an inner node a member.
@@ -40,7 +41,10 @@ impl FieldSet {
     /// The set in a `fieldsV1` value that a client may have written; `None` for what is none. Path elements of a kind that is
     /// not known are dropped, as upstream drops them.
     pub(super) fn parse(value: &Value) -> Option<Self> {
-        parse(value.as_object()?).map(Self)
+        let mut set = parse(value.as_object()?)?;
+        // The whole is no member of itself.
+        set.remove(SELF);
+        Some(Self(set))
     }
 
     /// The set as a `fieldsV1` value.
@@ -87,6 +91,11 @@ impl FieldSet {
     /// holds on to.
     pub(super) fn with_named_fields(&self, ty: Option<TypeRef<'_>>) -> Self {
         Self(name_fields(&self.0, ty))
+    }
+
+    /// Of what the type has as a whole, who owns a part owns the whole (upstream's `ReconcileFieldSetWithSchema`).
+    pub(super) fn own_wholes(&mut self, ty: TypeRef<'_>) {
+        own_wholes(&mut self.0, ty);
     }
 
     /// Calls `each` with the path of every member, as upstream prints it: `.spec.containers[name="a"].image`.
@@ -182,15 +191,24 @@ fn subtract_below(from: &mut Map<String, Value>, other: &Map<String, Value>) {
     });
 }
 
-/// Lets `cut` take what is in both away from the children of `from`; it answers whether the node stays a member.
+/// Lets `cut` take what is in both away from the children of `from`; it answers whether the node stays a member. The smaller one is walked:
+/// of many owners each may own little of what is changed.
 fn prune(from: &mut Map<String, Value>, other: &Map<String, Value>, cut: impl Fn(&mut Map<String, Value>, &Map<String, Value>) -> bool) {
-    for (key, theirs) in other.iter().filter(|(k, _)| *k != SELF) {
-        let (Some(Value::Object(ours)), Value::Object(theirs)) = (from.get_mut(key), theirs) else { continue };
+    let stays = |ours: &mut Value, theirs: &Value| {
+        let (Value::Object(ours), Value::Object(theirs)) = (ours, theirs) else { return true };
         let member = cut(ours, theirs);
-        if ours.is_empty() && !member {
-            from.remove(key);
-        } else if member && !ours.is_empty() {
+        if member && !ours.is_empty() {
             ours.insert(SELF.to_owned(), Value::Object(Map::new()));
+        }
+        member || !ours.is_empty()
+    };
+    if from.len() <= other.len() {
+        from.retain(|key, ours| key == SELF || other.get(key).is_none_or(|theirs| stays(ours, theirs)));
+        return;
+    }
+    for (key, theirs) in other.iter().filter(|(k, _)| *k != SELF) {
+        if from.get_mut(key).is_some_and(|ours| !stays(ours, theirs)) {
+            from.remove(key);
         }
     }
 }
@@ -220,6 +238,27 @@ fn name_fields(set: &Map<String, Value>, ty: Option<TypeRef<'_>>) -> Map<String,
         out.insert(key.clone(), node(named || is_member(child), name_fields(child, below)));
     }
     out
+}
+
+fn own_wholes(set: &mut Map<String, Value>, ty: TypeRef<'_>) {
+    for (key, child) in set.iter_mut().filter(|(key, _)| *key != SELF) {
+        let (of_child, said) = match (ty.get(), key.strip_prefix("f:")) {
+            (Type::Object(object), Some(name)) => field_type(ty, object.field(name)),
+            _ => (ty.elem(), None),
+        };
+        let (Some(of_child), Value::Object(child)) = (of_child, child) else { continue };
+        let whole = match of_child.get() {
+            Type::Object(object) => said.unwrap_or(object.atomic),
+            Type::Map { atomic, .. } => said.unwrap_or(*atomic),
+            Type::List { list_type, .. } => *list_type == ListType::Atomic,
+            _ => false,
+        };
+        if whole {
+            child.clear();
+        } else {
+            own_wholes(child, of_child);
+        }
+    }
 }
 
 /// The members of a level come before what lies below them, as upstream lists them.

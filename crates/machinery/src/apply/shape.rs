@@ -32,6 +32,7 @@ pub(super) fn shape<'a>(ty: Option<TypeRef<'a>>, said: Said, values: [Option<&Va
     }
     match ty.get() {
         Type::Object(object) if object.atomic && said.is_none() => Shape::Leaf,
+        Type::Object(object) if object.untyped && !values.iter().flatten().any(|v| v.is_object()) => Shape::Leaf,
         Type::Object(object) => Shape::Struct(ty, object),
         Type::Map { atomic: true, .. } => Shape::Leaf,
         Type::Map { elem, .. } => Shape::Map(Some(ty.to(*elem))),

@@ -7,9 +7,11 @@ use super::{
 };
 use crate::{
     Value,
-    schema::{ListType, Type, TypeRef},
+    printed::{plain, syntax},
+    schema::{ListType, Object, Type, TypeRef},
+    tree::go_type,
 };
-use std::{collections::HashSet, fmt::Write};
+use std::collections::HashSet;
 
 /// The most errors that are told of one configuration.
 const ERRORS_LIMIT: usize = 100;
@@ -33,6 +35,12 @@ pub fn live_errors(ty: TypeRef<'_>, value: &Value) -> Option<String> {
     told(&check.errors)
 }
 
+/// Whether an object may have fields that are not told of: it keeps them, or none is told of (`schemaconv` deduces them then, though what
+/// is not kept is pruned).
+fn takes_any(object: &Object) -> bool {
+    object.preserve_unknown || object.fields.is_empty()
+}
+
 /// Whether nothing is wrong with an object of which no list is asked whether it has an element twice.
 pub(super) fn fits(ty: Option<TypeRef<'_>>, value: &Value) -> bool {
     let Some(ty) = ty else { return true };
@@ -40,8 +48,9 @@ pub(super) fn fits(ty: Option<TypeRef<'_>>, value: &Value) -> bool {
         (_, Value::Null) => true,
         (Type::Object(_) | Type::Map { .. }, Value::Object(map)) => map.iter().all(|(name, value)| {
             let child = ty.child(name);
-            (child.is_some() || ty.object().is_some_and(|o| o.preserve_unknown)) && fits(child, value)
+            (child.is_some() || ty.object().is_some_and(takes_any)) && fits(child, value)
         }),
+        (Type::Object(object), _) if object.untyped => true,
         (Type::Object(_) | Type::Map { .. } | Type::Fields, _) => value.is_object(),
         (Type::List { elem, .. }, Value::Array(items)) => {
             let shape = shape(Some(ty), None, [None, None]);
@@ -105,20 +114,21 @@ impl Check {
             (Type::Object(_) | Type::Map { .. }, Value::Object(map)) => {
                 for (name, value) in map {
                     let child = ty.child(name);
-                    let known = child.is_some() || ty.object().is_some_and(|o| o.preserve_unknown);
+                    let known = child.is_some() || ty.object().is_some_and(takes_any);
                     self.below(&format!("f:{name}"), |check| if known { check.value(child, value) } else { check.error("field not declared in schema") });
                     if !known {
                         return;
                     }
                 }
             }
+            (Type::Object(object), _) if object.untyped => {}
             (Type::Object(_) | Type::Map { .. } | Type::Fields, _) if !value.is_object() => {
                 self.error(&format!("expected map, got &{{{}}}", plain(value)));
             }
             (Type::List { elem, list_type, .. }, Value::Array(items)) => self.list(ty, ty.to(*elem), list_type, items),
             (Type::List { .. }, _) => self.error(&format!("expected list, got &{{{}}}", plain(value))),
             (Type::String | Type::Bytes, _) if !value.is_string() => {
-                self.error(&format!("expected string, got &value.valueUnstructured{{Value:{}}}", go_syntax(value)));
+                self.error(&format!("expected string, got &value.valueUnstructured{{Value:{}}}", syntax(value)));
             }
             (Type::Int32 | Type::Int64 | Type::Double, _) if !value.is_number() => {
                 self.error(&format!("expected numeric (int or float), got {}", go_type(value)));
@@ -134,6 +144,7 @@ impl Check {
 
     fn null(&mut self, ty: TypeRef<'_>) {
         match ty.get() {
+            Type::Object(object) if object.untyped => {}
             Type::Object(_) | Type::Map { .. } | Type::RawExtension | Type::Fields => self.error("expected map, got &{NULL_VALUE}"),
             Type::List { .. } => self.error("expected list, got &{NULL_VALUE}"),
             Type::String | Type::Bytes => self.error("expected string, got &value.valueUnstructured{Value:0}"),
@@ -190,68 +201,4 @@ fn nameless(shape: Shape<'_>, item: &Value) -> Option<String> {
         _ => return None,
     };
     Some(why.to_owned())
-}
-
-/// A value as Go's `%v` prints it.
-pub fn plain(value: &Value) -> String {
-    let mut out = String::new();
-    print(value, &mut out, false);
-    out
-}
-
-/// A value as Go's `%#v` prints it.
-pub(crate) fn go_syntax(value: &Value) -> String {
-    let mut out = String::new();
-    print(value, &mut out, true);
-    out
-}
-
-fn print(value: &Value, out: &mut String, syntax: bool) {
-    match value {
-        Value::Null => out.push_str(if syntax { "interface {}(nil)" } else { "<nil>" }),
-        Value::String(text) if syntax => drop(write!(out, "{text:?}")),
-        Value::String(text) => out.push_str(text),
-        Value::Number(number) if !number.is_i64() => out.push_str(&number.as_f64().map(crate::numerals::float).unwrap_or_default()),
-        Value::Bool(_) | Value::Number(_) => drop(write!(out, "{value}")),
-        Value::Array(items) => {
-            out.push_str(if syntax { "[]interface {}{" } else { "[" });
-            for (at, item) in items.iter().enumerate() {
-                out.push_str(match (at, syntax) {
-                    (0, _) => "",
-                    (_, true) => ", ",
-                    (_, false) => " ",
-                });
-                print(item, out, syntax);
-            }
-            out.push(if syntax { '}' } else { ']' });
-        }
-        Value::Object(map) => {
-            out.push_str(if syntax { "map[string]interface {}{" } else { "map[" });
-            for (at, (name, item)) in map.iter().enumerate() {
-                out.push_str(match (at, syntax) {
-                    (0, _) => "",
-                    (_, true) => ", ",
-                    (_, false) => " ",
-                });
-                match syntax {
-                    true => drop(write!(out, "{name:?}:")),
-                    false => drop(write!(out, "{name}:")),
-                }
-                print(item, out, syntax);
-            }
-            out.push(if syntax { '}' } else { ']' });
-        }
-    }
-}
-
-/// The Go type of a decoded value.
-fn go_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "<nil>",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "float64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
-    }
 }

@@ -1,7 +1,7 @@
 //! Versions of a kind: a set of fields is in the version in which its owner wrote, so what is compared with it or cut out by
 //! it is an object in that version.
 
-use super::typed;
+use super::{managers::Managers, typed};
 use crate::{Value, convert, gvk::Gvk, schema::TypeRef};
 
 /// Who knows how the versions of a kind differ, where the program does not.
@@ -66,6 +66,8 @@ impl<'a> Versions<'a> {
             return Form::Same;
         }
         match self.ty.schema.kind(&other) {
+            // Of an Event its owners in the other group are forgotten: who converts knows one group.
+            _ if other.group != own.group => Form::Unknown,
             None => Form::Unknown,
             // The versions of a definition have schemas of their own.
             Some(_) if self.conversions.is_some() || self.ty.schema.is_lenient() || convert::changes_shape(own, &other) => Form::Other(other),
@@ -81,13 +83,32 @@ impl<'a> Versions<'a> {
         }
     }
 
+    /// Gives those who own parts of what a definition has made a whole since then the whole of it.
+    pub(super) fn reconcile(&self, managers: &mut Managers) {
+        // What is built in does not change.
+        if !self.ty.schema.is_lenient() {
+            return;
+        }
+        for entry in &mut managers.0 {
+            match self.form(&entry.api_version) {
+                Form::Unknown => {}
+                form => entry.set.own_wholes(self.type_of(&form)),
+            }
+        }
+    }
+
     /// What is wrong with an object as an owner's version has it. A conversion by name alone leaves it the fields that it has, which the
     /// other version may not know; and a definition's version that there is no more is none that anything is converted to.
     pub(super) fn misfit(&self, value: &Value, api_version: &str) -> Option<String> {
+        if api_version.matches('/').count() > 1 {
+            return Some(format!("unexpected GroupVersion string: {api_version}"));
+        }
+        if !self.ty.schema.is_lenient() {
+            return None;
+        }
         match self.form(api_version) {
-            _ if !self.ty.schema.is_lenient() => None,
             Form::Unknown => Some(format!("request to convert CR to an invalid group/version: {api_version}")),
-            form @ Form::Other(_) if self.conversions.is_none() => typed::live_errors(self.type_of(&form), &self.convert(value, &Form::Same, &form)),
+            form @ Form::Other(_) if self.conversions.is_none() => typed::live_errors(self.type_of(&form), value),
             Form::Same | Form::Other(_) => None,
         }
     }

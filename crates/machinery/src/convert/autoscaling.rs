@@ -334,11 +334,14 @@ fn note(annotations: &mut Map<String, Value>, name: &str, values: &[String]) {
 }
 
 fn drop_annotations(map: &mut Map<String, Value>) {
-    let annotations = map.get_mut("metadata").and_then(|m| m.get_mut("annotations")).and_then(Value::as_object_mut);
-    if let Some(annotations) = annotations {
-        for name in [METRICS, CURRENT_METRICS, CONDITIONS, BEHAVIOR].iter().chain(&TOLERANCES) {
-            annotations.remove(*name);
-        }
+    let Some(metadata) = map.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) else { return };
+    for name in [METRICS, CURRENT_METRICS, CONDITIONS, BEHAVIOR].iter().chain(&TOLERANCES) {
+        annotations.remove(*name);
+    }
+    // Go shows no empty map.
+    if annotations.is_empty() {
+        metadata.remove("annotations");
     }
 }
 

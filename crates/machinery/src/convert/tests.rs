@@ -58,6 +58,7 @@ fn a_utilisation_of_v1_is_noted_with_the_value_that_it_has_not() {
     let noted = r#"[{"type":"Resource","resource":{"name":"cpu","currentAverageUtilization":255,"currentAverageValue":"0"}}]"#;
     assert_eq!(again["metadata"]["annotations"]["autoscaling.alpha.kubernetes.io/current-metrics"], noted);
     assert_eq!(again["status"]["currentCPUUtilizationPercentage"], 255);
+    assert_eq!(convert(again, &v1, &v2)["metadata"], json!({"name": "x"}), "no annotations are left");
 }
 
 #[test]

@@ -72,10 +72,12 @@ pub(super) fn unrecognized_type(kind: Option<&Gvk>, bytes: &[u8]) -> Status {
     unrecognized_as(kind, found, bytes)
 }
 
+/// What is read of an object before all else.
+pub(crate) const TYPE_META: &str = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+
 /// As it, where the type is known.
 pub(super) fn unrecognized_as(kind: Option<&Gvk>, found: &str, bytes: &[u8]) -> Status {
-    let go_type = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
-    unrecognized(kind, &format!("json: cannot unmarshal {found} into Go value of type {go_type}"), bytes)
+    unrecognized(kind, &format!("json: cannot unmarshal {found} into Go value of type {TYPE_META}"), bytes)
 }
 
 /// The body is no object at all.
@@ -124,7 +126,7 @@ pub(super) fn syntax(bytes: &[u8], error: &serde_json::Error) -> String {
         "after object key:value pair"
     } else if text.starts_with("expected `,` or `]`") {
         "after array element"
-    } else if text.starts_with("key must be a string") || text.starts_with("trailing comma") {
+    } else if text.starts_with("key must be a string") || text.starts_with("trailing comma") && found != ']' {
         "looking for beginning of object key string"
     } else if text.starts_with("expected `:`") {
         "after object key"

@@ -57,17 +57,24 @@ impl<'p> Node<'p> {
 
     /// As strict decoding spells a field of it, whose name may be empty: `spec.containers[0].name`.
     pub(super) fn strict_field(&self, name: &str) -> String {
-        let mut out = self.strict();
-        dot(&mut out);
-        out.push_str(name);
-        out
+        with_field(self.strict(), name)
+    }
+
+    /// The same as upstream's converter of maps spells it, which forgets by what keys of maps it came there.
+    pub(super) fn converted_field(&self, name: &str) -> String {
+        with_field(self.spelled(false), name)
     }
 
     /// As strict decoding spells it.
     pub(super) fn strict(&self) -> String {
+        self.spelled(true)
+    }
+
+    fn spelled(&self, with_keys: bool) -> String {
         let mut out = String::new();
         for node in self.chain() {
             match node.step {
+                Step::Key(_) if !with_keys => {}
                 Step::Root => {}
                 Step::Field(name, _) | Step::Key(name) => {
                     dot(&mut out);
@@ -100,6 +107,12 @@ impl<'p> Node<'p> {
         nodes.reverse();
         nodes
     }
+}
+
+fn with_field(mut path: String, name: &str) -> String {
+    dot(&mut path);
+    path.push_str(name);
+    path
 }
 
 /// The embedded structs in which Go finds a field, outermost first.

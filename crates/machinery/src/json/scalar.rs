@@ -4,8 +4,12 @@
 use crate::{
     Map, Value, quantity,
     schema::{Type, TypeRef},
+    time::layout,
 };
-use base64::{DecodeError, Engine, engine::general_purpose::STANDARD};
+use base64::{
+    Engine, alphabet,
+    engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD},
+};
 
 /// The canonical spelling of a quantity, as Go keeps it.
 pub(super) fn quantity(text: &str) -> Result<String, String> {
@@ -29,40 +33,14 @@ pub(super) fn time(text: &str, micro: bool) -> Result<String, String> {
     if is_canonical_time(text.as_bytes(), micro) {
         return Ok(text.to_owned());
     }
-    let canonical = crate::unix::parse(text).and_then(|(s, n)| crate::unix::format(s, micro.then_some(n)));
-    let layout = if micro { "2006-01-02T15:04:05.000000Z07:00" } else { "2006-01-02T15:04:05Z07:00" };
-    let unfit = |rest: &str, part: &str| format!("parsing time {text:?} as {layout:?}: cannot parse {rest:?} as {part:?}");
-    match (canonical, micro.then(|| fraction(text)).flatten()) {
-        (Some(_), Some((rest, part))) => Err(unfit(rest, part)),
-        (Some(canonical), None) => Ok(canonical),
-        (None, _) if is_date(text) => Err(unfit("", "T")),
-        (None, _) => Err(unfit(text, "2006")),
-    }
+    let (seconds, nanos) = layout::parse(text, micro)?;
+    crate::unix::format(seconds, micro.then_some(nanos)).ok_or_else(|| layout::unfit(text, micro))
 }
 
 /// Whether a value of a type is the time that is none to Go: it is written as `null`.
 pub(super) fn is_no_time(ty: Option<TypeRef<'_>>, text: &str) -> bool {
     matches!(text, "0001-01-01T00:00:00Z" | "0001-01-01T00:00:00.000000Z")
         && ty.is_some_and(|ty| !ty.schema.is_lenient() && matches!(ty.get(), Type::Time | Type::MicroTime))
-}
-
-/// Whether a text is what a time begins with, and no more.
-fn is_date(text: &str) -> bool {
-    text.len() == "2006-01-02".len() && crate::unix::parse(&format!("{text}T00:00:00Z")).is_some()
-}
-
-/// Where a time's fraction does not have the six digits that Go's layout of microseconds asks for: the rest of the text, and the
-/// part of the layout that it should have been.
-fn fraction(text: &str) -> Option<(&str, &'static str)> {
-    const SECONDS: usize = "2006-01-02T15:04:05".len();
-    const DIGITS: usize = 6;
-    let rest = text.get(SECONDS..)?;
-    let digits = rest.strip_prefix('.').map_or(0, |f| f.bytes().take_while(u8::is_ascii_digit).count());
-    match digits.cmp(&DIGITS) {
-        std::cmp::Ordering::Less => Some((rest, ".000000")),
-        std::cmp::Ordering::Equal => None,
-        std::cmp::Ordering::Greater => Some((rest.get(1 + DIGITS..)?, "Z07:00")),
-    }
 }
 
 fn is_canonical_time(text: &[u8], micro: bool) -> bool {
@@ -81,10 +59,15 @@ fn is_canonical_time(text: &[u8], micro: bool) -> bool {
         && digits(17, 59)
 }
 
-/// Base64 text, checked; line breaks are dropped as Go does.
+/// What Go reads as base64: the bits of the last symbol that no byte needs may be any.
+const LOOSE: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
+
+/// Base64 text, checked, as Go writes it again: without line breaks.
 pub(super) fn bytes(text: &str) -> Result<String, String> {
+    let bytes = base64(text)?;
     let plain = plain(text);
-    base64(&plain).map(|_| plain)
+    // Without filling there are no other bits.
+    Ok(if plain.ends_with('=') { in_base64(&bytes) } else { plain })
 }
 
 /// Bytes as Go writes them.
@@ -97,15 +80,34 @@ pub fn in_base64(bytes: &[u8]) -> String {
 /// # Errors
 /// It is none, in Go's words.
 pub fn base64(text: &str) -> Result<Vec<u8>, String> {
-    let plain = plain(text);
-    STANDARD.decode(&plain).map_err(|error| {
-        let at = match error {
-            DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _) => at,
-            // Go counts from the group of four that is not whole.
-            DecodeError::InvalidLength(_) | DecodeError::InvalidPadding => plain.len() - plain.len() % 4,
-        };
-        format!("illegal base64 data at input byte {at}")
-    })
+    LOOSE.decode(plain(text)).map_err(|_| format!("illegal base64 data at input byte {}", corrupt(text.as_bytes())))
+}
+
+/// Where Go's decoder gives up in what is no base64: it reads four symbols at a time and steps over line breaks among them.
+fn corrupt(text: &[u8]) -> usize {
+    let breaks = |from: usize| text[from..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let (mut at, mut symbols) = (0, 0);
+    while let Some(byte) = text.get(at) {
+        match byte {
+            b'\r' | b'\n' => {}
+            b'=' if symbols < 2 => return at,
+            b'=' => {
+                let next = at + 1 + breaks(at + 1);
+                return match text.get(next) {
+                    // Of two there is one.
+                    None if symbols == 2 => text.len(),
+                    Some(b'=') if symbols == 2 => next + 1 + breaks(next + 1),
+                    Some(_) if symbols == 2 => next - 1,
+                    _ => next,
+                };
+            }
+            b'+' | b'/' => symbols = (symbols + 1) % 4,
+            byte if byte.is_ascii_alphanumeric() => symbols = (symbols + 1) % 4,
+            _ => return at,
+        }
+        at += 1;
+    }
+    at - symbols
 }
 
 fn plain(text: &str) -> String {

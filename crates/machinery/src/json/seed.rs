@@ -154,7 +154,7 @@ impl Context {
     }
 
     fn problem(&self, what: &str, at: &Node<'_>, name: &str) {
-        self.note(|| format!("{what} field {}", Quoted(&at.strict_field(name))));
+        self.note(|| format!("{what} field {}", Quoted(&if self.from_maps { at.converted_field(name) } else { at.strict_field(name) })));
     }
 
     /// A field that a custom object has and its schema does not know: upstream puts it between quotes as it is.
@@ -330,6 +330,10 @@ impl<'a> Seed<'a> {
             Type::Int32 if number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => Ok(Some(Value::Number(number))),
             Type::IntOrString if number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => Ok(Some(Value::Number(number))),
             Type::Int64 if number.is_i64() => Ok(Some(Value::Number(number))),
+            // The metadata of a custom object has been read, and written anew, before it is decoded.
+            Type::Int64 if self.in_meta && self.ty.schema.is_lenient() && number.as_f64().and_then(crate::numerals::reread).is_some() => {
+                Ok(number.as_f64().and_then(crate::numerals::reread).map(Value::from))
+            }
             Type::Int32 | Type::Int64 if self.cx.from_maps && !self.is_lenient() => match converted(&number, matches!(self.ty.get(), Type::Int32)) {
                 Some(whole) => Ok(Some(whole.into())),
                 None => self.wrong(&format!("number {shown}"), Value::Number(number)),
@@ -596,7 +600,15 @@ impl<'de> Visitor<'de> for Seed<'_> {
         }
     }
 
+    /// A text with escapes in it. An amount is what stands between the quotes to its decoder, which knows of none.
     fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+        if matches!(self.ty.get(), Type::Quantity) && !self.ty.schema.is_lenient() {
+            return Err(self.cx.fail(crate::quantity::ParseError::Format.to_string()));
+        }
+        self.text(text)
+    }
+
+    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
         self.text(text)
     }
 

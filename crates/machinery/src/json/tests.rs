@@ -89,6 +89,7 @@ fn syntax_errors_speak_go() {
     let pod = kind("", "v1", "Pod");
     for (body, message) in [
         ("{\"a\":}", "invalid character '}' looking for beginning of value"),
+        ("{\"metadata\":{\"finalizers\":[\"a\",]}}", "invalid character ']' looking for beginning of value"),
         ("{\"metadata\":{} \"b\":1}", "invalid character '\"' after object key:value pair"),
         ("{\"metadata\":", "unexpected end of JSON input"),
         ("nonsense", "invalid character"),
@@ -129,6 +130,13 @@ fn scalars_are_checked_and_made_canonical() {
     assert!(strict(secret, r#"{"data":{"a":"!"}}"#).unwrap_err().contains("illegal base64 data at input byte 0"));
     let value = strict(secret, r#"{"data":{"a":null,"b":"eA=="},"metadata":{"creationTimestamp":"2024-01-01T01:00:00+01:00"}}"#).unwrap();
     assert_eq!(value["data"], json!({"a": "", "b": "eA=="}));
+    for (text, at) in [("b\\nc", 1), ("YQ", 0), ("YQ=", 3), ("YQ=x", 2), ("YQ==x", 4), ("YWI=x", 4), ("=", 0), ("YQ==\\n\\nYQ==", 6), ("YWJjZ", 4), ("YW é", 2)]
+    {
+        let refused = strict(secret, &format!(r#"{{"data":{{"a":"{text}"}}}}"#)).unwrap_err();
+        assert!(refused.ends_with(&format!("illegal base64 data at input byte {at}")), "{text}: {refused}");
+    }
+    let loose = strict(secret, r#"{"data":{"a":"YR==","b":"eHl=","c":"eHl6"}}"#).unwrap();
+    assert_eq!(loose["data"], json!({"a": "YQ==", "b": "eHk=", "c": "eHl6"}), "bits that no byte needs");
     assert_eq!(value["metadata"]["creationTimestamp"], "2024-01-01T00:00:00Z");
     assert!(strict(secret, r#"{"metadata":{"creationTimestamp":"soon"}}"#).unwrap_err().contains("parsing time \"soon\""));
     let service = kind("", "v1", "Service");
@@ -290,4 +298,14 @@ fn a_number_of_a_wrong_type_is_told_as_it_is_spelled() {
     let body = br#"{"spec":{"replicas":1.50}}"#;
     let refused = decode(body, Some(kind("apps", "v1", "Deployment")), Validation::Strict).unwrap_err().message;
     assert!(refused.contains("cannot unmarshal number 1.50 into "), "{refused}");
+}
+
+/// As kube-apiserver 1.37.2 told it of a strategic merge patch.
+#[test]
+fn of_what_was_made_from_maps_is_told_without_their_keys() {
+    let crd = kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+    let schema = json!({"properties": {"spec": {"properties": {"a": {"nope": 1}}}}});
+    let value = json!({"spec": {"versions": [{"schema": {"openAPIV3Schema": schema}}]}});
+    let told = from_maps(&value, crd).unwrap().warnings;
+    assert_eq!(told, ["unknown field \"spec.versions[0].schema.openAPIV3Schema.properties.properties.nope\""]);
 }

@@ -1,6 +1,7 @@
 //! Writing JSON as the original does: Go's `encoding/json` over typed objects.
 //!
-//! A built-in type's keys stand in the order of its Go fields, those of a map or of a custom resource sorted; `<`, `>`, `&`
+//! A built-in type's keys stand in the order of its Go fields, those of a map or of a custom resource sorted, whether its schema
+//! tells of them or not, its sets of fields included; `<`, `>`, `&`
 //! and the line separators U+2028 and U+2029 are escaped, so that the text can stand in HTML; a float has the shortest
 //! digits, with an exponent below 1e-6 and from 1e21 on. The keys of a set of fields (`FieldsV1`) are sorted as sets are:
 //! names, then keys (numbers by their value), then values, then places.
@@ -139,7 +140,7 @@ impl<'v> Writer<'v> {
             Some((ty, Type::Map { elem, .. })) => self.members.extend(map.iter().map(|(k, v)| (0, k.as_str(), v, Some(ty.to(*elem))))),
             Some((ty, Type::Fields)) => {
                 self.members.extend(map.iter().map(|(k, v)| (0, k.as_str(), v, Some(ty))));
-                if map.len() > 1 {
+                if map.len() > 1 && !ty.schema.is_lenient() {
                     self.members[first..].sort_by(|a, b| in_a_set(a.1, b.1));
                 }
             }
@@ -160,13 +161,14 @@ impl<'v> Writer<'v> {
     fn fields(&mut self, ty: TypeRef<'v>, object: &'v Object, map: &'v Map<String, Value>) {
         let first = self.members.len();
         let (mut at, mut newest, mut sorted) = (0, 0, true);
+        let by_name = ty.schema.is_lenient();
         for (key, value) in map {
             while object.fields.get(at).is_some_and(|f| f.name.as_ref() < key.as_str()) {
                 at += 1;
             }
             let field = object.fields.get(at).filter(|f| f.name == key.as_str());
             let rank = field.map_or(u16::MAX, |_| object.rank(at));
-            sorted &= rank >= newest;
+            sorted &= by_name || rank >= newest;
             newest = rank;
             self.members.push((rank, key, value, field.map(|f| ty.to(f.ty))));
         }
@@ -450,6 +452,21 @@ mod tests {
         assert_eq!(
             text(Some("io.k8s.apimachinery.pkg.apis.meta.v1.ManagedFieldsEntry"), &entry),
             r#"{"manager":"m","fieldsType":"FieldsV1","fieldsV1":{".":{},"f:a":{},"f:z":{},"k:{\"port\":80}":{},"k:{\"port\":443}":{},"v:\"b\"":{},"i:1":{}}}"#
+        );
+    }
+
+    #[test]
+    fn a_custom_object_s_keys_are_sorted_whatever_its_schema_tells_of() {
+        let template = json!({"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true});
+        let structural = json!({"type": "object", "properties": {"spec": template}});
+        let gvk = crate::gvk::Gvk::parse("g.io/v1", "K");
+        let custom = crate::structural::schema(&[(gvk.clone(), Some(&structural))]);
+        let set = json!({"f:l": {"k:{\"id\":9}": {}, "k:{\"id\":10}": {}}});
+        let value =
+            json!({"metadata": {"managedFields": [{"fieldsV1": set}]}, "spec": {"kind": "Secret", "data": {}, "metadata": {"name": "s"}, "apiVersion": "v1"}});
+        assert_eq!(
+            String::from_utf8(json::encode_as(custom.kind(&gvk), &value)).expect("UTF-8"),
+            r#"{"metadata":{"managedFields":[{"fieldsV1":{"f:l":{"k:{\"id\":10}":{},"k:{\"id\":9}":{}}}}]},"spec":{"apiVersion":"v1","data":{},"kind":"Secret","metadata":{"name":"s"}}}"#
         );
     }
 

@@ -50,5 +50,7 @@ mod tests {
         let policy = all.of("io.k8s.api.core.v1.Container", "imagePullPolicy").expect("a text");
         let (text, values) = policy.split_once("\n\nPossible enum values:\n - `\"Always\"` means ").expect("its values");
         assert!(text.starts_with("Image pull policy.") && values.contains("\n - `\"Never\"` means "), "{policy}");
+        let reason = all.of("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.ValidationRule", "reason").expect("a text");
+        assert!(reason.starts_with("reason provides ") && reason.contains("\n - `\"FieldValueRequired\"` is used to "), "{reason}");
     }
 }

@@ -105,12 +105,16 @@ impl<'a> Row<'a> {
             other => (other, other),
         };
         let kind = &self.resource.kind.kind;
-        let article = if kind.starts_with(['A', 'E', 'I', 'O', 'U', 'a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+        let article = match kind.strip_suffix('s') {
+            Some(rest) if !rest.ends_with('s') => "",
+            _ if kind.starts_with(['A', 'E', 'I', 'O', 'U', 'a', 'e', 'i', 'o', 'u']) => " an",
+            _ => " a",
+        };
         let of = if sub.is_empty() { String::new() } else { format!(" {sub} of") };
         let description = match action {
             "list" if self.resource.has_verb("watch") && !self.custom => format!("list or watch objects of kind {kind}"),
             "list" => format!("list objects of kind {kind}"),
-            "post" | "delete" => format!("{what}{of} {article} {kind}"),
+            "post" | "delete" => format!("{what}{of}{article} {kind}"),
             _ => format!("{what}{of} the specified {kind}"),
         };
         let codes: &[_] = match action {
@@ -283,7 +287,8 @@ impl<'a> Row<'a> {
     fn id(&self, verb: &str, word: &str, scoped: bool, what: &str) -> String {
         let group = if self.custom { words_of_custom(self.resource) + &words::upper(&self.resource.version) } else { words::joined(&self.tag) };
         let scope = if scoped && self.resource.namespaced { "Namespaced" } else { "" };
-        format!("{verb}{group}{word}{scope}{what}")
+        // What follows the group begins with a capital, also a kind that does not.
+        format!("{verb}{group}{}", words::upper(&format!("{word}{scope}{what}")))
     }
 }
 

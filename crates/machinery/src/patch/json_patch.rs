@@ -5,6 +5,7 @@
 use crate::{
     Value,
     json::bounds::{DEPTH_MAX, depth},
+    numerals,
     status::Status,
 };
 
@@ -251,12 +252,9 @@ pub(super) fn index(part: &str, length: usize) -> Option<usize> {
 
 /// Why a list has not the place that a part of a path names.
 fn misplaced(part: &str) -> String {
-    match part.parse::<i64>() {
+    match numerals::whole("Atoi", part) {
         Ok(at) => format!("Unable to access invalid index: {at}: {INVALID_INDEX}"),
-        Err(_) => {
-            let why = format!("strconv.Atoi: parsing {part:?}: invalid syntax");
-            format!("value was not a proper array index: '{part}': {why}")
-        }
+        Err(why) => format!("value was not a proper array index: '{part}': {why}"),
     }
 }
 
@@ -265,7 +263,7 @@ fn get<'p>((place, last): &'p Place<'_>) -> Result<Option<&'p Value>, String> {
     match &**place {
         Value::Object(map) => Ok(map.get(last)),
         Value::Array(items) => {
-            let plain = last.parse::<i64>().map_err(|_| format!("strconv.Atoi: parsing {last:?}: invalid syntax"));
+            let plain = numerals::whole("Atoi", last);
             plain.and_then(|_| index(last, items.len()).and_then(|at| items.get(at)).map(Some).ok_or_else(|| misplaced(last)))
         }
         _ => Err(MISSING.into()),

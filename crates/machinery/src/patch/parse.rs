@@ -3,10 +3,15 @@
 use super::{document, json_patch, merge, strategic::strategic_leaving};
 use crate::{
     Value,
-    apply::typed::plain,
+    convert::convert,
     field::{Error, Path},
     gvk::Gvk,
-    json::{self, Texts, Validation, bounds::depth},
+    json::{
+        self, TYPE_META, Texts, Validation,
+        bounds::{PROBLEMS_LIMIT, depth},
+    },
+    past,
+    printed::plain,
     quote::Quoted,
     schema::TypeRef,
     status::Status,
@@ -33,6 +38,8 @@ pub struct Patch {
     problems: Vec<String>,
     validation: Validation,
     bytes: Vec<u8>,
+    /// Why it is no patch of its kind, though it is JSON: upstream reads it so once it has the object.
+    refusal: Option<Status>,
     /// Whether an object that says no version is of its own.
     knows_version: bool,
 }
@@ -43,25 +50,34 @@ const SCHEME: &str = "pkg/runtime/scheme.go:111";
 /// The fields of an operation of a JSON patch, each with whether it must be a text.
 const OPERATION_FIELDS: [(&str, bool); 4] = [("op", true), ("path", true), ("from", true), ("value", false)];
 
-/// Reads a patch.
+/// Reads a patch. What is JSON and no patch of the kind is refused where it is applied: to what there is not, nothing is.
 ///
 /// # Errors
-/// 400 for what is no JSON or no patch of the kind.
+/// 400 for what is no JSON.
 pub fn parse(kind: Kind, bytes: &[u8], validation: Validation) -> Result<Patch, Status> {
-    let decoded = json::decode(bytes, None, Validation::Warn).map_err(|_| match json::out_of_range(bytes) {
-        Some(number) => {
-            let place = if kind == Kind::Json { "struct field jsonPatchOp.value" } else { "value" };
-            let why = format!("json: cannot unmarshal number {number} into Go {place} of type float64");
-            Status::bad_request(if kind == Kind::Strategic { why } else { format!("error decoding patch: {why}") })
-        }
-        None => Status::bad_request("invalid JSON patch"),
-    })?;
-    let (value, mut problems) = (decoded.value, decoded.warnings);
+    let mut patch = Patch { kind, value: Value::Null, problems: Vec::new(), validation, bytes: bytes.to_vec(), refusal: None, knows_version: false };
+    let Ok(decoded) = json::decode(bytes, None, Validation::Warn) else {
+        let number = json::out_of_range(bytes).ok_or_else(|| Status::bad_request("invalid JSON patch"))?;
+        let place = if kind == Kind::Json { "struct field jsonPatchOp.value" } else { "value" };
+        let why = format!("json: cannot unmarshal number {number} into Go {place} of type float64");
+        patch.refusal = Some(Status::bad_request(if kind == Kind::Strategic { why } else { format!("error decoding patch: {why}") }));
+        return Ok(patch);
+    };
+    match problems(kind, &decoded.value, decoded.warnings, validation) {
+        Ok(problems) => patch.problems = problems,
+        Err(refusal) => patch.refusal = Some(refusal),
+    }
+    patch.value = decoded.value;
+    Ok(patch)
+}
+
+/// What a strict decoding of a patch would refuse, of which some is known; an error for what is no patch of the kind.
+fn problems(kind: Kind, value: &Value, mut problems: Vec<String>, validation: Validation) -> Result<Vec<String>, Status> {
     let strict = validation != Validation::Ignore;
     let refused = |found: &Value, into: &str| format!("json: cannot unmarshal {} into Go {into}", json_type(found));
-    match (kind, &value) {
+    match (kind, value) {
         (Kind::Json, _) if strict => {
-            problems.extend(operations(&value).map_err(|why| Status::bad_request(format!("error decoding patch: {why}")))?);
+            problems.extend(operations(value).map_err(|why| Status::bad_request(format!("error decoding patch: {why}")))?);
             problems.iter_mut().for_each(|problem| problem.insert_str(0, "json patch "));
         }
         (Kind::Json, _) | (_, Value::Object(_)) | (Kind::Strategic, Value::Null) => {}
@@ -74,7 +90,7 @@ pub fn parse(kind: Kind, bytes: &[u8], validation: Validation) -> Result<Patch, 
         (Kind::Merge, _) => return Err(Status::bad_request("Invalid JSON Patch")),
         (Kind::Strategic, other) => return Err(Status::bad_request(refused(other, "value of type map[string]interface {}"))),
     }
-    Ok(Patch { kind, value, problems: if strict { problems } else { Vec::new() }, validation, bytes: bytes.to_vec(), knows_version: false })
+    Ok(if strict { problems } else { Vec::new() })
 }
 
 /// What is wrong with the operations of a JSON patch: an error, or fields that there are not.
@@ -148,10 +164,10 @@ fn other_kind(own: &Gvk, found: &Gvk, text: &[u8]) -> String {
     if let Some(why) = unversioned(own, &found.kind, text) {
         return why;
     }
-    if found.kind == "List" && found.api_version() == "v1" {
+    if found.kind == "List" && found.api_version() == "v1" && crate::schema::same_scheme(&own.group, "") {
         return format!("converting (v1.List) to ({}.{}): unknown conversion", package(own), own.kind);
     }
-    let Some(ty) = crate::schema::builtin().kind(found) else {
+    let Some(ty) = crate::schema::known_beside(own, found) else {
         return format!("no kind {} is registered for version {} in scheme {SCHEME:?}", Quoted(&found.kind), Quoted(&found.api_version()));
     };
     let nowhere = || format!("converting ({}.{}) to ({}.{}): unknown conversion", found.version, found.kind, package(own), own.kind);
@@ -159,6 +175,64 @@ fn other_kind(own: &Gvk, found: &Gvk, text: &[u8]) -> String {
         Some(Err(why)) => why,
         _ => nowhere(),
     }
+}
+
+/// The types of a custom kind by its versions.
+pub type Versions<'t> = dyn Fn(&str) -> Option<TypeRef<'t>> + 't;
+
+/// As what a patched object is read.
+enum Said<'t> {
+    /// What it says that it is.
+    Type(TypeRef<'t>),
+    /// Another version of its kind, from which it becomes what it was.
+    Version(TypeRef<'t>, Gvk),
+    /// It says a version that its kind does not have.
+    NoVersion,
+    /// It says another kind or group, of which nothing is known.
+    OtherKind,
+}
+
+/// The type in which an object of a kind is read that says that it is another, if the one can be made of the other.
+fn convertible<'t>(ty: TypeRef<'t>, own: &Gvk, found: &Gvk, object: &Value) -> Option<TypeRef<'t>> {
+    if found.kind != own.kind {
+        return None;
+    }
+    if past::is_read(&found.kind, &found.api_version()) {
+        return Some(ty).filter(|_| past::is_as_today(found, object));
+    }
+    let among = |group: &str| matches!(group, "" | "events.k8s.io");
+    let related = found.group == own.group || found.kind == "Event" && among(&found.group) && among(&own.group);
+    crate::schema::builtin().kind(found).filter(|_| related)
+}
+
+/// A custom object is read as the version that it says (upstream's `unstructuredSchemaCoercer`); that it must be another is told later.
+fn said<'t>(ty: TypeRef<'t>, versions: &Versions<'t>, value: &Value) -> Said<'t> {
+    let text = |key: &str| value[key].as_str().unwrap_or_default();
+    let Some(own) = ty.gvk().filter(|_| ty.schema.is_lenient()) else { return Said::Type(ty) };
+    let given = Gvk::parse(text("apiVersion"), text("kind"));
+    if (&given.group, &given.kind) != (&own.group, &own.kind) {
+        return Said::OtherKind;
+    }
+    if given.version.is_empty() || given.version == own.version {
+        return Said::Type(ty);
+    }
+    versions(&given.version).map_or(Said::NoVersion, Said::Type)
+}
+
+/// What is told of an object of which nothing is known but what every object has.
+fn unknown_kind(mut decoded: json::Decoded) -> json::Decoded {
+    decoded.warnings.retain(|told| told.strip_prefix("unknown field \"").is_none_or(|field| field.starts_with("metadata.")));
+    decoded
+}
+
+/// What is told of an object of a version without a schema: it has no field but what every object has.
+fn without_schema(decoded: json::Decoded, value: &Value) -> json::Decoded {
+    let mut decoded = unknown_kind(decoded);
+    let all = value.as_object().into_iter().flatten().map(|(field, _)| field.as_str());
+    let unknown = all.filter(|field| !matches!(*field, "apiVersion" | "kind" | "metadata"));
+    let room = PROBLEMS_LIMIT.saturating_sub(decoded.warnings.len());
+    decoded.warnings.extend(unknown.take(room).map(|field| format!("unknown field {}", Quoted(field))));
+    decoded
 }
 
 impl Patch {
@@ -198,39 +272,62 @@ impl Patch {
         document::after_json_patch(&json::encode_spelled(Some(ty), old, texts), &self.bytes, levels) == Err(document::NoText::Test)
     }
 
-    /// What is wrong with the patched tree, as upstream meets it in the text. Where nothing is, no text is made.
-    fn told_of_text(
-        &self,
-        ty: TypeRef<'_>,
-        old: &Value,
-        texts: &Texts,
-        patched: &Value,
-        outcome: Result<json::Decoded, String>,
-    ) -> Result<json::Decoded, String> {
+    /// Reads the patched tree as what it is. What is wrong with it is told as upstream meets it in the text; where nothing is, no text is made.
+    fn read(&self, ty: TypeRef<'_>, said: Said<'_>, old: &Value, texts: &Texts, patched: &Value) -> Result<json::Decoded, String> {
+        let (said, found) = match said {
+            Said::Type(said) => (said, None),
+            Said::Version(said, found) => (said, Some(found)),
+            Said::NoVersion => return json::canonical(patched.clone(), ty).map(|decoded| without_schema(decoded, patched)),
+            Said::OtherKind => return json::canonical(patched.clone(), ty).map(unknown_kind),
+        };
+        let mut outcome = json::canonical(patched.clone(), said);
         let is_strict = self.validation != Validation::Ignore;
-        if outcome.as_ref().is_ok_and(|decoded| !is_strict || decoded.warnings.is_empty() && self.problems.is_empty()) {
-            return outcome;
+        if !outcome.as_ref().is_ok_and(|decoded| !is_strict || decoded.warnings.is_empty() && self.problems.is_empty()) {
+            outcome = match (outcome, json::canonical_text(&self.text(ty, old, texts, patched), said)) {
+                (Ok(decoded), Some(Ok(warnings))) => Ok(json::Decoded { warnings, ..decoded }),
+                (Err(_), Some(Err(why))) => Err(why),
+                (outcome, _) => outcome,
+            };
         }
-        match (outcome, json::canonical_text(&self.text(ty, old, texts, patched), ty)) {
-            (Ok(decoded), Some(Ok(warnings))) => Ok(json::Decoded { warnings, ..decoded }),
-            (Err(_), Some(Err(why))) => Err(why),
-            (outcome, _) => outcome,
+        let mut decoded = outcome?;
+        if json::amounts::are_spelled(&self.bytes)
+            && let Some(text) = self.document(ty, old, texts, patched)
+        {
+            json::amounts::respell(&text, said, &mut decoded.value);
         }
+        Ok(match (found, ty.gvk()) {
+            (Some(found), Some(own)) => {
+                past::default(&found, &mut decoded.value);
+                json::Decoded { value: convert(decoded.value, &found, own), ..decoded }
+            }
+            _ => decoded,
+        })
     }
 
     /// The patched object, decoded as a body of its type. `told`: of what was refused, what its sender hears all the same.
     ///
     /// # Errors
-    /// What the kinds of patch answer; 422 for a patched object that cannot be decoded, or not strictly.
+    /// What the kinds of patch answer; 400 for what is no patch of its kind; 422 for a patched object that cannot be decoded, or not strictly.
     pub fn apply(&self, ty: TypeRef<'_>, old: &Value, told: &mut Vec<String>) -> Result<json::Decoded, Status> {
-        self.apply_spelled(ty, old, Texts::NONE, told)
+        self.apply_spelled(ty, &|_| None, old, Texts::NONE, told)
     }
 
-    /// As [`Patch::apply`], of an object whose free-form values are spelled as `texts` say.
+    /// As [`Patch::apply`], of an object whose free-form values are spelled as `texts` say, and whose kind, if it is a custom one, has
+    /// other versions.
     ///
     /// # Errors
     /// As [`Patch::apply`].
-    pub fn apply_spelled(&self, ty: TypeRef<'_>, old: &Value, texts: &Texts, told: &mut Vec<String>) -> Result<json::Decoded, Status> {
+    pub fn apply_spelled<'t>(
+        &self,
+        ty: TypeRef<'t>,
+        versions: &Versions<'t>,
+        old: &Value,
+        texts: &Texts,
+        told: &mut Vec<String>,
+    ) -> Result<json::Decoded, Status> {
+        if let Some(refusal) = &self.refusal {
+            return Err(refusal.clone());
+        }
         let (mut value, mut left) = (old.clone(), Value::Null);
         match self.kind {
             Kind::Json => {
@@ -253,17 +350,27 @@ impl Patch {
         let written = |value: &Value| String::from_utf8_lossy(&self.text(ty, old, texts, value)).into_owned();
         let shown = |value: &Value| if self.kind == Kind::Strategic { plain(&left) } else { written(value) };
         let invalid = |shown: String, why: String| Status::invalid("", "", "", vec![Error::invalid(&Path::root("patch"), shown, why)]);
+        if value.is_array() {
+            let why = format!("couldn't get version/kind; json parse error: json: cannot unmarshal array into Go value of type {TYPE_META}");
+            return Err(invalid(written(&value), why));
+        }
         let strange = ["apiVersion", "kind"].into_iter().find_map(|key| value.get(key).filter(|v| !v.is_string() && !v.is_null()).map(|v| (key, v)));
         if let Some((key, found)) = strange.filter(|_| self.kind != Kind::Strategic) {
             let found = json_type(found);
             let why = format!("couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go struct field .{key} of type string");
             return Err(invalid(written(&value), why));
         }
-        if self.kind != Kind::Strategic && ty.schema.is_lenient() && ty.gvk().is_some() && value["kind"].as_str().unwrap_or_default().is_empty() {
+        let is_custom = self.kind != Kind::Strategic && ty.schema.is_lenient() && ty.gvk().is_some();
+        let version = value["apiVersion"].as_str().filter(|version| is_custom && version.matches('/').count() > 1);
+        if let Some(version) = version {
+            return Err(invalid(written(&value), format!("unexpected GroupVersion string: {version}")));
+        }
+        if is_custom && value["kind"].as_str().unwrap_or_default().is_empty() {
             let text = written(&value);
             let why = format!("Object 'Kind' is missing in '{text}'");
             return Err(invalid(text, why));
         }
+        let mut other = None;
         // What a custom object says that it is, validation looks at.
         if let (false, Some(own)) = (self.kind == Kind::Strategic, ty.gvk().filter(|_| !ty.schema.is_lenient())) {
             let given = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
@@ -301,9 +408,12 @@ impl Patch {
             let version = version.strip_prefix('/').unwrap_or(version);
             let other_version = !version.is_empty() && version != own.api_version();
             if other_version || !kind.is_empty() && kind != own.kind {
-                let found = crate::gvk::Gvk::parse(version, if kind.is_empty() { &own.kind } else { kind });
-                let text = self.text(ty, old, texts, &value);
-                return Err(invalid(String::from_utf8_lossy(&text).into_owned(), other_kind(own, &found, &text)));
+                let found = Gvk::parse(version, if kind.is_empty() { &own.kind } else { kind });
+                let Some(ty) = convertible(ty, own, &found, &value) else {
+                    let text = self.text(ty, old, texts, &value);
+                    return Err(invalid(String::from_utf8_lossy(&text).into_owned(), other_kind(own, &found, &text)));
+                };
+                other = Some((ty, found));
             }
             if given("apiVersion").starts_with('/') {
                 value["apiVersion"] = own.api_version().into();
@@ -311,7 +421,10 @@ impl Patch {
         }
         let outcome = match self.kind {
             Kind::Strategic => json::from_maps(&value, ty),
-            Kind::Json | Kind::Merge => self.told_of_text(ty, old, texts, &value, json::canonical(value.clone(), ty)),
+            Kind::Json | Kind::Merge => {
+                let said = other.map_or_else(|| said(ty, versions, &value), |(ty, found)| Said::Version(ty, found));
+                self.read(ty, said, old, texts, &value)
+            }
         };
         let mut decoded = outcome.map_err(|why| invalid(shown(&value), why))?;
         let problems: Vec<String> = self.problems.iter().cloned().chain(std::mem::take(&mut decoded.warnings)).collect();

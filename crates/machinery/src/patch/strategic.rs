@@ -9,7 +9,7 @@
 
 use crate::{
     Map, Value,
-    apply::typed::plain,
+    printed::{plain, text},
     quote::Quoted,
     schema::{Field, Type, TypeRef},
     status::Status,
@@ -18,13 +18,15 @@ use std::collections::{HashMap, HashSet};
 
 const PATCH: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
-const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
-const SET_ORDER: &str = "$setElementOrder/";
+const DELETE_FROM: &str = "$deleteFromPrimitiveList";
+const SET_ORDER: &str = "$setElementOrder";
 
 type Object = Map<String, Value>;
 
-/// The message that upstream answers with 400; with nearly all others its handler does not know what to do, and it answers 500.
+/// The messages that upstream answers with 400; with nearly all others its handler does not know what to do, and it answers 500.
 const BAD_RETAIN_KEYS: &str = "invalid patch format of retainKeys";
+const BAD_DELETE_FROM: &str = "invalid patch format of primitive list";
+const BAD_SET_ORDER: &str = "invalid patch format of setElementOrder list";
 /// The message that upstream answers with 422, and does not tell.
 const LISTS_OF_LISTS: &str = "lists of lists are not supported";
 
@@ -44,7 +46,7 @@ pub(super) fn strategic_leaving(ty: TypeRef<'_>, target: &mut Value, patch: &mut
     };
     merge_map(Some(ty), original, patch).map_err(|message| match message.as_str() {
         LISTS_OF_LISTS => super::unprocessable(),
-        BAD_RETAIN_KEYS => Status::bad_request(BAD_RETAIN_KEYS),
+        BAD_RETAIN_KEYS | BAD_DELETE_FROM | BAD_SET_ORDER => Status::bad_request(message),
         _ => Status::new(500, "", message),
     })
 }
@@ -65,7 +67,7 @@ fn merge_map(ty: Option<TypeRef<'_>>, original: &mut Object, patch: &mut Object)
     set_orders(ty, original, patch)?;
     for (key, value) in patch.iter_mut() {
         let (name, deletes) = match key.strip_prefix(DELETE_FROM) {
-            Some(name) => (name, true),
+            Some(name) => (name.strip_prefix('/').ok_or(BAD_DELETE_FROM)?, true),
             None => (key.as_str(), false),
         };
         if value.is_null() {
@@ -173,7 +175,7 @@ fn set_orders(ty: Option<TypeRef<'_>>, original: &mut Object, patch: &mut Object
             Some(other) => return Err(other_than("[]interface {}", &other)),
             None => continue,
         };
-        let name = &directive[SET_ORDER.len()..];
+        let name = directive[SET_ORDER.len()..].strip_prefix('/').ok_or(BAD_SET_ORDER)?;
         if let Some(other) = [original.get(name), patch.get(name)].into_iter().flatten().find(|list| !list.is_array()) {
             return Err(other_than("[]interface {}", other));
         }
@@ -200,6 +202,8 @@ fn set_orders(ty: Option<TypeRef<'_>>, original: &mut Object, patch: &mut Object
         if is_empty {
             return Err("no elements in any of the given slices".to_owned());
         }
+        // Each place of the order, too, which one may well have written by another field.
+        check_keys(&order, &[], key)?;
         let ordered = in_order(merged, &order, &server_order, key)?;
         original.insert(name.to_owned(), Value::Array(ordered));
         patch.remove(name);
@@ -380,23 +384,7 @@ fn other_than(expected: &str, found: &Value) -> String {
 }
 
 fn unknown_directive(directive: &Value, within: &Value) -> String {
-    format!("unknown patch type: {} in map: {}", as_text(directive), plain(within))
-}
-
-/// A value as Go's `%s` prints what is to be a text.
-fn as_text(value: &Value) -> String {
-    let inner = |value: &Value| if value.is_null() { "<nil>".to_owned() } else { as_text(value) };
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Array(items) => format!("[{}]", items.iter().map(inner).collect::<Vec<_>>().join(" ")),
-        Value::Object(fields) => {
-            let mut members: Vec<String> = fields.iter().map(|(name, value)| format!("{name}:{}", inner(value))).collect();
-            members.sort_unstable();
-            format!("map[{}]", members.join(" "))
-        }
-        Value::Null => "%!s(<nil>)".to_owned(),
-        other => format!("%!s({}={})", crate::tree::go_type(other), plain(other)),
-    }
+    format!("unknown patch type: {} in map: {}", text(directive), plain(within))
 }
 
 /// Carries out the elements that are directives, and tells where the others are. `None` if the patch replaces the list, which is then in

@@ -132,6 +132,7 @@ fn what_is_wrong_with_the_result_is_wrong_with_the_patch() {
 #[test]
 fn what_is_no_patch_is_refused() {
     use crate::json::Validation;
+    let ty = crate::schema::builtin().named("io.k8s.api.core.v1.ConfigMap").unwrap();
     for (kind, patch, told) in [
         (Kind::Json, "{", "invalid JSON patch"),
         (Kind::Merge, "x", "invalid JSON patch"),
@@ -143,7 +144,7 @@ fn what_is_no_patch_is_refused() {
         (Kind::Merge, "null", "Invalid JSON Patch"),
         (Kind::Strategic, "[]", "json: cannot unmarshal array into Go value of type map[string]interface {}"),
     ] {
-        let error = parse(kind, patch.as_bytes(), Validation::Strict).unwrap_err();
+        let error = parse(kind, patch.as_bytes(), Validation::Strict).and_then(|patch| patch.apply(ty, &json!({}), &mut Vec::new())).unwrap_err();
         assert_eq!((error.code, error.message.as_str()), (400, told), "{patch}");
     }
     let lax = json_patch(&json!({}), &json!({})).unwrap_err();
@@ -402,6 +403,12 @@ fn lists_that_are_none_are_told_as_upstream_tells_them() {
         (json!({"$setElementOrder/containers": [{"name": "a"}], "containers": {}}), 500, "expected a []interface {}, but received a map[string]interface {}"),
         (json!({"$setElementOrder/containers": ["a"], "containers": [{"name": "a"}]}), 500, "expected a map[string]interface {}, but received a string"),
         (json!({"$setElementOrder/containers": ["a"]}), 500, "value for key 0 is not a map"),
+        (json!({"$setElementOrder/containers": [{"image": "x"}]}), 500, "map: map[image:x] does not contain declared merge key: name"),
+        (
+            json!({"$setElementOrder/containers": [{"name": "a"}, {}], "containers": [{"name": "a"}]}),
+            500,
+            "map: map[] does not contain declared merge key: name",
+        ),
         (json!({"$setElementOrder/ephemeralContainers": [], "ephemeralContainers": []}), 500, "no elements in any of the given slices"),
         (json!({"containers": [[]]}), 500, "list element types are not identical: [[map[name:a]] [[]]]"),
         (
@@ -409,6 +416,9 @@ fn lists_that_are_none_are_told_as_upstream_tells_them() {
             500,
             "map: map[hostnames:[]] does not contain declared merge key: ip",
         ),
+        (json!({"$setElementOrder": ["a"]}), 400, "invalid patch format of setElementOrder list"),
+        (json!({"$setElementOrders/containers": [{"name": "a"}]}), 400, "invalid patch format of setElementOrder list"),
+        (json!({"$deleteFromPrimitiveList": ["a"]}), 400, "invalid patch format of primitive list"),
         (json!({"nodeSelector": {"$setElementOrder/x": []}}), 500, "merging an object in json but data type is not struct, instead is: map"),
     ] {
         let ty = schema::builtin().named(POD_SPEC).unwrap();
@@ -476,6 +486,8 @@ fn a_kind_of_no_version_is_looked_for_among_those_of_the_group() {
     let patched = |operations: &str| parse(Kind::Json, operations.as_bytes(), Validation::Ignore).unwrap().apply(ty, &old, &mut Vec::new());
     let refused = patched(r#"[{"op":"move","from":"/apiVersion","path":"/kind"}]"#).unwrap_err().message;
     assert!(refused.ends_with(r#"no kind "v1" is registered for the internal version of group "" in scheme "pkg/runtime/scheme.go:111""#), "{refused}");
+    let refused = patched(r#"[{"op":"replace","path":"","value":[]}]"#).unwrap_err().message;
+    assert!(refused.contains(r#"cannot unmarshal array into Go value of type struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind"#), "{refused}");
     let patched = patched(r#"[{"op":"add","path":"/apiVersion","value":"/v1"}]"#).unwrap();
     assert_eq!(patched.value, old, "a group without letters is none");
 }
@@ -486,4 +498,75 @@ fn a_group_without_a_version_has_no_kinds() {
     let operations = br#"[{"op":"replace","path":"/apiVersion","value":"a/"}]"#;
     let refused = parse(Kind::Json, operations, crate::json::Validation::Ignore).unwrap().apply(ty, &old, &mut Vec::new()).unwrap_err();
     assert!(refused.message.contains("Object 'apiVersion' is missing in '{"), "{}", refused.message);
+}
+
+#[test]
+fn what_is_no_patch_of_its_kind_is_refused_where_it_is_applied() {
+    let ty = crate::schema::builtin().named("io.k8s.api.core.v1.ConfigMap").unwrap();
+    let old = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}});
+    for (kind, body) in [(Kind::Json, "{}"), (Kind::Json, "[1]"), (Kind::Merge, "[]"), (Kind::Merge, "null"), (Kind::Strategic, "1"), (Kind::Merge, "1e999")] {
+        // To an object that there is not nothing is applied, and 404 is answered.
+        let patch = parse(kind, body.as_bytes(), crate::json::Validation::Strict).expect("JSON");
+        assert_eq!(patch.apply(ty, &old, &mut Vec::new()).unwrap_err().code, 400, "{body}");
+    }
+    assert_eq!(parse(Kind::Json, b"{", crate::json::Validation::Strict).unwrap_err().message, "invalid JSON patch");
+}
+
+#[test]
+fn a_custom_object_is_read_as_the_version_that_it_says() {
+    use crate::json::{Texts, Validation};
+    let kind = |version: &str| crate::gvk::Gvk::parse(&format!("g.io/{version}"), "K");
+    let schema = |field: &str| json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {(field): {"type": "string"}}}}});
+    let (first, second) = (schema("a"), schema("b"));
+    let custom = crate::structural::schema(&[(kind("v1"), Some(&first)), (kind("v2"), Some(&second))]);
+    let old = json!({"apiVersion": "g.io/v1", "kind": "K", "metadata": {"name": "n"}, "spec": {"a": "x"}});
+    let read = |body: Value| {
+        let versions = |version: &str| custom.kind(&kind(version));
+        let patch = parse(Kind::Merge, body.to_string().as_bytes(), Validation::Warn).unwrap();
+        patch.apply_spelled(custom.kind(&kind("v1")).unwrap(), &versions, &old, Texts::NONE, &mut Vec::new())
+    };
+    let told = |version: &str| read(json!({"apiVersion": format!("g.io/{version}")})).unwrap().warnings;
+    assert_eq!(told("v2"), ["unknown field \"spec.a\""]);
+    assert_eq!(told("v3"), ["unknown field \"spec\""]);
+    assert_eq!(told("v1"), [""; 0]);
+    // Of another kind, which it may not become, nothing is known.
+    assert_eq!(read(json!({"kind": "L", "nope": 1})).unwrap().warnings, [""; 0]);
+    assert!(read(json!({"apiVersion": "g.io/a/b"})).unwrap_err().message.ends_with("unexpected GroupVersion string: g.io/a/b"));
+}
+
+#[test]
+fn an_object_that_says_another_version_of_its_kind_becomes_what_it_was() {
+    use crate::json::Validation;
+    let patched = |kind: crate::gvk::Gvk, spec: Value, patch: Value| {
+        let old = json!({"apiVersion": kind.api_version(), "kind": kind.kind, "metadata": {"name": "n"}, "spec": spec});
+        let ty = schema::builtin().kind(&kind).unwrap();
+        parse(Kind::Merge, patch.to_string().as_bytes(), Validation::Warn).unwrap().apply(ty, &old, &mut Vec::new())
+    };
+    let gvk = crate::gvk::Gvk::parse;
+    let patch = json!({"apiVersion": "apps/v1beta1", "spec": {"replicas": 2, "x": 1}});
+    let read = patched(gvk("apps/v1", "Deployment"), json!({"replicas": 1}), patch.clone()).unwrap();
+    assert_eq!((&read.value["apiVersion"], &read.value["spec"]["replicas"]), (&json!("apps/v1"), &json!(2)));
+    assert_eq!(read.warnings, ["unknown field \"spec.x\""]);
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": []}});
+    let read = patched(gvk("apps/v1", "Deployment"), json!({"template": template}), json!({"apiVersion": "apps/v1beta1"})).unwrap();
+    assert_eq!(read.value["metadata"]["labels"], json!({"a": "b"}), "a default of the old version");
+    let read = patched(gvk("flowcontrol.apiserver.k8s.io/v1", "FlowSchema"), json!({}), json!({"apiVersion": "flowcontrol.apiserver.k8s.io/v1beta2"})).unwrap();
+    assert_eq!(read.value["apiVersion"], "flowcontrol.apiserver.k8s.io/v1");
+    let scaler = json!({"maxReplicas": 3, "scaleTargetRef": {"kind": "D", "name": "d"}, "metrics": []});
+    let read = patched(gvk("autoscaling/v2", "HorizontalPodAutoscaler"), scaler, json!({"apiVersion": "autoscaling/v1"})).unwrap();
+    assert_eq!((&read.value["apiVersion"], &read.value["spec"]["maxReplicas"]), (&json!("autoscaling/v2"), &json!(3)));
+    assert_eq!(read.warnings, ["unknown field \"spec.metrics\""]);
+    let refused = patched(gvk("apps/v1", "ReplicaSet"), json!({}), patch).unwrap_err().message;
+    assert!(refused.contains("no kind \"ReplicaSet\" is registered for version \"apps/v1beta1\""), "{refused}");
+}
+
+#[test]
+fn an_amount_in_a_patch_is_as_it_is_spelled() {
+    let ty = schema::builtin().named("io.k8s.api.core.v1.ResourceQuota").unwrap();
+    let old = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": {"cpu": "1", "memory": "1e9"}}});
+    for (kind, patch) in [(Kind::Merge, r#"{"spec":{"hard":{"cpu":1e3}}}"#), (Kind::Json, r#"[{"op":"replace","path":"/spec/hard/cpu","value":1e3}]"#)] {
+        let patch = parse(kind, patch.as_bytes(), crate::json::Validation::Strict).unwrap();
+        let patched = patch.apply(ty, &old, &mut Vec::new()).unwrap().value;
+        assert_eq!(patched["spec"]["hard"], json!({"cpu": "1e3", "memory": "1e9"}));
+    }
 }

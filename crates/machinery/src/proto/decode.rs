@@ -2,22 +2,31 @@
 
 use super::wire::{Malformed, Payload, Reader};
 use crate::{
-    Map, Value,
+    Map, Value, quantity,
     schema::{Field, Object, Type, TypeRef},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
+use std::borrow::Cow;
 
 /// Messages nest as types do, and only `JSONSchemaProps` nests in itself; the JSON decoder has the same limit.
 const DEPTH_LIMIT: usize = crate::json::DEPTH_MAX;
 
 /// The value of a message.
 pub(super) fn message(ty: TypeRef<'_>, bytes: &[u8], depth: usize) -> Result<Value, Malformed> {
+    merged(ty, bytes, None, depth)
+}
+
+/// As [`message`], read into what is there of it: Go puts together what is sent in parts.
+fn merged(ty: TypeRef<'_>, bytes: &[u8], known: Option<Value>, depth: usize) -> Result<Value, Malformed> {
     if depth > DEPTH_LIMIT {
         return Err(Malformed::Depth);
     }
     match ty.get() {
         Type::Object(object) => {
-            let mut map = Map::new();
+            let mut map = match known {
+                Some(Value::Object(known)) => known,
+                _ => Map::new(),
+            };
             fields(ty, object, bytes, &mut map, depth)?;
             Ok(Value::Object(map))
         }
@@ -26,7 +35,7 @@ pub(super) fn message(ty: TypeRef<'_>, bytes: &[u8], depth: usize) -> Result<Val
 }
 
 fn fields(ty: TypeRef<'_>, object: &Object, bytes: &[u8], map: &mut Map<String, Value>, depth: usize) -> Result<(), Malformed> {
-    let mut reader = Reader::new(bytes);
+    let mut reader = Reader::of(object.go_name(), bytes);
     let mut repeated = Repeated::default();
     while let Some((tag, payload)) = reader.next()? {
         let Some(field) = object.by_tag(tag) else {
@@ -37,18 +46,27 @@ fn fields(ty: TypeRef<'_>, object: &Object, bytes: &[u8], map: &mut Map<String, 
             continue;
         };
         let ty_of_field = ty.to(field.ty);
+        let named = |error: Malformed| error.of_field(|| go_name(ty_of_field, &field.name));
         match ty_of_field.get() {
             Type::List { elem, wrapped: false, .. } => {
                 let list = repeated.list(map, field);
-                elements(ty.to(*elem), payload, list, depth)?;
+                elements(ty.to(*elem), payload, list, depth).map_err(named)?;
             }
             Type::Map { elem, .. } => {
-                let (key, value) = entry(ty.to(*elem), payload.bytes()?, depth)?;
+                let (key, value) = entry(ty.to(*elem), payload.bytes().map_err(named)?, depth)?;
                 repeated.map(map, field).insert(key, value);
             }
+            Type::Object(_) => {
+                let known = map.remove(field.name.as_ref());
+                let whole = merged(ty_of_field, payload.bytes().map_err(named)?, known, depth + 1).map_err(named)?;
+                map.insert(field.name.clone().into_owned(), whole);
+            }
             _ => {
-                let value = single(ty_of_field, payload, depth)?;
-                if !value.is_null() && !ty.leaves_out(field, &value) {
+                let value = single(ty_of_field, payload, depth).map_err(named)?;
+                if value.is_null() || ty.leaves_out(field, &value) {
+                    // What was sent before of it no longer counts.
+                    map.remove(field.name.as_ref());
+                } else {
                     map.insert(field.name.clone().into_owned(), value);
                 }
             }
@@ -56,6 +74,14 @@ fn fields(ty: TypeRef<'_>, object: &Object, bytes: &[u8], map: &mut Map<String, 
     }
     repeated.flush(map);
     Ok(())
+}
+
+/// The name of a field in Go: that of its type where it is embedded, as metadata is.
+fn go_name(ty: TypeRef<'_>, name: &str) -> String {
+    match (name, ty.object()) {
+        ("metadata", Some(object)) => object.go_name().to_owned(),
+        _ => name.char_indices().map(|(at, c)| if at == 0 { c.to_ascii_uppercase() } else { c }).collect(),
+    }
 }
 
 /// The list or map being collected: its elements mostly follow each other, so that the object's map is touched once.
@@ -123,7 +149,7 @@ fn entry(ty: TypeRef<'_>, bytes: &[u8], depth: usize) -> Result<(String, Value),
     let mut reader = Reader::new(bytes);
     while let Some((tag, payload)) = reader.next()? {
         match tag {
-            1 => key = payload.text()?.to_owned(),
+            1 => key = payload.text()?.into_owned(),
             2 => value = Some(single(ty, payload, depth)?),
             _ => {}
         }
@@ -140,7 +166,7 @@ fn entry(ty: TypeRef<'_>, bytes: &[u8], depth: usize) -> Result<(String, Value),
 
 fn single(ty: TypeRef<'_>, payload: Payload<'_>, depth: usize) -> Result<Value, Malformed> {
     Ok(match ty.get() {
-        Type::String => Value::String(payload.text()?.to_owned()),
+        Type::String => Value::String(payload.text()?.into_owned()),
         Type::Bytes => Value::String(STANDARD.encode(payload.bytes()?)),
         Type::Bool => Value::Bool(payload.varint()? != 0),
         // The wire keeps negative 32-bit numbers sign-extended; the low half is the number.
@@ -166,12 +192,18 @@ fn special(ty: TypeRef<'_>, bytes: &[u8], depth: usize) -> Result<Value, Malform
     match ty.get() {
         Type::IntOrString => int_or_string(bytes),
         Type::Quantity => {
-            let text = find(bytes, 1)?.map_or(Ok(""), Payload::text)?;
-            Ok(Value::String(if text.is_empty() { "0".into() } else { text.to_owned() }))
+            // As upstream's own decoder of them: an absent text is zero, and an empty one is none. No space is cut off here, as it is in JSON.
+            let Some(text) = find(bytes, 1)? else { return Ok(Value::String("0".into())) };
+            let text = text.text().map_err(|why| why.of_field(|| "String_".to_owned()))?;
+            Ok(Value::String(quantity::canonical(&text)?))
         }
         Type::Time | Type::MicroTime => time(bytes, matches!(ty.get(), Type::MicroTime)),
         Type::RawExtension | Type::RawJson | Type::Fields => match find(bytes, 1)? {
-            Some(raw) => embedded(raw.bytes()?, depth),
+            Some(raw) => match (embedded(raw.bytes()?, depth), ty.get()) {
+                // A text is no set of fields either: whoever reads the managers drops them for it, as upstream does.
+                (Err(Malformed::Embedded), Type::Fields) => Ok(Value::String(raw.text()?.into_owned())),
+                (read, _) => read,
+            },
             None => Ok(Value::Null),
         },
         Type::SchemaOrArray(schema) => match find(bytes, 1)? {
@@ -184,7 +216,7 @@ fn special(ty: TypeRef<'_>, bytes: &[u8], depth: usize) -> Result<Value, Malform
         },
         Type::SchemaOrStrings(schema) => match find(bytes, 1)? {
             Some(one) => message(ty.to(*schema), one.bytes()?, depth + 1),
-            None => repeated(bytes, 2, |item| Ok(Value::String(item.text()?.to_owned()))),
+            None => repeated(bytes, 2, |item| Ok(Value::String(item.text()?.into_owned()))),
         },
         _ => Ok(Value::Null),
     }
@@ -217,7 +249,7 @@ fn find(bytes: &[u8], wanted: u32) -> Result<Option<Payload<'_>>, Malformed> {
 fn int_or_string(bytes: &[u8]) -> Result<Value, Malformed> {
     let is_string = find(bytes, 1)?.map_or(Ok(0), Payload::varint)? == 1;
     if is_string {
-        return Ok(Value::String(find(bytes, 3)?.map_or(Ok(""), Payload::text)?.to_owned()));
+        return Ok(Value::String(find(bytes, 3)?.map_or(Ok(Cow::Borrowed("")), Payload::text)?.into_owned()));
     }
     let number = find(bytes, 2)?.map_or(Ok(0), Payload::varint)?;
     Ok(i64::from(number as u32 as i32).into())

@@ -109,7 +109,7 @@ fn special(ty: TypeRef<'_>, value: &Value, texts: &Texts, out: &mut Vec<u8>) {
             Some(text) => string_field(out, 1, text),
             None => string_field(out, 1, &crate::json::encode(value)),
         },
-        (Type::RawJson | Type::Fields, value) => string_field(out, 1, &crate::json::encode(value)),
+        (Type::RawJson | Type::Fields, value) => string_field(out, 1, &crate::json::encode_as(Some(ty), value)),
         (Type::SchemaOrArray(schema), Value::Array(items)) => {
             for item in items {
                 field(ty.to(*schema), 2, item, texts, out);

@@ -41,9 +41,6 @@ fn walk<S: Sink>(ty: TypeRef<'_>, json: &[u8], out: &mut S) -> Option<()> {
 
 /// Where a message goes.
 trait Sink {
-    /// Whether the order of things matters.
-    const ORDERED: bool;
-
     fn len(&self) -> usize;
     fn bytes(&mut self, bytes: &[u8]);
     fn varint(&mut self, n: u64);
@@ -51,12 +48,10 @@ trait Sink {
     /// Writes the length of what stands from `start` on before it.
     fn close(&mut self, start: usize);
     /// Puts the parts, which stand from `start` on, into their order.
-    fn arrange(&mut self, start: usize, parts: &[Part], separator: &[u8], spare: &mut Vec<u8>);
+    fn arrange(&mut self, start: usize, parts: &[Part], spare: &mut Vec<u8>);
 }
 
 impl Sink for Vec<u8> {
-    const ORDERED: bool = true;
-
     fn len(&self) -> usize {
         self.len()
     }
@@ -81,12 +76,9 @@ impl Sink for Vec<u8> {
         self[start..start + used].copy_from_slice(&length[..used]);
     }
 
-    fn arrange(&mut self, start: usize, parts: &[Part], separator: &[u8], spare: &mut Vec<u8>) {
+    fn arrange(&mut self, start: usize, parts: &[Part], spare: &mut Vec<u8>) {
         spare.clear();
-        for (at, part) in parts.iter().enumerate() {
-            if at > 0 {
-                spare.extend_from_slice(separator);
-            }
+        for part in parts {
             spare.extend_from_slice(&self[part.start..part.end]);
         }
         self.truncate(start);
@@ -98,8 +90,6 @@ impl Sink for Vec<u8> {
 struct Count(usize);
 
 impl Sink for Count {
-    const ORDERED: bool = false;
-
     fn len(&self) -> usize {
         self.0
     }
@@ -120,7 +110,7 @@ impl Sink for Count {
         self.0 += varint_len((self.0 - start) as u64);
     }
 
-    fn arrange(&mut self, _: usize, _: &[Part], _: &[u8], _: &mut Vec<u8>) {}
+    fn arrange(&mut self, _: usize, _: &[Part], _: &mut Vec<u8>) {}
 }
 
 /// Seven bits a byte.
@@ -132,8 +122,6 @@ fn varint_len(n: u64) -> usize {
 struct Part {
     /// The place of its field in the type.
     field: usize,
-    /// Where its key stands in the JSON, for members of a set.
-    key: (usize, usize),
     /// Where it was written.
     start: usize,
     end: usize,
@@ -187,7 +175,7 @@ impl<'j, S: Sink> Walk<'j, '_, S> {
                     self.field(ty.to(field.ty), field.tag)?;
                     sorted &= at >= least;
                     least = at + 1;
-                    self.parts.push(Part { field: at, key: (0, 0), start, end: self.out.len() });
+                    self.parts.push(Part { field: at, start, end: self.out.len() });
                 }
                 _ => {
                     self.scan.skip()?;
@@ -201,7 +189,7 @@ impl<'j, S: Sink> Walk<'j, '_, S> {
             if parts.windows(2).any(|pair| pair[0].field == pair[1].field) {
                 return None;
             }
-            self.out.arrange(base, parts, b"", &mut self.spare);
+            self.out.arrange(base, parts, &mut self.spare);
         }
         self.parts.truncate(first);
         Some(())
@@ -305,15 +293,10 @@ impl<'j, S: Sink> Walk<'j, '_, S> {
                 self.string(1, number.as_bytes());
             }
             (Type::Time | Type::MicroTime, b'"') => self.time(matches!(ty.get(), Type::MicroTime))?,
-            // Their text is kept, and the rest is sorted where it is stored, too.
-            (Type::RawExtension | Type::RawJson, _) => {
+            // Their text is kept, and the rest is sorted where it is stored, too: a set of fields in the order of sets.
+            (Type::RawExtension | Type::RawJson | Type::Fields, _) => {
                 let text = self.scan.skip()?;
                 self.string(1, text);
-            }
-            (Type::Fields, _) => {
-                let begun = self.open(1);
-                self.set()?;
-                self.out.close(begun);
             }
             (Type::SchemaOrArray(schema), b'[') => {
                 let mut more = self.scan.enter(b']')?;
@@ -353,44 +336,6 @@ impl<'j, S: Sink> Walk<'j, '_, S> {
             self.varint_field(1, seconds.cast_unsigned());
             self.varint_field(2, if micro { u64::from(nanos) } else { 0 });
         }
-        Some(())
-    }
-
-    /// A set of fields as JSON: stored in the order of sets, sent in that of names.
-    fn set(&mut self) -> Option<()> {
-        if !S::ORDERED || self.scan.first()? != b'{' {
-            let text = self.scan.skip()?;
-            self.out.bytes(text);
-            return Some(());
-        }
-        self.out.bytes(b"{");
-        let (first, base, mut sorted) = (self.parts.len(), self.out.len(), true);
-        let mut more = self.scan.enter(b'}')?;
-        while more {
-            let (start, begun) = (self.out.len(), self.scan.at);
-            let key = (begun + 1, begun + 1 + self.scan.key()?.text.len());
-            self.out.bytes(&self.scan.json[begun..self.scan.at]);
-            self.set()?;
-            if let Some(last) = self.parts.get(first..).and_then(<[Part]>::last) {
-                sorted &= compare(&self.scan.json[last.key.0..last.key.1], &self.scan.json[key.0..key.1]) == Ordering::Less;
-            }
-            self.parts.push(Part { field: 0, key, start, end: self.out.len() });
-            more = self.scan.next(b'}')?;
-            if more {
-                self.out.bytes(b",");
-            }
-        }
-        if !sorted {
-            let (json, parts) = (self.scan.json, &mut self.parts[first..]);
-            let by_key = |a: &Part, b: &Part| compare(&json[a.key.0..a.key.1], &json[b.key.0..b.key.1]);
-            parts.sort_by(by_key);
-            if parts.windows(2).any(|pair| by_key(&pair[0], &pair[1]) == Ordering::Equal) {
-                return None;
-            }
-            self.out.arrange(base, parts, b",", &mut self.spare);
-        }
-        self.parts.truncate(first);
-        self.out.bytes(b"}");
         Some(())
     }
 

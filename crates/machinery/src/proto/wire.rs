@@ -1,26 +1,43 @@
 //! The protobuf wire format: varints, lengths, tags.
 
+use crate::quantity;
+use std::borrow::Cow;
 use thiserror::Error;
 
-/// A message that breaks the wire format.
-#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
+/// A message that breaks the wire format, in the words of Go's generated code.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub(crate) enum Malformed {
     #[error("unexpected EOF")]
     Truncated,
-    #[error("integer overflow")]
+    #[error("proto: integer overflow")]
     Overflow,
-    #[error("illegal wireType {0}")]
-    WireType(u8),
-    #[error("wrong wireType for a field")]
-    Mismatch,
-    #[error("string field contains invalid UTF-8")]
-    Utf8,
-    #[error("exceeded max depth")]
+    #[error("proto: illegal wireType {0}")]
+    WireType(u64),
+    /// The wire type, and the field's name in Go.
+    #[error("proto: wrong wireType = {0} for field {1}")]
+    Mismatch(u8, String),
+    #[error("proto: exceeded max depth")]
     Depth,
-    #[error("illegal tag")]
-    Tag,
-    #[error("an embedded value cannot be decoded")]
+    /// The message, the tag, and the key that it is a part of.
+    #[error("proto: {0}: illegal tag {1} (wire type {2})")]
+    Tag(String, i32, u64),
+    #[error("proto: {0}: wiretype end group for non-group")]
+    EndGroup(String),
+    #[error("proto: an embedded value cannot be decoded")]
     Embedded,
+    /// A text that is no quantity, in the words of JSON.
+    #[error("{0}")]
+    Quantity(#[from] quantity::ParseError),
+}
+
+impl Malformed {
+    /// The error of the field of a name, where it is not yet known whose it is.
+    pub(super) fn of_field(self, name: impl FnOnce() -> String) -> Self {
+        match self {
+            Malformed::Mismatch(wire, known) if known.is_empty() => Malformed::Mismatch(wire, name()),
+            other => other,
+        }
+    }
 }
 
 /// A field's payload.
@@ -30,24 +47,28 @@ pub(crate) enum Payload<'a> {
     Fixed64(u64),
     Fixed32(u32),
     Bytes(&'a [u8]),
+    /// A group, which nothing here uses: it is stepped over.
+    Group,
 }
 
 impl<'a> Payload<'a> {
     pub(super) fn bytes(self) -> Result<&'a [u8], Malformed> {
         match self {
             Payload::Bytes(bytes) => Ok(bytes),
-            _ => Err(Malformed::Mismatch),
+            other => Err(other.mismatch()),
         }
     }
 
-    pub(super) fn text(self) -> Result<&'a str, Malformed> {
-        std::str::from_utf8(self.bytes()?).map_err(|_| Malformed::Utf8)
+    /// A text. Go takes what is no UTF-8 as it comes, and shows a replacement character for each byte of it.
+    pub(super) fn text(self) -> Result<Cow<'a, str>, Malformed> {
+        let bytes = self.bytes()?;
+        Ok(std::str::from_utf8(bytes).map_or_else(|_| Cow::Owned(replaced(bytes)), Cow::Borrowed))
     }
 
     pub(super) fn varint(self) -> Result<u64, Malformed> {
         match self {
             Payload::Varint(n) => Ok(n),
-            _ => Err(Malformed::Mismatch),
+            other => Err(other.mismatch()),
         }
     }
 
@@ -55,42 +76,110 @@ impl<'a> Payload<'a> {
         match self {
             Payload::Fixed64(n) => Ok(f64::from_bits(n)),
             Payload::Fixed32(n) => Ok(f64::from(f32::from_bits(n))),
-            _ => Err(Malformed::Mismatch),
+            other => Err(other.mismatch()),
         }
     }
+
+    /// It is the payload of another field; whose, the caller knows.
+    fn mismatch(self) -> Malformed {
+        let wire = match self {
+            Payload::Varint(_) => 0,
+            Payload::Fixed64(_) => 1,
+            Payload::Bytes(_) => 2,
+            Payload::Group => 3,
+            Payload::Fixed32(_) => 5,
+        };
+        Malformed::Mismatch(wire, String::new())
+    }
+}
+
+fn replaced(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
+    }
+    text
 }
 
 /// Walks the fields of a message.
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
+    /// The message's name in Go.
+    name: &'a str,
+    /// A group has begun, which is stepped over when it has been asked whether it is a field's.
+    in_group: bool,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes }
+        Self::of("", bytes)
     }
 
-    /// The next field's tag and payload. Groups, which nothing here uses, are malformed.
+    /// As [`Reader::new`], of a message that errors name.
+    pub(super) fn of(name: &'a str, bytes: &'a [u8]) -> Self {
+        Self { rest: bytes, name, in_group: false }
+    }
+
+    /// The next field's tag and payload.
     pub(crate) fn next(&mut self) -> Result<Option<(u32, Payload<'a>)>, Malformed> {
+        if std::mem::take(&mut self.in_group) {
+            self.skip_group()?;
+        }
         if self.rest.is_empty() {
             return Ok(None);
         }
         let key = self.varint()?;
-        let tag = u32::try_from(key >> 3).map_err(|_| Malformed::Tag)?;
-        if tag == 0 {
-            return Err(Malformed::Tag);
+        if key & 7 == 4 {
+            return Err(Malformed::EndGroup(self.name.to_owned()));
+        }
+        // Go keeps the low half of what should be a tag.
+        let tag = (key >> 3) as u32;
+        if tag.cast_signed() <= 0 {
+            return Err(Malformed::Tag(self.name.to_owned(), tag.cast_signed(), key));
         }
         let payload = match key & 7 {
             0 => Payload::Varint(self.varint()?),
             1 => Payload::Fixed64(u64::from_le_bytes(self.fixed()?)),
-            2 => {
-                let length = usize::try_from(self.varint()?).map_err(|_| Malformed::Overflow)?;
-                Payload::Bytes(self.take(length)?)
+            2 => Payload::Bytes(self.delimited()?),
+            3 => {
+                self.in_group = true;
+                Payload::Group
             }
             5 => Payload::Fixed32(u32::from_le_bytes(self.fixed()?)),
-            other => return Err(Malformed::WireType(u8::try_from(other).unwrap_or(7))),
+            other => return Err(Malformed::WireType(other)),
         };
         Ok(Some((tag, payload)))
+    }
+
+    /// Steps over a group that has begun, with those in it. Of what is in it nothing but the wire types counts.
+    fn skip_group(&mut self) -> Result<(), Malformed> {
+        let mut depth = 1_usize;
+        while depth > 0 {
+            match self.varint()? & 7 {
+                0 => {
+                    self.varint()?;
+                }
+                1 => {
+                    self.take(8)?;
+                }
+                2 => {
+                    self.delimited()?;
+                }
+                3 => depth += 1,
+                4 => depth -= 1,
+                5 => {
+                    self.take(4)?;
+                }
+                other => return Err(Malformed::WireType(other)),
+            }
+        }
+        Ok(())
+    }
+
+    fn delimited(&mut self) -> Result<&'a [u8], Malformed> {
+        let length = usize::try_from(self.varint()?).map_err(|_| Malformed::Overflow)?;
+        self.take(length)
     }
 
     /// A bare varint: the elements of packed lists.

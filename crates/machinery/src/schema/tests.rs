@@ -5,6 +5,14 @@ fn ty(name: &str) -> TypeRef<'static> {
 }
 
 #[test]
+fn each_server_knows_its_own_kinds() {
+    let (pod, definition) = (Gvk::parse("v1", "Pod"), Gvk::parse("apiextensions.k8s.io/v1", "CustomResourceDefinition"));
+    assert!(known_beside(&definition, &pod).is_none() && known_beside(&pod, &definition).is_none());
+    assert!(known_beside(&pod, &Gvk::parse("apps/v1", "Deployment")).is_some());
+    assert!(known_beside(&definition, &Gvk::parse("v1", "DeleteOptions")).is_some());
+}
+
+#[test]
 fn every_name_is_defined() {
     assert!(builtin().names().count() > 860);
     for (name, ty) in builtin().names() {

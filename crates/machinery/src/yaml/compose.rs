@@ -3,10 +3,16 @@
 //! The first document counts. Anchors are expanded where they are named, `<<` merges mappings, keys become text. What the
 //! sender chooses is bounded: the depth (the scanner's work for a token grows with it), and what aliases may add.
 
-use super::{libyaml, scalar};
+use super::{
+    libyaml,
+    mend::{READ_BYTES_MAX, Refused},
+    scalar,
+};
 use crate::{
     Map, Value,
     json::bounds::{self, PROBLEMS_LIMIT},
+    printed,
+    quote::Quoted,
 };
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput, Tag};
 use std::{
@@ -38,34 +44,56 @@ pub(crate) struct Document {
 /// Reads the first document of a text; nothing is null. The error is go-yaml's without its `yaml: `.
 pub(crate) fn compose(text: &str) -> Result<Document, String> {
     // The parser takes some texts that are none to libyaml, within brackets above all, and has words of its own for others.
-    libyaml::problem(text).map_or_else(|| compose_leniently(text), Err)
+    libyaml::problem(text).map_or_else(|| compose_mended(text), Err)
 }
 
-fn compose_leniently(text: &str) -> Result<Document, String> {
+/// Reads a text, and again where the parser refuses what can be mended.
+fn compose_mended(text: &str) -> Result<Document, String> {
+    let mut text = Cow::Borrowed(text);
+    let mut read_bytes = 0;
+    loop {
+        let (outcome, refused, copied) = compose_leniently(&text);
+        // What anchors and aliases copy is copied by each reading.
+        read_bytes += text.len() + copied * NODE_TEXT_BYTES;
+        match refused.filter(|_| outcome.is_err() && read_bytes <= READ_BYTES_MAX).and_then(|refused| refused.mend(&text)) {
+            Some(mended) if mended != *text => text = Cow::Owned(mended),
+            _ => return outcome,
+        }
+    }
+}
+
+/// The document, what the parser refuses, and how many nodes anchors and aliases have copied.
+fn compose_leniently(text: &str) -> (Result<Document, String>, Option<Refused>, usize) {
     // A directive stands before all else of a document; go-yaml takes one version, and counts its line from 0.
     let before = |line: &str| line.is_empty() || line.starts_with('#');
     let mut directives = text.lines().enumerate().skip_while(|(_, line)| before(line)).take_while(|(_, line)| line.starts_with('%'));
     let is_other = |line: &str| line.strip_prefix("%YAML").is_some_and(|version| version.split_whitespace().next() != Some("1.1"));
     if let Some((at, _)) = directives.find(|(_, line)| is_other(line)) {
-        return Err(format!("{}found incompatible YAML document", if at == 0 { String::new() } else { format!("line {at}: ") }));
+        return (Err(format!("{}found incompatible YAML document", if at == 0 { String::new() } else { format!("line {at}: ") })), None, 0);
     }
-    let mut composer = Composer { text, parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0, aliased: 0, anchored: 0, repeats: Vec::new() };
-    let value = loop {
-        match composer.next()? {
-            (Event::StreamStart | Event::DocumentStart(_) | Event::Nothing, _) => {}
-            (Event::StreamEnd | Event::DocumentEnd, _) => break Value::Null,
-            event => break composer.node(event, 0)?.value,
-        }
-    };
-    Ok(Document { value, repeats: composer.repeats })
+    // The last line, where neither a break nor blanks alone end it.
+    let is_open = text.rsplit(['\n', '\r']).next().is_some_and(|line| !line.trim().is_empty());
+    let open_end = is_open.then(|| text.chars().count());
+    let parser = Parser::new_from_str(text);
+    let mut composer = Composer { text, open_end, parser, refused: None, anchors: HashMap::new(), nodes: 0, aliased: 0, anchored: 0, repeats: Vec::new() };
+    let value = composer.document();
+    (value.map(|value| Document { value, repeats: composer.repeats }), composer.refused, composer.aliased + composer.anchored)
+}
+
+/// The name in the first alias on a line (counted from 1) that does not stand before a column.
+fn alias_name(text: &str, line: usize, column: usize) -> String {
+    let rest: String = text.lines().nth(line.saturating_sub(1)).unwrap_or_default().chars().skip(column.saturating_sub(1)).collect();
+    let name = rest.split_once('*').map_or("", |(_, name)| name);
+    name.chars().take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '-')).collect()
 }
 
 /// An error that libyaml does not tell, as near to go-yaml's words as can be.
-fn worded(text: &str, line: usize, info: &str) -> String {
+fn worded(text: &str, (line, column): (usize, usize), info: &str) -> String {
     if info == "while parsing node, found unknown anchor" {
-        let name = text.lines().nth(line.saturating_sub(1)).and_then(|line| line.split_once('*')).map_or("", |(_, rest)| rest);
-        let name: String = name.chars().take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '-')).collect();
-        return format!("unknown anchor '{name}' referenced");
+        return format!("unknown anchor '{}' referenced", alias_name(text, line, column));
+    }
+    if info == "recursion limit exceeded" {
+        return bounds::too_deep();
     }
     format!("line {line}: {info}")
 }
@@ -74,7 +102,11 @@ type Spanned<'t> = (Event<'t>, Span);
 
 struct Composer<'t> {
     text: &'t str,
+    /// Where a text ends that ends within a line, in characters.
+    open_end: Option<usize>,
     parser: Parser<'t, StrInput<'t>>,
+    /// What the parser refuses and libyaml does not.
+    refused: Option<Refused>,
     /// The values of anchors, with how many nodes they are; none while they are still open.
     anchors: HashMap<usize, Option<(Value, usize)>>,
     /// Nodes made so far, those of aliases among them.
@@ -94,10 +126,24 @@ struct Node {
 }
 
 impl<'t> Composer<'t> {
+    /// The first document; null if there is none.
+    fn document(&mut self) -> Result<Value, String> {
+        loop {
+            match self.next()? {
+                (Event::StreamStart | Event::DocumentStart(_) | Event::Nothing, _) => {}
+                (Event::StreamEnd | Event::DocumentEnd, _) => return Ok(Value::Null),
+                event => return Ok(self.node(event, 0)?.value),
+            }
+        }
+    }
+
     fn next(&mut self) -> Result<Spanned<'t>, String> {
         match self.parser.next_event() {
             Some(Ok(event)) => Ok(event),
-            Some(Err(error)) => Err(worded(self.text, error.marker().line(), error.info())),
+            Some(Err(error)) => {
+                self.refused = Refused::of(error.info(), error.marker().index());
+                Err(worded(self.text, (error.marker().line(), error.marker().col()), error.info()))
+            }
             None => Ok((Event::StreamEnd, Span::default())),
         }
     }
@@ -115,11 +161,11 @@ impl<'t> Composer<'t> {
                 // A long text weighs more, since aliases copy it.
                 self.count(text.len() / NODE_TEXT_BYTES)?;
                 let merges = text == "<<" && style == ScalarStyle::Plain && tag.is_none();
-                let value = scalar_value(text, style, tag.as_deref())?;
+                let value = scalar_value(self.unended(text, style, span), style, tag.as_deref())?;
                 self.anchor(anchor, &value, self.nodes - before + 1)?;
                 return Ok(Node { value, line, merges });
             }
-            Event::Alias(id) => (0, self.alias(id, depth)?),
+            Event::Alias(id) => (0, self.alias(id, depth, &span)?),
             Event::SequenceStart(anchor, _) => {
                 self.open(anchor);
                 (anchor, self.sequence(depth)?)
@@ -132,6 +178,20 @@ impl<'t> Composer<'t> {
         };
         self.anchor(anchor, &value, self.nodes - before + 1)?;
         Ok(Node { value, line, merges: false })
+    }
+
+    /// A block of text without the break that the parser adds to a last line that has none: libyaml keeps it as it is.
+    fn unended<'v>(&self, mut text: Cow<'v, str>, style: ScalarStyle, span: Span) -> Cow<'v, str> {
+        let is_block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
+        if is_block && self.open_end == Some(span.end.index()) && text.ends_with('\n') {
+            match &mut text {
+                Cow::Borrowed(text) => *text = &text[..text.len() - 1],
+                Cow::Owned(text) => {
+                    text.pop();
+                }
+            }
+        }
+        text
     }
 
     /// Counts nodes, and refuses documents that mostly repeat themselves.
@@ -163,10 +223,10 @@ impl<'t> Composer<'t> {
         Ok(())
     }
 
-    fn alias(&mut self, id: usize, depth: usize) -> Result<Value, String> {
+    fn alias(&mut self, id: usize, depth: usize, span: &Span) -> Result<Value, String> {
         let nodes = match self.anchors.get(&id) {
             Some(Some((_, nodes))) => *nodes,
-            Some(None) => return Err("anchor value contains itself".to_owned()),
+            Some(None) => return Err(format!("anchor '{}' value contains itself", alias_name(self.text, span.start.line(), span.start.col()))),
             None => return Err("unknown anchor referenced".to_owned()),
         };
         // Counted before it is copied.
@@ -227,7 +287,7 @@ fn merge(value: Value, map: &mut Map<String, Value>, seen: &mut HashSet<String>)
     for source in sources.into_iter().rev() {
         let Value::Object(source) = source else { continue };
         for (name, value) in source {
-            seen.insert(format!("{name:?}"));
+            seen.insert(Quoted(&name).to_string());
             map.insert(name, value);
         }
     }
@@ -238,20 +298,24 @@ fn merge(value: Value, map: &mut Map<String, Value>, seen: &mut HashSet<String>)
 fn key_name(key: Value, value: &Value) -> Result<(String, String), String> {
     match key {
         Value::String(text) => {
-            let shown = format!("{text:?}");
+            let shown = Quoted(&text).to_string();
             Ok((text, shown))
         }
         Value::Bool(_) | Value::Number(_) => Ok((key.to_string(), key.to_string())),
         Value::Null => {
             let shown = match value {
                 Value::Null => "<nil>".to_owned(),
-                value => crate::apply::typed::go_syntax(value).replace("map[string]interface {}", "map[interface {}]interface {}"),
+                value => go_syntax(value),
             };
             Err(format!("unsupported map key of type: %!s(<nil>), key: <nil>, value: {shown}"))
         }
-        Value::Array(_) => Err(format!("invalid map key: {}", crate::apply::typed::go_syntax(&key))),
-        Value::Object(_) => Err(format!("invalid map key: {}", crate::apply::typed::plain(&key))),
+        Value::Array(_) | Value::Object(_) => Err(format!("invalid map key: {}", go_syntax(&key))),
     }
+}
+
+/// A value as Go's `%#v` writes it, to whose YAML the keys of maps are anything.
+fn go_syntax(value: &Value) -> String {
+    printed::syntax(value).replace("map[string]interface {}", "map[interface {}]interface {}")
 }
 
 /// A scalar's value. Quoted ones are text; a tag of YAML's own says what the others are.
@@ -283,6 +347,27 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_in_brackets_may_begin_at_any_column() {
+        assert_eq!(read("a:\n  b: {\nc: [1,\n2\n], d: x\n y}\ne: f\n"), json!({"a": {"b": {"c": [1, 2], "d": "x y"}}, "e": "f"}));
+    }
+
+    #[test]
+    fn a_block_whose_last_line_is_open_has_no_break() {
+        for (text, value) in [
+            ("a: |\n  x", "x"),
+            ("a: >\n  x\n  y", "x y"),
+            ("a: |+\n  ü", "ü"),
+            ("a: |-\n  x", "x"),
+            ("a: |\n  x\n", "x\n"),
+            ("a: |\n  x\n# told", "x\n"),
+            ("b:\n- |\n  x\na: |\n  y\nc: d", "y\n"),
+        ] {
+            assert_eq!(read(text)["a"], value, "{text:?}");
+        }
+        assert_eq!(read("|\n x"), "x");
+    }
+
+    #[test]
     fn a_duplicate_is_told_with_the_line_of_its_value() {
         let text = "kind: A\nkind: B\nspec:\n  a: 1\n  b: [{c: 1, c: 2}]\n  a:\n    x: 1\n    1: y\n    \"1\": y\n    1: z\nspec: ~\n";
         let lines = [
@@ -299,6 +384,7 @@ mod tests {
             assert_eq!(compose(other).unwrap().repeats, [""; 0], "{other}");
         }
         assert_eq!(compose("a: &x {b: 1, b: 2}\nc: *x\n").unwrap().repeats.len(), 1);
+        assert_eq!(compose("\"\\a\": 1\n\"\\x07\": 2\n").unwrap().repeats, [r#"line 2: key "\a" already set in map"#]);
         assert_eq!(compose(&"a: 1\n".repeat(500)).unwrap().repeats.len(), PROBLEMS_LIMIT);
     }
 
@@ -319,9 +405,24 @@ mod tests {
         let refused = |text: &str| compose(text).unwrap_err();
         assert_eq!(refused("{a: -1,1.\n  b: [1]}"), "line 1: did not find expected ',' or '}'", "what the parser takes and libyaml does not");
         assert_eq!(refused("~: x\n"), r#"unsupported map key of type: %!s(<nil>), key: <nil>, value: "x""#);
+        assert_eq!(refused("a: &a [1, *a]\n"), "anchor 'a' value contains itself");
+        assert_eq!(refused("x: &x 1\na: &b-1 {c: *x, d: *b-1}\n"), "anchor 'b-1' value contains itself");
+        assert_eq!(refused("a: {b: &b 1, c: *b, d: *e}\n"), "unknown anchor 'e' referenced");
+        assert_eq!(refused("name: {{ .Values.name }}\n"), r#"invalid map key: map[interface {}]interface {}{".Values.name":interface {}(nil)}"#);
         for bad in ["a: [", "? [a]\n: b\n", "<<: 1\n", "a: *b\n", "a: &a [*a]\n", "~: 1\n"] {
             assert!(compose(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_libyaml_lets_pass_is_read_as_it_reads_it() {
+        assert_eq!(read("a:\tx\nb:\n- c:\t\t80\n  d:\t-1\n"), json!({"a": "x", "b": [{"c": 80, "d": -1}]}));
+        assert_eq!(read("a:\n  b: 'x\n\ny'\n  c: \"d\ne\\\n f\"\nz: 1\n"), json!({"a": {"b": "x\ny", "c": "d ef"}, "z": 1}));
+        assert_eq!(read("a: |\n  b:\tc\nd:\te\n"), json!({"a": "b:\tc\n", "d": "e"}), "no text is changed");
+        assert_eq!(read("a:\r  b: 'x\ry'\r"), json!({"a": {"b": "x y"}}), "a carriage return ends a line, too");
+        let aliases = |count: usize| format!("a: &a [{}]\nb: [{}]\nc:\tx\nd:\tx\n", "0,".repeat(60), "*a,".repeat(count));
+        assert!(compose(&aliases(10)).is_ok());
+        assert!(compose(&aliases(1200)).is_err_and(|why| why.contains("YAML whitespace")), "what aliases copy is not copied for each place");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Plain scalars of YAML 1.1, as go-yaml resolves them.
 
 use crate::Value;
-use base64::{Engine, engine::general_purpose::STANDARD};
 
 /// What a scalar without quotes or a tag is.
 pub(super) fn plain(text: &str) -> Result<Value, String> {
@@ -19,7 +18,7 @@ pub(super) fn plain(text: &str) -> Result<Value, String> {
 /// The text of base64 data.
 pub(super) fn binary(text: &str) -> Result<String, String> {
     let packed: String = text.split_ascii_whitespace().collect();
-    let bytes = STANDARD.decode(packed).map_err(|_| "!!binary value contains invalid base64 data".to_owned())?;
+    let bytes = crate::json::base64(&packed).map_err(|_| "!!binary value contains invalid base64 data".to_owned())?;
     String::from_utf8(bytes).map_err(|_| "!!binary value is no text".to_owned())
 }
 
@@ -76,6 +75,6 @@ fn float(text: &str) -> Option<Value> {
 }
 
 /// A number as upstream has it after it was YAML: one without a fraction has become JSON without one, and that is read as a whole number.
-pub(crate) fn without_fraction(value: Value) -> Value {
+fn without_fraction(value: Value) -> Value {
     value.as_f64().filter(|_| value.is_f64()).and_then(crate::numerals::reread).map_or(value, Value::from)
 }

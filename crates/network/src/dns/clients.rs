@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::cidr::Net;
-use crate::pod::host_addresses;
+use crate::host;
 
 /// The host's addresses are looked up again, for a stranger, after this.
 const RELOAD: Duration = Duration::from_secs(5);
@@ -32,7 +32,7 @@ impl Own {
         let mut host = self.host.lock();
         let now = Instant::now();
         if !host.1.contains(&address) && host.0.is_none_or(|looked| now - looked >= RELOAD) {
-            *host = (Some(now), host_addresses().unwrap_or_default());
+            *host = (Some(now), host::addresses().unwrap_or_default());
         }
         host.1.contains(&address)
     }

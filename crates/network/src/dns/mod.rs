@@ -13,6 +13,7 @@ mod tests;
 mod zone;
 
 pub use forward::Upstream;
+pub use publish::{is_anothers, service, withdraw};
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};

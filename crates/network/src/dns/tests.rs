@@ -306,7 +306,7 @@ async fn thousands_of_endpoints_cost_no_more_than_an_answer() {
     assert_eq!(texts(&one), ["10.244.19.135"]);
     // Two seconds for each when every record was compared with every other, and many times that without optimisation; the
     // limit is for a busy machine.
-    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{:?}", begun.elapsed());
 }
 
 /// Numbers that look random and are the same each time (xorshift64).

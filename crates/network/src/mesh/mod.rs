@@ -34,10 +34,9 @@ use tokio_util::sync::CancellationToken;
 use crate::cidr::Net;
 use crate::ethtool;
 use crate::link::{self, IFLA_IFNAME, Ipv4Conf, RTM_DELLINK, RTM_DELROUTE, RTM_NEWLINK, Settings};
-use crate::mark::{Mark, OVERLAY};
+use crate::mark::{LINKS, Mark, OVERLAY};
 use crate::netlink::{self, Messages, News, Socket};
-use crate::pod::{LINKS, sysctl};
-use crate::{Error, Result};
+use crate::{Error, Result, sysctl};
 use wire::{Do, Route, Vxlan};
 
 /// Where VXLAN's datagrams go: flannel's and Linux's own, not IANA's 4789, so that firewalls' rules for clusters fit.
@@ -106,7 +105,7 @@ pub struct Config {
 }
 
 /// The link that has an address of this host.
-fn link_of(socket: &mut Socket, address: IpAddr) -> Result<link::Link> {
+pub(crate) fn link_of(socket: &mut Socket, address: IpAddr) -> Result<link::Link> {
     let all = nix::ifaddrs::getifaddrs().map_err(|e| Error::io("list this host's addresses", e.into()))?;
     let of = |a: &nix::sys::socket::SockaddrStorage| a.as_sockaddr_in().map(|a| IpAddr::V4(a.ip())).or_else(|| a.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())));
     let name = all.into_iter().find(|i| i.address.as_ref().and_then(of) == Some(address)).map(|i| i.interface_name);
@@ -221,7 +220,9 @@ impl Mesh {
             let Some(index) = links[usize::from(!to.is_ipv4())] else { continue };
             let source = self.config.gateways.iter().copied().find(|ip| ip.is_ipv4() == to.is_ipv4());
             let mut m = Messages::new();
-            wire::route(&mut m, Do::Put, &Route { to: *to, by: *by, index, onlink: device.is_some(), source, mark: self.config.mark.number() });
+            // Of IPv6 it is so by its address.
+            let onlink = device.is_some() && by.is_ipv4();
+            wire::route(&mut m, Do::Put, &Route { to: *to, by: *by, index, onlink, source, mark: self.config.mark.number() });
             let written = socket.call(&format!("write the route to {to} by {by}"), &m).map(drop);
             let written = written.map_err(|e| match e.errno() {
                 Some(libc::ENETUNREACH | libc::EHOSTUNREACH) => {
@@ -252,23 +253,27 @@ impl Mesh {
         let wanted = Vxlan { mac: plan::mac(local), vni: plan::vni(&own.cluster), port: VXLAN_PORT, local, learns: false };
         let mtu = mtu(own.kind, local)?;
         let alias = format!("{}{OVERLAY}{local}", mark.alias());
-        match found {
-            Some((link, Some(there))) if there == wanted => {
-                if link.up && link.mtu == mtu && link.alias == alias {
-                    return Ok(Some(link.index));
+        let stands = match found {
+            Some((link, Some(there))) if there == wanted => Some(link).filter(|link| link.up && link.mtu == mtu && link.alias == alias),
+            other => {
+                if other.is_some() {
+                    link::remove(socket, &name)?;
                 }
-            }
-            Some(_) => {
-                link::remove(socket, &name)?;
                 make(socket, &name, &wanted, mtu)?;
+                None
             }
-            None => make(socket, &name, &wanted, mtu)?,
-        }
+        };
         let ipv6 = own.cluster.iter().any(|net| !net.is_ipv4());
+        // Also of one that stands: the cluster may have got the family since.
         if link::has_ipv6() {
-            // As a router, not as a host that takes one.
-            sysctl(&format!("ipv6/conf/{name}/disable_ipv6"), if ipv6 { "0" } else { "1" })?;
-            sysctl(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
+            sysctl::quiet(&name, ipv6)?;
+        }
+        // What the host calls from its loopback (a node port) may leave by it, to whichever node. What comes by it from outside to the loopback is
+        // dropped by the node's rules, which are of the families that the node has.
+        let has_ipv4 = self.config.gateways.iter().any(IpAddr::is_ipv4);
+        sysctl::set(&format!("ipv4/conf/{name}/route_localnet"), if has_ipv4 { "1" } else { "0" })?;
+        if let Some(link) = stands {
+            return Ok(Some(link.index));
         }
         let ipv4 = [(Ipv4Conf::Forwarding, 1), (Ipv4Conf::AcceptRedirects, 0), (Ipv4Conf::SendRedirects, 0), (Ipv4Conf::RpFilter, LOOSE)];
         let mut m = Messages::new();

@@ -39,7 +39,7 @@ pub struct Own {
 pub struct Entries {
     /// Of the VXLAN device: at which node a hardware address is.
     pub forwarding: BTreeMap<Mac, IpAddr>,
-    /// Of the VXLAN device: which hardware address a node's first pod address has.
+    /// Of the VXLAN device: which hardware address the router to a node's pods has.
     pub neighbours: BTreeMap<IpAddr, Mac>,
     /// Ranges of pods, and by whom they are reached.
     pub routes: BTreeMap<Net, IpAddr>,
@@ -67,6 +67,12 @@ pub fn mac(address: IpAddr) -> Mac {
             [0x0e, b, c, d, e, f]
         }
     }
+}
+
+/// The address of IPv6 by which a node's device is called on the VXLAN alone. Where another route leads to an address (a VPN's `fd00::/8`, or the
+/// node's range by the machines' own link, of a cluster that was joined by routes), the kernel refuses it as a router on this link.
+fn link_local([a, b, c, d, e, f]: Mac) -> IpAddr {
+    IpAddr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a, b, c, 0xff, 0xfe, d, e, f])
 }
 
 /// The number of a cluster's VXLAN: the network bits of its pods' first range, so that clusters beside each other differ.
@@ -183,8 +189,8 @@ impl Entries {
             self.routes.insert(range, to);
             return;
         }
-        // The node's own address in its range; nobody asks who has it.
-        let router = range.first();
+        // Nobody asks who has it.
+        let router = if range.is_ipv4() { range.first() } else { link_local(mac(to)) };
         self.forwarding.insert(mac(to), to);
         self.neighbours.insert(router, mac(to));
         self.routes.insert(range, router);
@@ -263,9 +269,9 @@ mod tests {
         let expected = [
             "0a:5a:c0:00:02:02 at 192.0.2.2",
             "10.244.1.1 is 0a:5a:c0:00:02:02",
-            "fd00:10:244:1::1 is 0a:5a:c0:00:02:02",
+            "fe80::a5a:c0ff:fe00:202 is 0a:5a:c0:00:02:02",
             "10.244.1.0/24 by 10.244.1.1",
-            "fd00:10:244:1::/64 by fd00:10:244:1::1",
+            "fd00:10:244:1::/64 by fe80::a5a:c0ff:fe00:202",
         ];
         assert_eq!((texts(&entries), left_out), (expected.map(str::to_owned).to_vec(), BTreeSet::new()));
     }

@@ -263,6 +263,8 @@ pub mod step {
     const META_NFPROTO: u32 = 15;
     /// `NFT_META_L4PROTO`.
     const META_L4PROTO: u32 = 16;
+    /// `NFT_META_IIF`.
+    const META_IIF: u32 = 4;
     /// `NFT_META_IIFNAME`.
     const META_IIFNAME: u32 = 6;
     /// `NFT_META_OIFNAME`.
@@ -341,6 +343,11 @@ pub mod step {
     /// Goes on only if the packet came by a link whose name begins so.
     pub fn came_by(prefix: &str) -> [Expr; 2] {
         [Expr::Meta { to: reg(0), key: META_IIFNAME }, Expr::Cmp { from: reg(0), op: Cmp::Eq, value: prefix.as_bytes().to_vec() }]
+    }
+
+    /// Goes on only if the packet came by the link of this number.
+    pub fn came_by_number(index: u32) -> [Expr; 2] {
+        [Expr::Meta { to: reg(0), key: META_IIF }, Expr::Cmp { from: reg(0), op: Cmp::Eq, value: index.to_ne_bytes().to_vec() }]
     }
 
     /// Goes on only if the source is not reached by the link by which the packet came.

@@ -32,11 +32,11 @@ pub fn tables(socket: &mut Socket, family: Family) -> Result<Vec<String>> {
     list(socket, "list nf_tables tables", GETTABLE, (family.number(), None), |_, table| attribute(table, TABLE).map(text))
 }
 
-/// The names of a table's chains, and whether the kernel enters them by itself.
-pub fn chains(socket: &mut Socket, family: Family, of: &str) -> Result<Vec<(String, bool)>> {
+/// The names of a table's chains.
+pub fn chains(socket: &mut Socket, family: Family, of: &str) -> Result<Vec<String>> {
     list(socket, "list nf_tables chains", GETCHAIN, (family.number(), None), |_, chain| {
         (attribute(chain, TABLE).map(text)? == of).then_some(())?;
-        Some((attribute(chain, CHAIN_NAME).map(text)?, attribute(chain, CHAIN_HOOK).is_some()))
+        attribute(chain, CHAIN_NAME).map(text)
     })
 }
 

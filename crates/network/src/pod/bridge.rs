@@ -1,19 +1,21 @@
 //! The bridge without ports, which holds the node's addresses and to which the Services' ranges lead; and what the kernel does with
 //! packets that are passed on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::{Inner, LINKS, State, host_addresses, sysctl};
+use super::lan::{self, Lan};
+use super::tracked::{self, AtLeast};
+use super::{Inner, State};
 use crate::cidr::Net;
 use crate::link::{self, Ipv4Conf, Link, Settings, Way};
-use crate::mark::ALIAS;
+use crate::mark::{ALIAS, LINKS};
 use crate::netlink::{Messages, Socket};
 use crate::nft::Family;
 use crate::ranges::{self, Machines};
-use crate::{Error, Result};
+use crate::{Error, Result, host, sysctl};
 
 /// In the bridge's alias, after the mark and before the pod range.
 pub(super) const BRIDGE: &str = "bridge ";
@@ -26,12 +28,8 @@ fn forwards(family: Family) -> &'static str {
 }
 /// Before the numbers of links, with commas between them, that were told to take routers' advice all the same.
 const ADVISED: &str = "ra:";
-/// Before the seconds for which the kernel knew half-closed connections until this network said otherwise.
-const HALF: &str = "half-closed:";
-/// The parameter that says how long the kernel knows a connection of which one side has ended.
-pub(super) const HALF_CLOSED: &str = "netfilter/nf_conntrack_tcp_timeout_close_wait";
-/// As kube-proxy's default. After the kernel's own minute of silence nobody translates the answers any more that a client still waits for.
-pub(super) const HALF_CLOSED_S: u32 = 60 * 60;
+/// Before the number of the link that leads to the loopback and from it because this network said so.
+const LOCALNET: &str = "localnet:";
 /// Bytes of an alias, which the kernel limits.
 const ALIAS_MAX: usize = 255;
 /// Parameters of all links.
@@ -50,13 +48,8 @@ pub(super) fn is_forwarding(family: Family) -> bool {
     fs::read_to_string(format!("/proc/sys/net/{}", forwarding(family))).is_ok_and(|v| v.trim() == "1")
 }
 
-/// For how many seconds the kernel knows half-closed connections; none: it tracks none yet.
-pub(super) fn half_closed_s() -> Option<u32> {
-    fs::read_to_string(format!("/proc/sys/net/{HALF_CLOSED}")).ok()?.trim().parse().ok()
-}
-
 /// What a bridge's alias says behind the mark.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Told {
     /// The ranges whose addresses nobody has lead nowhere.
     pub(super) ranges: Vec<Net>,
@@ -64,8 +57,10 @@ pub(super) struct Told {
     pub(super) switched: BTreeSet<Family>,
     /// The numbers of the links that take routers' advice because this network said so.
     pub(super) advised: BTreeSet<u32>,
-    /// For how many seconds half-closed connections were known before.
-    pub(super) half_closed_s: Option<u32>,
+    /// What the kernel was told of tracked connections before, by [`AtLeast::tag`].
+    pub(super) tracking: BTreeMap<&'static str, u32>,
+    /// The number of the machine's link that has `route_localnet` because this network said so.
+    pub(super) localnet: Option<u32>,
 }
 
 impl Told {
@@ -77,7 +72,8 @@ impl Told {
             advised: advised.collect(),
             ranges: words().filter_map(|word| word.parse().ok()).collect(),
             switched: Family::ALL.into_iter().filter(|family| words().any(|word| word == forwards(*family))).collect(),
-            half_closed_s: words().find_map(|word| word.strip_prefix(HALF)?.parse().ok()),
+            tracking: before(|tag| words().find_map(|word| word.strip_prefix(tag)?.parse().ok())),
+            localnet: words().find_map(|word| word.strip_prefix(LOCALNET)?.parse().ok()),
         }
     }
 
@@ -85,8 +81,10 @@ impl Told {
         let ranges = self.ranges.iter().map(ToString::to_string);
         let advised = self.advised.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let advised = Some(advised).filter(|all| !all.is_empty()).map(|all| format!("{ADVISED}{all}"));
-        let half = self.half_closed_s.map(|seconds| format!("{HALF}{seconds}"));
-        ranges.chain(self.switched.iter().map(|family| forwards(*family).to_owned())).chain(half).chain(advised).collect::<Vec<_>>().join(" ")
+        let tracking = self.tracking.iter().map(|(tag, before)| format!("{tag}{before}"));
+        let localnet = self.localnet.map(|index| format!("{LOCALNET}{index}"));
+        let switched = self.switched.iter().map(|family| forwards(*family).to_owned());
+        ranges.chain(switched).chain(tracking).chain(localnet).chain(advised).collect::<Vec<_>>().join(" ")
     }
 
     /// The alias that begins with this. Of links there may be more than have room: those with the highest numbers stay as they are.
@@ -98,6 +96,11 @@ impl Told {
             }
         }
     }
+}
+
+/// The former values of the parameters of which there is one.
+fn before(of: impl Fn(&str) -> Option<u32>) -> BTreeMap<&'static str, u32> {
+    tracked::ALL.iter().filter_map(|parameter| Some((parameter.tag, of(parameter.tag)?))).collect()
 }
 
 /// What the alias of a bridge says, of whichever cluster's network of this program's.
@@ -126,7 +129,7 @@ fn accepts(link: &str) -> String {
 
 /// Tells a link whose advice it takes; one that has gone meanwhile needs none.
 fn advise(link: &str, whose: &str) -> Result<()> {
-    match sysctl(&format!("ipv6/conf/{link}/accept_ra"), whose) {
+    match sysctl::set(&format!("ipv6/conf/{link}/accept_ra"), whose) {
         Err(_) if !Path::new(&accepts(link)).exists() => Ok(()),
         other => other,
     }
@@ -142,17 +145,6 @@ pub(super) fn unadvise(route: &mut Socket, advised: &BTreeSet<u32>) -> Result<()
     Ok(())
 }
 
-/// What the host takes of IPv6 from a link: nothing, or no advice.
-pub(crate) fn quiet(link: &str, ipv6: bool) -> Result<()> {
-    let set = |name: &str, value: &str| sysctl(&format!("ipv6/conf/{link}/{name}"), value);
-    if !ipv6 {
-        return set("disable_ipv6", "1");
-    }
-    set("accept_ra", "0")?;
-    set("accept_redirects", "0")?;
-    set("disable_ipv6", "0")
-}
-
 impl Inner {
     /// Makes the bridge, its addresses and routes, and switches forwarding on; what is there already stays.
     pub(super) fn make_bridge(&self, state: &mut State) -> Result<()> {
@@ -160,20 +152,22 @@ impl Inner {
         // The ranges stand in the alias, so that whoever clears up knows which routes to remove, and whether forwarding was off.
         let ours = format!("{}{BRIDGE}", self.mark.alias());
         let was_off: BTreeSet<Family> = self.families().filter(|family| !is_forwarding(*family)).collect();
-        let mut former = Told::default();
+        // Of a bridge that somebody has taken away this process knows it.
+        let mut former = state.told.clone();
         // What was so when the bridge was made counts: who has switched a router's forwarding off for a moment does not make it ours.
         let mut switched = match link::find(route, name)? {
             Some(found) if found.alias.starts_with(&ours) => {
                 former = Told::parse(&found.alias[ours.len()..]);
                 former.switched.clone()
             }
-            Some(found) if found.alias.is_empty() => was_off.clone(),
-            Some(found) => return Err(Error::Config(format!("link {name} belongs to {:?}", found.alias))),
-            None => {
-                let mut m = Messages::new();
-                link::add_bridge(&mut m, name);
-                route.call(&format!("make the bridge {name}"), &m)?;
-                state.switched.union(&was_off).copied().collect()
+            Some(found) if !found.alias.is_empty() => return Err(Error::Config(format!("link {name} belongs to {:?}", found.alias))),
+            found => {
+                if found.is_none() {
+                    let mut m = Messages::new();
+                    link::add_bridge(&mut m, name);
+                    route.call(&format!("make the bridge {name}"), &m)?;
+                }
+                former.switched.union(&was_off).copied().collect()
             }
         };
         let told_of = |family: Family| former.ranges.iter().any(|range| range.family() == family);
@@ -181,16 +175,23 @@ impl Inner {
             // A family that comes later.
             switched.extend(was_off.iter().filter(|family| !told_of(**family)));
         }
-        state.switched = switched;
         // A host that passes on IPv6 takes no advice from routers unless a link is told so: what it has learned from them (its default
         // route) would be gone.
         let learners = if was_off.contains(&Family::V6) { learners(route)? } else { Vec::new() };
         let advised = former.advised.iter().copied().chain(learners.iter().map(|link| link.index)).collect();
-        let shorter = half_closed_s().filter(|seconds| *seconds < HALF_CLOSED_S);
+        let less: BTreeMap<&str, (u32, &AtLeast)> = tracked::ALL.iter().filter_map(|p| Some((p.tag, (p.less()?, p)))).collect();
         // Another cluster's network may have said so before: the last of them puts it back.
-        let by_others = link::list(route)?.iter().filter(|link| link.alias.starts_with(ALIAS)).filter_map(told).find_map(|told| told.half_closed_s);
-        let half_closed_s = former.half_closed_s.or(shorter).or(by_others);
-        let mut told = Told { ranges: self.ranges(), switched: state.switched.clone(), advised, half_closed_s };
+        let links = link::list(route)?;
+        let beside: Vec<Told> = links.iter().filter(|link| link.alias.starts_with(ALIAS) && !link.alias.starts_with(&ours)).filter_map(told).collect();
+        let by_others = |tag: &str| beside.iter().find_map(|told| told.tracking.get(tag).copied());
+        let tracking = before(|tag| former.tracking.get(tag).copied().or(less.get(tag).map(|(now, _)| *now)).or_else(|| by_others(tag)));
+        let theirs = |index: u32| beside.iter().any(|told| told.localnet == Some(index));
+        let was_open = |lan: &Lan| former.localnet != Some(lan.index) && !theirs(lan.index) && lan.is_open(&links);
+        let localnet = state.lan.as_ref().filter(|lan| !was_open(lan)).map(|lan| lan.index);
+        if let Some(left) = former.localnet.filter(|index| Some(*index) != localnet && !theirs(*index)) {
+            lan::close(&links, left)?;
+        }
+        let mut told = Told { ranges: self.ranges(), switched, advised, tracking, localnet };
         self.quiet(name, self.has(Family::V6))?;
         let alias = told.alias(&ours);
         let mut m = Messages::new();
@@ -198,6 +199,7 @@ impl Inner {
         link::set(&mut m, name, &Settings { up: true, alias: Some(&alias), mtu: Some(self.mtu), ipv4: &ipv4, no_ipv6: self.has_ipv6 });
         link::get(&mut m, name);
         let index = link::index_of(&route.call(&format!("set up the bridge {name}"), &m)?, name)?;
+        state.told = told.clone();
         for gone in former.ranges.into_iter().filter(|range| !told.ranges.contains(range)) {
             link::delete_route(route, gone, false)?;
             link::remove_address(route, index, gone.first())?;
@@ -216,10 +218,8 @@ impl Inner {
         for link in learners.iter().filter(|link| told.advised.contains(&link.index)) {
             advise(&link.name, ALWAYS)?;
         }
-        if shorter.is_some() {
-            sysctl(HALF_CLOSED, &HALF_CLOSED_S.to_string())?;
-        }
-        self.families().try_for_each(|family| sysctl(forwarding(family), "1"))
+        less.into_values().try_for_each(|(_, parameter)| parameter.raise())?;
+        self.families().try_for_each(|family| sysctl::set(forwarding(family), "1"))
     }
 
     /// `route_localnet` of this network's links: where there is no IPv4, no rule guards the host's loopback.
@@ -234,7 +234,7 @@ impl Inner {
 
     /// These are the Services' ranges, and these the addresses of the nodes' machines.
     pub(super) fn lead(&self, ranges: BTreeSet<Net>, nodes: BTreeSet<IpAddr>) -> Result<()> {
-        let mut here = host_addresses()?;
+        let mut here = host::addresses()?;
         here.retain(|ip| Some(*ip) != self.gateway_of(Family::of(*ip)));
         let (machines, own) = (Machines { here, nodes: nodes.clone() }, self.own_services());
         let of = |family: Family| ranges.iter().copied().filter(|range| range.family() == family).collect();
@@ -285,14 +285,14 @@ impl Inner {
         if !self.has_ipv6 {
             return Ok(());
         }
-        quiet(link, ipv6)
+        sysctl::quiet(link, ipv6)
     }
 
     /// The links that are there take no advice from pods; others may have changed it (a network manager, a former version).
     pub(super) fn keep_quiet(&self, state: &State) -> Result<()> {
         let pods = state.ipam.records().map(|(address, record)| (&record.link, self.pod_of(Family::V6, address, record.both).is_some()));
         for (link, ipv6) in pods.chain([(&self.bridge, self.has(Family::V6))]) {
-            let quiet = self.quiet(link, ipv6).and_then(|()| sysctl(&format!("ipv4/conf/{link}/accept_redirects"), "0"));
+            let quiet = self.quiet(link, ipv6).and_then(|()| sysctl::set(&format!("ipv4/conf/{link}/accept_redirects"), "0"));
             match quiet {
                 // It went with its namespace.
                 Err(_) if !Path::new("/proc/sys/net/ipv4/conf").join(link).exists() => {}
@@ -314,9 +314,10 @@ mod tests {
         assert_eq!(Told::parse("10.244.0.0/24 forward"), older, "as versions before wrote it");
         assert_eq!(older.text(), "10.244.0.0/24 forward");
         let ranges = vec!["fd00:244::/64".parse().unwrap(), range];
-        let mut both = Told { ranges, switched: BTreeSet::from(Family::ALL), advised: BTreeSet::from([2, 117]), half_closed_s: Some(60) };
+        let mut both = Told { ranges, switched: BTreeSet::from(Family::ALL), advised: BTreeSet::from([2, 117]), ..Told::default() };
+        (both.tracking, both.localnet) = (BTreeMap::from([("half-closed:", 60), ("room:", 65_536)]), Some(2));
         assert_eq!(Told::parse(&both.text()), both);
-        assert_eq!(both.alias("knarr:a/bridge "), "knarr:a/bridge fd00:244::/64 10.244.0.0/24 forward forward6 half-closed:60 ra:2,117");
+        assert_eq!(both.alias("knarr:a/bridge "), "knarr:a/bridge fd00:244::/64 10.244.0.0/24 forward forward6 half-closed:60 room:65536 localnet:2 ra:2,117");
         both.advised = (1000..1100).collect();
         let alias = both.alias("knarr:a/bridge ");
         assert!(alias.len() <= ALIAS_MAX && alias.contains("ra:1000,1001") && !both.advised.contains(&1099), "{alias}");

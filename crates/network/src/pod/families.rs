@@ -52,7 +52,7 @@ impl Inner {
 
     /// The families of which this host may pass on what is not pods'.
     pub(super) fn routers(&self, state: &State, others: &Others) -> BTreeSet<Family> {
-        Family::ALL.into_iter().filter(|family| !state.switched.contains(family) || others.pass_on(*family)).collect()
+        Family::ALL.into_iter().filter(|family| !state.told.switched.contains(family) || others.pass_on(*family)).collect()
     }
 
     /// The Services' ranges that the node was told.

@@ -80,11 +80,12 @@ pub(super) enum How {
     WhereMissing,
 }
 
-/// Lets the pods' packets through others' chains.
-pub(super) fn open(socket: &mut Socket, mark: &Mark, pods: &[Pods], chains: &[BaseChain], how: How) -> Result<()> {
+/// Lets the pods' packets through others' chains. Whether one of those that had not done so refuses what others send to this host.
+pub(super) fn open(socket: &mut Socket, mark: &Mark, pods: &[Pods], chains: &[BaseChain], how: How) -> Result<bool> {
     let mut filters = chains.iter().filter(|c| c.filters(At::Forward) || c.filters(At::Input)).peekable();
+    let mut refuses_others = false;
     if filters.peek().is_none() {
-        return Ok(());
+        return Ok(refuses_others);
     }
     let comment = comment(mark);
     let rules = commented_rules(socket)?;
@@ -108,12 +109,13 @@ pub(super) fn open(socket: &mut Socket, mark: &Mark, pods: &[Pods], chains: &[Ba
                 batch.insert_rule(&chain.name, rule, &comment);
             }
             if !whole {
+                refuses_others |= chain.filters(At::Input);
                 tracing::info!(table = chain.table, chain = chain.name, "this host's firewall refuses what it does not know; letting pods through");
             }
         }
         batch.commit(socket, "let pods through this host's firewall")?;
     }
-    Ok(())
+    Ok(refuses_others)
 }
 
 /// Takes the rules away again; how many there were.

@@ -21,28 +21,29 @@ mod families;
 mod firewall;
 mod holders;
 mod ipam;
+mod lan;
 mod legacy;
 mod own;
 mod ports;
 mod probe;
 mod purge;
 mod rules;
+mod tracked;
 mod tunnel;
 
-pub(crate) use bridge::quiet;
 pub use own::OwnPort;
 pub use probe::Passage;
 pub use purge::purge;
 pub(crate) use purge::{forget, ranges_of};
-pub(crate) use rules::{LINKS, protocol};
+pub(crate) use rules::protocol;
 
 use std::collections::{BTreeSet, HashSet};
-use std::fs::{self, File};
-use std::net::IpAddr;
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use client::Informers;
 use k8s_openapi::api::core::v1::Node;
@@ -56,24 +57,19 @@ use crate::mark::{Mark, NODE, OVERLAY, hash};
 use crate::netlink::{self, Messages, Socket};
 use crate::nft::{self, At, Batch, Family, Foreign};
 use crate::ranges::ServiceRanges;
-use crate::{Error, Part, Result, mesh, netns};
-use bridge::BRIDGE;
+use crate::{Error, Part, Result, host, mesh, netns};
+use bridge::{BRIDGE, Told};
 use firewall::How;
 use holders::Holders;
 use ipam::{Ipam, Record};
+use lan::Lan;
 
 /// The name of a pod's link inside the pod.
 const INSIDE: &str = "eth0";
 /// The loopback link's number in every namespace.
 const LOOPBACK_INDEX: u32 = 1;
-/// Used where the host has no default route.
-const DEFAULT_MTU: u32 = 1500;
 /// Two sandboxes whose links' names are the same by chance get different ones.
 const NAME_ATTEMPTS: u32 = 8;
-/// Between two looks at what the kernel does in a worker of its own.
-const KERNEL_LOOK: Duration = Duration::from_micros(200);
-/// A link of which both ends are up has a carrier long before, and a new address its local route.
-const KERNEL_TIMEOUT: Duration = Duration::from_secs(2);
 /// What the names of all clusters' tables begin with.
 const TABLES: &str = "knarr-";
 /// Others' changes come in numbers; one look is for all that come within this.
@@ -102,6 +98,8 @@ pub struct Config {
     pub behind: bool,
     /// This machine's address by which packets of pods travel between machines in datagrams ([`mesh::Kind::Vxlan`]).
     pub tunnel: Option<IpAddr>,
+    /// This machine's address on the link by which routes lead to pods of other machines ([`mesh::Kind::Routes`]).
+    pub lan: Option<Ipv4Addr>,
 }
 
 /// A port of the host that leads into a pod.
@@ -160,16 +158,18 @@ struct State {
     ipam: Ipam,
     /// Who has the host's ports.
     holders: Holders,
-    /// The families of which this network switched forwarding on.
-    switched: BTreeSet<Family>,
     /// Those of which the rules let the host pass packets on for others than pods.
     router: BTreeSet<Family>,
+    /// What the bridge's alias says: whoever takes the bridge away takes it with it.
+    told: Told,
     /// All ranges of Services, once they are known; until then those that are led here stay.
     services: Option<BTreeSet<Net>>,
     /// Those of them of which it was told that another's route stays.
     elsewhere: BTreeSet<Net>,
     /// The addresses of the nodes' machines, as far as they are known.
     machines: BTreeSet<IpAddr>,
+    /// The machine's own link, where routes lead to other machines' pods by it.
+    lan: Option<Lan>,
 }
 
 /// What others have on this host.
@@ -229,7 +229,7 @@ impl PodNetwork {
         let bridge = config.bridge.clone().unwrap_or_else(|| config.mark.bridge());
         let mtu = match config.mtu {
             Some(mtu) => mtu,
-            None => default_mtu(&mut route),
+            None => host::default_mtu(&mut route),
         };
         let has_ipv6 = link::has_ipv6();
         if let Some(range) = config.parts.iter().map(|part| part.pod_cidr).find(|range| !range.is_ipv4() && !has_ipv6) {
@@ -242,17 +242,19 @@ impl PodNetwork {
             nft,
             ipam,
             holders,
-            switched: BTreeSet::new(),
             router: BTreeSet::from(Family::ALL),
+            told: Told::default(),
             services: None,
             elsewhere: BTreeSet::new(),
             machines,
+            lan: None,
         });
         let inner = Inner { mark: config.mark.clone(), gateway: first.node_ip(), config, bridge, mtu, has_ipv6, state };
         {
             let state = &mut *inner.state.lock();
             let others = Others::look(&mut state.nft)?;
-            let tracks = bridge::half_closed_s().is_some();
+            let tracks = tracked::is_on();
+            inner.find_lan(state);
             inner.make_bridge(state)?;
             // Those of a former start may be open still.
             inner.keep_quiet(state)?;
@@ -262,6 +264,7 @@ impl PodNetwork {
                 // The first rules of a machine that need it let the kernel track connections: what is said of these can be said now.
                 inner.make_bridge(state)?;
             }
+            state.lan.as_ref().map_or(Ok(()), |lan| lan.open(&mut state.route))?;
             // What a former start let through may be other ranges than these.
             inner.open_firewall(&mut state.nft, &others, How::Anew);
         }
@@ -280,7 +283,10 @@ impl PodNetwork {
             let probes = news_since || !passes;
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = news.changed() => news_since = true,
+                () = news.changed() => {
+                    news_since = true;
+                    self.guard().await;
+                }
                 () = tokio::time::sleep_until(look_at) => {}
                 () = tokio::time::sleep_until(probe_at), if probes => {}
             }
@@ -334,6 +340,14 @@ impl PodNetwork {
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = known => {}
+        }
+    }
+
+    /// Rules that somebody took away are not waited for: without them others reach the host's loopback by its open links.
+    async fn guard(&self) {
+        let inner = self.inner.clone();
+        if let Err(error) = blocking(move || inner.guard()).await {
+            tracing::warn!(%error, "the pod network's rules are not as they should be; looking again at once");
         }
     }
 
@@ -421,8 +435,9 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 
 impl Inner {
     /// A family's table with the ports of these pods.
-    fn table(&self, family: Family, (router, machines): (bool, &BTreeSet<IpAddr>), pods: &[(IpAddr, Vec<HostPort>)]) -> Option<Batch> {
-        let of = rules::Of { router, behind: self.config.behind, tunnel: self.tunnel(family, machines) };
+    fn table(&self, family: Family, (state, router): (&State, bool), pods: &[(IpAddr, Vec<HostPort>)]) -> Option<Batch> {
+        let lan = state.lan.as_ref().map(|lan| lan.index);
+        let of = rules::Of { router, behind: self.config.behind, tunnel: self.tunnel(family, &state.machines), lan };
         let part = self.part(family)?;
         Some(rules::table(&self.mark, part.cluster_cidr, part.node_ip(), of, pods))
     }
@@ -439,18 +454,27 @@ impl Inner {
         for family in Family::ALL {
             let pod = |address: &IpAddr| self.pod_of(family, *address, state.ipam.get(*address).is_some_and(|record| record.both));
             let pods: Vec<_> = ports.iter().filter_map(|(address, ports)| Some((pod(address)?, ports.clone()))).collect();
-            match self.table(family, (state.router.contains(&family), &state.machines), &pods) {
+            match self.table(family, (&*state, state.router.contains(&family)), &pods) {
                 Some(table) => table.commit(&mut state.nft, "write the pod network's rules")?,
                 // Of a former start, which had the family.
                 None if nft::tables(&mut state.nft, family)?.contains(&self.mark.table()) => nft::delete_table(&mut state.nft, family, &self.mark.table())?,
                 None => {}
             }
         }
+        if let Some(lan) = &mut state.lan {
+            lan.is_guarded = true;
+        }
         Ok(())
     }
 
     fn open_firewall(&self, socket: &mut Socket, others: &Others, how: How) {
-        let opened = firewall::open(socket, &self.mark, &self.pods(), &others.chains, how);
+        let opened = firewall::open(socket, &self.mark, &self.pods(), &others.chains, how).map(|refuses_others| {
+            if refuses_others && self.config.tunnel.is_some() {
+                // Who else sends some is not to be believed: whom to let in is the administrator's word.
+                let why = "this host's firewall refuses what it does not know: unless it lets in other machines' datagrams (VXLAN), their pods do not reach this one's";
+                tracing::warn!(udp_port = mesh::VXLAN_PORT, "{why}");
+            }
+        });
         let legacy = self.pods().into_iter().filter(|pods| others.legacy.contains(&pods.range.family()));
         let opened = legacy.fold(opened, |opened, pods| opened.and_then(|()| legacy::open(&self.mark, pods)));
         if let Err(error) = opened {
@@ -472,31 +496,71 @@ impl Inner {
         let state = &mut *self.state.lock();
         let bridge = link::find(&mut state.route, &self.bridge)?;
         let forwards = self.families().all(bridge::is_forwarding);
-        let here = host_addresses()?;
+        let here = host::addresses()?;
         let addressed = self.config.parts.iter().all(|part| here.contains(&part.node_ip()));
-        if bridge.is_none_or(|b| !b.up) || !addressed || !forwards {
+        let stands = bridge.is_some_and(|b| b.up) && addressed && forwards;
+        let former = state.lan.clone();
+        self.find_lan(state);
+        let moved = state.lan.as_ref().is_some_and(|lan| !lan.is_guarded);
+        if !stands {
             tracing::warn!(bridge = self.bridge, forwards, "somebody changed the pod network's bridge or forwarding; making them again");
-            self.make_bridge(state)?;
+        }
+        if !stands || moved {
+            // No rules are written for another link before it is noted, and the former one closed.
+            self.make_bridge(state).inspect_err(|_| state.lan = former)?;
         }
         self.route_services(state)?;
         self.keep_quiet(state)?;
-        let table = self.mark.table();
-        let mut untouched = true;
-        for family in self.families() {
-            let whole = self.table(family, (state.router.contains(&family), &state.machines), &[]).map_or(0, |table| table.rules());
-            let there = nft::tables(&mut state.nft, family)?.contains(&table);
-            untouched &= there && nft::rules(&mut state.nft, family, &table)?.len() == whole;
-        }
         let router = self.routers(state, others);
-        if !untouched {
-            tracing::warn!(table, "somebody changed the pod network's rules; writing them again");
+        if !self.has_rules(state)? {
+            self.tell_changed();
         } else if router != state.router {
             tracing::info!(?router, "whether somebody has rules for what this host passes on has changed: with none it passes on for pods alone");
-        } else {
-            return Ok(());
+        } else if !moved {
+            return state.lan.as_ref().map_or(Ok(()), |lan| lan.open(&mut state.route));
         }
         let before = std::mem::replace(&mut state.router, router);
-        self.write_rules(state).inspect_err(|_| state.router = before)
+        self.write_rules_or_close(state).inspect_err(|_| state.router = before)?;
+        state.lan.as_ref().map_or(Ok(()), |lan| lan.open(&mut state.route))
+    }
+
+    /// Writes the rules again if they are not all there. Nothing else is looked at: this is soon done.
+    fn guard(&self) -> Result<()> {
+        let state = &mut *self.state.lock();
+        if self.has_rules(state)? {
+            return Ok(());
+        }
+        self.tell_changed();
+        self.write_rules_or_close(state)?;
+        state.lan.as_ref().map_or(Ok(()), |lan| lan.open(&mut state.route))
+    }
+
+    fn tell_changed(&self) {
+        tracing::warn!(table = self.mark.table(), "somebody changed the pod network's rules; writing them again");
+    }
+
+    /// Whether there are as many rules as were written.
+    fn has_rules(&self, state: &mut State) -> Result<bool> {
+        let table = self.mark.table();
+        for family in self.families() {
+            let whole = self.table(family, (&*state, state.router.contains(&family)), &[]).map_or(0, |table| table.rules());
+            let there = nft::tables(&mut state.nft, family)?.contains(&table);
+            if !there || nft::rules(&mut state.nft, family, &table)?.len() != whole {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Where the kernel does not take the rules, the machine's own link is closed until it does.
+    fn write_rules_or_close(&self, state: &mut State) -> Result<()> {
+        let written = self.write_rules(state);
+        let (told, route) = (state.told.localnet, &mut state.route);
+        if let (Err(_), Some(lan)) = (&written, &mut state.lan) {
+            lan.leave_unguarded(route, told)
+                .unwrap_or_else(|error| tracing::warn!(%error, "other machines may reach this one's loopback by the link between them"));
+        }
+        written
     }
 
     fn attach(&self, netns: &Path, request: AttachRequest) -> Result<PodAddresses> {
@@ -515,7 +579,7 @@ impl Inner {
         };
         let made = self.make_link(state, &sandbox, address, space.as_raw_fd()).and_then(|link| {
             self.inside(netns, address)?;
-            wait_active(&mut state.route, &link)?;
+            host::wait_active(&mut state.route, &link)?;
             // Half-made by a start that had other families.
             if state.ipam.get(address).is_some_and(|record| record.both != both) {
                 state.ipam.update(address, Record { sandbox: sandbox.clone(), link: link.clone(), both, ports: Vec::new(), ready: false })?;
@@ -614,7 +678,7 @@ impl Inner {
             link::add_route(&mut m, Net::everything(family), Way::Gateway { index, router: gateway, source: None });
         }
         socket.call("set a pod's address and routes", &m)?;
-        wait_local(&mut socket, self.addresses_of(address, true))
+        host::wait_local(&mut socket, self.addresses_of(address, true))
     }
 
     /// Takes a sandbox off the network; the name of the link that is left to be removed.
@@ -660,85 +724,9 @@ impl Inner {
     }
 }
 
-/// Waits until the host's end passes packets. It was brought up before the pod's end, and the kernel acts on a carrier that
-/// came later in a worker of its own: until then what the host sends is lost without a word. Newer kernels act at once when
-/// they are asked; older ones within moments.
-pub(crate) fn wait_active(route: &mut Socket, name: &str) -> Result<()> {
-    wait(&format!("link {name} does not come up"), || match link::find(route, name)? {
-        Some(link) => Ok(link.active),
-        None => Err(Error::Config(format!("link {name} is gone"))),
-    })
-}
-
-/// Waits until a namespace takes what is sent to addresses that it was just given.
-pub(crate) fn wait_local(route: &mut Socket, addresses: impl IntoIterator<Item = IpAddr>) -> Result<()> {
-    // Of IPv4 an address is local when it is acknowledged.
-    let mut later = addresses.into_iter().filter(IpAddr::is_ipv6);
-    later.try_for_each(|address| wait(&format!("address {address} does not become local"), || link::is_local(route, address)))
-}
-
-/// Waits for what the kernel does in a worker of its own, moments after it was asked, and tells nobody.
-fn wait(otherwise: &str, mut is_done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let begun = Instant::now();
-    while !is_done()? {
-        if begun.elapsed() >= KERNEL_TIMEOUT {
-            return Err(Error::Config(otherwise.into()));
-        }
-        std::thread::sleep(KERNEL_LOOK);
-    }
-    Ok(())
-}
-
-/// The addresses of this host.
-pub(crate) fn host_addresses() -> Result<BTreeSet<IpAddr>> {
-    let all = nix::ifaddrs::getifaddrs().map_err(|e| Error::io("list this host's addresses", e.into()))?;
-    let of = |a: nix::sys::socket::SockaddrStorage| a.as_sockaddr_in().map(|a| IpAddr::V4(a.ip())).or_else(|| a.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())));
-    Ok(all.filter_map(|i| of(i.address?)).collect())
-}
-
-/// The MTU of the link of the host's default route: of IPv4's, or where there is none, of IPv6's.
-pub(crate) fn default_mtu(route: &mut Socket) -> u32 {
-    let read = |file: &str| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
-    let name = default_link(&read("route")).or_else(|| default_link6(&read("ipv6_route")));
-    let link = name.and_then(|name| link::find(route, &name).ok().flatten());
-    link.map_or(DEFAULT_MTU, |l| l.mtu)
-}
-
-/// The link of the default route in `/proc/net/route`.
-fn default_link(table: &str) -> Option<String> {
-    let mut lines = table.lines().skip(1).map(str::split_ascii_whitespace);
-    lines.find_map(|mut w| Some((w.next()?, w.next()?)).filter(|(_, to)| *to == "00000000").map(|(name, _)| name.to_owned()))
-}
-
-/// The same in `/proc/net/ipv6_route`, where what leads nowhere goes by loopback.
-fn default_link6(table: &str) -> Option<String> {
-    let lines = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
-    let mut to_everywhere = lines.filter(|words| words.first().is_some_and(|to| to.bytes().all(|b| b == b'0')) && words.get(1) == Some(&"00"));
-    to_everywhere.find_map(|words| words.last().filter(|name| **name != "lo").map(|name| (*name).to_owned()))
-}
-
-/// Sets a kernel parameter below `net`, unless it is so already.
-pub(crate) fn sysctl(name: &str, value: &str) -> Result<()> {
-    let path = format!("/proc/sys/net/{name}");
-    if fs::read_to_string(&path).is_ok_and(|v| v.trim() == value) {
-        return Ok(());
-    }
-    fs::write(&path, value).map_err(|e| Error::io(format!("set net/{name} to {value}"), e))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_way_to_everywhere_is_found_in_both_tables() {
-        let v4 = "Iface\tDestination\tGateway\neth1\t0000F40A\t00000000\neth0\t00000000\t0100A8C0\n";
-        assert_eq!(default_link(v4).as_deref(), Some("eth0"));
-        let line = |to: &str, prefix: &str, link: &str| format!("{to} {prefix} {0} 00 {0} 00000400 00000001 00000000 00000001 {link:>8}\n", "0".repeat(32));
-        let zeros = "0".repeat(32);
-        let v6 = [line("fd00010002440000", "40", "knarr"), line(&zeros, "00", "lo"), line(&zeros, "80", "x"), line(&zeros, "00", "eth2")].concat();
-        assert_eq!((default_link6(&v6).as_deref(), default_link6("")), (Some("eth2"), None));
-    }
 
     #[test]
     fn hardware_addresses_follow_from_the_first_familys() {

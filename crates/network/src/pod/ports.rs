@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::{HostPort, Inner, State, holders, host_addresses, rules};
-use crate::Result;
+use super::{HostPort, Inner, State, holders, rules};
 use crate::conntrack::{self, Flow};
 use crate::nft::{Batch, Element, Family};
+use crate::{Result, host};
 
 impl Inner {
     /// Opens a pod's ports, also where somebody removed the table.
@@ -68,7 +68,7 @@ impl Inner {
         if udp.is_empty() {
             return Ok(());
         }
-        let own = host_addresses()?;
+        let own = host::addresses()?;
         let concerns = |flow: &Flow| udp.iter().any(|p| p.host_port == flow.called.1 && p.host_ip.is_none_or(|ip| ip == flow.called.0));
         let both = state.ipam.get(address).is_some_and(|record| record.both);
         for pod in self.addresses_of(address, both) {

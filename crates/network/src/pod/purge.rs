@@ -6,17 +6,18 @@
 use std::collections::BTreeSet;
 
 use super::bridge::{self, Told, told};
-use super::{Others, firewall, legacy, sysctl};
+use super::{Others, firewall, lan, legacy, tracked};
 use crate::cidr::Net;
 use crate::link::{self, Link};
 use crate::mark::{ALIAS, Mark};
 use crate::netlink::{self, Socket};
 use crate::nft::{self, Family};
-use crate::{Result, conntrack, mesh};
+use crate::{Result, conntrack, mesh, sysctl};
 
 /// Removes everything on this host that carries the mark: links, routes, rules; how many things there were.
 pub fn purge(mark: &Mark) -> Result<usize> {
     let (mut route, mut nft) = (Socket::open(netlink::ROUTE)?, Socket::open(netlink::NETFILTER)?);
+    lan::take_back(&mut route, mark)?;
     let mut removed = mesh::purge(&mut route, mark)? + firewall::close(&mut nft, mark)?;
     let ours = [mark.table(), mark.proxy_table()];
     for family in Family::ALL {
@@ -40,16 +41,15 @@ pub fn purge(mark: &Mark) -> Result<usize> {
     // Whoever came since and passes packets on (another cluster, Docker) found it on and did not say that he needs it.
     let others = Others { chains: nft::base_chains(&mut nft)?, legacy: Family::ALL.into_iter().filter(|family| legacy::in_use(*family)).collect() };
     for bridge in &bridges {
-        let Told { ranges, switched, advised, half_closed_s } = told(bridge).unwrap_or_default();
-        // Whoever has changed it since keeps his.
-        if let Some(before) = half_closed_s.filter(|_| beside.is_empty() && bridge::half_closed_s() == Some(bridge::HALF_CLOSED_S)) {
-            sysctl(bridge::HALF_CLOSED, &before.to_string())?;
+        let Told { ranges, switched, advised, tracking, .. } = told(bridge).unwrap_or_default();
+        for parameter in tracked::ALL.iter().filter(|_| beside.is_empty()) {
+            tracking.get(parameter.tag).map_or(Ok(()), |before| parameter.put_back(*before))?;
         }
         for range in ranges {
             link::delete_route(&mut route, range, false)?;
         }
         for family in switched.into_iter().filter(|family| !has_beside(*family) && !others.pass_on(*family)) {
-            sysctl(bridge::forwarding(family), "0")?;
+            sysctl::set(bridge::forwarding(family), "0")?;
             if family == Family::V6 {
                 bridge::unadvise(&mut route, &advised)?;
             }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::HostPort;
 use super::tunnel::{Tunnel, UNTRACKED};
 use crate::cidr::Net;
-use crate::mark::Mark;
+use crate::mark::{LINKS, Mark};
 use crate::nft::{At, Batch, Cmp, Data, DataKind, Element, Expr, Family, Fib, Hook, Set, Verdict, endpoint_data, key, octets, reg, step};
 
 /// Ports of every address of the host.
@@ -15,10 +15,14 @@ const PORTS: &str = "host-ports";
 const ADDRESS_PORTS: &str = "host-address-ports";
 /// Pods that have ports of the host, paired with themselves.
 const SELVES: &str = "selves";
+/// What has just come in.
+const GUARD: &str = "guard";
+/// What is called at the host's loopback from outside of it.
+const TO_LOOPBACK: &str = "to-loopback";
+/// What the links of a further node's namespace begin with that lead out of it.
+const BEFORE: &str = "knarr";
 const MULTICAST: (Ipv4Addr, u8) = (Ipv4Addr::new(224, 0, 0, 0), 4);
 const MULTICAST6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8);
-/// What every pod's link of any cluster begins with.
-pub(crate) const LINKS: &str = "kn";
 const LOOPBACK: (Ipv4Addr, u8) = (Ipv4Addr::new(127, 0, 0, 0), 8);
 
 /// The number of a protocol by the API's name.
@@ -40,6 +44,8 @@ pub(super) struct Of<'a> {
     pub(super) behind: bool,
     /// By which packets of pods travel between machines.
     pub(super) tunnel: Option<Tunnel<'a>>,
+    /// The number of the machine's own link, where they travel as they are.
+    pub(super) lan: Option<u32>,
 }
 
 /// The whole table with the ports of the pods that exist.
@@ -57,23 +63,16 @@ pub(super) fn table(mark: &Mark, cluster: Net, gateway: IpAddr, of: Of<'_>, pods
     batch.add_chain("prerouting", Some(Hook { kind: "nat", at: At::Prerouting, priority: -100 }));
     batch.add_chain("output", Some(Hook { kind: "nat", at: At::Output, priority: -100 }));
     batch.add_chain("postrouting", Some(Hook { kind: "nat", at: At::Postrouting, priority: 100 }));
-    batch.add_chain("guard", Some(Hook { kind: "filter", at: At::Prerouting, priority: UNTRACKED }));
+    batch.add_chain(GUARD, Some(Hook { kind: "filter", at: At::Prerouting, priority: UNTRACKED }));
 
     let (loopback, multicast) = match family {
         Family::V4 => (Some(Net::new(LOOPBACK.0, LOOPBACK.1)), Net::new(MULTICAST.0, MULTICAST.1)),
         Family::V6 => (None, Net::new(MULTICAST6.0, MULTICAST6.1)),
     };
     let links = mark.link_prefix();
-    let mut rule = step::came_by(&links).to_vec();
-    match loopback {
-        Some(loopback) => rule.extend(step::destination_in(loopback, Cmp::Eq)),
-        // Who speaks for another's address: of IPv4 the kernel itself looks (`rp_filter`).
-        None => rule.extend(step::comes_astray()),
-    }
-    rule.push(Expr::Verdict(Verdict::Drop));
-    batch.add_rule("guard", &rule);
+    guard(&mut batch, mark, of, loopback);
     if let Some(tunnel) = of.tunnel {
-        tunnel.write(&mut batch, ("guard", "postrouting"), cluster);
+        tunnel.write(&mut batch, (GUARD, "postrouting"), cluster);
     }
 
     let mut to_ports = step::is_local(Fib::Destination).to_vec();
@@ -127,6 +126,31 @@ pub(super) fn table(mark: &Mark, cluster: Net, gateway: IpAddr, of: Of<'_>, pods
         change(&mut batch, *address, ports, Batch::add_elements);
     }
     batch
+}
+
+/// What nobody may send is dropped where it comes in.
+fn guard(batch: &mut Batch, mark: &Mark, of: Of<'_>, loopback: Option<Net>) {
+    let Some(loopback) = loopback else {
+        // Who speaks for another's address: of IPv4 the kernel itself looks (`rp_filter`).
+        let astray = [&step::came_by(&mark.link_prefix())[..], &step::comes_astray()[..], &[Expr::Verdict(Verdict::Drop)]].concat();
+        batch.add_rule(GUARD, &astray);
+        return;
+    };
+    // Every packet passes here, and nearly none is meant. So what is in its head comes first: the kernel compares that at once, and a link's
+    // name (as a protocol) by steps of its own.
+    batch.add_chain(TO_LOOPBACK, None);
+    batch.add_rule(GUARD, &[&step::destination_in(loopback, Cmp::Eq)[..], &[step::jump(TO_LOOPBACK)]].concat());
+    // Of pods, of other machines, and of what is before a further node: all links with `route_localnet`.
+    let before = of.behind.then(|| BEFORE.to_owned());
+    for links in [mark.link_prefix(), mark.overlay()].into_iter().chain(before) {
+        batch.add_rule(TO_LOOPBACK, &[&step::came_by(&links)[..], &[Expr::Verdict(Verdict::Drop)]].concat());
+    }
+    if let Some(index) = of.lan {
+        batch.add_rule(TO_LOOPBACK, &[&step::came_by_number(index)[..], &[Expr::Verdict(Verdict::Drop)]].concat());
+        // Nor does who is there speak as if he were inside, which the kernel sees by its routes alone if it looks there (`rp_filter`): ours are
+        // looked at, this one is the administrator's.
+        batch.add_rule(GUARD, &[&step::source_in(loopback, Cmp::Eq)[..], &step::came_by_number(index)[..], &[Expr::Verdict(Verdict::Drop)]].concat());
+    }
 }
 
 /// Elements of a pod's ports: for every address, and for single ones of its family.

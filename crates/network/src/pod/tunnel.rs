@@ -23,7 +23,6 @@ const MACHINES: &str = "machines";
 const CHAIN: &str = "tunnel";
 const OUTPUT: &str = "tunnel-output";
 const INPUT: &str = "tunnel-input";
-const ELSEWHERE: &str = "tunnel-elsewhere";
 /// Where the number of a VXLAN is in a datagram, after UDP's header and the flags.
 const NUMBER_AT: u32 = 12;
 
@@ -70,10 +69,11 @@ impl Tunnel<'_> {
         let has_number = Expr::Payload { to: reg(0), base: Base::Transport, offset: NUMBER_AT, length: 3 };
         let is_ours = [has_number, Expr::Cmp { from: reg(0), op: Cmp::Eq, value: number.to_vec() }];
         let elsewhere = [step::destination(family, 0), Expr::Cmp { from: reg(0), op: Cmp::Ne, value: octets(self.own) }];
-        batch.add_chain(ELSEWHERE, Some(Hook { kind: "filter", at: At::Input, priority: 0 }));
-        batch.add_rule(ELSEWHERE, &datagrams(&[&is_ours[..], &elsewhere, &[Expr::Verdict(Verdict::Drop)]].concat()));
+        let none_elsewhere = |local: &[Expr]| [&elsewhere[..], local, &is_ours[..], &[Expr::Verdict(Verdict::Drop)]].concat();
         batch.add_rule(CHAIN, &[&step::destination_is(self.own)[..], &[Expr::Notrack]].concat());
-        batch.add_rule(OUTPUT, &datagrams(&[&step::source_is(self.own)[..], &[Expr::Notrack]].concat()));
+        batch.add_rule(CHAIN, &none_elsewhere(&step::is_local(Fib::Destination)));
+        batch.add_rule(INPUT, &datagrams(&none_elsewhere(&[])));
+        batch.add_rule(OUTPUT, &[&step::source_is(self.own)[..], &datagrams(&[Expr::Notrack])[..]].concat());
         batch.add_elements(MACHINES, &self.elements(family));
     }
 

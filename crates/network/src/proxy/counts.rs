@@ -17,7 +17,7 @@ const PORT: u16 = 10249;
 /// What `/proxyMode` says.
 const MODE: &str = "nftables";
 const TEXT: &str = "text/plain; charset=utf-8";
-const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
 
 const SYNC: Metric = Metric::new("kubeproxy_sync_proxy_rules_duration_seconds", Kind::Histogram, "[ALPHA] SyncProxyRules latency in seconds");
 const SYNC_FULL: Metric =

@@ -26,6 +26,8 @@ pub(super) struct Node {
     pub(super) service_ranges: BTreeSet<Net>,
     /// Where its own processes listen.
     pub(super) own_ports: Vec<OwnPort>,
+    /// These processes end: what they answer others are to be asked, where there are some.
+    pub(super) is_leaving: bool,
 }
 
 impl Node {
@@ -39,6 +41,11 @@ impl Node {
     /// The same of a port at all of the node's addresses.
     pub(super) fn has_port(&self, port: u16, protocol: &str) -> bool {
         self.own_ports.iter().any(|own| own.meets(None, port, protocol))
+    }
+
+    /// Whether an endpoint is one of the node's own processes (its DNS).
+    pub(super) fn answers(&self, (ip, port): Backend) -> bool {
+        self.own_ports.iter().any(|own| own.ip == Some(ip) && own.port == port)
     }
 }
 
@@ -82,7 +89,12 @@ pub(super) struct Backends {
 
 /// The endpoints of a port in a Service's slices, as `node` sees them.
 pub(super) fn of_port(port: &ServicePort, slices: &[Arc<EndpointSlice>], node: &Node) -> Backends {
-    let all: Vec<Endpoint> = slices.iter().flat_map(|s| of_slice(port, s, node)).collect();
+    let mut all: Vec<Endpoint> = slices.iter().flat_map(|s| of_slice(port, s, node)).collect();
+    let others = all.iter().any(|e| e.ready && !node.answers(e.backend));
+    // Where there are none: who asks for a name and hears nothing asks again, and gives up when he hears that nobody is there.
+    if node.is_leaving && (others || port.protocol.as_deref() == Some("UDP")) {
+        all.retain(|e| !node.answers(e.backend));
+    }
     // Endpoints that finish their work take new connections only if there is no other.
     let choose = |local_only: bool| -> BTreeSet<Backend> {
         let candidates = || all.iter().filter(move |e| e.local || !local_only);

@@ -36,9 +36,9 @@ pub(super) struct Checks {
 impl Checks {
     /// Those at a family's addresses.
     pub(super) fn new(at: &NodePortAddresses, family: Family, progress: Progress) -> Self {
-        let addresses = match at {
-            NodePortAddresses::All => vec![family.unspecified()],
-            NodePortAddresses::Only(addresses) => addresses.iter().copied().filter(|ip| Family::of(*ip) == family).collect(),
+        let addresses = match at.own() {
+            None => vec![family.unspecified()],
+            Some(own) => own.iter().chain(at.with_others()).copied().filter(|ip| Family::of(*ip) == family).collect(),
         };
         Self { addresses, checks: HashMap::new(), progress }
     }

@@ -38,9 +38,9 @@ use crate::conntrack::{self, Flow};
 use crate::mark::Mark;
 use crate::netlink::{self, Socket};
 use crate::nft::{self, Batch, Family, Foreign};
-use crate::pod::{OwnPort, host_addresses};
+use crate::pod::OwnPort;
 use crate::ranges::{self, Machines, ServiceRanges};
-use crate::{BY_SERVICE, Error, Part, Result, mesh, service_of_slice};
+use crate::{BY_SERVICE, Error, Part, Result, host, mesh, service_of_slice};
 use counts::Counts;
 use endpoints::Backend;
 use endpoints::Node;
@@ -69,6 +69,40 @@ pub enum NodePortAddresses {
     All,
     /// These alone: so that clusters beside each other can use the same ports.
     Only(Vec<IpAddr>),
+    /// Besides those of its own at addresses that others on this machine have, too: there a port is whose cluster comes first, which is one
+    /// that has [`NodePortAddresses::All`] of them.
+    Shared {
+        /// Its own.
+        own: Vec<IpAddr>,
+        /// The others'.
+        with_others: Vec<IpAddr>,
+    },
+}
+
+impl NodePortAddresses {
+    /// Whether the loopback is one of them: IPv4's, as nothing leaves from the other.
+    pub fn at_loopback(&self) -> bool {
+        self.own().is_none_or(|own| own.iter().any(|ip| ip.is_ipv4() && ip.is_loopback()))
+    }
+
+    /// Those that are nobody else's, unless they are all of the host's.
+    fn own(&self) -> Option<&[IpAddr]> {
+        match self {
+            Self::All => None,
+            Self::Only(own) | Self::Shared { own, .. } => Some(own),
+        }
+    }
+
+    /// Which of the host's addresses these are.
+    fn among(&self, mut here: BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+        here.retain(|ip| self.own().is_none_or(|own| own.contains(ip)) || self.with_others().contains(ip));
+        here
+    }
+
+    /// Those that others have, too.
+    fn with_others(&self) -> &[IpAddr] {
+        if let Self::Shared { with_others, .. } = self { with_others } else { &[] }
+    }
 }
 
 /// How a node's proxy works.
@@ -107,16 +141,13 @@ impl From<Part> for Side {
 }
 
 /// Runs the proxy until `shutdown`; `ready` becomes true when all Services that there were at the start are served. The rules stay
-/// when it ends: see [`crate::pod::purge`].
+/// when it ends (see [`crate::pod::purge`]), but what the node's own processes answered is left to others: the pods run on, and ask for names.
 pub async fn run(config: Config, informers: Informers, shutdown: CancellationToken, ready: watch::Sender<bool>) -> Result<()> {
     let services = informers.informer::<Service>();
     let slices = informers.informer::<EndpointSlice>();
     let nodes = informers.informer::<v1::Node>();
     let ranges = ServiceRanges::new(config.sides.iter().map(|side| side.service_cidr), informers.informer::<ServiceCIDR>());
-    tokio::select! {
-        () = shutdown.cancelled() => Ok(()),
-        result = serve(config, Memory { services, slices, ranges, nodes }, ready) => result,
-    }
+    serve(config, Memory { services, slices, ranges, nodes }, &shutdown, ready).await
 }
 
 /// Removes the rules that a proxy of this mark left, for whoever proxies in its place. Blocks for a moment.
@@ -136,7 +167,7 @@ fn remove_of(mark: &Mark, families: &[Family]) -> Result<()> {
 }
 
 /// The same on these informers: each family by itself, as upstream's proxies of both.
-async fn serve(config: Config, memory: Memory, ready: watch::Sender<bool>) -> Result<()> {
+async fn serve(config: Config, memory: Memory, shutdown: &CancellationToken, ready: watch::Sender<bool>) -> Result<()> {
     memory.slices.add_index(BY_SERVICE, service_of_slice);
     let sides = &config.sides;
     let others: Vec<Family> = Family::ALL.into_iter().filter(|family| sides.iter().all(|side| Family::of(side.node_ip) != *family)).collect();
@@ -157,7 +188,7 @@ async fn serve(config: Config, memory: Memory, ready: watch::Sender<bool>) -> Re
     let inside = config.health.iter().copied().filter(IpAddr::is_loopback);
     let _counts = counts::serve(inside, progress.counts().clone(), &config.node_name);
     let _health = healthz::serve(&config.health, progress.clone(), memory.nodes.clone(), &config.node_name);
-    let all = sides.iter().map(|side| serve_family(&config, *side, memory.clone(), &progress, &is_ready));
+    let all = sides.iter().map(|side| serve_family(&config, *side, memory.clone(), (&progress, shutdown), &is_ready));
     futures_util::future::try_join_all(all).await.map(drop)
 }
 
@@ -183,7 +214,7 @@ impl Memory {
         if machines.is_none() {
             all.retain(|range| self.ranges.own().contains(range));
         }
-        let machines = Machines { here: host_addresses().unwrap_or_default(), nodes: machines.cloned().unwrap_or_default() };
+        let machines = Machines { here: host::addresses().unwrap_or_default(), nodes: machines.cloned().unwrap_or_default() };
         ranges::apart(&all, self.ranges.own(), Some(side.cluster_cidr), &machines)
     }
 
@@ -199,14 +230,17 @@ impl Memory {
     }
 }
 
-async fn serve_family(config: &Config, side: Side, memory: Memory, progress: &Progress, is_ready: &(dyn Fn() + Sync)) -> Result<()> {
+/// A proxy that serves all that there was, and the news since.
+type Begun = (Proxy, Changes, mpsc::UnboundedReceiver<Delta<ServiceCIDR>>, mpsc::UnboundedReceiver<Delta<v1::Node>>);
+
+async fn begin(config: &Config, side: Side, memory: Memory, (progress, shutdown): (&Progress, &CancellationToken)) -> Result<Begun> {
     let (service_changes, slice_changes) = (memory.services.subscribe(), memory.slices.subscribe());
     memory.services.synced().await;
     memory.slices.synced().await;
     // Their places may be said later, or by nobody.
-    let (mut range_changes, mut node_changes) = (memory.ranges.objects().subscribe(), memory.nodes.subscribe());
+    let (range_changes, node_changes) = (memory.ranges.objects().subscribe(), memory.nodes.subscribe());
     let _ = tokio::time::timeout(RANGES_PATIENCE, async { tokio::join!(memory.ranges.objects().synced(), memory.nodes.synced()) }).await;
-    let mut proxy = Proxy::new(config, side, memory, progress.clone())?;
+    let mut proxy = Proxy::new(config, side, memory, (progress.clone(), shutdown.clone()))?;
     let (family, counts) = (proxy.node.family, progress.counts().clone());
     let mut changes = Changes { services: service_changes, slices: slice_changes, family, counts, told: Vec::new() };
     let mut dirty = changes.take();
@@ -216,6 +250,21 @@ async fn serve_family(config: &Config, side: Side, memory: Memory, progress: &Pr
     proxy.start(&dirty).await;
     tracing::info!(services = dirty.len(), family = proxy.node.family.name(), "service proxy is in step");
     progress.updated(family);
+    Ok((proxy, changes, range_changes, node_changes))
+}
+
+async fn serve_family(
+    config: &Config,
+    side: Side,
+    memory: Memory,
+    (progress, shutdown): (&Progress, &CancellationToken),
+    is_ready: &(dyn Fn() + Sync),
+) -> Result<()> {
+    let (mut proxy, mut changes, mut range_changes, mut node_changes) = tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        begun = begin(config, side, memory, (progress, shutdown)) => begun?,
+    };
+    let family = proxy.node.family;
     is_ready();
     let mut news = Foreign::listen();
     let mut whole = Box::pin(tokio::time::sleep(WHOLE));
@@ -227,13 +276,14 @@ async fn serve_family(config: &Config, side: Side, memory: Memory, progress: &Pr
             }
         };
         tokio::select! {
+            () = shutdown.cancelled() => break,
             dirty = changes.next() => match dirty {
                 Some(dirty) => {
                     progress.queued(family, Instant::now());
                     proxy.update(&dirty).await;
                     changes.told.drain(..).for_each(|told| progress.counts().programmed(family, told));
                 }
-                None => return Err(Error::Closed),
+                None => break,
             },
             node = node_changes.recv() => match node {
                 Some(_) => {
@@ -241,17 +291,18 @@ async fn serve_family(config: &Config, side: Side, memory: Memory, progress: &Pr
                     proxy.follow_node().await;
                     proxy.follow_ranges().await;
                 }
-                None => return Err(Error::Closed),
+                None => break,
             },
             range = range_changes.recv() => match range {
                 Some(_) => {
                     while range_changes.try_recv().is_ok() {}
                     proxy.follow_ranges().await;
                 }
-                None => return Err(Error::Closed),
+                None => break,
             },
             () = stale => proxy.update(&BTreeSet::new()).await,
             () = news.changed() => {
+                proxy.look_if_gone().await;
                 tokio::time::sleep(SETTLE).await;
                 news.heard();
                 proxy.look().await;
@@ -263,6 +314,12 @@ async fn serve_family(config: &Config, side: Side, memory: Memory, progress: &Pr
         }
         progress.updated(family);
     }
+    // The informers end by the same word, and may be heard before it.
+    if !shutdown.is_cancelled() {
+        return Err(Error::Closed);
+    }
+    proxy.leave().await;
+    Ok(())
 }
 
 /// The informers' news, as the Services that they concern.
@@ -341,10 +398,12 @@ struct Proxy {
     socket: Arc<Mutex<Socket>>,
     health: health::Checks,
     progress: Progress,
+    /// Then what the kernel refuses is not tried again.
+    shutdown: CancellationToken,
 }
 
 impl Proxy {
-    fn new(config: &Config, side: Side, memory: Memory, progress: Progress) -> Result<Self> {
+    fn new(config: &Config, side: Side, memory: Memory, (progress, shutdown): (Progress, CancellationToken)) -> Result<Self> {
         let family = Family::of(side.node_ip);
         let (all, machines) = (memory.ranges.of(family), memory.machines());
         let frame = Frame {
@@ -362,6 +421,7 @@ impl Proxy {
             pod_cidr: memory.pod_cidr(&config.node_name, family),
             service_ranges: all,
             own_ports: config.own_ports.clone(),
+            is_leaving: false,
         };
         Ok(Self {
             memory,
@@ -372,6 +432,7 @@ impl Proxy {
             socket: Arc::new(Mutex::new(Socket::open(netlink::NETFILTER)?)),
             health: health::Checks::new(&config.node_ports, family, progress.clone()),
             progress,
+            shutdown,
         })
     }
 
@@ -424,6 +485,19 @@ impl Proxy {
         if self.node.zone != zone || self.node.pod_cidr != pod_cidr {
             (self.node.zone, self.node.pod_cidr) = (zone, pod_cidr);
             self.update_all().await;
+        }
+    }
+
+    /// The node's own processes end, and its pods may run on without them for long.
+    async fn leave(&mut self) {
+        let answered = |key: &ObjectKey| {
+            let plan = self.table.plan(key);
+            plan.is_some_and(|plan| plan.tcp.iter().chain(plan.udp.values().flat_map(|front| &front.backends)).any(|backend| self.node.answers(*backend)))
+        };
+        let theirs: BTreeSet<ObjectKey> = self.memory.services.list().iter().map(|s| s.key()).filter(answered).collect();
+        if !theirs.is_empty() {
+            self.node.is_leaving = true;
+            self.update(&theirs).await;
         }
     }
 
@@ -482,8 +556,19 @@ impl Proxy {
             };
             tracing::error!(%error, "the kernel refused the Services' rules; trying again");
             self.progress.queued(self.node.family, Instant::now());
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY_MAX);
+            tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY_MAX),
+            }
+        }
+    }
+
+    /// A table that somebody took away is not waited for: nothing leads to any Service meanwhile.
+    async fn look_if_gone(&mut self) {
+        let (table, family) = (self.table.name().to_owned(), self.node.family);
+        let is_there = self.kernel(move |socket| Ok(nft::tables(socket, family)?.contains(&table))).await;
+        if let Ok(false) = is_there {
+            self.look().await;
         }
     }
 
@@ -513,8 +598,7 @@ impl Proxy {
             if !nft::tables(socket, family)?.contains(&table) {
                 return Ok(There::default());
             }
-            let chains = nft::chains(socket, family, &table)?.into_iter().filter(|(_, entered)| !entered).map(|(name, _)| name);
-            Ok(There { chains: chains.collect(), sets: nft::sets(socket, family, &table)? })
+            Ok(There { chains: nft::chains(socket, family, &table)?, sets: nft::sets(socket, family, &table)? })
         })
         .await
     }
@@ -533,11 +617,11 @@ impl Proxy {
         if fronts.is_empty() && gone.is_empty() {
             return;
         }
-        let family = self.node.family;
+        let (family, served) = (self.node.family, self.table.node_ports().clone());
         let forgotten = self.kernel(move |socket| {
             let mut flows = 0;
             if !fronts.is_empty() {
-                let stale = Stale::new(&fronts);
+                let stale = Stale::new(&fronts, served.among(host::addresses()?));
                 flows += conntrack::forget_udp(socket, family, |flow| stale.is(flow))?;
             }
             if !gone.is_empty() {
@@ -585,19 +669,23 @@ fn stale_fronts(before: Option<&Plan>, after: &Plan) -> Vec<UdpFront> {
 struct Stale<'a> {
     addresses: BTreeMap<(IpAddr, u16), &'a UdpFront>,
     ports: BTreeMap<u16, &'a UdpFront>,
+    /// The host's addresses at which node ports are served.
+    served: BTreeSet<IpAddr>,
 }
 
 impl<'a> Stale<'a> {
-    fn new(fronts: &'a [UdpFront]) -> Self {
+    fn new(fronts: &'a [UdpFront], served: BTreeSet<IpAddr>) -> Self {
         let addresses = fronts.iter().flat_map(|f| f.addresses.iter().map(move |a| (*a, f))).collect();
-        Self { addresses, ports: fronts.iter().filter_map(|f| Some((f.node_port?, f))).collect() }
+        Self { addresses, ports: fronts.iter().filter_map(|f| Some((f.node_port?, f))).collect(), served }
     }
 
     fn is(&self, flow: &Flow) -> bool {
         if let Some(front) = self.addresses.get(&flow.called) {
             return !front.backends.contains(&flow.answers);
         }
-        // At a node port, a flow that nobody translated may be the host's own business.
-        self.ports.get(&flow.called.1).is_some_and(|f| flow.answers != flow.called && !f.backends.contains(&flow.answers))
+        // A client on the host that called before there was an endpoint: the kernel knows its flow, untranslated, for as long as it asks again.
+        // Elsewhere, and where nobody answers, a flow that nobody translated may be the host's own business.
+        let is_ours = |front: &UdpFront| flow.answers != flow.called || self.served.contains(&flow.called.0) && !front.backends.is_empty();
+        self.ports.get(&flow.called.1).is_some_and(|front| is_ours(front) && !front.backends.contains(&flow.answers))
     }
 }

@@ -1,9 +1,10 @@
 //! What one Service needs in the kernel: a pure function of the Service, its EndpointSlices and the node.
 //!
 //! Names of chains say whose they are: `svc/NAMESPACE/NAME/PROTOCOL/PORT` sends a connection to any endpoint, `local/…` to
-//! one on this node, `ext/…` is entered from outside the cluster (node ports, external and load balancer addresses), `from/…`
-//! holds the source ranges of a load balancer, `ep/…/ADDRESS/PORT` remembers a client and translates to one endpoint. The maps by
-//! which an endpoint is chosen have a digest of what is in them in their name: other endpoints are another map (see `table.rs`).
+//! one on this node, `ext/…` is entered from outside the cluster (node ports, external and load balancer addresses), `from/…` (and
+//! `from-none/…`, where nobody answers) lets a load balancer's source ranges through to it, `ep/…/ADDRESS/PORT` remembers a client and
+//! translates to one endpoint. The maps by which an endpoint is chosen have a digest of what is in them in their name: other endpoints are
+//! another map (see `table.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -29,8 +30,8 @@ pub(super) enum Shared {
     NoEndpoints,
     /// The same for node ports.
     NoNodePortEndpoints,
-    /// Address, protocol, port → chain of allowed sources.
-    Sources,
+    /// Protocol and port of each node port, whether it has endpoints or not.
+    HeldPorts,
     /// Cluster addresses that a Service has.
     ClusterIps,
 }
@@ -249,6 +250,7 @@ impl<'a> Planner<'a> {
         }
         if let Some(port) = self.node_port {
             let key = key::join(&[&[self.protocol], &port.to_be_bytes()]);
+            plan.elements.insert((Shared::HeldPorts, key.clone()), None);
             self.front(plan, Shared::NodePorts, Shared::NoNodePortEndpoints, key, outer_local, &ext);
         }
         self.sources(plan, &balancer);
@@ -261,13 +263,16 @@ impl<'a> Planner<'a> {
     }
 
     /// Leads one address (or node port) to its chain. Without an endpoint it is refused; if there are some which the policy
-    /// does not let it use, it is dropped, so that whoever balances from outside tries another node.
+    /// does not let it use, it is dropped, so that whoever balances from outside tries another node, and likewise if who answers is about to
+    /// start again.
     fn front(&self, plan: &mut Plan, to: Shared, otherwise: Shared, key: Vec<u8>, local_only: bool, chain: &str) {
         let Backends { cluster, local, .. } = self.backends;
         if !cluster.is_empty() && (!local_only || !local.is_empty() || chain.starts_with("ext/")) {
             plan.elements.insert((to, key.clone()), Some(Data::Verdict(Verdict::Goto(chain.to_owned()))));
         }
-        let refusal = if cluster.is_empty() {
+        let refusal = if cluster.is_empty() && self.node.is_leaving {
+            Verdict::Drop
+        } else if cluster.is_empty() {
             Verdict::Goto(REJECT_CHAIN.to_owned())
         } else if local_only && local.is_empty() {
             Verdict::Drop
@@ -353,27 +358,24 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Sources that may use a load balancer's addresses. Ranges of the other family say nothing of this one: where there are no others,
-    /// everybody may, as with upstream's proxy of the family (`newBaseServiceInfo`).
+    /// Sources that may use a load balancer's addresses: these are led on, or refused, and all others dropped. That is said where connections
+    /// are translated: a chain of its own would be passed by every packet of the node. Ranges of the other family say nothing of this one:
+    /// where there are no others, everybody may, as with upstream's proxy of the family (`newBaseServiceInfo`).
     fn sources(&self, plan: &mut Plan, balancer: &BTreeSet<IpAddr>) {
         let told = self.spec.load_balancer_source_ranges.iter().flatten().filter_map(|range| range.trim().parse().ok());
         let ranges: Vec<Net> = told.filter(|range: &Net| range.family() == self.node.family).collect();
         if ranges.is_empty() || balancer.is_empty() || ranges.iter().any(|r| r.prefix() == 0) {
             return;
         }
-        let chain = format!("from/{}", self.id);
-        let mut rules: Vec<Rule> = ranges
-            .into_iter()
-            .map(|range| {
-                let mut rule = step::source_in(range, Cmp::Eq);
-                rule.push(Expr::Verdict(Verdict::Return));
-                rule
-            })
-            .collect();
-        rules.push(vec![Expr::Verdict(Verdict::Drop)]);
-        plan.chains.insert(chain.clone(), rules);
-        for ip in balancer {
-            plan.elements.insert((Shared::Sources, self.key(*ip)), Some(Data::Verdict(Verdict::Goto(chain.clone()))));
+        for (map, name) in [(Shared::Ips, "from"), (Shared::NoEndpoints, "from-none")] {
+            let chain = format!("{name}/{}", self.id);
+            for ip in balancer {
+                let Some(Some(Data::Verdict(Verdict::Goto(to)))) = plan.elements.get(&(map, self.key(*ip))) else { continue };
+                let may = |range: &Net| -> Rule { step::source_in(*range, Cmp::Eq).into_iter().chain([step::goto(to)]).collect() };
+                let rules = ranges.iter().map(may).chain([vec![Expr::Verdict(Verdict::Drop)]]).collect();
+                plan.chains.insert(chain.clone(), rules);
+                plan.elements.insert((map, self.key(*ip)), Some(Data::Verdict(Verdict::Goto(chain.clone()))));
+            }
         }
     }
 

@@ -29,10 +29,13 @@ use tokio::time::Instant;
 use super::plan::{MARK, MARK_CHAIN, Plan, REJECT_CHAIN, Shared};
 use super::{NodePortAddresses, STALE};
 use crate::cidr::Net;
+use crate::mark::hash;
 use crate::nft::{At, Batch, Cmp, DataKind, Element, Expr, Family, Fib, Hook, Rule, Set, Verdict, key, octets, reg, step};
 
 const SELVES: &str = "selves";
 const NODE_PORT_IPS: &str = "node-port-ips";
+/// Addresses at which others' node ports come first.
+const SHARED_IPS: &str = "shared-node-port-ips";
 /// `IPS_DST_NAT`.
 const TRANSLATED: u32 = 1 << 5;
 /// `NF_CT_STATE_INVALID_BIT`.
@@ -49,7 +52,7 @@ const CT_STATUS: u32 = 2;
 const META_MARK: u32 = 3;
 
 impl Shared {
-    const ALL: [Self; 6] = [Self::Ips, Self::NodePorts, Self::NoEndpoints, Self::NoNodePortEndpoints, Self::Sources, Self::ClusterIps];
+    const ALL: [Self; 6] = [Self::Ips, Self::NodePorts, Self::NoEndpoints, Self::NoNodePortEndpoints, Self::HeldPorts, Self::ClusterIps];
 
     fn name(self) -> &'static str {
         match self {
@@ -57,15 +60,16 @@ impl Shared {
             Self::NodePorts => "service-nodeports",
             Self::NoEndpoints => "no-endpoint-services",
             Self::NoNodePortEndpoints => "no-endpoint-nodeports",
-            Self::Sources => "source-ranges",
+            Self::HeldPorts => "held-nodeports",
             Self::ClusterIps => "cluster-ips",
         }
     }
 
     fn set(self, family: Family) -> Set<'static> {
         let (key, data) = match self {
-            Self::Ips | Self::NoEndpoints | Self::Sources => (key::ip_proto_port(family), DataKind::Verdict),
+            Self::Ips | Self::NoEndpoints => (key::ip_proto_port(family), DataKind::Verdict),
             Self::NodePorts | Self::NoNodePortEndpoints => (key::PROTO_PORT, DataKind::Verdict),
+            Self::HeldPorts => (key::PROTO_PORT, DataKind::None),
             Self::ClusterIps => (key::ip(family), DataKind::None),
         };
         Set { name: self.name(), key, data, timeout_s: None, size: None }
@@ -173,7 +177,7 @@ pub(super) struct Change {
 /// What is in the kernel's table before it is written anew.
 #[derive(Debug, Default)]
 pub(super) struct There {
-    /// Chains that the kernel does not enter by itself.
+    /// Chains.
     pub(super) chains: Vec<String>,
     /// Sets and maps.
     pub(super) sets: Vec<String>,
@@ -194,6 +198,11 @@ impl Table {
     /// The table's name in the kernel.
     pub(super) fn name(&self) -> &str {
         &self.frame.table
+    }
+
+    /// At which of the host's addresses node ports are served.
+    pub(super) fn node_ports(&self) -> &NodePortAddresses {
+        &self.frame.node_ports
     }
 
     pub(super) fn plan(&self, service: &ObjectKey) -> Option<&Plan> {
@@ -352,7 +361,7 @@ impl Table {
             batch.fresh_table();
         }
         self.frame.write(&mut batch);
-        let shared: Vec<&str> = Shared::ALL.iter().map(|s| s.name()).chain([SELVES, NODE_PORT_IPS]).collect();
+        let shared: Vec<&str> = Shared::ALL.iter().map(|s| s.name()).chain([SELVES, NODE_PORT_IPS, SHARED_IPS]).collect();
         if there.is_some() {
             for set in &shared {
                 batch.flush_set(set);
@@ -375,7 +384,8 @@ impl Table {
         }
         self.stale = Stale::default();
         if let Some(there) = there {
-            let chains: HashSet<&str> = self.plans.values().flat_map(|p| p.chains.keys()).map(String::as_str).chain(FRAME_CHAINS).collect();
+            let entered = self.frame.entered().into_iter().map(|(name, _)| name);
+            let chains: HashSet<&str> = self.plans.values().flat_map(|p| p.chains.keys()).map(String::as_str).chain(FRAME_CHAINS).chain(entered).collect();
             let sets: HashSet<&str> = self.plans.values().flat_map(Plan::sets).map(String::as_str).chain(shared).collect();
             // This batch empties the chains.
             let left = |name: &String| (name.clone(), Left { steps: EMPTIED, since: now, rules: 0 });
@@ -393,7 +403,13 @@ impl Table {
 }
 
 /// Chains of the frame that the kernel does not enter by itself.
-const FRAME_CHAINS: [&str; 5] = ["services", "endpoints-check", CLUSTER_IPS_CHECK, MARK_CHAIN, REJECT_CHAIN];
+const FRAME_CHAINS: [&str; 6] = ["services", SHARED_PORTS, "endpoints-check", CLUSTER_IPS_CHECK, MARK_CHAIN, REJECT_CHAIN];
+/// The one for node ports at addresses where others' come first.
+const SHARED_PORTS: &str = "shared-node-ports";
+/// The first of the priorities that clusters have there, after all that take a host's addresses as theirs, and how many there are: so many that
+/// no two clusters of a machine have the same.
+const LATE: i32 = -99;
+const LATE_PLACES: u64 = 1 << 30;
 /// The one that keeps what a Service does not translate from its addresses.
 const CLUSTER_IPS_CHECK: &str = "cluster-ips-check";
 
@@ -443,36 +459,47 @@ impl Frame {
             batch.add_set(&shared.set(family));
         }
         batch.add_set(&Set { name: SELVES, key: key::ip_ip(family), data: DataKind::None, timeout_s: None, size: None });
-        batch.add_set(&Set { name: NODE_PORT_IPS, key: key::ip(family), data: DataKind::None, timeout_s: None, size: None });
+        for name in [NODE_PORT_IPS, SHARED_IPS] {
+            batch.add_set(&Set { name, key: key::ip(family), data: DataKind::None, timeout_s: None, size: None });
+        }
         self.node_port_ips(batch);
         for name in FRAME_CHAINS {
             batch.add_chain(name, None);
         }
-        let hook = |kind, at, priority| Some(Hook { kind, at, priority });
-        // A cluster that keeps to its own addresses comes before one that takes all of the host's.
-        let early = if self.node_ports == NodePortAddresses::All { -100 } else { -101 };
-        batch.add_chain("nat-prerouting", hook("nat", At::Prerouting, early));
-        batch.add_chain("nat-output", hook("nat", At::Output, early));
-        batch.add_chain("nat-postrouting", hook("nat", At::Postrouting, 100));
-        // Before translation: sources. After it: what nothing translated, for want of an endpoint or of a port.
-        batch.add_chain("filter-prerouting", hook("filter", At::Prerouting, -110));
-        batch.add_chain("filter-input", hook("filter", At::Input, -110));
-        batch.add_chain("filter-forward", hook("filter", At::Forward, -110));
-        batch.add_chain("filter-output", hook("filter", At::Output, -110));
-        batch.add_chain("filter-output-post-nat", hook("filter", At::Output, -90));
-
+        for (name, hook) in self.entered() {
+            batch.add_chain(name, Some(hook));
+        }
         self.translation(batch);
         self.refusal(batch);
         self.masquerade(batch);
     }
 
+    /// The chains that the kernel enters by itself.
+    pub(super) fn entered(&self) -> Vec<(&'static str, Hook)> {
+        let nat = |name, at, priority| (name, Hook { kind: "nat", at, priority });
+        let filter = |name, at, priority| (name, Hook { kind: "filter", at, priority });
+        // A cluster that keeps to its own addresses comes before one that takes all of the host's.
+        let early = if self.node_ports == NodePortAddresses::All { -100 } else { -101 };
+        // Of several that come late always the same comes first. (Of equals it would be the one that was written last, who takes the others'
+        // clients.)
+        let place = LATE + (hash(&[&self.table]) % LATE_PLACES) as i32;
+        let late = [nat("nat-prerouting-late", At::Prerouting, place), nat("nat-output-late", At::Output, place)];
+        let translating = [nat("nat-prerouting", At::Prerouting, early), nat("nat-output", At::Output, early), nat("nat-postrouting", At::Postrouting, 100)];
+        // What nothing translated, for want of an endpoint or of a port. Every packet passes these, of whatever connection: there are no more than
+        // must be.
+        let refusing =
+            [filter("filter-input", At::Input, -110), filter("filter-forward", At::Forward, -110), filter("filter-output-post-nat", At::Output, -90)];
+        let late = late.into_iter().filter(|_| !self.node_ports.with_others().is_empty());
+        translating.into_iter().chain(late).chain(refusing).collect()
+    }
+
     fn node_port_ips(&self, batch: &mut Batch) {
-        if let NodePortAddresses::Only(ips) = &self.node_ports {
-            // What comes from `::1` cannot leave the machine translated.
-            let ours = |ip: &&IpAddr| Family::of(**ip) == self.family() && **ip != IpAddr::V6(Ipv6Addr::LOCALHOST);
+        // What comes from `::1` cannot leave the machine translated.
+        let ours = |ip: &&IpAddr| Family::of(**ip) == self.family() && **ip != IpAddr::V6(Ipv6Addr::LOCALHOST);
+        for (set, ips) in [(NODE_PORT_IPS, self.node_ports.own().unwrap_or_default()), (SHARED_IPS, self.node_ports.with_others())] {
             let ips: BTreeSet<&IpAddr> = ips.iter().filter(ours).collect();
             let elements: Vec<Element> = ips.iter().map(|ip| (octets(**ip), None)).collect();
-            batch.add_elements(NODE_PORT_IPS, &elements);
+            batch.add_elements(set, &elements);
         }
     }
 
@@ -485,12 +512,25 @@ impl Frame {
 
     /// Goes on only for the addresses at which node ports are served.
     fn at_node_ports(&self) -> Rule {
-        match &self.node_ports {
+        match self.node_ports.own() {
             // What comes from IPv6's loopback cannot leave it, whatever is translated (upstream serves no loopback with nftables).
-            NodePortAddresses::All if self.family() == Family::V6 => [step::not_to_loopback6(), step::is_local(Fib::Destination).to_vec()].concat(),
-            NodePortAddresses::All => step::is_local(Fib::Destination).to_vec(),
-            NodePortAddresses::Only(_) => vec![step::destination(self.family(), 0), Expr::In { set: NODE_PORT_IPS.into(), from: reg(0), not: false }],
+            None if self.family() == Family::V6 => [step::not_to_loopback6(), step::is_local(Fib::Destination).to_vec()].concat(),
+            None => step::is_local(Fib::Destination).to_vec(),
+            Some(_) => self.at_one_of(NODE_PORT_IPS),
         }
+    }
+
+    fn at_one_of(&self, addresses: &str) -> Rule {
+        vec![step::destination(self.family(), 0), Expr::In { set: addresses.into(), from: reg(0), not: false }]
+    }
+
+    /// A node port that is this cluster's stays so while nobody answers there: translated to itself, it comes to no other cluster's rules.
+    fn hold(&self, at: Rule) -> Rule {
+        let mut rule = at;
+        rule.extend(step::protocol_port(4));
+        rule.push(Expr::In { set: Shared::HeldPorts.name().into(), from: reg(4), not: false });
+        rule.extend([step::destination(self.family(), 0), Expr::Dnat { family: self.family(), address: reg(0), port: 0 }]);
+        rule
     }
 
     fn translation(&self, batch: &mut Batch) {
@@ -500,6 +540,16 @@ impl Frame {
         let mut rule = self.at_node_ports();
         rule.extend(by_port(Shared::NodePorts));
         batch.add_rule("services", &rule);
+        for chain in ["nat-prerouting", "nat-output"] {
+            batch.add_rule(chain, &self.hold(self.at_node_ports()));
+        }
+        if self.node_ports.with_others().is_empty() {
+            return;
+        }
+        batch.add_rule(SHARED_PORTS, &[self.at_one_of(SHARED_IPS), by_port(Shared::NodePorts)].concat());
+        for chain in ["nat-prerouting-late", "nat-output-late"] {
+            batch.add_rule(chain, &vec![step::jump(SHARED_PORTS)]).add_rule(chain, &self.hold(self.at_one_of(SHARED_IPS)));
+        }
     }
 
     fn refusal(&self, batch: &mut Batch) {
@@ -525,17 +575,15 @@ impl Frame {
             batch.add_rule("filter-forward", &rule);
         }
         let new = |then: Rule| -> Rule { step::new_connection().into_iter().chain(then).collect() };
-        for chain in ["filter-prerouting", "filter-output"] {
-            batch.add_rule(chain, &new(by_address(self.family(), Shared::Sources)));
-        }
         // What the host itself sends is looked at after translation: its own calls may use endpoints that the policy keeps
         // from the outside. Calls to its own addresses come in again by loopback.
         for chain in ["filter-input", "filter-forward", "filter-output-post-nat"] {
             batch.add_rule(chain, &new(vec![step::jump("endpoints-check")]));
         }
-        let mut rule = self.at_node_ports();
-        rule.extend(by_port(Shared::NoNodePortEndpoints));
-        batch.add_rule("filter-input", &new(rule));
+        let with_others = (!self.node_ports.with_others().is_empty()).then(|| self.at_one_of(SHARED_IPS));
+        for at in [self.at_node_ports()].into_iter().chain(with_others) {
+            batch.add_rule("filter-input", &new([at, by_port(Shared::NoNodePortEndpoints)].concat()));
+        }
         for chain in ["filter-forward", "filter-output-post-nat"] {
             batch.add_rule(chain, &new(vec![step::jump(CLUSTER_IPS_CHECK)]));
         }

@@ -20,6 +20,7 @@ fn node() -> Node {
         pod_cidr: Some("10.244.0.0/24".parse().unwrap()),
         service_ranges: ["10.96.0.0/16", "10.97.0.0/24"].map(|range| range.parse().unwrap()).into(),
         own_ports: vec![own(Some([10, 244, 0, 1]), 53, "UDP"), own(None, 6443, "TCP"), own(None, 30443, "TCP")],
+        is_leaving: false,
     }
 }
 
@@ -68,20 +69,60 @@ fn another_nodes_pod_comes_from_outside() {
     assert_eq!(rules.last(), Some(&vec![nft::step::goto("local/ns/s/tcp/80")]), "and are seen under their own address");
 }
 
+/// A load balancer that some may use.
+fn balancer(ranges: &[&str], endpoints: Value) -> Plan {
+    let spec = json!({"type": "LoadBalancer", "clusterIP": "10.96.0.7", "ports": [{"port": 80}], "loadBalancerSourceRanges": ranges});
+    let status = json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.7"}]}});
+    let service = serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "s"}, "spec": spec, "status": status})).unwrap();
+    let slice = json!({"metadata": {"namespace": "ns", "name": "s-1"}, "addressType": "IPv4", "endpoints": endpoints,
+        "ports": [{"name": "", "port": 8080, "protocol": "TCP"}]});
+    plan::of(&service, &[Arc::new(serde_json::from_value(slice).unwrap())], &node())
+}
+
+#[test]
+fn sources_that_may_are_led_on_or_refused_and_all_others_dropped() {
+    for (endpoints, map, through, to) in [
+        (json!([here(true)]), Shared::Ips, "from/ns/s/tcp/80", "ext/ns/s/tcp/80"),
+        (json!([]), Shared::NoEndpoints, "from-none/ns/s/tcp/80", plan::REJECT_CHAIN),
+    ] {
+        let plan = balancer(&["192.0.2.0/24"], endpoints);
+        assert_eq!(leads(&plan, map, key::join(&[&[203, 0, 113, 7], &[6], &80_u16.to_be_bytes()])).as_deref(), Some(through));
+        let rules = &plan.chains[through];
+        assert_eq!((rules[0].last(), rules.last()), (Some(&nft::step::goto(to)), Some(&vec![nft::Expr::Verdict(Verdict::Drop)])));
+        assert!(!leads(&plan, map, vip()).unwrap().starts_with("from"), "the cluster's own address is everybody's");
+    }
+}
+
 #[test]
 fn source_ranges_are_each_familys_own() {
     let sources = |ranges: &[&str]| {
-        let spec = json!({"type": "LoadBalancer", "clusterIP": "10.96.0.7", "ports": [{"port": 80}], "loadBalancerSourceRanges": ranges});
-        let status = json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.7"}]}});
-        let service = serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "s"}, "spec": spec, "status": status})).unwrap();
-        let plan = plan::of(&service, &[], &node());
-        let chain = leads(&plan, Shared::Sources, key::join(&[&[203, 0, 113, 7], &[6], &80_u16.to_be_bytes()]))?;
-        Some(plan.chains[&chain].len())
+        let plan = balancer(ranges, json!([]));
+        let chain = leads(&plan, Shared::NoEndpoints, key::join(&[&[203, 0, 113, 7], &[6], &80_u16.to_be_bytes()]))?;
+        Some(plan.chains.get(&chain)?.len())
     };
     assert_eq!(sources(&["192.0.2.0/24"]), Some(2), "one that may, and all others may not");
     assert_eq!(sources(&["192.0.2.0/24", " 2001:db8::/32"]), Some(2), "what is of the other family is none");
     assert_eq!(sources(&["2001:db8::/32"]), None, "nothing is said of this one");
     assert_eq!(sources(&["192.0.2.0/24", "0.0.0.0/0"]), None);
+}
+
+#[test]
+fn what_ends_with_the_nodes_processes_is_left_to_others() {
+    let of = |endpoints: Value, is_leaving: bool| {
+        let spec = json!({"clusterIP": "10.96.0.10", "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}]});
+        let service = serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "dns"}, "spec": spec})).unwrap();
+        let slice = json!({"metadata": {"namespace": "ns", "name": "dns-1"}, "addressType": "IPv4", "endpoints": endpoints,
+            "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}]});
+        plan::of(&service, &[Arc::new(serde_json::from_value(slice).unwrap())], &Node { is_leaving, ..node() })
+    };
+    let at = |ip: &str, node: &str| json!({"addresses": [ip], "conditions": {}, "nodeName": node, "hints": {"forNodes": [{"name": node}]}});
+    let [own, other] = [at("10.244.0.1", "n1"), at("10.244.1.1", "n2")];
+    let both = json!([own, other]);
+    assert_eq!(of(both.clone(), false).chains, of(json!([own]), false).chains, "by the hint");
+    assert_eq!(of(both, true).chains, of(json!([other]), false).chains);
+    let alone = of(json!([own]), true);
+    let dropped = leads(&alone, Shared::NoEndpoints, key::join(&[&[10, 96, 0, 10], &[17], &53_u16.to_be_bytes()]));
+    assert_eq!((alone.chains.len(), dropped.as_deref()), (0, Some("drop")), "who asks will ask again");
 }
 
 const PORTS: &str = r#"[{"port": 80, "nodePort": 30080}]"#;
@@ -109,8 +150,8 @@ fn addresses_from_outside_are_not_the_nodes_own_nor_another_services() {
         let slice = json!({"metadata": {"namespace": "ns", "name": "s-1"}, "addressType": "IPv4", "endpoints": endpoints,
             "ports": [named("a", "TCP"), named("d", "UDP"), named("t", "TCP"), named("w", "TCP")]});
         let plan = plan::of(&service, &[Arc::new(serde_json::from_value(slice).unwrap())], &super::tests::node());
-        // Neither a way to a pod, nor a refusal, nor sources that may: what is there answers as ever.
-        let has = |key: Vec<u8>| [Shared::Ips, Shared::NoEndpoints, Shared::Sources].iter().any(|map| plan.elements.contains_key(&(*map, key.clone())));
+        // Neither a way to a pod nor a refusal: what is there answers as ever.
+        let has = |key: Vec<u8>| [Shared::Ips, Shared::NoEndpoints].iter().any(|map| plan.elements.contains_key(&(*map, key.clone())));
         for (ip, port, protocol) in
             [(node, 6443, 6), (away, 6443, 6), (node, 53, 17), ([10, 96, 0, 1], 80, 6), ([10, 96, 0, 10], 53, 17), ([10, 96, 0, 10], 53, 6)]
         {
@@ -200,6 +241,27 @@ fn services_of_another_proxy_or_of_none_are_left_alone() {
         let labelled = json!({label: ""});
         assert_eq!((leads(labelled.clone(), json!({})), leads(json!({}), labelled)), (None, None), "{label}");
     }
+}
+
+#[test]
+fn of_clusters_that_share_an_address_always_the_same_comes_first() {
+    let late = |mark: &str| {
+        let (own, with_others) = (vec![[10, 245, 0, 1].into()], vec![[192, 168, 1, 2].into()]);
+        let frame = Frame {
+            table: Mark::new(mark).proxy_table(),
+            node_ip: own[0],
+            cluster_cidr: None,
+            service_ranges: BTreeSet::new(),
+            node_ports: NodePortAddresses::Shared { own, with_others },
+        };
+        let all = frame.entered().into_iter().filter(|(name, _)| name.ends_with("-late")).map(|(_, hook)| hook.priority);
+        all.collect::<Vec<_>>()
+    };
+    let one = late("one");
+    assert!(one.len() == 2 && one[0] == one[1] && one[0] > -100, "{one:?}");
+    assert_eq!(one, late("one"));
+    let many: BTreeSet<i32> = (0..200).flat_map(|number| late(&format!("cluster-{number}"))).collect();
+    assert_eq!(many.len(), 200, "each has a place of its own");
 }
 
 fn empty_table() -> Table {

@@ -116,6 +116,7 @@ impl Transport for Server {
         let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default().to_owned());
         let response = match (request.method(), namespaced(&path)) {
             (&Method::POST, Some((collection, _, None))) => full(201, &self.put(&collection, serde_json::from_slice(request.body()).unwrap())),
+            (&Method::PUT, Some((collection, _, Some(_)))) => full(200, &self.put(&collection, serde_json::from_slice(request.body()).unwrap())),
             (&Method::GET, Some((collection, _, Some(key)))) => match self.get(&collection, &key) {
                 Some(object) => full(200, &object),
                 None => full(404, &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404})),

@@ -197,6 +197,7 @@ fn pods_of(families: Families) {
         say(claimed);
         assert!(heard.recv_from(&mut [0; 8]).is_err(), "its source is not reached by its link");
         say(ip_a);
+        heard.set_read_timeout(Some(DEADLINE)).unwrap();
         assert_eq!(heard.recv_from(&mut [0; 8]).unwrap().1.ip(), IpAddr::V6(ip_a));
         node.detach("a");
         assert!(from(&b, (ip_a, 8080)).is_err());

@@ -18,7 +18,8 @@ use nix::sched::{CloneFlags, unshare};
 pub const NODE_IP: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
-pub const DEADLINE: Duration = Duration::from_secs(10);
+/// For what comes at once, on a machine that is busy with others.
+pub const DEADLINE: Duration = Duration::from_secs(60);
 /// A first packet that came before the rules is lost for good; a new connection is the quicker way to find out.
 const ATTEMPT: Duration = Duration::from_millis(500);
 
@@ -214,7 +215,7 @@ impl Node {
         let run_dir = std::env::temp_dir().join(format!("knarr-node-{}-{number}", std::process::id()));
         let _ = std::fs::remove_dir_all(&run_dir);
         let parts = vec![part(pods, services)];
-        pod::Config { mark: Mark::new(mark), run_dir, bridge: None, parts, mtu: None, own_ports: Vec::new(), behind: false, tunnel: None }
+        pod::Config { mark: Mark::new(mark), run_dir, bridge: None, parts, mtu: None, own_ports: Vec::new(), behind: false, tunnel: None, lan: None }
     }
 
     fn of(config: pod::Config) -> Self {

@@ -206,10 +206,10 @@ impl Unpacker<'_> {
         let bad = |what: &str, e: io::Error| Error::Image(format!("{what} cannot be read as a tar archive: {e}"));
         while let Some(member) = tar.next().map_err(|e| bad(self.what, e))? {
             // Every entry takes an inode, and perhaps a block.
-            self.space.take(&self.root, ENTRY_BYTES).map_err(|e| Error::Image(format!("{}: {}", self.what, plain(&e))))?;
+            self.space.take(&self.root, ENTRY_BYTES).map_err(|e| Error::Image(format!("{}: {}", self.what, sys::plain(&e))))?;
             self.entry(&member, tar).map_err(|e| {
                 let name = String::from_utf8_lossy(&member.path[..member.path.len().min(PATH_BYTES_MAX)]).into_owned();
-                Error::Image(format!("{}: cannot unpack entry {name:?}: {}", self.what, plain(&e)))
+                Error::Image(format!("{}: cannot unpack entry {name:?}: {}", self.what, sys::plain(&e)))
             })?;
         }
         for (path, mtime) in std::mem::take(&mut self.times).into_iter().rev() {
@@ -435,11 +435,6 @@ fn clean(name: &[u8]) -> io::Result<Vec<u8>> {
 
 fn invalid(text: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
-}
-
-fn plain(e: &io::Error) -> String {
-    let text = e.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_owned()
 }
 
 fn is_directory(dir: &File, name: &CString) -> io::Result<bool> {

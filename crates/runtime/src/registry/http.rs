@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use super::config::Tls;
 use super::proxy::{Proxies, Proxy};
 use crate::error::{Error, Result};
+use crate::sys;
 
 /// A server that takes no connection within this is not there.
 const CONNECT_MAX: Duration = Duration::from_secs(15);
@@ -230,7 +231,7 @@ async fn connect(address: SocketAddr, network: Option<&Arc<File>>) -> io::Result
 }
 
 async fn reach(host: &str, port: u16, network: Option<&Arc<File>>) -> Result<TcpStream, String> {
-    let addresses = dial::addresses(host, dial::ANSWER_MAX).await.map_err(|e| format!("dial tcp: {e}"))?;
+    let addresses = dial::addresses(host, dial::ANSWER_MAX).await.map_err(|e| format!("dial tcp: {}", sys::plain(&e)))?;
     let mut last = format!("dial tcp: lookup {host}: no such host");
     for address in addresses {
         match tokio::time::timeout(CONNECT_MAX, connect((address, port).into(), network)).await {
@@ -238,10 +239,7 @@ async fn reach(host: &str, port: u16, network: Option<&Arc<File>>) -> Result<Tcp
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
-            Ok(Err(e)) => {
-                let text = e.to_string().to_ascii_lowercase();
-                last = format!("dial tcp {address}:{port}: connect: {}", text.split(" (os error").next().unwrap_or_default());
-            }
+            Ok(Err(e)) => last = format!("dial tcp {address}:{port}: connect: {}", sys::plain(&e).to_ascii_lowercase()),
             Err(_) => last = format!("dial tcp {address}:{port}: i/o timeout"),
         }
     }

@@ -82,20 +82,19 @@ async fn pull(
     Err(explain(&name, last))
 }
 
-/// In the words by which users know the well-known runtimes' failures.
+/// In the words by which users know the well-known runtimes' failures (containerd's since 2.1, which resolves a name first).
 fn explain(name: &str, e: Error) -> Error {
     let before = format!("failed to pull and unpack image {name:?}: ");
+    let unresolved = format!("{before}failed to resolve image: ");
     match e {
-        Error::Registry { code: 404, .. } => Error::Registry { code: 404, message: format!("{before}failed to resolve reference {name:?}: {name}: not found") },
+        Error::Registry { code: 404, .. } => Error::Registry { code: 404, message: format!("{unresolved}{name}: not found") },
         Error::Registry { code: code @ (401 | 403), message } => {
-            let repository = name.rsplit_once([':', '@']).map_or(name, |(repository, _)| repository);
-            let text = format!(
-                "{before}failed to resolve reference {name:?}: pull access denied for {repository}, repository does not exist or may \
-                 require authorization: {message}"
-            );
+            let text = format!("{unresolved}pull access denied, repository does not exist or may require authorization: {message}");
             Error::Registry { code, message: text }
         }
         Error::Registry { code, message } => Error::Registry { code, message: format!("{before}{message}") },
+        // Of what is asked by HEAD only the name's digest is wanted.
+        Error::Image(message) if message.starts_with("failed to do request: Head ") => Error::Image(format!("{unresolved}{message}")),
         Error::Image(message) => Error::Image(format!("{before}{message}")),
         other => other,
     }

@@ -19,6 +19,7 @@ use std::path::Path;
 
 use crate::caps;
 use crate::error::{Error, Result};
+use crate::sys;
 
 /// An instruction as the kernel takes it: code, jump if true, jump if false, operand.
 pub(crate) type Instruction = (u16, u8, u8, u32);
@@ -133,8 +134,14 @@ pub(crate) fn runtime_default(capabilities: u64) -> Result<Filter> {
 
 /// A profile file in the form of the OCI runtime specification, or Docker's.
 pub(crate) fn from_file(path: &Path, capabilities: u64) -> Result<Filter> {
-    let fail = |what: String| Error::Invalid(format!("cannot load seccomp profile {path:?}: {what}"));
-    let text = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
+    // The words are containerd's.
+    const BEFORE: &str = "failed to create containerd container: ";
+    let fail = |what: String| Error::Invalid(format!("{BEFORE}decoding seccomp profile failed {path:?}: {what}"));
+    let unread = |e: std::io::Error| {
+        let why = sys::plain(&e).to_ascii_lowercase();
+        Error::Invalid(format!("{BEFORE}cannot load seccomp profile {path:?}: open {}: {why}", path.display()))
+    };
+    let text = std::fs::read(path).map_err(unread)?;
     let has = |name: &str| caps::bit(name).is_some_and(|bit| capabilities & bit != 0);
     compile(&profile::parse(&text, &has).map_err(fail)?)
 }
@@ -302,12 +309,19 @@ mod tests {
         answer(&filter.program, (ARCHITECTURE, number), args)
     }
 
+    #[test]
+    fn a_profile_that_is_not_there_is_told_as_by_containerd() {
+        let told = from_file(Path::new("/nowhere/no.json"), 0).err().map(|e| e.to_string());
+        let words = "failed to create containerd container: cannot load seccomp profile \"/nowhere/no.json\": open /nowhere/no.json: no such file or directory";
+        assert_eq!(told.as_deref(), Some(words));
+    }
+
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn programs_of_32_bits_run_by_the_same_rules_where_a_profile_names_them() {
         let eperm = ERRNO | libc::EPERM as u32;
         let call = |filter: &Filter, name: &str, args: [u64; 6]| answer(&filter.program, (ARCHITECTURE_32, table::number_32(name).unwrap()), args);
-        let default = runtime_default(caps::resolve(&[], &[], false).unwrap()).unwrap();
+        let default = runtime_default(caps::resolve(&[], &[], false)).unwrap();
         // What a C library of 32 bits starts and works with; among it numbers that mean something else with 64 (4 is write, not stat).
         for name in
             ["write", "execve", "mmap2", "fcntl64", "set_thread_area", "clock_gettime64", "futex_time64", "getuid32", "_llseek", "socketcall", "fchmodat2"]
@@ -343,7 +357,7 @@ mod tests {
 
     #[test]
     fn the_default_profile_allows_work_and_refuses_power() {
-        let default = runtime_default(caps::resolve(&[], &[], false).unwrap()).unwrap();
+        let default = runtime_default(caps::resolve(&[], &[], false)).unwrap();
         let call = |name: &str, args: [u64; 6]| run(&default, table::number(name).unwrap(), args);
         let eperm = ERRNO | libc::EPERM as u32;
         for name in ["read", "openat", "futex", "execve", "mmap", "chroot", "exit_group", "statx", "getrandom"] {

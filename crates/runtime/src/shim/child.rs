@@ -105,7 +105,7 @@ pub(super) fn container(host: &Host, spec: &Spec, start: Start, stdio: Stdio, ch
         // Of one more, which belongs to the pod's users, so that they may mount in it what they may.
         process::unshare(libc::CLONE_NEWNS).map_err(|e| format!("new mount namespace: {e}"))?;
     }
-    if spec.cgroup.unified {
+    if spec.cgroup.unified && !rootfs::sees_all_cgroups(spec, host) {
         process::unshare(libc::CLONE_NEWCGROUP).map_err(|e| format!("new cgroup namespace: {e}"))?;
     }
     let pids = match pids {
@@ -118,7 +118,8 @@ pub(super) fn container(host: &Host, spec: &Spec, start: Start, stdio: Stdio, ch
             None
         }
     };
-    let terminal = rootfs::build(spec, ground, pids.as_ref(), || if hooks { wait_for_go(channel, MADE) } else { Ok(()) })?;
+    let terminal = rootfs::build(spec, ground, pids.as_ref(), || if hooks { wait_for_go(channel, MADE) } else { Ok(()) });
+    let terminal = terminal.map_err(|e| format!("{}error during container init: {e}", Wording::START.0))?;
     become_program(spec, &Command { argv: &spec.argv, tty: spec.config.tty, hold, first: true }, Streams { stdio, terminal, channel }, pids, &Wording::START)
 }
 
@@ -226,7 +227,8 @@ fn become_program(spec: &Spec, command: &Command<'_>, streams: Streams<'_>, pids
     // Dies with its shim; the kernel forgets this at every change of identity, so it comes last.
     let _ = process::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64);
     let all = |list: &[String]| -> io::Result<Vec<CString>> { list.iter().map(|t| sys::c_str(t)).collect() };
-    let (words, mut env) = (all(argv).map_err(|e| e.to_string())?, all(&spec.env).map_err(|e| e.to_string())?);
+    let words = all(argv).map_err(|e| e.to_string())?;
+    let mut env = environment(&spec.env).map_err(|e| format!("{}{e}", wording.0))?;
     if tty && !spec.env.iter().any(|e| e.starts_with("TERM=")) {
         env.push(c"TERM=xterm".to_owned());
     }
@@ -241,6 +243,15 @@ fn become_program(spec: &Spec, command: &Command<'_>, streams: Streams<'_>, pids
         hooks::run(spec, HookMoment::StartContainer, &mut told)?;
     }
     Err(format!("{}{}", wording.0, execute(&argv[0], &words, &env, search)))
+}
+
+/// The variables for the program. One whose value a NUL byte would cut off is named; what it held is nobody's business.
+fn environment(list: &[String]) -> Step<Vec<CString>> {
+    let refusal = |pair: &str| {
+        let name = pair.split('=').next().unwrap_or_default();
+        format!("error during container init: environment variable value can't contain null(\\x00): {name:?}")
+    };
+    list.iter().map(|pair| sys::c_str(pair).map_err(|_| refusal(pair))).collect()
 }
 
 /// So far it has come, and does not go on until the shim says so.
@@ -400,10 +411,8 @@ fn execute(program: &str, argv: &[CString], env: &[CString], search: &str) -> St
 }
 
 /// The kernel's error in the words of other runtimes: lower case, without the number.
-fn words(e: &io::Error) -> String {
-    let text = e.to_string();
-    let text = text.split(" (os error").next().unwrap_or(&text);
-    text.to_ascii_lowercase()
+pub(super) fn words(e: &io::Error) -> String {
+    sys::plain(e).to_ascii_lowercase()
 }
 
 /// The first process of a process namespace that a pod's containers share: reaps what they leave, holds nothing. It sees

@@ -34,7 +34,7 @@ impl Shim {
                 Ok(()) => return,
                 Err(reply) => Err(reply),
             },
-            Request::Attach { container, stdin: _, stdout, stderr } => self.attach(client, &container, stdout, stderr, fds),
+            Request::Attach { container, stdin, stdout, stderr } => self.attach(client, &container, [stdin, stdout, stderr], fds),
             Request::Kill { container, signal, all } => self.signal(&container, signal, all),
             Request::PortForward { port } => match process::connect_loopback(port) {
                 Ok((fd, true)) => {
@@ -198,7 +198,7 @@ impl Shim {
         Ok(())
     }
 
-    fn attach(&mut self, client: u64, id: &str, stdout: bool, stderr: bool, fds: Vec<OwnedFd>) -> Result<Option<Reply>, Reply> {
+    fn attach(&mut self, client: u64, id: &str, [stdin, stdout, stderr]: [bool; 3], fds: Vec<OwnedFd>) -> Result<Option<Reply>, Reply> {
         let Some(container) = self.container(id) else { return Err(missing(id)) };
         if container.record.state != ContainerState::Running {
             return Err(failed(format!("container {id:?} is not in running state")));
@@ -210,7 +210,8 @@ impl Shim {
         let terminal = container.terminal.is_some();
         let input = match &container.terminal {
             Some(fd) => fd.try_clone().ok(),
-            // The only writing end goes away with the first client: its leaving ends the input.
+            None if !stdin => None,
+            // The only writing end goes away with the first client that writes: its leaving ends the input.
             None if container.spec.config.stdin_once => container.stdin.take(),
             None => container.stdin.as_ref().and_then(|fd| fd.try_clone().ok()),
         };

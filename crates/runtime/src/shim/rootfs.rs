@@ -16,6 +16,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::child::words;
 use super::mounts::{AT_FDCWD, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, NO_ALL, Terminal, attach_at, fresh, is_directory, make_dir};
 use super::users::Users;
 use super::{Host, Step, dev, hooks, process, restrict, volume};
@@ -42,7 +43,7 @@ pub(super) struct Sources {
     proc: Option<OwnedFd>,
     /// Not for a pod with users of its own, to whom these must belong.
     kernel: Option<Kernel>,
-    /// Version 1: name below `/sys/fs/cgroup` and the container's own directory.
+    /// Version 1: name below `/sys/fs/cgroup` and the container's own directory. Version 2: the host's tree, for who is to see it.
     cgroups: Vec<(String, OwnedFd)>,
     devices: Vec<(Device, std::fs::Metadata)>,
 }
@@ -117,7 +118,7 @@ impl Sources {
             shm,
             proc,
             kernel,
-            cgroups: own_cgroups(spec, &host.sandbox).map_err(|e| format!("cgroups: {e}"))?,
+            cgroups: own_cgroups(spec, host).map_err(|e| format!("cgroups: {e}"))?,
             devices: devices.collect::<Step<_>>()?,
         })
     }
@@ -158,13 +159,24 @@ fn copy_of(namespace: &OwnedFd, host_ns: &OwnedFd) -> io::Result<OwnedFd> {
     tree
 }
 
-/// Version 1: the container sees its own cgroup in each hierarchy, and nothing of the host's.
-fn own_cgroups(spec: &Spec, sandbox: &SandboxConfig) -> io::Result<Vec<(String, OwnedFd)>> {
-    if spec.cgroup.unified {
-        return Ok(Vec::new());
-    }
-    let below = Path::new(&sandbox.cgroup_parent).join(&spec.config.id);
+/// Whether a container is shown the host's cgroups as they are: of version 2, where it is privileged and its users are the host's, as with
+/// containerd. What looks after the node (an agent that reads what others use) finds them there.
+pub(super) fn sees_all_cgroups(spec: &Spec, host: &Host) -> bool {
+    spec.cgroup.unified && spec.config.privileged && host.users.is_none()
+}
+
+/// Version 1: the container sees its own cgroup in each hierarchy, and nothing of the host's. Version 2: a namespace sees to that; who is to see
+/// all has none, and gets the host's own mount, since the kernel keeps the options of a new one for all (`nsdelegate` would be gone).
+fn own_cgroups(spec: &Spec, host: &Host) -> io::Result<Vec<(String, OwnedFd)>> {
+    let below = Path::new(&host.sandbox.cgroup_parent).join(&spec.config.id);
     let depth = below.components().filter(|c| matches!(c, std::path::Component::Normal(_))).count();
+    if spec.cgroup.unified {
+        let root = spec.cgroup.dirs.first().and_then(|dir| dir.ancestors().nth(depth)).filter(|_| sees_all_cgroups(spec, host));
+        let Some(root) = root else { return Ok(Vec::new()) };
+        let tree = sys::open_tree(AT_FDCWD, &sys::c_path(root)?, false)?;
+        sys::mount_setattr(&tree, false, NO_ALL, libc::MS_PRIVATE)?;
+        return Ok(vec![(String::new(), tree)]);
+    }
     let mut list = Vec::new();
     for dir in &spec.cgroup.dirs {
         let Some(name) = dir.ancestors().nth(depth).and_then(Path::file_name).and_then(|n| n.to_str()) else { continue };
@@ -344,13 +356,17 @@ fn below(mount: &OwnedFd, name: &CStr, path: &str) -> Step<OwnedFd> {
 /// Mounts where the configuration wants it. `proc` is the container's file system of processes, in which nothing may be
 /// covered but a few files: what hides or replaces the rest deceives whoever looks into the container.
 fn attach(root: &Root, tree: &OwnedFd, target: &str, directory: bool, proc: Option<&OwnedFd>) -> Step<()> {
-    let fail = |e: io::Error| format!("error mounting to rootfs at {target:?}: {e}");
+    let fail = |e: io::Error| format!("error mounting to rootfs at {target:?}: {}", words(&e));
     let place = if directory { root.directory(target, Links::Within, 0o755) } else { root.file(target, Links::Within, 0o644) }.map_err(fail)?;
     if let Some(proc) = proc
         && sys::file_system_of(&place).map_err(fail)? == PROC
         && !may_cover(&place, proc).map_err(fail)?
     {
         return Err(format!("error mounting to rootfs at {target:?}: {target:?} cannot be mounted because it is inside /proc"));
+    }
+    if is_directory(&place).map_err(fail)? != directory {
+        // The kernel's own word for that is no help.
+        return Err(format!("error mounting to rootfs at {target:?}: not a directory"));
     }
     attach_at(tree, &place, target)
 }
@@ -432,7 +448,10 @@ fn cgroup_tree(place: &OwnedFd, spec: &Spec, cgroups: &[(String, OwnedFd)]) -> S
     const AT: &str = "/sys/fs/cgroup";
     let readonly = if spec.config.privileged { 0 } else { sys::MOUNT_ATTR_RDONLY };
     if spec.cgroup.unified {
-        return attach_at(&fresh(c"cgroup2", &[], NO_ALL | readonly, AT)?, place, AT);
+        return match cgroups.first() {
+            Some((_, all)) => attach_at(all, place, AT),
+            None => attach_at(&fresh(c"cgroup2", &[], NO_ALL | readonly, AT)?, place, AT),
+        };
     }
     let fail = |e: io::Error| format!("{AT}: {e}");
     let tmpfs = sys::new_mount(c"tmpfs", &[(c"mode", Some(c"755"))], NO_ALL).map_err(fail)?;
@@ -450,10 +469,10 @@ fn cgroup_tree(place: &OwnedFd, spec: &Spec, cgroups: &[(String, OwnedFd)]) -> S
     sys::mount_setattr(&tmpfs, false, readonly, 0).map_err(fail)
 }
 
-/// Made if absent; one that cannot be made is told when the process changes to it.
+/// Made if absent.
 fn working_directory(root: &Root, spec: &Spec) -> Step<()> {
     if let Err(e) = root.directory(&spec.cwd, Links::Within, 0o755) {
-        return Err(format!("chdir to cwd ({:?}) set in config.json failed: {e}", spec.cwd));
+        return Err(format!("mkdir {}: {}", spec.cwd, words(&e)));
     }
     Ok(())
 }

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use machinery::time::parse_go_duration;
+
 use super::raw::{Args, PluginConfig, PluginSet, Raw, RawPlugin, RawPlugins, RawProfile, ShapePoint, WeighedResource};
 use super::read;
 
@@ -96,7 +98,7 @@ fn args(profile: usize, config: &[PluginConfig]) -> Result<Args, String> {
             "DynamicResources" => {
                 args.devices = read::args(&plugin.name, &plugin.args, at)?;
                 for text in [&args.devices.filter_timeout, &args.devices.binding_timeout].into_iter().flatten() {
-                    super::duration_ns(text)
+                    parse_go_duration(text)
                         .map_err(|why| format!("decoding .profiles[{}].pluginConfig[{}]: decoding args for plugin {}: {why}", at.0, at.1, plugin.name))?;
                 }
             }

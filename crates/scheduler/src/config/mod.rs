@@ -10,6 +10,7 @@
 mod defaults;
 pub mod raw;
 mod read;
+mod shown;
 #[cfg(test)]
 mod tests;
 pub(crate) mod validate;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-pub(crate) use machinery::time::parse_go_duration as duration_ns;
+use machinery::Value;
 
 use crate::extender::Extender;
 use crate::metrics::Metrics;
@@ -41,6 +42,8 @@ pub struct Config {
     pub metrics: Arc<Metrics>,
     /// Set when the first lists are read: from then on pods are placed.
     pub has_read: Arc<AtomicBool>,
+    /// All of it as a `KubeSchedulerConfiguration` v1, with what is not said filled in: what `/configz` shows.
+    pub shown: Arc<Value>,
 }
 
 impl Default for Config {
@@ -71,6 +74,7 @@ impl Config {
     fn of(mut raw: Raw) -> Result<Self, String> {
         let args = defaults::apply(&mut raw)?;
         validate::check(&raw, &args)?;
+        let shown = Arc::new(shown::whole(&raw, &args));
         let ignored = raw.extenders.iter().flat_map(|e| &e.managed_resources).filter(|r| r.ignored_by_scheduler).map(|r| r.name.clone()).collect();
         let mut profiles = raw.profiles.iter().zip(&args).map(|(profile, args)| Profile::new(profile, args, &ignored)).collect::<Result<Vec<_>, _>>()?;
         for profile in &mut profiles {
@@ -82,6 +86,7 @@ impl Config {
         Ok(Self {
             metrics: Arc::new(Metrics::new(&profiles)),
             has_read: Arc::default(),
+            shown,
             profiles: Arc::new(profiles),
             extenders,
             backoff_min: seconds(raw.pod_initial_backoff_seconds.unwrap_or(1)),

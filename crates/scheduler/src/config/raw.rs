@@ -1,7 +1,8 @@
 //! The configuration as it is written.
 
 use k8s_openapi::api::core::v1::{NodeAffinity, TopologySpreadConstraint};
-use serde::Deserialize;
+use machinery::time::parse_go_duration;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// All of it.
@@ -102,45 +103,57 @@ pub struct PluginConfig {
 }
 
 /// Somebody who is asked over HTTP.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct RawExtender {
     #[serde(rename = "urlPrefix")]
     pub url_prefix: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub filter_verb: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub preempt_verb: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub prioritize_verb: String,
     pub weight: i64,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub bind_verb: String,
     #[serde(rename = "enableHTTPS")]
     pub enable_https: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_config: Option<RawTls>,
     pub http_timeout: Option<String>,
     pub node_cache_capable: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub managed_resources: Vec<ManagedResource>,
     pub ignorable: bool,
 }
 
 /// How an extender's server proves who it is, and who we are. Data is base64.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct RawTls {
     pub insecure: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub server_name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub cert_file: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub key_file: String,
-    #[serde(rename = "caFile")]
+    #[serde(rename = "caFile", skip_serializing_if = "String::is_empty")]
     pub ca_file: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub cert_data: String,
+    /// A secret: it is read, and never shown.
+    #[serde(skip_serializing)]
     pub key_data: String,
-    #[serde(rename = "caData")]
+    #[serde(rename = "caData", skip_serializing_if = "String::is_empty")]
     pub ca_data: String,
 }
 
 /// A resource that an extender looks after.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct ManagedResource {
@@ -163,7 +176,7 @@ pub struct Args {
 }
 
 /// Of `DefaultPreemption`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct PreemptionArgs {
@@ -172,7 +185,7 @@ pub struct PreemptionArgs {
 }
 
 /// Of `InterPodAffinity`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct InterPodArgs {
@@ -181,28 +194,33 @@ pub struct InterPodArgs {
 }
 
 /// Of `NodeResourcesFit`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct FitArgs {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ignored_resources: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ignored_resource_groups: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub scoring_strategy: Option<ScoringStrategy>,
 }
 
 /// How room makes a node better.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct ScoringStrategy {
     #[serde(rename = "type")]
     pub kind: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub resources: Vec<WeighedResource>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub requested_to_capacity_ratio: Option<Ratio>,
 }
 
 /// A resource that counts.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
 #[allow(missing_docs)]
 pub struct WeighedResource {
@@ -211,15 +229,16 @@ pub struct WeighedResource {
 }
 
 /// Of the strategy `RequestedToCapacityRatio`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 #[allow(missing_docs)]
 pub struct Ratio {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub shape: Vec<ShapePoint>,
 }
 
 /// A point of a line made of straight pieces: utilization 0 to 100, score 0 to 10.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
 #[allow(missing_docs)]
 pub struct ShapePoint {
@@ -228,7 +247,7 @@ pub struct ShapePoint {
 }
 
 /// Of `NodeResourcesBalancedAllocation`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 #[allow(missing_docs)]
 pub struct BalancedArgs {
@@ -236,16 +255,17 @@ pub struct BalancedArgs {
 }
 
 /// Of `PodTopologySpread`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct SpreadArgs {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub default_constraints: Vec<TopologySpreadConstraint>,
     pub defaulting_type: String,
 }
 
 /// Of `VolumeBinding`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct VolumeArgs {
@@ -266,15 +286,16 @@ impl DeviceArgs {
     /// How long drivers may take to bind devices (upstream `DynamicResourcesBindingTimeoutDefault`).
     #[must_use]
     pub fn patience(&self) -> std::time::Duration {
-        let told = self.binding_timeout.as_deref().and_then(|text| super::duration_ns(text).ok()).and_then(|ns| u64::try_from(ns).ok());
+        let told = self.binding_timeout.as_deref().and_then(|text| parse_go_duration(text).ok()).and_then(|ns| u64::try_from(ns).ok());
         told.map_or(std::time::Duration::from_secs(600), std::time::Duration::from_nanos)
     }
 }
 
 /// Of `NodeAffinity`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct AffinityArgs {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub added_affinity: Option<NodeAffinity>,
 }

@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 
 use super::raw::Raw;
 
-const VERSION: &str = "kubescheduler.config.k8s.io/v1";
-const KIND: &str = "KubeSchedulerConfiguration";
+pub(super) const VERSION: &str = "kubescheduler.config.k8s.io/v1";
+pub(super) const KIND: &str = "KubeSchedulerConfiguration";
 
 /// The types of the configuration, by name.
 static SCHEMA: LazyLock<Schema> = LazyLock::new(types);

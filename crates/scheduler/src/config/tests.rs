@@ -1,5 +1,6 @@
 //! Configurations as users write them, and the original's words for those that are wrong: as kube-scheduler v1.37.2 said them.
 
+use machinery::time::parse_go_duration;
 use serde_json::{Value, json};
 
 use super::*;
@@ -211,12 +212,12 @@ fn plugins_stand_where_they_can() {
 #[test]
 fn durations_are_go_s() {
     for (text, nanos) in [("1m30s", 90_000_000_000), ("500ms", 500_000_000), ("-1.5s", -1_500_000_000), ("0", 0), ("1h", 3_600_000_000_000)] {
-        assert_eq!(duration_ns(text), Ok(nanos), "{text}");
+        assert_eq!(parse_go_duration(text), Ok(nanos), "{text}");
     }
     for (text, why) in
         [("", "time: invalid duration \"\""), ("5", "time: missing unit in duration \"5\""), ("5x", "time: unknown unit \"x\" in duration \"5x\"")]
     {
-        assert_eq!(duration_ns(text), Err(why.to_owned()));
+        assert_eq!(parse_go_duration(text), Err(why.to_owned()));
     }
 }
 

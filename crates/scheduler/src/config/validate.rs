@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use machinery::extended::is_extended;
 use machinery::field::{Error, Path};
 use machinery::names::qualified_name;
+use machinery::time::parse_go_duration;
 use serde_json::{Value, json};
 
 use super::raw::{Args, PluginConfig, PluginSet, Raw, RawExtender, RawPlugins, RawProfile, ShapePoint, WeighedResource};
@@ -55,8 +57,8 @@ fn leader_election(raw: &Raw, errors: &mut Vec<Error>) -> Result<(), String> {
     for (field, text, default) in
         [("leaseDuration", &election.lease_duration, "15s"), ("renewDeadline", &election.renew_deadline, "10s"), ("retryPeriod", &election.retry_period, "2s")]
     {
-        let text = text.as_deref().filter(|t| super::duration_ns(t) != Ok(0)).unwrap_or(default);
-        let time = super::duration_ns(text)?;
+        let text = text.as_deref().filter(|t| parse_go_duration(t) != Ok(0)).unwrap_or(default);
+        let time = parse_go_duration(text)?;
         if time <= 0 {
             errors.push(Error::invalid(&path.child(field), text, "must be greater than zero"));
         }
@@ -190,7 +192,7 @@ fn of_plugin(name: &str, path: &Path, args: &Args, errors: &mut Vec<Error>) {
             shape(&path.child("shape"), &args.volumes.shape, errors);
         }
         "DynamicResources" => {
-            let below = |text: &Option<String>, least_ns: i64| text.clone().filter(|text| super::duration_ns(text).is_ok_and(|ns| ns < least_ns));
+            let below = |text: &Option<String>, least_ns: i64| text.clone().filter(|text| parse_go_duration(text).is_ok_and(|ns| ns < least_ns));
             if let Some(text) = below(&args.devices.filter_timeout, 0) {
                 errors.push(Error::invalid(&path.child("filterTimeout"), text, "must be zero or positive"));
             }
@@ -351,10 +353,4 @@ fn extenders(extenders: &[RawExtender], errors: &mut Vec<Error>) {
     if binders > 1 {
         errors.push(Error::invalid(&list, format!("found {binders} extenders implementing bind"), "only one extender can implement bind"));
     }
-}
-
-/// Whether a resource is one that somebody outside of Kubernetes brings (upstream `IsExtendedResourceName`).
-pub(crate) fn is_extended(name: &str) -> bool {
-    let native = !name.contains('/') || name.contains("kubernetes.io/");
-    !native && !name.starts_with("requests.") && qualified_name(&format!("requests.{name}")).is_empty()
 }

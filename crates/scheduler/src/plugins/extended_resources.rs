@@ -13,20 +13,12 @@ use client::devices::{self, EXTENDED};
 use k8s_openapi::api::core::v1::{Container, ContainerExtendedResourceRequest as Mapping, Pod};
 use k8s_openapi::api::resource::v1::{DeviceClaim, DeviceClass, DeviceRequest, ExactDeviceRequest, ResourceClaim, ResourceClaimSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use machinery::extended::{BY_CLASS, is_extended, may_be_devices};
 use machinery::quantity::Quantity;
 
-use crate::config::validate::is_extended;
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::world::World;
-
-/// Before the name of a class, where that is the resource.
-const BY_CLASS: &str = "deviceclass.resource.kubernetes.io/";
-
-/// Whether devices may stand for a resource of this name (upstream `IsDRAExtendedResourceName`).
-pub(super) fn may_be_devices(name: &str) -> bool {
-    is_extended(name) || name.starts_with(BY_CLASS)
-}
 
 /// The class whose devices stand for a resource.
 pub(super) fn class_for(world: &World, name: &str) -> Option<Arc<DeviceClass>> {

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use machinery::extended::{is_extended, may_be_devices};
+
 use crate::config::raw::{FitArgs, WeighedResource};
 use crate::framework::{Change, Cycle, Filter, Plugin, Prepared, Rejection, SCORE_MAX, Score, Verdict};
 use crate::node::NodeInfo;
@@ -10,7 +12,7 @@ use crate::pod::PodInfo;
 use crate::profile::Ignored;
 use crate::resources::{self, Resources, is_scalar};
 
-use super::extended_resources::{class_for, may_be_devices};
+use super::extended_resources::class_for;
 use super::shape::Shape;
 
 pub struct Fit {
@@ -53,10 +55,6 @@ impl Fit {
         });
         counted
     }
-}
-
-fn is_extended(name: &str) -> bool {
-    crate::config::validate::is_extended(name)
 }
 
 #[derive(Clone)]

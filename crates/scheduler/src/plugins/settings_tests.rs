@@ -17,7 +17,7 @@ fn place(plugin: &str, args: Value, world: &World, nodes: &[NodeInfo], pod: &Pod
         "profiles": [{"pluginConfig": [{"name": plugin, "args": args}]}]});
     let config = Config::parse(config.to_string().as_bytes()).unwrap();
     let profile = config.profiles.get("default-scheduler").unwrap();
-    match schedule(profile, Snapshot { nodes, world, nominated: &Nominated::new() }, pod, &mut 0, &mut |_| 0) {
+    match schedule(profile, Snapshot { nodes, world, nominated: &Nominated::new() }, pod, &mut 0, &mut |_| 0).expect("an answer") {
         Decision::Bind(node) => node,
         Decision::Wait(failure) => failure.message.split(" preemption:").next().unwrap_or_default().to_owned(),
     }

@@ -60,7 +60,7 @@ pub(super) fn decide(world: &World, nodes: &[NodeInfo], pod: &PodInfo) -> Result
     if !pod.nominated().is_empty() {
         nominated.entry(pod.nominated().to_owned()).or_default().push(Arc::new(pod.clone()));
     }
-    match schedule(&standard(), Snapshot { nodes, world, nominated: &nominated }, pod, &mut 0, &mut |_| 0) {
+    match schedule(&standard(), Snapshot { nodes, world, nominated: &nominated }, pod, &mut 0, &mut |_| 0).expect("an answer") {
         Decision::Bind(node) => Ok(node),
         Decision::Wait(failure) => Err(failure),
     }
@@ -450,7 +450,7 @@ fn in_a_large_cluster_every_node_has_its_turn() {
     let nodes: Vec<NodeInfo> = (0..150).map(|at| plain(&format!("n{at}"), &[])).collect();
     let snapshot = Snapshot { nodes: &nodes, world: &world, nominated: &nominated };
     let (it, mut start) = (pod("p", asks("2", "0")), 0);
-    let mut goes = |pick: usize| match schedule(&standard(), snapshot, &it, &mut start, &mut |_| pick) {
+    let mut goes = |pick: usize| match schedule(&standard(), snapshot, &it, &mut start, &mut |_| pick).expect("an answer") {
         Decision::Bind(node) => node,
         Decision::Wait(failure) => failure.message,
     };
@@ -468,7 +468,7 @@ fn room_is_kept_for_those_who_wait_for_a_node() {
     let snapshot = Snapshot { nodes: &nodes, world: &world, nominated: &nominated };
     let goes = |priority: i32| {
         let it = pod("p", with(asks("2", "0"), "priority", priority.into()));
-        matches!(schedule(&standard(), snapshot, &it, &mut 0, &mut |_| 0), Decision::Bind(_))
+        matches!(schedule(&standard(), snapshot, &it, &mut 0, &mut |_| 0), Ok(Decision::Bind(_)))
     };
     assert!(!goes(5));
     assert!(!goes(10));

@@ -6,9 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use client::Meta;
+use client::storage::{
+    BIND_COMPLETED, BOUND_BY_CONTROLLER, SELECTED_NODE, amount, capacity, claim_class, claim_phase, is_bound_to, requested, volume_class, volume_name,
+    volume_phase,
+};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use machinery::labels::Selector;
 use machinery::placement::NodeSelector;
 use machinery::quantity::Quantity;
@@ -19,13 +22,8 @@ use crate::framework::{Change, Cycle, Filter, Plugin, Prepared, Rejection, Score
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::rules;
-use crate::world::{self, World};
+use crate::world::World;
 
-/// The annotation that tells a provisioner where the pod will be.
-pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
-/// On volumes that a controller, and no user, has given to a claim.
-pub const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
-const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 
 const NODE_CONFLICT: &str = "node(s) didn't match PersistentVolume's node affinity";
@@ -57,10 +55,6 @@ pub fn is_bound(claim: &PersistentVolumeClaim) -> bool {
     !volume_name(claim).is_empty() && claim.annotation(BIND_COMPLETED).is_some()
 }
 
-fn volume_name(claim: &PersistentVolumeClaim) -> &str {
-    claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap_or_default()
-}
-
 /// A pod's claim, if it can be used; else why not.
 fn usable(pod: &PodInfo, name: &str, own: bool, world: &World) -> Result<Arc<PersistentVolumeClaim>, String> {
     let Some(claim) = world.claims.get(pod.pod.namespace(), name) else {
@@ -70,7 +64,7 @@ fn usable(pod: &PodInfo, name: &str, own: bool, world: &World) -> Result<Arc<Per
             format!("persistentvolumeclaim {name:?} not found")
         });
     };
-    if claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Lost") {
+    if claim_phase(&claim) == "Lost" {
         return Err(format!("persistentvolumeclaim {name:?} bound to non-existent persistentvolume {:?}", volume_name(&claim)));
     }
     if claim.is_deleting() {
@@ -98,7 +92,7 @@ fn claims(pod: &PodInfo, world: &World) -> Result<Claims, String> {
         }
     }
     // The smallest first, so that each gets the smallest volume that does.
-    out.waiting.sort_by_key(|(claim, _)| wanted(claim));
+    out.waiting.sort_by_key(|(claim, _)| requested(claim));
     if immediate { Err("pod has unbound immediate PersistentVolumeClaims".into()) } else { Ok(out) }
 }
 
@@ -221,14 +215,14 @@ fn matching(claim: &PersistentVolumeClaim, volumes: &[Arc<PersistentVolume>], no
     let selector = claim.spec.as_ref().and_then(|s| s.selector.as_ref()).map(|s| Selector::of(Some(s)));
     let mut best: Option<(Quantity, &Arc<PersistentVolume>)> = None;
     for volume in volumes.iter().filter(|v| could_serve(v, claim)) {
-        if is_meant_for(volume, claim) {
+        if is_bound_to(volume, claim) {
             // A volume that is meant for it is not on this node: then none is.
             return reaches(volume, node).then(|| volume.clone());
         }
-        let available = volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Available");
+        let available = volume_phase(volume) == "Available";
         if !available
             || selector.as_ref().is_some_and(|s| !rules::selects(s, volume.metadata.labels.as_ref()))
-            || world::class_of_volume(volume) != world::class_name(claim)
+            || volume_class(volume) != claim_class(claim)
             || !reaches(volume, node)
             || !has_modes(volume, claim)
         {
@@ -247,37 +241,17 @@ fn could_serve(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool
     let (Some(has), Some(wants)) = (&volume.spec, &claim.spec) else { return false };
     let mode = |m: &Option<String>| m.as_deref().unwrap_or("Filesystem").to_owned();
     let attributes = |name: &Option<String>| name.clone().unwrap_or_default();
-    (has.claim_ref.is_none() || is_meant_for(volume, claim))
-        && capacity(volume) >= wanted(claim)
+    (has.claim_ref.is_none() || is_bound_to(volume, claim))
+        && capacity(volume) >= requested(claim)
         && mode(&has.volume_mode) == mode(&wants.volume_mode)
         && attributes(&has.volume_attributes_class_name) == attributes(&wants.volume_attributes_class_name)
         && !volume.is_deleting()
-}
-
-/// Whether a volume names this claim (upstream `IsVolumeBoundToClaim`).
-fn is_meant_for(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
-    let Some(named) = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()) else { return false };
-    let uid = named.uid.as_deref().unwrap_or_default();
-    named.name.as_deref() == Some(claim.name()) && named.namespace.as_deref() == Some(claim.namespace()) && (uid.is_empty() || uid == claim.uid())
 }
 
 fn has_modes(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
     let has = volume.spec.as_ref().and_then(|s| s.access_modes.as_deref()).unwrap_or_default();
     let wanted = claim.spec.as_ref().and_then(|s| s.access_modes.as_deref()).unwrap_or_default();
     wanted.iter().all(|mode| has.contains(mode))
-}
-
-fn amount(text: Option<&Text>) -> Quantity {
-    text.and_then(|q| q.0.parse().ok()).unwrap_or_default()
-}
-
-fn capacity(volume: &PersistentVolume) -> Quantity {
-    amount(volume.spec.as_ref().and_then(|s| s.capacity.as_ref()?.get("storage")))
-}
-
-/// What a claim asks for.
-fn wanted(claim: &PersistentVolumeClaim) -> Quantity {
-    amount(claim.spec.as_ref().and_then(|s| s.resources.as_ref()?.requests.as_ref()?.get("storage")))
 }
 
 /// The room that a driver has for a claim on a node: none if it does not tell; an error if it has too little.
@@ -287,7 +261,7 @@ fn room(claim: &PersistentVolumeClaim, class: &StorageClass, node: &Node, world:
     if !asks || !tells {
         return Ok(None);
     }
-    let size = wanted(claim).value();
+    let size = requested(claim).value();
     let here = |c: &CSIStorageCapacity| c.node_topology.as_ref().is_some_and(|t| rules::selects(&Selector::of(Some(t)), node.metadata.labels.as_ref()));
     // The place last: there may be as many as nodes, and a selector is made for each.
     let has = |c: &&Arc<CSIStorageCapacity>| c.storage_class_name == class.name() && limit(c).is_some_and(|l| l.value() >= size) && here(c);
@@ -323,14 +297,14 @@ impl Score for Used<'_> {
         for (claim, volume) in &found.bindings {
             let name = volume.spec.as_ref().and_then(|s| s.storage_class_name.clone()).unwrap_or_default();
             let (asked, there) = classes.entry(name).or_default();
-            *asked += wanted(claim).value();
+            *asked += requested(claim).value();
             *there += capacity(volume).value();
         }
         if found.bindings.is_empty() {
             for (claim, class, room) in &found.provisions {
                 let Some(room) = room else { continue };
                 let (asked, there) = classes.entry(class.name().to_owned()).or_default();
-                *asked += wanted(claim).value();
+                *asked += requested(claim).value();
                 // All claims of a class share its room.
                 *there = *room;
             }
@@ -393,11 +367,11 @@ pub fn plan(pod: &PodInfo, node: &Node, world: &World) -> Vec<Step> {
 /// A volume that is given to a claim (upstream `GetBindVolumeToClaim`).
 fn given(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> PersistentVolume {
     let mut then = volume.clone();
-    if !is_meant_for(volume, claim) {
+    if !is_bound_to(volume, claim) {
         then.metadata.annotations.get_or_insert_default().entry(BOUND_BY_CONTROLLER.to_owned()).or_insert_with(|| "yes".to_owned());
     }
     let named = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
-    if !is_meant_for(volume, claim) || named.and_then(|r| r.uid.as_deref()) != Some(claim.uid()) {
+    if !is_bound_to(volume, claim) || named.and_then(|r| r.uid.as_deref()) != Some(claim.uid()) {
         then.spec.get_or_insert_default().claim_ref = Some(client::object_reference(claim));
     }
     then

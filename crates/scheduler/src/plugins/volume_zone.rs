@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use client::Meta;
+use client::storage::claim_class;
 use k8s_openapi::api::core::v1::PersistentVolume;
 
 use crate::framework::{Change, Cycle, Filter, Plugin, Prepared, Rejection, Turn, Verdict};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::rules;
-use crate::world::{self, World};
+use crate::world::World;
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 const REGION: &str = "topology.kubernetes.io/region";
@@ -47,7 +48,7 @@ fn places(pod: &PodInfo, world: &World) -> Result<Vec<Place>, String> {
         let claim = world.claims.get(pod.pod.namespace(), &name).ok_or_else(|| format!("persistentvolumeclaim {name:?} not found"))?;
         match claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap_or_default() {
             "" => {
-                let class = world::class_name(&claim);
+                let class = claim_class(&claim);
                 if class.is_empty() {
                     return Err("PersistentVolumeClaim had no pv name and storageClass name".to_owned());
                 }

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::storage::SELECTED_NODE;
 use client::{Client, Error, EventType, Informer, Meta, Patch, PatchParams, SeriesRecorder};
 use futures_util::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Binding, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
@@ -23,7 +24,7 @@ use super::{Report, write};
 use crate::extender::Extender;
 use crate::metrics::{Metrics, ProfileMetrics, Stage, Status};
 use crate::plugins::dynamic_resources::Grant;
-use crate::plugins::volume_binding::{self, SELECTED_NODE, Step};
+use crate::plugins::volume_binding::{self, Step};
 
 /// A placement that can be called off.
 #[derive(Debug, Default)]

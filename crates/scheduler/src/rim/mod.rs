@@ -444,16 +444,12 @@ impl Scheduler {
         let snapshot = Snapshot { nodes: self.cache.nodes(), world: &self.world, nominated: &self.nominated };
         let interested: Vec<_> = self.config.extenders.iter().filter(|e| e.is_interested(pod)).cloned().collect();
         let decision = if interested.is_empty() {
-            Ok(schedule::schedule(&profile, snapshot, pod, &mut self.start, &mut pick))
+            schedule::schedule(&profile, snapshot, pod, &mut self.start, &mut pick)
         } else {
             Box::pin(extended::schedule(&profile, snapshot, pod, &mut self.start, &interested, &mut pick)).await
         };
         self.config.metrics.algorithm.took(begun.elapsed());
         self.chance = chance;
-        let decision = match decision {
-            Ok(Decision::Wait(failure)) if failure.is_error => Err(failure.message),
-            decision => decision,
-        };
         match decision {
             Ok(Decision::Bind(node)) => self.bind(pod, &profile, &node, begun),
             Ok(Decision::Wait(failure)) => {

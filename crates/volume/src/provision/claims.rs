@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use client::storage::{PROVISIONED_BY, SELECTED_NODE, claim_class};
 use client::{EventType, Meta, ObjectKey, object_reference};
 use k8s_openapi::api::core::v1::{
     CSIPersistentVolumeSource, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec,
@@ -13,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use machinery::quantity::{Format, Quantity};
 
 use super::request::{self, Refusal, Request};
-use super::{FINALIZER, INFEASIBLE, PROVISIONED_BY, Provisioner, SELECTED_NODE, Step, class_name, provisioner_of, words};
+use super::{FINALIZER, INFEASIBLE, Provisioner, Step, provisioner_of, words};
 use crate::disk::{self, Claim, Meta as Volume, New};
 use crate::{Code, Failure};
 
@@ -44,7 +45,7 @@ impl Provisioner {
 
     async fn unbound(&self, claim: &PersistentVolumeClaim) -> client::Result<Step> {
         // The claim is heard again when its class is there.
-        let Some(class) = self.classes.get("", class_name(claim)) else { return Ok(Step::Again) };
+        let Some(class) = self.classes.get("", claim_class(claim)) else { return Ok(Step::Again) };
         if class.provisioner != disk::NAME {
             return Ok(Step::Done);
         }
@@ -126,7 +127,7 @@ impl Provisioner {
 
     /// In the words of the library that provisioners are made with (sig-storage-lib-external-provisioner).
     fn not_made(&self, claim: &PersistentVolumeClaim, why: &str) {
-        let text = format!("failed to provision volume with StorageClass {:?}: {why}", class_name(claim));
+        let text = format!("failed to provision volume with StorageClass {:?}: {why}", claim_class(claim));
         self.event(claim, EventType::Warning, FAILED, text);
     }
 
@@ -197,7 +198,7 @@ impl Provisioner {
             mount_options: class.mount_options.clone(),
             node_affinity: Some(VolumeNodeAffinity { required: Some(NodeSelector { node_selector_terms: terms }) }),
             persistent_volume_reclaim_policy: class.reclaim_policy.clone(),
-            storage_class_name: Some(class_name(claim).to_owned()),
+            storage_class_name: Some(claim_class(claim).to_owned()),
             volume_mode: spec.volume_mode,
             ..PersistentVolumeSpec::default()
         };

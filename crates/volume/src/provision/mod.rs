@@ -24,6 +24,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::storage::{PROVISIONED_BY, claim_class};
 use client::{Backoff, Client, Delta, EventType, Informer, Informers, Meta, ObjectKey, Recorder, WorkQueue, object_reference};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -48,9 +49,6 @@ const WORKERS: usize = 8;
 
 const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
 const BETA_PROVISIONER: &str = "volume.beta.kubernetes.io/storage-provisioner";
-const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
-const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
-const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 const FINALIZER: &str = "external-provisioner.volume.kubernetes.io/finalizer";
 
 /// Something to work on. Of one volume it is one thing at a time.
@@ -176,7 +174,7 @@ impl Provisioner {
                 }
                 // Claims wait for their class without knowing.
                 Some(change) = classes.recv() => if !matches!(change, Delta::Deleted(_)) {
-                    let of_class = self.claims.list().into_iter().filter(|c| class_name(c) == change.object().name());
+                    let of_class = self.claims.list().into_iter().filter(|c| claim_class(c) == change.object().name());
                     of_class.for_each(|claim| self.heard_claim(&queue, &Delta::Added(claim)));
                 },
                 Ok(()) = freed.changed() => {
@@ -305,9 +303,4 @@ fn is_aside(change: &Delta<PersistentVolumeClaim>) -> bool {
 /// Who is to provision a claim, as the binder noted it.
 fn provisioner_of(claim: &PersistentVolumeClaim) -> Option<&str> {
     claim.annotation(PROVISIONER).or_else(|| claim.annotation(BETA_PROVISIONER))
-}
-
-fn class_name(claim: &PersistentVolumeClaim) -> &str {
-    let field = claim.spec.as_ref().and_then(|s| s.storage_class_name.as_deref());
-    claim.annotation(BETA_CLASS).or(field).unwrap_or_default()
 }

@@ -1,5 +1,6 @@
 //! A PersistentVolume that was released goes, if its policy says so: what is in it first, then the object.
 
+use client::storage::{reclaim_policy, volume_phase};
 use client::{DeleteParams, EventType, Meta, Patch, PatchParams};
 use k8s_openapi::api::core::v1::PersistentVolume;
 use serde_json::json;
@@ -7,27 +8,19 @@ use serde_json::json;
 use super::{FINALIZER, Provisioner, Step, is_ours, words};
 use crate::Code;
 
-fn policy(volume: &PersistentVolume) -> &str {
-    volume.spec.as_ref().and_then(|s| s.persistent_volume_reclaim_policy.as_deref()).unwrap_or_default()
-}
-
-fn phase(volume: &PersistentVolume) -> &str {
-    volume.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
-}
-
 /// Whether a volume is to be deleted (the library's `shouldDelete`).
 pub(super) fn is_to_go(volume: &PersistentVolume) -> bool {
     // Without the finalizer it has been: the object is only on its way.
     let gone = volume.is_deleting() && !volume.has_finalizer(FINALIZER);
-    !gone && phase(volume) == "Released" && policy(volume) == "Delete"
+    !gone && volume_phase(volume) == "Released" && reclaim_policy(volume) == "Delete"
 }
 
 impl Provisioner {
     pub(super) async fn volume(&self, name: &str) -> Step {
         let Some(volume) = self.volumes.get("", name).filter(|v| is_ours(v) && self.is_here(v)) else { return Step::Done };
         let step = async {
-            match (policy(&volume), volume.has_finalizer(FINALIZER)) {
-                ("Delete", false) if !volume.is_deleting() && phase(&volume) == "Bound" => self.finalize(&volume, true).await?,
+            match (reclaim_policy(&volume), volume.has_finalizer(FINALIZER)) {
+                ("Delete", false) if !volume.is_deleting() && volume_phase(&volume) == "Bound" => self.finalize(&volume, true).await?,
                 ("Retain" | "Recycle", true) => self.finalize(&volume, false).await?,
                 _ => {}
             }

@@ -21,8 +21,8 @@ pub(in crate::admission) fn meets(
     object: &Value,
     old: &Value,
 ) -> Result<bool, String> {
-    let made = OnceLock::new();
-    let scope = Scope::new(asked.write.cx, Subject { object, old }, Told::of(asked, version, &made)).with_authorizer(asked);
+    let (made, version) = (OnceLock::new(), version.at(&asked.write.row.resource));
+    let scope = Scope::new(asked.write.cx, Subject { object, old }, Told::of(asked, &version, &made)).with_authorizer(asked);
     all(&scope, conditions, ignore)
 }
 

@@ -1,71 +1,26 @@
 //! What the expression of a mutation gives, made of an object (upstream's `policy/mutating/patch`).
-//!
-//! A value shares its parts, and is a tree when it is written out: a few lists of lists are millions. So that has a budget
-//! ([`Room`]), of no more than an object may have.
 
-use super::literal;
-use crate::gate::policies::Mutation;
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use super::{
+    literal,
+    value::{Full, Room, Typed, Wrong, plain, unmade},
+};
+use crate::{admission::remade, gate::policies::Mutation};
 use kubecel::Value as Cel;
 use machinery::{
-    Map, Value, apply,
+    Value, apply,
     gvk::Gvk,
-    json, patch,
+    numerals, patch,
     schema::{self, TypeRef},
     status::Status,
     tree::text,
 };
 use serde_json::json;
 
-/// Bytes of what a mutation gives, as for a request's body.
-const BYTES_MAX: usize = 3 << 20;
-/// Of how many values it is made.
-const NODES_MAX: usize = 300_000;
+/// The greatest whole number that a float holds as every one below it.
+const EXACT_MAX: u64 = (1 << 53) - 1;
 
 /// How it is told that something is no object of its schema.
 const NO_OBJECT: &str = "failed to convert patch object to typed object";
-
-/// What a mutation's value may still take.
-pub(super) struct Room {
-    nodes: usize,
-    bytes: usize,
-}
-
-/// There is none left.
-pub(super) struct Full;
-
-impl Default for Room {
-    fn default() -> Self {
-        Room { nodes: NODES_MAX, bytes: BYTES_MAX }
-    }
-}
-
-impl Room {
-    /// Takes a value with a text of so many bytes.
-    pub(super) fn take(&mut self, bytes: usize) -> Result<(), Full> {
-        self.nodes = self.nodes.checked_sub(1).ok_or(Full)?;
-        self.bytes = self.bytes.checked_sub(bytes).ok_or(Full)?;
-        Ok(())
-    }
-}
-
-/// What is wrong with a value.
-pub(super) enum Wrong {
-    Text(String),
-    Full,
-}
-
-impl From<String> for Wrong {
-    fn from(why: String) -> Wrong {
-        Wrong::Text(why)
-    }
-}
-
-impl From<Full> for Wrong {
-    fn from(_: Full) -> Wrong {
-        Wrong::Full
-    }
-}
 
 /// Why there is no object after a mutation.
 pub(super) enum Unfit {
@@ -85,22 +40,22 @@ impl From<String> for Unfit {
 ///
 /// # Errors
 /// It fits neither the object nor its schema; in upstream's words.
-pub(super) fn mutated(mutation: &Mutation, value: &Cel<'_>, ty: TypeRef<'_>, object: &Value) -> Result<Value, Unfit> {
+pub(super) fn mutated(mutation: &Mutation, value: &Cel<'_>, (ty, described): (TypeRef<'_>, bool), object: &Value, typed: Typed<'_>) -> Result<Value, Unfit> {
     let told = |wrong: Wrong| match wrong {
         Wrong::Text(why) => why,
         // As if the expression itself had made so much.
         Wrong::Full => format!("expression '{}' resulted in error: operation cancelled: actual cost limit exceeded", mutation.expression.text),
     };
     if !mutation.patch {
-        let next = configured(value, ty, object).map_err(told)?;
+        let next = configured(value, described.then_some(ty), object).map_err(told)?;
         return Ok(decoded(next, ty).map_err(|why| unconverted(object, &why))?);
     }
-    let Some(next) = patched(value, object).map_err(told)? else { return Ok(object.clone()) };
+    let Some(next) = patched(value, object, typed).map_err(told)? else { return Ok(object.clone()) };
     decoded(next, ty).map_err(|why| Unfit::Write(Status::internal(why)))
 }
 
 fn decoded(next: Value, ty: TypeRef<'_>) -> Result<Value, String> {
-    let decoded = json::canonical(next, ty)?;
+    let decoded = remade(next, ty)?;
     match decoded.warnings.as_slice() {
         [] => Ok(decoded.value),
         // A custom object is cut to its schema, whoever has written it.
@@ -124,7 +79,7 @@ fn unconverted(object: &Value, why: &str) -> String {
 }
 
 /// By a list of `JSONPatch`; none if one of its tests fails.
-fn patched(value: &Cel<'_>, object: &Value) -> Result<Option<Value>, Wrong> {
+fn patched(value: &Cel<'_>, object: &Value, typed: Typed<'_>) -> Result<Option<Value>, Wrong> {
     let mismatch = |of: &str| Wrong::Text(format!("type mismatch: JSONPatchType.expression should evaluate to array{of}"));
     let Cel::List(list) = value else { return Err(mismatch("")) };
     let mut operations = Vec::new();
@@ -139,7 +94,15 @@ fn patched(value: &Cel<'_>, object: &Value) -> Result<Option<Value>, Wrong> {
                 names(value, &mut Room::default())?;
             }
             if &**field != "from" || value.as_str() != Some("") {
-                out[&**field] = plain(value, &mut room)?;
+                let mut written = plain(value, &mut room)?;
+                if !matches!(value, Cel::Struct(_)) {
+                    if let Some(name) = typed.within(value) {
+                        return Err(unmade(&format!("type conversion error from {name}")));
+                    }
+                    exact(&mut written);
+                }
+                numerals::reread_all(&mut written);
+                out[&**field] = written;
             }
         }
         operations.push(out);
@@ -152,8 +115,20 @@ fn patched(value: &Cel<'_>, object: &Value) -> Result<Option<Value>, Wrong> {
     }
 }
 
+/// Whole numbers that a float cannot hold are texts in a patch, as protobuf's JSON has them.
+fn exact(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.as_i64().map_or(number.is_u64(), |number| number.unsigned_abs() > EXACT_MAX) => {
+            *value = number.to_string().into();
+        }
+        Value::Array(items) => items.iter_mut().for_each(exact),
+        Value::Object(fields) => fields.values_mut().for_each(exact),
+        _ => {}
+    }
+}
+
 /// By an `Object`.
-fn configured(value: &Cel<'_>, ty: TypeRef<'_>, object: &Value) -> Result<Value, Wrong> {
+fn configured(value: &Cel<'_>, ty: Option<TypeRef<'_>>, object: &Value) -> Result<Value, Wrong> {
     let Cel::Struct(_) = value else {
         return Err(Wrong::Text(format!("unsupported return type from ApplyConfiguration expression: {}", value.type_name())));
     };
@@ -164,16 +139,26 @@ fn configured(value: &Cel<'_>, ty: TypeRef<'_>, object: &Value) -> Result<Value,
         }
         configuration
     };
-    let configuration = of_kind(plain(value, &mut Room::default())?);
+    let mut configuration = of_kind(plain(value, &mut Room::default())?);
+    let wrong = |why: String| Wrong::Text(format!("error applying patch: {why}"));
+    let Some(ty) = ty else {
+        let kind = Gvk::parse(text(object, "apiVersion"), text(object, "kind"));
+        let kind = format!("{}/{}, Kind={}", kind.group, kind.version, kind.kind);
+        return Err(wrong(format!("failed to convert patch object to typed object: no corresponding type for {kind}")));
+    };
+    if let Some(why) = literal::unfit(ty, value) {
+        return Err(wrong(format!("{NO_OBJECT}: {why}")));
+    }
     let merged = |configuration: &Value| apply::merge_unowned(ty, object, configuration);
     let handed = of_kind(literal::handed(value, &mut Room::default())?);
-    let wrong = |why: String| Wrong::Text(format!("error applying patch: {why}"));
     if handed != configuration
         && let Err(why) = merged(&handed)
         && why.starts_with(NO_OBJECT)
     {
         return Err(wrong(why));
     }
+    // Go takes a float without a fraction for the whole number that it is.
+    numerals::reread_all(&mut configuration);
     merged(&configuration).map_err(wrong)
 }
 
@@ -222,75 +207,44 @@ fn check_names(value: &Cel<'_>, path: &mut Vec<String>, wrong: &mut Vec<String>,
     Ok(())
 }
 
-/// A value as JSON.
-pub(super) fn plain(value: &Cel<'_>, room: &mut Room) -> Result<Value, Wrong> {
-    let unfit = |why: &str| Wrong::Text(format!("JSONPath valueExpression evaluated to a type that could not marshal to JSON: {why}"));
-    room.take(value.as_str().map_or(0, str::len))?;
-    Ok(match value {
-        Cel::Null => Value::Null,
-        Cel::Bool(value) => (*value).into(),
-        Cel::Int(value) => (*value).into(),
-        Cel::Uint(value) => (*value).into(),
-        Cel::Double(value) => json!(value),
-        Cel::String(text) => (**text).into(),
-        Cel::List(list) => {
-            let one = |element: Result<Cel<'_>, kubecel::eval::EvalError>| plain(&element.map_err(|error| unfit(&error.message))?, room);
-            list.iter().map(one).collect::<Result<Vec<Value>, Wrong>>()?.into()
-        }
-        Cel::Map(map) => {
-            let mut out = Map::new();
-            for key in map.keys() {
-                let Some(name) = key.as_str().map(str::to_owned) else { return Err(unfit("map keys must be strings")) };
-                let value = map.find(&key).map_err(|error| unfit(&error.message))?.unwrap_or(Cel::Null);
-                room.take(name.len())?;
-                out.insert(name, plain(&value, room)?);
-            }
-            out.into()
-        }
-        Cel::Struct(object) => {
-            let mut out = Map::new();
-            for (name, value) in &object.fields {
-                room.take(name.len())?;
-                out.insert(name.to_string(), plain(value, room)?);
-            }
-            out.into()
-        }
-        Cel::Optional(Some(value)) => plain(value, room)?,
-        // As protobuf's JSON has them.
-        Cel::Bytes(bytes) => {
-            room.take(bytes.len())?;
-            STANDARD.encode(&**bytes).into()
-        }
-        Cel::Timestamp(time) => time.utc().to_string().into(),
-        Cel::Duration(nanos) => kubecel::gotext::seconds(*nanos).into(),
-        Cel::Type(_) => return Err(unfit("type conversion not supported for 'type'")),
-        other => return Err(unfit(&format!("unsupported type {}", other.type_name()))),
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use kubecel::{
-        Env, Version,
-        declared::admission::Optional,
-        eval::{Limits, Plan},
-    };
+    use super::{super::value::tests::given, *};
+    use machinery::structural;
     use std::time::Instant;
 
-    fn given(text: &str) -> Cel<'static> {
-        let env = Env::admission(Version::STORED, Optional { patches: true, ..Optional::default() });
-        let program = env.compile(text).unwrap_or_else(|issues| panic!("{issues}"));
-        // It lives as long as the test.
-        let plan: &'static Plan = Box::leak(Box::new(Plan::new(&program).expect("a plan")));
-        plan.run(&[], Limits::default()).value.expect("a value")
-    }
-
     fn written(text: &str) -> Result<Option<Value>, String> {
-        patched(&given(text), &json!({"data": {}})).map_err(|wrong| match wrong {
+        patched(&given(text), &json!({"data": {}}), Typed::default()).map_err(|wrong| match wrong {
             Wrong::Text(why) => why,
             Wrong::Full => "full".to_owned(),
         })
+    }
+
+    #[test]
+    fn numbers_beyond_floats_are_texts_in_a_patch() {
+        let patch = |value: &str| written(&format!("[JSONPatch{{op: 'add', path: '/data/a', value: {value}}}]"));
+        let given = |value: Value| Ok(Some(json!({"data": {"a": value}})));
+        assert_eq!(patch("[9223372036854775807, 1]"), given(json!(["9223372036854775807", 1])));
+        assert_eq!(patch("-9007199254740991"), given(json!(-9_007_199_254_740_991_i64)));
+        assert_eq!(patch("[7.0, 7.5]"), given(json!([7, 7.5])));
+    }
+
+    #[test]
+    fn a_null_in_a_custom_object_is_left_for_validation() {
+        let structural = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {"s": {"type": "string"}}}}});
+        let kind = Gvk::parse("example.org/v1", "Val");
+        let schema = structural::schema(&[(kind.clone(), Some(&structural))]);
+        let ty = schema.kind(&kind).expect("the kind");
+        let next = json!({"apiVersion": "example.org/v1", "kind": "Val", "metadata": {"name": "a"}, "spec": {"s": null}});
+        assert_eq!(decoded(next, ty).map(|read| read["spec"].clone()), Ok(json!({"s": null})));
+    }
+
+    #[test]
+    fn what_no_document_describes_is_not_merged() {
+        let scale = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "spec": {"replicas": 1}});
+        let told = configured(&given("Object{spec: Object.spec{replicas: 2}}"), None, &scale);
+        let why = "error applying patch: failed to convert patch object to typed object: no corresponding type for autoscaling/v1, Kind=Scale";
+        assert!(matches!(told, Err(Wrong::Text(told)) if told == why));
     }
 
     #[test]

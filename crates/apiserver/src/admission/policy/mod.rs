@@ -2,7 +2,7 @@
 //! `admission/plugin/policy`).
 //!
 //! A policy counts where a binding says so; both say what they are about ([`matching`]), and a binding from which objects its
-//! parameters come ([`params`]). What an expression reads and what it may cost stands in [`scope`]. Expressions have no side
+//! parameters come ([`params`]), of which whoever writes it must have the right to read them ([`rights`]). What an expression reads and what it may cost stands in [`scope`]. Expressions have no side
 //! effects and a budget, so they are evaluated on the spot; what they look at is converted before, where a webhook does that.
 
 mod conditions;
@@ -11,11 +11,14 @@ mod matching;
 mod merge;
 mod mutating;
 mod params;
+mod rights;
 mod scope;
 mod validating;
+mod value;
 
 pub(super) use conditions::meets;
 pub(super) use mutating::admit;
+pub(super) use rights::ParamRights;
 pub(super) use validating::validate;
 
 use super::attributes::{Attributes, Version};
@@ -104,11 +107,11 @@ async fn turn<'s>(asked: &Attributes<'_>, version: &Version, subject: &Subject<'
 /// The policies that a write concerns, in the order of their names and those of their bindings.
 async fn find<'s>(asked: &Attributes<'_>, policies: &Source<Policy>, bindings: &Source<Binding>, subject: &Subject<'s>) -> Met<'s> {
     let mut met = Met::default();
-    let all = policies.all().await;
-    if all.is_empty() || asked.is_left_alone() {
+    let all = asked.askers(policies).await;
+    if all.is_empty() {
         return met;
     }
-    let bound = bindings.all().await;
+    let bound = asked.askers(bindings).await;
     let mut own = None;
     for (policy, theirs) in with_bindings(&all, &bound) {
         let version = match matching::of_policy(asked, policy, subject) {

@@ -6,6 +6,7 @@ use super::{
     merge::{self, Unfit},
     namespace_of,
     scope::{BUDGET, Scope, Subject, Told},
+    value::Typed,
 };
 use crate::own;
 use machinery::{Value, status::Status};
@@ -43,7 +44,7 @@ pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Val
         let Some((next, problems)) = outcome else { continue };
         wrong.extend(problems.into_iter().map(|why| Misconfigured { policy: invocation.policy.clone(), binding: Some(invocation.binding.clone()), why }));
         if next != *before {
-            viewed = Cow::Owned(asked.from(version, next).await.map_err(Status::internal)?);
+            viewed = Cow::Owned(asked.from(version, next).await.map_err(|why| unconverted(&why))?);
             dirty = true;
             again.changed();
         }
@@ -110,13 +111,15 @@ fn one(
             // What does not compile is told as it is.
             let compiled = mutation.expression.plan.as_ref().map(drop).map_err(Clone::clone);
             let value = compiled.and_then(|()| scope.evaluate(&mutation.expression, &mut budget).map_err(|spent| spent.0)).and_then(|value| value);
-            value.map_err(Unfit::Policy).and_then(|value| merge::mutated(mutation, &value, ty, &current))
+            let typed = Typed { request: request.known(), namespace };
+            value.map_err(Unfit::Policy).and_then(|value| merge::mutated(mutation, &value, (ty, version.is_described()), &current, typed))
         };
         match next {
             Ok(mut next) => {
+                // A custom object is converted by what it says when all is done.
                 if asked.row(version).is_some_and(|row| row.custom.is_none()) {
                     readable_as_said(&current, &next).map_err(Status::internal)?;
-                    same_kind(&current, &mut next).map_err(|why| Status::internal(format!("failed to convert object: {why}")))?;
+                    same_kind(&current, &mut next).map_err(|why| unconverted(&why))?;
                 }
                 keep_managers(asked.write, &current, &mut next);
                 if let Some(row) = asked.row(version) {
@@ -129,6 +132,11 @@ fn one(
         }
     }
     Ok(Some((current, problems)))
+}
+
+/// An object that is of no kind any more that could be stored.
+fn unconverted(why: &str) -> Status {
+    Status::internal(format!("failed to convert object: {why}"))
 }
 
 fn refusal(asked: &Attributes<'_>, object: &Value, wrong: &[Misconfigured]) -> Status {

@@ -20,7 +20,8 @@ pub(super) fn known(world: &World, policy: &Policy) -> Result<(), String> {
     })
 }
 
-fn row(world: &World, api: &str, kind: &str) -> Option<Arc<Row>> {
+/// The row of a kind, if it is served.
+pub(super) fn row(world: &World, api: &str, kind: &str) -> Option<Arc<Row>> {
     let rows = world.rows();
     rows.iter().find(|row| row.api_version == api && row.resource.kind.kind == kind).cloned()
 }

@@ -58,6 +58,11 @@ impl<'v> Told<'v> {
         Told { made, of: None }
     }
 
+    /// What was made of it, if an expression has read it.
+    pub(super) fn known(self) -> Option<&'v Value> {
+        self.made.get()
+    }
+
     fn value(self) -> &'v Value {
         self.made.get_or_init(|| self.of.map_or(Value::Null, |(asked, version)| asked.request(version).to_value()))
     }

@@ -5,7 +5,13 @@ use super::{
     matching::Invocation,
     review::{self, Forms, Refused, Verdict},
 };
-use crate::{hooks::Services, meta, offload, world::World};
+use crate::{
+    Body,
+    hooks::{OwnAnswer, Services},
+    meta, offload,
+    world::World,
+};
+use http::Request;
 use machinery::{Value, status::Status};
 use std::sync::Arc;
 
@@ -22,6 +28,10 @@ pub(super) enum Problem {
 impl Services for World {
     fn service(&self, namespace: &str, name: &str) -> Option<Arc<Value>> {
         self.read(("", "v1", "services"), namespace, name).ok()
+    }
+
+    fn itself(&self, request: Request<Body>) -> Option<OwnAnswer> {
+        World::itself(self)?(request)
     }
 }
 

@@ -6,15 +6,16 @@ use super::{
     review::{Forms, Verdict},
 };
 use crate::{
-    admission::{again::Again, attributes::Attributes, keep_managers, readable_as_said, same_kind},
+    admission::{again::Again, attributes::Attributes, keep_managers, readable_as_said, remade, same_kind},
+    hooks::words,
     offload, own,
 };
-use machinery::{Value, json, patch, status::Status};
+use machinery::{Value, json, patch, quote::Quoted, status::Status, tree::json_type};
 
 /// Asks all that the write concerns; `object` is null for a deletion.
 pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Value, again: &mut Again) -> Result<(), Status> {
-    let hooks = asked.world.gate().mutating.all().await;
-    if hooks.is_empty() || asked.is_left_alone() {
+    let hooks = asked.askers(&asked.world.gate().mutating).await;
+    if hooks.is_empty() {
         return Ok(());
     }
     again.begin(object);
@@ -72,7 +73,6 @@ struct Patched {
 /// Asks one about the object in the version that it wants; the patched object, if there is a patch.
 async fn one(asked: &Attributes<'_>, invocation: &Invocation, own: &Value, old: &Value) -> Result<Option<Patched>, Problem> {
     let version = &invocation.version;
-    let refused = |why: String| Problem::Refused(Status::internal(why));
     let verdict = offload::resting(Box::pin(call::ask(asked, invocation, &Forms::default(), (own, old), true))).await?;
     let Some(mut next) = patched(asked, invocation, own, &verdict)? else { return Ok(None) };
     let changed = next != *own;
@@ -80,7 +80,8 @@ async fn one(asked: &Attributes<'_>, invocation: &Invocation, own: &Value, old: 
     if let Some(row) = asked.row(version) {
         own::default(row, &mut next);
     }
-    Ok(Some(Patched { object: asked.from(version, next).await.map_err(refused)?, changed }))
+    let unconverted = |why: String| Problem::Refused(Status::new(500, "", why));
+    Ok(Some(Patched { object: asked.from(version, next).await.map_err(unconverted)?, changed }))
 }
 
 fn patched(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, verdict: &Verdict) -> Result<Option<Value>, Problem> {
@@ -95,13 +96,15 @@ fn patched(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, verd
     match &operations {
         Value::Null => return Ok(None),
         Value::Array(list) if list.is_empty() => return Ok(None),
-        _ => {}
+        Value::Array(_) => {}
+        // It is read before anybody looks at what kind of patch it is said to be.
+        other => return Err(undecodable(format!("json: cannot unmarshal {} into Go value of type jsonpatch.Patch", json_type(other)))),
     }
     if object.is_null() {
         return Err(refused(format!("admission webhook {:?} attempted to modify the object, which is not supported for this operation", hook.name)));
     }
     if verdict.patch_type != "JSONPatch" {
-        return Err(calling(format!("unsupported patch type {:?}", verdict.patch_type)));
+        return Err(calling(format!("unsupported patch type {}", Quoted(&verdict.patch_type))));
     }
     let next = patch::json_patch_told(object, &operations).map_err(|problem| match problem {
         patch::Unfit::NoPatch(why) => undecodable(why),
@@ -109,11 +112,19 @@ fn patched(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, verd
     })?;
     match asked.ty(version) {
         Some(ty) => {
+            if !next.is_object() && !next.is_null() {
+                return Err(refused(words::no_object(&next)));
+            }
+            if let Some(why) = words::untold(&next) {
+                return Err(refused(why));
+            }
             let is_own = asked.row(version).is_some_and(|row| row.custom.is_none());
             if is_own {
                 readable_as_said(object, &next).map_err(refused)?;
+            } else if asked.row(version).is_some() {
+                says_its_kind(&next).map_err(refused)?;
             }
-            let mut next = json::canonical(next, ty).map_err(refused)?.value;
+            let mut next = remade(next, ty).map_err(refused)?.value;
             if is_own {
                 same_kind(object, &mut next).map_err(refused)?;
             }
@@ -121,4 +132,13 @@ fn patched(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, verd
         }
         None => Ok(Some(next)),
     }
+}
+
+/// Whether a custom object says of which kind it is, which another decoder than that of the server's own kinds asks for.
+fn says_its_kind(object: &Value) -> Result<(), String> {
+    if !object.is_object() {
+        return Err(words::no_object(object));
+    }
+    let says = object["kind"].as_str().is_some_and(|kind| !kind.is_empty());
+    if says { Ok(()) } else { Err(format!("Object 'Kind' is missing in '{}'", String::from_utf8_lossy(&json::encode(object)))) }
 }

@@ -4,9 +4,9 @@ use super::{
     super::attributes::{Attributes, Version},
     plain,
 };
-use crate::{gate::webhooks::Review, hooks::words};
+use crate::{gate::webhooks::Review, hooks::words, registry::UNVERSIONED};
 use bytes::Bytes;
-use machinery::{Value, json, tree::json_type};
+use machinery::{Value, json, quote::Quoted, tree::json_type};
 use parking_lot::Mutex;
 use std::{ops::Range, sync::Arc};
 
@@ -99,11 +99,11 @@ pub(super) fn judged(body: &[u8], review: Review, uid: &str, mutating: bool) -> 
     if response.is_null() {
         return Err(Refused::Invalid("webhook response was absent".into()));
     }
-    check_types(&value)?;
+    check_types(&value, short(name_of(review)))?;
     let text = |field: &str| response[field].as_str().unwrap_or_default();
     if review == Review::V1 {
         if text("uid") != uid {
-            return Err(Refused::Invalid(format!("expected response.uid={uid:?}, got {:?}", text("uid"))));
+            return Err(Refused::Invalid(format!("expected response.uid={uid:?}, got {}", Quoted(text("uid")))));
         }
         let (version, kind) = (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
         if version != name_of(review) || kind != "AdmissionReview" {
@@ -158,12 +158,15 @@ fn kind_of(value: &Value, review: Review) -> Result<(), Refused> {
     if !value.is_object() {
         return unread(words::no_object(value));
     }
+    if let Some(why) = words::untold(value) {
+        return unread(why);
+    }
     let (version, kind) = (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
     if (version.is_empty() || version == name_of(review)) && (kind.is_empty() || kind == "AdmissionReview") {
         return Ok(());
     }
-    if kind == "Status" && version == "v1" {
-        return unread(format!("converting (v1.Status) to ({}.AdmissionReview): unknown conversion", short(name_of(review))));
+    if UNVERSIONED.contains(&kind) {
+        return unread(format!("converting (v1.{kind}) to ({}.AdmissionReview): unknown conversion", short(name_of(review))));
     }
     let other = [Review::V1, Review::V1beta1].into_iter().find(|other| *other != review).map_or("", name_of);
     if version == other && kind == "AdmissionReview" {
@@ -171,7 +174,7 @@ fn kind_of(value: &Value, review: Review) -> Result<(), Refused> {
     }
     let version = if version.is_empty() { name_of(review) } else { version };
     let kind = if kind.is_empty() { "AdmissionReview" } else { kind };
-    unread(format!("no kind {kind:?} is registered for version {version:?} in scheme \"pkg/runtime/scheme.go:111\""))
+    unread(words::unregistered(kind, version))
 }
 
 /// The version of an apiVersion.
@@ -180,7 +183,7 @@ fn short(api_version: &str) -> &str {
 }
 
 /// Fields of the wrong type are told as Go's decoder tells them.
-fn check_types(value: &Value) -> Result<(), Refused> {
+fn check_types(value: &Value, version: &str) -> Result<(), Refused> {
     const FIELDS: [(&str, &str); 7] = [
         ("uid", "string"),
         ("allowed", "bool"),
@@ -190,12 +193,15 @@ fn check_types(value: &Value) -> Result<(), Refused> {
         ("auditAnnotations", "map[string]string"),
         ("warnings", "[]string"),
     ];
-    let response = &value["response"];
+    let (request, response) = (&value["request"], &value["response"]);
     let wrong = |found: &Value, place: &str, ty: &str| {
         Err(Refused::Unread(format!("json: cannot unmarshal {} into Go struct field {place} of type {ty}", json_type(found))))
     };
+    if !request.is_object() && !request.is_null() {
+        return wrong(request, "AdmissionReview.request", &format!("{version}.AdmissionRequest"));
+    }
     if !response.is_object() {
-        return wrong(response, "AdmissionReview.response", "v1.AdmissionResponse");
+        return wrong(response, "AdmissionReview.response", &format!("{version}.AdmissionResponse"));
     }
     for (field, ty) in FIELDS {
         let found = &response[field];
@@ -206,9 +212,44 @@ fn check_types(value: &Value) -> Result<(), Refused> {
             _ => found.is_string(),
         };
         if !fits && !found.is_null() {
-            let ty = if field == "uid" { "types.UID" } else { ty };
-            return wrong(found, &format!("AdmissionResponse.response.{field}"), ty);
+            let ty = match field {
+                "uid" => "types.UID".to_owned(),
+                "patchType" => format!("{version}.PatchType"),
+                _ => ty.to_owned(),
+            };
+            return wrong(found, &format!("AdmissionResponse.response.{field}"), &ty);
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_an_answer_is_not_is_told() {
+        let told = |answer: Value| match verdict(&json::encode(&answer), Review::V1, "u", true) {
+            Err(Refused::Unread(why) | Refused::Invalid(why)) => why,
+            Ok(_) => String::new(),
+        };
+        let of = |field: &str, value: Value| {
+            let mut answer = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": {"uid": "u", "allowed": true}});
+            answer[field] = value;
+            told(answer)
+        };
+        assert_eq!(of("request", json!({"uid": "u"})), "");
+        assert_eq!(of("request", json!(1)), "json: cannot unmarshal number into Go struct field AdmissionReview.request of type v1.AdmissionRequest");
+        assert_eq!(
+            of("kind", json!([])),
+            "couldn't get version/kind; json parse error: json: cannot unmarshal array into Go struct field .kind of type string"
+        );
+        assert_eq!(
+            of("response", json!({"patchType": 1})),
+            "json: cannot unmarshal number into Go struct field AdmissionResponse.response.patchType of type v1.PatchType"
+        );
+        assert_eq!(of("kind", json!("Status")), "converting (v1.Status) to (v1.AdmissionReview): unknown conversion");
+        assert_eq!(of("kind", json!("Pod")), "no kind \"Pod\" is registered for version \"admission.k8s.io/v1\" in scheme \"pkg/runtime/scheme.go:111\"");
+    }
 }

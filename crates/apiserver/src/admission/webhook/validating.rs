@@ -11,8 +11,8 @@ use machinery::{Value, status::Status};
 
 /// Asks all that the write concerns; `object` is as it would be stored, null for a deletion.
 pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Value) -> Result<(), Status> {
-    let hooks = asked.world.gate().validating.all().await;
-    if hooks.is_empty() || asked.is_left_alone() {
+    let hooks = asked.askers(&asked.world.gate().validating).await;
+    if hooks.is_empty() {
         return Ok(());
     }
     let (object, old) = (asked.view(object), asked.old());

@@ -15,7 +15,8 @@ async fn a_definition_is_served_as_soon_as_it_is_established() {
     server.post(WIDGETS, &widget("a", json!({}))).await.expect(201);
     let group = server.get("/apis/example.com").await.expect(200);
     let open_api = server.get("/openapi/v3").await.expect(200);
-    assert!(begun.elapsed() < Duration::from_millis(1000), "{:?}: a debug build, and others may run beside", begun.elapsed());
+    // A guard against waiting for a timer, not a promise about the machine.
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}: a debug build, and others may run beside", begun.elapsed());
     assert_eq!(group["preferredVersion"]["groupVersion"], "example.com/v1");
     assert!(open_api["paths"]["apis/example.com/v1"].is_object());
 
@@ -101,8 +102,8 @@ async fn a_definition_goes_when_its_instances_are_gone() {
     let resources = server.get("/apis/example.com/v1").await.expect(200);
     assert_eq!(resources["resources"][0]["verbs"], json!(["delete", "deletecollection", "get", "list", "watch"]));
 
-    let left = eventually(&server, WIDGETS, |_, list| names(list) == ["held"]).await;
-    assert!(left["items"][0]["metadata"]["deletionTimestamp"].is_string());
+    // The one that is held is marked in its turn, which may be after the other is gone.
+    eventually(&server, WIDGETS, |_, list| names(list) == ["held"] && list["items"][0]["metadata"]["deletionTimestamp"].is_string()).await;
     server.patch(&format!("{WIDGETS}/held"), "application/merge-patch+json", &json!({"metadata": {"finalizers": null}})).await.expect(200);
     eventually(&server, &at, |code, _| code == 404).await;
     eventually(&server, WIDGETS, |code, _| code == 404).await;
@@ -158,6 +159,7 @@ async fn versions_are_ordered_and_converted_by_name() {
 
     let made = server.post(WIDGETS, &widget("a", json!({"color": "red"}))).await.expect(201);
     assert_eq!(made["apiVersion"], "example.com/v1");
+    server.post(WIDGETS, &widget("b", json!({}))).await.expect(201);
     let old = server.get("/apis/example.com/v1beta1/namespaces/default/widgets/a").await;
     assert_eq!(old.warnings, ["299 - \"example.com/v1beta1 Widget is deprecated; use example.com/v1 Widget\""]);
     let old = old.expect(200);
@@ -174,6 +176,36 @@ async fn versions_are_ordered_and_converted_by_name() {
     assert_eq!(next["status"]["storedVersions"], json!(["v1beta1", "v1"]));
     let read = server.get(&format!("{WIDGETS}/a")).await.expect(200);
     assert_eq!((&read["apiVersion"], &read["spec"]["color"]), (&json!("example.com/v1"), &json!("red")));
+
+    // The former version leaves the definition before what lies in it is written anew: nobody can read that.
+    let at = format!("{DEFINITIONS}/widgets.example.com");
+    let mut next = server.patch(&format!("{at}/status"), "application/merge-patch+json", &json!({"status": {"storedVersions": ["v1"]}})).await.expect(200);
+    next["spec"]["versions"].as_array_mut().expect("versions").remove(0);
+    server.put(&at, &next).await.expect(200);
+    let lost = eventually(&server, &format!("{WIDGETS}/a"), |code, _| code == 500).await;
+    let why = "AdditionalErrorMsg: object not decodable revision=";
+    assert!(lost["message"].as_str().is_some_and(|text| text.contains(why) && text.ends_with("from an invalid group/version: example.com/v1beta1")), "{lost}");
+    // What the original's cache would give, which does not come up, is to be asked for later; a page is not of the cache.
+    for more in ["", "?labelSelector=no=one", "?watch=true&timeoutSeconds=1"] {
+        let refused = server.get(&format!("{WIDGETS}{more}")).await.expect(429);
+        let text = refused["message"].as_str().unwrap_or_default();
+        let told = text.strip_prefix("storage is (re)initializing: failed to list <unspecified>: failed to read one or more widgets.example.com");
+        assert!(told.is_some_and(|text| text.ends_with("from an invalid group/version: example.com/v1beta1 (and 1 more)")), "{refused}");
+    }
+    let refused = server.get(&format!("{WIDGETS}?limit=1")).await.expect(500);
+    assert_eq!(refused["reason"], "StorageReadError");
+    // Of two the other is told once one is gone, and once there is none any more all are listed.
+    for (left, name) in [(1, "a"), (0, "b")] {
+        let at = format!("{WIDGETS}/{name}?ignoreStoreReadErrorWithClusterBreakingPotential=true");
+        server.delete(&at, None).await.expect(200);
+        let listed = server.get(WIDGETS).await;
+        match left {
+            0 => assert_eq!(listed.expect(200)["items"], json!([])),
+            _ => assert!(listed.expect(429)["message"].as_str().is_some_and(|text| text.contains("/default/b,"))),
+        }
+    }
+    server.get("/apis/example.com/v1beta1").await.expect(404);
+    server.get("/openapi/v3/apis/example.com/v1beta1").await.expect(200);
 }
 
 #[tokio::test]
@@ -290,6 +322,9 @@ async fn a_webhook_that_is_not_there_costs_those_alone_who_need_it() {
     second["apiVersion"] = "example.com/v2".into();
     let refused = server.post(&other, &second).await.expect(500);
     assert_eq!(refused["message"], why.replace("/v1, ", "/v2, "));
+    second["metadata"]["name"] = "a".into();
+    let refused = server.post(&other, &second).await.expect(500);
+    assert_eq!(refused["message"], why.replace("/v1, ", "/v2, "), "a name that is taken is found after that");
     // What lies in the former version of storage is read in it without the webhook; in the other it is not.
     let at = format!("{DEFINITIONS}/widgets.example.com");
     let mut moved = server.get(&at).await.expect(200);
@@ -344,7 +379,7 @@ async fn many_definitions_and_a_large_one_hold_up_nobody() {
             let asked = Instant::now();
             server.get("/api/v1/namespaces/default").await.expect(200);
             worst = worst.max(asked.elapsed());
-            assert!(worst < Duration::from_secs(5), "{worst:?}: a debug build, and others may run beside");
+            assert!(worst < Duration::from_secs(20), "{worst:?}: a debug build, and others may run beside");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -352,7 +387,7 @@ async fn many_definitions_and_a_large_one_hold_up_nobody() {
         () = work => {}
         () = others => {}
     }
-    assert!(begun.elapsed() < Duration::from_secs(90), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(300), "{:?}", begun.elapsed());
     let object = json!({"apiVersion": "example.com/v1", "kind": "huge", "metadata": {"name": "a"}, "spec": {"part7": {"field5": 3, "none": 1}, "field1": 1}});
     let made = server.post("/apis/example.com/v1/namespaces/default/huges", &object).await.expect(201);
     assert_eq!(made["spec"], json!({"part7": {"field5": 3}}));

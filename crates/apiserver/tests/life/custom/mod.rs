@@ -3,9 +3,9 @@
 mod definitions;
 mod objects;
 
-use crate::support::Server;
+use crate::support::{PATIENCE, Server};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 pub const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
@@ -66,7 +66,8 @@ pub fn condition(object: &Value, kind: &str) -> Value {
 
 /// Asks again and again until the answer is as `wanted`.
 pub async fn eventually(server: &Server, uri: &str, wanted: impl Fn(u16, &Value) -> bool) -> Value {
-    for _ in 0..600 {
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
         let reply = server.get(uri).await;
         let (code, body) = reply.either();
         if wanted(code, &body) {

@@ -110,6 +110,20 @@ async fn the_scale_stands_where_the_definition_says() {
     server.put(&at, &next).await.expect(409);
     let wrong = server.patch(&at, MERGE, &json!({"spec": {"replicas": -1}})).await.expect(422);
     assert_eq!(wrong["details"]["causes"][0]["message"], "Invalid value: -1: should be a non-negative integer");
+    next["spec"]["odd"] = 1.into();
+    let refused = server.put(&format!("{at}?fieldValidation=Strict"), &next).await.expect(400);
+    assert_eq!(refused["message"], "no kind is registered for the type v1.Scale in scheme \"pkg/runtime/scheme.go:111\"", "whatever is wrong with it");
+}
+
+#[tokio::test]
+async fn a_message_is_no_custom_object() {
+    let server = started().await;
+    let lenient = format!("{WIDGETS}?fieldValidation=Ignore");
+    let refused = server.post_protobuf(&lenient, b"{}".to_vec()).await.expect(400);
+    let none = "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]";
+    assert_eq!(refused["message"], format!("the object provided is unrecognized (must be of type Widget): {none} ({{}})"));
+    let refused = server.post_protobuf(&lenient, machinery::proto::envelope("example.com/v1", "Widget", b"{}")).await.expect(400);
+    assert_eq!(refused["message"], "Widget in version \"v1\" cannot be handled as a Widget: Object 'Kind' is missing in 'object has no kind field '");
 }
 
 #[tokio::test]
@@ -252,10 +266,16 @@ async fn bodies_of_something_else_are_refused() {
     assert_eq!(refused["message"], "Widget in version \"v1\" cannot be handled as a Widget: json: cannot unmarshal number into Go value of type v1.ObjectMeta");
     let mut typed = widget("a", json!({}));
     typed["metadata"]["labels"] = json!({"a": 1});
-    let refused = posted(typed).await.expect(400);
+    let refused = posted(typed.clone()).await.expect(400);
     assert_eq!(
         refused["message"],
         "Widget in version \"v1\" cannot be handled as a Widget: json: cannot unmarshal number into Go struct field ObjectMeta.labels of type string"
+    );
+    typed["kind"] = "Gadget".into();
+    let refused = posted(typed).await.expect(400);
+    assert_eq!(
+        refused["message"],
+        "Gadget in version \"v1\" cannot be handled as a Widget: json: cannot unmarshal number into Go struct field ObjectMeta.labels of type string"
     );
     let (code, body) = server.raw(Method::PUT, WIDGETS, &[("content-type", "application/json")], "{}").await;
     assert!(code == 400 && String::from_utf8_lossy(&body).contains("name must be provided"));

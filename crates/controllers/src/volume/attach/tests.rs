@@ -176,7 +176,7 @@ async fn a_node_that_nobody_knows_counts_as_using_its_volumes() {
     let fake = Fake::new(|_, _| crate::fake::refusal(404, "NotFound"));
     let attaching = controller(fake.client(), &[], &[], &[("a", true)]);
     let wait = attaching.settle(&volume()).await.unwrap_or_default();
-    assert!(wait > UNMOUNT_MAX - Duration::from_secs(1), "{wait:?}");
+    assert!(wait > UNMOUNT_MAX - Duration::from_secs(60), "{wait:?}");
     assert_eq!(fake.written(), Vec::<String>::new());
     // It was seen to go, and had nothing in use.
     attaching.gone.lock().insert("a".to_owned(), HashSet::new());

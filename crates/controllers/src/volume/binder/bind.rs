@@ -1,13 +1,14 @@
 //! The states that a binding writes, each from the state before; none where nothing would change. No input, no output.
 
+use client::storage::{BIND_COMPLETED, BOUND_BY_CONTROLLER, capacity, claim_phase, held, is_bound_to, volume_name, volume_phase};
 use client::{Meta, object_reference};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use machinery::quantity::Quantity;
 
-use super::{BIND_COMPLETED, BOUND_BY_CONTROLLER, PROVISIONERS, SIZE_BEFORE, is_bound_to};
+use super::{PROVISIONERS, SIZE_BEFORE};
 use crate::meta::annotations_mut;
-use crate::volume::{capacity, claim_phase, held, migrated, volume_name};
+use crate::volume::migrated;
 
 const YES: &str = "yes";
 
@@ -49,7 +50,7 @@ pub(super) fn claim_to_volume(claim: &PersistentVolumeClaim, volume: &Persistent
 
 /// The volume in a phase.
 pub(super) fn with_phase(volume: &PersistentVolume, phase: &str, message: &str) -> Option<PersistentVolume> {
-    if super::volume_phase(volume) == phase {
+    if volume_phase(volume) == phase {
         return None;
     }
     let mut next = volume.clone();

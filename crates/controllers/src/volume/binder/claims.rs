@@ -1,16 +1,17 @@
 //! What is to be done about a claim (upstream `syncClaim`). No output; what it reads is in memory.
 
+use client::storage::{BIND_COMPLETED, BOUND_BY_CONTROLLER, SELECTED_NODE, capacity, claim_class, is_bound_to, requested, volume_class, volume_name};
 use client::{EventType, Informer, Meta};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use std::sync::Arc;
 
 use super::shelf::{Hold, Shelf};
-use super::{BIND_COMPLETED, BOUND_BY_CONTROLLER, Note, SELECTED_NODE, has_mode, is_bound_to};
+use super::{Note, has_mode};
 use crate::meta::{annotations, created};
 use crate::pods::node_name;
 use crate::volume::migrated::{self, IN_TREE};
-use crate::volume::{capacity, claim_class, has_class, is_through, pods_of, requested, volume_class, volume_name};
+use crate::volume::{has_class, is_through, pods_of};
 
 const DEFAULTS: [&str; 2] = ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
 /// The plugins of old that are left in the original's controller; the first alone would make volumes, and only if it is told to.

@@ -34,6 +34,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::storage::{claim_class, claim_phase, is_bound_to, volume_class, volume_name, volume_phase};
 use client::{Client, Delta, EventType, Informer, Meta, Object, ObjectKey, Recorder, WorkQueue, object_reference};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -41,21 +42,13 @@ use machinery::status::Status;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{claim_names, counts, index_claims, volume_name};
+use super::{claim_names, counts, index_claims};
 use crate::pods::node_name;
 use crate::work::{Controller, Cx, Step};
 use claims::{Sight, is_default};
 use shelf::Shelf;
 use volumes::Reclaim;
 
-/// On a claim that has, or has had, a volume.
-const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
-/// On the side of a binding that no user wrote.
-const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
-/// On a volume: who made it.
-const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
-/// On a claim, by the scheduler: where its pod will be.
-const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// On a claim: who is to make its volume. Both names are written, the first is read.
 const PROVISIONERS: [&str; 2] = ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
 /// On a volume that is being grown: what its claim had before.
@@ -134,20 +127,6 @@ struct Binder {
     adoptions: counts::Adoptions,
 }
 
-fn volume_phase(volume: &PersistentVolume) -> &str {
-    volume.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
-}
-
-/// Whether a volume is bound to a claim, or set aside for one of its name (upstream `IsVolumeBoundToClaim`).
-fn is_bound_to(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
-    let owner = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
-    owner.is_some_and(|owner| {
-        let uid = owner.uid.as_deref().unwrap_or_default();
-        let (namespace, name) = (owner.namespace.as_deref().unwrap_or_default(), owner.name.as_deref().unwrap_or_default());
-        (namespace, name) == (claim.namespace(), claim.name()) && (uid.is_empty() || uid == claim.uid())
-    })
-}
-
 /// Whether both are devices, or both file systems.
 fn has_same_mode(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
     let is_block = |mode: Option<&String>| mode.is_some_and(|m| m == "Block");
@@ -201,7 +180,7 @@ impl Binder {
 
     /// A volume that is free now may suit one of its class.
     fn freed(&self, freed: bool, volume: &PersistentVolume) {
-        self.match_again(freed.then(|| super::volume_class(volume).to_owned()));
+        self.match_again(freed.then(|| volume_class(volume).to_owned()));
     }
 
     fn match_again(&self, class: Option<String>) {
@@ -342,7 +321,7 @@ impl Binder {
                 drop(chosen);
                 if done.is_err() && was_held {
                     // Who looked meanwhile did not see it.
-                    self.queue.add_after(Key::Class(super::claim_class(&claim).to_owned()), LOOK);
+                    self.queue.add_after(Key::Class(claim_class(&claim).to_owned()), LOOK);
                 }
                 done.map(|()| None)
             }
@@ -380,7 +359,7 @@ impl Binder {
     /// A claim has lost its volume. Volumes are heard of by another watch than claims: the server is asked first. One that is there and
     /// names nobody is bound again, as one in memory would be.
     async fn lose(&self, claim: &Arc<PersistentVolumeClaim>, reason: &'static str, message: &'static str) -> Step {
-        if super::claim_phase(claim) == "Lost" {
+        if claim_phase(claim) == "Lost" {
             return Ok(None);
         }
         let name = volume_name(claim);

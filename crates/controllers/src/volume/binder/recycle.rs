@@ -6,6 +6,7 @@
 //! removed, and the work begun anew, as the original does. The pod is looked at when it changes; one that failed is removed, told, and
 //! made again after a while, as the original does at its resync.
 
+use client::storage::capacity;
 use client::{DeleteParams, Delta, Meta, ObjectKey, Preconditions};
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use machinery::quantity::Quantity;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use super::{Binder, LOOK, Note, unless_gone};
 use crate::pods::phase;
-use crate::volume::{capacity, is_through, pods_of};
+use crate::volume::{is_through, pods_of};
 use crate::work::Step;
 
 const PREFIX: &str = "recycler-for-";

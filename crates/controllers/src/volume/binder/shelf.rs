@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
 
+use client::storage::{BIND_COMPLETED, capacity, claim_class, is_bound_to, requested, volume_class, volume_name, volume_phase};
 use client::{Delta, Meta, Object, ObjectKey};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::jiff::Timestamp;
@@ -20,9 +21,7 @@ use machinery::quantity::Quantity;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::modes::Modes;
-use super::{BIND_COMPLETED, is_bound_to, volume_phase};
 use crate::meta::{created, labels, revision};
-use crate::volume::{capacity, claim_class, requested, volume_class, volume_name};
 
 /// Free volumes of one class and one set of modes, the smallest first.
 type BySize = BTreeSet<(Quantity, String)>;

@@ -1,3 +1,4 @@
+use client::storage::{BIND_COMPLETED, BOUND_BY_CONTROLLER};
 use serde_json::{Value, json};
 
 use super::shelf::Shelf;

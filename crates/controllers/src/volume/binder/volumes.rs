@@ -1,12 +1,12 @@
 //! What is to be done about a volume (upstream `syncVolume`, `reclaimVolume`). No input, no output.
 
 use client::Meta;
+use client::storage::{PROVISIONED_BY, reclaim_policy, volume_name};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 
-use super::{Note, PROVISIONED_BY, has_same_mode};
+use super::{Note, has_same_mode};
 use crate::meta::annotations;
 use crate::volume::migrated::{self, IN_TREE, MIGRATED_TO};
-use crate::volume::volume_name;
 
 /// Keeps a volume until the plugin of old that made it has removed it.
 const IN_TREE_FINALIZER: &str = "kubernetes.io/pv-controller";
@@ -46,13 +46,9 @@ pub(super) fn due(volume: &PersistentVolume, claim: Option<&PersistentVolumeClai
         "" => Due::Claim,
         name if name == volume.name() => Due::Phase("Bound"),
         // It was made for the claim, which took another.
-        _ if volume.annotation(PROVISIONED_BY).is_some() && policy(volume) == "Delete" => Due::Release,
+        _ if volume.annotation(PROVISIONED_BY).is_some() && reclaim_policy(volume) == "Delete" => Due::Release,
         _ => Due::Unbind,
     }
-}
-
-fn policy(volume: &PersistentVolume) -> &str {
-    volume.spec.as_ref().and_then(|s| s.persistent_volume_reclaim_policy.as_deref()).unwrap_or_default()
 }
 
 /// What becomes of a volume that was released.
@@ -71,7 +67,7 @@ pub(super) fn reclaim(volume: &PersistentVolume) -> Reclaim {
     if volume.annotation(MIGRATED_TO).is_some_and(|driver| !driver.is_empty()) {
         return Reclaim::Nothing;
     }
-    match policy(volume) {
+    match reclaim_policy(volume) {
         "Retain" => Reclaim::Nothing,
         "Delete" => undeletable(volume).map_or(Reclaim::Nothing, |why| Reclaim::Fail(Note::warning("VolumeFailedDelete", why))),
         "Recycle" if is_recyclable(volume) => Reclaim::Recycle,
@@ -121,7 +117,7 @@ pub(super) fn annealed(volume: &PersistentVolume) -> Option<PersistentVolume> {
     let plugin = annotations(volume).get(PROVISIONED_BY)?;
     let mut next = volume.clone();
     let mut changed = next.metadata.annotations.as_mut().is_some_and(|all| migrated::note(all, &[PROVISIONED_BY]));
-    let (keeps, leaves): (&[&str], &[&str]) = match (migrated::driver(plugin), policy(volume)) {
+    let (keeps, leaves): (&[&str], &[&str]) = match (migrated::driver(plugin), reclaim_policy(volume)) {
         (Some(_), _) => (&[], &[IN_TREE_FINALIZER]),
         (None, _) if !plugin.starts_with(IN_TREE) => (&[], &[]),
         (None, "Delete") => (&[IN_TREE_FINALIZER], &[EXTERNAL_FINALIZER]),

@@ -28,21 +28,34 @@ fn text_of(bundle: &str) -> String {
     String::from_utf8_lossy(&STANDARD.decode(bundle).unwrap_or_default()).into_owned()
 }
 
-/// Why there is no certificate in what has none.
+/// Why there is no certificate in what has none (`createErrorParsingCAData`).
 fn without_certificate(bundle: &str) -> &'static str {
-    if x509::blocks(&text_of(bundle)).is_empty() { "unable to parse bytes as PEM block" } else { "no valid certificate authority data seen" }
+    let text = text_of(bundle);
+    if x509::blocks(&text).is_empty() {
+        "unable to parse bytes as PEM block"
+    } else if certificates(&text).next().is_some() {
+        "failed to parse certificate: x509: malformed certificate"
+    } else {
+        "no valid certificate authority data seen"
+    }
 }
 
+/// Of each block that is to be a certificate: whether it is one.
+fn certificates(text: &str) -> impl Iterator<Item = bool> {
+    let blocks = x509::blocks(text).into_iter().filter(|block| block.kind == "CERTIFICATE" && !block.has_headers);
+    blocks.map(|block| x509::is_authority(&block.bytes).is_some())
+}
+
+/// One certificate is enough.
 fn has_certificate(bundle: &str) -> bool {
-    let text = text_of(bundle);
-    text.split_once("-----BEGIN CERTIFICATE-----").is_some_and(|(_, rest)| rest.contains("-----END CERTIFICATE-----"))
+    certificates(&text_of(bundle)).any(|good| good)
 }
 
 pub(super) fn check(conversion: &Value, asked: Asked, path: &Path, errors: &mut ErrorList) {
     if conversion.is_null() {
         return;
     }
-    rules::one_of(&conversion["strategy"], &path.child("strategy"), &["None", "Webhook"], errors);
+    rules::one_of_plain(&conversion["strategy"], &path.child("strategy"), &["None", "Webhook"], errors);
     let (webhook, place) = (&conversion["webhook"], path.child("webhookClientConfig"));
     let (config, reviews) = (&webhook["clientConfig"], path.child("conversionReviewVersions"));
     if conversion["strategy"] != "Webhook" {
@@ -83,5 +96,22 @@ fn check_reviews(webhook: &Value, asked: Asked, path: &Path, errors: &mut ErrorL
     }
     if asked.known_reviews && !has_known_review(versions) {
         errors.push(Error::invalid(path, versions.to_vec(), "must include at least one of v1, v1beta1"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_without_a_certificate_says_why() {
+        let told = |text: &str| {
+            let bundle = STANDARD.encode(text);
+            (has_certificate(&bundle), without_certificate(&bundle))
+        };
+        assert_eq!(told("x"), (false, "unable to parse bytes as PEM block"));
+        assert_eq!(told("-----BEGIN KEY-----\neA==\n-----END KEY-----\n"), (false, "no valid certificate authority data seen"));
+        let malformed = "-----BEGIN CERTIFICATE-----\neA==\n-----END CERTIFICATE-----\n";
+        assert_eq!(told(malformed), (false, "failed to parse certificate: x509: malformed certificate"));
     }
 }

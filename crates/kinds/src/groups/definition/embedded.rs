@@ -45,7 +45,7 @@ fn check_one(path: &Path, object: &Map<String, Value>, errors: &mut ErrorList) {
                 errors.push(Error::invalid(&place, text, format!("unexpected GroupVersion string: {text}")));
             }
             ("kind", Some(text)) => {
-                let problems = names::dns1035_label(&text.to_lowercase());
+                let problems = names::dns1035_label(&names::lower(text));
                 if !problems.is_empty() {
                     errors.push(Error::invalid(&place, text, format!("may have mixed case, but should otherwise match: {}", problems.join(","))));
                 }

@@ -24,7 +24,9 @@ use crate::{
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
-    names, regexp,
+    names,
+    quote::Quoted,
+    regexp,
 };
 use std::collections::{HashMap, HashSet};
 
@@ -160,7 +162,7 @@ pub(super) fn check_spec(spec: &Value, old: Option<&Value>, errors: &mut ErrorLi
         return;
     }
     check_group(spec, &path, errors);
-    rules::one_of(&spec["scope"], &path.child("scope"), &["Cluster", "Namespaced"], errors);
+    rules::one_of_plain(&spec["scope"], &path.child("scope"), &["Cluster", "Namespaced"], errors);
     let keeps_all = spec["preserveUnknownFields"] == true;
     asked.structural |= !keeps_all;
     require_schemas(&versions, asked, keeps_all, &path, errors);
@@ -296,7 +298,7 @@ pub(super) fn warnings(spec: &Value) -> Vec<String> {
         schema::visit(schema, &mut |schema| {
             let format = tree::text(schema, "format");
             if !format.is_empty() && !machinery::structural::is_recognized(format, tree::text(schema, "type")) {
-                formats.push(format!("unrecognized format {format:?}"));
+                formats.push(format!("unrecognized format {}", Quoted(format)));
             }
             let items = tree::text(&schema["items"], "type");
             if schema["x-kubernetes-list-type"] == "set" && matches!(items, "object" | "array") {

@@ -9,7 +9,7 @@ use machinery::{
     Value,
     field::{Error, ErrorList, Path},
     json, names,
-    quote::Quoted,
+    quote::is_print,
 };
 use std::collections::HashSet;
 
@@ -22,7 +22,7 @@ const SELECTABLE_MAX: usize = 8;
 pub(in crate::groups) fn check_names(given: &Value, path: &Path, errors: &mut ErrorList) {
     for (field, mixed) in [("plural", false), ("singular", false), ("kind", true), ("listKind", true)] {
         let value = tree::text(given, field);
-        let problems = if mixed { names::dns1035_label(&value.to_lowercase()) } else { names::dns1035_label(value) };
+        let problems = if mixed { names::dns1035_label(&names::lower(value)) } else { names::dns1035_label(value) };
         if !value.is_empty() && !problems.is_empty() {
             let prefix = if mixed { "may have mixed case, but should otherwise match: " } else { "" };
             errors.push(Error::invalid(&path.child(field), value, format!("{prefix}{}", problems.join(","))));
@@ -41,11 +41,6 @@ pub(in crate::groups) fn check_names(given: &Value, path: &Path, errors: &mut Er
     lists("categories", errors);
 }
 
-/// Whether a character can be seen, or is the space.
-fn is_printable(c: char) -> bool {
-    matches!(c, ' ' | '"' | '\\') || Quoted(c.encode_utf8(&mut [0; 4])).to_string().len() == c.len_utf8() + 2
-}
-
 pub(super) fn check_deprecation(version: &Value, path: &Path, errors: &mut ErrorList) {
     let Some(warning) = version["deprecationWarning"].as_str() else { return };
     let text = String::from_utf8(json::encode(&version["deprecationWarning"])).unwrap_or_default();
@@ -60,7 +55,7 @@ pub(super) fn check_deprecation(version: &Value, path: &Path, errors: &mut Error
     if warning.is_empty() {
         bad("must not be an empty string");
     }
-    if let Some((at, _)) = warning.char_indices().find(|(_, c)| !is_printable(*c)) {
+    if let Some((at, _)) = warning.char_indices().find(|(_, c)| !is_print(*c)) {
         bad(&format!("must only contain printable UTF-8 characters; non-printable character found at index {at}"));
     }
 }

@@ -10,7 +10,7 @@ mod rates;
 mod resource;
 mod summary;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -23,14 +23,14 @@ pub(super) use resource::metrics as resource_metrics;
 pub(super) use summary::summary;
 
 use super::{Answer, text};
-use crate::cri::{Container, Detail, Measure, Reading, Sandbox, Stats, label};
+use crate::cri::{Container, Detail, Measure, Reading, Sandbox, State, Stats, label};
 use crate::devices::{Devices, metrics as device_counts};
-use crate::machine;
-use crate::pod::Context;
 use crate::pod::manager::Pods;
+use crate::pod::{Context, Handle};
 use crate::probes::counts;
 use crate::statics::is_static;
 use crate::util;
+use crate::volumes::{self, persistent};
 use http::StatusCode;
 use instruments::{Families, Family, Kind, process};
 
@@ -101,11 +101,27 @@ impl MeasuredContainer {
     }
 }
 
-const BUILD_INFO: Family = Family::new("kubernetes_build_info", Kind::Gauge, "[BETA] A metric with a constant '1' value labeled by version.");
 const NODE_NAME: Family = Family::new("kubelet_node_name", Kind::Gauge, "[ALPHA] The node's name. The count is always 1.");
-const RUNNING_PODS: Family = Family::new("kubelet_running_pods", Kind::Gauge, "[BETA] Number of pods that have a running pod sandbox");
-const RUNNING_CONTAINERS: Family = Family::new("kubelet_running_containers", Kind::Gauge, "[BETA] Number of containers currently running");
-const DESIRED_PODS: Family = Family::new("kubelet_desired_pods", Kind::Gauge, "[BETA] The number of pods the kubelet is being instructed to run.");
+const RUNNING_PODS: Family = Family::new("kubelet_running_pods", Kind::Gauge, "[ALPHA] Number of pods that have a running pod sandbox");
+const RUNNING_CONTAINERS: Family = Family::new("kubelet_running_containers", Kind::Gauge, "[ALPHA] Number of containers currently running");
+const DESIRED_PODS: Family = Family::new(
+    "kubelet_desired_pods",
+    Kind::Gauge,
+    "[ALPHA] The number of pods the kubelet is being instructed to run. static is true if the pod is not from the apiserver.",
+);
+
+const ACTIVE_PODS: Family = Family::new(
+    "kubelet_active_pods",
+    Kind::Gauge,
+    "[ALPHA] The number of pods the kubelet considers active and which are being considered when admitting new pods. static is true if the pod is not from the apiserver.",
+);
+const MIRROR_PODS: Family =
+    Family::new("kubelet_mirror_pods", Kind::Gauge, "[ALPHA] The number of mirror pods the kubelet will try to create (one per admitted static pod)");
+const EPHEMERAL: Family =
+    Family::new("kubelet_managed_ephemeral_containers", Kind::Gauge, "[ALPHA] Current number of ephemeral containers in pods managed by this kubelet.");
+const CGROUP_VERSION: Family = Family::new("kubelet_cgroup_version", Kind::Gauge, "[ALPHA] cgroup version on the hosts.");
+
+const VOLUMES: Family = Family::new("volume_manager_total_volumes", Kind::Gauge, "[ALPHA] Number of volumes in Volume Manager");
 
 const EVICTIONS: Family = Family::new("kubelet_evictions", Kind::Counter, "[ALPHA] Cumulative number of pod evictions by eviction signal");
 const SHUTDOWN_START: Family =
@@ -121,16 +137,31 @@ fn seconds(ns: u64) -> f64 {
 /// `GET /metrics`: what the kubelet itself counts, and what it tells of volumes.
 pub(super) fn metrics(cx: &Arc<Context>, pods: &Pods, volumes: &str) -> Answer {
     let count = |number: usize| number as f64;
-    let running = cx.runtime.containers().iter().filter(|c| c.running()).count();
     let mut out = Families::default();
-    let platform = format!("linux/{}", machine::architecture());
-    out.add(&BUILD_INFO, &[("git_version", &cx.config.version), ("platform", &platform)], 1.0, None);
+    process::tell_build(&mut out, &cx.config.version);
     out.add(&NODE_NAME, &[("node", &cx.config.node_name)], 1.0, None);
     out.add(&RUNNING_PODS, &[], count(cx.runtime.sandboxes().iter().filter(|s| s.ready).count()), None);
-    out.add(&RUNNING_CONTAINERS, &[("container_state", "running")], count(running), None);
-    let statics = pods.all().iter().filter(|h| is_static(&h.pod())).count();
-    out.add(&DESIRED_PODS, &[("static", "")], count(pods.all().len() - statics), None);
+    let containers = cx.runtime.containers();
+    for (name, state) in [("created", State::Created), ("exited", State::Exited), ("running", State::Running)] {
+        let number = containers.iter().filter(|c| c.state == state).count();
+        if number > 0 {
+            out.add(&RUNNING_CONTAINERS, &[("container_state", name)], count(number), None);
+        }
+    }
+    let all = pods.all();
+    let statics = all.iter().filter(|h| is_static(&h.pod())).count();
+    out.add(&DESIRED_PODS, &[("static", "")], count(all.len() - statics), None);
     out.add(&DESIRED_PODS, &[("static", "true")], count(statics), None);
+    let (active_statics, active): (Vec<_>, Vec<_>) = all.iter().filter(|h| !h.ended()).map(|h| h.pod()).partition(|pod| is_static(pod));
+    out.add(&ACTIVE_PODS, &[("static", "")], count(active.len()), None);
+    out.add(&ACTIVE_PODS, &[("static", "true")], count(active_statics.len()), None);
+    out.add(&MIRROR_PODS, &[], count(all.iter().filter(|h| h.mirror().is_some()).count()), None);
+    let added = all.iter().map(|h| h.pod().spec.as_ref().and_then(|s| s.ephemeral_containers.as_ref()).map_or(0, Vec::len)).sum::<usize>();
+    out.add(&EPHEMERAL, &[], count(added), None);
+    out.add(&CGROUP_VERSION, &[], f64::from(cx.cgroups.version()), None);
+    for ((plugin, state), number) in volumes_of(&all) {
+        out.add(&VOLUMES, &[("plugin_name", &plugin), ("state", state)], count(number), None);
+    }
     for (signal, number) in cx.pressure.evictions() {
         out.add(&EVICTIONS, &[("eviction_signal", signal)], number as f64, None);
     }
@@ -147,6 +178,24 @@ pub(super) fn metrics(cx: &Arc<Context>, pods: &Pods, volumes: &str) -> Answer {
     cx.config.metrics.tell(&mut out);
     process::tell(&mut out);
     exposed_text(out.finish() + volumes)
+}
+
+/// How many volumes pods have and are to have, by plugin (upstream's `totalVolumesCollector`). What a claim is, only its volume tells: before it is
+/// there, nobody knows (`N/A`, as upstream).
+fn volumes_of(pods: &[Arc<Handle>]) -> BTreeMap<(String, &'static str), usize> {
+    let mut all = BTreeMap::new();
+    for handle in pods.iter().filter(|handle| !handle.is_emptied()) {
+        let (pod, has) = (handle.pod(), handle.mounted());
+        let mut wants = has.clone();
+        if has.is_empty() {
+            let asked = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter(|volume| persistent::is_used(&pod, &volume.name));
+            wants.extend(asked.map(|volume| volumes::plugin(volume).unwrap_or_else(|| "N/A".to_owned())));
+        }
+        for (plugins, state) in [(wants, "desired_state_of_world"), (has, "actual_state_of_world")] {
+            plugins.into_iter().for_each(|plugin| *all.entry((plugin, state)).or_default() += 1);
+        }
+    }
+    all
 }
 
 const POD_RESOURCES: [Family; 5] = [
@@ -233,6 +282,6 @@ pub(super) fn exposed(families: Families) -> Answer {
 
 fn exposed_text(told: String) -> Answer {
     let mut answer = text(StatusCode::OK, told);
-    answer.headers_mut().insert("content-type", http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    answer.headers_mut().insert("content-type", http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8; escaping=underscores"));
     answer
 }

@@ -18,25 +18,60 @@ use crate::util;
 /// How long the answer about the node waits for what pods take of the disk.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
-pub(crate) async fn summary(cx: &Arc<Context>, pods: &Pods, rates: &Rates) -> Answer {
+/// What is told where nothing but CPU and memory is asked for (`only_cpu_and_memory=true`), of the node and of pods.
+const BRIEF: [&str; 9] = ["nodeName", "podRef", "name", "startTime", "cpu", "memory", "swap", "systemContainers", "containers"];
+
+/// The answer; `brief`: no more than CPU and memory, for which no disk is looked at.
+pub(crate) async fn summary(cx: &Arc<Context>, pods: &Pods, rates: &Rates, brief: bool) -> Answer {
+    let (mut node, mut list) = if brief { measured_briefly(cx, pods, rates).await } else { measured_whole(cx, pods, rates).await };
+    if brief {
+        shorten(&mut node);
+        list.iter_mut().for_each(shorten);
+    }
+    super::super::json(&json!({"node": node, "pods": list}))
+}
+
+/// Leaves what a brief answer has, of the containers as well.
+fn shorten(told: &mut Value) {
+    let Value::Object(fields) = told else { return };
+    fields.retain(|name, _| BRIEF.contains(&name.as_str()));
+    for part in ["containers", "systemContainers"] {
+        fields.get_mut(part).and_then(Value::as_array_mut).into_iter().flatten().for_each(shorten);
+    }
+}
+
+async fn measured_briefly(cx: &Arc<Context>, pods: &Pods, rates: &Rates) -> (Value, Vec<Value>) {
+    let measured = measure(cx, pods, false).await;
+    let taken: Vec<Taken> = measured.pods.iter().map(|_| Taken::default()).collect();
+    told(cx, &measured, &taken, rates)
+}
+
+async fn measured_whole(cx: &Arc<Context>, pods: &Pods, rates: &Rates) -> (Value, Vec<Value>) {
     let until = Instant::now() + ANSWER_MAX;
     let measured = measure(cx, pods, false).await;
     // All are asked for at once: who takes long delays nobody but to the end of the time.
     let taken = future::join_all(measured.pods.iter().map(|of| usage::of(cx, &of.pod, until))).await;
     let (root, images) = (cx.config.root_dir.clone(), cx.config.image_dir.clone());
     let (fs, image_fs, links, max_pid) = util::blocking(move || (usage::whole(&root), usage::whole(&images), host_links(), machine::pids_max())).await;
-    let mut rates = rates.update(cpu_times(&measured)).into_iter();
-    let mut rate = || rates.next().flatten();
+    let (mut node, list) = told(cx, &measured, &taken, rates);
     let now = machinery::time::rfc3339(measured.at);
-    let mut node = used(&measured.node.0, rate(), &now);
-    node["nodeName"] = json!(cx.config.node_name);
-    node["startTime"] = json!(machinery::time::rfc3339(machine::booted().unwrap_or(cx.started)));
     node["fs"] = fs;
     node["runtime"] = json!({"imageFs": image_fs.clone(), "containerFs": image_fs});
     node["rlimit"] = json!({"time": now, "maxpid": max_pid, "curproc": measured.node.0.pids});
     if let Some(links) = links {
         node["network"] = links;
     }
+    (node, list)
+}
+
+/// What was measured, as it is told: the node but for its disks and links, and the pods.
+fn told(cx: &Context, measured: &Measured, taken: &[Taken], rates: &Rates) -> (Value, Vec<Value>) {
+    let mut rates = rates.update(cpu_times(measured)).into_iter();
+    let mut rate = || rates.next().flatten();
+    let now = machinery::time::rfc3339(measured.at);
+    let mut node = used(&measured.node.0, rate(), &now);
+    node["nodeName"] = json!(cx.config.node_name);
+    node["startTime"] = json!(machinery::time::rfc3339(machine::booted().unwrap_or(cx.started)));
     let classes = measured.classes.first().map(|(_, reading)| {
         let mut pods = used(&reading.stats, rate(), &now);
         pods["name"] = json!("pods");
@@ -44,8 +79,8 @@ pub(crate) async fn summary(cx: &Arc<Context>, pods: &Pods, rates: &Rates) -> An
         pods
     });
     node["systemContainers"] = classes.into_iter().collect();
-    let list: Vec<Value> = measured.pods.iter().zip(&taken).map(|(of, taken)| pod(of, taken, &mut rate, &now)).collect();
-    super::super::json(&json!({"node": node, "pods": list}))
+    let list = measured.pods.iter().zip(taken).map(|(of, taken)| pod(of, taken, &mut rate, &now)).collect();
+    (node, list)
 }
 
 /// All that has used the CPU, in the order in which it is told.
@@ -151,6 +186,15 @@ fn host_links() -> Option<Value> {
 mod tests {
     use super::*;
     use crate::cri::Pressures;
+
+    #[test]
+    fn a_brief_answer_has_cpu_and_memory_alone() {
+        let part = || json!({"name": "c", "startTime": "T", "cpu": {}, "memory": {}, "swap": {}, "io": {}, "rootfs": {}, "logs": {}});
+        let mut pod = json!({"podRef": {}, "startTime": "T", "cpu": {}, "network": {}, "volume": [], "process_stats": {}, "containers": [part()]});
+        shorten(&mut pod);
+        let left = json!({"name": "c", "startTime": "T", "cpu": {}, "memory": {}, "swap": {}});
+        assert_eq!(pod, json!({"podRef": {}, "startTime": "T", "cpu": {}, "containers": [left]}));
+    }
 
     #[test]
     fn what_is_known_is_told_and_no_more() {

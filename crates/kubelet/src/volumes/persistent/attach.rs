@@ -18,11 +18,22 @@ pub(super) const WAIT_MAX: Duration = Duration::from_secs(123);
 /// What is told then, beside which volumes are missing.
 pub const LATE: &str = "context deadline exceeded";
 
+/// The reason of a pod that goes, since the node has no room for one more of its volumes: elsewhere there may be.
+pub const EXHAUSTED: &str = "VolumeAttachmentLimitExceeded";
+/// What gRPC calls `ResourceExhausted`.
+const NO_ROOM: i32 = 8;
+
 impl Persistent {
     /// Waits until the cluster has attached a volume; answers what its attachment tells the driver.
     pub(super) async fn attached(&self, key: &str, csi: &Csi) -> Result<BTreeMap<String, String>, String> {
         self.0.api.volume_attached(&self.0.node_name, key).await;
         self.attachment(csi).await
+    }
+
+    /// Whether whoever attaches a volume says that the node can have no more of them.
+    pub(super) async fn is_exhausted(&self, csi: &Csi) -> bool {
+        let name = hashed(&[&csi.handle, &csi.driver, &self.0.node_name]);
+        self.0.api.get_attachment(&name).await.is_ok_and(|found| lacks_room(&found))
     }
 
     /// What the volume's attachment tells the driver.
@@ -32,6 +43,11 @@ impl Persistent {
         let found = found.map_err(|e| format!("volume {} has GET error for volume attachment {name}: {e}", csi.handle))?;
         verified(&found, &csi.handle)
     }
+}
+
+/// Upstream's `isResourceExhaustError`.
+fn lacks_room(found: &VolumeAttachment) -> bool {
+    found.status.as_ref().and_then(|s| s.attach_error.as_ref()?.error_code) == Some(NO_ROOM)
 }
 
 /// Upstream's `verifyAttachmentStatus`.
@@ -65,6 +81,8 @@ mod tests {
         assert_eq!(verified(&of(json!({"name": "a"}), json!({"attached": false})), "h").unwrap_err(), "volume h is not attached for volume attachment a");
         let error = json!({"attached": false, "attachError": {"message": "no room"}});
         assert_eq!(verified(&of(json!({"name": "a"}), error), "h").unwrap_err(), "no room");
+        let full = |code: i32| lacks_room(&of(json!({"name": "a"}), json!({"attached": false, "attachError": {"message": "no room", "errorCode": code}})));
+        assert_eq!([full(8), full(13), lacks_room(&yes)], [true, false, false]);
         let going = json!({"name": "a", "deletionTimestamp": "2026-01-01T00:00:00Z"});
         assert_eq!(verified(&of(going, json!({"attached": true})), "h").unwrap_err(), "volume attachment is being deleted");
     }

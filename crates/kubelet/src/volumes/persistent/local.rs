@@ -44,8 +44,13 @@ impl Persistent {
 
     /// A `local` volume.
     pub(super) async fn local(&self, pod: &Arc<Pod>, spec: &Spec, v: &LocalVolumeSource) -> Result<Ready, Trouble> {
-        let failed =
-            |e: String| if spec.block { Trouble::map("MapVolume.MapPodDevice", &spec.name, e) } else { Trouble::mount("MountVolume.SetUp", &spec.name, e) };
+        let missing = absent(&v.path);
+        let failed = |e: String| match spec.block {
+            true => Trouble::map("MapVolume.MapPodDevice", &spec.name, e),
+            // Upstream asks what is there before it has anything to mount it with.
+            false if e == missing => Trouble::mount("MountVolume.NewMounter initialization", &spec.name, e),
+            false => Trouble::mount("MountVolume.SetUp", &spec.name, e),
+        };
         let uid = util::uid(pod).to_owned();
         let (at, staged, pods) = (self.0.places.local(&uid, &spec.name), self.0.places.local_device(&spec.name), self.0.places.pods());
         let (work, all) = ((at.clone(), spec.clone(), v.clone()), self.clone());
@@ -80,14 +85,18 @@ impl Persistent {
     }
 }
 
+/// What is told of a place where nothing is.
+fn absent(path: &str) -> String {
+    format!("path {path:?} does not exist")
+}
+
 /// Makes the volume what it is to be for this pod.
 fn show(spec: &Spec, v: &LocalVolumeSource, (staged, at): (&Path, &Path), pods: &Path, (devices, works): (&Locks, &AtomicBool)) -> Result<Shown, String> {
     let path = Path::new(&v.path);
     if path.components().any(|c| c == Component::ParentDir) {
         return Err(format!("invalid path: {} must not contain '..'", v.path));
     }
-    let meta =
-        fs::metadata(path).map_err(|e| if e.kind() == std::io::ErrorKind::NotFound { format!("path {:?} does not exist", v.path) } else { e.to_string() })?;
+    let meta = fs::metadata(path).map_err(|e| if e.kind() == std::io::ErrorKind::NotFound { absent(&v.path) } else { e.to_string() })?;
     let is_device = meta.file_type().is_block_device();
     if spec.block {
         return if is_device { Ok(Shown::Device) } else { Err(format!("path {:?} is not a block device", v.path)) };

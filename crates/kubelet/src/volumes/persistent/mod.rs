@@ -40,14 +40,16 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use attach::LATE;
+pub use attach::{EXHAUSTED, LATE};
 pub use call::Trouble;
 pub use shared::share;
+pub use spec::plugin_of_driver;
 pub use stats::VolumeStats;
 
 use super::Ready;
 use super::looks::Looks;
 use crate::api::SharedApi;
+use crate::counts::Counts;
 use crate::cri::PodUid;
 use crate::util;
 use make::Job;
@@ -82,6 +84,7 @@ struct Inner {
     measured: Mutex<HashMap<PodUid, (tokio::time::Instant, Vec<VolumeStats>)>>,
     /// Local volumes that are to grow, by name.
     growing: Mutex<HashMap<String, Arc<Slot>>>,
+    counts: Counts,
     stop: CancellationToken,
 }
 
@@ -107,7 +110,7 @@ pub fn is_used(pod: &Pod, volume: &str) -> bool {
 impl Persistent {
     /// No volumes yet.
     #[must_use]
-    pub fn new(root: &Path, node_name: &str, api: SharedApi, drivers: Drivers, looks: Looks, stop: CancellationToken) -> Self {
+    pub fn new(root: &Path, node_name: &str, api: SharedApi, drivers: Drivers, looks: Looks, counts: Counts, stop: CancellationToken) -> Self {
         Self(Arc::new(Inner {
             root: root.to_owned(),
             places: Places::new(root),
@@ -123,8 +126,14 @@ impl Persistent {
             slow: Mutex::default(),
             measured: Mutex::default(),
             growing: Mutex::default(),
+            counts,
             stop,
         }))
+    }
+
+    /// Where work with volumes is counted.
+    pub(super) fn counts(&self) -> &Counts {
+        &self.0.counts
     }
 
     /// The drivers of this node.
@@ -199,24 +208,36 @@ impl Persistent {
     /// Brings a volume to a pod; what is there already is used. Whoever stops waiting does not stop the driver.
     pub async fn set_up(&self, pod: &Arc<Pod>, volume: &Volume, node: Option<&Node>) -> Result<Ready, Trouble> {
         let found = spec::find(&self.0.api, pod, volume).await.map_err(Trouble::unprocessed)?;
-        self.check(&found, node)?;
-        let ready = match &found.kind {
-            Kind::Host(v) => self.host_path(pod, &found, v).await?,
-            Kind::Local(v) => self.local(pod, &found, v).await?,
-            Kind::Nfs(v) => self.nfs(pod, &found, v).await?,
-            Kind::Iscsi => return Err(unreached(&found)),
-            Kind::Csi(csi) => self.csi(pod, &found, csi).await?,
-        };
-        Ok(Ready { group: found.group(), ..ready })
+        let begun = tokio::time::Instant::now();
+        let brought = self.by_kind(pod, &found, node).await;
+        let (plugin, what) = (found.plugin(), if found.block { "map_volume" } else { "volume_mount" });
+        self.0.counts.storage(&plugin, what, begun.elapsed(), brought.is_ok());
+        brought.map(|ready| Ready { group: found.group(), plugin, ..ready })
+    }
+
+    async fn by_kind(&self, pod: &Arc<Pod>, found: &Spec, node: Option<&Node>) -> Result<Ready, Trouble> {
+        self.check(found, node).await?;
+        match &found.kind {
+            Kind::Host(v) => self.host_path(pod, found, v).await,
+            Kind::Local(v) => self.local(pod, found, v).await,
+            Kind::Nfs(v) => self.nfs(pod, found, v).await,
+            Kind::Iscsi => Err(unreached(found)),
+            Kind::Csi(csi) => self.csi(pod, found, csi).await,
+        }
     }
 
     /// The volume is one of this node's.
-    fn check(&self, found: &Spec, node: Option<&Node>) -> Result<(), Trouble> {
+    async fn check(&self, found: &Spec, node: Option<&Node>) -> Result<(), Trouble> {
         let required = found.volume.as_ref().and_then(|v| v.spec.as_ref()?.node_affinity.as_ref()?.required.as_ref());
         let Some(required) = required else { return Ok(()) };
         let step = if found.block { "MapVolume.NodeAffinity check" } else { "MountVolume.NodeAffinity check" };
+        // Just after a start nobody has read the node yet, and pods run already: they are told of no trouble that is none.
+        let read = match node {
+            Some(_) => None,
+            None => self.0.api.get_node(&self.0.node_name).await.ok().flatten(),
+        };
         // Whose labels are not known may be another's: it is tried again.
-        let Some(node) = node else { return Err(Trouble::mount(step, &found.name, "error getting node labels")) };
+        let Some(node) = node.or(read.as_ref()) else { return Err(Trouble::mount(step, &found.name, "error getting node labels")) };
         if NodeSelector::new(required).matches(Place::new(&self.0.node_name, node.metadata.labels.as_ref())) {
             return Ok(());
         }
@@ -228,7 +249,7 @@ impl Persistent {
         let (slot, attaches) = (self.want(pod, found, csi, &policy), policy.attaches() && !csi.ephemeral);
         let uid = PodUid(util::uid(pod).to_owned());
         let ready = |path| Ready { path, readonly: found.readonly, device: found.block, ..Ready::default() };
-        let attached = if attaches { self.wait_attached(&slot.key, found, csi).await? } else { std::collections::BTreeMap::new() };
+        let attached = if attaches { self.wait_attached(&slot.key, found, csi, &policy).await? } else { std::collections::BTreeMap::new() };
         self.pause(&slot).await;
         let job = Job { pod: Arc::clone(pod), uid, spec: found.clone(), csi: csi.clone(), policy, slot, attached, again: false };
         match tokio::spawn(self.clone().make(job)).await {
@@ -249,7 +270,7 @@ impl Persistent {
         slot
     }
 
-    async fn wait_attached(&self, key: &str, found: &Spec, csi: &Csi) -> Result<std::collections::BTreeMap<String, String>, Trouble> {
+    async fn wait_attached(&self, key: &str, found: &Spec, csi: &Csi, policy: &Policy) -> Result<std::collections::BTreeMap<String, String>, Trouble> {
         let mut reported = self.0.reported.subscribe();
         let attached = async {
             let _ = reported.wait_for(|told| told.contains(key)).await;
@@ -258,7 +279,8 @@ impl Persistent {
         let step = if found.block { "MapVolume.WaitForAttach" } else { "MountVolume.WaitForAttach" };
         match tokio::time::timeout(attach::WAIT_MAX, attached).await {
             Ok(told) => told.map_err(|e| if found.block { Trouble::map(step, &found.name, e) } else { Trouble::mount(step, &found.name, e) }),
-            Err(_) => Err(Trouble::unprocessed(attach::LATE.into())),
+            Err(_) if policy.counts_again() && self.is_exhausted(csi).await => Err(Trouble { reason: EXHAUSTED, message: LATE.into() }),
+            Err(_) => Err(Trouble::unprocessed(LATE.into())),
         }
     }
 

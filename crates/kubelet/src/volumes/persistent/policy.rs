@@ -34,6 +34,11 @@ impl Policy {
         self.object.as_ref().is_none_or(|o| o.spec.attach_required.unwrap_or(true))
     }
 
+    /// Whether the driver says again and again how many volumes this node can have: then one too many is an end, and not a wait (KEP-4876).
+    pub(super) fn counts_again(&self) -> bool {
+        self.object.as_ref().and_then(|o| o.spec.node_allocatable_update_period_seconds).is_some_and(|s| s > 0)
+    }
+
     /// Whether what is published is to be published again, for what changes in it (tokens).
     pub(super) fn republishes(&self) -> bool {
         self.object.as_ref().is_some_and(|o| o.spec.requires_republish.unwrap_or(false))

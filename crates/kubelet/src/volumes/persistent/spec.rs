@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
+use client::Meta;
+use client::storage::{BIND_COMPLETED, claim_phase, volume_name};
 use k8s_openapi::api::core::v1::{
     CSIPersistentVolumeSource, CSIVolumeSource, HostPathVolumeSource, LocalVolumeSource, NFSVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod,
     SecretReference, Volume,
@@ -19,9 +21,6 @@ use crate::util;
 
 /// While it is on a claim, the claim is there until no pod uses it.
 const PROTECTION: &str = "kubernetes.io/pvc-protection";
-/// It is on a claim whose binding is decided. The scheduler binds the pod then; the claim's phase is the binder's second write, and may
-/// come after the pod.
-const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 /// When a claim whose phase is to come is looked at again before it is called unbound (upstream's populator looks ten times a second).
 const PHASE_WAITS: [Duration; 4] = [Duration::from_millis(20), Duration::from_millis(40), Duration::from_millis(80), Duration::from_millis(160)];
 /// The group that files of a volume belong to, as who made the volume says.
@@ -78,6 +77,12 @@ pub(super) struct Csi {
     pub(super) stage_secret: Option<(String, String)>,
     pub(super) publish_secret: Option<(String, String)>,
     pub(super) expand_secret: Option<(String, String)>,
+}
+
+/// A driver's volumes as metrics name them.
+#[must_use]
+pub fn plugin_of_driver(driver: &str) -> String {
+    format!("kubernetes.io/csi:{driver}")
 }
 
 /// The volumes of a pod that its containers mount, and those that they have as devices (upstream's `GetPodVolumeNames`).
@@ -150,12 +155,11 @@ async fn read_claim(api: &SharedApi, namespace: &str, name: &str) -> Result<Pers
     Ok(claim)
 }
 
-/// Whether a claim is bound and only its phase does not say so yet.
+/// Whether a claim is bound and only its phase does not say so yet: the scheduler binds the pod when the binding is decided, and the phase
+/// is the binder's second write, which may come after the pod.
 fn is_half_bound(claim: &PersistentVolumeClaim) -> bool {
-    let named = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).is_some_and(|n| !n.is_empty());
-    let completed = claim.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(BIND_COMPLETED));
-    let phase = claim.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default();
-    named && completed && matches!(phase, "" | "Pending") && claim.metadata.deletion_timestamp.is_none()
+    let decided = !volume_name(claim).is_empty() && claim.annotation(BIND_COMPLETED).is_some();
+    decided && matches!(claim_phase(claim), "" | "Pending") && !claim.is_deleting()
 }
 
 /// The volume that a claim is bound to.
@@ -279,6 +283,17 @@ impl Csi {
 }
 
 impl Spec {
+    /// Whose it is, as metrics name it.
+    pub(super) fn plugin(&self) -> String {
+        match &self.kind {
+            Kind::Csi(csi) => plugin_of_driver(&csi.driver),
+            Kind::Local(_) => "kubernetes.io/local-volume".to_owned(),
+            Kind::Host(_) => "kubernetes.io/host-path".to_owned(),
+            Kind::Nfs(_) => "kubernetes.io/nfs".to_owned(),
+            Kind::Iscsi => "kubernetes.io/iscsi".to_owned(),
+        }
+    }
+
     /// Only one pod may use it.
     pub(super) fn one_pod(&self) -> bool {
         self.modes == ["ReadWriteOncePod"]

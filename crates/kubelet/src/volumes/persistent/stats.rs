@@ -1,9 +1,7 @@
 //! How full the volumes of pods are.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ::volume::{Failure, Stats, Usage};
@@ -40,48 +38,7 @@ pub struct VolumeStats {
     pub inodes: Usage,
 }
 
-/// What pods want, and what they have.
-const WANTED: &str = "desired_state_of_world";
-const THERE: &str = "actual_state_of_world";
-
-/// The plugin by whose name upstream counts a volume that the kubelet makes itself; none for those of others.
-fn plugin(volume: &Volume) -> Option<&'static str> {
-    let of = [
-        (volume.empty_dir.is_some(), "kubernetes.io/empty-dir"),
-        (volume.config_map.is_some(), "kubernetes.io/configmap"),
-        (volume.secret.is_some(), "kubernetes.io/secret"),
-        (volume.downward_api.is_some(), "kubernetes.io/downward-api"),
-        (volume.projected.is_some(), "kubernetes.io/projected"),
-        (volume.host_path.is_some(), "kubernetes.io/host-path"),
-    ];
-    of.into_iter().find(|(is, _)| *is).map(|(_, name)| name)
-}
-
 impl Persistent {
-    /// How many volumes of each plugin are wanted and are there.
-    pub fn totals(&self, pods: impl Iterator<Item = Arc<Pod>>) -> BTreeMap<(String, &'static str), u64> {
-        let mut out = BTreeMap::new();
-        let mut count = |plugin: String, state| *out.entry((plugin, state)).or_insert(0) += 1;
-        for pod in pods {
-            let used = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter(|v| super::is_used(&pod, &v.name));
-            for name in used.filter_map(plugin) {
-                count(name.to_owned(), WANTED);
-                count(name.to_owned(), THERE);
-            }
-        }
-        for slot in self.0.slots.all() {
-            let state = slot.state.lock();
-            let name = format!("kubernetes.io/csi:{}", state.driver);
-            for mine in state.pods.values() {
-                count(name.clone(), WANTED);
-                if mine.published == Step::Done {
-                    count(name.clone(), THERE);
-                }
-            }
-        }
-        out
-    }
-
     /// The pod's persistent volumes that can be measured; at most a minute old, whoever asks how often. A driver that fails is left out, as
     /// upstream does.
     pub async fn stats(&self, pod: &Pod) -> Vec<VolumeStats> {

@@ -148,7 +148,8 @@ impl World {
 
     /// A process on this node's directory.
     fn start(&self) -> Persistent {
-        let made = Persistent::new(self.dir.path(), "n1", self.api.clone(), self.drivers.clone(), Looks::default(), CancellationToken::new());
+        let counts = crate::counts::Counts::new(&instruments::Registry::default());
+        let made = Persistent::new(self.dir.path(), "n1", self.api.clone(), self.drivers.clone(), Looks::default(), counts, CancellationToken::new());
         made.adopt();
         made
     }
@@ -367,7 +368,7 @@ async fn a_volume_that_is_attached_waits_for_the_cluster() {
 
 #[tokio::test]
 async fn files_become_the_groups_and_nobody_follows_a_link() {
-    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
     let world = World::new(json!({}));
     let node = world.start();
     let outside = world.dir.path().join("outside");
@@ -375,6 +376,10 @@ async fn files_become_the_groups_and_nobody_follows_a_link() {
     let at = up(&node, "first").await.unwrap().path;
     fs::create_dir(at.join("d")).unwrap();
     fs::write(at.join("d/f"), "").unwrap();
+    // Whatever the umask of who runs the tests.
+    for (name, mode) in [("d", 0o755), ("d/f", 0o644)] {
+        fs::set_permissions(at.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
     std::os::unix::fs::symlink(&outside, at.join("d/link")).unwrap();
     let volume = json!({"name": "data", "persistentVolumeClaim": {"claimName": "claim"}});
     let (second, named) = pod_with("second", volume, json!({"fsGroup": 4711}));
@@ -519,6 +524,10 @@ async fn a_volume_of_certain_nodes_waits_for_the_nodes_labels() {
     let (pod, volume) = pod("a");
     let told = node.set_up(&pod, &volume, None).await.unwrap_err();
     assert_eq!((told.reason, &*told.message), ("FailedMount", "MountVolume.NodeAffinity check failed for volume \"pv\" : error getting node labels"));
+    // Just after a start it is asked for; this one has no labels.
+    world.api.peopled.store(true, std::sync::atomic::Ordering::Relaxed);
+    let told = node.set_up(&pod, &volume, None).await.unwrap_err();
+    assert!(told.message.ends_with("no matching NodeSelectorTerms"), "{}", told.message);
     let of = |zone: &str| -> Node { serde_json::from_value(json!({"metadata": {"name": "n1", "labels": {"zone": zone}}})).unwrap() };
     let told = node.set_up(&pod, &volume, Some(&of("b"))).await.unwrap_err();
     assert!(told.message.ends_with("no matching NodeSelectorTerms"), "{}", told.message);
@@ -559,7 +568,7 @@ async fn what_hangs_at_a_local_device_is_in_no_other_pods_way() {
         shown && !super::mounts::is_mounted(&at).unwrap()
     });
     let begun = std::time::Instant::now();
-    while !done.is_finished() && begun.elapsed() < Duration::from_secs(20) {
+    while !done.is_finished() && begun.elapsed() < Duration::from_secs(60) {
         tokio::task::yield_now().await;
     }
     assert!(done.is_finished(), "it waits for the device");

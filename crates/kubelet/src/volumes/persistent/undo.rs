@@ -14,6 +14,7 @@ use super::make::not_registered;
 use super::mounts;
 use super::place;
 use super::slot::{Slot, Step};
+use super::spec;
 use crate::cri::PodUid;
 use crate::util;
 
@@ -56,11 +57,17 @@ impl Persistent {
             }
             let told = |step: &str, why: String| format!("{step} failed for volume {:?} : {why}", mine.name);
             let step = if mine.block { "UnmapVolume.UnmapPodDevice" } else { "UnmountVolume.TearDown" };
-            let found = self.0.drivers.get(&driver).ok_or_else(|| told(step, rpc(&not_registered(&driver))))?;
-            ends(found.unpublish(&handle, &target)).await.map_err(|f| told(step, rpc(&f)))?;
-            let (block, link) = (mine.block, self.0.places.device_link(&uid.0, &mine.name));
-            let cleared = util::blocking(move || place::clear_published(&target, block.then_some(link.as_path())));
-            cleared.await.map_err(|e| told(step, e.to_string()))?;
+            let begun = Instant::now();
+            let taken = async {
+                let found = self.0.drivers.get(&driver).ok_or_else(|| rpc(&not_registered(&driver)))?;
+                ends(found.unpublish(&handle, &target)).await.map_err(|f| rpc(&f))?;
+                let (block, link) = (mine.block, self.0.places.device_link(&uid.0, &mine.name));
+                util::blocking(move || place::clear_published(&target, block.then_some(link.as_path()))).await.map_err(|e| e.to_string())
+            };
+            let taken = taken.await;
+            let what = if mine.block { "unmap_volume" } else { "volume_unmount" };
+            self.0.counts.storage(&spec::plugin_of_driver(&driver), what, begun.elapsed(), taken.is_ok());
+            taken.map_err(|why| told(step, why))?;
         }
         slot.state.lock().pods.remove(&uid);
         drop(busy);

@@ -117,6 +117,18 @@ fn an_update_without_a_change_leaves_no_mark() {
 }
 
 #[test]
+fn a_float_is_no_other_than_the_whole_number_of_its_value() {
+    let kind = crate::gvk::Gvk::parse("g.io/v1", "K");
+    let custom = crate::structural::schema(&[(kind.clone(), None)]);
+    let ty = custom.kind(&kind).unwrap();
+    let same = |old: Value, new: Value| compare::compare(ty, &json!({"spec": old}), &json!({"spec": new})).changed.is_empty();
+    assert!(same(json!({"a": 1.0}), json!({"a": 1})));
+    assert!(same(json!({"a": [1, {"b": 2.0}]}), json!({"a": [1.0, {"b": 2}]})));
+    assert!(!same(json!({"a": 1.5}), json!({"a": 1})));
+    assert!(!same(json!({"a": 1.0}), json!({"a": "1"})));
+}
+
+#[test]
 fn a_created_pod_is_owned_as_upstream_records_it() {
     let mut new = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "uid": "u", "labels": {"x": "1"}},
         "spec": {"containers": [{"name": "c", "image": "i", "resources": {}}], "restartPolicy": "Always"}, "status": {}});

@@ -135,9 +135,11 @@ fn what_does_not_fit_the_schema_is_an_error() {
         "{}",
         error.message
     );
-    let wrong = json!({"apiVersion": "v1", "kind": "Secret"});
-    let error = apply_as(deployment(), None, &wrong, &manager("a"), true).unwrap_err();
-    assert_eq!((error.code, error.message.as_str()), (400, "invalid object type: /v1, Kind=Secret"));
+    for (version, told) in [("v1", "/v1"), ("a/b/c", "/")] {
+        let wrong = json!({"apiVersion": version, "kind": "Secret"});
+        let error = apply_as(deployment(), None, &wrong, &manager("a"), true).unwrap_err();
+        assert_eq!((error.code, error.message), (400, format!("invalid object type: {told}, Kind=Secret")));
+    }
     // A key that is left out is what Go writes for it; validation judges that.
     let nameless = config("/metadata/ownerReferences", &json!([{"name": "x"}]));
     assert!(apply_as(deployment(), None, &nameless, &manager("a"), true).is_ok());
@@ -223,6 +225,25 @@ fn managers_that_cannot_be_read_are_nobody() {
     let mut unknown = good.clone();
     unknown["fieldsV1"] = json!({"f:spec": {"x:new": {}, "f:paused": {}}});
     assert_eq!(Managers::of(Some(&json!({"metadata": {"managedFields": [unknown]}}))).0[0].set.clone().into_value(), json!({"f:spec": {"f:paused": {}}}));
+    let mut whole = good.clone();
+    whole["fieldsV1"] = json!({".": {}});
+    assert!(Managers::of(Some(&json!({"metadata": {"managedFields": [whole]}}))).0[0].set.is_empty(), "an object is no member of itself");
+    // What is no version is none that anything is converted to: the owners of before are kept as they are.
+    let mut strange = live.clone();
+    strange["metadata"]["managedFields"][0]["apiVersion"] = "a/b/c".into();
+    track(deployment(), Some(&live), &mut strange, &manager("u"));
+    assert_eq!(strange["metadata"]["managedFields"], live["metadata"]["managedFields"]);
+}
+
+#[test]
+fn managers_have_short_names_that_can_be_printed() {
+    let path = crate::field::Path::root("fieldManager");
+    let told = |name: &str| manager_errors(name, &path).iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert!(told("").is_empty() && told("kubectl edit-é").is_empty() && told(&"m".repeat(128)).is_empty());
+    assert_eq!(told(&"é".repeat(65)), ["fieldManager: Too long: may not be more than 128 bytes"]);
+    assert_eq!(told("a\n").len() + told("a\n\u{200b}").len(), 3, "each character is told");
+    assert!(told("a\u{200b}")[0].ends_with("invalid character U+200B (at position 1)"));
+    assert_eq!(told(&"\u{200b}".repeat(1000)).len(), 17, "what is too long, and a few of its characters");
 }
 
 const RECORD: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -382,4 +403,57 @@ fn an_object_that_a_version_of_its_owners_does_not_know_is_compared_with_nothing
     assert_eq!(new["metadata"]["managedFields"], gone["metadata"]["managedFields"]);
     let refused = apply_as(ty, Some(&gone), &applied, &manager, true).unwrap_err().message;
     assert_eq!(refused, "request to convert CR to an invalid group/version: g.example.com/v0");
+}
+
+#[test]
+fn owners_of_an_event_in_another_group_are_forgotten() {
+    let ty = schema::builtin().named("io.k8s.api.events.v1.Event").unwrap();
+    let entry = json!({"manager": "kubelet", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": {"f:count": {}}});
+    let old = json!({"metadata": {"name": "e", "managedFields": [entry]}, "note": "a"});
+    let mut new = old.clone();
+    new["note"] = "b".into();
+    track(ty, Some(&old), &mut new, &Manager { api_version: "events.k8s.io/v1", ..manager("u") });
+    let names: Vec<&str> = new["metadata"]["managedFields"].as_array().unwrap().iter().filter_map(|e| e["manager"].as_str()).collect();
+    assert_eq!(names, ["u"]);
+}
+
+#[test]
+fn who_owns_a_part_of_what_has_become_a_whole_owns_the_whole() {
+    let kind = crate::gvk::Gvk { group: "g.example.com".into(), version: "v1".into(), kind: "Van".into() };
+    let list = json!({"type": "array", "items": {"type": "string"}});
+    let van = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {"s": list}}}});
+    let schema = crate::structural::schema(&[(kind.clone(), Some(&van))]);
+    let ty = schema.kind(&kind).unwrap();
+    let fields = json!({"f:spec": {"f:s": {"v:\"y\"": {}}}});
+    let owner = json!({"manager": "m", "operation": "Apply", "apiVersion": "g.example.com/v1", "fieldsType": "FieldsV1", "fieldsV1": fields});
+    let of = |s: &str| json!({"apiVersion": "g.example.com/v1", "kind": "Van", "metadata": {"name": "a"}, "spec": {"s": [s]}});
+    let mut live = of("y");
+    live["metadata"]["managedFields"] = json!([owner]);
+    let manager = Manager { api_version: "g.example.com/v1", ..manager("n") };
+    let refused = apply_as(ty, Some(&live), &of("q"), &manager, false).unwrap_err().message;
+    assert_eq!(refused, "Apply failed with 1 conflict: conflict with \"m\": .spec.s");
+    let forced = apply_as(ty, Some(&live), &of("q"), &manager, true).unwrap();
+    assert_eq!((owned(&forced, "m"), owned(&forced, "n")), (Value::Null, json!({"f:spec": {"f:s": {}}})));
+}
+
+#[test]
+fn a_text_in_the_place_of_an_object_that_has_no_type_is_its_writers() {
+    let kind = crate::gvk::Gvk { group: "g.example.com".into(), version: "v1".into(), kind: "Van".into() };
+    let free = json!({"x-kubernetes-preserve-unknown-fields": true, "properties": {"a": {"type": "string"}}});
+    let van = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {"free": free}}}});
+    let schema = crate::structural::schema(&[(kind.clone(), Some(&van))]);
+    let ty = schema.kind(&kind).unwrap();
+    let of = |free: Value| json!({"apiVersion": "g.example.com/v1", "kind": "Van", "metadata": {"name": "a"}, "spec": {"free": free}});
+    let by = |old: Option<&Value>, mut new: Value, name: &'static str| {
+        if let Some(old) = old {
+            new["metadata"]["managedFields"] = old["metadata"]["managedFields"].clone();
+        }
+        track(ty, old, &mut new, &Manager { api_version: "g.example.com/v1", ..manager(name) });
+        new
+    };
+    let object = by(None, of(json!({"a": "x"})), "m");
+    let text = by(Some(&object), of("text".into()), "n");
+    assert_eq!(owned(&text, "n"), json!({"f:spec": {"f:free": {}}}));
+    let again = by(Some(&text), of(json!({"a": "y"})), "o");
+    assert_eq!(owned(&again, "o"), json!({"f:spec": {"f:free": {".": {}, "f:a": {}}}}));
 }
