@@ -44,6 +44,12 @@ const DIGEST_KEY: &str = "digest";
 const IN_ORDER: u32 = 1 << 31;
 /// The file that the engine locks while it has the store open.
 const LOCK: &str = "lock";
+/// The file by which the engine knows a store; it is written last of what a store begins with, before anything can be put into it.
+const MARKER: &str = "version";
+/// What it says: three letters and a number.
+const MARKER_BYTES: u64 = 4;
+/// Where the engine has its tables.
+const KEYSPACES: &str = "keyspaces";
 /// Where the journals of a damaged store are kept as they were found.
 const DAMAGED: &str = "damaged";
 /// Bytes before the JSON.
@@ -144,6 +150,7 @@ impl Disk {
         let damaged = |what: String| OpenError::Damaged { path: directory.into(), what };
         make_private(directory).map_err(io)?;
         let (synced, acknowledged) = Synced::open(directory).map_err(io)?;
+        remove_unmade(directory, acknowledged)?;
         let journals = Journals::read(directory).map_err(io)?;
         journals.cut_torn(directory).map_err(io)?;
         let (database, keyspace) = match open(directory) {
@@ -597,6 +604,36 @@ impl Journals {
         }
         with(good)
     }
+}
+
+/// Removes what the engine has laid down for a store that it never came to make, because it was killed or had no room: it makes its first
+/// journal before its marker, and refuses to make one that is there. Nothing is in such a store. One whose marker is gone otherwise has
+/// something, and the engine would make a new one over it.
+fn remove_unmade(directory: &Path, acknowledged: u64) -> Result<(), OpenError> {
+    let io = |e| OpenError::io(directory, e);
+    let marker = directory.join(MARKER);
+    let is_made = || Ok(unless_gone(fs::metadata(&marker))?.is_some_and(|found| found.len() >= MARKER_BYTES));
+    if is_made().map_err(io)? {
+        return Ok(());
+    }
+    let lock = unless_gone(fs::File::open(directory.join(LOCK))).map_err(io)?;
+    if lock.as_ref().is_some_and(|lock| lock.try_lock().is_err()) {
+        return Err(OpenError::Locked(directory.to_owned()));
+    }
+    // Its maker may have come to its end meanwhile.
+    if is_made().map_err(io)? {
+        return Ok(());
+    }
+    let journals = Journals::read(directory).map_err(io)?.0;
+    let has_tables = unless_gone(fs::read_dir(directory.join(KEYSPACES))).map_err(io)?.is_some_and(|mut found| found.next().is_some());
+    if acknowledged > 0 || has_tables || journals.iter().any(|(_, bytes)| !bytes.is_empty()) {
+        let what = format!("its file {MARKER:?}, without which a new store would be made over it, is gone or cut");
+        return Err(OpenError::Damaged { path: directory.to_owned(), what });
+    }
+    for path in journals.iter().map(|(path, _)| path).chain([&marker]) {
+        unless_gone(fs::remove_file(path)).map_err(io)?;
+    }
+    Ok(())
 }
 
 fn open(directory: &Path) -> fjall::Result<(Database, Keyspace)> {

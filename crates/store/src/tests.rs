@@ -414,6 +414,53 @@ fn what_a_journal_holds_is_not_told_by_what_it_takes_of_the_disk() {
 }
 
 #[tokio::test]
+async fn a_store_whose_making_was_cut_anywhere_is_made_the_next_time() {
+    use std::{fs, path::Path};
+    // What there is, in the order in which it comes to be; of what is in a directory nothing may be there yet.
+    let steps: [(&str, fn(&Path)); 9] = [
+        ("the lock", |root| fs::write(root.join("lock"), "").unwrap()),
+        ("the place for tables", |root| fs::create_dir(root.join("keyspaces")).unwrap()),
+        ("the journal", |root| fs::write(root.join("0.jnl"), "").unwrap()),
+        ("the journal's length", |root| fs::File::options().write(true).open(root.join("0.jnl")).unwrap().set_len(64 << 20).unwrap()),
+        ("the marker", |root| fs::write(root.join("version"), "").unwrap()),
+        ("a part of the marker", |root| fs::write(root.join("version"), "FJL").unwrap()),
+        ("the whole marker", |root| fs::write(root.join("version"), b"FJL\x03").unwrap()),
+        ("the engine's own tables", |root| fs::create_dir_all(root.join("keyspaces/0/tables")).unwrap()),
+        ("the objects' tables", |root| fs::create_dir_all(root.join("keyspaces/1/tables")).unwrap()),
+    ];
+    for (number, (last, _)) in steps.iter().enumerate() {
+        let directory = Directory::new("unmade");
+        fs::create_dir(&directory.0).unwrap();
+        steps[..=number].iter().for_each(|(_, step)| step(&directory.0));
+        let store = Store::open(&directory.0, &Options::default()).unwrap_or_else(|error| panic!("cut after {last}: {error}"));
+        put(&store, "a", "1").await;
+        drop(store);
+        let store = Store::open(&directory.0, &Options::default()).unwrap();
+        assert!(store.bucket(PODS).get(&format!("{PODS}a")).is_some(), "cut after {last}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_made_over_a_store_that_has_lost_its_marker_or_is_being_made() {
+    let directory = Directory::new("unmarked");
+    let refused = || Store::open(&directory.0, &Options::default()).err().expect("it is refused").to_string();
+    let store = Store::open(&directory.0, &Options::default()).unwrap();
+    put(&store, "a", "1").await;
+    drop(store);
+    let marker = directory.0.join("version");
+    let whole = std::fs::read(&marker).unwrap();
+    std::fs::write(&marker, &whole[..2]).unwrap();
+    assert!(refused().contains("is damaged: its file \"version\""), "{}", refused());
+    let lock = std::fs::File::open(directory.0.join("lock")).unwrap();
+    lock.lock().unwrap();
+    assert!(refused().contains("in use by another process"), "{}", refused());
+    drop(lock);
+    std::fs::write(&marker, whole).unwrap();
+    let store = Store::open(&directory.0, &Options::default()).unwrap();
+    assert!(store.bucket(PODS).get(&format!("{PODS}a")).is_some());
+}
+
+#[tokio::test]
 async fn what_is_cut_from_the_end_of_the_journal_is_kept_if_it_may_have_been_whole() {
     let directory = Directory::new("cut");
     let store = Store::open(&directory.0, &Options::default()).unwrap();
