@@ -18,7 +18,7 @@ use crate::error::{Context, Error, Result};
 use crate::images::Images;
 use crate::prepare::SHIM_KILL_MAX;
 use crate::proto::{Record, Reply, Request, SandboxFile, Spec};
-use crate::stream::{AttachSession, ExecSession, Stream, Terminal};
+use crate::stream::{AttachSession, ExecSession, OnceInput, Stream, Terminal};
 use crate::types::*;
 use crate::users::{self, Ranges};
 use crate::{files, hooks, prepare, sys};
@@ -79,7 +79,12 @@ pub(crate) struct ContainerEntry {
     pub(crate) sandbox: String,
     pub(crate) spec: Arc<Spec>,
     pub(crate) record: Record,
+    /// The input that ends with the first client, once there was one. Who asks the shim for it holds the lock.
+    pub(crate) input: SharedInput,
 }
+
+/// The input of a container for all its clients.
+pub(crate) type SharedInput = Arc<tokio::sync::Mutex<Option<Arc<OnceInput>>>>;
 
 impl std::fmt::Debug for Runtime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -286,7 +291,7 @@ impl Runtime {
         .await?;
         let record = Record { id: id.clone(), ..Record::default() };
         let spec = Arc::new(spec);
-        let entry = ContainerEntry { sandbox: sandbox.clone(), spec: Arc::clone(&spec), record };
+        let entry = ContainerEntry { sandbox: sandbox.clone(), spec: Arc::clone(&spec), record, input: SharedInput::default() };
         {
             let mut state = self.0.state.lock();
             if state.sandboxes.get(&sandbox).is_some_and(|s| s.ready && !s.stopping) {
@@ -443,12 +448,14 @@ impl Runtime {
         Ok(session)
     }
 
-    /// Joins the streams of a running container.
+    /// Joins the streams of a running container. All clients write into its one input; one that ends with the first of them comes from the
+    /// shim once, and from here for the others.
     pub async fn attach(&self, id: &str, stdin: bool, stdout: bool, stderr: bool) -> Result<AttachSession> {
         let mut theirs = Vec::new();
-        let known = self.0.state.lock().containers.get(id).map(|c| (c.spec.config.tty, c.spec.config.stdin_once));
-        let (tty, once) = known.unwrap_or_default();
-        let mut session = AttachSession { stdin: None, stdout: None, stderr: None, terminal: None, ends_input: once && !tty };
+        let known = self.0.state.lock().containers.get(id).map(|c| (c.spec.config.tty, c.spec.config.stdin_once, Arc::clone(&c.input)));
+        let (tty, once, input) = known.unwrap_or_default();
+        let ends_input = once && !tty;
+        let mut session = AttachSession { stdin: None, stdout: None, stderr: None, terminal: None, ends_input };
         let stderr = stderr && !tty;
         for (wanted, slot) in [(stdout, &mut session.stdout), (stderr, &mut session.stderr)] {
             if wanted {
@@ -458,15 +465,21 @@ impl Runtime {
             }
         }
         let request = Request::Attach { container: id.to_owned(), stdin, stdout, stderr };
+        let mut shared = if ends_input && stdin { Some(input.lock().await) } else { None };
         let (reply, fds) = self.ask(id, &request, &theirs).await?;
         if let (Reply::Attached { terminal, stdin }, Some(fd)) = (&reply, fds.into_iter().next()) {
             if *terminal {
                 let (_, writer, handle) = terminal_ends(fd)?;
                 session.terminal = Some(handle);
                 session.stdin = stdin.then_some(writer);
+            } else if let Some(shared) = &mut shared {
+                **shared = Some(OnceInput::new(fd));
             } else {
                 session.stdin = Some(Stream::new(fd).context("cannot use the container's input")?);
             }
+        }
+        if let Some(once) = shared.as_ref().and_then(|shared| shared.as_ref()) {
+            session.stdin = once.writer().context("cannot use the container's input")?;
         }
         Ok(session)
     }
@@ -567,7 +580,7 @@ impl Runtime {
 }
 
 fn status(entry: &ContainerEntry) -> ContainerStatus {
-    let ContainerEntry { sandbox, spec, record } = entry;
+    let ContainerEntry { sandbox, spec, record, .. } = entry;
     let config = &spec.config;
     let reason = match record {
         Record { state: ContainerState::Created | ContainerState::Running, .. } => "",

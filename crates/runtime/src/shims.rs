@@ -21,7 +21,7 @@ use crate::cgroup::{self, Level};
 use crate::error::{Context, Error, Result};
 use crate::prepare::SHIM_KILL_MAX;
 use crate::proto::{self, Record, Reply, Request, SandboxFile};
-use crate::runtime::{ContainerEntry, Inner, Runtime, SandboxEntry, State, blocking, netns_of, remove_tree};
+use crate::runtime::{ContainerEntry, Inner, Runtime, SandboxEntry, SharedInput, State, blocking, netns_of, remove_tree};
 use crate::shimclient::Connection;
 use crate::types::*;
 use crate::{files, prepare, sys};
@@ -252,7 +252,7 @@ impl Runtime {
                 cgroup::kill_all(&spec.cgroup);
                 lose(&mut record);
             }
-            let entry = ContainerEntry { sandbox: id.clone(), spec: Arc::new(spec), record };
+            let entry = ContainerEntry { sandbox: id.clone(), spec: Arc::new(spec), record, input: SharedInput::default() };
             self.0.state.lock().containers.insert(entry.spec.config.id.clone(), entry);
         }
         self.insert_sandbox(file, alive.as_ref().map_or(0, |(pid, _)| *pid), alive.is_some());
@@ -436,7 +436,8 @@ mod tests {
         rt.insert_sandbox(SandboxFile { config: SandboxConfig { id: "s".into(), ..SandboxConfig::default() }, created_ns: 0, users: None }, 1, true);
         let spec = crate::proto::Spec { config: ContainerConfig { id: "c".into(), ..ContainerConfig::default() }, ..Default::default() };
         let running = Record { id: "c".into(), state: ContainerState::Running, pid: 7, ..Record::default() };
-        let entry = ContainerEntry { sandbox: "s".into(), spec: Arc::new(spec), record: Record { id: "c".into(), ..Record::default() } };
+        let entry =
+            ContainerEntry { sandbox: "s".into(), spec: Arc::new(spec), record: Record { id: "c".into(), ..Record::default() }, input: SharedInput::default() };
         rt.0.state.lock().containers.insert("c".into(), entry);
         let connection = rt.connect("s").unwrap();
         connection.send(&Request::Subscribe, &[]).await.unwrap();

@@ -7,8 +7,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use parking_lot::Mutex;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::proto::Reply;
@@ -17,12 +19,49 @@ use crate::sys;
 
 /// One end of a pipe, terminal or socket, readable and writable as far as its kind allows.
 #[derive(Debug)]
-pub struct Stream(Option<AsyncFd<OwnedFd>>);
+pub struct Stream(Option<AsyncFd<OwnedFd>>, Option<InputEnd>);
 
 impl Stream {
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Stream> {
         sys::set_nonblocking(&fd)?;
-        Ok(Stream(Some(sys::watched(fd)?)))
+        Ok(Stream(Some(sys::watched(fd)?), None))
+    }
+
+    /// Cancelled when another client has ended the input that this one writes into as well: the process is told once nobody holds it any more.
+    #[must_use]
+    pub fn ended_by_others(&self) -> CancellationToken {
+        self.1.as_ref().map_or_else(CancellationToken::new, |end| end.0.ended.clone())
+    }
+}
+
+/// The input of a container that ends with the first of its clients. All write into the one pipe, and who comes to his end closes it for all.
+#[derive(Debug)]
+pub(crate) struct OnceInput {
+    pipe: Mutex<Option<OwnedFd>>,
+    ended: CancellationToken,
+}
+
+impl OnceInput {
+    pub(crate) fn new(pipe: OwnedFd) -> Arc<OnceInput> {
+        Arc::new(OnceInput { pipe: Mutex::new(Some(pipe)), ended: CancellationToken::new() })
+    }
+
+    /// The end of one more client; none when the input has ended.
+    pub(crate) fn writer(self: &Arc<Self>) -> io::Result<Option<Stream>> {
+        let Some(pipe) = self.pipe.lock().as_ref().map(OwnedFd::try_clone).transpose()? else { return Ok(None) };
+        let Stream(fd, _) = Stream::new(pipe)?;
+        Ok(Some(Stream(fd, Some(InputEnd(Arc::clone(self))))))
+    }
+}
+
+/// A client of such an input: when it goes, the input ends.
+#[derive(Debug)]
+struct InputEnd(Arc<OnceInput>);
+
+impl Drop for InputEnd {
+    fn drop(&mut self) {
+        drop(self.0.pipe.lock().take());
+        self.0.ended.cancel();
     }
 }
 
@@ -70,6 +109,7 @@ impl AsyncWrite for Stream {
             && sys::shutdown_write(fd.get_ref()).is_err()
         {
             self.0 = None;
+            self.1 = None;
         }
         Poll::Ready(Ok(()))
     }
@@ -113,7 +153,8 @@ impl ExecSession {
 /// The streams of a running container's first process.
 #[derive(Debug)]
 pub struct AttachSession {
-    /// To the process; `None` when the container has no standard input.
+    /// To the process; `None` when the container has no standard input, or it has ended. With `ends_input` the first client who drops it or
+    /// shuts it down ends it for all ([`Stream::ended_by_others`]).
     pub stdin: Option<Stream>,
     /// What the process writes from now on; ends with the container.
     pub stdout: Option<Stream>,

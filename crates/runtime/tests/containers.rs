@@ -212,9 +212,17 @@ async fn attach_joins_the_streams() {
     let mut line = [0; 6];
     session.stdout.as_mut().unwrap().read_exact(&mut line).await.unwrap();
     assert_eq!(&line, b"hello\n");
+    // Whoever else attaches writes into the same input.
+    let mut second = host.rt.attach("c", true, false, false).await.unwrap().stdin.unwrap();
+    second.write_all(b"again\n").await.unwrap();
+    session.stdout.as_mut().unwrap().read_exact(&mut line).await.unwrap();
+    assert_eq!(&line, b"again\n");
     stdin.shutdown().await.unwrap();
+    tokio::time::timeout(PATIENCE, second.ended_by_others().cancelled()).await.expect("the second client is not told");
+    assert!(host.rt.attach("c", true, true, false).await.unwrap().stdin.is_none(), "it has ended for who comes later as well");
+    drop(second);
     assert_eq!(host.ended("c").await.exit_code, 0, "the end of the first client's input is the end");
-    assert_eq!(host.said("c"), "hello\n");
+    assert_eq!(host.said("c"), "hello\nagain\n");
     let mut rest = Vec::new();
     session.stdout.as_mut().unwrap().read_to_end(&mut rest).await.unwrap();
     // A terminal: one stream.

@@ -282,9 +282,18 @@ fn output(from: Option<rt::Stream>, to: Option<Writer>, ended: CancellationToken
 
 fn input(from: Option<Reader>, to: Option<rt::Stream>) -> Option<JoinHandle<()>> {
     let (mut from, mut to) = from.zip(to)?;
+    let ended = to.ended_by_others();
     let copy = async move {
-        let _ = tokio::io::copy(&mut from, &mut to).await;
-        let _ = to.shutdown().await;
+        tokio::select! {
+            _ = tokio::io::copy(&mut from, &mut to) => {
+                let _ = to.shutdown().await;
+            }
+            () = ended.cancelled() => {
+                drop(to);
+                // What the client still types goes nowhere, and he learns of it then (containerd's `io.Copy` into what is closed).
+                let _ = from.read(&mut [0; 1]).await;
+            }
+        }
     };
     Some(tokio::spawn(copy))
 }

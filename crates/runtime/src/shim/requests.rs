@@ -211,7 +211,7 @@ impl Shim {
         let input = match &container.terminal {
             Some(fd) => fd.try_clone().ok(),
             None if !stdin => None,
-            // The only writing end goes away with the first client that writes: its leaving ends the input.
+            // The only writing end goes to the runtime, which has it for all who attach, and ends it with the first of them.
             None if container.spec.config.stdin_once => container.stdin.take(),
             None => container.stdin.as_ref().and_then(|fd| fd.try_clone().ok()),
         };
