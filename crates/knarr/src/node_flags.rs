@@ -84,6 +84,12 @@ pub struct NodeFlags {
     /// In their place, seconds by the priority from which on they count: `0=20,100000=10,2000000000=5`
     #[arg(long, allow_hyphen_values = true)]
     pub shutdown_grace_period_by_pod_priority: Vec<String>,
+    /// File, or directory of files, that names the programs which give logins for images (CredentialProviderConfig)
+    #[arg(long)]
+    pub image_credential_provider_config: Option<PathBuf>,
+    /// Directory of those programs
+    #[arg(long)]
+    pub image_credential_provider_bin_dir: Option<PathBuf>,
 }
 
 impl NodeFlags {
@@ -118,8 +124,17 @@ impl NodeFlags {
         let many = many.into_iter().flat_map(|(name, values)| values.iter().map(move |value| format!("--{name}={value}")));
         let one = one.into_iter().filter_map(|(name, value)| value.map(|value| format!("--{name}={value}")));
         let told = self.kernel_memcg_notification.then(|| "--kernel-memcg-notification".to_owned());
+        let paths = [
+            ("image-credential-provider-config", &self.image_credential_provider_config),
+            ("image-credential-provider-bin-dir", &self.image_credential_provider_bin_dir),
+        ];
+        let paths = paths.into_iter().filter_map(|(name, path)| {
+            let mut flag = OsString::from(format!("--{name}="));
+            flag.push(path.as_ref()?);
+            Some(flag)
+        });
         let labels = self.node_labels.iter().map(|(key, value)| format!("--node-labels={key}={value}"));
-        many.chain(one).chain(told).chain(labels).map(OsString::from).collect()
+        many.chain(one).chain(told).chain(labels).map(OsString::from).chain(paths).collect()
     }
 
     /// The labels of a node, of which these are its own alone.
@@ -155,6 +170,8 @@ impl NodeFlags {
             shutdown_grace_period: own.shutdown_grace_period,
             shutdown_grace_period_critical_pods: own.shutdown_grace_period_critical_pods,
             shutdown_grace_period_by_pod_priority: own.shutdown_grace_period_by_pod_priority,
+            image_credential_provider_config: own.image_credential_provider_config,
+            image_credential_provider_bin_dir: own.image_credential_provider_bin_dir,
         };
         options.check().map_err(|errors| anyhow::anyhow!("{}", errors.join("\n")))
     }
@@ -188,6 +205,8 @@ mod tests {
             "--node-lease-duration-seconds=4",
             "--node-status-update-frequency=1s",
             "--node-labels=topology.kubernetes.io/zone=a,disk=",
+            "--image-credential-provider-config=/etc/providers.yaml",
+            "--image-credential-provider-bin-dir=/usr/lib/providers",
         ];
         let Command::Up(up) = Cli::try_parse_from(["knarr", "up", path].iter().chain(&own)).unwrap().command else { unreachable!() };
         let process = ["knarr", "node-process", "--name=c", "--data-dir=/d", "--number=2"].map(OsString::from);

@@ -33,6 +33,10 @@ const PASSES: Family = Family::new(
     "[ALPHA] Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync",
 );
 const PULLS: Family = Family::new("kubelet_image_pull_duration_seconds", Shape::Histogram, "[ALPHA] Duration in seconds to pull an image.");
+const PROVIDER_TIMES: Family =
+    Family::new("kubelet_credential_provider_plugin_duration", Shape::Histogram, "[ALPHA] Duration of execution in seconds for credential provider plugin");
+const PROVIDER_ERRORS: Family =
+    Family::new("kubelet_credential_provider_plugin_errors_total", Shape::Counter, "[ALPHA] Number of errors from credential provider plugin");
 const CGROUPS: Family = Family::new(
     "kubelet_cgroup_manager_duration_seconds",
     Shape::Histogram,
@@ -142,6 +146,8 @@ pub struct Counts {
     pod_starts: Arc<Histogram>,
     passes: Arc<Labelled<1, Histogram>>,
     pulls: Arc<Labelled<1, Histogram>>,
+    provider_times: Arc<Labelled<1, Histogram>>,
+    provider_errors: Arc<Labelled<1, Counter>>,
     cgroups: Arc<Labelled<1, Histogram>>,
     storage: Arc<Labelled<4, Histogram>>,
     rejections: Arc<Labelled<1, Counter>>,
@@ -172,6 +178,8 @@ impl Counts {
             pod_starts: registry.histogram(&POD_STARTS, &START_ENDS_S),
             passes: registry.histograms(&PASSES, ["operation_type"], &USUAL_ENDS_S),
             pulls: registry.histograms(&PULLS, ["image_size_in_bytes"], &PULL_ENDS_S),
+            provider_times: registry.histograms(&PROVIDER_TIMES, ["plugin_name"], &USUAL_ENDS_S),
+            provider_errors: registry.counters(&PROVIDER_ERRORS, ["plugin_name"]),
             cgroups: registry.histograms(&CGROUPS, ["operation_type"], &USUAL_ENDS_S),
             storage: registry.histograms(&STORAGE, ["migrated", "operation_name", "status", "volume_plugin"], &STORAGE_ENDS_S),
             rejections: registry.counters(&REJECTIONS, ["reason"]),
@@ -270,6 +278,14 @@ impl Counts {
     pub fn pulled(&self, bytes: u64, took: Duration) {
         let size = SIZES.iter().find(|(least, _)| bytes >= *least).map_or("0-10MB", |(_, name)| name);
         self.pulls.with([size]).took(took);
+    }
+
+    /// A program for images' logins ran, or failed to.
+    pub fn provider(&self, name: &str, took: Duration, done: bool) {
+        self.provider_times.with([name]).took(took);
+        if !done {
+            self.provider_errors.with([name]).inc();
+        }
     }
 
     /// Cgroups were made (`create`), given their limits (`update`) or removed (`destroy`).

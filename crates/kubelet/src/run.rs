@@ -15,6 +15,7 @@ use crate::counted::Counted;
 use crate::counts::Counts;
 use crate::cri::{PodUid, RuntimeEvent, SharedNet, SharedRuntime};
 use crate::devices::Devices;
+use crate::images::providers::Providers;
 use crate::images::{Images, collect};
 use crate::machine::Machine;
 use crate::pod::Context;
@@ -147,7 +148,7 @@ async fn context(
     let scheme = runtime.version().split("://").next().unwrap_or("knarr").to_owned();
     Ok(Arc::new(Context {
         watches: Watches::new(Arc::clone(&api), Arc::new(move |uid| stale.stale(uid))),
-        images: Images::new(Arc::clone(&api), Arc::clone(&runtime)),
+        images: Images::new(Arc::clone(&api), Arc::clone(&runtime), Providers::new(&config.settings.providers, &counts)),
         cgroups: Cgroups::new("/sys/fs/cgroup", &config.cgroup_root).counted(counts.clone()),
         machine: Machine::this(&config),
         scheme,

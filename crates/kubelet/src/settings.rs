@@ -12,6 +12,7 @@ pub use machinery::time::parse_go_duration as duration;
 
 use crate::evict::signals::{self, Threshold};
 use crate::flags::{Pairs, pairs};
+use crate::images::providers::config::{self, Provider};
 
 /// Flags as they are written; what is not given has the original's default.
 #[derive(Clone, Debug, Default)]
@@ -64,6 +65,10 @@ pub struct Options {
     pub shutdown_grace_period_critical_pods: Option<String>,
     /// `shutdownGracePeriodByPodPriority`: seconds by priority.
     pub shutdown_grace_period_by_pod_priority: Vec<String>,
+    /// `--image-credential-provider-config`.
+    pub image_credential_provider_config: Option<PathBuf>,
+    /// `--image-credential-provider-bin-dir`.
+    pub image_credential_provider_bin_dir: Option<PathBuf>,
 }
 
 /// Checked.
@@ -83,6 +88,8 @@ pub struct Settings {
     pub heartbeat: Heartbeat,
     /// How long pods have when the machine goes down, by their priority, lowest first; none: it is not waited.
     pub shutdown: Vec<ShutdownPeriod>,
+    /// The programs that give logins for images.
+    pub providers: Vec<Provider>,
 }
 
 /// How a node tells that it lives.
@@ -234,7 +241,7 @@ fn named(cgroup: &Option<String>) -> Option<&String> {
 }
 
 impl Options {
-    /// Checks all of it.
+    /// Checks all of it, also the file that it names and the programs which that names.
     ///
     /// # Errors
     /// Everything that is wrong.
@@ -245,9 +252,10 @@ impl Options {
         let reserved = self.reserved(&mut errors);
         let eviction = self.eviction(&mut errors, reserved.enforce_pods);
         let (heartbeat, shutdown) = (self.heartbeat(&mut errors), shutdown::periods(self, &mut errors));
+        let providers = self.providers(&mut errors);
         match eviction {
             Some(eviction) if errors.is_empty() => {
-                Ok(Settings { static_pods: self.pod_manifest_path.clone(), eviction, images, logs, reserved, heartbeat, shutdown })
+                Ok(Settings { static_pods: self.pod_manifest_path.clone(), eviction, images, logs, reserved, heartbeat, shutdown, providers })
             }
             _ => Err(errors),
         }
@@ -274,6 +282,19 @@ impl Options {
                 None
             }
         }
+    }
+
+    fn providers(&self, errors: &mut Vec<String>) -> Vec<Provider> {
+        let given = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+        let (config, programs) = (given(&self.image_credential_provider_config), given(&self.image_credential_provider_bin_dir));
+        // One without the other is refused for what it lacks.
+        if config.is_none() && programs.is_none() {
+            return Vec::new();
+        }
+        config::read(&config.unwrap_or_default(), &programs.unwrap_or_default()).unwrap_or_else(|why| {
+            errors.push(why);
+            Vec::new()
+        })
     }
 
     fn heartbeat(&self, errors: &mut Vec<String>) -> Heartbeat {

@@ -630,11 +630,11 @@ impl Origin {
         Self { imported: true, ..Self::default() }
     }
 
-    /// It was pulled with these, or with no login.
+    /// It was pulled with these, or with no login. Those by which nothing is remembered are everybody's.
     #[must_use]
     pub fn pulled(credentials: Option<&Credentials>) -> Self {
         let keys = credentials.iter().flat_map(|c| c.keys.iter().cloned()).collect();
-        Self { imported: false, open: credentials.is_none(), keys }
+        Self { imported: false, open: credentials.is_none_or(|c| c.keys.is_empty()), keys }
     }
 
     /// It came in another way as well.

@@ -20,9 +20,13 @@ use crate::cri::{Credentials, CriError, Image, PodUid, SharedRuntime};
 use crate::pod::backoff::Backoff;
 use crate::start_error::StartError;
 use crate::util;
-use pulled::Login;
+use keyring::Keyring;
+use providers::Providers;
+use pulled::{Login, Source};
 
 pub mod collect;
+pub mod keyring;
+pub mod providers;
 pub mod pulled;
 
 /// Pulls at the same time; the rest wait their turn (a network and a disk are shared by all).
@@ -37,6 +41,7 @@ struct Failed {
 pub struct Images {
     api: SharedApi,
     runtime: SharedRuntime,
+    providers: Providers,
     backoff: Mutex<HashMap<(PodUid, String), (Backoff, Failed)>>,
     /// How long pods have waited for images.
     took: Mutex<HashMap<PodUid, Duration>>,
@@ -46,11 +51,20 @@ pub struct Images {
 }
 
 impl Images {
-    /// The pulls of a kubelet.
+    /// The pulls of a kubelet, with the node's own programs for logins.
     #[must_use]
-    pub fn new(api: SharedApi, runtime: SharedRuntime) -> Self {
+    pub fn new(api: SharedApi, runtime: SharedRuntime, providers: Providers) -> Self {
         let permits = tokio::sync::Semaphore::new(MAX_PARALLEL_PULLS);
-        Self { api, runtime, backoff: Mutex::default(), took: Mutex::default(), locks: Mutex::default(), permits, records: collect::Records::default() }
+        Self {
+            api,
+            runtime,
+            providers,
+            backoff: Mutex::default(),
+            took: Mutex::default(),
+            locks: Mutex::default(),
+            permits,
+            records: collect::Records::default(),
+        }
     }
 
     /// When the pull of an image for a pod is tried again.
@@ -65,6 +79,7 @@ impl Images {
     pub fn forget(&self, uid: &PodUid) {
         self.backoff.lock().retain(|(u, _), _| u != uid);
         self.took.lock().remove(uid);
+        self.providers.forget(uid);
     }
 
     /// How long a pod has waited for images that were pulled for it.
@@ -94,7 +109,7 @@ impl Images {
         let present = self.present(reference).await;
         let logins = Lazy::default();
         let accessible = match (&present, policy) {
-            (Some(image), "Never" | "IfNotPresent") => pulled::for_everybody(image) || pulled::opened_by(image, logins.get(&self.api, pod, reference).await),
+            (Some(image), "Never" | "IfNotPresent") => pulled::for_everybody(image) || pulled::opened_by(image, logins.get(self, pod, reference).await),
             _ => false,
         };
         match (policy, present) {
@@ -163,7 +178,7 @@ impl Images {
         // Somebody else's pull may just have brought it.
         if policy == "IfNotPresent"
             && let Some(image) = self.present(reference).await
-            && (pulled::for_everybody(&image) || pulled::opened_by(&image, logins.get(&self.api, pod, reference).await))
+            && (pulled::for_everybody(&image) || pulled::opened_by(&image, logins.get(self, pod, reference).await))
         {
             normal("Pulled", &present_already(reference));
             return Ok(image);
@@ -171,7 +186,7 @@ impl Images {
         let _permit = self.permits.acquire().await.map_err(|e| CriError::Other(e.to_string()))?;
         let begun = Instant::now();
         let mut last = None;
-        for login in logins.get(&self.api, pod, reference).await.iter().map(Some).chain([None]) {
+        for login in logins.get(self, pod, reference).await.iter().map(Some).chain([None]) {
             match self.runtime.pull(reference, login.map(Login::told)).await {
                 Ok(image) => {
                     normal(
@@ -213,8 +228,15 @@ impl Drop for Forget<'_> {
 struct Lazy(tokio::sync::OnceCell<(Vec<Login>, Vec<String>)>);
 
 impl Lazy {
-    async fn get(&self, api: &SharedApi, pod: &Pod, reference: &str) -> &[Login] {
-        &self.0.get_or_init(|| credentials(api, pod, reference)).await.0
+    async fn get(&self, images: &Images, pod: &Pod, reference: &str) -> &[Login] {
+        let read = || async {
+            let repository = repository(reference);
+            let (mut logins, missing) = credentials(&images.api, pod, &repository).await;
+            // The pod's own come first.
+            logins.extend(images.providers.logins(&images.api, pod, &repository).await);
+            (logins, missing)
+        };
+        &self.0.get_or_init(read).await.0
     }
 
     fn missing(&self) -> &[String] {
@@ -292,19 +314,27 @@ fn valid(reference: &str) -> bool {
         && digest.is_none_or(|d| d.split_once(':').is_some_and(|(a, h)| !a.is_empty() && h.len() >= 32 && h.bytes().all(|b| b.is_ascii_hexdigit())))
 }
 
-fn registry(reference: &str) -> &str {
-    host(split(reference).0).map_or("docker.io", |(host, _)| host)
-}
-
 /// The registry's host and what follows it, in a name that begins with one: a word in capitals is no repository's.
 fn host(name: &str) -> Option<(&str, &str)> {
     name.split_once('/').filter(|(h, _)| h.contains(['.', ':']) || *h == "localhost" || h.to_lowercase() != *h)
 }
 
-/// The logins for a registry from the pod's pull secrets, in order, and the names of those that could not be had. They are told only where
-/// the pull fails: that of an image for everybody does without.
-async fn credentials(api: &SharedApi, pod: &Pod, reference: &str) -> (Vec<Login>, Vec<String>) {
-    let (mut out, mut missing) = (Vec::new(), Vec::new());
+/// The repository of a reference, with its registry: `docker.io/library/nginx`.
+fn repository(reference: &str) -> String {
+    let name = split(reference).0;
+    match host(name) {
+        Some(("docker.io" | "index.docker.io", path)) if !path.contains('/') => format!("docker.io/library/{path}"),
+        Some(("index.docker.io", path)) => format!("docker.io/{path}"),
+        Some(_) => name.to_owned(),
+        None if name.contains('/') => format!("docker.io/{name}"),
+        None => format!("docker.io/library/{name}"),
+    }
+}
+
+/// The logins for a repository from the pod's pull secrets, those of the longest path first whichever Secret has them, and the names of
+/// those that could not be had. They are told only where the pull fails: that of an image for everybody does without.
+async fn credentials(api: &SharedApi, pod: &Pod, repository: &str) -> (Vec<Login>, Vec<String>) {
+    let (mut keyring, mut missing) = (Keyring::default(), Vec::new());
     let secrets = pod.spec.as_ref().and_then(|s| s.image_pull_secrets.as_ref());
     // The API takes entries without a name, of old; they mean nothing.
     for s in secrets.into_iter().flatten().filter(|s| !s.name.is_empty()) {
@@ -312,43 +342,22 @@ async fn credentials(api: &SharedApi, pod: &Pod, reference: &str) -> (Vec<Login>
             Ok((Some(RefObject::Secret(secret)), _)) => {
                 let data: BTreeMap<&str, &[u8]> = secret.data.iter().flatten().map(|(k, v)| (k.as_str(), v.0.as_slice())).collect();
                 let of = format!("{}/{}/{}", util::namespace(pod), s.name, secret.metadata.uid.as_deref().unwrap_or_default());
-                out.extend(logins(&data, reference).into_iter().map(|credentials| Login { credentials, secret: of.clone() }));
+                for (place, credentials) in logins(&data) {
+                    keyring.add(&place, Login { credentials, source: Source::Secret(of.clone()) });
+                }
             }
             _ => missing.push(s.name.clone()),
         }
     }
-    (out, missing)
+    (keyring.look_up(repository), missing)
 }
 
-/// The logins for a reference in a `.dockerconfigjson` or `.dockercfg`.
-fn logins(data: &BTreeMap<&str, &[u8]>, reference: &str) -> Vec<Credentials> {
+/// The logins in a `.dockerconfigjson` or `.dockercfg`, by the places that they are for.
+fn logins(data: &BTreeMap<&str, &[u8]>) -> Vec<(String, Credentials)> {
     let parse = |key: &str| data.get(key).and_then(|b| serde_json::from_slice::<Value>(b).ok());
     let auths = parse(".dockerconfigjson").and_then(|v| v.get("auths").cloned()).or_else(|| parse(".dockercfg"));
     let Some(Value::Object(auths)) = auths else { return Vec::new() };
-    let (host, name) = (registry(reference), split(reference).0);
-    let mut found: Vec<(usize, Credentials)> = auths
-        .iter()
-        .filter_map(|(key, entry)| {
-            let bare = key.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
-            let (at, path) = bare.split_once('/').unwrap_or((bare, ""));
-            let path = path.trim_start_matches("v1").trim_start_matches("v2").trim_matches('/');
-            let same = host_matches(at, host) || (host == "docker.io" && matches!(at, "index.docker.io" | "registry-1.docker.io"));
-            let below = path.is_empty() || name.split_once('/').is_some_and(|(_, p)| p == path || p.starts_with(&format!("{path}/")));
-            (same && below).then(|| (bare.len(), login(entry)))
-        })
-        .collect();
-    found.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
-    found.into_iter().map(|(_, c)| c).collect()
-}
-
-/// Whether a host of an entry, whose parts may have stars, means this registry (upstream's `URLsMatch`).
-fn host_matches(pattern: &str, host: &str) -> bool {
-    let part = |p: &str, h: &str| match p.split_once('*') {
-        None => p == h,
-        Some((before, after)) => h.len() >= before.len() + after.len() && h.starts_with(before) && h.ends_with(after),
-    };
-    let (p, h): (Vec<&str>, Vec<&str>) = (pattern.split('.').collect(), host.split('.').collect());
-    p.len() == h.len() && p.iter().zip(&h).all(|(p, h)| part(p, h))
+    auths.iter().map(|(place, entry)| (place.clone(), login(entry))).collect()
 }
 
 fn login(entry: &Value) -> Credentials {
@@ -380,15 +389,12 @@ mod tests {
         assert_eq!(tag("nginx"), Some("latest"));
         assert_eq!(tag("localhost:5000/a"), Some("latest"));
         assert_eq!(tag("a:1"), Some("1"));
-        assert_eq!(registry("nginx"), "docker.io");
-        assert_eq!(registry("localhost:5000/a"), "localhost:5000");
-        assert_eq!(registry("HOST/x:1"), "HOST");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_secret_that_is_missing_is_told_where_the_pull_fails() {
         let api = Arc::new(crate::testing::FakeApi::default());
-        let images = Images::new(api.clone(), Arc::new(crate::testing::FakeRuntime::new(crate::testing::clock())));
+        let images = Images::new(api.clone(), Arc::new(crate::testing::FakeRuntime::new(crate::testing::clock())), Providers::default());
         let pod = |image: &str| -> Pod {
             let spec = serde_json::json!({"imagePullSecrets": [{"name": "s"}, {"name": ""}, {"name": "t"}], "containers": [{"name": "c", "image": image}]});
             serde_json::from_value(serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec})).unwrap()
@@ -418,11 +424,25 @@ mod tests {
         let json =
             br#"{"auths": {"https://index.docker.io/v1/": {"auth": "dTpw"}, "reg.io": {"username": "a", "password": "b"}, "reg.io/team": {"username": "t"}}}"#;
         let data = BTreeMap::from([(".dockerconfigjson", json.as_slice())]);
-        assert_eq!(logins(&data, "nginx")[0].username, "u");
-        let both = logins(&data, "reg.io/team/app:1");
-        assert_eq!(both.iter().map(|c| c.username.as_str()).collect::<Vec<_>>(), ["t", "a"]);
-        assert!(logins(&data, "other.io/x").is_empty());
-        assert!(host_matches("*.example.com", "eu.example.com") && host_matches("reg-*.io", "reg-1.io"));
-        assert!(!host_matches("*.example.com", "a.b.example.com") && !host_matches("*.example.com", "example.com"));
+        let mut keyring = Keyring::default();
+        logins(&data).into_iter().for_each(|(place, login)| keyring.add(&place, login.username));
+        let of = |reference: &str| keyring.look_up(&repository(reference));
+        assert_eq!((of("nginx"), of("docker.io/a/b:1")), (vec!["u".to_owned()], vec!["u".to_owned()]));
+        assert_eq!(of("reg.io/team/app:1"), ["t", "a"]);
+        assert!(of("other.io/x").is_empty());
+    }
+
+    #[test]
+    fn repositories_are_told_with_their_registry() {
+        for (reference, whole) in [
+            ("nginx:1", "docker.io/library/nginx"),
+            ("a/b", "docker.io/a/b"),
+            ("HOST/x:1", "HOST/x"),
+            ("localhost/a", "localhost/a"),
+            ("index.docker.io/nginx", "docker.io/library/nginx"),
+            ("reg.io:5000/a@sha256:0123456789abcdef0123456789abcdef", "reg.io:5000/a"),
+        ] {
+            assert_eq!(repository(reference), whole);
+        }
     }
 }

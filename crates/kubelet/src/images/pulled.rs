@@ -14,13 +14,24 @@ use std::path::Path;
 use crate::cri::{Credentials, CriError, Image, Origin, SharedRuntime};
 use crate::util;
 
-/// A login, and the Secret (`namespace/name/uid`) that it came from.
+/// Where a login came from, and so whose the images are that come with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A Secret (`namespace/name/uid`): for who has it, or the same login.
+    Secret(String),
+    /// A program that was told of this service account (`namespace/name/uid`): for its pods.
+    Account(String),
+    /// A program of the node: for all its pods.
+    Node,
+}
+
+/// A login, and where it came from.
 #[derive(Clone, Debug)]
 pub struct Login {
     /// The login.
     pub credentials: Credentials,
-    /// The Secret.
-    pub secret: String,
+    /// Where it came from.
+    pub source: Source,
 }
 
 impl Login {
@@ -29,10 +40,19 @@ impl Login {
         util::stable_hash(&(&c.username, &c.password, &c.identity_token))
     }
 
+    /// What an image is known by that came with it.
+    fn keys(&self) -> Vec<String> {
+        match &self.source {
+            Source::Secret(secret) => vec![self.hash(), secret.clone()],
+            Source::Account(account) => vec![format!("serviceaccount:{account}")],
+            Source::Node => Vec::new(),
+        }
+    }
+
     /// The credentials, and what an image is to remember them by.
     #[must_use]
     pub fn told(&self) -> Credentials {
-        Credentials { keys: vec![self.hash(), self.secret.clone()], ..self.credentials.clone() }
+        Credentials { keys: self.keys(), ..self.credentials.clone() }
     }
 }
 
@@ -48,11 +68,11 @@ pub fn for_everybody(image: &Image) -> bool {
     image.origin.as_ref().is_some_and(|o| o.imported || o.open)
 }
 
-/// Whether one of these logins opened the image before, or is of a Secret that did.
+/// Whether one of these logins opened the image before, or is of a Secret or an account that did.
 #[must_use]
 pub fn opened_by(image: &Image, logins: &[Login]) -> bool {
     let Some(origin) = &image.origin else { return false };
-    logins.iter().any(|l| origin.keys.contains(&l.hash()) || origin.keys.contains(&l.secret))
+    logins.iter().any(|l| l.keys().iter().any(|key| origin.keys.contains(key)))
 }
 
 /// Gives the images of former versions what was written down of them in this directory. Blocks on the disk.
@@ -90,7 +110,7 @@ mod tests {
     use super::*;
 
     fn login(user: &str, secret: &str) -> Login {
-        Login { credentials: Credentials { username: user.into(), ..Credentials::default() }, secret: secret.into() }
+        Login { credentials: Credentials { username: user.into(), ..Credentials::default() }, source: Source::Secret(secret.into()) }
     }
 
     fn image(origin: Option<Origin>) -> Image {
@@ -105,6 +125,11 @@ mod tests {
         assert!(opened_by(&private, &[login("alice", "m/t/2")]), "the same login from elsewhere");
         assert!(opened_by(&private, &[login("new", "n/s/1")]), "the same Secret with another login");
         assert!(!opened_by(&private, &[login("bob", "n/s/9")]) && !opened_by(&private, &[]));
+        let of = |source: Source| Login { source, ..login("alice", "") };
+        let account = image(Some(Origin::pulled(Some(&of(Source::Account("n/s/1".into())).told()))));
+        assert!(!for_everybody(&account) && opened_by(&account, &[of(Source::Account("n/s/1".into()))]));
+        assert!(!opened_by(&account, &[login("alice", "n/s/1"), of(Source::Account("n/t/2".into())), of(Source::Node)]), "for the account's pods alone");
+        assert!(for_everybody(&image(Some(Origin::pulled(Some(&of(Source::Node).told()))))), "the node's logins are all its pods'");
         let open = image(Some(with.and(&Origin::pulled(None))));
         assert!(was_pulled(&open) && for_everybody(&open));
         let imported = image(Some(with.and(&Origin::imported())));
