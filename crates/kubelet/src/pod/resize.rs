@@ -22,6 +22,11 @@ use crate::util;
 /// The resources that can change in place.
 const RESIZABLE: [&str; 2] = ["cpu", "memory"];
 
+/// At or below it a limit of CPU is as good as the kernel's least (upstream's `MinMilliCPULimit`): it is told as it was asked for.
+const LEAST_LIMIT_MILLI: i64 = 10;
+/// Likewise a request (upstream compares it with `MinShares`).
+const LEAST_REQUEST_MILLI: i64 = 2;
+
 /// Amounts by resource, as the API has them.
 type List = BTreeMap<String, Quantity>;
 
@@ -111,12 +116,49 @@ fn restarts(c: &Spec, resource: &str) -> bool {
     c.resize_policy.iter().flatten().any(|p| p.resource_name == resource && p.restart_policy == "RestartContainer")
 }
 
+/// What the status of a running container tells that it has: beside what it names itself that which the kernel was told for it since the
+/// pod as a whole has it (upstream's `convertContainerStatusResources` reads that back), in a list that the container has.
+#[must_use]
+pub fn shown(has: &ResourceRequirements, level: &ResourceRequirements) -> ResourceRequirements {
+    let lacks = |list: &List, name: &str| list.get(name).is_none_or(|q| resources::amount(name, q) == 0);
+    let limit_of = |of: &ResourceRequirements, name: &str| resources::limit(Some(of), name).filter(|amount| *amount > 0);
+    let mut out = has.clone();
+    if let Some(requests) = out.requests.as_mut().filter(|list| lacks(list, "cpu")) {
+        // Its weight is what it may take.
+        let weighs = limit_of(has, "cpu").or_else(|| limit_of(level, "cpu")).filter(|milli| *milli > LEAST_REQUEST_MILLI);
+        requests.extend(weighs.map(|milli| ("cpu".to_owned(), resources::quantity("cpu", milli))));
+    }
+    for (name, least) in [("cpu", LEAST_LIMIT_MILLI), ("memory", 0)] {
+        if let Some(limits) = out.limits.as_mut().filter(|list| lacks(list, name)) {
+            let whole = limit_of(level, name).filter(|amount| *amount > least);
+            limits.extend(whole.map(|amount| (name.to_owned(), resources::quantity(name, amount))));
+        }
+    }
+    out
+}
+
+/// What a container has of its own, of what its status tells ([`shown`]).
+fn own(named: Option<&ResourceRequirements>, told: &ResourceRequirements) -> ResourceRequirements {
+    let kept = |told: Option<&List>, named: Option<&List>| -> Option<List> {
+        let own = told?.iter().filter(|(name, _)| named.is_some_and(|list| list.contains_key(*name)));
+        Some(own.map(|(name, amount)| (name.clone(), amount.clone())).collect()).filter(|list: &List| !list.is_empty())
+    };
+    let requests = kept(told.requests.as_ref(), named.and_then(|n| n.requests.as_ref()));
+    let limits = kept(told.limits.as_ref(), named.and_then(|n| n.limits.as_ref()));
+    ResourceRequirements { requests, limits, ..told.clone() }
+}
+
 /// What the API's status says that running containers have.
 #[must_use]
-pub fn told(status: &PodStatus, scheme: &str) -> BTreeMap<String, ResourceRequirements> {
+pub fn told(pod: &Pod, status: &PodStatus, scheme: &str) -> BTreeMap<String, ResourceRequirements> {
     let all = status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());
     let prefix = format!("{scheme}://");
-    all.filter_map(|s| Some((s.container_id.as_deref()?.strip_prefix(&prefix)?.to_owned(), s.resources.clone()?))).collect()
+    all.filter_map(|s| {
+        let id = s.container_id.as_deref()?.strip_prefix(&prefix)?.to_owned();
+        let named = find_spec(pod, &s.name).and_then(|(_, spec)| spec.resources);
+        Some((id, own(named.as_ref(), s.resources.as_ref()?)))
+    })
+    .collect()
 }
 
 /// What a status says that the pod as a whole has, of what it may be told; none: nothing is said.
@@ -160,7 +202,7 @@ pub fn as_told(pod: &Pod, status: &PodStatus) -> Pod {
     let told: Vec<_> = status.container_statuses.iter().chain(&status.init_container_statuses).flatten().collect();
     for c in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
         if let Some(has) = told.iter().find(|s| s.name == c.name).and_then(|s| s.resources.as_ref()) {
-            c.resources = Some(has.clone());
+            c.resources = Some(own(c.resources.as_ref(), has));
         }
     }
     if let Some(has) = has_of_all.filter(|_| spec.resources.is_some()) {
@@ -379,6 +421,26 @@ mod tests {
         let ended: Vec<Container> = ["a", "b", "c"].iter().map(|n| container(n, 0, State::Exited, 1)).collect();
         assert!(changes(&pod, &ended, &applied).is_empty() && is_wanted(&pod, &ended, &applied), "who has ended had other ones");
         assert!(!is_wanted(&pod, &ended[2..], &applied));
+    }
+
+    #[test]
+    fn a_container_is_told_to_have_what_it_has_from_its_pod_and_keeps_its_own() {
+        let of = |v| serde_json::from_value::<ResourceRequirements>(v).unwrap();
+        let level = of(json!({"limits": {"cpu": "2", "memory": "128Mi"}}));
+        for (has, told) in [
+            (json!({}), json!({})),
+            (json!({"limits": {"cpu": "1"}, "requests": {"cpu": "1"}}), json!({"limits": {"cpu": "1", "memory": "128Mi"}, "requests": {"cpu": "1"}})),
+            (json!({"requests": {"memory": "1Mi"}}), json!({"requests": {"cpu": "2", "memory": "1Mi"}})),
+            (
+                json!({"limits": {"memory": "1Mi"}, "requests": {"memory": "1Mi"}}),
+                json!({"limits": {"cpu": "2", "memory": "1Mi"}, "requests": {"cpu": "2", "memory": "1Mi"}}),
+            ),
+        ] {
+            let (has, told) = (of(has), of(told));
+            assert_eq!(shown(&has, &level), told);
+            assert_eq!(own(Some(&has), &told), has, "after a restart of the kubelet it is not taken for its own");
+        }
+        assert_eq!(shown(&of(json!({"limits": {"memory": "1Mi"}})), &of(json!({"limits": {"cpu": "10m"}}))), of(json!({"limits": {"memory": "1Mi"}})));
     }
 
     #[test]

@@ -312,16 +312,17 @@ fn container(v: &View<'_>, spec: &Spec, kind: Kind, has_init: bool, lost: bool) 
         out.started = None;
     }
     out.state = Some(state);
-    details(&mut out, spec, current.and_then(|c| v.applied.get(&c.id)));
+    let level = v.of_all.or_else(|| v.pod.spec.as_ref()?.resources.as_ref()).filter(|_| running);
+    details(&mut out, spec, current.and_then(|c| v.applied.get(&c.id)), level);
     out
 }
 
-/// What repeats the spec: resources and mounts.
-fn details(out: &mut ContainerStatus, spec: &Spec, has: Option<&ResourceRequirements>) {
+/// What repeats the spec: resources, of one that runs with what it has from the pod as a whole, and mounts.
+fn details(out: &mut ContainerStatus, spec: &Spec, has: Option<&ResourceRequirements>, level: Option<&ResourceRequirements>) {
     if out.container_id.is_some() {
         let has = has.or(spec.resources.as_ref()).cloned().unwrap_or_default();
         out.allocated_resources = has.requests.clone().filter(|r| !r.is_empty());
-        out.resources = Some(has);
+        out.resources = Some(level.map_or_else(|| has.clone(), |level| resize::shown(&has, level)));
     }
     let mounts: Vec<VolumeMountStatus> = spec
         .volume_mounts

@@ -247,7 +247,7 @@ impl Worker {
         self.again.extend(anew.map(|c| c.id.clone()));
         // Also where nothing runs any more, as after a reboot: who ran runs again with what he had.
         self.resize.0 = told.and_then(resize::told_pending);
-        let has = told.map(|s| resize::told(s, &self.cx.scheme)).unwrap_or_default();
+        let has = told.map(|s| resize::told(pod, s, &self.cx.scheme)).unwrap_or_default();
         self.applied = has.into_iter().map(|(id, r)| (ContainerId(id), r)).collect();
         self.of_all = told.and_then(|status| resize::told_of_all(pod, status));
         let Some(sandbox) = self.sandbox().filter(|s| s.ready) else { return };
