@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
+use machinery::quote::Quoted;
 
 use crate::resources;
 use crate::util;
@@ -65,27 +66,9 @@ pub fn field(facts: &Facts<'_>, path: &str) -> Result<String, String> {
     })
 }
 
-/// A map as the downward API writes it: `key="value"` a line, sorted, escaped as Go's `%q`.
+/// A map as the downward API writes it: `key="value"` a line, sorted, quoted as Go quotes.
 fn map_text(map: Option<&BTreeMap<String, String>>) -> String {
-    map.into_iter().flatten().map(|(k, v)| format!("{k}={}", quote(v))).collect::<Vec<_>>().join("\n")
-}
-
-/// Go's `%q` for the characters that occur: quotes, backslashes and control characters are escaped.
-fn quote(text: &str) -> String {
-    let mut out = String::from("\"");
-    for ch in text.chars() {
-        match ch {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if u32::from(c) < 0x20 || u32::from(c) == 0x7f => out.push_str(&format!("\\x{:02x}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
+    map.into_iter().flatten().map(|(k, v)| format!("{k}={}", Quoted(v))).collect::<Vec<_>>().join("\n")
 }
 
 /// A `resourceFieldRef`: rounded up to whole divisors.
@@ -128,7 +111,7 @@ mod tests {
     #[test]
     fn fields_and_resources() {
         let pod: Pod = serde_json::from_value(json!({
-            "metadata": {"name": "p", "namespace": "n", "labels": {"b": "2", "a": "x\ny\"z"}},
+            "metadata": {"name": "p", "namespace": "n", "labels": {"b": "2", "a": "x\ny\"z"}, "annotations": {"k": "\u{7}\u{200b}é"}},
             "spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": "1500m", "memory": "64Mi"}}}]}}))
         .unwrap();
         let ips = ["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
@@ -143,6 +126,7 @@ mod tests {
         };
         let facts = node;
         assert_eq!(field(&facts, "metadata.labels").unwrap(), "a=\"x\\ny\\\"z\"\nb=\"2\"");
+        assert_eq!(field(&facts, "metadata.annotations").unwrap(), r#"k="\a\u200bé""#);
         assert_eq!(field(&facts, "metadata.labels['b']").unwrap(), "2");
         assert_eq!(field(&facts, "status.podIPs").unwrap(), "10.0.0.1,fd00::1");
         assert!(field(&facts, "spec.hostname").is_err());

@@ -91,6 +91,8 @@ pub struct View<'a> {
     pub of_all: Option<&'a ResourceRequirements>,
     /// Why new resources must wait; and that they are being given, with the error of the last try.
     pub resize: (Option<&'a Pending>, Option<Option<&'a str>>),
+    /// The generation whose resources are being given.
+    pub resizing: Option<i64>,
     /// Addresses of the node.
     pub host_ips: &'a [IpAddr],
     /// Addresses of the pod.
@@ -574,11 +576,31 @@ fn conditions(v: &View<'_>, spec: &PodSpec, out: &mut PodStatus, ended: bool) {
             },
         );
     }
-    if let Some((reason, message)) = v.resize.0 {
-        set("PodResizePending", Verdict { status: true, reason: Some(reason), message: Some(message.clone()) });
-    }
-    if let Some(error) = v.resize.1 {
-        set("PodResizeInProgress", Verdict { status: true, reason: error.map(|_| "Error"), message: error.map(str::to_owned) });
-    }
+    list.extend(resize_conditions(v));
     out.conditions = Some(list);
+}
+
+/// The conditions of a change of resources (upstream's `updatedPodResizeCondition`): another reason is another transition, and the one of what is being
+/// given is of the generation that asked for it, whatever was asked for since. Of a pod that has ended nothing changes any more.
+fn resize_conditions(v: &View<'_>) -> Vec<PodCondition> {
+    if v.terminal {
+        return Vec::new();
+    }
+    let generation = v.pod.metadata.generation;
+    let made = |type_: &str, reason: Option<&str>, message: Option<&str>, generation: Option<i64>| {
+        let before = v.old.conditions.iter().flatten().find(|c| c.type_ == type_ && c.reason.as_deref() == reason);
+        let unchanged = before.filter(|b| b.message.as_deref() == message && b.observed_generation == generation);
+        PodCondition {
+            last_probe_time: unchanged.and_then(|b| b.last_probe_time.clone()).or_else(|| Some(time(v.now))),
+            last_transition_time: before.and_then(|b| b.last_transition_time.clone()).or_else(|| Some(time(v.now))),
+            message: message.map(str::to_owned),
+            observed_generation: generation,
+            reason: reason.map(str::to_owned),
+            status: "True".to_owned(),
+            type_: type_.to_owned(),
+        }
+    };
+    let pending = v.resize.0.map(|(reason, message)| made("PodResizePending", Some(reason), Some(message), generation));
+    let given = v.resize.1.map(|error| made("PodResizeInProgress", error.map(|_| "Error"), error, v.resizing.or(generation)));
+    pending.into_iter().chain(given).collect()
 }

@@ -347,6 +347,12 @@ fn probes_and_changes_kill_and_a_dead_sandbox_is_made_anew() {
 }
 
 fn status_of(scene: &Scene, old: &PodStatus, terminal: bool) -> PodStatus {
+    resizing_status_of(scene, old, terminal, (None, None), None)
+}
+
+type Resize<'a> = (Option<&'a super::resize::Pending>, Option<Option<&'a str>>);
+
+fn resizing_status_of(scene: &Scene, old: &PodStatus, terminal: bool, resize: Resize<'_>, resizing: Option<i64>) -> PodStatus {
     let waiting = scene.plan().waiting;
     let ips = ["10.0.0.9".parse().unwrap()];
     let host = ["10.0.0.1".parse().unwrap()];
@@ -362,7 +368,8 @@ fn status_of(scene: &Scene, old: &PodStatus, terminal: bool) -> PodStatus {
         messages: &HashMap::new(),
         applied: &HashMap::new(),
         of_all: None,
-        resize: (None, None),
+        resize,
+        resizing,
         host_ips: &host,
         pod_ips: if scene.set_up { &ips } else { &[] },
         set_up: scene.set_up,
@@ -380,6 +387,27 @@ fn conditions(s: &PodStatus) -> BTreeMap<String, String> {
         None => c.status.clone(),
     };
     s.conditions.iter().flatten().map(|c| (c.type_.clone(), show(c))).collect()
+}
+
+#[test]
+fn conditions_of_a_resize_are_of_its_generation_and_another_reason_is_another_transition() {
+    let mut scene = Scene::new(json!({"containers": [{"name": "a"}]}), vec![running("a")]);
+    scene.pod.metadata.generation = Some(3);
+    let (deferred, infeasible) = (("Deferred", "no room".to_owned()), ("Infeasible", "too much".to_owned()));
+    let of = |scene: &Scene, old: &PodStatus, pending: &super::resize::Pending, terminal: bool| {
+        let status = resizing_status_of(scene, old, terminal, (Some(pending), Some(None)), Some(2));
+        let resizes = status.conditions.iter().flatten().filter(|c| c.type_.starts_with("PodResize")).cloned().collect::<Vec<_>>();
+        (status, resizes)
+    };
+    let (first, told) = of(&scene, &PodStatus::default(), &deferred, false);
+    assert_eq!(told.iter().map(|c| c.observed_generation).collect::<Vec<_>>(), [Some(3), Some(2)]);
+    scene.now += 7;
+    let (second, again) = of(&scene, &first, &deferred, false);
+    assert_eq!(again, told, "nothing new is told");
+    let (_, other) = of(&scene, &second, &infeasible, false);
+    assert_ne!(other[0].last_transition_time, told[0].last_transition_time);
+    assert_eq!(other[1], told[1]);
+    assert!(of(&scene, &second, &infeasible, true).1.is_empty(), "the pod has ended");
 }
 
 #[test]

@@ -548,6 +548,7 @@ impl Worker {
             applied: &self.applied,
             of_all: self.of_all.as_ref(),
             resize: (self.resize.0.as_ref(), self.resize.1.as_ref().map(Option::as_deref)),
+            resizing: self.resizing,
             host_ips: &self.cx.machine.host_ips,
             pod_ips: &self.ips,
             set_up: !self.ips.is_empty(),
