@@ -177,12 +177,15 @@ pub fn resolver(pod: &Pod, config: &Config, host: &Resolver) -> (Resolver, Vec<S
 #[must_use]
 pub fn hostname_and_domain(pod: &Pod, cluster_domain: &str) -> (String, String) {
     let Some(spec) = &pod.spec else { return (String::new(), String::new()) };
-    let host = spec.hostname.clone().filter(|h| !h.is_empty()).unwrap_or_else(|| util::name(pod).to_owned());
-    let mut host = util::truncate(&host, MAX_HOSTNAME).trim_end_matches(['-', '.']).to_owned();
+    // The kernel takes no longer one, whoever has chosen it; a whole one stands as it is.
+    let short = |host: &str| match util::truncate(host, MAX_HOSTNAME) {
+        cut if cut.len() < host.len() => cut.trim_end_matches(['-', '.']).to_owned(),
+        whole => whole.to_owned(),
+    };
     if let Some(over) = spec.hostname_override.as_deref().filter(|h| !h.is_empty()) {
-        host = over.to_owned();
-        return (host, String::new());
+        return (short(over), String::new());
     }
+    let host = short(spec.hostname.as_deref().filter(|h| !h.is_empty()).unwrap_or_else(|| util::name(pod)));
     let domain = match spec.subdomain.as_deref().filter(|s| !s.is_empty()) {
         Some(sub) => format!("{sub}.{}.svc.{cluster_domain}", util::namespace(pod)),
         None => String::new(),
@@ -335,6 +338,17 @@ mod tests {
         assert_eq!(of(Some("c/node-2"), machine), format!("{machine}\n10.244.1.1\tm-2\nfd00:1::1\tm-2\n"));
         let named = "10.9.9.9 m-2\n";
         assert_eq!(of(Some("c/node-2"), named), named, "the administrator's word");
+    }
+
+    #[test]
+    fn names_that_are_too_long_for_the_kernel_are_cut_also_those_that_override() {
+        let long = format!("{}.{}", "a".repeat(62), "b");
+        for name in ["hostname", "hostnameOverride"] {
+            let p = pod(json!({"containers": [], name: long, "subdomain": "sub"}));
+            assert_eq!(hostname_and_domain(&p, "cluster.local").0, "a".repeat(62), "{name}");
+        }
+        let p = pod(json!({"containers": [], "hostnameOverride": "b.example", "subdomain": "sub"}));
+        assert_eq!(hostname_and_domain(&p, "cluster.local"), ("b.example".to_owned(), String::new()));
     }
 
     #[test]
