@@ -183,10 +183,11 @@ impl Images {
             normal("Pulled", &present_already(reference));
             return Ok(image);
         }
+        let attempts = attempts(logins.get(self, pod, reference).await);
         let _permit = self.permits.acquire().await.map_err(|e| CriError::Other(e.to_string()))?;
         let begun = Instant::now();
-        let mut last = None;
-        for login in logins.get(self, pod, reference).await.iter().map(Some).chain([None]) {
+        let mut errors = Vec::new();
+        for login in attempts {
             match self.runtime.pull(reference, login.map(Login::told)).await {
                 Ok(image) => {
                     normal(
@@ -200,10 +201,29 @@ impl Images {
                     );
                     return Ok(image);
                 }
-                Err(e) => last = last.or(Some(e)),
+                Err(e) => errors.push(e),
             }
         }
-        Err(last.unwrap_or_else(|| CriError::Other("image pull failed".into())))
+        Err(together(errors))
+    }
+}
+
+/// Who has logins shows them, and goes nowhere without (upstream's `PullImage`).
+fn attempts(logins: &[Login]) -> Vec<Option<&Login>> {
+    if logins.is_empty() { vec![None] } else { logins.iter().map(Some).collect() }
+}
+
+/// Why none of the attempts came to anything: the same words once (upstream's `NewAggregate`).
+fn together(mut errors: Vec<CriError>) -> CriError {
+    let mut words: Vec<String> = Vec::new();
+    for error in errors.iter().map(told) {
+        if !words.contains(&error) {
+            words.push(error);
+        }
+    }
+    match errors.pop() {
+        Some(only) if words.len() == 1 => only,
+        _ => CriError::Other(format!("[{}]", words.join(", "))),
     }
 }
 
@@ -405,6 +425,17 @@ mod tests {
         let reasons: Vec<&str> = events.iter().map(|(reason, _)| reason.as_str()).collect();
         assert_eq!(reasons, ["Pulling", "Failed", "Failed", "FailedToRetrieveImagePullSecret"]);
         assert_eq!(events[3].1, "Unable to retrieve some image pull secrets (s, t); attempting to pull the image may not succeed.");
+    }
+
+    #[test]
+    fn who_has_logins_goes_nowhere_without_them_and_is_told_of_all_that_failed() {
+        let login = Login { credentials: Credentials::default(), source: Source::Node };
+        assert!(matches!(attempts(&[]).as_slice(), [None]));
+        assert!(matches!(attempts(&[login.clone(), login]).as_slice(), [Some(_), Some(_)]));
+        let refused = |why: &str| CriError::Other(why.into());
+        assert_eq!(told(&together(vec![refused("a"), refused("a")])), "a");
+        assert_eq!(told(&together(vec![refused("a"), CriError::NotFound("b".into())])), "[a, rpc error: code = NotFound desc = b]");
+        assert!(matches!(together(vec![CriError::NotFound("b".into())]), CriError::NotFound(_)));
     }
 
     #[test]
