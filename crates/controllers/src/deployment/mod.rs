@@ -34,6 +34,8 @@ pub(crate) use sets::scaled;
 use sets::{HASH_LABEL, REVISION, Set, size, wished};
 
 const WORKERS: usize = 5;
+/// Characters that a ReplicaSet's name may have.
+const NAME_MAX: usize = 253;
 
 /// Runs the controller until the end.
 pub(crate) async fn run(cx: Cx) {
@@ -399,7 +401,9 @@ fn new_set(d: &Deployment) -> ReplicaSet {
     template.metadata.get_or_insert_default().labels = Some(template_labels.clone());
     let mut selector = spec.selector;
     selector.match_labels.get_or_insert_default().insert(HASH_LABEL.to_owned(), hash.clone());
-    let mut metadata = meta::new_meta(d.namespace(), &format!("{}-{hash}", d.name()));
+    // Of a long name the hash stays (upstream `generateReplicaSetName`).
+    let kept = d.name().len().min(NAME_MAX - 1 - hash.len());
+    let mut metadata = meta::new_meta(d.namespace(), &format!("{}-{hash}", &d.name()[..kept]));
     metadata.labels = Some(template_labels);
     metadata.owner_references = Some(vec![owner_reference(d)]);
     ReplicaSet {

@@ -176,6 +176,17 @@ fn a_template_has_one_hash_and_one_set() {
 }
 
 #[test]
+fn of_a_long_name_the_hash_stays() {
+    let mut d = deployment(3, "1", "0");
+    for length in [240, 253] {
+        d.metadata.name = Some("d".repeat(length));
+        let rs = new_set(&d);
+        assert!(rs.name().len() <= 253, "{}", rs.name());
+        assert!(rs.label(sets::HASH_LABEL).is_some_and(|hash| rs.name().ends_with(&format!("d-{hash}"))), "{}", rs.name());
+    }
+}
+
+#[test]
 fn revisions_are_noted_with_their_history() {
     let d = deployment(3, "1", "0");
     let mut rs = new_set(&d);
