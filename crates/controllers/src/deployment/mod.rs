@@ -327,7 +327,7 @@ impl Deployments {
     async fn keep_size(&self, d: &Deployment, all: Vec<Set>) -> Step {
         let world = self.world(d, all, false).await?;
         self.resize_all(&world.d, plan::scale(&world.d, world.new.as_ref(), &world.old)).await?;
-        if sets::is_paused(&world.d) {
+        if plan::cleans_up_paused(&world.d) {
             self.clean_up(&world).await?;
         }
         let status = status::counts(&world.d, &world.all(), world.new.as_ref(), client::timestamp());

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use client::Meta;
 use k8s_openapi::api::apps::v1::Deployment;
 
+use super::rollback;
 use super::sets::{self, Set, active, available, max_surge, max_unavailable, size, sum, wished};
 use crate::meta::{created, sort_by_creation};
 
@@ -119,6 +120,11 @@ fn fraction(d: &Deployment, rs: &Set) -> i32 {
     #[allow(clippy::cast_possible_truncation)]
     let next = (f64::from(size(rs)) * now / f64::from(former)).round() as i32;
     next - size(rs)
+}
+
+/// Whether a paused Deployment's history is cut: not before it went back, which may be to what would be deleted.
+pub(super) fn cleans_up_paused(d: &Deployment) -> bool {
+    sets::is_paused(d) && rollback::wished(d).is_none()
 }
 
 /// The old sets beyond the history that is to be kept, the oldest revisions first.

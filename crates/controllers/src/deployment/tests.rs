@@ -158,6 +158,10 @@ fn the_history_keeps_the_newest_idle_sets() {
     let old = [idle("c", "3"), idle("a", "1"), idle("d", "10"), set("busy", 1, 5)];
     let gone: Vec<_> = plan::surplus(&d, &old).iter().map(|rs| rs.name().to_owned()).collect();
     assert_eq!(gone, ["a"], "the busy one, without a revision, is first and stays");
+    d.spec.paused = Some(true);
+    assert!(plan::cleans_up_paused(&d));
+    crate::meta::annotations_mut(&mut d).insert(sets::ROLLBACK.to_owned(), "1".to_owned());
+    assert!(!plan::cleans_up_paused(&d), "what it is to go back to stays");
 }
 
 #[test]
