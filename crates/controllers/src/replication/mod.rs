@@ -238,8 +238,9 @@ impl<K: Replicated> Controller for Replication<K> {
         };
         let may_act = self.expectations.satisfied(set.uid());
         let all = pods::of_controller_and_orphans(&self.pods, set.uid(), set.namespace());
-        let claimable = all.into_iter().filter(|p| pods::is_active(p) || (pods::is_terminating(p) && p.is_controlled_by(set.uid()))).collect();
-        let claimed = claim::<K, Pod>(&self.client, &set, &self.selector(&set), claimable).await?;
+        let selector = self.selector(&set);
+        let claimable = all.into_iter().filter(|p| plan::is_claimable(p, set.uid(), &selector)).collect();
+        let claimed = claim::<K, Pod>(&self.client, &set, &selector, claimable).await?;
         let (active, terminating): (Vec<_>, Vec<_>) = claimed.into_iter().partition(|p| pods::is_active(p));
         let managed = if may_act && !set.is_deleting() { self.manage(&set, &active).await } else { Ok(()) };
         let now = client::timestamp();

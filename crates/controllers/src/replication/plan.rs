@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::Error;
+use client::{Error, Meta};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
+use machinery::labels::Selector;
 
 use super::{Condition, Counts, Replicated};
 use crate::meta::{between, created, generation, labels, map, seconds};
@@ -21,6 +22,11 @@ pub(super) fn age_ratios(active: &[Arc<Pod>], chosen: &[Arc<Pod>], now: Timestam
     // Of one that came in this moment nothing can be said.
     let ratio = |pod: &Arc<Pod>| age_ms(pod).checked_div(youngest_ms).map(|ratio| ratio as f64);
     chosen.iter().filter(|p| pods::is_ready(p)).filter_map(ratio).collect()
+}
+
+/// Whether a pod is claimed or let go: one that goes is only counted, while it is the set's (upstream `FilterClaimedPods`).
+pub(super) fn is_claimable(pod: &Pod, owner_uid: &str, selector: &Selector) -> bool {
+    pods::is_active(pod) || (pods::is_terminating(pod) && pod.is_controlled_by(owner_uid) && selector.matches_map(labels(pod)))
 }
 
 /// The pods to delete: `count` of the active ones.

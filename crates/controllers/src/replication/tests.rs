@@ -67,6 +67,19 @@ fn the_least_useful_pod_goes_first() {
     }
 }
 
+/// Somebody took a pod's labels: one that serves is let go, one that goes anyway is nobody's business.
+#[test]
+fn what_goes_is_counted_and_not_let_go() {
+    let selector = machinery::labels::Selector::parse("app=a").unwrap_or_else(|e| panic!("{e}"));
+    let of = |app: &str, deleted: Option<&str>, owner: &str| {
+        let owners = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "s", "uid": owner, "controller": true}]);
+        pod("p", &[("/metadata", json!({"name": "p", "labels": {"app": app}, "deletionTimestamp": deleted, "ownerReferences": owners}))])
+    };
+    let claimable = |pod: &Pod| plan::is_claimable(pod, "u", &selector);
+    assert!(claimable(&of("b", None, "u")) && claimable(&of("a", Some(NOW), "u")));
+    assert!(!claimable(&of("b", Some(NOW), "u")) && !claimable(&of("a", Some(NOW), "another")));
+}
+
 #[test]
 fn counts_are_of_pods_and_failures_stay_until_they_are_over() {
     let mut set: ReplicaSet = serde_json::from_value(json!({
