@@ -568,7 +568,9 @@ pub(super) fn pod(job: &Job, Attempt { index, failures, ignored }: Attempt) -> P
         let kept = job.name().len().min(PREFIX_MAX - end.len());
         pod.meta_mut().generate_name = Some(format!("{}{end}", &job.name()[..kept]));
     }
-    pod.meta_mut().finalizers.get_or_insert_default().push(FINALIZER.to_owned());
+    if !pod.has_finalizer(FINALIZER) {
+        pod.meta_mut().finalizers.get_or_insert_default().push(FINALIZER.to_owned());
+    }
     let Some(index) = index else { return pod };
     let meta = pod.meta_mut();
     meta.annotations.get_or_insert_default().insert(INDEX.to_owned(), index.to_string());

@@ -202,6 +202,13 @@ fn a_job_that_goes_keeps_nothing() {
 }
 
 #[test]
+fn a_template_with_the_finalizer_has_it_once() {
+    let template = json!({"metadata": {"finalizers": [FINALIZER, "x.com/y"]}, "spec": {"containers": [], "restartPolicy": "Never"}});
+    let made = plan::pod(&job(json!({"template": template}), &JobStatus::default()), Attempt::default());
+    assert_eq!(made.metadata.finalizers, Some(vec![FINALIZER.to_owned(), "x.com/y".to_owned()]));
+}
+
+#[test]
 fn of_a_long_name_the_index_stays() {
     let mut job = job(json!({"completionMode": "Indexed"}), &JobStatus::default());
     job.metadata.name = Some("j".repeat(60));
