@@ -181,7 +181,8 @@ impl Budgets {
                 let expected = self.expected(pods).await?;
                 Ok((expected, scaled(least, expected, true)))
             }
-            None => Ok((count, 0)),
+            // One that says nothing expects nothing, and so lets nothing go.
+            None => Ok((0, 0)),
         }
     }
 }
@@ -383,6 +384,31 @@ mod tests {
         assert_eq!(stale_in(&Pod::default(), now), None);
     }
 
+    fn budgets(client: Client) -> Budgets {
+        Budgets {
+            recorder: Recorder::new(client.clone(), "c", ""),
+            targets: Targets::new(client.clone()),
+            client,
+            budgets: Informer::fixed([]),
+            pods: Informer::fixed([]),
+            members: Members::new(&Informer::fixed([])),
+            sets: Informer::fixed([]),
+            deployments: Informer::fixed([]),
+            stateful: Informer::fixed([]),
+            replication: Informer::fixed([]),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_budget_that_says_nothing_lets_nothing_go() {
+        let server = Fake::new(|_, _| refusal(404, "NotFound"));
+        let pods = [Arc::new(Pod::default()), Arc::new(Pod::default())];
+        for (spec, want) in [(json!({"selector": {}}), (0, 0)), (json!({"selector": {}, "minAvailable": 1}), (2, 1))] {
+            let budget: PodDisruptionBudget = serde_json::from_value(json!({"spec": spec})).unwrap_or_default();
+            assert_eq!(budgets(server.client()).demand(&budget, &pods).await, Ok(want));
+        }
+    }
+
     #[test]
     fn budgets_that_are_reckoned_from_controllers() {
         let budget = |spec: serde_json::Value| -> PodDisruptionBudget { serde_json::from_value(json!({"spec": spec})).unwrap_or_default() };
@@ -414,18 +440,7 @@ mod tests {
             "/apis/e.com/v1/namespaces/n/rings/" => (200, json!({"metadata": {"name": "r", "uid": "ru"}, "spec": {"replicas": 9}})),
             _ => refusal(404, "NotFound"),
         });
-        let budgets = Budgets {
-            recorder: Recorder::new(server.client(), "c", ""),
-            client: server.client(),
-            budgets: Informer::fixed([]),
-            pods: Informer::fixed([]),
-            members: Members::new(&Informer::fixed([])),
-            sets: Informer::fixed([]),
-            deployments: Informer::fixed([]),
-            stateful: Informer::fixed([]),
-            replication: Informer::fixed([]),
-            targets: Targets::new(server.client()),
-        };
+        let budgets = budgets(server.client());
         for (version, kind, name, uid, want) in [
             ("e.com/v1beta1", "Ring", "r", "ru", Ok(5)),
             ("e.com/v1", "Ring", "r", "former", Err("found no controllers for pod \"p\"")),
