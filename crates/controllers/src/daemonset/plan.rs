@@ -193,8 +193,9 @@ fn is_new(ds: &DaemonSet, pod: &Pod, hash: &str) -> bool {
     pod.label(HASH_LABEL) == Some(hash) || generation.is_some_and(|g| pod.label("pod-template-generation") == Some(g))
 }
 
+/// Only what rolls surges; with `OnDelete` what else the strategy says is not looked at.
 fn surges(ds: &DaemonSet) -> bool {
-    limits(ds, 1).1 > 0
+    rolls(ds) && limits(ds, 1).1 > 0
 }
 
 /// `maxUnavailable` and `maxSurge` in pods.

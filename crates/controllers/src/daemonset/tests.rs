@@ -96,6 +96,8 @@ fn what_goes_holds_up_no_other() {
     let surge = set(json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}}));
     assert_eq!(manage(&set(json!({})), "a=old- b=new"), "", "its end is waited for");
     assert_eq!(manage(&surge, "a=old- b=new"), "+a", "a set that may surge does not wait");
+    let by_hand = set(json!({"updateStrategy": {"type": "OnDelete", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}}));
+    assert_eq!(manage(&by_hand, "a=old- b=new"), "", "one that does not roll waits whatever else it says");
     assert_eq!(manage(&set(json!({})), "a=old!- b=new"), "+a", "one that has ended holds no place, whatever its finalizers");
     assert_eq!(manage(&surge, "a=old? a=new? b=new"), "-a", "an old one that serves no longer goes before the new one serves");
     // A node that may keep its pod and is to have none: the old template goes there too.
