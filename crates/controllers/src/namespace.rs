@@ -136,8 +136,9 @@ impl Namespaces {
         for resource in pods {
             found.add(self.delete_all(resource, namespace, since).await);
         }
+        // Only pods that are there are waited for. That their deletion was refused (by a webhook) is told, and keeps nothing else here.
         found.awaits_pods = !found.remaining.is_empty();
-        if found.remaining.is_empty() && found.failures.is_empty() {
+        if !found.awaits_pods {
             // What is told of them keeps discovery's order.
             let others: Vec<_> = others.into_iter().map(|resource| self.delete_all(resource, namespace, since).boxed()).collect();
             let mut all = stream::iter(others).buffered(SIDE_BY_SIDE);
@@ -347,6 +348,27 @@ mod tests {
                          metrics.k8s.io/v1beta1: stale GroupVersion discovery: metrics.k8s.io/v1beta1";
         assert_eq!(told, [discovery, "Failed to delete all resource types, 2 remaining: one, two"]);
         assert_eq!(undiscovered(Vec::new()), None);
+    }
+
+    /// As a webhook's, which may never end.
+    #[tokio::test]
+    async fn a_refusal_to_delete_pods_keeps_nothing_else() {
+        let server = crate::fake::Fake::new(|method, path| match (method, path) {
+            ("GET", "/api") => {
+                let row = |plural: &str, kind: &str| serde_json::json!({"resource": plural, "responseKind": {"kind": kind}, "scope": "Namespaced", "verbs": ["delete", "deletecollection", "list"]});
+                let resources = [row("pods", "Pod"), row("configmaps", "ConfigMap")];
+                (200, serde_json::json!({"items": [{"metadata": {"name": ""}, "versions": [{"version": "v1", "resources": resources}]}]}))
+            }
+            ("GET", "/apis") => (200, serde_json::json!({"items": []})),
+            ("GET", _) => (200, serde_json::json!({"metadata": {}, "items": [{"metadata": {"name": "a", "namespace": "n", "finalizers": ["x/y"]}}]})),
+            ("DELETE", "/api/v1/namespaces/n/pods") => crate::fake::refusal(403, "Forbidden"),
+            _ => (200, serde_json::json!({"kind": "Status", "apiVersion": "v1", "status": "Success"})),
+        });
+        let namespaces = Namespaces { client: server.client(), namespaces: Informer::fixed([]), looks: Mutex::default() };
+        let found = namespaces.delete_content("n", Duration::ZERO).await;
+        let written: Vec<String> = server.written().iter().map(|w| w.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect();
+        assert_eq!(written, ["DELETE /api/v1/namespaces/n/pods", "DELETE /api/v1/namespaces/n/configmaps"]);
+        assert_eq!((found.failures.len(), found.awaits_pods, found.remaining.into_keys().collect::<Vec<_>>()), (1, false, vec!["configmaps.".to_owned()]));
     }
 
     #[test]
