@@ -101,6 +101,15 @@ pub async fn run(command: Agent) -> anyhow::Result<()> {
     if command.reset {
         return reset(&command).await;
     }
+    let ended = stay(command).await;
+    if ended.is_err() {
+        tokio::time::sleep(unit::rest()).await;
+    }
+    ended
+}
+
+/// Runs the node.
+async fn stay(command: Agent) -> anyhow::Result<()> {
     log();
     preflight::node()?;
     command.node.settings()?;

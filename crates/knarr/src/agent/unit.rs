@@ -3,18 +3,22 @@
 use crate::cli::Agent;
 use anyhow::Context as _;
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     os::{
         linux::net::SocketAddrExt as _,
         unix::net::{SocketAddr, UnixDatagram},
     },
     path::Path,
+    time::Duration,
 };
 
 /// The variable that holds the token, so that neither the unit nor the list of processes does.
 pub const TOKEN: &str = "KNARR_TOKEN";
 /// Where systemd listens to its services.
 const SOCKET: &str = "NOTIFY_SOCKET";
+/// A start that has failed rests so long before it ends. The unit waits hardly at all, for the sake of the node's DNS after a kill; what fails
+/// by itself, on a full disk for one, is not to be started ten times a second.
+const REST: Duration = Duration::from_millis(400);
 /// Options with a path, which a service would look for elsewhere.
 const PATHS: [&str; 3] = ["--data-dir", "--registries", "--pod-manifest-path"];
 
@@ -35,7 +39,7 @@ pub fn text(command: &Agent) -> anyhow::Result<String> {
          # However often it fails, a full disk for one: it is tried again.\nStartLimitIntervalSec=0\n\n\
          [Service]\nType=notify\nEnvironmentFile=-/etc/knarr/{name}.env\nExecStart={start}\n\
          # Containers run on when this ends, and the next start takes them over. It comes soon: until then this node's pods have no DNS if it was killed.\n\
-         KillMode=process\nRestart=always\nRestartSec=500ms\nTimeoutStartSec=infinity\n\
+         KillMode=process\nRestart=always\nRestartSec=100ms\nTimeoutStartSec=infinity\n\
          LimitNOFILE=1048576\nTasksMax=infinity\nDelegate=yes\n\n\
          [Install]\nWantedBy=multi-user.target\n"
     ))
@@ -83,6 +87,15 @@ fn unit_of(stat: &str, groups: &str) -> Option<String> {
     (parent == "1").then(|| unit.to_owned())
 }
 
+/// How long this rests before it ends with an error: not where nobody starts it again.
+pub fn rest() -> Duration {
+    rest_of(std::env::var_os(SOCKET).as_deref())
+}
+
+fn rest_of(socket: Option<&OsStr>) -> Duration {
+    if socket.is_some_and(|path| !path.is_empty()) { REST } else { Duration::ZERO }
+}
+
 /// Tells systemd, if it has started this, that the node runs.
 pub fn ready() {
     let Some(path) = std::env::var_os(SOCKET) else { return };
@@ -109,6 +122,11 @@ mod tests {
         assert_eq!(unit_of("7 (a) b) S 1 7 7", groups).as_deref(), Some("knarr-agent.service"));
         assert_eq!(unit_of("7 (knarr) S 1 7 7", "0::/user.slice/session-1.scope\n"), None);
         assert_eq!(unit_of("7 (knarr) S 4711 7 7", groups), None, "somebody's who runs in a service");
+    }
+
+    #[test]
+    fn only_a_service_rests_before_it_ends() {
+        assert_eq!((rest_of(Some(OsStr::new("/run/systemd/notify"))), rest_of(Some(OsStr::new(""))), rest_of(None)), (REST, Duration::ZERO, Duration::ZERO));
     }
 
     #[test]
