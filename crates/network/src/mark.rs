@@ -76,6 +76,11 @@ impl Mark {
         // No mark has a slash in it, so this is no other cluster's table.
         format!("knarr-{}/services", self.0)
     }
+
+    /// The name of the cluster whose proxy has this table, if one has.
+    pub(crate) fn of_proxy_table(table: &str) -> Option<&str> {
+        table.strip_prefix("knarr-")?.strip_suffix("/services")
+    }
 }
 
 impl fmt::Display for Mark {
@@ -106,6 +111,8 @@ mod tests {
             assert!(mark.overlay().len() <= 15 && mark.overlay().starts_with("kn"), "{name}");
         }
         assert_ne!(Mark::new("a").link("s"), Mark::new("b").link("s"));
+        assert_eq!(Mark::of_proxy_table(&Mark::new("a-b").proxy_table()), Some("a-b"));
+        assert_eq!(Mark::of_proxy_table(&Mark::new("a-b").table()), None);
         assert_eq!(Mark::new("test").bridge(), "knarr-test");
     }
 }

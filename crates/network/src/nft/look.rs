@@ -64,6 +64,8 @@ pub struct BaseChain {
     pub kind: String,
     /// Where it is entered ([`At`]).
     pub at: u32,
+    /// When, among others there: the lowest first.
+    pub priority: i32,
     /// What no rule decides is dropped.
     pub drops: bool,
 }
@@ -79,11 +81,13 @@ impl BaseChain {
 pub fn base_chains(socket: &mut Socket) -> Result<Vec<BaseChain>> {
     let number = |bytes: &[u8]| bytes.try_into().ok().map(u32::from_be_bytes);
     list(socket, "list nf_tables chains", GETCHAIN, (0, None), |family, chain| {
-        let at = attribute(attribute(chain, CHAIN_HOOK)?, HOOK_NUMBER).and_then(number)?;
+        let hook = attribute(chain, CHAIN_HOOK)?;
+        let at = attribute(hook, HOOK_NUMBER).and_then(number)?;
+        let priority = attribute(hook, HOOK_PRIORITY).and_then(|bytes| bytes.try_into().ok()).map(i32::from_be_bytes)?;
         let drops = attribute(chain, CHAIN_POLICY).and_then(number) == Some(0);
         let told = |what| attribute(chain, what).map(text);
         let (table, name, kind) = (told(TABLE)?, told(CHAIN_NAME)?, told(CHAIN_TYPE)?);
-        is_ip(family).then_some(BaseChain { family, table, name, kind, at, drops })
+        is_ip(family).then_some(BaseChain { family, table, name, kind, at, priority, drops })
     })
 }
 

@@ -248,6 +248,9 @@ async fn begin(config: &Config, side: Side, memory: Memory, (progress, shutdown)
     changes.told.clear();
     dirty.extend(proxy.memory.services.list().iter().map(|s| s.key()));
     proxy.start(&dirty).await;
+    if config.node_ports == NodePortAddresses::All {
+        proxy.tell_rivals().await;
+    }
     tracing::info!(services = dirty.len(), family = proxy.node.family.name(), "service proxy is in step");
     progress.updated(family);
     Ok((proxy, changes, range_changes, node_changes))
@@ -569,6 +572,23 @@ impl Proxy {
         let is_there = self.kernel(move |socket| Ok(nft::tables(socket, family)?.contains(&table))).await;
         if let Ok(false) = is_there {
             self.look().await;
+        }
+    }
+
+    /// Another cluster may serve node ports at all of the host's addresses, too. Of the two nobody comes first by rights, and the kernel takes the
+    /// one whose chains were made last.
+    async fn tell_rivals(&self) {
+        match self.kernel(nft::base_chains).await {
+            Ok(chains) => {
+                let rivals = table::rivals(&chains, self.node.family, self.table.name());
+                if !rivals.is_empty() {
+                    tracing::warn!(
+                        clusters = %rivals.join(","),
+                        "others serve node ports at all addresses of this machine, too: of two with the same port the one that was started last is called. --node-port-addresses gives a cluster addresses of its own"
+                    );
+                }
+            }
+            Err(error) => tracing::debug!(%error, "other clusters' rules cannot be looked at"),
         }
     }
 

@@ -29,8 +29,8 @@ use tokio::time::Instant;
 use super::plan::{MARK, MARK_CHAIN, Plan, REJECT_CHAIN, Shared};
 use super::{NodePortAddresses, STALE};
 use crate::cidr::Net;
-use crate::mark::hash;
-use crate::nft::{At, Batch, Cmp, DataKind, Element, Expr, Family, Fib, Hook, Rule, Set, Verdict, key, octets, reg, step};
+use crate::mark::{Mark, hash};
+use crate::nft::{At, BaseChain, Batch, Cmp, DataKind, Element, Expr, Family, Fib, Hook, Rule, Set, Verdict, key, octets, reg, step};
 
 const SELVES: &str = "selves";
 const NODE_PORT_IPS: &str = "node-port-ips";
@@ -402,6 +402,12 @@ impl Table {
     }
 }
 
+/// The clusters, beside the one that has the table `own`, that serve node ports of a family at all of the host's addresses.
+pub(super) fn rivals<'c>(chains: &'c [BaseChain], family: Family, own: &str) -> Vec<&'c str> {
+    let takes_all = |chain: &&BaseChain| chain.family == family.number() && chain.name == "nat-prerouting" && chain.priority == EARLY && chain.table != own;
+    chains.iter().filter(takes_all).filter_map(|chain| Mark::of_proxy_table(&chain.table)).collect()
+}
+
 /// Chains of the frame that the kernel does not enter by itself.
 const FRAME_CHAINS: [&str; 6] = ["services", SHARED_PORTS, "endpoints-check", CLUSTER_IPS_CHECK, MARK_CHAIN, REJECT_CHAIN];
 /// The one for node ports at addresses where others' come first.
@@ -410,6 +416,8 @@ const SHARED_PORTS: &str = "shared-node-ports";
 /// no two clusters of a machine have the same.
 const LATE: i32 = -99;
 const LATE_PLACES: u64 = 1 << 30;
+/// The priority of a cluster that takes all of a host's addresses as its own.
+const EARLY: i32 = -100;
 /// The one that keeps what a Service does not translate from its addresses.
 const CLUSTER_IPS_CHECK: &str = "cluster-ips-check";
 
@@ -479,7 +487,7 @@ impl Frame {
         let nat = |name, at, priority| (name, Hook { kind: "nat", at, priority });
         let filter = |name, at, priority| (name, Hook { kind: "filter", at, priority });
         // A cluster that keeps to its own addresses comes before one that takes all of the host's.
-        let early = if self.node_ports == NodePortAddresses::All { -100 } else { -101 };
+        let early = if self.node_ports == NodePortAddresses::All { EARLY } else { EARLY - 1 };
         // Of several that come late always the same comes first. (Of equals it would be the one that was written last, who takes the others'
         // clients.)
         let place = LATE + (hash(&[&self.table]) % LATE_PLACES) as i32;

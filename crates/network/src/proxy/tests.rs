@@ -56,6 +56,24 @@ fn there() -> Value {
 }
 
 #[test]
+fn who_serves_node_ports_at_all_addresses_too_is_known() {
+    let chain = |family: Family, table: String, name: &str, priority| {
+        let (name, kind) = (name.to_owned(), "nat".to_owned());
+        nft::BaseChain { family: family.number(), table, name, kind, at: nft::At::Prerouting as u32, priority, drops: false }
+    };
+    let services = |cluster: &str| Mark::new(cluster).proxy_table();
+    let chains = [
+        chain(Family::V4, services("own"), "nat-prerouting", -100),
+        chain(Family::V4, services("rival"), "nat-prerouting", -100),
+        chain(Family::V4, services("rival"), "nat-output", -100),
+        chain(Family::V6, services("other-family"), "nat-prerouting", -100),
+        chain(Family::V4, services("modest"), "nat-prerouting", -101),
+        chain(Family::V4, "docker".to_owned(), "nat-prerouting", -100),
+    ];
+    assert_eq!(table::rivals(&chains, Family::V4, &services("own")), ["rival"]);
+}
+
+#[test]
 fn another_nodes_pod_comes_from_outside() {
     let plan = planned(spec(&json!({"externalTrafficPolicy": "Local"})), json!([here(true), there()]));
     let from = |range: &str, verdict: nft::Expr| -> nft::Rule {
