@@ -15,7 +15,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::indexes::{self, Indexes};
 use super::policy::{self, Verdict};
 use crate::claim::owner_reference;
-use crate::meta::{between, created, plus, seconds, secs, time};
+use crate::meta::{between, created, plus, seconds, secs};
 use crate::pods::{self, phase};
 
 pub(super) const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
@@ -596,9 +596,9 @@ pub(super) fn pod(job: &Job, Attempt { index, failures, ignored }: Attempt) -> P
     pod
 }
 
-/// When a job ended.
+/// When a job ended. Another controller than ours may not have said it (`managedBy`): then nobody knows.
 pub(crate) fn finished_at(job: &Job) -> Option<Timestamp> {
     let status = job.status.as_ref()?;
     let ended = condition(status, "Complete").or_else(|| condition(status, "Failed"))?;
-    Some(time(ended.last_transition_time.as_ref()))
+    Some(ended.last_transition_time.as_ref()?.0)
 }

@@ -202,6 +202,16 @@ fn a_job_that_goes_keeps_nothing() {
 }
 
 #[test]
+fn a_job_that_ended_without_a_time_has_none() {
+    let ended = |at: Option<&str>| {
+        let status = json!({"conditions": [{"type": "Complete", "status": "True", "lastTransitionTime": at}]});
+        plan::finished_at(&job(json!({}), &serde_json::from_value(status).unwrap_or_default()))
+    };
+    assert_eq!(ended(Some("2026-01-01T00:00:00Z")), "2026-01-01T00:00:00Z".parse().ok());
+    assert_eq!(ended(None), None, "it is not one that ended in 1970, and whose time is long over");
+}
+
+#[test]
 fn a_template_with_the_finalizer_has_it_once() {
     let template = json!({"metadata": {"finalizers": [FINALIZER, "x.com/y"]}, "spec": {"containers": [], "restartPolicy": "Never"}});
     let made = plan::pod(&job(json!({"template": template}), &JobStatus::default()), Attempt::default());
