@@ -89,7 +89,8 @@ impl Controller for Legacy {
             self.gone.lock().remove(key);
             return Ok(None);
         };
-        if !selects(&service) || service.is_deleting() {
+        // One that goes may take its time, and is called meanwhile.
+        if !selects(&service) || (service.is_deleting() && existing.is_none()) {
             return Ok(None);
         }
         let pods = self.backends.of(key);
@@ -203,6 +204,38 @@ mod tests {
 
     use super::*;
     use crate::fake::Fake;
+
+    /// A load balancer is to be taken away first, which may last, and callers come meanwhile.
+    #[tokio::test]
+    async fn the_endpoints_of_a_service_that_goes_are_kept_in_step() {
+        for (there, writes) in [(true, 1), (false, 0)] {
+            let answer = json!({"kind": "Endpoints", "apiVersion": "v1", "metadata": {"name": "web", "namespace": "n", "resourceVersion": "2"}});
+            let fake = Fake::new(move |_, _: &str| (200, answer.clone()));
+            let client = fake.client();
+            let service: Service =
+                client::typed(&json!({"metadata": {"name": "web", "namespace": "n", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x/lb"]},
+                "spec": {"selector": {"app": "web"}, "clusterIP": "10.96.0.9", "ports": [{"port": 80}]}}))
+                .expect("a Service");
+            // Of a pod that is gone.
+            let stale = json!([{"addresses": [{"ip": "10.244.0.9"}], "ports": [{"port": 80}]}]);
+            let old: Endpoints =
+                client::typed(&json!({"metadata": {"name": "web", "namespace": "n", "resourceVersion": "1"}, "subsets": stale})).expect("Endpoints");
+            let (services, pods) = (Informer::fixed([service]), Informer::fixed([]));
+            let legacy = Legacy {
+                recorder: Recorder::new(client.clone(), "endpoint-controller", ""),
+                client,
+                backends: Backends::new(&services, &pods),
+                services,
+                endpoints: Informer::fixed(there.then_some(old)),
+                triggers: Triggers::default(),
+                gone: Mutex::default(),
+            };
+            assert_eq!(legacy.reconcile(&ObjectKey::new("n", "web")).await.expect("a step"), None);
+            let written = fake.written();
+            assert_eq!(written.len(), writes, "{written:?}");
+            assert!(written.iter().all(|w| w.starts_with("PUT ") && !w.contains("10.244.0.9")), "{written:?}");
+        }
+    }
 
     #[tokio::test]
     async fn with_a_service_its_endpoints_go_whoever_wrote_them() {

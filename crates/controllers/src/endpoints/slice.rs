@@ -175,7 +175,7 @@ impl Controller for Slices {
             self.writer.metrics.forget(key);
             return Ok(None);
         };
-        if !selects(&service) || service.is_deleting() {
+        if !selects(&service) {
             return Ok(None);
         }
         let pods = self.backends.of(key);
@@ -207,6 +207,7 @@ impl Controller for Slices {
         self.topology.only(key, &families);
         let count = existing.len();
         plan.remove(existing.into_iter().filter(|s| !families.contains(&s.address_type.as_str())));
+        let plan = lasting(&service, plan);
         let changes = plan.create.len() + plan.update.len() + plan.delete.len();
         let written = self.writer.write(key, plan, count).await;
         let distribution = service.spec.as_ref().filter(|_| !auto).and_then(|s| s.traffic_distribution.as_deref()).unwrap_or_default();
@@ -267,6 +268,15 @@ impl Slices {
     }
 }
 
+/// What is written for a Service. One that goes may take its time (a load balancer is to be taken away first) and is called meanwhile: its slices
+/// are kept in step, and it gets no new ones, which could outlive it.
+fn lasting(service: &Service, mut plan: Plan) -> Plan {
+    if service.is_deleting() {
+        plan.create.clear();
+    }
+    plan
+}
+
 /// The pods whose nodes are there, and what is wrong with the others (as upstream's aggregated errors tell it): what ran on a node that is gone
 /// serves nobody, and it may take its time until it is removed. A Service that publishes what is not ready publishes it.
 pub(super) fn housed(service: &Service, pods: Vec<Arc<Pod>>, is_there: impl Fn(&str) -> bool) -> (Vec<Arc<Pod>>, Option<String>) {
@@ -302,6 +312,17 @@ pub(super) fn template(service: &Service, family: &'static str) -> Template {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_service_that_goes_gets_no_new_slice() {
+        let planned = |deleted: Option<&str>| {
+            let service: Service =
+                client::typed(&serde_json::json!({"metadata": {"name": "web", "namespace": "n", "deletionTimestamp": deleted}})).expect("a Service");
+            let plan = lasting(&service, Plan { create: vec![EndpointSlice::default()], update: vec![EndpointSlice::default()], ..Plan::default() });
+            (plan.create.len(), plan.update.len())
+        };
+        assert_eq!((planned(None), planned(Some("2026-01-01T00:00:00Z"))), ((1, 1), (0, 1)), "what is there is kept in step");
+    }
 
     #[test]
     fn a_refusal_tells_what_was_to_be_done() {
