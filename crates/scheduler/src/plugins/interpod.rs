@@ -232,7 +232,25 @@ impl Score for Wishes {
             return;
         };
         for score in scores {
-            *score = if max > min { SCORE_MAX * (*score - min) / (max - min) } else { 0 };
+            // As upstream reckons: in floats, of which the fraction is cut.
+            let share = |part: i64| part as f64 / (max - min) as f64;
+            *score = if max > min { (SCORE_MAX as f64 * share(*score - min)) as i64 } else { 0 };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wishes_are_scaled_as_upstream_scales_them() {
+        let scaled = |mut scores: Vec<i64>| {
+            Wishes(Places::default()).normalize(&mut scores);
+            scores
+        };
+        assert_eq!(scaled(vec![-50, 0, 50]), [0, 50, 100]);
+        assert_eq!(scaled(vec![0, 29, 57, 100]), [0, 28, 56, 100], "0.29 and 0.57 are a little less as floats");
+        assert_eq!(scaled(vec![7, 7]), [0, 0]);
     }
 }
