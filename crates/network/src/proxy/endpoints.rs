@@ -145,7 +145,8 @@ fn of_slice(port: &ServicePort, slice: &EndpointSlice, node: &Node) -> Vec<Endpo
             out.push(Endpoint {
                 backend: (address, number),
                 ready: conditions.ready.unwrap_or(true),
-                serving: conditions.serving.or(conditions.ready).unwrap_or(true),
+                // Who writes slices by hand may leave it out, and then it serves, ready or not.
+                serving: conditions.serving.unwrap_or(true),
                 terminating: conditions.terminating.unwrap_or(false),
                 local: endpoint.node_name.as_deref() == Some(node),
                 nodes: endpoint.hints.iter().flat_map(|h| h.for_nodes.iter().flatten()).map(|n| n.name.clone()).collect(),

@@ -382,6 +382,13 @@ fn no_rule_looks_for_what_another_look_gave() {
 }
 
 #[test]
+fn what_does_not_say_whether_it_serves_does() {
+    let ends = json!([{"addresses": ["10.244.0.5"], "conditions": {"ready": false, "terminating": true}, "nodeName": "n1"}]);
+    let plan = planned(spec(&json!({})), ends);
+    assert_eq!(leads(&plan, Shared::Ips, vip()).as_deref(), Some("svc/ns/s/tcp/80"), "there is no other");
+}
+
+#[test]
 fn flows_without_an_end_stay_with_whoever_still_serves() {
     let ends = json!({"addresses": ["10.244.0.5"], "conditions": {"ready": false, "serving": true, "terminating": true}, "nodeName": "n1"});
     let gone = json!({"addresses": ["10.244.0.5"], "conditions": {"ready": false, "serving": false, "terminating": true}, "nodeName": "n1"});
