@@ -15,6 +15,8 @@ use crate::pod::OwnPort;
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) name: String,
+    /// Its address.
+    pub(super) ip: IpAddr,
     /// Its zone (`topology.kubernetes.io/zone`), or empty.
     pub(super) zone: String,
     /// Of which family the rules are.

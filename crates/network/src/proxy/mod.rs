@@ -418,6 +418,7 @@ impl Proxy {
         };
         let node = Node {
             name: config.node_name.clone(),
+            ip: side.node_ip,
             zone: memory.zone(&config.node_name),
             family,
             cluster_cidr: Some(side.cluster_cidr),

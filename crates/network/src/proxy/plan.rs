@@ -363,9 +363,13 @@ impl<'a> Planner<'a> {
     /// where there are no others, everybody may, as with upstream's proxy of the family (`newBaseServiceInfo`).
     fn sources(&self, plan: &mut Plan, balancer: &BTreeSet<IpAddr>) {
         let told = self.spec.load_balancer_source_ranges.iter().flatten().filter_map(|range| range.trim().parse().ok());
-        let ranges: Vec<Net> = told.filter(|range: &Net| range.family() == self.node.family).collect();
+        let mut ranges: Vec<Net> = told.filter(|range: &Net| range.family() == self.node.family).collect();
         if ranges.is_empty() || balancer.is_empty() || ranges.iter().any(|r| r.prefix() == 0) {
             return;
+        }
+        // Where the balancer's address is one of the node's, too, what the node itself calls there comes from that address.
+        if ranges.iter().any(|range| range.contains(self.node.ip)) {
+            ranges.extend(balancer.iter().map(|ip| Net::one(*ip)));
         }
         for (map, name) in [(Shared::Ips, "from"), (Shared::NoEndpoints, "from-none")] {
             let chain = format!("{name}/{}", self.id);

@@ -14,6 +14,7 @@ fn node() -> Node {
     let own = |ip: Option<[u8; 4]>, port, protocol| OwnPort { ip: ip.map(Into::into), port, protocol };
     Node {
         name: "n1".into(),
+        ip: [198, 51, 100, 10].into(),
         zone: "z1".into(),
         family: Family::V4,
         cluster_cidr: Some("10.244.0.0/16".parse().unwrap()),
@@ -109,6 +110,15 @@ fn sources_that_may_are_led_on_or_refused_and_all_others_dropped() {
         assert_eq!((rules[0].last(), rules.last()), (Some(&nft::step::goto(to)), Some(&vec![nft::Expr::Verdict(Verdict::Drop)])));
         assert!(!leads(&plan, map, vip()).unwrap().starts_with("from"), "the cluster's own address is everybody's");
     }
+}
+
+#[test]
+fn a_node_that_may_call_a_balancer_may_from_the_balancers_own_address() {
+    let rules = |range: &str| balancer(&[range], json!([here(true)])).chains["from/ns/s/tcp/80"].clone();
+    let from_itself: nft::Rule =
+        nft::step::source_in(Net::one([203_u8, 0, 113, 7]), nft::Cmp::Eq).into_iter().chain([nft::step::goto("ext/ns/s/tcp/80")]).collect();
+    assert!(rules("198.51.100.0/24").contains(&from_itself));
+    assert!(!rules("192.0.2.0/24").contains(&from_itself));
 }
 
 #[test]
