@@ -86,7 +86,7 @@ pub(crate) fn scaled(value: &IntOrString, total: i32, up: bool) -> i32 {
         IntOrString::String(text) => {
             let percent: i64 = text.strip_suffix('%').and_then(|p| p.parse().ok()).unwrap_or(0);
             let product = percent.saturating_mul(i64::from(total));
-            let rounded = if up { (product + 99).div_euclid(100) } else { product.div_euclid(100) };
+            let rounded = if up { product.saturating_add(99).div_euclid(100) } else { product.div_euclid(100) };
             i32::try_from(rounded).unwrap_or(i32::MAX)
         }
     }

@@ -17,6 +17,8 @@ use crate::pods::{self, is_ready, phase};
 
 /// The label by which a Service finds one pod of a set.
 const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
+/// So many pods are made at once; the next are when these are heard of. A set may ask for two thousand million.
+const STEPS_MAX: usize = 500;
 
 /// A step.
 #[derive(Debug)]
@@ -115,7 +117,7 @@ pub(super) fn status(set: &StatefulSet, pods: &[Arc<Pod>], current: &str, update
 
 /// The next steps.
 pub(super) fn plan(set: &StatefulSet, pods: &[Arc<Pod>], current: &Version, update: &Version, now: Timestamp) -> Vec<Action> {
-    let (first, end) = (start(set), start(set) + replicas(set));
+    let (first, end) = (start(set), start(set).saturating_add(replicas(set)));
     let of = |n: i32| pods.iter().find(|p| ordinal(set.name(), p.name()) == Some(n));
     let available = |p: &Pod| is_healthy(p) && pods::is_available(p, min_ready_s(set), now);
     let mut actions = Vec::new();
@@ -134,7 +136,7 @@ pub(super) fn plan(set: &StatefulSet, pods: &[Arc<Pod>], current: &Version, upda
         };
         if let Some(step) = step {
             actions.push(step);
-            if is_ordered(set) {
+            if is_ordered(set) || actions.len() >= STEPS_MAX {
                 return actions;
             }
         }
@@ -159,7 +161,7 @@ pub(super) fn plan(set: &StatefulSet, pods: &[Arc<Pod>], current: &Version, upda
     }
     if rolls(set) && actions.is_empty() {
         let replicas: Vec<&Arc<Pod>> = (first..end).filter_map(of).collect();
-        actions = roll(set, &replicas, first + partition(set).unwrap_or(0), update, available);
+        actions = roll(set, &replicas, first.saturating_add(partition(set).unwrap_or(0)), update, available);
     }
     actions
 }
@@ -183,7 +185,7 @@ fn pod(set: &StatefulSet, n: i32, current: &Version, update: &Version) -> Pod {
         Some(partition) => partition,
         None => set.status.as_ref().and_then(|s| s.current_replicas).unwrap_or(0),
     };
-    let version = if rolls(set) && n < start(set) + kept { current } else { update };
+    let version = if rolls(set) && n < start(set).saturating_add(kept) { current } else { update };
     let name = format!("{}-{n}", set.name());
     let mut pod = pods::from_template(&version.template, set.name(), set.namespace(), owner_reference(set));
     let meta = pod.meta_mut();

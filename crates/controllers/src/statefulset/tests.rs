@@ -86,6 +86,20 @@ fn one_after_the_other() {
 }
 
 #[test]
+fn numbers_may_be_as_large_as_they_can() {
+    let all = json!({"type": "RollingUpdate", "rollingUpdate": {"partition": i32::MAX}});
+    let kept = set(2, json!({"ordinals": {"start": 5}, "updateStrategy": all}));
+    assert_eq!(next(&kept, "5 6", "new"), "", "none is of the part that goes");
+    let steps = |set: &StatefulSet, state: &str| plan(set, &pods(state), &version("old", set), &version("new", set), client::timestamp());
+    match steps(&kept, "5").as_slice() {
+        [Action::Create(pod)] => assert_eq!(pod.label("controller-revision-hash"), Some("old")),
+        other => panic!("{other:?}"),
+    }
+    let endless = set(i32::MAX, json!({"ordinals": {"start": 5}, "podManagementPolicy": "Parallel"}));
+    assert_eq!(steps(&endless, "5 6").len(), 500);
+}
+
+#[test]
 fn a_new_template_goes_from_the_last_to_the_first() {
     let rolling = set(3, json!({}));
     for (state, want) in [("0 1 2", "-2"), ("0 1 2-", ""), ("0 1 2*?", ""), ("0 1 2*", "-1"), ("0* 1* 2*", "")] {
