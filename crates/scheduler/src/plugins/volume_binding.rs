@@ -279,7 +279,9 @@ fn limit(capacity: &CSIStorageCapacity) -> Option<Quantity> {
 fn topology_allows(class: &StorageClass, node: &Node) -> bool {
     let terms = class.allowed_topologies.as_deref().unwrap_or_default();
     let holds = |key: &str, values: &[String]| rules::label(node, key).is_some_and(|have| values.iter().any(|v| v == have));
-    terms.is_empty() || terms.iter().any(|t| t.match_label_expressions.iter().flatten().all(|e| holds(&e.key, &e.values)))
+    // A term that says nothing allows nothing.
+    let mut said = terms.iter().filter_map(|t| t.match_label_expressions.as_deref().filter(|said| !said.is_empty()));
+    terms.is_empty() || said.any(|said| said.iter().all(|e| holds(&e.key, &e.values)))
 }
 
 /// The less of what there is a pod takes, the better; volumes that exist count before the room for new ones (KEP-1845).

@@ -209,6 +209,25 @@ fn volumes_of_other_claims_are_not_looked_at() {
 }
 
 #[test]
+fn a_volume_is_made_where_its_class_allows() {
+    let nodes = [node("a", json!({"z": "1"}), json!({}), &[])];
+    let at = |zone: &str| json!({"matchLabelExpressions": [{"key": "z", "values": [zone]}]});
+    let nowhere = "0/1 nodes are available: 1 node(s) didn't find available persistent volumes to bind.";
+    for (terms, told) in [
+        (json!([]), "a"),
+        (json!([at("2"), at("1")]), "a"),
+        (json!([at("2")]), nowhere),
+        (json!([{"matchLabelExpressions": []}]), nowhere),
+        (json!([{}, at("1")]), "a"),
+    ] {
+        let mut fast = class("fast", "made.example");
+        fast["allowedTopologies"] = terms.clone();
+        let world = World { claims: objects(&[claim("c", "", "fast", "1Gi")]), classes: objects(&[fast]), ..World::empty() }.indexed();
+        assert_eq!(why(&world, &nodes, &user("p", &["c"])), told, "{terms}");
+    }
+}
+
+#[test]
 fn a_volume_is_made_where_there_is_room_for_it() {
     let capacity = |name: &str, zone: &str, room: &str, largest: Value| {
         json!({"metadata": {"namespace": "kube-system", "name": name}, "storageClassName": "fast", "capacity": room, "maximumVolumeSize": largest,
