@@ -321,10 +321,12 @@ impl Controller for Sets {
                 }
             }
         }
-        self.write_status(&set, plan::status(&set, &pods, &current.name, &update.name, history.collisions, now)).await?;
-        result?;
+        let told = self.write_status(&set, plan::status(&set, &pods, &current.name, &update.name, history.collisions, now)).await;
+        // Also when a step failed: it may for days (a quota), while the template goes on changing.
         let in_use = |r: &ControllerRevision| r.name() == current.name || pods.iter().any(|p| p.label(history::HASH_LABEL) == Some(r.name()));
-        history::truncate(&self.client, &history, set.spec.revision_history_limit.unwrap_or(10), Limit::Idle, in_use).await?;
+        let limit = set.spec.revision_history_limit.unwrap_or(10);
+        let shortened = history::truncate(&self.client, &history, limit, Limit::Idle, in_use).await;
+        result.and(told).and(shortened)?;
         Ok(plan::look_again(&set, &pods, now))
     }
 }

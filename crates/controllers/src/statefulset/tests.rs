@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use client::{Informer, Meta, Recorder};
-use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use serde_json::{Value, json};
 
 use super::Sets;
 use super::plan::{Action, Version, ordinal, plan, status};
+use crate::work::Controller;
 
 fn set(replicas: i32, change: Value) -> StatefulSet {
     let mut spec = json!({"replicas": replicas, "serviceName": "svc", "selector": {"matchLabels": {"app": "a"}},
@@ -222,4 +223,33 @@ async fn a_claim_that_cannot_be_given_its_owner_is_told() {
     let events: Vec<String> = server.written().into_iter().filter(|line| line.starts_with("POST ")).collect();
     let why = "Update Pod web-0 in StatefulSet web failed error: could not update claim data-web-0 for delete policy ownerRefs: ";
     assert!(events.len() == 1 && events[0].contains("FailedUpdate") && events[0].contains(why), "{events:?}");
+}
+
+#[tokio::test]
+async fn a_set_whose_pods_are_refused_keeps_no_more_history_than_it_may() {
+    let server = crate::fake::Fake::new(|method, path: &str| match method {
+        "POST" if path.ends_with("/pods") => crate::fake::refusal(403, "Forbidden"),
+        _ => (201, json!({"metadata": {"name": "web-new", "namespace": "n"}, "revision": 4, "data": {}})),
+    });
+    let revision = |number: i64| -> ControllerRevision {
+        let owner = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "u", "controller": true});
+        let meta = json!({"name": format!("web-{number}"), "namespace": "n", "labels": {"app": "a"}, "ownerReferences": [owner]});
+        let template = json!({"spec": {"template": {"metadata": {"labels": {"was": number.to_string()}}}}});
+        serde_json::from_value(json!({"metadata": meta, "revision": number, "data": template})).unwrap_or_else(|e| panic!("{e}"))
+    };
+    let set = set(1, json!({"volumeClaimTemplates": [], "revisionHistoryLimit": 1}));
+    let key = client::ObjectKey::new("n", "web");
+    let sets = Sets {
+        recorder: Recorder::new(server.client(), "statefulset-controller", ""),
+        client: server.client(),
+        sets: Informer::fixed([set]),
+        pods: Informer::fixed([]),
+        revisions: Informer::fixed([1, 2, 3].map(revision)),
+        claims: Informer::fixed([]),
+        selectors: crate::compiled::Compiled::default(),
+    };
+    assert!(sets.reconcile(&key).await.is_err(), "it is tried again");
+    let gone: Vec<String> = server.written().into_iter().filter(|line| line.starts_with("DELETE ")).collect();
+    let names: Vec<&str> = gone.iter().filter_map(|line| line.split(' ').nth(1)?.rsplit('/').next()).collect();
+    assert_eq!(names, ["web-1", "web-2"]);
 }
