@@ -6,6 +6,7 @@ use std::cmp::Ordering;
 use std::fmt;
 
 use jiff::tz::TimeZone;
+use machinery::time::{Layout, Moment};
 
 use crate::error::EvalError;
 
@@ -106,37 +107,29 @@ impl Timestamp {
 
     /// RFC 3339 as Go reads it: an hour of one digit and a comma before the fraction are taken too.
     pub fn parse(text: &str) -> Option<Timestamp> {
-        Timestamp::scan(text, b'T', true)
+        Layout::Seconds.read(text).ok().map(Timestamp::of)
     }
 
     /// A date alone: its midnight in UTC.
-    pub fn parse_date(text: &str) -> Option<Timestamp> {
-        let mut scan = Scan(text.as_bytes());
-        let days = scan.date()?;
-        scan.0.is_empty().then_some(Timestamp { seconds: days * DAY, nanos: 0, offset: 0 })
+    ///
+    /// # Errors
+    /// Go's wording.
+    pub fn parse_date(text: &str) -> Result<Timestamp, String> {
+        Layout::Date.read(text).map(Timestamp::of)
     }
 
-    /// What the format `date-time` of OpenAPI takes: RFC 3339, local time, a date and time with a space.
-    pub fn parse_lenient(text: &str) -> Option<Timestamp> {
-        Timestamp::scan(text, b'T', true).or_else(|| Timestamp::scan(text, b'T', false)).or_else(|| Timestamp::scan(text, b' ', true))
+    /// What the format `date-time` of OpenAPI takes: RFC 3339 with any fraction, or local time, whose layout is tried last and tells what is wrong.
+    ///
+    /// # Errors
+    /// Go's wording.
+    pub fn parse_lenient(text: &str) -> Result<Timestamp, String> {
+        let zoned = [Layout::Seconds, Layout::Micros, Layout::Millis].into_iter().find_map(|layout| layout.read(text).ok());
+        zoned.map_or_else(|| Layout::Local.read(text), Ok).map(Timestamp::of)
     }
 
-    fn scan(text: &str, separator: u8, zoned: bool) -> Option<Timestamp> {
-        let mut scan = Scan(text.as_bytes());
-        let days = scan.date()?;
-        scan.byte(separator)?;
-        let hours = scan.number(1, 2).filter(|hours| *hours < 24)?;
-        scan.byte(b':')?;
-        let minutes = scan.number(2, 2).filter(|minutes| *minutes < 60)?;
-        scan.byte(b':')?;
-        let seconds = scan.number(2, 2).filter(|seconds| *seconds < 60)?;
-        let nanos = scan.fraction();
-        let offset = if zoned { scan.offset()? } else { 0 };
-        if !scan.0.is_empty() {
-            return None;
-        }
-        let seconds = days * DAY + hours * 3600 + minutes * 60 + seconds - offset;
-        Some(Timestamp { seconds, nanos, offset: offset as i32 })
+    fn of(moment: Moment) -> Timestamp {
+        // An offset is less than two days.
+        Timestamp { seconds: moment.seconds, nanos: moment.nanos, offset: moment.offset as i32 }
     }
 
     /// A part of it in a zone: the name of one, or an offset (`+01:30`).
@@ -235,67 +228,6 @@ impl PartialEq for Timestamp {
 
 impl Eq for Timestamp {}
 
-/// What is left of a text that is read.
-struct Scan<'t>(&'t [u8]);
-
-impl Scan<'_> {
-    fn byte(&mut self, expected: u8) -> Option<()> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        (*first == expected).then_some(())
-    }
-
-    fn number(&mut self, least: usize, most: usize) -> Option<i64> {
-        let count = self.0.iter().take(most).take_while(|c| c.is_ascii_digit()).count();
-        if count < least {
-            return None;
-        }
-        let (digits, rest) = self.0.split_at(count);
-        self.0 = rest;
-        Some(digits.iter().fold(0, |number, digit| number * 10 + i64::from(digit - b'0')))
-    }
-
-    /// A date as days since 1970.
-    fn date(&mut self) -> Option<i64> {
-        let year = self.number(4, 4)?;
-        self.byte(b'-')?;
-        let month = self.number(2, 2).filter(|month| (1..=12).contains(month))?;
-        self.byte(b'-')?;
-        let day = self.number(2, 2)?;
-        let next = if month == 12 { days_of(year + 1, 1, 1) } else { days_of(year, month + 1, 1) };
-        let days = days_of(year, month, day);
-        (day >= 1 && days < next).then_some(days)
-    }
-
-    /// The fraction of a second, if there is one.
-    fn fraction(&mut self) -> u32 {
-        if !matches!(self.0, [b'.' | b',', b'0'..=b'9', ..]) {
-            return 0;
-        }
-        let digits = self.0[1..].iter().take_while(|c| c.is_ascii_digit()).count();
-        let (fraction, rest) = self.0[1..].split_at(digits);
-        self.0 = rest;
-        // What is finer than a nanosecond is cut off.
-        (0..9).fold(0, |nanos, at| nanos * 10 + u32::from(fraction.get(at).map_or(0, |digit| digit - b'0')))
-    }
-
-    /// `Z` or `+hh:mm`, in seconds.
-    fn offset(&mut self) -> Option<i64> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        let sign = match first {
-            b'Z' => return Some(0),
-            b'+' => 1,
-            b'-' => -1,
-            _ => return None,
-        };
-        let hours = self.number(2, 2).filter(|hours| *hours <= 24)?;
-        self.byte(b':')?;
-        let minutes = self.number(2, 2).filter(|minutes| *minutes <= 60)?;
-        Some(sign * (hours * 3600 + minutes * 60))
-    }
-}
-
 /// The days since 1970 of a date (days from a March of year 0, as in "chrono-compatible low-level date algorithms").
 fn days_of(year: i64, month: i64, day: i64) -> i64 {
     let year = year - i64::from(month <= 2);
@@ -335,6 +267,22 @@ mod tests {
         let wrong = ["2023-02-29T00:00:00Z", "2024-01-01", "2024-01-01T24:00:00Z", "2024-01-01T00:00:00", "2024-13-01T00:00:00Z", "2024-01-01T00:00:00.Z", ""];
         assert_eq!(wrong.map(Timestamp::parse), [None; 7]);
         assert_eq!(time("2024-01-01T1:00:00,25Z").to_string(), "2024-01-01T01:00:00.25Z");
+    }
+
+    /// By the layout that is tried last, which has no zone.
+    #[test]
+    fn what_is_no_date_time_is_told_by_the_layout_of_local_time() {
+        for (text, why) in [
+            ("2020-01-01T00:00:00+25:00", r#": extra text: "+25:00""#),
+            ("2020-01-01t00:00:00z", r#" as "2006-01-02T15:04:05": cannot parse "t00:00:00z" as "T""#),
+            ("2020-01-01 00:00:00Z", r#" as "2006-01-02T15:04:05": cannot parse " 00:00:00Z" as "T""#),
+            ("2020-01-01T00:00:60Z", ": second out of range"),
+        ] {
+            assert_eq!(Timestamp::parse_lenient(text), Err(format!("parsing time \"{text}\"{why}")));
+        }
+        let shown =
+            ["2020-01-01T00:00:00", "2020-01-01T00:00:00.5+01:00", "2020-01-01T00:00:00.+12Z"].map(|text| Timestamp::parse_lenient(text).unwrap().to_string());
+        assert_eq!(shown, ["2020-01-01T00:00:00Z", "2020-01-01T00:00:00.5+01:00", "2020-01-01T00:00:00.012Z"]);
     }
 
     #[test]

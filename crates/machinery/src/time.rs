@@ -4,6 +4,7 @@ mod duration;
 pub(crate) mod layout;
 
 pub use duration::{go_duration, parse_go_duration};
+pub use layout::{Layout, Moment};
 
 use crate::unix;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -29,7 +29,7 @@ const FORMATS: [Row; 13] = [
     Row("uri", 1103, |text| urls::request_uri_error(text).into_iter().collect()),
     Row("uuid", 70, |text| unless(is_uuid(text), "does not match the UUID format")),
     Row("byte", 84, |text| unless(is_base64(text), "invalid base64")),
-    Row("date", 71, |text| unless(Timestamp::parse_date(text).is_some(), "invalid date")),
+    Row("date", 71, |text| unless(Timestamp::parse_date(text).is_ok(), "invalid date")),
     Row("datetime", 71, |text| unless(is_date_time(text), "invalid datetime")),
 ];
 
@@ -143,7 +143,7 @@ fn is_date_time(text: &str) -> bool {
     let (Some(date), Some(time)) = (parts.next(), parts.next()) else { return false };
     let bytes = time.as_bytes();
     let two = |at: usize, most: &[u8]| bytes.get(at..at + 2).is_some_and(|digits| digits.iter().all(u8::is_ascii_digit) && digits <= most);
-    if Timestamp::parse_date(date).is_none() || !two(0, b"23") || bytes.get(2) != Some(&b':') || !two(3, b"59") || bytes.get(5) != Some(&b':') || !two(6, b"59")
+    if Timestamp::parse_date(date).is_err() || !two(0, b"23") || bytes.get(2) != Some(&b':') || !two(3, b"59") || bytes.get(5) != Some(&b':') || !two(6, b"59")
     {
         return false;
     }

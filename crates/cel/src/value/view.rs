@@ -183,19 +183,11 @@ fn formatted<'v>(text: &'v str, format: Format) -> Result<Value<'v>, EvalError> 
         Format::Duration => gotext::lenient_duration(text)
             .map(Value::Duration)
             .ok_or_else(|| EvalError::of(format!("Invalid duration {text}: unable to parse {text} as duration"))),
-        Format::Date => Timestamp::parse_date(text).map(Value::Timestamp).ok_or_else(|| {
-            EvalError::of(format!(
-                "Invalid date formatted string {text}: parsing time {0} as \"2006-01-02\": cannot parse {0} as \"2006\"",
-                gotext::quote(text)
-            ))
-        }),
+        Format::Date => Timestamp::parse_date(text).map(Value::Timestamp).map_err(|why| EvalError::of(format!("Invalid date formatted string {text}: {why}"))),
         Format::DateTime if text.is_empty() => Ok(Value::Timestamp(Timestamp::EPOCH)),
-        Format::DateTime => Timestamp::parse_lenient(text).map(Value::Timestamp).ok_or_else(|| {
-            EvalError::of(format!(
-                "Invalid date-time formatted string {text}: parsing time {0} as \"2006-01-02\": cannot parse {0} as \"2006\"",
-                gotext::quote(text)
-            ))
-        }),
+        Format::DateTime => {
+            Timestamp::parse_lenient(text).map(Value::Timestamp).map_err(|why| EvalError::of(format!("Invalid date-time formatted string {text}: {why}")))
+        }
         Format::Byte => gotext::base64(text)
             .map(|bytes| Value::Bytes(Arc::from(bytes)))
             .map_err(|at| EvalError::of(format!("Invalid byte formatted string {text}: illegal base64 data at input byte {at}"))),
