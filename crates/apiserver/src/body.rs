@@ -5,6 +5,7 @@
 //! stream is closed may never come to read the answer.
 
 use bytes::Bytes;
+use http::{Request, StatusCode, Version, header};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
 use machinery::status::Status;
@@ -13,6 +14,7 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
+use tokio::runtime::Handle;
 
 /// What may go wrong while a body flows.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -25,6 +27,8 @@ pub const REQUEST_BODY_MAX: usize = 3 * 1024 * 1024;
 
 /// Bytes of an unwanted body that are taken and thrown away.
 const DRAIN_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Of a body whose length is known, bytes that Go's server does not read for the sake of the connection: it says that it closes it.
+const KEPT_BYTES: u64 = 256 * 1024;
 /// How long an unwanted body is taken.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
@@ -111,6 +115,41 @@ impl<F: FnOnce(u64) + Unpin> http_body::Body for Measured<F> {
     }
 }
 
+/// A body that goes elsewhere. What is left of it when it is dropped is drained: who refuses it, or is answered before it has ended, does not
+/// cost its sender the connection.
+struct Passed(Option<Body>);
+
+/// The body of a request that is passed on.
+pub fn passed(body: Option<Body>) -> Body {
+    body.map_or_else(empty, |body| Passed(Some(body)).boxed_unsync())
+}
+
+impl Drop for Passed {
+    fn drop(&mut self) {
+        if let Some(body) = self.0.take() {
+            drain(body);
+        }
+    }
+}
+
+impl http_body::Body for Passed {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
+        Pin::new(body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|body| body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |body| body.size_hint())
+    }
+}
+
 /// Reads a whole body; 413 in upstream's words beyond the bound, and what is beyond stays in the slot. A body in one frame
 /// is not copied.
 pub async fn read(slot: &mut Option<Body>) -> Result<Bytes, Status> {
@@ -152,7 +191,9 @@ pub fn drain(mut body: Body) {
     if body.is_end_stream() {
         return;
     }
-    tokio::spawn(tokio::time::timeout(DRAIN_MAX, async move {
+    // A program that ends has nobody left to take it.
+    let Ok(runtime) = Handle::try_current() else { return };
+    runtime.spawn(tokio::time::timeout(DRAIN_MAX, async move {
         let mut taken = 0;
         while let Some(Ok(frame)) = body.frame().await {
             taken += frame.data_ref().map_or(0, Bytes::len);
@@ -161,6 +202,30 @@ pub fn drain(mut body: Body) {
             }
         }
     }));
+}
+
+/// Whether the connection of HTTP/1 ends with the answer to a request of whose body this is left. `code` is the answer's.
+pub fn ends_connection(rest: &Body, head: Ahead, code: StatusCode) -> bool {
+    // What is too large has been read by the original as far as it may be.
+    let read = if code == StatusCode::PAYLOAD_TOO_LARGE { REQUEST_BODY_MAX as u64 + 1 } else { 0 };
+    head.is_one && !rest.is_end_stream() && (head.waits || rest.size_hint().lower().saturating_sub(read) >= KEPT_BYTES)
+}
+
+/// What a request's head says of its body.
+#[derive(Debug, Clone, Copy)]
+pub struct Ahead {
+    is_one: bool,
+    /// The body comes when it is asked for.
+    waits: bool,
+}
+
+impl Ahead {
+    /// Of this request.
+    pub fn of(request: &Request<Body>) -> Ahead {
+        let expected = request.headers().get_all(header::EXPECT).iter().filter_map(|value| value.to_str().ok());
+        let waits = expected.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("100-continue"));
+        Ahead { is_one: request.version() == Version::HTTP_11, waits }
+    }
 }
 
 /// A body that breaks off, or is no body, is told as Go's reader says it, as an error that upstream has no reason for.

@@ -10,7 +10,7 @@ use crate::{
         forward::{self, Passed},
     },
     astray,
-    body::{self, Holding, Measured},
+    body::{self, Ahead, Holding, Measured},
     components, consumption, conversion, debug, discovery, errors,
     gate::{flows::Flow, policies::SMALL_BYTES},
     gzip, health,
@@ -62,6 +62,7 @@ pub(crate) async fn handle(server: &ApiServer, request: Request<Body>) -> Respon
     let query = Query::parse(uri.query().unwrap_or_default());
     let info = RequestInfo::parse(request.method(), uri.path(), &query);
     if info.is_cut {
+        body::drain(request.into_body());
         return reply::no_request_info(&uri);
     }
     let row = if info.is_resource { server.row(&info.group, &info.version, &info.resource) } else { None };
@@ -70,6 +71,7 @@ pub(crate) async fn handle(server: &ApiServer, request: Request<Body>) -> Respon
     let last = info.is_long_running().then(|| metrics.last(row.as_ref(), counted.clone()));
     let _ongoing = last.is_none().then(|| metrics.begin(&info));
     let (mut accepted, mut flow) = (Accepted::default(), None);
+    let ahead = Ahead::of(&request);
     let (parts, body) = request.into_parts();
     // What nobody has read to its end when the answer is there is still here.
     let mut body = Some(body);
@@ -86,6 +88,9 @@ pub(crate) async fn handle(server: &ApiServer, request: Request<Body>) -> Respon
         flow.into_iter().for_each(|flow: Flow| flow.tell(response.headers_mut()));
     }
     if let Some(rest) = body {
+        if body::ends_connection(&rest, ahead, response.status()) {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         body::drain(rest);
     }
     if server.verbosity().of_requests() {
@@ -257,7 +262,7 @@ async fn dispatch(
         }
         astray::check_name(&cx.info)?;
         registry::placed(row, &cx.info.namespace)?;
-        return proxy::handle(server.world(), cx, Request::from_parts(parts, body.take().unwrap_or_else(crate::empty))).await;
+        return proxy::handle(server.world(), cx, Request::from_parts(parts, body::passed(body.take()))).await;
     }
     let reads = matches!(cx.info.verb, "get" | "list" | "watch");
     let forms = match cx.info.subresource.as_str() {

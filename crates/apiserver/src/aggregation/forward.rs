@@ -78,7 +78,7 @@ pub(crate) async fn answer(world: &World, remote: &Arc<Remote>, passed: Passed<'
     if upgrades {
         return upgrade(remote, &place, parts, passed.client).await.unwrap_or_else(|why| error(StatusCode::SERVICE_UNAVAILABLE, &why));
     }
-    let Ok(request) = rewritten(&place, parts, passed.client, body.take().unwrap_or_else(body::empty)) else {
+    let Ok(request) = rewritten(&place, parts, passed.client, body::passed(body.take())) else {
         return error(StatusCode::BAD_REQUEST, "the path is not one");
     };
     let sent = remote.backend.send(&place, request, passed.until);

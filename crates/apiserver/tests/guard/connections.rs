@@ -127,3 +127,44 @@ async fn nobody_in_particular_has_one_request_on_an_http_2_connection() {
         assert!(kinds.contains(&1), "it is answered: {kinds:?}");
     }
 }
+
+/// The head of the next answer, in small letters; its body is read, too.
+async fn head(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.expect("a head"));
+    }
+    let head = String::from_utf8(head).expect("text").to_ascii_lowercase();
+    let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()).map_or(0, |length| length.parse().expect("a number"));
+    stream.read_exact(&mut vec![0; length]).await.expect("a body");
+    head
+}
+
+/// As Go's server does it, which reads 256 KiB of what nobody has read.
+#[tokio::test]
+async fn a_refusal_ahead_of_the_body_keeps_the_connection() {
+    let world = World::start("ahead").await;
+    let pods = "/api/v1/namespaces/default/pods/nobody";
+    for (request, code) in
+        [(format!("PATCH {pods}/log"), 405), (format!("POST {pods}/exec"), 404), (format!("POST {pods}/proxy/x"), 404), ("POST /api/v1/no".into(), 404)]
+    {
+        for bytes in [10, 256 * 1024 - 1] {
+            let mut stream = world.connect(true).await;
+            let text = format!("{request} HTTP/1.1\r\nHost: x\r\nContent-Length: {bytes}\r\n\r\n{}", " ".repeat(bytes));
+            stream.write_all(text.as_bytes()).await.expect("sent");
+            let head = timeout(PATIENCE, head(&mut stream)).await.expect("an answer");
+            assert!(head.starts_with(&format!("http/1.1 {code} ")), "{request}: {head}");
+            assert!(!head.contains("connection: close"), "{request} {bytes}: {head}");
+            stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
+            let next = timeout(PATIENCE, self::head(&mut stream)).await.expect("an answer");
+            assert!(next.starts_with("http/1.1 200 "), "{request} {bytes}: {next}");
+        }
+    }
+    // A sender that waits to be asked for the body is not asked, and told that this is the end.
+    for (more, ends) in [("Content-Length: 9\r\nExpect: 100-continue", true), ("Content-Length: 262144", true), ("Content-Length: 0", false)] {
+        let mut stream = world.connect(true).await;
+        stream.write_all(format!("POST /api/v1/no HTTP/1.1\r\nHost: x\r\n{more}\r\n\r\n").as_bytes()).await.expect("sent");
+        let head = timeout(PATIENCE, head(&mut stream)).await.expect("an answer");
+        assert_eq!((head.starts_with("http/1.1 404 "), head.contains("connection: close")), (true, ends), "{more}: {head}");
+    }
+}
