@@ -116,6 +116,24 @@ async fn the_scale_stands_where_the_definition_says() {
 }
 
 #[tokio::test]
+async fn a_scale_that_says_no_version_owns_nothing() {
+    let server = started().await;
+    server.post(WIDGETS, &widget("a", json!({"replicas": 1}))).await.expect(201);
+    let at = format!("{WIDGETS}/a/scale?fieldManager=scaler");
+    let owners = async || server.get(&format!("{WIDGETS}/a")).await.expect(200)["metadata"]["managedFields"].clone();
+    let before = owners().await;
+    for told in [json!({}), json!({"kind": "Scale"})] {
+        let mut scale = json!({"metadata": {"name": "a"}, "spec": {"replicas": 2}});
+        scale.as_object_mut().unwrap().extend(told.as_object().unwrap().clone());
+        assert_eq!(server.put(&at, &scale).await.expect(200)["spec"]["replicas"], 2);
+        assert_eq!(owners().await, before, "{told}");
+    }
+    server.put(&at, &json!({"apiVersion": "autoscaling/v1", "metadata": {"name": "a"}, "spec": {"replicas": 3}})).await.expect(200);
+    let managers: Vec<_> = owners().await.as_array().unwrap().iter().map(|owner| owner["manager"].clone()).collect();
+    assert!(managers.contains(&json!("scaler")), "{managers:?}");
+}
+
+#[tokio::test]
 async fn a_message_is_no_custom_object() {
     let server = started().await;
     let lenient = format!("{WIDGETS}?fieldValidation=Ignore");
