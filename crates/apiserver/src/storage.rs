@@ -159,11 +159,17 @@ fn unlisted(row: &Row, unread: &[Unread]) -> Status {
 pub(crate) struct Ready {
     value: Value,
     texts: Texts,
+    stays: &'static [&'static str],
 }
 
 impl Ready {
     fn new(value: Value) -> Ready {
-        Ready { value, texts: Texts::default() }
+        Ready { value, texts: Texts::default(), stays: &[] }
+    }
+
+    /// With parts that stay in the store as they lie there when it replaces another ([`kinds::Strategy::stays`]).
+    pub(crate) fn staying(self, stays: &'static [&'static str]) -> Ready {
+        Ready { stays, ..self }
     }
 
     /// With its free-form values spelled as these texts are.
@@ -366,7 +372,8 @@ pub(crate) fn matches_fields(row: &Row, entry: &Arc<Entry>, selector: &FieldSele
     })
 }
 
-fn draft(row: &Row, value: Value, texts: &Texts) -> Draft {
+/// `present`: what it replaces.
+fn draft(row: &Row, Ready { value, texts, stays }: Ready, present: Option<&Arc<Entry>>) -> Draft {
     if let Some(custom) = &row.custom {
         // A webhook has converted it before.
         let value = if custom.family.webhook.is_some() { value } else { custom.family.stored(&row.resource.version, value) };
@@ -375,9 +382,18 @@ fn draft(row: &Row, value: Value, texts: &Texts) -> Draft {
         let draft = Draft::new(value, None, fields);
         return if as_shown { draft.shaped(custom.shape) } else { draft };
     }
-    let value = if row.converts { convert::convert(value, &row.resource.kind, &row.resource.storage) } else { value };
+    let mut value = if row.converts { convert::convert(value, &row.resource.kind, &row.resource.storage) } else { value };
+    if let (true, Some(present), Some(parts)) = (row.converts, present, value.as_object_mut()) {
+        let present = present.value();
+        for part in stays {
+            match present.get(*part) {
+                Some(lies) => parts.insert((*part).to_owned(), lies.clone()),
+                None => parts.remove(*part),
+            };
+        }
+    }
     let fields = row.storage_strategy.selectable_fields(&value);
-    Draft::spelled(value, Some(row.storage_ty()), fields, texts)
+    Draft::spelled(value, Some(row.storage_ty()), fields, &texts)
 }
 
 /// Why a write has failed.
@@ -408,12 +424,12 @@ fn unavailable(error: &CommitError) -> Status {
 
 /// Stores a new object; `None` if its key is taken.
 pub(crate) async fn create(store: &Store, row: &Row, key: &str, value: Ready) -> Result<Option<Arc<Entry>>, Status> {
-    Ok(put(store, row, key, Expect::Absent, value).await?)
+    Ok(put(store, row, key, None, value).await?)
 }
 
 /// The same; the entry is as it lies. [`told`] follows.
 pub(crate) async fn place(store: &Store, row: &Row, key: &str, value: Ready) -> Result<Option<Arc<Entry>>, Failed> {
-    commit(store, row, key, Expect::Absent, value).await
+    commit(store, row, key, None, value).await
 }
 
 /// What was just stored as the row shows it. It is stored whether or not it can be shown.
@@ -425,9 +441,9 @@ pub(crate) async fn told(store: &Store, row: &Row, entry: Arc<Entry>) -> Result<
 
 /// Stores an object's next state; `None` if the present one is another. Free-form values of which nobody has said how they are
 /// spelled are so as they were.
-pub(crate) async fn replace(store: &Store, row: &Row, key: &str, present: &Entry, mut value: Ready) -> Result<Option<Arc<Entry>>, Failed> {
+pub(crate) async fn replace(store: &Store, row: &Row, key: &str, present: &Arc<Entry>, mut value: Ready) -> Result<Option<Arc<Entry>>, Failed> {
     value.texts.extend(texts(row, present));
-    put(store, row, key, Expect::Revision(present.revision), value).await
+    put(store, row, key, Some(present), value).await
 }
 
 /// Refuses what could not be read again when it is stored: protobuf, and the owners of deep fields, may be nested deeper than
@@ -436,8 +452,8 @@ pub(crate) fn readable(value: &Value) -> Result<(), Status> {
     if machinery::json::is_readable(value) { Ok(()) } else { Err(Status::bad_request("exceeded max depth")) }
 }
 
-async fn put(store: &Store, row: &Row, key: &str, expect: Expect, value: Ready) -> Result<Option<Arc<Entry>>, Failed> {
-    match commit(store, row, key, expect, value).await? {
+async fn put(store: &Store, row: &Row, key: &str, present: Option<&Arc<Entry>>, value: Ready) -> Result<Option<Arc<Entry>>, Failed> {
+    match commit(store, row, key, present, value).await? {
         Some(entry) => told(store, row, entry).await.map(Some).map_err(Failed::Unknown),
         None => Ok(None),
     }
@@ -455,8 +471,9 @@ fn is_too_large(row: &Row, key: &str, json: &[u8]) -> bool {
     json.len() > room && (row.custom.is_some() || proto::stored_len(row.storage_ty(), json).is_none_or(|bytes| bytes > room))
 }
 
-async fn commit(store: &Store, row: &Row, key: &str, expect: Expect, Ready { value, texts }: Ready) -> Result<Option<Arc<Entry>>, Failed> {
-    let draft = draft(row, value, &texts);
+async fn commit(store: &Store, row: &Row, key: &str, present: Option<&Arc<Entry>>, ready: Ready) -> Result<Option<Arc<Entry>>, Failed> {
+    let expect = present.map_or(Expect::Absent, |present| Expect::Revision(present.revision));
+    let draft = draft(row, ready, present);
     if is_too_large(row, key, draft.json()) {
         // Upstream passes on what etcd says.
         return Err(Failed::Refused(Status::new(500, "", "etcdserver: request is too large")));

@@ -388,6 +388,12 @@ pub trait Strategy: Send + Sync {
     /// What the deletion of an object that lingers changes in it.
     fn begin_end(&self, _obj: &mut Value) {}
 
+    /// The parts that a write of the object (`""`) or of a subresource leaves as they lie in the store, also where the version in which it is
+    /// written cannot tell all of them: upstream takes them from what it has read, before any version of it.
+    fn stays(&self, _part: &str) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Whether the objects are given addresses and ports of the cluster.
     fn takes_addresses(&self) -> bool {
         false

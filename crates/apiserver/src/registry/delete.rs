@@ -284,7 +284,7 @@ pub(crate) async fn delete_named(call: &Call<'_>, row: &Arc<Row>, namespace: &st
             Plan::Nothing => Some(Answer::Stored(code(options), entry)),
             Plan::Mark(value) if options.dry_run => Some(Answer::Object(code(options), *value)),
             Plan::Mark(value) => {
-                let ready = storage::ready(call.world.store(), row, *value).await?;
+                let ready = storage::ready(call.world.store(), row, *value).await?.staying(row.strategy.stays("deletion"));
                 storage::replace(call.world.store(), row, &key, &entry, ready).await?.map(|e| Answer::Stored(code(options), e))
             }
             // What was only tried stays as the change of its finalizers has left it, where it ends by steps; of others upstream has nothing

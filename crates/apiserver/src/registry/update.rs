@@ -254,7 +254,7 @@ async fn commit(
         return Ok(removed?.map(|_| Answer::Object(StatusCode::OK, value)));
     }
     let ready = match storage::ready_settled(call.world.store(), row, value).await {
-        Ok(ready) => ready.spelled(cx.texts()),
+        Ok(ready) => ready.spelled(cx.texts()).staying(row.strategy.stays(what.subresource)),
         Err(error) => {
             charges.refund(call.world).await;
             return Err(error);

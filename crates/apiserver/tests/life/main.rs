@@ -477,6 +477,35 @@ async fn what_is_served_can_be_discovered() {
 }
 
 #[tokio::test]
+async fn who_writes_an_autoscaler_in_the_old_version_leaves_what_he_does_not_write() {
+    let server = Server::start().await;
+    let at = |version: &str| format!("/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers");
+    let scaler = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"}, "spec": {
+        "maxReplicas": 3, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}, "behavior": {}}});
+    let mut told = server.post(&at("v2"), &scaler).await.expect(201);
+    // The old version's metric has a value, be it none.
+    told["status"] = json!({"currentReplicas": 1, "desiredReplicas": 2,
+        "currentMetrics": [{"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": 50}}}],
+        "conditions": [{"type": "AbleToScale", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
+    let before = server.put(&format!("{}/h/status", at("v2")), &told).await.expect(200);
+    assert_eq!(before["status"], told["status"]);
+    let (old, new) = (format!("{}/h", at("v1")), format!("{}/h", at("v2")));
+    let mut of_old = server.get(&old).await.expect(200);
+    of_old["status"]["desiredReplicas"] = 3.into();
+    server.put(&format!("{old}/status"), &of_old).await.expect(200);
+    let after = server.get(&new).await.expect(200);
+    assert_eq!((&after["spec"], &after["status"]["desiredReplicas"]), (&before["spec"], &json!(3)));
+    server.put(&format!("{new}/status"), &told).await.expect(409);
+    told["metadata"]["resourceVersion"] = Value::Null;
+    server.put(&format!("{new}/status"), &told).await.expect(200);
+    of_old["spec"]["maxReplicas"] = 5.into();
+    of_old["metadata"]["resourceVersion"] = Value::Null;
+    server.put(&old, &of_old).await.expect(200);
+    let after = server.get(&new).await.expect(200);
+    assert_eq!((&after["spec"]["maxReplicas"], &after["status"]), (&json!(5), &before["status"]));
+}
+
+#[tokio::test]
 async fn what_is_empty_in_a_body_is_told_and_not_kept() {
     let server = Server::start().await;
     let roles = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";

@@ -106,6 +106,14 @@ impl Strategy for Autoscalers {
         }
     }
 
+    fn stays(&self, part: &str) -> &'static [&'static str] {
+        match part {
+            "" => &["status"],
+            "status" => &["spec"],
+            _ => &["spec", "status"],
+        }
+    }
+
     fn has_generation(&self) -> bool {
         true
     }

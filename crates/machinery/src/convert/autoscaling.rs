@@ -171,8 +171,9 @@ pub(super) fn to_v2(map: &mut Map<String, Value>) {
             all.push(cpu_metric(&DEFAULT_CPU_PERCENT.into()));
         }
         spec.insert("metrics".into(), Value::Array(all));
-        if let Some(behavior) = behavior.filter(Value::is_object) {
-            spec.insert("behavior".into(), external(&behavior));
+        // One that says nothing is none.
+        if let Some(behavior) = behavior.map(|behavior| external(&behavior)).filter(|behavior| behavior.as_object().is_some_and(|rules| !rules.is_empty())) {
+            spec.insert("behavior".into(), behavior);
         }
     }
     if let Some(Value::Object(status)) = map.get_mut("status") {
