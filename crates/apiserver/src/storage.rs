@@ -198,9 +198,14 @@ pub(crate) async fn ready_settled(store: &Store, row: &Row, value: Value) -> Res
     Ok(Ready::new(stored))
 }
 
+/// The program's own kinds that upstream stores as JSON (`LegacyCodec`): they are other servers' in its process.
+const STORED_AS_JSON: [&str; 2] = ["apiextensions.k8s.io", "apiregistration.k8s.io"];
+
 /// An object as a message in the store leaves it; custom ones are stored as JSON, which does not tell `1.0` from `1`.
 pub(crate) fn settled(row: &Row, mut value: Value) -> Value {
-    if row.is_builtin() {
+    if row.is_builtin() && STORED_AS_JSON.contains(&row.resource.group.as_str()) {
+        defaulting::settle_text(row.ty(), &mut value);
+    } else if row.is_builtin() {
         defaulting::settle(row.ty(), &mut value);
     } else {
         numerals::reread_all(&mut value);

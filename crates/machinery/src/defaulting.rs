@@ -36,23 +36,32 @@ pub fn apply(ty: TypeRef<'_>, value: &mut Value) {
 
 /// Leaves of an empty list or map what a message in the store leaves of it: `null` where it is always written, and nothing else.
 pub fn settle(ty: TypeRef<'_>, value: &mut Value) {
+    leave_out(ty, value, true);
+}
+
+/// Leaves of it what JSON in the store leaves of it: itself where it is always written, and else nothing.
+pub fn settle_text(ty: TypeRef<'_>, value: &mut Value) {
+    leave_out(ty, value, false);
+}
+
+fn leave_out(ty: TypeRef<'_>, value: &mut Value, message: bool) {
     match (ty.get(), value) {
         (Type::Object(object), Value::Object(map)) => {
             let mut candidates = object.fields.iter().peekable();
             for (name, value) in map.iter_mut() {
                 while candidates.next_if(|field| field.name.as_ref() < name.as_str()).is_some() {}
                 let Some(field) = candidates.peek().filter(|field| field.name == name.as_str()) else { continue };
-                let always = !field.go.omit_empty && !field.go.omit_zero && !field.go.pointer;
+                let always = message && !field.go.omit_empty && !field.go.omit_zero && !field.go.pointer;
                 match (ty.to(field.ty).get(), &*value) {
                     (Type::List { .. }, Value::Array(items)) if always && items.is_empty() => *value = Value::Null,
                     (Type::Map { .. }, Value::Object(entries)) if always && entries.is_empty() => *value = Value::Null,
-                    _ => settle(ty.to(field.ty), value),
+                    _ => leave_out(ty.to(field.ty), value, message),
                 }
             }
             map.retain(|name, value| !is_blank(value) || ty.field(name).is_none_or(|field| !ty.leaves_out(field, value)));
         }
-        (Type::List { elem, .. }, Value::Array(items)) if nests(ty.to(*elem)) => items.iter_mut().for_each(|item| settle(ty.to(*elem), item)),
-        (Type::Map { elem, .. }, Value::Object(map)) if nests(ty.to(*elem)) => map.values_mut().for_each(|value| settle(ty.to(*elem), value)),
+        (Type::List { elem, .. }, Value::Array(items)) if nests(ty.to(*elem)) => items.iter_mut().for_each(|item| leave_out(ty.to(*elem), item, message)),
+        (Type::Map { elem, .. }, Value::Object(map)) if nests(ty.to(*elem)) => map.values_mut().for_each(|value| leave_out(ty.to(*elem), value, message)),
         _ => {}
     }
 }
@@ -127,6 +136,20 @@ mod tests {
     use super::*;
     use crate::schema;
     use serde_json::json;
+
+    #[test]
+    fn an_empty_list_stays_in_json_where_it_is_always_written() {
+        let ty = schema::builtin().named("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition").unwrap();
+        let value = json!({"metadata": {"finalizers": []}, "spec": {"names": {"shortNames": []}}, "status": {"conditions": [], "storedVersions": ["v1"]}});
+        let settled = |settle: fn(TypeRef<'_>, &mut Value)| {
+            let mut value = value.clone();
+            settle(ty, &mut value);
+            value
+        };
+        let left = |conditions: Value| json!({"metadata": {}, "spec": {"names": {}}, "status": {"conditions": conditions, "storedVersions": ["v1"]}});
+        assert_eq!(settled(settle_text), left(json!([])));
+        assert_eq!(settled(settle), left(Value::Null));
+    }
 
     #[test]
     fn published_defaults_and_written_zeros() {

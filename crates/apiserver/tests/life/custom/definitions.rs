@@ -260,6 +260,20 @@ fn a_start_reads_no_schema() {
     let _ = std::fs::remove_dir_all(&directory);
 }
 
+/// Definitions lie in the original's store as JSON, which tells an empty list from none.
+#[tokio::test]
+async fn conditions_that_are_an_empty_list_stay_one() {
+    let server = Server::start().await;
+    let mut definition = establish(&server, &widgets()).await;
+    definition["metadata"]["resourceVersion"] = Value::Null;
+    for none in [json!([]), Value::Null] {
+        definition["status"]["conditions"] = none.clone();
+        // What is stored so has conditions again in a moment.
+        let told = server.put(&format!("{DEFINITIONS}/widgets.example.com/status?dryRun=All"), &definition).await.expect(200);
+        assert_eq!(told["status"]["conditions"], none);
+    }
+}
+
 #[tokio::test]
 async fn groups_of_the_community_want_approval() {
     let server = Server::start().await;
