@@ -55,8 +55,11 @@ impl Strategy for Services {
 
     fn prepare_create(&self, _cx: &Context, obj: &mut Value) {
         tree::reset_status(obj);
-        name_address(obj);
         hide_policy(obj);
+    }
+
+    fn name_addresses(&self, obj: &mut Value) {
+        name_address(obj);
     }
 
     fn prepare_update(&self, _cx: &Context, obj: &mut Value, old: &Value) {

@@ -181,6 +181,9 @@ pub trait Strategy: Send + Sync {
     /// The kind's own checks of an object as a whole.
     fn check(&self, _obj: &Value, _errors: &mut ErrorList) {}
 
+    /// Completes what a new object says of its addresses, before anybody looks at them or gives it some.
+    fn name_addresses(&self, _obj: &mut Value) {}
+
     /// What is wrong with a new object so that nobody looks at the rest.
     fn stops(&self, _obj: &Value) -> ErrorList {
         ErrorList::new()

@@ -123,7 +123,9 @@ fn a_service_is_completed() {
     let sticky = created("", "services", sticky);
     assert_eq!(sticky["spec"]["sessionAffinityConfig"], json!({"clientIP": {"timeoutSeconds": 10800}}));
     assert_eq!(sticky["spec"]["externalTrafficPolicy"], "Cluster");
-    let chosen = created("", "services", core("Service", json!({"spec": {"ports": [{"port": 80}], "clusterIP": "10.96.0.7"}})));
+    let mut chosen = created("", "services", core("Service", json!({"spec": {"ports": [{"port": 80}], "clusterIP": "10.96.0.7"}})));
+    assert!(chosen["spec"]["clusterIPs"].is_null(), "who is given no address says both himself");
+    crate::service::Services.name_addresses(&mut chosen);
     assert_eq!(chosen["spec"]["clusterIPs"], json!(["10.96.0.7"]));
 }
 

@@ -199,13 +199,17 @@ async fn attempt(
     kinds::withhold(&row.resource.group, &row.resource.kind.kind, &mut value, None);
     row.strategy.preparing(&value).into_iter().for_each(|warning| cx.warn(warning));
     row.strategy.prepare_create(&cx.strategy(), &mut value);
-    let stops = row.strategy.stops(&value);
-    if !stops.is_empty() {
-        return Err(errors::invalid(row, &name, stops));
-    }
     // Upstream gives before it judges (`BeginCreate`): what cannot be given is told alone, and what is given is judged with the rest.
-    // Who writes a status that is not there is given nothing.
-    let hold = match row.strategy.takes_addresses() && cx.info.subresource.is_empty() {
+    // Who writes a status that is not there is given nothing, and nothing of what he says is completed.
+    let gives = row.strategy.takes_addresses() && cx.info.subresource.is_empty();
+    if gives {
+        row.strategy.name_addresses(&mut value);
+        let stops = row.strategy.stops(&value);
+        if !stops.is_empty() {
+            return Err(errors::invalid(row, &name, stops));
+        }
+    }
+    let hold = match gives {
         true => Some(
             call.world
                 .services()

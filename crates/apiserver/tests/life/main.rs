@@ -384,6 +384,14 @@ async fn the_status_of_no_service_makes_one() {
         assert_eq!((&owner["operation"], &owner["subresource"]), (&json!(operation), &json!("status")));
         assert_eq!(owner["fieldsV1"], json!({"f:status": {"f:loadBalancer": owned}}));
     }
+    // Nobody completes its addresses, either, and they are judged with the rest.
+    let mut addressed = service("c");
+    addressed["spec"] = json!({"ports": [{"port": 0}], "clusterIP": "10.96.0.77"});
+    let refused = server.put(&format!("{services}/c/status"), &addressed).await.expect(422);
+    let told: Vec<_> = refused["details"]["causes"].as_array().unwrap().iter().map(|cause| cause["field"].as_str().unwrap_or_default()).collect();
+    assert_eq!((told.first(), told.last()), (Some(&"spec.ports[0].port"), Some(&"spec.clusterIPs")), "{refused}");
+    addressed["spec"] = json!({"ports": [{"port": 80}], "clusterIP": "10.96.0.77", "clusterIPs": ["10.96.0.77"]});
+    server.put(&format!("{services}/c/status"), &addressed).await.expect(201);
 }
 
 #[tokio::test]
