@@ -95,14 +95,15 @@ fn options(call: &Call<'_>) -> Result<Options, Status> {
     // A state that is still to come cannot be sent; what comes after it can be waited for.
     let too_new = version.filter(|_| initial).and_then(|version| list::not_ahead(version, storage::revision(call.world.store())).err());
     let bookmarks = query.flag("allowWatchBookmarks");
-    let seconds = query.int("timeoutSeconds")?;
-    let timeout = match seconds {
-        Some(seconds) if seconds != 0 => Duration::from_secs(u64::try_from(seconds).unwrap_or_default()),
+    // As Go counts them: so many seconds that their nanoseconds do not fit are some other number.
+    let nanos = query.int("timeoutSeconds")?.map(|seconds| seconds.wrapping_mul(1_000_000_000));
+    let timeout = match nanos {
+        Some(nanos) if nanos != 0 => Duration::from_nanos(u64::try_from(nanos).unwrap_or_default()),
         // Between once and twice the least, so that the watches of a restart do not all end together again.
         _ => call.world.config().watch_timeout_min.mul_f64(1.0 + spread(call.cx.now)),
     };
     // A watch of less than no time is over before it has begun.
-    let over = seconds.is_some_and(|seconds| seconds < 0);
+    let over = nanos.is_some_and(|nanos| nanos < 0);
     Ok(Options {
         from: if initial { None } else { version },
         initial: initial && too_new.is_none() && !over,
