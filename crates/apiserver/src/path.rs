@@ -72,10 +72,10 @@ impl RequestInfo {
     }
 
     fn parse_parts(method: &Method, raw_path: &str, query: &Query<'_>) -> RequestInfo {
-        let mut info = RequestInfo { verb: method_verb(method), path: query::percent_decode(raw_path).into_owned(), ..Default::default() };
+        let mut info = RequestInfo { verb: method_verb(method), path: query::path_text(raw_path).into_owned(), ..Default::default() };
         // Slashes at both ends part nothing.
         let within = raw_path.trim_start_matches('/');
-        let parts: Vec<Cow<'_, str>> = within.trim_end_matches('/').split('/').map(query::percent_decode).collect();
+        let parts: Vec<Cow<'_, str>> = within.trim_end_matches('/').split('/').map(query::path_text).collect();
         // Where the resource stands, if there is one.
         let (prefix, at) = match parts.first().map(|part| &**part) {
             Some("api") => ("api", 2),

@@ -1,8 +1,12 @@
 //! Query strings: parsed once, without copies where nothing is encoded; and the options that they carry, with upstream's
 //! wording where they are wrong.
 
-use machinery::{numerals, status::Status};
+use machinery::{numerals, quote::text_of, status::Status};
 use std::borrow::Cow;
+
+/// Parameters that are looked at and told of, and neither stored nor passed on: bytes in them that are no text are told as they are.
+const TOLD: [&str; 9] =
+    ["continue", "dryRun", "fieldSelector", "fieldValidation", "labelSelector", "limit", "resourceVersion", "resourceVersionMatch", "timeoutSeconds"];
 
 /// A parsed query.
 #[derive(Debug, Default, Clone)]
@@ -17,7 +21,9 @@ impl<'a> Query<'a> {
         let terms = text.split('&').filter(|term| !term.is_empty() && !term.contains(';') && is_escaped_well(term));
         let pairs = terms.map(|term| {
             let (key, value) = term.split_once('=').unwrap_or((term, ""));
-            (form_decode(key), form_decode(value))
+            let key = form_decode(key);
+            let value = if TOLD.contains(&&*key) && value.contains('%') { Cow::Owned(text_of(bytes(value, true))) } else { form_decode(value) };
+            (key, value)
         });
         Query { pairs: pairs.collect() }
     }
@@ -74,6 +80,11 @@ pub fn percent_decode(text: &str) -> Cow<'_, str> {
     if text.contains('%') { decode(text, false) } else { Cow::Borrowed(text) }
 }
 
+/// The same of a part of a path, whose bytes that are no text are told as they are.
+pub(crate) fn path_text(text: &str) -> Cow<'_, str> {
+    if text.contains('%') { Cow::Owned(text_of(bytes(text, false))) } else { Cow::Borrowed(text) }
+}
+
 /// The same, byte for byte: not all that is escaped is text.
 pub(crate) fn percent_bytes(text: &str) -> Vec<u8> {
     bytes(text, false)
@@ -120,6 +131,9 @@ mod tests {
         let odd = Query::parse("labelSelector=a%zz&limit=5;watch=1&dryRun=All&field%=x");
         assert_eq!((odd.get("labelSelector"), odd.get("limit"), odd.get("dryRun")), (None, None, Some("All")));
         assert_eq!(percent_decode("a%2"), "a%2");
+        let bytes = Query::parse("labelSelector=%ff&fieldManager=%ff");
+        let shown = ["labelSelector", "fieldManager"].map(|key| machinery::quote::Quoted(bytes.text(key)).to_string());
+        assert_eq!(shown, [r#""\xff""#, "\"\u{fffd}\""]);
     }
 
     #[test]

@@ -1,6 +1,42 @@
 //! Text between quotes as Go's `strconv.Quote` writes it: messages show what clients have sent, control characters among it.
+//!
+//! Go's strings hold whatever bytes a client has sent in an address. Those that are no text are here the last characters that there are,
+//! which nobody writes ([`text_of`]): between quotes they are shown as the bytes, and elsewhere in an answer replaced ([`replace_bytes`]).
 
+use crate::Value;
 use std::fmt::{self, Write};
+
+/// What is added to a byte from `0x80` on.
+const BYTES: u32 = 0x10_ff00;
+
+/// Bytes as text, those among them that are none as characters of their own.
+pub fn text_of(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| {
+        let mut text = String::new();
+        for chunk in error.as_bytes().utf8_chunks() {
+            text.push_str(chunk.valid());
+            text.extend(chunk.invalid().iter().filter_map(|byte| char::from_u32(BYTES + u32::from(*byte))));
+        }
+        text
+    })
+}
+
+/// The byte that a character of [`text_of`] stands for.
+fn byte_of(c: char) -> Option<u32> {
+    u32::from(c).checked_sub(BYTES).filter(|byte| *byte >= 0x80)
+}
+
+/// Leaves of such characters in an answer what Go's JSON leaves of the bytes.
+pub fn replace_bytes(value: &mut Value) {
+    match value {
+        Value::String(text) if text.contains(|c: char| byte_of(c).is_some()) => {
+            *text = text.chars().map(|c| if byte_of(c).is_some() { char::REPLACEMENT_CHARACTER } else { c }).collect();
+        }
+        Value::Array(items) => items.iter_mut().for_each(replace_bytes),
+        Value::Object(fields) => fields.values_mut().for_each(replace_bytes),
+        _ => {}
+    }
+}
 
 /// A text that is shown between double quotes.
 pub struct Quoted<'t>(pub &'t str);
@@ -38,7 +74,10 @@ fn character(f: &mut fmt::Formatter<'_>, c: char, quote: char) -> fmt::Result {
         c if c < ' ' || c == '\u{7f}' => write!(f, "\\x{:02x}", u32::from(c)),
         c if c.is_ascii() || is_shown(c) => f.write_char(c),
         c if u32::from(c) < 0x1_0000 => write!(f, "\\u{:04x}", u32::from(c)),
-        c => write!(f, "\\U{:08x}", u32::from(c)),
+        c => match byte_of(c) {
+            Some(byte) => write!(f, "\\x{byte:02x}"),
+            None => write!(f, "\\U{:08x}", u32::from(c)),
+        },
     }
 }
 
@@ -58,6 +97,15 @@ pub fn is_print(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_text_is_shown_as_bytes_and_replaced() {
+        let text = text_of(b"a\xff\xe2\x82b\xe2\x82\xac".to_vec());
+        assert_eq!(Quoted(&text).to_string(), r#""a\xff\xe2\x82b€""#);
+        let mut told = serde_json::json!({"message": [text], "code": 404});
+        replace_bytes(&mut told);
+        assert_eq!(told, serde_json::json!({"message": ["a\u{fffd}\u{fffd}\u{fffd}b€"], "code": 404}));
+    }
 
     #[test]
     fn as_go_quotes() {

@@ -1,6 +1,6 @@
 //! `Status`: every error that leaves the API, with upstream's codes, reasons and wording (`apimachinery/pkg/api/errors`).
 
-use crate::quote::Quoted;
+use crate::quote::{Quoted, replace_bytes};
 use crate::{Value, field::ErrorList};
 use serde_json::json;
 use std::{collections::HashSet, fmt};
@@ -238,6 +238,7 @@ impl Status {
         if let Some(details) = &self.details {
             out["details"] = details.to_value();
         }
+        replace_bytes(&mut out);
         out
     }
 

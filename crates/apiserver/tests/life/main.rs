@@ -514,6 +514,18 @@ async fn who_writes_an_autoscaler_in_the_old_version_leaves_what_he_does_not_wri
 }
 
 #[tokio::test]
+async fn bytes_that_are_no_text_are_told_as_go_tells_them() {
+    let server = Server::start().await;
+    let absent = server.get(&format!("{MAPS}/a%ff")).await.expect(404);
+    assert_eq!(absent["message"], r#"configmaps "a\xff" not found"#);
+    assert_eq!(absent["details"]["name"], "a\u{fffd}");
+    let selected = server.get(&format!("{MAPS}?labelSelector=a%3D%ff")).await.expect(400);
+    assert!(selected["message"].as_str().is_some_and(|told| told.contains(r#"values[0][a]: Invalid value: "\xff": "#)), "{selected}");
+    let version = server.get(&format!("{MAPS}?limit=%ff")).await.expect(400);
+    assert_eq!(version["message"], r#"strconv.ParseInt: parsing "\xff": invalid syntax"#);
+}
+
+#[tokio::test]
 async fn what_is_empty_in_a_body_is_told_and_not_kept() {
     let server = Server::start().await;
     let roles = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";
