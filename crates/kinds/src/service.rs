@@ -62,6 +62,17 @@ impl Strategy for Services {
         name_address(obj);
     }
 
+    /// What [`hide_policy`] hides is known by its owner, and taken for what it is by default.
+    fn as_it_lies(&self, obj: &Value) -> Option<Value> {
+        let is_owned = |entry: &Value| !entry["fieldsV1"]["f:spec"]["f:internalTrafficPolicy"].is_null();
+        let is_hidden = kind(obj) == "ExternalName" && obj["spec"]["internalTrafficPolicy"].is_null();
+        (is_hidden && tree::list(&obj["metadata"], "managedFields").iter().any(is_owned)).then(|| {
+            let mut obj = obj.clone();
+            obj["spec"]["internalTrafficPolicy"] = "Cluster".into();
+            obj
+        })
+    }
+
     fn prepare_update(&self, _cx: &Context, obj: &mut Value, old: &Value) {
         tree::keep(obj, old, "status");
         keep_cluster_ips(obj, old);

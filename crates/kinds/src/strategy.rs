@@ -162,6 +162,12 @@ pub trait Strategy: Send + Sync {
         }
     }
 
+    /// An object as it lies in upstream's store, which tells it otherwise: it is changed, and whose its fields are is found out, as it lies.
+    /// None where that is as it is told.
+    fn as_it_lies(&self, _obj: &Value) -> Option<Value> {
+        None
+    }
+
     /// Readies an update through an endpoint that only this kind has: nothing but the endpoint's own fields changes. One of
     /// which nothing is known writes the status.
     fn prepare_part(&self, _cx: &Context, _part: &str, obj: &mut Value, old: &Value) {

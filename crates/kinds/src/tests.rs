@@ -227,7 +227,12 @@ fn an_update_of_a_service_has_the_addresses_that_it_leaves_out() {
 fn what_an_external_name_says_of_traffic_inside_is_owned_and_not_shown() {
     let body = core("Service", json!({"spec": {"type": "ExternalName", "externalName": "a.b", "internalTrafficPolicy": "Cluster"}}));
     assert_eq!(defaulted("", "services", &body)["spec"]["internalTrafficPolicy"], "Cluster");
-    assert!(created("", "services", body)["spec"]["internalTrafficPolicy"].is_null());
+    let mut made = created("", "services", body);
+    assert!(made["spec"]["internalTrafficPolicy"].is_null());
+    assert_eq!(crate::service::Services.as_it_lies(&made), None, "nobody owns it");
+    made["metadata"]["managedFields"] = json!([{"manager": "a", "fieldsV1": {"f:spec": {"f:internalTrafficPolicy": {}}}}]);
+    let lies = crate::service::Services.as_it_lies(&made).expect("it is there for its owner");
+    assert_eq!(lies["spec"]["internalTrafficPolicy"], "Cluster");
 }
 
 #[test]

@@ -133,16 +133,23 @@ pub(super) async fn change_by(call: &Call<'_>, what: &Change<'_>, mut make: Make
         };
         let old = storage::value(what.row, &entry);
         call.cx.note_present_texts(storage::texts(what.row, &entry));
-        let value = make.next(call, Some(&old)).await?;
-        if let Some(answer) = round(call, what, &key, &entry, &old, value).await? {
+        let lies = what.row.strategy.as_it_lies(&old);
+        let value = make.next(call, Some(lies.as_ref().unwrap_or(&old))).await?;
+        if let Some(answer) = round(call, what, (&key, &entry), (&old, lies.as_ref()), value).await? {
             return Ok(answer);
         }
     }
     Err(errors::modified(what.row, what.name))
 }
 
-/// One round; `None` if somebody was faster.
-async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>, old: &Value, mut value: Value) -> Result<Option<Answer>, Status> {
+/// One round; `None` if somebody was faster. `lies`: the present object as [`kinds::Strategy::as_it_lies`] has it.
+async fn round(
+    call: &Call<'_>,
+    what: &Change<'_>,
+    (key, entry): (&str, &Arc<Entry>),
+    (old, lies): (&Value, Option<&Value>),
+    mut value: Value,
+) -> Result<Option<Answer>, Status> {
     let (cx, row, options) = (call.cx, what.row, what.options);
     // An earlier release wrote less of what is absent (`null` where Go leaves nothing out), and that is no change of what may not
     // change. Upstream's decoder gives what is stored its defaults; here only what does not look alike is given them. What is custom has
@@ -169,7 +176,7 @@ async fn round(call: &Call<'_>, what: &Change<'_>, key: &str, entry: &Arc<Entry>
         keep_system_fields(&mut value, old);
     }
     if !what.applied {
-        value = tracked(call, what, old, value).await;
+        value = tracked(call, what, lies.unwrap_or(old), value).await;
     }
     // Upstream looks at those of a patch when it has been admitted, and whose they are has been noted.
     if what.derived {

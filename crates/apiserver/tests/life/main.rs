@@ -368,6 +368,37 @@ async fn services_get_addresses_and_ports() {
     server.post(path, &service("t", json!({"clusterIP": ip, "ports": [{"port": 80}]}))).await.expect(201);
 }
 
+/// The original stores what it hides of an external name.
+#[tokio::test]
+async fn who_owned_the_policy_of_a_service_owns_it_after_its_name_was_another_s() {
+    let server = Server::start().await;
+    let services = "/api/v1/namespaces/default/services";
+    let put = async |manager: &str, told: &Value, kind: &str| {
+        let mut next = told.clone();
+        next["metadata"]["resourceVersion"] = Value::Null;
+        next["metadata"]["managedFields"] = Value::Null;
+        next["spec"]["type"] = kind.into();
+        next["spec"]["externalName"] = if kind == "ExternalName" { "a.example.com".into() } else { Value::Null };
+        server.put(&format!("{services}/s?fieldManager={manager}"), &next).await.expect(200)
+    };
+    let owners = |told: &Value| -> Vec<String> {
+        let entries = told["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+        let owns = |entry: &Value| entry["fieldsV1"]["f:spec"]["f:internalTrafficPolicy"].is_object();
+        entries.iter().filter(|entry| owns(entry)).map(|entry| entry["manager"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    let body = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}});
+    let made = server.post(&format!("{services}?fieldManager=a"), &body).await.expect(201);
+    let away = put("b", &made, "ExternalName").await;
+    assert_eq!((&away["spec"]["internalTrafficPolicy"], owners(&away)), (&Value::Null, vec!["a".to_owned()]));
+    let back = put("c", &away, "ClusterIP").await;
+    assert_eq!((&back["spec"]["internalTrafficPolicy"], owners(&back)), (&json!("Cluster"), vec!["a".to_owned()]));
+    // Who writes an external name as it is told has left the policy out.
+    let away = put("b", &back, "ExternalName").await;
+    let still = put("b", &away, "ExternalName").await;
+    assert_eq!(owners(&still), Vec::<String>::new());
+    assert_eq!(owners(&put("c", &still, "ClusterIP").await), ["c"]);
+}
+
 #[tokio::test]
 async fn the_status_of_no_service_makes_one() {
     let server = Server::start().await;
