@@ -125,7 +125,7 @@ fn a_service_is_completed() {
     assert_eq!(sticky["spec"]["externalTrafficPolicy"], "Cluster");
     let mut chosen = created("", "services", core("Service", json!({"spec": {"ports": [{"port": 80}], "clusterIP": "10.96.0.7"}})));
     assert!(chosen["spec"]["clusterIPs"].is_null(), "who is given no address says both himself");
-    crate::service::Services.name_addresses(&mut chosen);
+    strategy("", "services").name_addresses(&mut chosen);
     assert_eq!(chosen["spec"]["clusterIPs"], json!(["10.96.0.7"]));
 }
 
@@ -229,9 +229,9 @@ fn what_an_external_name_says_of_traffic_inside_is_owned_and_not_shown() {
     assert_eq!(defaulted("", "services", &body)["spec"]["internalTrafficPolicy"], "Cluster");
     let mut made = created("", "services", body);
     assert!(made["spec"]["internalTrafficPolicy"].is_null());
-    assert_eq!(crate::service::Services.as_it_lies(&made), None, "nobody owns it");
+    assert_eq!(strategy("", "services").as_it_lies(&made), None, "nobody owns it");
     made["metadata"]["managedFields"] = json!([{"manager": "a", "fieldsV1": {"f:spec": {"f:internalTrafficPolicy": {}}}}]);
-    let lies = crate::service::Services.as_it_lies(&made).expect("it is there for its owner");
+    let lies = strategy("", "services").as_it_lies(&made).expect("it is there for its owner");
     assert_eq!(lies["spec"]["internalTrafficPolicy"], "Cluster");
 }
 
