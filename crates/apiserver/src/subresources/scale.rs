@@ -109,8 +109,9 @@ pub(crate) async fn update(call: &Call<'_>, body: &Bytes) -> Result<Answer, Stat
     })?;
     check_place(call, &scale)?;
     // A message is what it is read as; other bodies are what they say that they are.
-    let said = call.said(body).map_or_else(|| VERSION.to_owned(), |(version, _)| version);
-    scale["apiVersion"] = said.into();
+    if call.row.custom.is_some() {
+        scale["apiVersion"] = call.said(body).map_or_else(|| VERSION.to_owned(), |(version, _)| version).into();
+    }
     set(call, &options, Told::Updated(&mut |_| Ok(scale.clone())), true).await
 }
 

@@ -27,6 +27,7 @@ pub enum Layout {
 pub struct Moment {
     /// Since 1970, in UTC.
     pub seconds: i64,
+    /// Nanoseconds above.
     pub nanos: u32,
     /// Seconds east of UTC, as the text had it.
     pub offset: i64,
