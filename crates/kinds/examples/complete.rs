@@ -41,6 +41,7 @@ fn complete(case: &Value) -> Value {
     } else {
         object["metadata"]["uid"] = "5d3c1f0e-0000-4000-8000-000000000000".into();
         strategy.prepare_create(&cx, &mut object);
+        strategy.name_addresses(&mut object);
         kinds::validate_meta(&object, namespaced, strategy)
     };
     errors.extend(match case["old"].is_object() {
