@@ -137,7 +137,7 @@ impl ApiServer {
     /// which heavy threads have not. It ends with whoever waits for its answer.
     fn answer_itself(&self) {
         let (server, places) = (Arc::downgrade(&self.0), Arc::new(Semaphore::new(OWN_REQUESTS_MAX)));
-        self.world().answer_itself(Box::new(move |mut request: http::Request<Body>| {
+        self.world().itself().answer(Box::new(move |mut request: http::Request<Body>| {
             let server = server.upgrade().map(ApiServer)?;
             let places = Arc::clone(&places);
             request.extensions_mut().insert(server.world().own_user());

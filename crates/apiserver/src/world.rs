@@ -22,11 +22,7 @@ use crate::{
 use arc_swap::ArcSwap;
 use identity::User;
 use machinery::{Value, status::Status};
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, OnceLock},
-    time::SystemTime,
-};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
@@ -51,8 +47,7 @@ struct Inner {
     meter: Arc<Meter>,
     impersonators: Impersonators,
     ending: CancellationToken,
-    /// The path above, which nobody here knows: it has said how it is asked.
-    itself: OnceLock<Itself>,
+    itself: Itself,
 }
 
 impl World {
@@ -70,7 +65,7 @@ impl World {
             meter: Meter::new(),
             impersonators: Impersonators::default(),
             ending: CancellationToken::new(),
-            itself: OnceLock::new(),
+            itself: Itself::default(),
             config,
             store,
             identity,
@@ -181,14 +176,9 @@ impl World {
         Arc::clone(&self.0.own)
     }
 
-    /// Says once how the server is asked by itself.
-    pub(crate) fn answer_itself(&self, by: Itself) {
-        let _ = self.0.itself.set(by);
-    }
-
-    /// How the server is asked by itself.
-    pub(crate) fn itself(&self) -> Option<&Itself> {
-        self.0.itself.get()
+    /// The server as it is asked by itself.
+    pub(crate) fn itself(&self) -> &Itself {
+        &self.0.itself
     }
 
     /// Cancelled when the server ends: every watch ends with it.

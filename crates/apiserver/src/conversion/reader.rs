@@ -1,8 +1,14 @@
 //! One version's way to objects that lie in another.
 
-use super::{answer::Answered, known::Known, unread::Unread};
-use crate::{family::Family, hooks::Services, offload};
+use super::{answer::Answered, known::Known, unread::Unread, webhook::Webhook};
+use crate::{
+    Body,
+    family::Family,
+    hooks::{Itself, OwnAnswer, Services},
+    offload,
+};
 use futures_util::FutureExt;
+use http::Request;
 use kinds::Strategy;
 use machinery::{
     Value,
@@ -146,7 +152,7 @@ impl Reader {
             if objects.is_empty() {
                 continue;
             }
-            let answered = webhook.convert(&Cluster(store.clone()), &self.api_version, objects, bytes).await;
+            let answered = webhook.convert(&Cluster::of(store, webhook), &self.api_version, objects, bytes).await;
             let halve = answered.is_err() && places.len() > 1 && unread.len() < UNREAD_MAX && began.elapsed() < ASKED_MAX;
             if !halve {
                 self.take(entries, &places, answered, unread);
@@ -207,7 +213,7 @@ impl Reader {
         if *storage == self.version {
             return Ok(value);
         }
-        let converted = self.convert(&Cluster(store.clone()), &gvk::api_version(&self.family.group, storage), without_revision(value)).await?;
+        let converted = self.written(store, &gvk::api_version(&self.family.group, storage), without_revision(value)).await?;
         // The webhook chooses how large it is, and a call of it has been waited for already.
         let family = Arc::clone(&self.family);
         Ok(offload::call(move || family.pruned(&family.storage, converted)).await)
@@ -223,7 +229,7 @@ impl Reader {
         }
         let revision = value["metadata"].get("resourceVersion").cloned();
         let stored = self.stored(store, value).await?;
-        let mut back = self.family.pruned(&self.version, self.convert(&Cluster(store.clone()), &self.api_version, stored).await?);
+        let mut back = self.family.pruned(&self.version, self.written(store, &self.api_version, stored).await?);
         if let Some(revision) = revision {
             back["metadata"]["resourceVersion"] = revision;
         }
@@ -248,6 +254,11 @@ impl Reader {
         answers.into_iter().collect()
     }
 
+    async fn written(&self, store: &Store, to: &str, value: Value) -> Result<Value, String> {
+        let Some(webhook) = &self.family.webhook else { return Ok(value) };
+        self.convert(&Cluster::of(store, webhook), to, value).await
+    }
+
     async fn convert(&self, services: &dyn Services, to: &str, value: Value) -> Result<Value, String> {
         let Some(webhook) = &self.family.webhook else { return Ok(value) };
         // What is written or admitted is where work of its size belongs.
@@ -265,12 +276,25 @@ fn without_revision(mut value: Value) -> Value {
 }
 
 /// What a call needs to know of the cluster, from its store.
-struct Cluster(Store);
+struct Cluster {
+    store: Store,
+    itself: Itself,
+}
+
+impl Cluster {
+    fn of(store: &Store, webhook: &Webhook) -> Cluster {
+        Cluster { store: store.clone(), itself: webhook.itself().clone() }
+    }
+}
 
 impl Services for Cluster {
     fn service(&self, namespace: &str, name: &str) -> Option<Arc<Value>> {
         let key = format!("/registry/services/specs/{namespace}/{name}");
-        self.0.bucket_of(&key)?.get(&key).map(|entry| entry.value())
+        self.store.bucket_of(&key)?.get(&key).map(|entry| entry.value())
+    }
+
+    fn itself(&self, request: Request<Body>) -> Option<OwnAnswer> {
+        self.itself.ask(request)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::answer::{self, Answered, Review, kind_of};
 use crate::{
-    hooks::{Address, ClientConfig, Credentials, Pools, Services, trust},
+    hooks::{Address, ClientConfig, Credentials, Itself, Pools, Services, trust},
     meta, offload,
 };
 use machinery::{Value, json};
@@ -21,13 +21,15 @@ pub(crate) struct Webhook {
     address: Address,
     /// The first version of a review that both know.
     review: Option<Review>,
-    /// Whether its bundle, if it has one, holds a certificate.
+    /// Whether its bundle, if it has one, holds a certificate; the server believes itself.
     trusts: bool,
+    /// Who answers where the server itself is named.
+    itself: Itself,
 }
 
 impl Webhook {
     /// From `spec.conversion` of a definition; `None` for the strategy that calls nobody.
-    pub(crate) fn of(conversion: &Value) -> Option<Webhook> {
+    pub(crate) fn of(conversion: &Value, itself: &Itself) -> Option<Webhook> {
         if conversion["strategy"] != "Webhook" {
             return None;
         }
@@ -38,8 +40,13 @@ impl Webhook {
         }
         let versions = webhook["conversionReviewVersions"].as_array().into_iter().flatten();
         let review = { versions }.filter_map(Value::as_str).find_map(Review::named);
-        let trusts = trust::is_usable(&config.ca_bundle);
-        Some(Webhook { address: Address::new(config, Credentials::default(), Pools::default()), review, trusts })
+        let trusts = config.is_itself() || trust::is_usable(&config.ca_bundle);
+        let address = Address::new(config, Credentials::default(), Pools::default());
+        Some(Webhook { address, review, trusts, itself: itself.clone() })
+    }
+
+    pub(super) fn itself(&self) -> &Itself {
+        &self.itself
     }
 
     /// Whether anybody could be asked. Where nobody can, the definition's resources answer nothing, in whatever version: upstream
@@ -108,7 +115,7 @@ mod tests {
             let bundle = base64::engine::general_purpose::STANDARD.encode(bundle);
             let config = json!({"url": "https://127.0.0.1:9443/convert", "caBundle": bundle});
             let conversion = json!({"strategy": "Webhook", "webhook": {"clientConfig": config, "conversionReviewVersions": ["v1"]}});
-            (trusts(&conversion), Webhook::of(&conversion).expect("a webhook").is_usable())
+            (trusts(&conversion), Webhook::of(&conversion, &Itself::default()).expect("a webhook").is_usable())
         };
         assert_eq!(of(""), (true, true), "the host's authorities count");
         assert_eq!(of(" \n"), (false, true), "they count, and the definition waits for others");

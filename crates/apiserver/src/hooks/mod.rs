@@ -28,7 +28,12 @@ pub(crate) use target::{ClientConfig, Target, joined_whole};
 use crate::Body;
 use http::{Request, Response};
 use machinery::{Value, status::Status};
-use std::{fmt, io, path::Path, pin::Pin, sync::Arc};
+use std::{
+    fmt, io,
+    path::Path,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+};
 
 /// Bytes of an answer at most. A patch is at most as large as a request's body, in base64, with some text around it; upstream
 /// has no bound and reads whatever comes.
@@ -50,7 +55,29 @@ pub(crate) trait Services: Send + Sync {
 pub(crate) type OwnAnswer = Pin<Box<dyn Future<Output = Result<Response<Body>, String>> + Send>>;
 
 /// Who answers the server's requests to itself.
-pub(crate) type Itself = Box<dyn Fn(Request<Body>) -> Option<OwnAnswer> + Send + Sync>;
+pub(crate) type AnswersItself = Box<dyn Fn(Request<Body>) -> Option<OwnAnswer> + Send + Sync>;
+
+/// The server as a hook. The path above, which nobody here knows, says once how it is asked.
+#[derive(Clone, Default)]
+pub(crate) struct Itself(Arc<OnceLock<AnswersItself>>);
+
+impl Itself {
+    /// Says how the server is asked; what is said later counts for nothing.
+    pub(crate) fn answer(&self, by: AnswersItself) {
+        let _ = self.0.set(by);
+    }
+
+    /// Its answer, if there is somebody to ask.
+    pub(crate) fn ask(&self, request: Request<Body>) -> Option<OwnAnswer> {
+        self.0.get()?(request)
+    }
+}
+
+impl fmt::Debug for Itself {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Itself").finish_non_exhaustive()
+    }
+}
 
 /// Why a call has no answer.
 #[derive(Debug, Clone)]

@@ -74,6 +74,11 @@ impl ClientConfig {
             ca_bundle: base64::engine::general_purpose::STANDARD.decode(text(value, "caBundle")).unwrap_or_default(),
         }
     }
+
+    /// Whether it names the server itself, which asks itself as its own user and over no network (upstream: over its loopback address).
+    pub(crate) fn is_itself(&self) -> bool {
+        self.service.as_ref().is_some_and(|service| (service.namespace.as_str(), service.name.as_str(), service.port) == ("default", "kubernetes", PORT))
+    }
 }
 
 /// Where a hook is reached.
@@ -82,7 +87,6 @@ pub(crate) struct Target {
     base: String,
     uri: Uri,
     pool: Arc<Pool>,
-    /// It is the server itself, which asks itself as its own user and over no network (upstream: over its loopback address).
     is_itself: bool,
     authorization: Option<HeaderValue>,
     /// The head of the last call: those of most are the same.
@@ -163,10 +167,12 @@ impl Target {
             Place::Service { port, .. } => (named.clone(), *port),
             Place::Host { host, port } => (host.clone(), *port),
         };
-        let is_itself = matches!(&place, Place::Service { namespace, name, port: PORT } if namespace == "default" && name == "kubernetes");
+        let is_itself = config.is_itself();
         let who = credentials.of(&format!("{host}:{port}"))?;
         let server_name = ServerName::try_from(named).map_err(|error| format!("parse {base:?}: {error}"))?;
-        let pool = pools.get(place, server_name, &config.ca_bundle, who.certificate)?;
+        // It believes itself whatever the bundle is: upstream adds that to its own authority.
+        let bundle: &[u8] = if is_itself { &[] } else { &config.ca_bundle };
+        let pool = pools.get(place, server_name, bundle, who.certificate)?;
         let uri = base.parse().map_err(|error| format!("parse {base:?}: {error}"))?;
         Ok(Target { uri, base, pool, is_itself, authorization: who.authorization, last: Mutex::default() })
     }

@@ -2,6 +2,7 @@
 //! that an answer which is wrong is no answer.
 
 use crate::{
+    extension::{self, Extension},
     hook::{Act, Hook},
     support::{Cluster, PATIENCE, Reply, admin},
 };
@@ -566,6 +567,34 @@ async fn one_object_that_is_refused_is_not_the_failure_of_the_others() {
     lamps.asked();
     lamps.cluster.get(TWO).await.expect(500);
     assert_eq!(lamps.asked(), [1], "what was converted is not asked about again");
+}
+
+/// Behind the Service of the API are the servers that are aggregated: they convert as well.
+#[tokio::test]
+async fn the_server_is_its_own_webhook() {
+    let lamps = Lamps::start().await;
+    lamps.make("a", "red").await;
+    let server = Extension::start(|seen| match seen.method.as_str() {
+        "POST" => {
+            let review: Value = serde_json::from_str(&seen.body).unwrap_or_default();
+            let to = review["request"]["desiredAPIVersion"].as_str().unwrap_or_default();
+            let objects: Vec<Value> = review["request"]["objects"].as_array().into_iter().flatten().map(|object| converted(object, to)).collect();
+            let response = json!({"uid": review["request"]["uid"], "result": {"status": "Success"}, "convertedObjects": objects});
+            extension::reply(&json!({"kind": "ConversionReview", "apiVersion": "apiextensions.k8s.io/v1", "response": response}))
+        }
+        _ => extension::reply(&json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "converters.example.com/v1", "resources": []})),
+    })
+    .await;
+    server.register(&lamps.cluster, "v1", "converters.example.com").await;
+    lamps.asked();
+    let service = json!({"namespace": "default", "name": "kubernetes", "path": "/apis/converters.example.com/v1/lamps"});
+    let webhook = json!({"clientConfig": {"url": null, "caBundle": null, "service": service}});
+    lamps.cluster.patch(&format!("{DEFINITIONS}/{NAME}"), json!({"spec": {"conversion": {"webhook": webhook}}})).await.expect(200);
+    let path = "/apis/converters.example.com/v1/lamps";
+    lamps.eventually(&format!("{TWO}/a"), |reply| reply.code == 200 && !server.on(path).is_empty()).await;
+    assert_eq!(lamps.cluster.get(&format!("{TWO}/a")).await.expect(200)["spec"]["hue"], "red");
+    let user = server.on(path).iter().map(|seen| seen.header("x-remote-user")).next();
+    assert_eq!(user.as_deref(), Some("system:apiserver"));
 }
 
 #[tokio::test]

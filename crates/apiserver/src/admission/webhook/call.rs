@@ -31,7 +31,7 @@ impl Services for World {
     }
 
     fn itself(&self, request: Request<Body>) -> Option<OwnAnswer> {
-        World::itself(self)?(request)
+        World::itself(self).ask(request)
     }
 }
 
