@@ -94,11 +94,19 @@ pub(crate) async fn heard(store: &Store, row: &Row, event: Arc<Event>, wanted: i
 }
 
 /// What upstream's watch cache gives, lists and watches that say no more, waits for the cache to come up. It is made of all objects of a
-/// resource, and does not come up while one of them lies in a version that the definition has no more.
+/// resource, and does not come up while one of them lies in a version that the definition has no more, or is not converted.
 ///
 /// # Errors
 /// 429: there is such an object.
-pub(crate) fn begun(store: &Store, row: &Row) -> Result<(), Status> {
+pub(crate) async fn begun(store: &Store, row: &Row) -> Result<(), Status> {
+    settled(store, row)?;
+    let Some((reader, snapshot)) = row.reader().zip(snapshot(store, row, None)) else { return Ok(()) };
+    let begun = Box::pin(reader.begun(store, &snapshot, &row.root_key)).await;
+    begun.map_err(|(unread, since)| unready(&unlisted(row, &unread), since))
+}
+
+/// The first half: there is an object that no version of the definition reads.
+fn settled(store: &Store, row: &Row) -> Result<(), Status> {
     let Some(custom) = row.custom.as_ref().filter(|custom| !custom.family.is_settled()) else { return Ok(()) };
     let Some(snapshot) = snapshot(store, row, None) else { return Ok(()) };
     // Whoever is refused comes again: no other object is looked at as long as all that were found are there.

@@ -14,8 +14,9 @@ use machinery::{
     Value,
     gvk::{self, Gvk},
 };
+use parking_lot::Mutex;
 use std::{sync::Arc, time::Duration};
-use store::{Draft, Entry, Store};
+use store::{Draft, Entry, Snapshot, Store};
 use tokio::time::Instant;
 
 /// Objects and bytes that one review holds at most; a single object may be larger.
@@ -23,6 +24,9 @@ const OBJECTS_MAX: usize = 500;
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Objects that are told of when they cannot be read, as upstream tells no more.
 pub(crate) const UNREAD_MAX: usize = 100;
+
+/// How long upstream's cache hears again of a change that it cannot read, before it goes down.
+const DOWN_AFTER: Duration = Duration::from_secs(30);
 
 /// How long a list of which some fail is asked about, in halves and further pieces: no request waits longer.
 const ASKED_MAX: Duration = Duration::from_secs(60);
@@ -57,6 +61,16 @@ pub(crate) struct Reader {
     shape: u64,
     strategy: Arc<dyn Strategy>,
     known: Known,
+    begun: Mutex<Begun>,
+}
+
+/// How far upstream's cache of the version would have come.
+#[derive(Default)]
+struct Begun {
+    /// The revision up to which every object was converted once.
+    at: u64,
+    /// When one was found after it that is not.
+    unread: Option<Instant>,
 }
 
 impl Reader {
@@ -70,6 +84,7 @@ impl Reader {
             shape,
             strategy: Arc::clone(strategy),
             known: Known::default(),
+            begun: Mutex::default(),
         }))
     }
 
@@ -85,6 +100,32 @@ impl Reader {
         let bytes: usize = entries.iter().filter(differ).map(|entry| entry.json.len()).sum();
         let work = Box::pin(Arc::clone(self).each(store.clone(), entries, memory));
         if bytes >= offload::INLINE_BYTES_MAX { offload::run(work).await } else { work.await }
+    }
+
+    /// Whether upstream's cache of the version is up, which is made of all objects, those below `root`. It has come up when all that
+    /// there were at its beginning are converted. By a later one that is not it goes down, but not at once: meanwhile what it would
+    /// give comes from where the objects lie, and only who is told of that one is refused.
+    ///
+    /// # Errors
+    /// It is not up: those that are not converted, [`UNREAD_MAX`] of them at most, and for how long it has not been.
+    pub(crate) async fn begun(self: &Arc<Self>, store: &Store, snapshot: &Snapshot, root: &str) -> Result<(), (Vec<Unread>, Duration)> {
+        let at = self.begun.lock().at;
+        if snapshot.revision() <= at {
+            return Ok(());
+        }
+        let new = snapshot.range(root, "").filter(|entry| entry.revision > at).cloned().collect();
+        let outcome = self.entries(store, new, Memory::Enough).await;
+        let mut begun = self.begun.lock();
+        let Err(unread) = outcome else {
+            *begun = Begun { at: begun.at.max(snapshot.revision()), unread: None };
+            return Ok(());
+        };
+        let since = begun.unread.get_or_insert_with(Instant::now).elapsed();
+        let born = self.family.webhook.as_ref().map_or(0, Webhook::born);
+        if unread.iter().any(|unread| unread.revision <= born) {
+            return Err((unread, since));
+        }
+        since.checked_sub(DOWN_AFTER).map_or(Ok(()), |since| Err((unread, since)))
     }
 
     /// One entry, for whoever hears of a change: who hears of it at the same time does not ask again.

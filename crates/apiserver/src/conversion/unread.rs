@@ -7,7 +7,7 @@ use store::Entry;
 #[derive(Debug, Clone)]
 pub(crate) struct Unread {
     pub(crate) key: Arc<str>,
-    revision: u64,
+    pub(super) revision: u64,
     why: String,
 }
 

@@ -25,11 +25,13 @@ pub(crate) struct Webhook {
     trusts: bool,
     /// Who answers where the server itself is named.
     itself: Itself,
+    /// The newest revision when it was made.
+    born: u64,
 }
 
 impl Webhook {
-    /// From `spec.conversion` of a definition; `None` for the strategy that calls nobody.
-    pub(crate) fn of(conversion: &Value, itself: &Itself) -> Option<Webhook> {
+    /// From `spec.conversion` of a definition, made at this revision; `None` for the strategy that calls nobody.
+    pub(crate) fn of(conversion: &Value, itself: &Itself, born: u64) -> Option<Webhook> {
         if conversion["strategy"] != "Webhook" {
             return None;
         }
@@ -42,7 +44,11 @@ impl Webhook {
         let review = { versions }.filter_map(Value::as_str).find_map(Review::named);
         let trusts = config.is_itself() || trust::is_usable(&config.ca_bundle);
         let address = Address::new(config, Credentials::default(), Pools::default());
-        Some(Webhook { address, review, trusts, itself: itself.clone() })
+        Some(Webhook { address, review, trusts, itself: itself.clone(), born })
+    }
+
+    pub(super) fn born(&self) -> u64 {
+        self.born
     }
 
     pub(super) fn itself(&self) -> &Itself {
@@ -115,7 +121,7 @@ mod tests {
             let bundle = base64::engine::general_purpose::STANDARD.encode(bundle);
             let config = json!({"url": "https://127.0.0.1:9443/convert", "caBundle": bundle});
             let conversion = json!({"strategy": "Webhook", "webhook": {"clientConfig": config, "conversionReviewVersions": ["v1"]}});
-            (trusts(&conversion), Webhook::of(&conversion, &Itself::default()).expect("a webhook").is_usable())
+            (trusts(&conversion), Webhook::of(&conversion, &Itself::default(), 0).expect("a webhook").is_usable())
         };
         assert_eq!(of(""), (true, true), "the host's authorities count");
         assert_eq!(of(" \n"), (false, true), "they count, and the definition waits for others");

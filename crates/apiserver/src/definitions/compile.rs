@@ -96,8 +96,8 @@ fn is_terminating(definition: &Value) -> bool {
 }
 
 /// Compiles a definition whose names are accepted. `present` is the table that its rows will come into, `entrance` the way in for its
-/// objects, `itself` who answers where it names the server as its webhook.
-pub(super) fn compile(outline: &Outline, present: &Rows, entrance: Arc<Entrance>, itself: &Itself) -> Option<Compiled> {
+/// objects, `itself` who answers where it names the server as its webhook, `now` the newest revision.
+pub(super) fn compile(outline: &Outline, present: &Rows, entrance: Arc<Entrance>, (itself, now): (&Itself, u64)) -> Option<Compiled> {
     let definition = &outline.value;
     let spec = &definition["spec"];
     let names = &definition["status"]["acceptedNames"];
@@ -108,7 +108,7 @@ pub(super) fn compile(outline: &Outline, present: &Rows, entrance: Arc<Entrance>
     let texts = versions.iter().zip(&outline.versions);
     let described: Vec<(String, Arc<Described>)> = texts.map(|(v, said)| (text(v, "name").to_owned(), Described::by(said.clone()))).collect();
     let named = json!([names, &spec["scope"]]).to_string().into_bytes();
-    let (name, webhook) = (text(&definition["metadata"], "name").to_owned(), Webhook::of(&spec["conversion"], itself));
+    let (name, webhook) = (text(&definition["metadata"], "name").to_owned(), Webhook::of(&spec["conversion"], itself, now));
     let family = Arc::new(Family::new(name, &gvk(storage), described.clone(), webhook, entrance));
     let ended = CancellationToken::new();
     let patterns = Patterns::default();
@@ -276,7 +276,7 @@ mod tests {
         let value = json!({"metadata": {"name": "as.g.io", "uid": "u"}, "spec": spec, "status": {"acceptedNames": names, "conditions": conditions}});
         let texts = versions.iter().map(|version| Bytes::from(version.to_string())).collect();
         let outline = Outline { value, spec: Bytes::from(spec.to_string()), versions: texts };
-        compile(&outline, present, Entrance::new(), &Itself::default()).map(|compiled| compiled.rows).expect("rows")
+        compile(&outline, present, Entrance::new(), (&Itself::default(), 0)).map(|compiled| compiled.rows).expect("rows")
     }
 
     #[test]

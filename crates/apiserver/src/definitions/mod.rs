@@ -130,7 +130,7 @@ impl Keeper {
                 continue;
             }
             let entrance = keeper.entrance(&definition.value);
-            if let Some(compiled) = compile(&definition, &keeper.world.rows(), entrance, keeper.world.itself()) {
+            if let Some(compiled) = compile(&definition, &keeper.world.rows(), entrance, (keeper.world.itself(), storage::revision(keeper.world.store()))) {
                 served.push((definition.group().to_owned(), definition.name().to_owned(), compiled.rows.clone()));
                 keeper.compiled.insert(definition.name().to_owned(), compiled);
             }
@@ -338,7 +338,7 @@ impl Keeper {
         let next = self.next(definition);
         let compiled = if next == Next::Compiled {
             let entrance = self.entrance(&definition.value);
-            compile(definition, &self.world.rows(), entrance, self.world.itself())
+            compile(definition, &self.world.rows(), entrance, (self.world.itself(), storage::revision(self.world.store())))
         } else {
             None
         };

@@ -89,7 +89,7 @@ fn too_old() -> Status {
 async fn select(call: &Call<'_>, selectors: &Selectors, options: &Options) -> Result<Option<List>, Status> {
     let (row, store) = (call.row, call.world.store());
     if options.are_of_cache(selectors) {
-        storage::begun(store, row)?;
+        storage::begun(store, row).await?;
     }
     let converted = if row.reader().is_some() && !selectors.is_everything() {
         let Some(snapshot) = storage::snapshot(store, row, options.exact) else { return Ok(None) };

@@ -569,6 +569,34 @@ async fn one_object_that_is_refused_is_not_the_failure_of_the_others() {
     assert_eq!(lamps.asked(), [1], "what was converted is not asked about again");
 }
 
+/// What the original's watch cache gives waits for what there was at its beginning.
+#[tokio::test]
+async fn no_list_begins_before_what_there_was_is_converted() {
+    let lamps = Lamps::start().await;
+    lamps.make("a", "red").await;
+    lamps.feel("fails");
+    lamps.cluster.get(TWO).await.expect(500);
+    let conversion = json!({"spec": {"conversion": {"webhook": {"conversionReviewVersions": ["v1"]}}}});
+    lamps.cluster.patch(&format!("{DEFINITIONS}/{NAME}"), conversion).await.expect(200);
+    lamps.eventually(TWO, |reply| reply.code == 429).await;
+    for uri in [TWO.to_owned(), format!("{TWO}?labelSelector=a=b&limit=1"), format!("{TWO}?watch=true"), TWO.replace("default", "other")] {
+        let told = lamps.cluster.get(&uri).await.refused(429);
+        let why =
+            told.strip_prefix("storage is (re)initializing: failed to list <unspecified>: failed to read one or more lamps.example.com from the storage: ");
+        assert!(why.is_some_and(|why| why.contains("/registry/example.com/lamps/default/a,")), "{uri}: {told}");
+    }
+    // A page is read from where the objects lie, and the version that is stored is there.
+    assert_eq!(lamps.cluster.get(&format!("{TWO}?limit=1")).await.expect(500)["reason"], "StorageReadError");
+    assert_eq!(names(&lamps.cluster.get(ONE).await.expect(200)), ["a"]);
+    lamps.feel("good");
+    assert_eq!(names(&lamps.cluster.get(TWO).await.expect(200)), ["a"]);
+    // What comes later refuses those alone who are told of it, for a while.
+    lamps.feel("fails");
+    lamps.make("b", "red").await;
+    lamps.cluster.get(TWO).await.expect(500);
+    assert_eq!(names(&lamps.cluster.get(&TWO.replace("default", "other")).await.expect(200)), [""; 0]);
+}
+
 /// Behind the Service of the API are the servers that are aggregated: they convert as well.
 #[tokio::test]
 async fn the_server_is_its_own_webhook() {
