@@ -1,7 +1,7 @@
 //! `/openapi/v2` and `/openapi/v3`: machinery's documents, made when first asked for and kept packed.
 //!
-//! A document is some megabytes of text, and gzip makes a tenth of it; nearly every client takes gzip, so it is the form
-//! that is kept, and the others get it unpacked. The hash in the index is that of what a document is made from (the
+//! A document is some megabytes of text, and gzip makes a tenth of it, so that is the form that is kept. Only version 2 leaves in it, as
+//! upstream's handlers have it: those of version 3 do not compress, and who asks for a part of a document gets one. The hash in the index is that of what a document is made from (the
 //! rows), so that the index costs no documents.
 
 use crate::{
@@ -62,7 +62,7 @@ pub(crate) fn answer(rows: &Rows, path: &str, query: &str, headers: &HeaderMap, 
         Some((_, Version { served: Some(group), version, .. })) => group.documents.get(&format!("{version}{suffix}"), make),
         _ => rows.openapi().get(&format!("{wanted}{suffix}"), make),
     };
-    let mut response = respond(&packed, &hash, media, headers);
+    let mut response = told(&packed, Some(&format!("\"{hash}\"")), media, headers, false);
     if asked.is_some() {
         let out = response.headers_mut();
         out.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
@@ -103,9 +103,10 @@ fn of_no_clause() -> Response<Body> {
 
 /// The document of version 2, of which there is one for all; both forms have one tag, as they differ by what is accepted.
 pub(crate) fn second(kept: &Documents, hash: &str, document: impl Fn() -> machinery::Value, headers: &HeaderMap, accept: &Accept<'_>) -> Response<Body> {
+    let (tag, gzip) = (format!("\"{hash}\""), negotiate::takes_gzip_in_any_letters(headers));
     let mut response = match accept.document(&V2_FORMS) {
-        Written::Json => respond(&kept.get("v2", || json(&document())), hash, negotiate::JSON, headers),
-        Written::Packed => respond(&kept.get("v2.pb", || openapi::v2_packed(&document())), hash, V2_PACKED, headers),
+        Written::Json => told(&kept.get("v2", || json(&document())), Some(&tag), negotiate::JSON, headers, gzip),
+        Written::Packed => told(&kept.get("v2.pb", || openapi::v2_packed(&document())), Some(&tag), V2_PACKED, headers, gzip),
         Written::NotAcceptable | Written::NoClause => not_acceptable(),
     };
     // Upstream's handler of this version alone compresses, and says so of all that it answers.
@@ -221,20 +222,14 @@ fn hash(rows: &[&Arc<Row>]) -> String {
     text
 }
 
-/// A document, or that it is as the sender knows it.
-pub(crate) fn respond(packed: &Packed, hash: &str, media_type: &'static str, headers: &HeaderMap) -> Response<Body> {
-    told(packed, Some(&format!("\"{hash}\"")), media_type, headers)
-}
-
 /// The index, which has no tag and, as the original has it, no media type of its own.
 pub(crate) fn respond_index(packed: &Packed, headers: &HeaderMap) -> Response<Body> {
-    told(packed, None, "text/plain; charset=utf-8", headers)
+    told(packed, None, "text/plain; charset=utf-8", headers, false)
 }
 
-fn told(packed: &Packed, tag: Option<&str>, media_type: &'static str, headers: &HeaderMap) -> Response<Body> {
+/// A document, packed or not, or that it is as the sender knows it.
+fn told(packed: &Packed, tag: Option<&str>, media_type: &'static str, headers: &HeaderMap, gzip: bool) -> Response<Body> {
     let state = conditions::check(headers, tag, packed.made);
-    // The index is little; upstream's goes out as it is.
-    let gzip = tag.is_some() && negotiate::takes_gzip_in_any_letters(headers);
     let whole = state == StatusCode::OK;
     if whole && !gzip && headers.contains_key(header::RANGE) {
         return part(unpack(&packed.bytes), packed, tag, media_type, headers);
