@@ -226,7 +226,8 @@ async fn attempt(
     }
     storage::readable(&value)?;
     if made != Made::Created {
-        access::authorize_create(call.world, cx, row, (namespace, &name, write.subresource))?;
+        // By the name of the path, whatever those who changed the object have called it.
+        access::authorize_create(call.world, cx, row, (namespace, told, write.subresource))?;
     }
     admission::validate(call.world, &write, &value).await?;
     row.strategy.read_again(&mut value);

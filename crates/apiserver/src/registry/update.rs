@@ -127,7 +127,8 @@ pub(super) async fn change_by(call: &Call<'_>, what: &Change<'_>, mut make: Make
             }
             let made = if what.applied { create::Made::Applied } else { create::Made::Updated };
             match create::create_value(call, what.row, what.namespace, what.options, value, made).await {
-                Err(status) if status.reason == "AlreadyExists" => continue,
+                // Somebody was faster; one that was given another name is not there to be changed.
+                Err(status) if status.reason == "AlreadyExists" && status.details.as_ref().is_some_and(|details| details.name == what.name) => continue,
                 other => return other,
             }
         };

@@ -3,7 +3,7 @@
 use crate::{
     extension::{Extension, reply},
     hook::{Act, Hook, configuration, entry, papers},
-    support::{Cluster, admin, merged, pod},
+    support::{Cluster, admin, merged, pod, user},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::Method;
@@ -356,6 +356,37 @@ async fn who_judges_hears_the_name_that_was_sent() {
     assert_eq!(made["metadata"]["name"], "other");
     let asked = hook.on("/v").pop().unwrap();
     assert_eq!((&asked["name"], &asked["object"]["metadata"]["name"]), (&"sent".into(), &"other".into()));
+}
+
+/// The right to make what an update or an apply does not find is asked for by the name of the path.
+#[tokio::test]
+async fn what_is_made_by_an_update_and_renamed_is_authorised_by_its_first_name() {
+    let cluster = Cluster::start().await;
+    let hook = Hook::start(|_, _| patch(json!([{"op": "replace", "path": "/metadata/name", "value": "other"}]))).await;
+    let creates = json!({"rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["limitranges", "configmaps"]}]});
+    cluster.register("Mutating", "m", vec![merged(entry("m.example.com", hook.by_url("/m")), creates)]).await;
+    let rules = json!([
+        {"apiGroups": [""], "resources": ["limitranges", "configmaps"], "verbs": ["update", "patch"]},
+        {"apiGroups": [""], "resources": ["limitranges", "configmaps"], "verbs": ["create"], "resourceNames": ["path"]},
+    ]);
+    let group = "rbac.authorization.k8s.io";
+    let named = |kind: &str| json!({"apiVersion": format!("{group}/v1"), "kind": kind, "metadata": {"name": "writer"}});
+    let role = merged(named("ClusterRole"), json!({"rules": rules}));
+    cluster.post(&format!("/apis/{group}/v1/clusterroles"), role).await.expect(201);
+    let both =
+        json!({"roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "writer"}, "subjects": [{"apiGroup": group, "kind": "User", "name": "writer"}]});
+    cluster.post(&format!("/apis/{group}/v1/clusterrolebindings"), merged(named("ClusterRoleBinding"), both)).await.expect(201);
+    let (ranges, writer) = ("/api/v1/namespaces/default/limitranges", user("writer", &[]));
+    let range = |name: &str| json!({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": name}, "spec": {"limits": [{"type": "Container", "max": {"cpu": "1"}}]}});
+    let put = async |name: &str| cluster.call(&writer, Method::PUT, &format!("{ranges}/{name}"), &[], range(name)).await;
+    let refused = put("third").await.refused(403);
+    assert!(refused.starts_with("limitranges \"third\" is forbidden: User \"writer\" cannot create resource \"limitranges\""), "{refused}");
+    assert_eq!(put("path").await.expect(201)["metadata"]["name"], "other");
+    assert_eq!(put("path").await.refused(409), "limitranges \"other\" already exists");
+    let apply = [("content-type", "application/apply-patch+yaml")];
+    let applied = async |name: &str| cluster.call(&writer, Method::PATCH, &format!("{MAPS}/{name}?fieldManager=me"), &apply, map(name)).await;
+    assert!(applied("third").await.refused(403).starts_with("configmaps \"third\" is forbidden: "));
+    assert_eq!(applied("path").await.expect(201)["metadata"]["name"], "other");
 }
 
 #[tokio::test]
