@@ -498,6 +498,18 @@ async fn admission_sees_the_version_that_it_is_registered_for() {
     assert_eq!(refused, format!("{by} failed to configure binding: failed to convert object version: {why}"));
     lamps.feel("good");
     lamps.cluster.post(TWO, lamp("blue")).await.expect(201);
+
+    // One that mutates is told of itself.
+    let mutation = json!({"patchType": "JSONPatch", "jsonPatch": {"expression": "[JSONPatch{op: 'remove', path: '/spec/none'}]"}});
+    let policy = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingAdmissionPolicy", "metadata": {"name": "m"}, "spec": {
+        "matchConstraints": {"resourceRules": rules}, "reinvocationPolicy": "Never", "mutations": [mutation]}});
+    lamps.cluster.post(&format!("{base}/mutatingadmissionpolicies"), policy).await.expect(201);
+    let binding = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingAdmissionPolicyBinding", "metadata": {"name": "m"},
+        "spec": {"policyName": "m"}});
+    lamps.cluster.post(&format!("{base}/mutatingadmissionpolicybindings"), binding).await.expect(201);
+    lamps.feel("fails");
+    let refused = lamps.cluster.post(TWO, lamp("green")).await.refused(403);
+    assert_eq!(refused, format!("policy \"m\" denied request: failed to configure policy: {why}"));
 }
 
 #[tokio::test]

@@ -278,3 +278,18 @@ async fn what_costs_too_much_fails_by_its_policy() {
     );
     cluster.post(MAPS, map("cheap")).await.expect(201);
 }
+
+/// What the validations said is forgotten where audit annotations spend their budget.
+#[tokio::test]
+async fn audits_that_cost_too_much_are_all_that_is_told() {
+    let cluster = Cluster::start().await;
+    let list = "[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20]";
+    let costly = format!("string({list}.all(a, {list}.all(b, {list}.all(c, [1,2,3,4,5,6,7,8].all(d, a + b + c + d > 0)))))");
+    let audits: Vec<Value> = (0..20).map(|at| json!({"key": format!("a{at}"), "valueExpression": costly})).collect();
+    let spec = json!({"validations": [{"expression": "false", "message": "never"}], "auditAnnotations": audits});
+    cluster.rule("Validating", "audited", spec.clone(), json!({})).await;
+    let refused = cluster.post(MAPS, labelled("audited")).await.refused(422);
+    assert!(refused.ends_with("denied request: validation failed due to running out of cost budget, no further validation rules will be run"), "{refused}");
+    cluster.rule("Validating", "ignored", merged(spec, json!({"failurePolicy": "Ignore"})), json!({})).await;
+    cluster.post(MAPS, labelled("ignored")).await.expect(201);
+}

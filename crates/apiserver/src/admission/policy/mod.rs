@@ -90,7 +90,7 @@ impl<'s> Met<'s> {
             self.versions.push(Turned { version: Arc::clone(version), both, request: OnceLock::new() });
         }
         match self.turned(version).map(|turned| &turned.both) {
-            Some(Err(why)) => Err(format!("failed to convert object version: {why}")),
+            Some(Err(why)) => Err(why.clone()),
             _ => Ok(()),
         }
     }
@@ -100,12 +100,20 @@ async fn turn<'s>(asked: &Attributes<'_>, version: &Version, subject: &Subject<'
     if asked.is_as_asked(version) {
         return Ok((Cow::Borrowed(subject.object), Cow::Borrowed(subject.old)));
     }
-    let (object, old) = (asked.to(version, subject.object.clone()).await?, asked.to(version, subject.old.clone()).await?);
+    // In upstream's order: where both fail, the old one is told of.
+    let (old, object) = (asked.to(version, subject.old.clone()).await?, asked.to(version, subject.object.clone()).await?);
     Ok((Cow::Owned(object), Cow::Owned(old)))
 }
 
+/// What policies do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Aim {
+    Validate,
+    Mutate,
+}
+
 /// The policies that a write concerns, in the order of their names and those of their bindings.
-async fn find<'s>(asked: &Attributes<'_>, policies: &Source<Policy>, bindings: &Source<Binding>, subject: &Subject<'s>) -> Met<'s> {
+async fn find<'s>(asked: &Attributes<'_>, aim: Aim, (policies, bindings): (&Source<Policy>, &Source<Binding>), subject: &Subject<'s>) -> Met<'s> {
     let mut met = Met::default();
     let all = asked.askers(policies).await;
     if all.is_empty() {
@@ -128,9 +136,20 @@ async fn find<'s>(asked: &Attributes<'_>, policies: &Source<Policy>, bindings: &
         }
         for binding in theirs {
             let taken = match matching::of_binding(asked, binding, subject) {
-                Ok(true) => match met.convert(asked, &version, subject).await {
+                // Those that mutate are converted for before parameters are looked for, and it is the policy that is told of.
+                Ok(true) if aim == Aim::Mutate => match met.convert(asked, &version, subject).await {
                     Ok(()) => params::of(asked, policy, binding).await,
-                    Err(why) => Err(why),
+                    Err(why) => {
+                        met.misconfigured.push(Misconfigured::new(policy, None, &why));
+                        continue;
+                    }
+                },
+                Ok(true) => match params::of(asked, policy, binding).await {
+                    Ok(params) if !params.is_empty() => {
+                        let converted = met.convert(asked, &version, subject).await;
+                        converted.map(|()| params).map_err(|why| format!("failed to convert object version: {why}"))
+                    }
+                    other => other,
                 },
                 Ok(false) => Ok(Vec::new()),
                 Err(why) => Err(why),

@@ -2,7 +2,7 @@
 
 use super::{
     super::{again::Again, attributes::Attributes, forbidden, keep_managers, readable_as_said, same_kind},
-    Invocation, Misconfigured, conditions, find, in_time,
+    Aim, Invocation, Misconfigured, conditions, find, in_time,
     merge::{self, Unfit},
     namespace_of,
     scope::{BUDGET, Scope, Subject, Told},
@@ -20,7 +20,7 @@ pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Val
     }
     let old = asked.old();
     let begun = asked.view(object).into_owned();
-    let mut met = Box::pin(find(asked, &gate.mutating_policies, &gate.mutating_bindings, &Subject { object: &begun, old: &old })).await;
+    let mut met = Box::pin(find(asked, Aim::Mutate, (&gate.mutating_policies, &gate.mutating_bindings), &Subject { object: &begun, old: &old })).await;
     let mut viewed = Cow::Borrowed(&begun);
     again.begin(object);
     let namespace = if met.invocations.is_empty() { None } else { namespace_of(asked)? };
@@ -29,9 +29,6 @@ pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Val
     for invocation in &met.invocations {
         in_time(asked)?;
         let key = key(invocation);
-        if again.leaves_out(&key) {
-            continue;
-        }
         let version = &invocation.version;
         // The old object is what it was; the new one is converted again once a policy has changed it.
         let Some(turned) = met.turned(version) else { continue };
@@ -40,7 +37,7 @@ pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Val
             false => Cow::Borrowed(&**first),
             true => Cow::Owned(asked.to(version, viewed.clone().into_owned()).await.map_err(Status::internal)?),
         };
-        let outcome = one(asked, invocation, (&before, old), turned.request(asked), namespace.as_ref())?;
+        let outcome = one(asked, invocation, (&before, old), turned.request(asked), namespace.as_ref(), again.leaves_out(&key))?;
         let Some((next, problems)) = outcome else { continue };
         wrong.extend(problems.into_iter().map(|why| Misconfigured { policy: invocation.policy.clone(), binding: Some(invocation.binding.clone()), why }));
         if next != *before {
@@ -71,13 +68,14 @@ fn key(invocation: &Invocation) -> String {
 /// An object that a policy has changed, and what went wrong meanwhile.
 type Changed = (Value, Vec<String>);
 
-/// The object after one policy; none if its conditions do not hold.
+/// The object after one policy; none if its conditions do not hold, or this round leaves it out: upstream looks at conditions first.
 fn one(
     asked: &Attributes<'_>,
     invocation: &Invocation,
     (object, old): (&Value, &Value),
     request: Told<'_>,
     namespace: Option<&Value>,
+    left_out: bool,
 ) -> Result<Option<Changed>, Status> {
     let (policy, version) = (&*invocation.policy, &invocation.version);
     {
@@ -85,8 +83,8 @@ fn one(
         let scope =
             Scope::new(asked.write.cx, subject, request).with_params(invocation.param.as_deref()).with_variables(&policy.variables).with_authorizer(asked);
         match conditions::all(&scope, &policy.conditions, policy.ignore) {
-            Ok(true) => {}
-            Ok(false) => return Ok(None),
+            Ok(true) if !left_out => {}
+            Ok(_) => return Ok(None),
             Err(why) => return Ok(Some((object.clone(), vec![why]))),
         }
     }

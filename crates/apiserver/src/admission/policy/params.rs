@@ -29,7 +29,7 @@ pub(super) fn row(world: &World, api: &str, kind: &str) -> Option<Arc<Row>> {
 /// The parameters of a binding, one at a time; a single none if it has none.
 pub(super) async fn of(asked: &Attributes<'_>, policy: &Policy, binding: &Binding) -> Result<Vec<Option<Arc<Value>>>, String> {
     let (Some((api, kind)), Some(wanted)) = (&policy.params, &binding.params) else { return Ok(vec![None]) };
-    let Some(row) = row(asked.world, api, kind) else { return Err(format!("paramKind kind `{api}, Kind={kind}` not known")) };
+    let Some(row) = row(asked.world, api, kind) else { return Err(format!("paramKind kind `{}` not known", shown(api, kind))) };
     let mut namespace = "";
     if row.resource.namespaced {
         namespace = if wanted.namespace.is_empty() { asked.namespace() } else { &wanted.namespace };
@@ -58,9 +58,16 @@ pub(super) async fn of(asked: &Attributes<'_>, policy: &Policy, binding: &Bindin
     Ok(found.into_iter().map(Some).collect())
 }
 
+/// A kind of parameters as Go shows it.
+fn shown(api: &str, kind: &str) -> String {
+    format!("&ParamKind{{APIVersion:{api},Kind:{kind},}}")
+}
+
 /// Why parameters cannot be read that a webhook does not convert: upstream's informer of them never has them all.
 fn unread(row: &Row, why: &str) -> String {
-    format!("failed to read params of kind `{}, Kind={}`: {why}", row.api_version, row.resource.kind.kind)
+    let kind = shown(&row.api_version, &row.resource.kind.kind);
+    tracing::debug!(kind, why, "parameters cannot be read");
+    format!("paramKind kind `{kind}` not yet synced to use for admission")
 }
 
 async fn named(world: &World, row: &Row, namespace: &str, name: &str) -> Result<Option<Arc<Value>>, String> {

@@ -2,7 +2,7 @@
 
 use super::{
     super::{attributes::Attributes, forbidden},
-    Invocation, conditions, find, in_time, namespace_of,
+    Aim, Invocation, conditions, find, in_time, namespace_of,
     scope::{BUDGET, Scope, Subject},
 };
 use crate::gate::policies::{Policy, Validation};
@@ -27,7 +27,7 @@ pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Valu
         return Ok(());
     }
     let (viewed, old) = (asked.view(object), asked.old());
-    let met = Box::pin(find(asked, &gate.validating_policies, &gate.validating_bindings, &Subject { object: &viewed, old: &old })).await;
+    let met = Box::pin(find(asked, Aim::Validate, (&gate.validating_policies, &gate.validating_bindings), &Subject { object: &viewed, old: &old })).await;
     let mut denied = Vec::new();
     for wrong in met.misconfigured.iter().filter(|wrong| !wrong.policy.ignore) {
         denied.push((
@@ -134,7 +134,11 @@ fn run<'v>(asked: &'v Attributes<'v>, invocation: &'v Invocation, namespace: Opt
             }
         });
     }
-    Outcome { denials, unaudited: audits(policy, || scope().with_namespace(namespace)), spent: BUDGET - budget }
+    match audits(policy, || scope().with_namespace(namespace)) {
+        Ok(unaudited) => Outcome { denials, unaudited, spent: BUDGET - budget },
+        // Upstream forgets what the validations said then.
+        Err(why) => failed(why),
+    }
 }
 
 /// The texts that message expressions give; none where there is none or it failed. Most policies have none at all.
@@ -159,22 +163,19 @@ fn message(validation: &Validation, computed: Option<&str>) -> String {
 }
 
 /// Why audit annotations have no value: nobody writes an audit log here, but who counts on one is told that it would lack them.
-fn audits<'v>(policy: &'v Policy, scope: impl FnOnce() -> Scope<'v>) -> Vec<String> {
+///
+/// # Errors
+/// Their budget is spent.
+fn audits<'v>(policy: &'v Policy, scope: impl FnOnce() -> Scope<'v>) -> Result<Vec<String>, String> {
     if policy.audits.is_empty() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let scope = scope();
     let mut budget = BUDGET;
     let mut out = Vec::new();
     for audit in &policy.audits {
-        match scope.evaluate(audit, &mut budget) {
-            Ok(Ok(_)) => {}
-            Ok(Err(why)) => out.push(why),
-            Err(spent) => {
-                out.push(spent.0);
-                break;
-            }
-        }
+        let value = scope.evaluate(audit, &mut budget).map_err(|spent| spent.0)?;
+        out.extend(value.err());
     }
-    if policy.ignore { Vec::new() } else { out }
+    Ok(if policy.ignore { Vec::new() } else { out })
 }
