@@ -210,8 +210,9 @@ fn accept(wanted: &Value, had: &Value, resources: &HashSet<&str>, kinds: &HashSe
     let (short, own) = (tree::list(wanted, "shortNames"), tree::list(had, "shortNames"));
     let mut short_conflict = None;
     if short != own {
-        let mut messages: Vec<String> = short.iter().filter(|name| !own.contains(name)).filter_map(|name| taken(name.as_str()?, "", resources)).collect();
-        messages.dedup();
+        let mut told = HashSet::new();
+        let theirs = short.iter().filter(|name| !own.contains(name)).filter_map(Value::as_str).filter(|name| told.insert(*name));
+        let messages: Vec<String> = theirs.filter_map(|name| taken(name, "", resources)).collect();
         short_conflict = match messages.as_slice() {
             [] => None,
             [one] => Some(one.clone()),
@@ -280,6 +281,17 @@ mod tests {
         let note = json!({"annotations": {(APPROVAL): "unapproved\u{200b}"}});
         let made = settled(&json!({"metadata": note, "spec": spec, "status": {}}), [].into_iter(), found, SystemTime::UNIX_EPOCH);
         assert_eq!(made["status"]["conditions"][0]["message"], r#"not approved: "unapproved\u200b""#, "as Go quotes it");
+    }
+
+    #[test]
+    fn a_short_name_that_is_taken_is_told_of_once() {
+        let names = |short: Value| json!({"plural": "as", "singular": "a", "kind": "A", "listKind": "AList", "shortNames": short});
+        let other = json!({"plural": "bs", "singular": "b", "kind": "B", "listKind": "BList", "shortNames": ["x", "y"]});
+        let spec = json!({"group": "a.b", "names": names(json!(["x", "y", "x"]))});
+        let found = Findings { structure: Structure::Unseen, trusts: true };
+        let made = settled(&json!({"metadata": {}, "spec": spec, "status": {}}), [&other].into_iter(), found, SystemTime::UNIX_EPOCH);
+        let told = find(&made, "NamesAccepted").map(|told| (told["reason"].clone(), told["message"].clone()));
+        assert_eq!(told, Some((json!("ShortNamesConflict"), json!(r#"["x" is already in use, "y" is already in use]"#))));
     }
 
     #[test]

@@ -61,3 +61,39 @@ fn compare() {
     }
     assert!(wrong == 0, "{wrong} differ:\n{told}");
 }
+
+/// What a definition has wrong that becomes this one of itself.
+fn told(change: impl Fn(&mut Value)) -> Vec<String> {
+    let strategy = strategy("apiextensions.k8s.io", "customresourcedefinitions");
+    let mut new = definition(&json!({"type": "object", "properties": {"spec": {"type": "object"}}}));
+    change(&mut new);
+    strategy.validate_update(&new, &definition(&json!({"type": "object"}))).iter().map(ToString::to_string).collect()
+}
+
+/// A map that changes as a whole has no properties of before.
+#[test]
+fn rules_below_an_atomic_map_see_no_old_value() {
+    let below = |kind: &str| {
+        let name = json!({"type": "string", "maxLength": 10, "x-kubernetes-validations": [{"rule": "self == oldSelf"}]});
+        let spec = json!({"type": "object", "x-kubernetes-map-type": kind, "properties": {"name": name}});
+        told(|new| new["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"] = spec.clone())
+    };
+    let at = "spec.validation.openAPIV3Schema.properties[spec]";
+    let why = format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {at}");
+    assert_eq!(below("atomic"), [format!("{at}.properties[name].x-kubernetes-validations[0].rule: Invalid value: \"self == oldSelf\": {why}")]);
+    assert_eq!(below("granular"), [""; 0]);
+}
+
+#[test]
+fn a_path_to_a_selector_is_shown_as_json() {
+    let scale = json!({"specReplicasPath": ".spec.a", "statusReplicasPath": ".status.a", "labelSelectorPath": ".metadata<"});
+    let detail = "should be a json path under either .spec or .status";
+    let expected = format!("spec.subresources.scale.labelSelectorPath: Invalid value: \".metadata\\u003c\": {detail}");
+    assert_eq!(told(|new| new["spec"]["versions"][0]["subresources"] = json!({"scale": scale.clone()})), [expected]);
+}
+
+#[test]
+fn a_version_that_was_stored_is_missed_once() {
+    let said = told(|new| new["status"]["storedVersions"] = json!(["v0", "v1", "v0"]));
+    assert!(matches!(said.as_slice(), [one] if one.starts_with("status.storedVersions[2]: Invalid value: \"v0\": missing from spec.versions; ")), "{said:?}");
+}

@@ -14,7 +14,7 @@ use machinery::{
     field::{Error, ErrorList, Path},
 };
 
-use super::definition_paths;
+use super::{definition::structural, definition_paths};
 use crate::{rules, tree};
 
 /// What one expression may cost.
@@ -107,7 +107,8 @@ fn check_rule_form(schema: &Value, rule: &Value, path: &Path, errors: &mut Error
     if lines(text) {
         errors.push(Error::invalid(&place, text, "must not contain line breaks"));
     }
-    if definition_paths::resolve(text, schema, true).is_err() {
+    // Where no structure is, upstream finds nothing wrong with a path.
+    if definition_paths::resolve(text, schema, true).is_err() && structural::unfit(schema).is_none() {
         errors.push(Error::invalid(&place, text, "must be a valid path"));
     }
 }
@@ -133,7 +134,7 @@ struct Node<'a> {
     root: bool,
     /// How often it may stand in one object; nothing if that has no bound.
     times: Option<u64>,
-    /// The list above whose elements cannot be told apart from one change to the next.
+    /// The list above whose elements cannot be told apart from one change to the next, or the map that changes as a whole.
     uncorrelated: Option<Path>,
     depth: usize,
 }
@@ -156,9 +157,13 @@ impl Checker<'_> {
             (Some(times), Some(more)) => Some(times.saturating_mul(more)),
             _ => None,
         };
-        let lost = node.schema["x-kubernetes-list-type"] != "map";
-        below_values(node.schema, node.path, &mut |schema, path, is_item| {
-            let uncorrelated = node.uncorrelated.clone().or_else(|| (is_item && lost).then(|| node.path.clone()));
+        below_values(node.schema, node.path, &mut |schema, path, part| {
+            let lost = match part {
+                Part::Item => node.schema["x-kubernetes-list-type"] != "map",
+                Part::Property => !matches!(node.schema["x-kubernetes-map-type"].as_str(), None | Some("granular")),
+                Part::Other => false,
+            };
+            let uncorrelated = node.uncorrelated.clone().or_else(|| lost.then(|| node.path.clone()));
             self.walk(Node { schema, path, root: false, times, uncorrelated, depth: node.depth + 1 });
         });
         if !tree::list(node.schema, RULES).is_empty() && !self.is_broken(node.path) {
@@ -334,29 +339,37 @@ fn elements_max(schema: &Value) -> Option<u64> {
     }
 }
 
-/// Calls for the schemas of the values that a schema describes, with their paths, and whether they are elements of a list.
-fn below_values<'a>(schema: &'a Value, path: &Path, call: &mut dyn FnMut(&'a Value, &Path, bool)) {
+/// What a schema within another describes.
+#[derive(Clone, Copy)]
+enum Part {
+    Property,
+    Item,
+    Other,
+}
+
+/// Calls for the schemas of the values that a schema describes, with their paths.
+fn below_values<'a>(schema: &'a Value, path: &Path, call: &mut dyn FnMut(&'a Value, &Path, Part)) {
     let more = &schema["additionalProperties"];
     if more.is_object() {
-        call(more, &path.child("additionalProperties"), false);
+        call(more, &path.child("additionalProperties"), Part::Other);
     }
     for (name, property) in tree::entries(schema, "properties") {
-        call(property, &path.child("properties").key(name), false);
+        call(property, &path.child("properties").key(name), Part::Property);
     }
     if schema["items"].is_object() {
-        call(&schema["items"], &path.child("items"), true);
+        call(&schema["items"], &path.child("items"), Part::Item);
     }
 }
 
 /// The same, and for the schemas that only narrow it.
-fn below<'a>(schema: &'a Value, path: &Path, call: &mut dyn FnMut(&'a Value, &Path, bool)) {
+fn below<'a>(schema: &'a Value, path: &Path, call: &mut dyn FnMut(&'a Value, &Path, Part)) {
     below_values(schema, path, call);
     if schema["not"].is_object() {
-        call(&schema["not"], &path.child("not"), false);
+        call(&schema["not"], &path.child("not"), Part::Other);
     }
     for field in ["allOf", "oneOf", "anyOf"] {
         for (at, part) in tree::list(schema, field).iter().enumerate() {
-            call(part, &path.child(field).index(at), false);
+            call(part, &path.child(field).index(at), Part::Other);
         }
     }
 }

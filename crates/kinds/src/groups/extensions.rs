@@ -11,7 +11,10 @@ use machinery::{
     time,
 };
 use serde_json::json;
-use std::{collections::HashSet, time::SystemTime};
+use std::{
+    collections::{HashMap, HashSet},
+    time::SystemTime,
+};
 
 const MUST_BE: &str = "must be spec.names.plural+\".\"+spec.group";
 const APPROVAL: &str = "api-approved.kubernetes.io";
@@ -211,7 +214,9 @@ fn check_stored(obj: &Value, errors: &mut ErrorList) {
         }
     }
     let served: HashSet<&str> = versions.iter().map(|version| tree::text(version, "name")).collect();
-    for (at, name) in checks::texts(&obj["status"], "storedVersions").filter(|(_, name)| !served.contains(name)) {
+    // Each name is told once, by its last place.
+    let last: HashMap<&str, usize> = checks::texts(&obj["status"], "storedVersions").map(|(at, name)| (name, at)).collect();
+    for (at, name) in checks::texts(&obj["status"], "storedVersions").filter(|(at, name)| !served.contains(name) && last.get(name) == Some(at)) {
         let detail = format!(
             "missing from spec.versions; {name} was previously a storage version, and must remain in spec.versions until a storage \
              migration ensures no data remains persisted in {name} and removes {name} from status.storedVersions"

@@ -106,7 +106,11 @@ pub(super) fn check_scale(scale: &Value, path: &Path, errors: &mut ErrorList) {
                 errors.push(Error::required(&place, ""));
             }
         } else if check_json_path(text, &place, errors) && !roots.iter().any(|root| text.starts_with(root)) {
-            errors.push(Error::invalid(&place, text, detail));
+            errors.push(match field {
+                // What is held by a pointer is shown as JSON.
+                "labelSelectorPath" => shown::invalid(&place, &String::from_utf8_lossy(&json::encode(&scale[field])), detail),
+                _ => Error::invalid(&place, text, detail),
+            });
         }
     }
 }
