@@ -155,7 +155,7 @@ fn minimum(kind: &str, name: &str, least: Quantity, asked: Option<&Quantity>, li
     let about = format!("minimum {name} usage per {kind} is {least}");
     match (asked, limit) {
         (None, _) => Some(format!("{about}.  No request is specified")),
-        (Some(asked), _) if *asked < least => Some(format!("{about}, but request is {asked}")),
+        (Some(asked), _) if exceeds(&least, asked) => Some(format!("{about}, but request is {asked}")),
         (_, Some(limit)) if exceeds(&least, limit) => Some(format!("{about}, but limit is {limit}")),
         _ => None,
     }
@@ -176,4 +176,23 @@ fn ratio(kind: &str, name: &str, most: Quantity, asked: Option<&Quantity>, limit
     let number = |q: &Quantity| if fine { q.milli_value() as f64 } else { q.value() as f64 };
     let told = number(limit) / number(asked);
     (told > most.as_f64()).then(|| format!("{about} provided ratio is {told:.6}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn less_than_a_thousandth_is_one() {
+        let limit = json!({"type": "Container", "min": {"cpu": "1m"}, "max": {"cpu": "1m"}});
+        let told = |cpu: &str| {
+            let mut errors = Vec::new();
+            let amounts = amounts::of(&json!({"cpu": cpu}));
+            check(&limit, &amounts, &amounts, &mut errors);
+            errors
+        };
+        assert_eq!(told("100u"), [""; 0]);
+        assert_eq!(told("1100u"), ["maximum cpu usage per Container is 1m, but limit is 1100u"]);
+        assert_eq!(told("0"), ["minimum cpu usage per Container is 1m, but request is 0"]);
+    }
 }
