@@ -293,3 +293,19 @@ async fn audits_that_cost_too_much_are_all_that_is_told() {
     cluster.rule("Validating", "ignored", merged(spec, json!({"failurePolicy": "Ignore"})), json!({})).await;
     cluster.post(MAPS, labelled("ignored")).await.expect(201);
 }
+
+/// What conditions cost is looked at before what they say.
+#[tokio::test]
+async fn conditions_that_cost_too_much_count_for_more_than_a_false_one() {
+    let cluster = Cluster::start().await;
+    let list = "[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20]";
+    let costly = format!("{list}.all(a, {list}.all(b, {list}.all(c, [1,2,3,4,5,6,7,8].all(d, a + b + c + d > 0))))");
+    let mut conditions = vec![json!({"name": "no", "expression": "false"})];
+    conditions.extend((0..6).map(|at| json!({"name": format!("c{at}"), "expression": costly})));
+    let spec = json!({"matchConditions": conditions, "validations": [{"expression": "false", "message": "never"}]});
+    cluster.rule("Validating", "costly", spec.clone(), json!({})).await;
+    let refused = cluster.post(MAPS, labelled("costly")).await.refused(422);
+    assert!(refused.ends_with("denied request: validation failed due to running out of cost budget, no further validation rules will be run"), "{refused}");
+    cluster.rule("Validating", "ignored", merged(spec, json!({"failurePolicy": "Ignore"})), json!({})).await;
+    cluster.post(MAPS, labelled("ignored")).await.expect(201);
+}

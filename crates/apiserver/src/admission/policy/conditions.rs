@@ -1,4 +1,4 @@
-//! Match conditions of webhooks and policies: all must hold; one that does not is the end, whatever fails beside it.
+//! Match conditions of webhooks and policies: all must hold; where one does not, it is no matter what fails beside it.
 
 use super::{
     super::attributes::{Attributes, Version},
@@ -26,24 +26,24 @@ pub(in crate::admission) fn meets(
     all(&scope, conditions, ignore)
 }
 
-/// The same in a scope that is there.
+/// The same in a scope that is there. All are evaluated before any is looked at, as upstream does: the end of the budget counts for more
+/// than a condition that is false.
 pub(super) fn all<'v>(scope: &Scope<'v>, conditions: &'v [Condition], ignore: bool) -> Result<bool, String> {
-    let (mut budget, mut failed) = (CONDITIONS_BUDGET, Vec::new());
+    let (mut budget, mut failed, mut fits) = (CONDITIONS_BUDGET, Vec::new(), true);
     for condition in conditions {
         match scope.evaluate(&condition.expression, &mut budget) {
             Ok(Ok(Cel::Bool(false))) => {
                 tracing::trace!(condition = condition.name, "a match condition does not hold");
-                return Ok(false);
+                fits = false;
             }
             Ok(Ok(_)) => {}
             Ok(Err(why)) => failed.push(why),
-            // What comes after the end of the budget is not looked at.
             Err(spent) => return if ignore { Ok(false) } else { Err(spent.0) },
         }
     }
-    match failed.len() {
-        0 => Ok(true),
-        _ if ignore => Ok(false),
-        _ => Err(super::super::joined(&failed)),
+    match failed.as_slice() {
+        [] => Ok(fits),
+        _ if ignore || !fits => Ok(false),
+        failed => Err(super::super::joined(failed)),
     }
 }
