@@ -58,8 +58,9 @@ impl Turned {
         if asked.is_as_asked(version) {
             return Ok((Form::Own(object), Form::Own(old)));
         }
-        let object = Self::one(&mut self.objects, asked, version, object).await?;
+        // In upstream's order: where both fail, the old one is told of.
         let old = Self::one(&mut self.olds, asked, version, old).await?;
+        let object = Self::one(&mut self.objects, asked, version, object).await?;
         Ok((Form::Turned(object), Form::Turned(old)))
     }
 
