@@ -156,7 +156,7 @@ impl Bucket {
 
     /// What readers see of a state when all up to `published` is published.
     pub(crate) fn shown(&self, state: &State, published: u64) -> Snapshot {
-        Snapshot { revision: published.max(state.last), prefix: Arc::clone(&self.0.prefix), content: state.content.clone() }
+        Snapshot { revision: published.max(state.last), changed: state.last, prefix: Arc::clone(&self.0.prefix), content: state.content.clone() }
     }
 
     /// The entries at the bucket's last change, and its revision.
@@ -222,6 +222,7 @@ pub(crate) fn meets(present: Option<&Entry>, expect: Expect) -> bool {
 /// The state of a bucket at one revision.
 pub struct Snapshot {
     revision: u64,
+    changed: u64,
     prefix: Arc<str>,
     content: Content,
 }
@@ -230,6 +231,11 @@ impl Snapshot {
     /// The revision: a watch from it misses nothing.
     pub fn revision(&self) -> u64 {
         self.revision
+    }
+
+    /// From this revision on the bucket was as it is here.
+    pub fn changed(&self) -> u64 {
+        self.changed
     }
 
     /// The entry of a key.
@@ -366,13 +372,13 @@ impl Memory {
         let prefix = Arc::clone(&bucket.0.prefix);
         if let Some(older) = bucket.0.older.lock().iter_mut().find(|older| older.revision == at) {
             older.used = now;
-            return Some(Snapshot { revision: at, prefix, content: older.content.clone() });
+            return Some(Snapshot { revision: at, changed: at, prefix, content: older.content.clone() });
         }
         // What is to be undone is taken under the lock, and undone without it.
         let (mut content, events) = {
             let state = bucket.0.state.read();
             if at >= state.last {
-                return Some(Snapshot { revision: at.min(published.max(state.last)), prefix, content: state.content.clone() });
+                return Some(Snapshot { revision: at.min(published.max(state.last)), changed: state.last, prefix, content: state.content.clone() });
             }
             // Without a bucket nothing is written: what it began with was there from the opening on.
             let known = if at >= self.loaded.load(Ordering::Acquire) { at.max(state.begun) } else { at };
@@ -395,6 +401,6 @@ impl Memory {
             older.remove(longest);
         }
         older.push(Older { revision: at, content: content.clone(), used: now });
-        Some(Snapshot { revision: at, prefix, content })
+        Some(Snapshot { revision: at, changed: at, prefix, content })
     }
 }

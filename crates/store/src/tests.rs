@@ -79,6 +79,21 @@ async fn preconditions_decide_between_writers() {
 }
 
 #[tokio::test]
+async fn a_snapshot_knows_since_when_its_bucket_is_so() {
+    let store = memory(hours());
+    let bucket = store.bucket(PODS);
+    let first = put(&store, "a", "x").await.revision;
+    let other = store.bucket("/registry/others/");
+    let later = store.put(&other, "/registry/others/a", Expect::Absent, draft("a", "x")).await.unwrap().revision;
+    let now = store.snapshot(&bucket, None).unwrap();
+    assert_eq!((now.revision(), now.changed()), (later, first));
+    let second = put(&store, "b", "x").await.revision;
+    assert_eq!(store.snapshot(&bucket, None).unwrap().changed(), second);
+    let before = store.snapshot(&bucket, Some(first)).unwrap();
+    assert_eq!((names(&before), before.changed()), (vec!["a".to_owned()], first));
+}
+
+#[tokio::test]
 async fn a_watch_tells_every_change_once_and_in_order() {
     let store = memory(hours());
     let bucket = store.bucket(PODS);

@@ -110,7 +110,7 @@ impl Reader {
     /// It is not up: those that are not converted, [`UNREAD_MAX`] of them at most, and for how long it has not been.
     pub(crate) async fn begun(self: &Arc<Self>, store: &Store, snapshot: &Snapshot, root: &str) -> Result<(), (Vec<Unread>, Duration)> {
         let at = self.begun.lock().at;
-        if snapshot.revision() <= at {
+        if snapshot.changed() <= at {
             return Ok(());
         }
         let new = snapshot.range(root, "").filter(|entry| entry.revision > at).cloned().collect();
