@@ -97,12 +97,21 @@ pub(crate) async fn heard(store: &Store, row: &Row, event: Arc<Event>, wanted: i
 /// resource, and does not come up while one of them lies in a version that the definition has no more, or is not converted.
 ///
 /// # Errors
-/// 429: there is such an object.
-pub(crate) async fn begun(store: &Store, row: &Row) -> Result<(), Status> {
+/// 429: there is such an object. One that is new keeps it from nothing for a while, and is given.
+pub(crate) async fn begun(store: &Store, row: &Row) -> Result<Vec<Unread>, Status> {
     settled(store, row)?;
-    let Some((reader, snapshot)) = row.reader().zip(snapshot(store, row, None)) else { return Ok(()) };
+    let Some((reader, snapshot)) = row.reader().zip(snapshot(store, row, None)) else { return Ok(Vec::new()) };
     let begun = Box::pin(reader.begun(store, &snapshot, &row.root_key)).await;
     begun.map_err(|(unread, since)| unready(&unlisted(row, &unread), since))
+}
+
+/// Whoever is to be told of some that are not converted is told so.
+///
+/// # Errors
+/// 500: they are to be told of one, by its key.
+pub(crate) fn untold(row: &Row, mut unread: Vec<Unread>, is_told: impl Fn(&str) -> bool) -> Result<(), Status> {
+    unread.retain(|unread| is_told(&unread.key));
+    if unread.is_empty() { Ok(()) } else { Err(unlisted(row, &unread)) }
 }
 
 /// The first half: there is an object that no version of the definition reads.

@@ -69,8 +69,8 @@ pub(crate) struct Reader {
 struct Begun {
     /// The revision up to which every object was converted once.
     at: u64,
-    /// When one was found after it that is not.
-    unread: Option<Instant>,
+    /// One after it that is not, and when it was found.
+    unread: Option<(u64, Instant)>,
 }
 
 impl Reader {
@@ -104,28 +104,33 @@ impl Reader {
 
     /// Whether upstream's cache of the version is up, which is made of all objects, those below `root`. It has come up when all that
     /// there were at its beginning are converted. By a later one that is not it goes down, but not at once: meanwhile what it would
-    /// give comes from where the objects lie, and only who is told of that one is refused.
+    /// give comes from where the objects lie, and only who is told of that one is refused. Those are given.
     ///
     /// # Errors
     /// It is not up: those that are not converted, [`UNREAD_MAX`] of them at most, and for how long it has not been.
-    pub(crate) async fn begun(self: &Arc<Self>, store: &Store, snapshot: &Snapshot, root: &str) -> Result<(), (Vec<Unread>, Duration)> {
+    pub(crate) async fn begun(self: &Arc<Self>, store: &Store, snapshot: &Snapshot, root: &str) -> Result<Vec<Unread>, (Vec<Unread>, Duration)> {
         let at = self.begun.lock().at;
         if snapshot.changed() <= at {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let new = snapshot.range(root, "").filter(|entry| entry.revision > at).cloned().collect();
         let outcome = self.entries(store, new, Memory::Enough).await;
         let mut begun = self.begun.lock();
         let Err(unread) = outcome else {
             *begun = Begun { at: begun.at.max(snapshot.revision()), unread: None };
-            return Ok(());
+            return Ok(Vec::new());
         };
-        let since = begun.unread.get_or_insert_with(Instant::now).elapsed();
-        let born = self.family.webhook.as_ref().map_or(0, Webhook::born);
+        let known = begun.unread.filter(|(revision, _)| unread.iter().any(|unread| unread.revision == *revision));
+        let first = unread.first().map_or(0, |unread| unread.revision);
+        let (_, since) = *begun.unread.insert(known.unwrap_or_else(|| (first, Instant::now())));
+        let (since, born) = (since.elapsed(), self.family.webhook.as_ref().map_or(0, Webhook::born));
         if unread.iter().any(|unread| unread.revision <= born) {
             return Err((unread, since));
         }
-        since.checked_sub(DOWN_AFTER).map_or(Ok(()), |since| Err((unread, since)))
+        match since.checked_sub(DOWN_AFTER) {
+            None => Ok(unread),
+            Some(since) => Err((unread, since)),
+        }
     }
 
     /// One entry, for whoever hears of a change: who hears of it at the same time does not ask again.

@@ -89,7 +89,8 @@ fn too_old() -> Status {
 async fn select(call: &Call<'_>, selectors: &Selectors, options: &Options) -> Result<Option<List>, Status> {
     let (row, store) = (call.row, call.world.store());
     if options.are_of_cache(selectors) {
-        storage::begun(store, row).await?;
+        let (unread, prefix, name) = (storage::begun(store, row).await?, prefix(call), one_name(call, selectors));
+        storage::untold(row, unread, |key| key.strip_prefix(prefix.as_str()).is_some_and(|rest| name.is_none_or(|name| rest == name)))?;
     }
     let converted = if row.reader().is_some() && !selectors.is_everything() {
         let Some(snapshot) = storage::snapshot(store, row, options.exact) else { return Ok(None) };

@@ -157,7 +157,7 @@ pub(crate) async fn watch(call: &Call<'_>) -> Result<Answer, Status> {
     let options = options(call)?;
     call.accepted.for_watch()?;
     let include = table::Include::of_form(call.accepted.form, call.query)?;
-    storage::begun(call.world.store(), call.row).await?;
+    let unread = storage::begun(call.world.store(), call.row).await?;
     // What a custom kind's objects are looked at with is made here and not where the first event is told.
     call.row.ty();
     let namespace = call.namespace();
@@ -169,6 +169,7 @@ pub(crate) async fn watch(call: &Call<'_>) -> Result<Answer, Status> {
     let wanted = Wanted { row, prefix, name, selectors };
     let mut initial: Vec<Arc<Entry>> = Vec::new();
     if options.initial && wanted.row.reader().is_some() {
+        storage::untold(&wanted.row, unread, |key| snapshot.get(key).is_some_and(|entry| wanted.is_placed(entry)))?;
         let placed = snapshot.range(&wanted.prefix, "").filter(|e| wanted.is_placed(e)).cloned().collect();
         initial = storage::seen(call.world.store(), &wanted.row, placed).await?;
         initial.retain(|e| wanted.takes(e));
