@@ -116,19 +116,11 @@ impl World {
     }
 
     /// All objects of a namespace (empty: of the cluster), in order of their names.
-    pub(crate) fn list(&self, resource: Gvr<'_>, namespace: &str) -> Vec<Arc<Value>> {
-        self.first(resource, namespace, usize::MAX).0
-    }
-
-    /// The first objects of a namespace, and how many there are of all.
-    pub(crate) fn first(&self, (group, version, resource): Gvr<'_>, namespace: &str, most: usize) -> (Vec<Arc<Value>>, usize) {
-        let Some(row) = self.row(group, version, resource) else { return (Vec::new(), 0) };
+    pub(crate) fn list(&self, (group, version, resource): Gvr<'_>, namespace: &str) -> Vec<Arc<Value>> {
+        let Some(row) = self.row(group, version, resource) else { return Vec::new() };
         let prefix = if namespace.is_empty() { row.root_key.clone() } else { format!("{}{namespace}/", row.root_key) };
-        let Some(snapshot) = storage::snapshot(self.store(), &row, None) else { return (Vec::new(), 0) };
-        let mut entries = snapshot.range(&prefix, "");
-        let first: Vec<Arc<Value>> = entries.by_ref().take(most).map(|entry| storage::value(&row, entry)).collect();
-        let count = first.len() + entries.count();
-        (first, count)
+        let Some(snapshot) = storage::snapshot(self.store(), &row, None) else { return Vec::new() };
+        snapshot.range(&prefix, "").map(|entry| storage::value(&row, entry)).collect()
     }
 
     /// A resource that the server itself needs.

@@ -4,7 +4,7 @@
 use super::{Level, PREFIX, exempts, own, standard};
 use crate::{
     Operation, Write,
-    admission::{World, text},
+    admission::{World, items, text},
     errors,
 };
 use machinery::{
@@ -12,7 +12,10 @@ use machinery::{
     field::{Error, ErrorList, Path},
     status::Status,
 };
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 /// Pods that are looked at when a namespace asks for more.
 const PODS_MAX: usize = 3000;
@@ -44,7 +47,7 @@ pub(super) fn check(world: &World, write: &Write<'_>, namespace: &Value) -> Resu
     if level == Level::Privileged || is_laxer {
         return Ok(());
     }
-    let warnings = if exempt { Vec::from_iter(ignored(settings, labels, write.name)) } else { violations(world, write.name, level, version) };
+    let warnings = if exempt { Vec::from_iter(ignored(settings, labels, write.name)) } else { violations(world, write.name, settings, (level, version)) };
     warnings.into_iter().for_each(|warning| write.cx.warn(warning));
     Ok(())
 }
@@ -83,17 +86,33 @@ fn wrong(labels: &Value) -> ErrorList {
     errors
 }
 
-fn is_version(text: &str) -> bool {
+/// Whether a label names a version of the standards.
+pub(super) fn is_version(text: &str) -> bool {
     let minor = text.strip_prefix("v1.").unwrap_or_default();
     let plain = !minor.is_empty() && minor.bytes().all(|byte| byte.is_ascii_digit()) && (minor == "0" || !minor.starts_with('0'));
     text == "latest" || plain && minor.parse::<i64>().is_ok()
 }
 
+/// Pods in the order in which they are looked at: one of each controller comes before its others. Those of exempt runtime classes are none
+/// (upstream's `prioritizePods`).
+fn by_controllers(settings: &Value, pods: Vec<Arc<Value>>) -> Vec<Arc<Value>> {
+    let mut seen = HashSet::new();
+    let counts = |pod: &Arc<Value>| !exempts(settings, "runtimeClasses", text(&pod["spec"], "runtimeClassName"));
+    let is_first = |pod: &Arc<Value>| {
+        let controller = items(&pod["metadata"]["ownerReferences"]).iter().find(|owner| owner["controller"] == true);
+        controller.is_none_or(|owner| seen.insert(text(owner, "uid").to_owned()))
+    };
+    let (mut first, others): (Vec<_>, Vec<_>) = pods.into_iter().filter(counts).partition(is_first);
+    first.extend(others);
+    first
+}
+
 /// How the pods that are there offend against what is enforced from now on.
-fn violations(world: &World, namespace: &str, level: Level, version: &str) -> Vec<String> {
-    let (pods, count) = world.first(("", "v1", "pods"), namespace, PODS_MAX);
+fn violations(world: &World, namespace: &str, settings: &Value, (level, version): (Level, &str)) -> Vec<String> {
+    let pods = by_controllers(settings, world.list(("", "v1", "pods"), namespace));
+    let count = pods.len();
     let mut found: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for pod in &pods {
+    for pod in pods.iter().take(PODS_MAX) {
         let reasons = level.reasons(version, pod);
         if !reasons.is_empty() {
             found.entry(reasons).or_default().push(text(&pod["metadata"], "name"));
@@ -142,6 +161,24 @@ mod tests {
         assert_eq!(told(json!({"enforce": "privileged", "audit-version": "v1.31", "warn": "baseline"})), of("audit=restricted:v1.31, warn=baseline:latest"));
         assert_eq!(told(json!({"enforce": "baseline", "warn-version": "v1.29"})), of("enforce=baseline:latest, warn=baseline:v1.29"));
         assert_eq!(told(json!({"enforce": "privileged"})), of(""));
+    }
+
+    #[test]
+    fn one_pod_of_each_controller_is_looked_at_first() {
+        let pod = |name: &str, owner: Option<&str>, class: &str| {
+            let owners = owner.map(|uid| json!({"uid": uid, "controller": true}));
+            Arc::new(json!({"metadata": {"name": name, "ownerReferences": Vec::from_iter(owners)}, "spec": {"runtimeClassName": class}}))
+        };
+        let pods = vec![
+            pod("a", Some("x"), ""),
+            pod("b", Some("x"), ""),
+            pod("c", Some("y"), "vm"),
+            pod("d", Some("y"), "own"),
+            pod("e", None, ""),
+            pod("f", None, ""),
+        ];
+        let ordered = by_controllers(&json!({"exemptions": {"runtimeClasses": ["vm"]}}), pods);
+        assert_eq!(ordered.iter().map(|pod| text(&pod["metadata"], "name")).collect::<Vec<_>>(), ["a", "d", "e", "f", "b"]);
     }
 
     #[test]

@@ -72,7 +72,8 @@ fn standard<'t>(labels: &'t Value, settings: &'t Value, mode: &str) -> (Level, &
         label if mode == "enforce" => Level::parse(label),
         label => Level::known(label).unwrap_or(Level::Privileged),
     };
-    let version = |mode: &str| asked(&format!("{mode}-version")).unwrap_or("latest");
+    // One that is none, by an older server, is the latest.
+    let version = |mode: &str| asked(&format!("{mode}-version")).filter(|version| labels::is_version(version)).unwrap_or("latest");
     match Level::known(own(labels, "enforce")) {
         Some(enforced) if mode == "warn" && own(labels, mode).is_empty() && enforced > level => {
             (enforced, version(if own(labels, "warn-version").is_empty() { "enforce" } else { mode }))
