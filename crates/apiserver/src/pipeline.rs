@@ -12,7 +12,10 @@ use crate::{
     astray,
     body::{self, Ahead, Holding, Measured},
     components, consumption, conversion, debug, discovery, errors,
-    gate::{flows::Flow, policies::SMALL_BYTES},
+    gate::{
+        flows::{Flow, IN_FLIGHT_MAX},
+        policies::SMALL_BYTES,
+    },
     gzip, health,
     impersonation::impersonate,
     metrics::{self, Became, Counted},
@@ -44,9 +47,6 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// Requests that are answered at the same time, watches and streams not counted. Upstream's limits (400 reading, 200
-/// writing) protect its memory; a request here needs a small part of it.
-const IN_FLIGHT_MAX: i64 = 2000;
 /// Groups whose kinds are questions, answered and not stored.
 const REVIEWS: [&str; 2] = ["authentication.k8s.io", "authorization.k8s.io"];
 /// Within less than this nothing is answered, as the original's clock is read some times before it looks for anything.
@@ -85,8 +85,10 @@ pub(crate) async fn handle(server: &ApiServer, request: Request<Body>) -> Respon
     // Whoever answers says otherwise, or this is what is said; a connection that speaks otherwise from here on is no answer to keep.
     if !reply::is_bare(&response) {
         response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
-        flow.into_iter().for_each(|flow: Flow| flow.tell(response.headers_mut()));
+        flow.take().into_iter().for_each(|flow: Flow| flow.tell(response.headers_mut()));
     }
+    // What was taken for executed is over with its answer, also if that is not told of it.
+    drop(flow);
     if let Some(rest) = body {
         if body::ends_connection(&rest, ahead, response.status()) {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -146,11 +148,12 @@ async fn stages(
         Err(status) => return Ok(reply::fated(Fate::Unheard, respond::status(&status, *accepted))),
     };
     let user = impersonate(server.world(), asking.user, &info, &parts.headers);
+    let is_full = !lasts && server.world().metrics().in_flight() + server.given_up().count() > IN_FLIGHT_MAX;
     // What lasts is of no flow, but for a watch, which begins like any other question.
     if let Ok(user) = &user
         && (!lasts && info.verb != "proxy" || info.verb == "watch")
     {
-        *flow = server.world().gate().flows.of(user, &info);
+        *flow = server.world().gate().flows.of(user, &info, is_full);
     }
     let allowed = |user: Arc<User>| {
         let begun = Instant::now();
@@ -162,7 +165,7 @@ async fn stages(
         Ok(user) => user,
         Err(status) => return Ok(denied(&status, *accepted, asking.warning)),
     };
-    if !lasts && server.world().metrics().in_flight() + server.given_up().count() > IN_FLIGHT_MAX {
+    if is_full {
         let status = Status::too_many_requests("Too many requests, please try again later.", 1);
         return Ok(reply::fated(Fate::Ended, respond::status(&status, *accepted)));
     }

@@ -202,6 +202,7 @@ impl World {
             (service["metadata"]["name"].as_str().unwrap_or_default().to_owned(), available)
         });
         let services: Vec<_> = services.collect();
-        self.metrics().render(&objects, &served, &services, &self.services().room(), given_up, self.store().reserve()) + &self.gate().manifest_metrics()
+        let text = self.metrics().render(&objects, &served, &services, &self.services().room(), given_up, self.store().reserve());
+        text + &self.gate().flows.text() + &self.gate().manifest_metrics()
     }
 }

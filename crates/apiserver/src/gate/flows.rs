@@ -2,36 +2,47 @@
 //! there. Nobody queues here for another's sake; the answer says by two headers what the request was taken for, as upstream's does
 //! (`flowcontrol/rule.go`, `filters/priority-and-fairness.go`).
 
-use super::source::Source;
+use super::{
+    flow_counts::{Counts, Executing, Level as Told, Pair},
+    source::Source,
+};
 use crate::path::RequestInfo;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use identity::User;
 use machinery::Value;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use store::Store;
 
 const SCHEMA: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
 const LEVEL: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
 const ACCOUNT: &str = "system:serviceaccount:";
+/// Requests that are answered at the same time, watches and streams not counted. Upstream's limits (400 reading, 200
+/// writing) protect its memory; a request here needs a small part of it.
+pub(crate) const IN_FLIGHT_MAX: i64 = 2000;
+/// The shares of a level that names none (the original's default).
+const SHARES: i64 = 30;
 
 /// What flows there are.
 #[derive(Debug)]
 pub(crate) struct Flows {
     schemas: Source<Schema>,
     levels: Source<Level>,
+    counts: Counts,
 }
 
-/// What a request was taken for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a request was taken for; it counts as executing as long as this is there, unless it was refused.
+#[derive(Debug)]
 pub(crate) struct Flow {
     schema: HeaderValue,
     level: HeaderValue,
+    _executing: Option<Executing>,
 }
 
 #[derive(Debug)]
 struct Level {
     name: String,
     uid: HeaderValue,
+    told: Told,
 }
 
 #[derive(Debug)]
@@ -41,6 +52,8 @@ struct Schema {
     level: String,
     precedence: i64,
     rules: Vec<Rule>,
+    /// Its own counters, once something was counted.
+    pair: OnceLock<Arc<Pair>>,
 }
 
 #[derive(Debug)]
@@ -81,7 +94,7 @@ enum Names {
 }
 
 impl Flow {
-    /// Tells it with an answer, unless whoever has answered for this server has told its own.
+    /// Tells it with an answer, unless whoever has answered for this server has told its own. What was executed is over then.
     pub(crate) fn tell(self, headers: &mut HeaderMap) {
         headers.entry(SCHEMA).or_insert(self.schema);
         headers.entry(LEVEL).or_insert(self.level);
@@ -94,18 +107,31 @@ impl Flows {
         Flows {
             schemas: Source::arranged(store, "/registry/flowschemas/", |object| Schema::of(object).into_iter().collect(), by_precedence),
             levels: Source::new(store, "/registry/prioritylevelconfigurations/", |object| Level::of(object).into_iter().collect()),
+            counts: Counts::default(),
         }
     }
 
-    /// The flow of a request; none where nothing fits, which is before the cluster's own objects are there.
-    pub(crate) fn of(&self, user: &User, info: &RequestInfo) -> Option<Flow> {
+    /// What is counted of all flows, as text.
+    pub(crate) fn text(&self) -> String {
+        let levels = self.levels.at_once();
+        self.counts.text(levels.iter().map(|level| (level.name.as_str(), level.told)), IN_FLIGHT_MAX)
+    }
+
+    /// The flow of a request; none where nothing fits, which is before the cluster's own objects are there. `is_full`: it is refused, as
+    /// there are too many.
+    pub(crate) fn of(&self, user: &User, info: &RequestInfo, is_full: bool) -> Option<Flow> {
         let levels = self.levels.at_once();
         let flow = |schema: &Arc<Schema>| {
             if !schema.fits(user, info) {
                 return None;
             }
             let level = levels.iter().find(|level| level.name == schema.level)?;
-            Some(Flow { schema: schema.uid.clone(), level: level.uid.clone() })
+            let pair = schema.pair.get_or_init(|| self.counts.pair(&schema.level, &schema.name));
+            if is_full {
+                self.counts.refused(pair);
+            }
+            let executing = (!is_full).then(|| pair.executing(info.verb == "watch"));
+            Some(Flow { schema: schema.uid.clone(), level: level.uid.clone(), _executing: executing })
         };
         self.schemas.at_once().iter().find_map(flow)
     }
@@ -133,7 +159,12 @@ fn uid(object: &Value) -> Option<HeaderValue> {
 
 impl Level {
     fn of(object: &Value) -> Option<Level> {
-        Some(Level { name: text(&object["metadata"], "name"), uid: uid(object)? })
+        let (spec, own) = (&object["spec"], &object["spec"]["limited"]);
+        let told = match spec["type"] == "Exempt" {
+            true => Told { shares: spec["exempt"]["nominalConcurrencyShares"].as_i64().unwrap_or_default(), queues: false },
+            false => Told { shares: own["nominalConcurrencyShares"].as_i64().unwrap_or(SHARES), queues: own["limitResponse"]["type"] == "Queue" },
+        };
+        Some(Level { name: text(&object["metadata"], "name"), uid: uid(object)?, told })
     }
 }
 
@@ -146,6 +177,7 @@ impl Schema {
             level: text(&spec["priorityLevelConfiguration"], "name"),
             precedence: spec["matchingPrecedence"].as_i64().unwrap_or_default(),
             rules: list(spec, "rules").iter().map(Rule::of).collect(),
+            pair: OnceLock::new(),
         })
     }
 
@@ -256,6 +288,16 @@ mod tests {
         let schema = Schema::of(&json!({"metadata": {"name": "s", "uid": "u"}, "spec": {"rules": [schema]}})).expect("a schema");
         let user = User { name: name.into(), groups: vec![group.into()], ..User::default() };
         schema.fits(&user, &RequestInfo::parse(&Method::GET, path, &Query::parse("")))
+    }
+
+    #[test]
+    fn a_level_says_its_shares_and_whether_it_queues() {
+        let told = |spec: Value| Level::of(&json!({"metadata": {"name": "l", "uid": "u"}, "spec": spec})).expect("a level").told;
+        let limited = |response: &str| json!({"type": "Limited", "limited": {"nominalConcurrencyShares": 5, "limitResponse": {"type": response}}});
+        assert_eq!(told(limited("Queue")), Told { shares: 5, queues: true });
+        assert_eq!(told(limited("Reject")), Told { shares: 5, queues: false });
+        assert_eq!(told(json!({"type": "Exempt", "exempt": {}})), Told { shares: 0, queues: false });
+        assert_eq!(told(json!({"type": "Limited", "limited": {}})), Told { shares: 30, queues: false });
     }
 
     #[test]

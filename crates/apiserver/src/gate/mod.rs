@@ -6,6 +6,7 @@
 //! at a number. What files say ([`manifests`]) is looked at every ten seconds.
 
 pub(crate) mod event_limits;
+mod flow_counts;
 pub(crate) mod flows;
 pub(crate) mod image_reviews;
 pub(crate) mod manifests;
