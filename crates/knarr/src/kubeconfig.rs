@@ -325,17 +325,35 @@ impl Lock {
         let lock = PathBuf::from(name);
         let begun = Instant::now();
         loop {
-            match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&lock) {
-                Ok(mut file) => {
-                    let _ = write!(file, "knarr {}", std::process::id());
-                    return Ok(Lock(lock));
-                }
+            match make(&lock) {
+                Ok(()) => return Ok(Lock(lock)),
                 Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error).with_context(|| lock.display().to_string()),
                 Err(_) if abandoned(&lock) => drop(fs::remove_file(&lock)),
                 Err(_) if begun.elapsed() > LOCK_MAX => bail!("{} is there: somebody is changing it; if nobody is, remove that file", lock.display()),
                 Err(_) => thread::sleep(LOCK_LOOK),
             }
         }
+    }
+}
+
+/// Makes the lock with its maker's number in it, in one step: an empty one that a killed knarr left could not be told from kubectl's.
+fn make(lock: &Path) -> std::io::Result<()> {
+    if fs::symlink_metadata(lock).is_ok() {
+        return Err(ErrorKind::AlreadyExists.into());
+    }
+    let text = format!("knarr {}", std::process::id());
+    let new = beside(lock).map_err(std::io::Error::other)?;
+    let written = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new).and_then(|mut file| file.write_all(text.as_bytes()));
+    let made = written.and_then(|()| fs::hard_link(&new, lock));
+    let _ = fs::remove_file(&new);
+    match made {
+        // Not every file system has links.
+        Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported) => {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(lock)?;
+            let _ = file.write_all(text.as_bytes());
+            Ok(())
+        }
+        made => made,
     }
 }
 

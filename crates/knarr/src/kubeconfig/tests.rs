@@ -199,6 +199,28 @@ fn a_lock_of_others_is_waited_for_and_one_of_the_dead_is_not() {
     assert_eq!(read(&path)["contexts"].as_sequence().unwrap().len(), 1);
 }
 
+/// One that is killed leaves what can be told from kubectl's, which is empty.
+#[test]
+fn a_lock_is_never_there_without_its_makers_number() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let folder = Folder::new("number");
+    let (path, done) = (folder.file(THEIRS), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                if let Ok(text) = fs::read_to_string(folder.0.join("config.lock")) {
+                    assert_eq!(text, format!("knarr {}", std::process::id()));
+                }
+            }
+        });
+        for _ in 0..500 {
+            drop(Lock::take(&path).unwrap());
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "nothing is left beside it");
+}
+
 #[test]
 fn what_cannot_be_written_anew_is_left_as_it_is() {
     let folder = Folder::new("lossy");
