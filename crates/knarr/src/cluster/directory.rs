@@ -181,21 +181,35 @@ pub fn remove_known(path: &Path) -> anyhow::Result<Vec<String>> {
         let told = files::write(&path.join(MARK), &serde_json::to_vec(&Made { going: true, ..made.clone() })?);
         told.unwrap_or_else(|error| tracing::debug!("{error:#}"));
     }
-    for entry in ENTRIES {
+    for entry in ENTRIES.into_iter().filter(|entry| *entry != MARK) {
         let entry = path.join(entry);
         runtime::tree::remove(&entry).with_context(|| format!("cannot remove {}", entry.display()))?;
     }
+    let was = made.and_then(|m| m.was);
+    unmark(path, was)?;
     let left = names(path)?.unwrap_or_default();
-    match made.and_then(|m| m.was) {
-        Some(mode) => fs::set_permissions(path, Permissions::from_mode(mode))?,
-        None if left.is_empty() => match fs::remove_dir(path) {
+    if was.is_none() {
+        let stays = match left.is_empty().then(|| fs::remove_dir(path)) {
             // Where a file system is mounted the directory is the machine's.
-            Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ResourceBusy) => {
-                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
-            }
-            _ => {}
-        },
-        None => {}
+            Some(Err(error)) if error.kind() == ErrorKind::ResourceBusy => true,
+            Some(Err(error)) if error.kind() != ErrorKind::NotFound => return Err(error).with_context(|| format!("cannot remove {}", path.display())),
+            Some(_) => false,
+            None => true,
+        };
+        if stays {
+            private(path)?;
+        }
     }
     Ok(left)
+}
+
+/// Takes the mark away, last of all. Before that the directory becomes what tells without it whose it is: as it was, or half-made, so that a
+/// `down` that is killed in between has left nothing, or the next one goes on.
+pub(super) fn unmark(path: &Path, was: Option<u32>) -> anyhow::Result<()> {
+    match fs::set_permissions(path, Permissions::from_mode(was.unwrap_or(HALF_MADE))) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).with_context(|| format!("cannot change the mode of {}", path.display())),
+        _ => {}
+    }
+    let mark = path.join(MARK);
+    runtime::tree::remove(&mark).with_context(|| format!("cannot remove {}", mark.display()))
 }

@@ -1,7 +1,7 @@
 //! Whose directories are, and which addresses are free.
 
 use super::{
-    directory::{Made, claim, half_make, owned, real, remove_known},
+    directory::{Made, claim, half_make, owned, real, remove_known, unmark},
     plan::{CLUSTERS_MAX, Taken, choose_beside},
     *,
 };
@@ -125,6 +125,27 @@ fn a_directory_that_a_crash_left_without_its_mark_is_knarrs() {
     claim(&theirs, "one", false).unwrap();
     remove_known(&theirs).unwrap();
     assert_eq!(mode(&theirs), 0o700, "one that was there stays");
+}
+
+#[test]
+fn a_removal_that_is_killed_over_the_mark_is_gone_on_from() {
+    let folder = Folder::new("unmarked");
+    let made = folder.0.join("made");
+    claim(&made, "one", false).unwrap();
+    unmark(&made, None).unwrap();
+    assert!(owned(&made, "one", false).unwrap(), "the next `down` finds it");
+    claim(&made, "one", false).unwrap();
+    assert_eq!(remove_known(&made).unwrap(), Vec::<String>::new());
+    assert!(!made.exists(), "it is still known that knarr made it");
+    let theirs = folder.make("theirs", 0o755);
+    claim(&theirs, "one", false).unwrap();
+    unmark(&theirs, Some(0o755)).unwrap();
+    assert_eq!((mode(&theirs), owned(&theirs, "one", false).unwrap()), (0o755, false), "nothing is left to do");
+    let kept = folder.0.join("kept");
+    claim(&kept, "one", false).unwrap();
+    fs::write(kept.join("registries.yaml"), "mirrors: {}").unwrap();
+    assert_eq!(remove_known(&kept).unwrap(), ["registries.yaml"]);
+    assert_eq!((mode(&kept), owned(&kept, "one", false).unwrap()), (0o700, false));
 }
 
 #[test]
