@@ -52,7 +52,12 @@ pub(crate) fn write_secret(path: &Path, bytes: &[u8], durability: Durability) ->
         if durability == Durability::Synced {
             file.sync_all()?;
         }
-        fs::rename(new, path)
+        fs::rename(new, path)?;
+        // Not every file system keeps the order of two names: a certificate would be there, and its key not.
+        match path.parent().filter(|_| durability == Durability::Synced) {
+            Some(directory) => fs::File::open(directory)?.sync_all(),
+            None => Ok(()),
+        }
     };
     write().map_err(Error::file(path))
 }
