@@ -1,11 +1,13 @@
 //! HTTP/1.1 as plain as it gets: a connection that the test holds in its own hands.
 
+use crate::PATIENCE;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd as _,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 /// For an answer, the slow ones included.
@@ -99,6 +101,20 @@ pub fn at(ip: &str, port: u16) -> String {
 /// As [`Connection`]'s.
 pub fn get(address: &str, path: &str) -> std::io::Result<Answer> {
     Connection::open(address)?.get(path)
+}
+
+/// A GET of what may be a moment late: a Service leads to a pod only after the pod is ready, and a pod that nobody probes is ready before it
+/// listens.
+#[track_caller]
+pub fn answered(address: &str, path: &str) -> Answer {
+    let began = Instant::now();
+    loop {
+        match get(address, path) {
+            Ok(answer) => return answer,
+            Err(error) => assert!(began.elapsed() < PATIENCE, "{address}{path}: {error}"),
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// A server that takes one request at a time, and answers when the test says so.

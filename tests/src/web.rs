@@ -1,6 +1,6 @@
 //! A web server on each node, and what is known of it from outside.
 
-use crate::{Cluster, IMAGE, http, words};
+use crate::{Cluster, IMAGE, http, process::Output, words};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -30,6 +30,9 @@ pub fn pods(cluster: &Cluster) -> Pods {
     list["items"].as_array().expect("pods").iter().map(facts).collect()
 }
 
+/// Tries, until each node's proxy and DNS know what the API told a moment before; who is not reached is not at the last.
+const TRIES: usize = 4;
+
 /// Each pod reaches every pod, and these others.
 pub fn reach(cluster: &Cluster, pods: &Pods, others: &[String]) {
     let own = pods.values().map(|(_, ip, _)| http::at(ip, 8080));
@@ -38,6 +41,7 @@ pub fn reach(cluster: &Cluster, pods: &Pods, others: &[String]) {
         let mut all = words("exec");
         all.extend([pod.as_str(), "--", "/knarr", "demo", "load", "--strict", "--quiet", "--rate=100", "--seconds=0.3", "--connections=new"]);
         all.extend(urls.iter().map(String::as_str));
-        cluster.try_kubectl(&all).assert_ok();
+        let reached = (1..TRIES).map(|_| cluster.try_kubectl(&all)).find(Output::ok);
+        reached.unwrap_or_else(|| cluster.try_kubectl(&all)).assert_ok();
     }
 }

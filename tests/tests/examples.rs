@@ -1,12 +1,9 @@
 //! `examples/daemonset.yaml` and `examples/cronjob.yaml`.
 
 use client::{Event, ListParams};
-use cluster_tests::{Cluster, PATIENCE, example, http};
+use cluster_tests::{Cluster, example, http};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
-use std::{
-    io::ErrorKind,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 /// To the next minute, and the work.
 const MINUTE: Duration = Duration::from_secs(120);
@@ -24,16 +21,7 @@ fn agent(cluster: &Cluster) -> (String, String) {
 fn a_pod_is_on_every_node_and_work_is_done_every_minute() {
     let cluster = Cluster::up("more", &[example("daemonset.yaml"), example("cronjob.yaml")]);
     let service = cluster.value("-n everywhere get service agent", "{.spec.clusterIP}:{.spec.ports[0].port}");
-    // A pod is ready a moment before the node's proxy sends anybody to it; until then its Service refuses.
-    let who = || {
-        let began = Instant::now();
-        loop {
-            match http::get(&service, "/whoami") {
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused && began.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(20)),
-                answer => break answer.expect("the node's agent").body.trim().to_owned(),
-            }
-        }
-    };
+    let who = || http::answered(&service, "/whoami").body.trim().to_owned();
     let (name, old) = agent(&cluster);
     assert_eq!(who(), format!("v1 {name}"));
 

@@ -187,7 +187,7 @@ fn ctrl_c_ends_pods_as_a_deletion_does_and_keeps_their_objects() {
     cluster.ready("default", "kept");
     in_service(&cluster, "kept");
     let service = format!("{}:80", cluster.value("get service kept", "{.spec.clusterIP}"));
-    assert_eq!(http::get(&service, "/whoami").expect("the Service").body.trim(), "v1 kept");
+    assert_eq!(http::answered(&service, "/whoami").body.trim(), "v1 kept");
     let uid = cluster.value("get pod kept", "{.metadata.uid}");
 
     let lock = std::fs::File::open(cluster.run_folder().join("lock")).expect("the lock");
@@ -209,5 +209,5 @@ fn ctrl_c_ends_pods_as_a_deletion_does_and_keeps_their_objects() {
     cluster.start(&[]).assert_ok();
     cluster.ready("default", "kept");
     assert_eq!(cluster.value("get pod kept", "{.metadata.uid}"), uid, "the same pod runs again");
-    assert_eq!(http::get(&service, "/whoami").expect("the Service again").body.trim(), "v1 kept");
+    assert_eq!(http::answered(&service, "/whoami").body.trim(), "v1 kept");
 }
