@@ -5,7 +5,13 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 /// The process that runs a further node.
 #[must_use]
@@ -40,7 +46,16 @@ impl Dead {
         let log = cluster.data().join(format!("nodes/{number}/knarr.log"));
         fs::rename(&log, log.with_extension("before")).expect("the node has a log");
         fs::create_dir(&log).expect("the node's folder");
-        for pid in pid(cluster, number).into_iter().chain(shims(cluster, number)) {
+        // Its process first, to its end: it may be about to start another shim.
+        if let Some(pid) = pid(cluster, number) {
+            let (begun, there) = (Instant::now(), PathBuf::from(format!("/proc/{pid}")));
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            while there.exists() {
+                assert!(begun.elapsed() < PATIENCE, "process {pid} does not end");
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        for pid in shims(cluster, number) {
             // Who has ended by the others' end is gone.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }

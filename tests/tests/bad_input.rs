@@ -9,11 +9,13 @@ use cluster_tests::{
 };
 use http::Request;
 use k8s_openapi::api::core::v1::Event as CoreEvent;
+use serde_json::Value;
 use std::{
     fs,
     net::TcpListener,
     os::unix::{fs::PermissionsExt, process::CommandExt as _},
     process::Command,
+    time::Instant,
 };
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -132,7 +134,8 @@ fn whoever_is_not_root() {
     let (folder, program) = (cluster.folder.join("nobody"), cluster.folder.join("knarr"));
     fs::create_dir(&folder).expect("the test's folder");
     fs::set_permissions(&folder, PermissionsExt::from_mode(0o777)).expect("it is ours");
-    fs::copy(knarr(), &program).expect("room for the program");
+    // Not by this process: a program that is written to, be it by a child that another test is about to start, cannot be run.
+    process::run(Command::new("cp").arg(knarr()).arg(&program), &[], PATIENCE).assert_ok();
     for words in [&["up"][..], &["down"], &["image", "list"]] {
         let mut command = Command::new(&program);
         command.args(words).args(["--name", &cluster.name]).arg("--data-dir").arg(folder.join("data")).arg("--kubeconfig").arg(folder.join("config"));
@@ -163,15 +166,23 @@ fn an_image_that_does_not_exist() {
         missing.retain(|(kind, reason, message)| !(text(&e.type_) == *kind && text(&e.reason) == *reason && text(&e.message).starts_with(message)));
         missing.is_empty()
     });
-    cluster.kubectl("wait pod none --for=jsonpath={.status.containerStatuses[0].state.waiting.reason}=ImagePullBackOff --timeout=50s");
-    let pod = cluster.json("get pod none");
+    // Between two tries; one of them may come before this is read.
+    let backs_off = |pod: &Value| pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "ImagePullBackOff";
+    let end = Instant::now() + PATIENCE;
+    let pod = loop {
+        let pod = cluster.json("get pod none");
+        if backs_off(&pod) {
+            break pod;
+        }
+        assert!(Instant::now() < end, "{:#}", pod["status"]);
+    };
     let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
     assert!(waiting["message"].as_str().is_some_and(|m| m.starts_with(&format!("Back-off pulling image \"{image}\""))), "{waiting}");
     let ready = pod["status"]["conditions"].as_array().expect("conditions").iter().find(|c| c["type"] == "Ready").expect("Ready");
     assert_eq!((&ready["status"], &ready["reason"]), (&"False".into(), &"ContainersNotReady".into()), "{ready}");
     assert_eq!(ready["message"], "containers with unready status: [c]");
     assert_eq!(pod["status"]["phase"], "Pending");
-    assert!(cluster.kubectl("get pod none").contains("ImagePullBackOff"));
+    cluster.kubectl_running("get pod none --watch").line(PATIENCE, |line| line.contains("ImagePullBackOff"));
     cluster.kubectl("delete pod none --timeout=30s");
 }
 
@@ -185,10 +196,11 @@ fn a_roll_out_that_does_not_finish() {
     let text =
         format!("apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: none}}\nspec: {{selector: {{matchLabels: {{a: b}}}}, template: {template}}}\n");
     fs::write(&manifest, text).expect("a manifest");
-    let mut up = cluster.foreground(&["--timeout", "3"], &[manifest]);
+    // As long as a busy machine may take to find out.
+    let mut up = cluster.foreground(&["--timeout", "10"], &[manifest]);
     up.line(PATIENCE, |line| line == "The cluster runs on.");
     let told = up.seen().join("\n");
-    for part in ["knarr: the roll-out is not finished after 3 s:", "  default/none: 0 of 1 pods", "/c: ", "ImagePull", "127.0.0.1:9/none:v1"] {
+    for part in ["knarr: the roll-out is not finished after 10 s:", "  default/none: 0 of 1 pods", "/c: ", "ImagePull", "127.0.0.1:9/none:v1"] {
         assert!(told.contains(part), "{part:?} is missing in:\n{told}");
     }
     up.line(PATIENCE, |line| line.contains("Ctrl-C stops the cluster."));

@@ -2,7 +2,13 @@
 
 use cluster_tests::{Cluster, IMAGE, PATIENCE, example, http, kubectl, process, process::Running, words};
 use serde_json::Value;
-use std::{collections::HashSet, fs, path::Path, process::Command};
+use std::{
+    collections::HashSet,
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 /// A pod with the host's programs in it: kubectl's `cp` wants a tar in the container, and the shop's image has but one file.
 fn tools() -> String {
@@ -51,6 +57,19 @@ fn contains_all(text: &str, parts: &[&str]) {
 
 fn path(path: &Path) -> &str {
     path.to_str().expect("the test's folder is text")
+}
+
+/// What the shop's pods use. Who asks first waits two seconds for figures, and is then told of those that there are.
+fn top_pods(cluster: &Cluster) -> String {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let told = cluster.try_kubectl(&words("top pods -n shop"));
+        if told.ok() && ["web-", "backend-"].iter().all(|pod| told.stdout.contains(pod)) {
+            return told.stdout;
+        }
+        assert!(Instant::now() < end, "{told}");
+        std::thread::sleep(Duration::from_millis(500));
+    }
 }
 
 #[test]
@@ -111,7 +130,7 @@ fn reading() {
     contains_all(&cluster.kubectl("cluster-info"), &["is running at", "https://127.0.0.1:"]);
     assert_eq!(cluster.kubectl("auth can-i list pods -n shop --as system:serviceaccount:shop:web").trim(), "yes");
     assert_eq!(cluster.try_kubectl(&words("auth can-i list secrets -n shop --as system:serviceaccount:shop:web")).stdout.trim(), "no");
-    contains_all(&cluster.kubectl("top pods -n shop"), &["CPU(cores)", "MEMORY(bytes)", "web-", "backend-"]);
+    contains_all(&top_pods(&cluster), &["CPU(cores)", "MEMORY(bytes)", "web-", "backend-"]);
     contains_all(&cluster.kubectl("get podmetrics -n shop"), &["NAME", "CPU", "MEMORY", "WINDOW", "web-"]);
     contains_all(&cluster.kubectl("-n shop events --for deployment/web"), &["Scaled up replica set"]);
 
@@ -197,8 +216,7 @@ fn writing() {
     cluster.ready("default", "one");
     cluster.kubectl("expose pod one --port=80 --target-port=8080");
     let address = cluster.value("get service one", "{.spec.clusterIP}");
-    cluster.kubectl("wait endpointslice -l kubernetes.io/service-name=one --for=jsonpath={.endpoints[0].conditions.ready}=true --timeout=50s");
-    assert_eq!(http::get(&format!("{address}:80"), "/whoami").expect("the service").body.trim(), "v1 one");
+    assert_eq!(http::answered(&format!("{address}:80"), "/whoami").body.trim(), "v1 one");
     contains_all(&cluster.kubectl("delete pod,service -l app=one"), &["pod \"one\" deleted", "service \"one\" deleted"]);
     contains_all(&cluster.kubectl(&format!("delete -f {shop} --timeout=55s")), &["namespace \"shop\" deleted"]);
     contains_all(&cluster.try_kubectl(&["get", "namespace", "shop"]).assert_fails(), &["not found"]);
@@ -237,7 +255,15 @@ fn into_containers() {
     cluster.ready("default", "tools");
     cluster.ready("default", "web");
 
-    // Logs, as they are and as they come.
+    // Logs, as they are and as they come. Who runs has not said everything yet.
+    let mut said = cluster.kubectl_running("logs -f tools -c tools");
+    said.line(PATIENCE, |l| l == "to-out");
+    if !said.seen().iter().any(|l| l == "to-err") {
+        said.line(PATIENCE, |l| l == "to-err");
+    }
+    let mut follow = cluster.kubectl_running("logs -f tools -c reader");
+    follow.line(PATIENCE, |l| l == "reads");
+    drop(said);
     let log = cluster.kubectl("logs tools -c tools");
     assert!(log.contains("to-out\n") && log.contains("to-err\n"), "{log}");
     assert_eq!(cluster.kubectl("logs tools -c reader --tail=1"), "reads\n");
@@ -245,8 +271,6 @@ fn into_containers() {
     assert!(stamped.starts_with("20") && stamped.ends_with("Z reads\n") | stamped.ends_with(" reads\n"), "{stamped}");
     contains_all(&cluster.try_kubectl(&words("logs tools -c nobody")).assert_fails(), &["container nobody is not valid for pod tools"]);
     contains_all(&cluster.try_kubectl(&words("logs web --previous")).assert_fails(), &["previous terminated container \"web\" in pod \"web\" not found"]);
-    let mut follow = cluster.kubectl_running("logs -f tools -c reader");
-    follow.line(PATIENCE, |l| l == "reads");
 
     // Attached to its input, which the log then tells of.
     let mut attached = cluster.kubectl_running("attach -i tools -c reader");
@@ -267,7 +291,9 @@ fn into_containers() {
     drop(forward);
 
     // A log that is followed ends with its container.
-    let follow = cluster.kubectl_running("logs -f web");
+    let mut follow = cluster.kubectl_running("logs -f web");
+    // It follows already.
+    follow.line(PATIENCE, |l| l.contains("serves on"));
     cluster.kubectl("delete pod web --wait=false");
     let (lines, _) = follow.end(PATIENCE);
     assert!(lines.iter().any(|l| l.contains("SIGTERM")) && lines.last().is_some_and(|l| l.contains("ends")), "{lines:#?}");
