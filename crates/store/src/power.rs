@@ -165,14 +165,17 @@ const BIG_BYTES: usize = 1 << 20;
 /// How often the engine writes a table before its journal is full and another is begun.
 const FLUSHES: usize = 2;
 
-/// The directory when the engine's own thread has nothing left to do: it gives no sign, so its files are compared until they stay.
+/// The directory when the engine's own thread has nothing left to do: it gives no sign, so its files are compared until they stay, for so
+/// many looks that its thread had its turn meanwhile.
 fn settled(root: &Path) -> Files {
-    let mut last = None;
+    const LOOKS: usize = 4;
+    let (mut last, mut same) = (None, 0);
     loop {
         let mut now = Files::new();
         // What goes while it is looked at makes another look.
         let now = files(root, Path::new(""), &mut now).is_ok().then_some(now);
-        if now.is_some() && now == last {
+        same = if now.is_some() && now == last { same + 1 } else { 0 };
+        if same == LOOKS {
             return now.unwrap_or_default();
         }
         last = now;

@@ -263,15 +263,19 @@ async fn the_use_of_a_token_without_an_end_is_noted_by_the_day() {
     let token = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, made["data"]["token"].as_str().expect("a token")).expect("base64");
     let bearer = format!("Bearer {}", String::from_utf8(token).expect("UTF-8"));
     let used = async || cluster.call_by(None, Method::GET, "/api/v1/namespaces/default/pods", &[("authorization", &bearer)], Value::Null).await;
+    // What is noted is the same all day; who runs this over midnight has two.
+    let day = || machinery::time::rfc3339(std::time::SystemTime::now())[..10].to_owned();
+    let first = day();
     assert_eq!(used().await.code, 403);
     let noted = cluster.get(SECRET).await.expect(200);
     let today = noted["metadata"]["labels"][LAST_USED].as_str().expect("a day").to_owned();
-    assert_eq!(today, machinery::time::rfc3339(std::time::SystemTime::now())[..10]);
+    assert!([&first, &day()].contains(&&today), "{today}");
     let entry = noted["metadata"]["managedFields"].as_array().into_iter().flatten().find(|entry| entry["manager"] == "kube-apiserver").expect("its owner");
     assert_eq!(entry["fieldsV1"], json!({"f:metadata": {"f:labels": {".": {}, format!("f:{LAST_USED}"): {}}}}));
     // Once a day, though it is used again.
     assert!(used().await.warnings.is_empty());
-    assert_eq!(cluster.get(SECRET).await.expect(200)["metadata"]["resourceVersion"], noted["metadata"]["resourceVersion"]);
+    let again = cluster.get(SECRET).await.expect(200);
+    assert!(again["metadata"]["resourceVersion"] == noted["metadata"]["resourceVersion"] || day() != first, "{again}");
 
     cluster.patch("/api/v1/namespaces/default/serviceaccounts/default", json!({"secrets": [{"name": "t"}]})).await.expect(200);
     let told = used().await.warnings;
@@ -279,7 +283,8 @@ async fn the_use_of_a_token_without_an_end_is_noted_by_the_day() {
     let marked = json!({"metadata": {"labels": {"kubernetes.io/legacy-token-invalid-since": today, LAST_USED: "2020-01-01"}}});
     cluster.patch(SECRET, marked).await.expect(200);
     assert_eq!(used().await.code, 401);
-    assert_eq!(cluster.get(SECRET).await.expect(200)["metadata"]["labels"][LAST_USED], *today, "a use that is refused is one");
+    let last = cluster.get(SECRET).await.expect(200)["metadata"]["labels"][LAST_USED].clone();
+    assert!(last == today || last == day(), "a use that is refused is one: {last}");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -469,17 +469,20 @@ async fn killed_at_any_step_it_goes_on() {
     let Some(place) = Place::new("killed") else { return };
     let own = volume("pvc-1");
     let mut there = 0;
+    let told = place.dir.join("told");
     for round in 0..30 {
+        let file = fs::File::create(&told).unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "disk::tests::lives_of_a_volume", "--nocapture"])
             .env("KNARR_DISK_LIVES", &place.dir)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
             .spawn()
             .unwrap();
         // Not the time of anything: a moment like any other.
         tokio::time::sleep(Duration::from_millis(20 + round * 7 % 90)).await;
-        assert!(child.try_wait().unwrap().is_none(), "round {round}: it ended by itself");
+        let ended = child.try_wait().unwrap();
+        assert!(ended.is_none(), "round {round}: it ended by itself: {ended:?}\n{}", fs::read_to_string(&told).unwrap_or_default());
         child.kill().unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(9));
         let disk = place.open();
