@@ -76,7 +76,10 @@ async fn check_and_clear(host: &Host, when: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_program_can_be_killed_at_any_moment() {
     let host = Host::with_image().await;
-    let done = |args: &[&str]| assert!(ctr(&host, args).status().unwrap().success(), "{args:?}");
+    let done = |args: &[&str]| {
+        let told = ctr(&host, args).stderr(Stdio::piped()).output().unwrap();
+        assert!(told.status.success(), "{args:?}: {}\n{}", told.status, String::from_utf8_lossy(&told.stderr));
+    };
     // It ends when it is told to.
     let run = ["run", "guest", "pod", "obey"];
     // How long each takes when nobody disturbs it.

@@ -310,8 +310,9 @@ fn what_others_flush_is_written_again() {
         // As another process would: the thread that changes the rules is not one of ours.
         let foreign = |line: &str| {
             let program = std::env::current_exe().unwrap();
-            let status = std::process::Command::new(program).args(["--exact", "pods::as_somebody_else", "--ignored"]).env("KNARR_TEST_FLUSH", line).output();
-            assert!(status.unwrap().status.success(), "{line}");
+            let told = std::process::Command::new(program).args(["--exact", "pods::as_somebody_else", "--ignored"]).env("KNARR_TEST_FLUSH", line).output();
+            let told = told.unwrap();
+            assert!(told.status.success(), "{line}: {told:?}");
         };
         foreign(&format!("delete {table}"));
         until("the table is back", || rules(&table) == whole);
