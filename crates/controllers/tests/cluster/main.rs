@@ -229,7 +229,8 @@ async fn nodes_get_ranges_and_lose_their_taints() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_nodes_are_unknown_and_their_pods_not_ready() {
-    let c = Cluster::with_grace(1).await;
+    // Time enough for the pod to be ready before.
+    let c = Cluster::with_grace(5).await;
     let lone = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "lone"}, "spec": template("v1")["spec"]});
     c.create(PODS, lone).await;
     c.until(&format!("{PODS}/lone"), |p| condition(p, "Ready")["status"] == "True").await;
