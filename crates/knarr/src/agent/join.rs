@@ -1,5 +1,6 @@
 //! How a machine becomes a node of a cluster: once, by a token. The order makes it safe to be interrupted at any point: what is kept on
-//! the machine comes last, and until then the same command begins again.
+//! the machine comes last, and until then the same command begins again. Only what the machine calls itself is kept from the first, so that
+//! it takes the Node that it has made before for its own.
 
 use super::{
     access::Access,
@@ -65,11 +66,11 @@ pub async fn first(command: &Agent, cluster: &Cluster, token: Option<&Token>, st
     // The one that answers first: what is written here is not written twice.
     let mut servers: Vec<String> = command.join.iter().map(Server::to_string).collect();
     servers.rotate_left(answers);
-    let machine = Token::letters(MACHINE_LEN)?;
+    let machine = cluster.machine(|| Token::letters(MACHINE_LEN))?;
     let joined = Joined { node: name, machine, servers, ca: info.ca, settings: Default::default(), ranges: Vec::new() };
 
     let stranger = by_token(&joined, token)?;
-    let was = look(&stranger, &joined.node).await?;
+    let was = look(&stranger, &joined).await?;
     let pair = obtain(&stranger, &joined.node, token).await?;
     steps.done(&format!("the certificate of node {} is signed", joined.node));
     announce(&Access::new(&joined, &pair)?.client(), command, cluster, &joined, was).await?;
@@ -113,11 +114,12 @@ enum Was {
 }
 
 /// Whether the name is free. One that is a node's which is ready is not (as kubeadm decides it).
-async fn look(client: &Client, name: &str) -> anyhow::Result<Was> {
+async fn look(client: &Client, joined: &Joined) -> anyhow::Result<Was> {
+    let name = &joined.node;
     match client.all::<Node>().get_opt(name).await {
         Ok(None) => Ok(Was::Absent),
         Ok(Some(node)) if is_ready(&node) => Err(taken(name)),
-        Ok(Some(node)) if joins(&node) => Err(joining(name)),
+        Ok(Some(node)) if joins(&node, &joined.machine) => Err(joining(name)),
         Ok(Some(_)) => Ok(Was::There),
         Err(error) if error.is_forbidden() => Ok(Was::Unknown),
         Err(error) => Err(error).context("whether the node's name is free"),
@@ -130,10 +132,10 @@ fn taken(name: &str) -> anyhow::Error {
     )
 }
 
-/// Whether somebody joins as this node at the moment: it is new, and not Ready yet.
-fn joins(node: &Node) -> bool {
+/// Whether another machine joins as this node at the moment: it is new, and not Ready yet.
+fn joins(node: &Node, own: &str) -> bool {
     let age = node.metadata.creation_timestamp.as_ref().map_or(i64::MAX, |made| client::now().0.as_second() - made.0.as_second());
-    !is_ready(node) && age < NEW_S
+    node.annotation(MACHINE) != Some(own) && !is_ready(node) && age < NEW_S
 }
 
 fn joining(name: &str) -> anyhow::Error {
@@ -163,7 +165,11 @@ async fn take(client: &Client, joined: &Joined) -> anyhow::Result<()> {
         if is_ready(&node) {
             return Err(taken(name));
         }
-        if joins(&node) || *former.get_or_insert_with(|| owner.clone()) != owner {
+        if owner.as_ref() == Some(&joined.machine) {
+            // By a try that was cut off.
+            return Ok(());
+        }
+        if joins(&node, &joined.machine) || *former.get_or_insert_with(|| owner.clone()) != owner {
             return Err(joining(name));
         }
         let metadata = json!({"resourceVersion": node.metadata.resource_version, "annotations": {MACHINE: joined.machine}});
@@ -289,8 +295,15 @@ mod tests {
         };
         let ready = |status: &str| serde_json::json!({"conditions": [{"type": "Ready", "status": status, "lastHeartbeatTime": "2026-01-01T00:00:00Z"}]});
         let silent = || serde_json::json!({});
+        let joins = |node: &Node| super::joins(node, "own");
         assert!(joins(&node(1, silent())) && joins(&node(1, ready("False"))) && !joins(&node(90, silent())) && !joins(&node(90, ready("Unknown"))));
         assert!(!joins(&node(1, ready("True"))));
+        let called = |machine: &str| {
+            let mut node = node(1, silent());
+            node.metadata.annotations = Some([(MACHINE.to_owned(), machine.to_owned())].into());
+            node
+        };
+        assert!(joins(&called("another")) && !joins(&called("own")), "one whose joining was cut off goes on");
         assert!(is_ready(&node(1, ready("True"))) && !is_ready(&node(1, ready("Unknown"))));
     }
 

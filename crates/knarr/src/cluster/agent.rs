@@ -8,6 +8,8 @@ use std::{collections::BTreeMap, io::ErrorKind};
 
 /// The file.
 pub(super) const FILE: &str = "agent.json";
+/// What the machine calls itself while it joins; see [`Cluster::machine`].
+pub(super) const MACHINE: &str = "machine";
 
 /// What is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +39,20 @@ impl Cluster {
             Ok(text) => serde_json::from_slice(&text).map(Some).with_context(|| format!("{} is not what knarr wrote", path.display())),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    /// What this machine calls itself on the Node object of the cluster that it is about to join: kept from before anybody is told of it, so
+    /// that one whose joining was cut off knows the Node for its own.
+    pub fn machine(&self, make: impl FnOnce() -> anyhow::Result<String>) -> anyhow::Result<String> {
+        let path = self.data.join(MACHINE);
+        match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let name = make()?;
+                files::write(&path, name.as_bytes())?;
+                Ok(name)
+            }
+            name => name.with_context(|| format!("cannot read {}", path.display())),
         }
     }
 

@@ -22,7 +22,7 @@ use super::{
 /// Names the cluster whose directory it is in.
 const MARK: &str = "mark.json";
 /// What knarr makes in a data directory; the mark goes last.
-const ENTRIES: [&str; 16] = [
+const ENTRIES: [&str; 18] = [
     "pki",
     "store",
     nodes::DIRECTORY,
@@ -37,6 +37,8 @@ const ENTRIES: [&str; 16] = [
     "cluster.json.new",
     agent::FILE,
     "agent.json.new",
+    agent::MACHINE,
+    "machine.new",
     "mark.json.new",
     MARK,
 ];

@@ -149,6 +149,18 @@ fn a_removal_that_is_killed_over_the_mark_is_gone_on_from() {
 }
 
 #[test]
+fn a_machine_calls_itself_the_same_until_it_has_joined() {
+    let folder = Folder::new("machine");
+    let data = folder.0.join("data");
+    claim(&data, "b", false).unwrap();
+    let cluster = Cluster { name: "b".into(), data, run: folder.0.join("run") };
+    assert_eq!(cluster.machine(|| Ok("first".into())).unwrap(), "first");
+    assert_eq!(cluster.machine(|| Ok("second".into())).unwrap(), "first");
+    assert!(!cluster.is_agent());
+    assert_eq!(remove_known(&cluster.data).unwrap(), Vec::<String>::new());
+}
+
+#[test]
 fn paths_are_real_once_and_for_all() {
     let folder = Folder::new("links");
     let disk = folder.make("disk", 0o755);
