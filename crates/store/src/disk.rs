@@ -105,9 +105,17 @@ impl OpenError {
         match error {
             fjall::Error::Locked => OpenError::Locked(path),
             fjall::Error::Io(source) => OpenError::Io { path, source },
+            // That nothing can be written says nothing of what is there; a file that is missing does.
+            fjall::Error::Storage(fjall::LsmError::Io(source)) if is_refused(&source) => OpenError::Io { path, source },
             other => OpenError::Damaged { path, what: other.to_string() },
         }
     }
+}
+
+/// Whether the disk takes nothing.
+fn is_refused(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem | PermissionDenied)
 }
 
 /// One change for the disk.

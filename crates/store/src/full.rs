@@ -20,13 +20,23 @@ struct Small(PathBuf);
 
 impl Small {
     fn new(name: &str) -> Option<Small> {
+        Self::with(name, DISK_BYTES)
+    }
+
+    fn with(name: &str, bytes: u64) -> Option<Small> {
         if !nix::unistd::geteuid().is_root() {
             return None;
         }
         let path = std::env::temp_dir().join(format!("knarr-full-{name}-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
-        mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), Some(format!("size={DISK_BYTES}").as_str())).unwrap();
+        mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), Some(format!("size={bytes}").as_str())).unwrap();
         Some(Small(path))
+    }
+
+    /// It has as much room as the others now.
+    fn grow(&self) {
+        let size = format!("size={DISK_BYTES}");
+        mount(Some("tmpfs"), &self.0, Some("tmpfs"), MsFlags::MS_REMOUNT, Some(size.as_str())).unwrap();
     }
 
     fn store(&self) -> PathBuf {
@@ -130,6 +140,29 @@ async fn at_ease(store: &Store) {
     while store.reserve().used_bytes() > 0 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// A disk on which there is no room for a store, or for a part of one: that is what is told, and once there is room there is a store.
+#[tokio::test]
+async fn a_store_that_has_no_room_at_first_is_made_when_there_is_some() {
+    const BLOCK_BYTES: u64 = 4096;
+    let mut refused = 0;
+    for blocks in 2..32 {
+        let Some(small) = Small::with("at-first", blocks * BLOCK_BYTES) else { return };
+        match small.open() {
+            Err(OpenError::Io { source, .. }) => {
+                assert_eq!(source.kind(), std::io::ErrorKind::StorageFull, "{blocks} blocks: {source}");
+                refused += 1;
+            }
+            Err(error) => panic!("{blocks} blocks: {error}"),
+            // Nothing has been written to it yet.
+            Ok(store) => drop(store),
+        }
+        small.grow();
+        let store = small.open().unwrap_or_else(|error| panic!("{blocks} blocks, and then more: {error}"));
+        step(&store, 1, 100).await.unwrap_or_else(|error| panic!("{blocks} blocks, and then more: {error:?}"));
+    }
+    assert!(refused > 3, "{refused} were too small");
 }
 
 #[tokio::test]
