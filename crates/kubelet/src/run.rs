@@ -148,7 +148,7 @@ async fn context(
     let scheme = runtime.version().split("://").next().unwrap_or("knarr").to_owned();
     Ok(Arc::new(Context {
         watches: Watches::new(Arc::clone(&api), Arc::new(move |uid| stale.stale(uid))),
-        images: Images::new(Arc::clone(&api), Arc::clone(&runtime), Providers::new(&config.settings.providers, &counts)),
+        images: Images::new(Arc::clone(&api), Arc::clone(&runtime), Providers::new(&config.settings.providers, &counts).with_files_in(&config.root_dir)),
         cgroups: Cgroups::new("/sys/fs/cgroup", &config.cgroup_root).counted(counts.clone()),
         machine: Machine::this(&config),
         scheme,

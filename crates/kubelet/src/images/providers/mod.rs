@@ -3,12 +3,16 @@
 //! A program is asked about the images that its patterns match, when an image is to be pulled or may only be for some; what it says is kept
 //! as long as it says, for the image, its registry or all. One that is told of the pod's service account ([`config::Tokens`]) says it for
 //! that account (or for that token) alone, and so is the image that came with it; the logins of the others are the node's, for all pods.
+//!
+//! So are those of a file in the kubelet's directory, which come before them (upstream's `NewDefaultDockerKeyring`).
 
 mod exec;
 
 pub mod config;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
@@ -32,6 +36,8 @@ use exec::{Answer, Auth, Reach};
 #[derive(Default)]
 pub struct Providers {
     all: Vec<Arc<One>>,
+    /// Where the node's own logins lie.
+    dir: Option<PathBuf>,
     /// The tokens that pods' programs were told.
     tokens: Mutex<HashMap<PodUid, Arc<Tokens>>>,
 }
@@ -64,7 +70,13 @@ impl Providers {
     #[must_use]
     pub fn new(providers: &[Provider], counts: &Counts) -> Self {
         let one = |provider: &Provider| Arc::new(One { provider: provider.clone(), counts: counts.clone(), said: Mutex::default(), asking: Mutex::default() });
-        Self { all: providers.iter().map(one).collect(), tokens: Mutex::default() }
+        Self { all: providers.iter().map(one).collect(), dir: None, tokens: Mutex::default() }
+    }
+
+    /// With the logins of a file in this directory.
+    #[must_use]
+    pub fn with_files_in(self, dir: &Path) -> Self {
+        Self { dir: Some(dir.to_owned()), ..self }
     }
 
     /// The pod is gone.
@@ -72,8 +84,12 @@ impl Providers {
         self.tokens.lock().remove(uid);
     }
 
-    /// The logins that they have for a repository (`docker.io/library/nginx`) and a pod. One that fails is as one that has none.
+    /// The logins of the node for a repository (`docker.io/library/nginx`) and a pod. A program that fails is as one that has none.
     pub async fn logins(&self, api: &SharedApi, pod: &Pod, repository: &str) -> Vec<Login> {
+        let mut own = Keyring::default();
+        for (place, credentials) in self.of_files().await {
+            own.add(&place, Login { credentials, source: Source::Node });
+        }
         let mut keyring = Keyring::default();
         for one in &self.all {
             match self.of(one, api, pod, repository).await {
@@ -89,7 +105,24 @@ impl Providers {
                 }
             }
         }
-        keyring.look_up(repository)
+        let mut logins = own.look_up(repository);
+        logins.extend(keyring.look_up(repository));
+        logins
+    }
+
+    /// What `config.json` says, or `.dockercfg` where there is no such file. The original also looks in its working directory and at its
+    /// user's home; here these are of whoever has started the program, whose logins are not the node's.
+    async fn of_files(&self) -> Vec<(String, Credentials)> {
+        let Some(dir) = self.dir.clone() else { return Vec::new() };
+        let read = move || {
+            let of = |name: &str, key: &str| {
+                let bytes = fs::read(dir.join(name)).ok()?;
+                serde_json::from_slice::<serde_json::Value>(&bytes).ok()?;
+                Some(super::logins(&BTreeMap::from([(key, bytes.as_slice())])))
+            };
+            of("config.json", ".dockerconfigjson").or_else(|| of(".dockercfg", ".dockercfg")).unwrap_or_default()
+        };
+        util::blocking(read).await
     }
 
     async fn of(&self, one: &Arc<One>, api: &SharedApi, pod: &Pod, repository: &str) -> Result<(Auth, Source), String> {
@@ -208,7 +241,6 @@ fn registry(repository: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::time::Duration;
 
     use instruments::Registry;
@@ -274,6 +306,23 @@ mod tests {
             assert_eq!(asked[0], first);
             assert!(std::fs::read_to_string(dir.path().join("who")).unwrap().starts_with("me arg\n"));
         }
+    }
+
+    #[tokio::test]
+    async fn the_nodes_own_logins_come_first() {
+        let (api, dir): (SharedApi, _) = (Arc::new(FakeApi::default()), TempDir::new("providers-own"));
+        let providers = new(&[provider(dir.path(), &answer("Image", ""))]).with_files_in(dir.path());
+        let users = async || {
+            let logins = providers.logins(&api, &pod(), "reg.io/team/a").await;
+            logins.into_iter().map(|l| l.credentials.username).collect::<Vec<_>>()
+        };
+        let said = |user: &str| format!(r#"{{"reg.io": {{"username": "{user}", "password": "p"}}}}"#);
+        fs::write(dir.path().join(".dockercfg"), said("old")).unwrap();
+        assert_eq!(users().await, ["old", "u"]);
+        fs::write(dir.path().join("config.json"), format!(r#"{{"auths": {}}}"#, said("own"))).unwrap();
+        assert_eq!(users().await, ["own", "u"]);
+        fs::write(dir.path().join("config.json"), "what?").unwrap();
+        assert_eq!(users().await, ["old", "u"], "what cannot be read is not there");
     }
 
     #[tokio::test]
