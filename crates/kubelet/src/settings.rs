@@ -486,6 +486,20 @@ mod tests {
     }
 
     #[test]
+    fn a_configuration_of_credential_providers_wants_their_programs() {
+        let refused = |config: &str, programs: &str| {
+            let path = |path: &str| Some(PathBuf::from(path));
+            let options = Options { image_credential_provider_config: path(config), image_credential_provider_bin_dir: path(programs), ..Options::default() };
+            options.check().map(|settings| settings.providers.len())
+        };
+        assert_eq!(refused("/none.yaml", ""), Err(vec!["plugin binary directory  did not exist".to_owned()]));
+        assert_eq!(refused("", "/"), Err(vec!["credential provider config path is empty".to_owned()]));
+        let missing = "unable to access path \"/none.yaml\": stat /none.yaml: no such file or directory";
+        assert_eq!(refused("/none.yaml", "/"), Err(vec![missing.to_owned()]));
+        assert_eq!(refused("", ""), Ok(0));
+    }
+
+    #[test]
     fn reserved_cpus_stand_in_the_place_of_numbers() {
         let asked = Options {
             system_reserved: vec!["cpu=200m,memory=500Mi".into(), "pid=1k".into()],
