@@ -121,7 +121,7 @@ pub fn generate(v: &View<'_>) -> PodStatus {
     let init: Vec<ContainerStatus> = init.map(|(i, c)| container(v, c, Kind::Init, has_init, v.terminal && i < reached)).collect();
     let regular: Vec<ContainerStatus> = spec.containers.iter().map(|c| container(v, c, Kind::Regular, has_init, begun)).collect();
     let ephemeral = spec.ephemeral_containers.iter().flatten().map(util::ephemeral_as_container);
-    let ephemeral: Vec<ContainerStatus> = ephemeral.map(|c| container(v, &c, Kind::Ephemeral, false, v.terminal)).collect();
+    let ephemeral: Vec<ContainerStatus> = ephemeral.map(|c| container(v, &c, Kind::Ephemeral, has_init, v.terminal)).collect();
     let mut out = v.old.clone();
     let told = v.pod.status.as_ref();
     let over = |s: &PodStatus| s.phase.clone().filter(|p| p == "Succeeded" || p == "Failed");

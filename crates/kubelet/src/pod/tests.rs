@@ -411,6 +411,17 @@ fn conditions_of_a_resize_are_of_its_generation_and_another_reason_is_another_tr
 }
 
 #[test]
+fn an_ephemeral_container_waits_in_the_words_of_its_pod() {
+    let waits = |spec: Value| {
+        let status = status_of(&Scene::new(spec, vec![]), &PodStatus::default(), false);
+        status.ephemeral_container_statuses.unwrap().remove(0).state.unwrap().waiting.unwrap().reason
+    };
+    let with = json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}], "ephemeralContainers": [{"name": "e"}]});
+    assert_eq!(waits(with).as_deref(), Some("PodInitializing"));
+    assert_eq!(waits(json!({"containers": [{"name": "a"}], "ephemeralContainers": [{"name": "e"}]})).as_deref(), Some("ContainerCreating"));
+}
+
+#[test]
 fn phases_and_conditions() {
     let always = json!({"containers": [{"name": "a"}]});
     let never = json!({"restartPolicy": "Never", "containers": [{"name": "a"}, {"name": "b"}]});
