@@ -1,19 +1,29 @@
 //! Sets of completion indexes, as a Job's status writes them: `0-2,5`.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 pub(super) type Indexes = BTreeSet<u32>;
 
-/// Reads the text form; what is not below the number of completions is left out.
-pub(super) fn parse(text: &str, completions: u32) -> Indexes {
-    let mut out = Indexes::new();
-    for part in text.split(',').filter(|p| !p.is_empty()) {
+/// The ranges of the text form; what is not below the number of completions is left out. A user may name two thousand million indexes
+/// in ten characters, so what users write is not read into a set.
+pub(super) fn ranges(text: &str, completions: u32) -> impl Iterator<Item = RangeInclusive<u32>> {
+    let most = completions.checked_sub(1);
+    text.split(',').filter(|p| !p.is_empty()).filter_map(move |part| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        if let (Ok(first), Ok(last)) = (first.parse::<u32>(), last.parse::<u32>()) {
-            out.extend(first..=last.min(completions.saturating_sub(1)));
-        }
-    }
-    out
+        let range = first.parse::<u32>().ok()?..=last.parse::<u32>().ok()?.min(most?);
+        (!range.is_empty()).then_some(range)
+    })
+}
+
+/// How many indexes a range has.
+pub(super) fn size(range: &RangeInclusive<u32>) -> usize {
+    usize::try_from(range.end() - range.start()).unwrap_or(usize::MAX).saturating_add(1)
+}
+
+/// Reads what a status tells, which is no more than there were pods.
+pub(super) fn parse(text: &str, completions: u32) -> Indexes {
+    ranges(text, completions).flatten().collect()
 }
 
 /// The text form.

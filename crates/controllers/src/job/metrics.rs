@@ -110,7 +110,8 @@ impl Metrics {
             let limit = if job.spec.as_ref().is_some_and(|s| s.backoff_limit_per_index.is_some()) { "perIndex" } else { "global" };
             let lists = [("succeeded", &old.completed_indexes, &new.completed_indexes), ("failed", &old.failed_indexes, &new.failed_indexes)];
             for (status, before, after) in lists.into_iter().filter(|(_, before, after)| before != after) {
-                let count = |list: &Option<String>| indexes::parse(list.as_deref().unwrap_or_default(), u32::MAX).len();
+                let count =
+                    |list: &Option<String>| indexes::ranges(list.as_deref().unwrap_or_default(), u32::MAX).map(|range| indexes::size(&range)).sum::<usize>();
                 if let Some(more) = count(after).checked_sub(count(before)).filter(|more| *more > 0) {
                     self.indexes.with([limit, status]).add(more as u64);
                 }

@@ -86,9 +86,12 @@ pub(super) fn succeeded_by(job: &Job, succeeded: &Indexes) -> Option<usize> {
     rules.iter().position(|rule| {
         let is_enough = |good: usize| rule.succeeded_count.is_some_and(|count| good >= usize::try_from(count).unwrap_or(usize::MAX));
         let Some(text) = &rule.succeeded_indexes else { return is_enough(succeeded.len()) };
-        let of = indexes::parse(text, completions);
-        let good = of.intersection(succeeded).count();
+        let (mut all, mut good) = (0, 0);
+        for range in indexes::ranges(text, completions) {
+            all += indexes::size(&range);
+            good += succeeded.range(range).count();
+        }
         // Indexes that the job does not have say nothing.
-        !of.is_empty() && (good == of.len() || is_enough(good))
+        all > 0 && (good == all || is_enough(good))
     })
 }

@@ -98,6 +98,7 @@ fn indexes_are_done_one_by_one() {
     assert_eq!(pod.spec.as_ref().and_then(|s| s.hostname.as_deref()), Some("j-3"));
     assert_eq!(pod.metadata.generate_name.as_deref(), Some("j-3-"));
     assert_eq!(indexes::text(&indexes::parse("0-2,4,6-7,99", 9)), "0-2,4,6,7");
+    assert!(indexes::parse("0-2,4", 0).is_empty());
 }
 
 #[test]
@@ -126,6 +127,11 @@ fn policies_decide_over_failures_and_success() {
     let mut never = JobStatus::default();
     step(&beyond, &mut never, "a:1+ b:0");
     assert!(plan::condition(&never, "SuccessCriteriaMet").is_none(), "indexes that are none are not enough");
+    // More than there is memory for.
+    let all = json!({"completionMode": "Indexed", "completions": i32::MAX, "successPolicy": {"rules": [{"succeededIndexes": "0-2147483646"}]}});
+    let mut begun = JobStatus::default();
+    step(&all, &mut begun, "a:1+ b:0");
+    assert!(plan::condition(&begun, "SuccessCriteriaMet").is_none() && begun.succeeded == Some(1), "{begun:?}");
     assert!(plan::condition(&status, "SuccessCriteriaMet").is_some_and(|c| c.reason.as_deref() == Some("SuccessPolicy")));
 }
 
