@@ -170,7 +170,9 @@ impl Crons {
         let unseen: Vec<_> = active.iter().filter(|a| !jobs.iter().any(|j| Some(j.uid()) == a.uid.as_deref())).cloned().collect();
         for reference in unseen {
             let name = reference.name.as_deref().unwrap_or_default();
-            if self.client.namespaced::<Job>(cron.namespace()).get_opt(name).await?.is_none() {
+            let live = self.client.namespaced::<Job>(cron.namespace()).get_opt(name).await?;
+            // One that somebody made again under the name is no run: the original waits for its removal, and a `Forbid` for ever.
+            if live.is_none_or(|live| reference.uid.as_deref().is_some_and(|uid| uid != live.uid())) {
                 self.tell(cron, EventType::Normal, "MissingJob", format!("Active job went missing: {name}"));
                 active.retain(|a| a.uid != reference.uid);
             }

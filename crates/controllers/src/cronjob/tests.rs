@@ -221,6 +221,15 @@ async fn an_active_job_that_is_not_heard_of_is_asked_for() {
         |method: &str, name: &str| (method == "GET" && name == "new").then(|| (200, serde_json::to_value(job("new", "u", json!({}))).unwrap_or_default()));
     assert_eq!(step(every_minute("Forbid", &["new"]), vec![], there).await, Vec::<String>::new());
     assert_eq!(step(every_minute("Replace", &["new"]), vec![], there).await, ["DELETE new", "POST jobs", "PUT status made"]);
+    // Another has its name: the run is gone.
+    for policy in ["Forbid", "Replace"] {
+        let again = |method: &str, name: &str| {
+            let mut again = job("new", "u", json!({}));
+            again.metadata.uid = Some("again".to_owned());
+            (method == "GET" && name == "new").then(|| (200, serde_json::to_value(again).unwrap_or_default()))
+        };
+        assert_eq!(step(every_minute(policy, &["new"]), vec![], again).await, ["POST jobs", "PUT status made"], "{policy}");
+    }
 }
 
 #[tokio::test]
