@@ -5,8 +5,18 @@ use machinery::{numerals, quote::text_of, status::Status};
 use std::borrow::Cow;
 
 /// Parameters that are looked at and told of, and neither stored nor passed on: bytes in them that are no text are told as they are.
-const TOLD: [&str; 9] =
-    ["continue", "dryRun", "fieldSelector", "fieldValidation", "labelSelector", "limit", "resourceVersion", "resourceVersionMatch", "timeoutSeconds"];
+const TOLD: [&str; 10] = [
+    "continue",
+    "dryRun",
+    "fieldSelector",
+    "fieldValidation",
+    "labelSelector",
+    "limit",
+    "resourceVersion",
+    "resourceVersionMatch",
+    "timeout",
+    "timeoutSeconds",
+];
 
 /// A parsed query.
 #[derive(Debug, Default, Clone)]

@@ -21,6 +21,18 @@ pub fn text_of(bytes: Vec<u8>) -> String {
     })
 }
 
+/// The bytes of what [`text_of`] gave.
+pub(crate) fn bytes_of(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    for c in text.chars() {
+        match byte_of(c).and_then(|byte| u8::try_from(byte).ok()) {
+            Some(byte) => bytes.push(byte),
+            None => bytes.extend(c.encode_utf8(&mut [0; 4]).bytes()),
+        }
+    }
+    bytes
+}
+
 /// The byte that a character of [`text_of`] stands for.
 fn byte_of(c: char) -> Option<u32> {
     u32::from(c).checked_sub(BYTES).filter(|byte| *byte >= 0x80)

@@ -1,6 +1,8 @@
 //! Durations as Go writes and reads them (`time.Duration.String`, `time.ParseDuration`), to the nanosecond.
 
-use std::{fmt::Write as _, time::Duration};
+use super::layout;
+use crate::quote::bytes_of;
+use std::time::Duration;
 
 /// A duration as Go writes it: `1h0m5s`, `15.013s`, `1.5ms`.
 pub fn go_duration(duration: Duration) -> String {
@@ -116,19 +118,9 @@ fn digits(text: &str) -> usize {
     text.bytes().take_while(u8::is_ascii_digit).count()
 }
 
-/// As package `time` quotes what it refuses: each byte that is no ASCII character to be seen as `\x` and two digits.
+/// As package `time` quotes what it refuses.
 fn quoted(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for byte in text.bytes() {
-        match byte {
-            b'"' | b'\\' => out.extend(['\\', char::from(byte)]),
-            b' '..=0x7f => out.push(char::from(byte)),
-            _ => drop(write!(out, "\\x{byte:02x}")),
-        }
-    }
-    out.push('"');
-    out
+    layout::quoted(&bytes_of(text))
 }
 
 #[cfg(test)]
@@ -185,6 +177,8 @@ mod tests {
             };
             assert_eq!(parse_go_duration(text), Err(why), "{text}");
         }
+        let odd = crate::quote::text_of(b"1\xff".to_vec());
+        assert_eq!(parse_go_duration(&odd).unwrap_err(), r#"time: unknown unit "\xff" in duration "1\xff""#);
         assert_eq!(parse_go_duration("3").unwrap_err(), "time: missing unit in duration \"3\"");
         assert_eq!(parse_go_duration("3x\"µ\n").unwrap_err(), "time: unknown unit \"x\\\"\\xc2\\xb5\\x0a\" in duration \"3x\\\"\\xc2\\xb5\\x0a\"");
     }

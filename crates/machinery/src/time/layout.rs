@@ -211,7 +211,7 @@ fn nanos(digits: &[u8]) -> u32 {
 }
 
 /// As the package that reads times quotes: by bytes, those that are no ASCII by their numbers.
-fn quoted(text: &[u8]) -> String {
+pub(super) fn quoted(text: &[u8]) -> String {
     let mut out = String::from("\"");
     for byte in text {
         match byte {
