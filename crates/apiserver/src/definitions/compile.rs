@@ -184,7 +184,8 @@ fn wanted_columns(version: &Value) -> Vec<(Column, String)> {
         (Column { name, column_type, format, description, priority }, path)
     };
     match version["additionalPrinterColumns"].as_array() {
-        Some(columns) if !columns.is_empty() => columns.iter().map(of).collect(),
+        // Upstream's Table ends before the first column whose path it cannot read.
+        Some(columns) if !columns.is_empty() => columns.iter().map(of).take_while(|(_, path)| JsonPath::parse(path).is_some()).collect(),
         _ => {
             let age = Column { name: "Age".into(), column_type: "date".into(), format: String::new(), description: OBJECT_DOCS.1.clone(), priority: 0 };
             vec![(age, ".metadata.creationTimestamp".to_owned())]
@@ -277,6 +278,18 @@ mod tests {
         let texts = versions.iter().map(|version| Bytes::from(version.to_string())).collect();
         let outline = Outline { value, spec: Bytes::from(spec.to_string()), versions: texts };
         compile(&outline, present, Entrance::new(), (&Itself::default(), 0)).map(|compiled| compiled.rows).expect("rows")
+    }
+
+    #[test]
+    fn a_table_ends_before_a_column_that_cannot_be_read() {
+        let column = |name: &str, path: &str| json!({"name": name, "type": "string", "jsonPath": path});
+        let named = |paths: &[&str]| {
+            let all: Vec<Value> = paths.iter().map(|path| column(path, path)).collect();
+            columns(&json!({"additionalPrinterColumns": all})).into_iter().map(|column| column.name).collect::<Vec<_>>()
+        };
+        assert_eq!(named(&[".a", ".b[", ".c"]), ["Name", ".a"]);
+        assert_eq!(named(&[".a", ".c"]), ["Name", ".a", ".c"]);
+        assert_eq!(named(&[]), ["Name", "Age"]);
     }
 
     #[test]
