@@ -99,7 +99,7 @@ pub(crate) async fn heard(store: &Store, row: &Row, event: Arc<Event>, wanted: i
 /// # Errors
 /// 429: there is such an object. One that is new keeps it from nothing for a while, and is given.
 pub(crate) async fn begun(store: &Store, row: &Row) -> Result<Vec<Unread>, Status> {
-    settled(store, row)?;
+    all_versions_known(store, row)?;
     let Some((reader, snapshot)) = row.reader().zip(snapshot(store, row, None)) else { return Ok(Vec::new()) };
     let begun = Box::pin(reader.begun(store, &snapshot, &row.root_key)).await;
     begun.map_err(|(unread, since)| unready(&unlisted(row, &unread), since))
@@ -115,7 +115,7 @@ pub(crate) fn untold(row: &Row, mut unread: Vec<Unread>, is_told: impl Fn(&str) 
 }
 
 /// The first half: there is an object that no version of the definition reads.
-fn settled(store: &Store, row: &Row) -> Result<(), Status> {
+fn all_versions_known(store: &Store, row: &Row) -> Result<(), Status> {
     let Some(custom) = row.custom.as_ref().filter(|custom| !custom.family.is_settled()) else { return Ok(()) };
     let Some(snapshot) = snapshot(store, row, None) else { return Ok(()) };
     // Whoever is refused comes again: no other object is looked at as long as all that were found are there.
