@@ -222,9 +222,10 @@ fn hash(rows: &[&Arc<Row>]) -> String {
     text
 }
 
-/// The index, which has no tag and, as the original has it, no media type of its own.
+/// The index, which has no tag and, as the original has it, no media type of its own; it is made for each who asks.
 pub(crate) fn respond_index(packed: &Packed, headers: &HeaderMap) -> Response<Body> {
-    told(packed, None, "text/plain; charset=utf-8", headers, false)
+    let made = Packed { bytes: packed.bytes.clone(), made: SystemTime::now() };
+    told(&made, None, "text/plain; charset=utf-8", headers, false)
 }
 
 /// A document, packed or not, or that it is as the sender knows it.
@@ -306,4 +307,19 @@ fn unpack(packed: &[u8]) -> Bytes {
     // What was packed here unpacks.
     let _ = GzDecoder::new(packed).read_to_end(&mut plain);
     plain.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn an_index_is_never_as_old_as_its_text() {
+        let packed = Packed { made: SystemTime::UNIX_EPOCH, ..Packed::new(b"{}") };
+        let since = conditions::date(SystemTime::now() - Duration::from_secs(3600)).parse().expect("a header");
+        let headers = HeaderMap::from_iter([(header::IF_MODIFIED_SINCE, since)]);
+        assert_eq!(respond_index(&packed, &headers).status(), StatusCode::OK);
+        assert_eq!(told(&packed, Some("\"tag\""), negotiate::JSON, &headers, false).status(), StatusCode::NOT_MODIFIED);
+    }
 }
