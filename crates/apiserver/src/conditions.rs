@@ -31,11 +31,12 @@ pub(crate) fn check(headers: &HeaderMap, tag: Option<&str>, modified: SystemTime
 }
 
 /// The part of `length` bytes that is asked for, if one is; why it cannot be had otherwise, in Go's words.
-pub(crate) fn range(headers: &HeaderMap, tag: Option<&str>, length: usize) -> Result<Option<Range<usize>>, &'static str> {
+pub(crate) fn range(headers: &HeaderMap, tag: Option<&str>, modified: SystemTime, length: usize) -> Result<Option<Range<usize>>, &'static str> {
     const INVALID: &str = "invalid range";
     const BEHIND: &str = "invalid range: failed to overlap";
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).filter(|text| !text.is_empty());
-    let Some(asked) = text(header::RANGE).filter(|_| text(header::IF_RANGE).is_none_or(|known| Some(known) == tag)) else { return Ok(None) };
+    let is_it = |known: &str| Some(known) == tag || told(known) == Some(seconds(modified));
+    let Some(asked) = text(header::RANGE).filter(|_| text(header::IF_RANGE).is_none_or(is_it)) else { return Ok(None) };
     let mut parts = asked.strip_prefix("bytes=").ok_or(INVALID)?.split(',').map(str::trim).filter(|part| !part.is_empty());
     let (Some(part), None) = (parts.next(), parts.next()) else { return Ok(None) };
     let (first, last) = part.split_once('-').map(|(first, last)| (first.trim(), last.trim())).ok_or(INVALID)?;
@@ -149,7 +150,8 @@ mod tests {
 
     #[test]
     fn a_part_is_asked_for_by_its_first_and_last_byte() {
-        let asked = |text: &str| range(&HeaderMap::from_iter([(header::RANGE, text.parse().unwrap())]), None, 100);
+        let made = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_500);
+        let asked = |text: &str| range(&HeaderMap::from_iter([(header::RANGE, text.parse().unwrap())]), None, made, 100);
         assert_eq!((asked("bytes=0-10"), asked("bytes=90-"), asked("bytes=-5")), (Ok(Some(0..11)), Ok(Some(90..100)), Ok(Some(95..100))));
         assert_eq!((asked("bytes=0-1000"), asked("bytes=-1000"), asked("bytes=1-2,3-4")), (Ok(Some(0..100)), Ok(Some(0..100)), Ok(None)));
         assert_eq!(asked("bytes=100-"), Err("invalid range: failed to overlap"));
@@ -157,8 +159,15 @@ mod tests {
             assert_eq!(asked(wrong), Err("invalid range"), "{wrong}");
         }
         let known = |tag: &str| HeaderMap::from_iter([(header::RANGE, "bytes=0-0".parse().unwrap()), (header::IF_RANGE, tag.parse().unwrap())]);
-        assert_eq!(range(&known("\"a\""), Some("\"a\""), 9), Ok(Some(0..1)));
-        assert_eq!(range(&known("\"b\""), Some("\"a\""), 9), Ok(None));
+        for (known, is_it) in [
+            (known("\"a\""), true),
+            (known("\"b\""), false),
+            (known("W/\"a\""), false),
+            (known("Tue, 14 Nov 2023 22:13:20 GMT"), true),
+            (known("Tue, 14 Nov 2023 22:13:21 GMT"), false),
+        ] {
+            assert_eq!(range(&known, Some("\"a\""), made, 9), Ok(is_it.then_some(0..1)), "{known:?}");
+        }
     }
 
     #[test]

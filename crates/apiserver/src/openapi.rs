@@ -270,7 +270,7 @@ fn told(packed: &Packed, tag: Option<&str>, media_type: &'static str, headers: &
 /// A part of a document, if one is asked for.
 fn part(document: Bytes, packed: &Packed, tag: Option<&str>, media_type: &'static str, headers: &HeaderMap) -> Response<Body> {
     let length = document.len();
-    let (state, bytes, place) = match conditions::range(headers, tag, length) {
+    let (state, bytes, place) = match conditions::range(headers, tag, packed.made, length) {
         Ok(None) => (StatusCode::OK, document, None),
         Ok(Some(range)) => {
             let place = format!("bytes {}-{}/{length}", range.start, range.end.saturating_sub(1));
