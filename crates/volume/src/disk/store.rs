@@ -319,7 +319,8 @@ impl Store {
         let path = self.path(handle).join(KEPT);
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            other => other.map(drop).map_err(broken("cannot make", &path)),
+            // Also after a loss of power: what is not noted may be taken for an image that nobody came to have.
+            made => made.and_then(|_| sync_dir(&self.path(handle))).map_err(broken("cannot make", &path)),
         }
     }
 
