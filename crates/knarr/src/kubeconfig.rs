@@ -113,8 +113,8 @@ fn can_replace(target: &Path) -> anyhow::Result<()> {
     }
     let _lock = Lock::take(target)?;
     // There is room for a file, and the file system takes one.
-    let new = beside(target)?;
-    let tried = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new).and_then(|mut file| {
+    let new = draft(target)?;
+    let tried = fresh(&new).and_then(|mut file| {
         file.write_all(&fs::read(target).unwrap_or_default())?;
         file.sync_all()
     });
@@ -342,8 +342,8 @@ fn make(lock: &Path) -> std::io::Result<()> {
         return Err(ErrorKind::AlreadyExists.into());
     }
     let text = format!("knarr {}", std::process::id());
-    let new = beside(lock).map_err(std::io::Error::other)?;
-    let written = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new).and_then(|mut file| file.write_all(text.as_bytes()));
+    let new = beside(lock, &std::process::id().to_string()).map_err(std::io::Error::other)?;
+    let written = fresh(&new).and_then(|mut file| file.write_all(text.as_bytes()));
     let made = written.and_then(|()| fs::hard_link(&new, lock));
     let _ = fs::remove_file(&new);
     match made {
@@ -369,18 +369,30 @@ impl Drop for Lock {
     }
 }
 
-/// Where a file is written that is to take another's place.
-fn beside(path: &Path) -> anyhow::Result<PathBuf> {
+/// A file's name with an ending.
+fn beside(path: &Path, ending: &str) -> anyhow::Result<PathBuf> {
     let mut name = path.file_name().context("it has no name")?.to_owned();
-    name.push(format!(".{}", std::process::id()));
+    name.push(format!(".{ending}"));
     Ok(path.with_file_name(name))
+}
+
+/// Where a kubeconfig is written that is to take another's place. Its lock is held: what is there was left by one that was killed, with keys in
+/// it, and goes with this one.
+fn draft(path: &Path) -> anyhow::Result<PathBuf> {
+    beside(path, "knarr-new")
+}
+
+/// A new file for its owner alone; what is there by this name, be it a link, is not written to.
+fn fresh(path: &Path) -> std::io::Result<fs::File> {
+    let _ = fs::remove_file(path);
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Writes beside the file and renames, so that no reader sees half of it; its owner and mode stay.
 fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
-    let new = beside(path)?;
+    let new = draft(path)?;
     let written = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let mut file = fresh(&new)?;
         file.write_all(text.as_bytes())?;
         if let Ok(old) = fs::metadata(path) {
             chown(&new, Some(old.uid()), Some(old.gid()))?;

@@ -53,7 +53,10 @@ fn a_context_comes_and_goes_and_every_other_line_stays() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     let text = own("knarr", "QQ==");
     let known = known(&path, &text);
+    // One that was killed has left keys of its own.
+    fs::write(folder.0.join("config.knarr-new"), "half").unwrap();
     merge(&path, &text, &known).unwrap();
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "nothing is left beside it");
     let once = fs::read_to_string(&path).unwrap();
     merge(&path, &text, &known).unwrap();
     assert_eq!(fs::read_to_string(&path).unwrap(), once, "the same again is no change");
