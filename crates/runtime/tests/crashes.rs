@@ -149,7 +149,7 @@ async fn a_shim_can_be_killed_at_any_moment() {
 type Cut = (&'static str, fn(&Path, &[String]));
 
 /// Steps of unpacking, recording and removing an image, each broken off: the names are those of its layers, lowest first.
-const CUTS: [Cut; 10] = [
+const CUTS: [Cut; 11] = [
     ("a layer without its mark, its files lost", |root, layers| {
         std::fs::remove_file(root.join(format!("layers/{}.ok", layers[1]))).unwrap();
         let dir = root.join("layers").join(&layers[1]);
@@ -188,6 +188,7 @@ const CUTS: [Cut; 10] = [
     ("a blob whose content was lost, its length not", |root, _| {
         std::fs::write(root.join("ingest").join("0".repeat(64)), vec![0; 4096]).unwrap();
     }),
+    ("a file that was about to have no name", |root, _| std::fs::write(root.join("ingest/.expanded-1"), "").unwrap()),
     ("pins of who is gone", |root, layers| std::fs::write(root.join("ingest/pins-1"), layers.join("\n")).unwrap()),
     ("a container's directory without a container", |root, _| std::fs::create_dir_all(root.join("containers/x/upper/deep")).unwrap()),
 ];

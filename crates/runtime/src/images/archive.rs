@@ -91,11 +91,18 @@ impl Archive {
     }
 }
 
+/// How the names begin that files have for a moment which are to have none.
+pub(super) const EXPANDED: &str = ".expanded-";
+
 /// A file that no directory names: it goes with its last descriptor, also after a crash.
 fn nameless(dir: &Path) -> Result<File> {
-    let path = dir.join(format!(".expanded-{}", random_name()?));
+    let path = dir.join(format!("{EXPANDED}{}", random_name()?));
     let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path).at("cannot make", &path)?;
-    fs::remove_file(&path).at("cannot remove", &path)?;
+    let removed = fs::remove_file(&path);
+    // Who sweeps may be quicker.
+    if !removed.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        removed.at("cannot remove", &path)?;
+    }
     Ok(file)
 }
 

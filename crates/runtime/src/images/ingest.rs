@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{Flock, FlockArg};
 
+use super::archive::EXPANDED;
 use super::reference::is_hex;
 use crate::files::is_free;
 
@@ -40,6 +41,10 @@ pub(super) fn sweep(ingest: &Path) {
     let mut kept: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
     for entry in fs::read_dir(ingest).into_iter().flatten().flatten() {
         let Ok(meta) = entry.metadata() else { continue };
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(EXPANDED)) {
+            // Who made it was killed before it had no name any more.
+            let _ = fs::remove_file(entry.path());
+        }
         if entry.file_name().to_str().is_some_and(is_hex) {
             kept.push((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), meta.blocks() * 512, entry.path()));
         }
