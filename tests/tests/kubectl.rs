@@ -355,10 +355,11 @@ fn a_following_log_survives_nothing_less_than_its_container() {
     cluster.kubectl("delete pod web --timeout=30s");
 }
 
-/// A port that nobody uses, nor will soon.
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("its address").port()
+/// Two ports that nobody uses, nor will soon.
+fn free_ports() -> [u16; 2] {
+    // At the same time: one that is free again might be the next.
+    let held = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").expect("a port"));
+    held.each_ref().map(|listener| listener.local_addr().expect("its address").port())
 }
 
 /// Each family and each series stands once on a page: scrapers refuse or drop what is told again. How many there are.
@@ -374,7 +375,7 @@ fn once(page: &str) -> usize {
 
 #[test]
 fn metrics_of_the_control_plane() {
-    let (scheduler, controllers) = (free_port(), free_port());
+    let [scheduler, controllers] = free_ports();
     let ports = ["--scheduler-secure-port".to_owned(), scheduler.to_string(), "--controllers-secure-port".to_owned(), controllers.to_string()];
     let mut cluster = Cluster::new("metrics").with(&ports.each_ref().map(String::as_str));
     cluster.start(&[]).assert_ok();
