@@ -83,6 +83,29 @@ fn two_machines_of_one_name_do_not_become_one_node() {
 }
 
 #[test]
+fn a_machine_that_is_killed_while_it_joins_joins_by_the_same_command() {
+    let machines = Machines::new("cutoff", 2);
+    let mut cluster = Cluster::new("cutoff").inside(&machines.path(0)).with(&["--advertise-address", &machines.ip(0)]);
+    cluster.start(&[]).assert_ok();
+    let (b, invited) = (Agent::new(&cluster, &machines, 1, "b"), invitation(&cluster));
+    let mut nodes = cluster.kubectl_running("get nodes --watch -o name");
+    let joins = Running::start(b.command(&strs(&invited)).stdin(Stdio::null()));
+    nodes.line(PATIENCE, |line| line == "node/b");
+    joins.signal(Signal::SIGKILL);
+    joins.end(PATIENCE);
+    // It may have come further in the meantime: its Node is there, and nothing else that it keeps at the end.
+    let _ = std::fs::remove_file(b.folder.join("b/agent.json"));
+    cluster.kubectl(r#"patch node b --subresource=status -p {"status":{"conditions":[{"type":"Ready","status":"False"}]}}"#);
+    let uid = cluster.value("get node b", "{.metadata.uid}");
+    let running = b.start(&strs(&invited));
+    assert_eq!(cluster.value("get node b", "{.metadata.uid}"), uid);
+    drop(nodes);
+    b.reset(&machines, 1);
+    running.end(PATIENCE);
+    cluster.down();
+}
+
+#[test]
 fn a_machine_that_loses_its_power_has_its_pods_again_when_it_is_back() {
     let machines = Machines::new("power", 2);
     let mut cluster = Cluster::new("power").inside(&machines.path(0)).with(&["--advertise-address", &machines.ip(0)]);
