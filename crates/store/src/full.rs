@@ -147,7 +147,7 @@ async fn at_ease(store: &Store) {
 async fn a_store_that_has_no_room_at_first_is_made_when_there_is_some() {
     const BLOCK_BYTES: u64 = 4096;
     let mut refused = 0;
-    for blocks in 2..32 {
+    for blocks in 1..24 {
         let Some(small) = Small::with("at-first", blocks * BLOCK_BYTES) else { return };
         match small.open() {
             Err(OpenError::Io { source, .. }) => {
@@ -162,7 +162,7 @@ async fn a_store_that_has_no_room_at_first_is_made_when_there_is_some() {
         let store = small.open().unwrap_or_else(|error| panic!("{blocks} blocks, and then more: {error}"));
         step(&store, 1, 100).await.unwrap_or_else(|error| panic!("{blocks} blocks, and then more: {error:?}"));
     }
-    assert!(refused > 3, "{refused} were too small");
+    assert!(refused > 0, "one of them is too small for what every store begins with");
 }
 
 #[tokio::test]
