@@ -91,6 +91,13 @@ impl Cluster {
     pub fn new(name: &str) -> Self {
         let name = format!("{name}-{}", std::process::id());
         let folder = std::env::temp_dir().join(format!("knarr-test-{name}"));
+        if folder.exists() {
+            // Of a run with the same number that was killed.
+            let mut down = Command::new(knarr());
+            down.args(["down", "--name", &name]).arg("--data-dir").arg(folder.join("data")).arg("--kubeconfig").arg(folder.join("config"));
+            eprintln!("--- {} was there: {}", folder.display(), process::run(&mut down, &[], PATIENCE));
+            let _ = std::fs::remove_dir_all(&folder);
+        }
         std::fs::create_dir_all(&folder).expect("a folder for the test");
         std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o711)).expect("the folder is ours");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");

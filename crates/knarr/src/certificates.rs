@@ -124,6 +124,8 @@ mod tests {
     #[test]
     fn what_was_asked_for_is_in_the_certificate_and_the_hosts_addresses_where_it_listens_on_all() {
         let directory = std::env::temp_dir().join(format!("knarr-san-{}", std::process::id()));
+        // Of a run with the same number that was killed.
+        let _ = std::fs::remove_dir_all(&directory);
         let (plan, any) = (plan(&directory), IpAddr::from([0, 0, 0, 0]));
         let asked = ["Api.Example.COM".to_owned(), "203.0.113.9".to_owned()];
         let some = names(&plan, &[[192, 0, 2, 1].into()], &asked).unwrap();
@@ -149,6 +151,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_process_that_runs_on_makes_anew_what_ends_soon_and_writes_the_kubeconfigs() {
         let folder = std::env::temp_dir().join(format!("knarr-renewal-{}", std::process::id()));
+        // Of a run with the same number that was killed.
+        let _ = std::fs::remove_dir_all(&folder);
         let cluster = Cluster { name: "certs".into(), data: folder.join("data"), run: folder.join("run") };
         std::fs::create_dir_all(&cluster.data).unwrap();
         std::fs::create_dir_all(&cluster.run).unwrap();

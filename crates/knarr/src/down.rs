@@ -169,6 +169,8 @@ mod tests {
     #[tokio::test]
     async fn one_that_takes_the_cluster_away_is_waited_for() {
         let dir = std::env::temp_dir().join(format!("knarr-down-{}", std::process::id()));
+        // Of a run with the same number that was killed.
+        let _ = std::fs::remove_dir_all(&dir);
         let cluster = Cluster { name: "down".into(), data: dir.join("data"), run: dir.join("run") };
         std::fs::create_dir_all(&cluster.run).unwrap();
         // By this process, which a signal would end.

@@ -343,6 +343,8 @@ mod tests {
     #[test]
     fn the_nodes_of_this_machine_are_held_with_their_ranges() {
         let folder = std::env::temp_dir().join(format!("knarr-held-{}", std::process::id()));
+        // Of a run with the same number that was killed.
+        let _ = std::fs::remove_dir_all(&folder);
         let cluster = Cluster { name: "m".into(), data: folder.join("data"), run: folder.join("run") };
         std::fs::create_dir_all(&cluster.data).unwrap();
         let plan = plan(None);

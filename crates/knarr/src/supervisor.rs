@@ -500,6 +500,8 @@ mod tests {
     #[tokio::test]
     async fn a_wish_is_heard_of() {
         let folder = std::env::temp_dir().join(format!("knarr-wished-{}", std::process::id()));
+        // Of a run with the same number that was killed.
+        let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
         let mut news = Some(News::of(&folder).unwrap());
         std::fs::write(folder.join("other"), "").unwrap();

@@ -76,6 +76,8 @@ mod tests {
     #[test]
     fn only_what_the_host_has_loaded_is_promised() {
         let sys = std::env::temp_dir().join(format!("knarr-aa-{}", std::process::id()));
+        // Of a run with the same number that was killed.
+        let _ = std::fs::remove_dir_all(&sys);
         fs::create_dir_all(sys.join("module/apparmor/parameters")).unwrap();
         let resolve = |wanted: Option<&str>| resolve_in(&sys, wanted).map_err(|e| e.to_string());
         assert_eq!(resolve(None), Ok(None));

@@ -421,6 +421,8 @@ mod tests {
     #[test]
     fn what_is_held_is_named_after_one_deadline_for_all() {
         let root = std::env::temp_dir().join(format!("knarr-cg-purge-{}", std::process::id()));
+        // Of a run with the same number that was killed.
+        let _ = std::fs::remove_dir_all(&root);
         for name in ["k/pod1/a", "k/pod2/b", "k/pod3", "other/pod"] {
             fs::create_dir_all(root.join(name)).unwrap();
         }
@@ -489,6 +491,8 @@ mod tests {
     #[test]
     fn a_process_joins_where_it_can() {
         let dir = std::env::temp_dir().join(format!("knarr-cg-join-{}", std::process::id()));
+        // Of a run with the same number that was killed.
+        let _ = std::fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).unwrap();
         let plan = CgroupPlan { dirs: vec![dir.clone()], memory: None, unified: true };
         join(&plan, Some(1)).unwrap();
@@ -500,6 +504,8 @@ mod tests {
     #[test]
     fn version_two_on_a_plain_directory() {
         let root = std::env::temp_dir().join(format!("knarr-cg-{}", std::process::id()));
+        // Of a run with the same number that was killed.
+        let _ = std::fs::remove_dir_all(&root);
         fs::create_dir_all(root.join("k/pod1/c")).unwrap();
         fs::write(root.join("cgroup.controllers"), "cpu memory").unwrap();
         for file in ["cpu.weight", "cpu.max", "memory.max", "pids.max", "memory.swap.max", "memory.oom.group"] {

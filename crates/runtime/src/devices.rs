@@ -127,6 +127,8 @@ mod tests {
     #[test]
     fn version_one_without_its_hierarchy_is_refused() {
         let dir = std::env::temp_dir().join(format!("knarr-devices-v1-{}", std::process::id()));
+        // Of a run with the same number that was killed.
+        let _ = std::fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).unwrap();
         let plan = CgroupPlan { dirs: vec![dir.clone()], memory: None, unified: false };
         let error = restrict(&plan, &[]).unwrap_err().to_string();

@@ -123,6 +123,8 @@ mod tests {
     #[test]
     fn the_whole_is_seen_and_not_a_layer() {
         let base = std::env::temp_dir().join(format!("knarr-layers-{}", std::process::id()));
+        // Of a run with the same number that was killed.
+        let _ = std::fs::remove_dir_all(&base);
         let at = |path: &str| base.join(path);
         for dir in ["1/etc/sub", "1/nix", "2/nix/store/x", "2/etc", "3/etc", "3/loop"] {
             fs::create_dir_all(at(dir)).unwrap();

@@ -100,6 +100,8 @@ mod tests {
             return;
         }
         let base = std::env::temp_dir().join(format!("knarr-mounts-{}", std::process::id()));
+        // Of a run with the same number that was killed.
+        let _ = std::fs::remove_dir_all(&base);
         let (odd, plain) = (base.join(OsStr::from_bytes(b"\xff")), base.join("plain"));
         fs::create_dir_all(&odd).unwrap();
         fs::create_dir_all(&plain).unwrap();

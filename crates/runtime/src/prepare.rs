@@ -423,6 +423,8 @@ mod tests {
     #[test]
     fn the_root_is_the_image_owners_and_open_whatever_the_image_says() {
         let base = std::env::temp_dir().join(format!("knarr-prepare-{}", std::process::id()));
+        // Of a run with the same number that was killed.
+        let _ = std::fs::remove_dir_all(&base);
         let (layer, container) = (base.join("layer"), base.join("container"));
         fs::create_dir_all(&layer).unwrap();
         fs::set_permissions(&layer, fs::Permissions::from_mode(0o700)).unwrap();
@@ -438,6 +440,8 @@ mod tests {
     fn a_shim_is_found_whichever_way_leads_to_its_directory() {
         use std::os::unix::process::ExitStatusExt;
         let base = std::env::temp_dir().join(format!("knarr-linked-{}", std::process::id()));
+        // Of a run with the same number that was killed.
+        let _ = std::fs::remove_dir_all(&base);
         fs::create_dir_all(base.join("real/sandboxes/s")).unwrap();
         std::os::unix::fs::symlink("real", base.join("link")).unwrap();
         fs::write(base.join("shim"), "read x").unwrap();

@@ -419,6 +419,8 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_shim_that_drops_its_listener_is_not_gone() {
         let base = std::env::temp_dir().join(format!("knarr-follow-{}", std::process::id()));
+        // Of a run with the same number that was killed.
+        let _ = std::fs::remove_dir_all(&base);
         let config = Config {
             root: base.join("root"),
             store: None,

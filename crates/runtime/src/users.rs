@@ -99,6 +99,8 @@ mod tests {
     #[test]
     fn no_two_sandboxes_share_ids() {
         let base = std::env::temp_dir().join(format!("knarr-users-{}", std::process::id()));
+        // Of a run with the same number that was killed.
+        let _ = std::fs::remove_dir_all(&base);
         let of = |mark: &str| Ranges { base: base.clone(), mark: mark.to_owned() };
         let (one, two) = (of("one"), of("two"));
         let (a, b, c) = (one.take("a").unwrap(), two.take("a").unwrap(), one.take("c").unwrap());

@@ -274,6 +274,8 @@ mod tests {
     #[test]
     fn a_disk_that_lost_what_was_acknowledged_is_not_written_on() {
         let root = std::env::temp_dir().join(format!("store-lost-{}", std::process::id()));
+        // Of a run with the same number that was killed.
+        let _ = std::fs::remove_dir_all(&root);
         let (directory, before) = (root.join("data"), root.join("before"));
         let memory = Arc::new(Memory::new(Duration::from_secs(60)));
         let open = |memory: &Memory| Disk::open(&directory, false, memory, Arc::default()).expect("a store");

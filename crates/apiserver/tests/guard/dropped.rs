@@ -162,6 +162,8 @@ impl Drop for World {
 
 pub(crate) async fn world(name: &str) -> World {
     let directory = std::env::temp_dir().join(format!("apiserver-dropped-{name}-{}", std::process::id()));
+    // Of a run with the same number that was killed.
+    let _ = std::fs::remove_dir_all(&directory);
     let cluster = Cluster::start_over(store::Store::open(&directory, &store::Options::default()).expect("a store")).await;
     let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": {"pods": "1000"}}});
     cluster.post(QUOTA.trim_end_matches("/q"), quota).await.expect(201);

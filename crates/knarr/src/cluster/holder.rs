@@ -201,6 +201,8 @@ mod tests {
     #[tokio::test]
     async fn a_lock_is_taken_once_and_its_holder_is_told() {
         let run = std::env::temp_dir().join(format!("knarr-holder-{}", std::process::id()));
+        // Of a run with the same number that was killed.
+        let _ = std::fs::remove_dir_all(&run);
         std::fs::create_dir_all(&run).unwrap();
         // What the last run left says nothing.
         std::fs::write(run.join(FILE), "1").unwrap();
@@ -223,6 +225,8 @@ mod tests {
     #[tokio::test]
     async fn who_starts_while_a_cluster_goes_keeps_what_he_writes() {
         let run = std::env::temp_dir().join(format!("knarr-removed-{}", std::process::id()));
+        // Of a run with the same number that was killed.
+        let _ = std::fs::remove_dir_all(&run);
         for _ in 0..50 {
             let ending = lock("gone", &run, Work::Ends).await.unwrap();
             for name in 0..50 {

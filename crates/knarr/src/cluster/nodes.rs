@@ -172,6 +172,8 @@ mod tests {
     #[test]
     fn what_is_wished_for_is_kept_and_what_was_left_is_found() {
         let folder = std::env::temp_dir().join(format!("knarr-wishes-{}", std::process::id()));
+        // Of a run with the same number that was killed.
+        let _ = std::fs::remove_dir_all(&folder);
         let cluster = Cluster { name: "w".into(), data: folder.join("data"), run: folder.join("run") };
         std::fs::create_dir_all(&cluster.data).unwrap();
         assert_eq!(cluster.wishes().unwrap(), []);

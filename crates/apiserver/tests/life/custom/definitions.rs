@@ -223,6 +223,8 @@ async fn what_is_stored_is_served_by_the_next_server_at_once() {
 #[test]
 fn a_start_reads_no_schema() {
     let directory = std::env::temp_dir().join(format!("apiserver-start-{}", std::process::id()));
+    // Of a run with the same number that was killed.
+    let _ = std::fs::remove_dir_all(&directory);
     let definition = |at: usize| large(&format!("thing{at}"), json!({"type": "object", "properties": properties(0, 4)}));
     // With its runtime all end that hold the store.
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
