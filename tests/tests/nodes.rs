@@ -197,6 +197,8 @@ fn a_down_that_is_killed_leaves_nothing_after_the_next() {
     let before = kept();
     for ms in [40, 100, 160, 240, 340] {
         cluster.start(&[]).assert_ok();
+        let of_the_node = cluster.data().join("nodes/2/of-the-node");
+        std::fs::write(&of_the_node, "").expect("the node's folder");
         let told = cluster.folder.join("told");
         let file = File::create(&told).expect("the test's folder");
         let mut down = cluster.knarr(&["down"]);
@@ -208,6 +210,11 @@ fn a_down_that_is_killed_leaves_nothing_after_the_next() {
         if !cluster.run_folder().exists() && !cluster.data().exists() {
             // It was quicker, if only by its work and not by its end: a second one would say that there is no cluster.
             cluster.start(&[]).assert_ok();
+        } else {
+            // Who starts it again has all of it, or is told that he has not, or it has not even been ended.
+            let again = cluster.start(&[]);
+            let is_told = ["is not whole", "is running already"].iter().any(|why| again.stderr.contains(why));
+            assert!(if again.ok() { of_the_node.exists() } else { is_told }, "after {ms} ms: {again}");
         }
         cluster.down();
         assert_eq!((machines.left(0), kept()), (Vec::new(), before.clone()), "after {ms} ms");

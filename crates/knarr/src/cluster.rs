@@ -17,7 +17,7 @@ mod plan;
 mod tests;
 
 pub use agent::Joined;
-pub use directory::remove_known;
+pub use directory::{begin_removal, remove_known};
 pub use holder::{Lock, Work};
 pub use plan::{DOMAIN, NodePrefixes, Plan, Ranges, list};
 

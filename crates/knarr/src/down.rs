@@ -66,7 +66,12 @@ pub async fn run(down: &Down) -> anyhow::Result<()> {
     let known = cluster.contexts();
 
     supervisor::end_all(&cluster).await?;
-    let discards = cluster.node_numbers().into_iter().map(|number| {
+    let numbers = cluster.node_numbers();
+    if !down.keep_data && !numbers.is_empty() {
+        // Their volumes go first of all: a start would find its claims bound, and nothing behind them.
+        cluster::begin_removal(&cluster.data);
+    }
+    let discards = numbers.into_iter().map(|number| {
         let (cluster, steps) = (&cluster, &steps);
         async move {
             worker::discard(cluster, number, down.keep_data).await.with_context(|| format!("node {number}"))?;

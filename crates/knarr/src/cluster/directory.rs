@@ -174,20 +174,24 @@ pub fn is_whole(path: &Path, cluster: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Says that what is in a directory is not whole from here on, before the first of it is removed: whoever starts before another has come to
+/// the end of it is to know. On a full disk he finds out by himself.
+pub fn begin_removal(path: &Path) {
+    let Some(made) = made(path) else { return };
+    let text = serde_json::to_vec(&Made { going: true, ..made }).map_err(anyhow::Error::from);
+    let told = text.and_then(|text| files::write(&path.join(MARK), &text));
+    told.unwrap_or_else(|error| tracing::debug!("{error:#}"));
+}
+
 /// Removes what knarr made in a directory that is the cluster's, and the directory if knarr made that too. The names of what
 /// is left.
 pub fn remove_known(path: &Path) -> anyhow::Result<Vec<String>> {
-    let made = made(path);
-    if let Some(made) = &made {
-        // Whoever starts before another has come to the end of it is to know. On a full disk he finds out by himself.
-        let told = files::write(&path.join(MARK), &serde_json::to_vec(&Made { going: true, ..made.clone() })?);
-        told.unwrap_or_else(|error| tracing::debug!("{error:#}"));
-    }
+    let was = made(path).and_then(|made| made.was);
+    begin_removal(path);
     for entry in ENTRIES.into_iter().filter(|entry| *entry != MARK) {
         let entry = path.join(entry);
         runtime::tree::remove(&entry).with_context(|| format!("cannot remove {}", entry.display()))?;
     }
-    let was = made.and_then(|m| m.was);
     unmark(path, was)?;
     let left = names(path)?.unwrap_or_default();
     if was.is_none() {

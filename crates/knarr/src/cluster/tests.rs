@@ -1,7 +1,7 @@
 //! Whose directories are, and which addresses are free.
 
 use super::{
-    directory::{Made, claim, half_make, owned, real, remove_known, unmark},
+    directory::{Made, claim, half_make, is_whole, owned, real, remove_known, unmark},
     plan::{CLUSTERS_MAX, Taken, choose_beside},
     *,
 };
@@ -125,6 +125,19 @@ fn a_directory_that_a_crash_left_without_its_mark_is_knarrs() {
     claim(&theirs, "one", false).unwrap();
     remove_known(&theirs).unwrap();
     assert_eq!(mode(&theirs), 0o700, "one that was there stays");
+}
+
+#[test]
+fn what_is_being_removed_is_not_whole_and_is_removed_all_the_same() {
+    let folder = Folder::new("going");
+    let there = folder.make("there", 0o755);
+    claim(&there, "one", false).unwrap();
+    is_whole(&there, "one").unwrap();
+    begin_removal(&there);
+    assert!(is_whole(&there, "one").unwrap_err().to_string().contains("is not whole"));
+    claim(&there, "one", false).unwrap();
+    assert_eq!(remove_known(&there).unwrap(), Vec::<String>::new());
+    assert_eq!(mode(&there), 0o755, "it is still known how it was");
 }
 
 #[test]
