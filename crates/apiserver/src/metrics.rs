@@ -1,10 +1,13 @@
 //! What the API server counts, under upstream's names, in Prometheus' text form.
 //!
 //! An answer costs one lock and one lookup by small numbers; names are put together only when `/metrics` is read. What is counted on the
-//! way to it is in [`stages`], what the process is in [`process`].
+//! way to it is in [`stages`] and [`admission`], what the process is in [`process`].
 
+mod admission;
 mod process;
 mod stages;
+
+pub(crate) use admission::{Asked, Step, Whose, error_type};
 
 use crate::{
     path::{RequestInfo, STREAMS},
@@ -12,6 +15,7 @@ use crate::{
     rows::{Labels, Row},
     services::Room,
 };
+use admission::Admission;
 use http::{HeaderMap, header};
 use parking_lot::Mutex;
 use stages::Stages;
@@ -184,6 +188,7 @@ pub(crate) struct Metrics {
     long_running: Arc<Mutex<Lasting>>,
     checks: Mutex<BTreeMap<(&'static str, &'static str), Checked>>,
     stages: Stages,
+    admission: Admission,
     started: SystemTime,
 }
 
@@ -242,6 +247,7 @@ impl Metrics {
             long_running: Arc::default(),
             checks: Mutex::default(),
             stages: Stages::default(),
+            admission: Admission::default(),
             started,
         }
     }
@@ -249,6 +255,11 @@ impl Metrics {
     /// What is counted before there is an answer.
     pub(crate) fn stages(&self) -> &Stages {
         &self.stages
+    }
+
+    /// What is counted of admission.
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.admission
     }
 
     /// Forgets what was counted of answers, and of checks of health.
@@ -371,6 +382,7 @@ impl Metrics {
         let _ = writeln!(out, "knarr_store_reserve_used_bytes {}", reserve.used_bytes());
         out.push_str(&process::text());
         out.push_str(&self.stages.text());
+        out.push_str(&self.admission.text());
         out
     }
 

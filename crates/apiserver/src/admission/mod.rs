@@ -45,16 +45,18 @@ use crate::{
     Context, Operation, Write,
     gate::order::{COUNT, ORDER},
     hooks::words,
-    meta, own,
+    meta,
+    metrics::Step,
+    own,
     read::{items, text},
     rows::Row,
     world::World,
 };
 use again::Again;
-use attributes::Attributes;
+use attributes::{Attributes, named};
 use kinds::usage as amounts;
 use machinery::{Value, apply, gvk::Gvk, json, schema::TypeRef, status::Status};
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Instant};
 
 /// A plug-in that decides by what the server knows. Each method decides by the write whether it concerns the plug-in at all.
 trait Plugin: Sync {
@@ -85,6 +87,27 @@ enum Stage {
     Quota,
     /// The feature of the plug-in is off in the original.
     Idle,
+}
+
+impl Stage {
+    /// Whether others are asked here in a step, which takes time that is told of: what the server knows takes none.
+    fn asks(&self, step: Step) -> bool {
+        match self {
+            Stage::AutoProvision | Stage::MutatingPolicies | Stage::MutatingWebhooks => step == Step::Admit,
+            Stage::ImagePolicy | Stage::ValidatingPolicies | Stage::ValidatingWebhooks => step == Step::Validate,
+            Stage::Plugin(_) | Stage::Quota | Stage::Idle => false,
+        }
+    }
+}
+
+/// What a plug-in that asks others, or all of a step, has said of a write; it is counted.
+fn counted(world: &World, write: &Write<'_>, plugin: Option<&str>, step: Step, begun: Instant, said: Result<(), Status>) -> Result<(), Status> {
+    let (counts, operation, took) = (world.metrics().admission(), named(write.operation), begun.elapsed());
+    match plugin {
+        Some(name) => counts.plugin(name, step, operation, said.is_err(), took),
+        None => counts.step(step, operation, said.is_err(), took),
+    }
+    said
 }
 
 /// The stages, each at the place that [`ORDER`] names.
@@ -145,6 +168,14 @@ fn is_on(world: &World, name: &str) -> bool {
 
 /// The mutating stages, but for deletions and connections; and what is looked at before the object is judged.
 pub(crate) async fn mutate(world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+    let begun = Instant::now();
+    let said = rounds(world, write, object).await;
+    counted(world, write, None, Step::Admit, begun, said)?;
+    own::owners_once(object, write.cx, true);
+    rbac::check(world, write, object)
+}
+
+async fn rounds(world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
     if creates(write, "", "pods") && is_on(world, "ServiceAccount") {
         service_account::wait_for_default(world, write.namespace, object).await;
     }
@@ -154,20 +185,24 @@ pub(crate) async fn mutate(world: &World, write: &Write<'_>, object: &mut Value)
         (hooks.second, policies.second) = (true, true);
         round(world, write, object, &mut hooks, &mut policies).await?;
     }
-    own::owners_once(object, write.cx, true);
-    rbac::check(world, write, object)
+    Ok(())
 }
 
 async fn round(world: &World, write: &Write<'_>, object: &mut Value, hooks: &mut Again, policies: &mut Again) -> Result<(), Status> {
     for (stage, name) in stages(world) {
-        match stage {
+        let begun = stage.asks(Step::Admit).then(Instant::now);
+        let said = match stage {
             Stage::Plugin(plugin) => plugin.mutate(world, write, object),
             Stage::AutoProvision => namespace::provide(world, write, object).await,
             Stage::MutatingWebhooks => webhook::admit(&Attributes { world, write }, object, hooks).await,
             Stage::MutatingPolicies => policy::admit(&Attributes { world, write }, object, policies).await,
             Stage::ImagePolicy | Stage::ValidatingPolicies | Stage::ValidatingWebhooks | Stage::Quota | Stage::Idle => Ok(()),
-        }
-        .inspect_err(|error| tracing::debug!(plugin = name, %error, "refused"))?;
+        };
+        let said = match begun {
+            Some(begun) => counted(world, write, Some(name), Step::Admit, begun, said),
+            None => said,
+        };
+        said.inspect_err(|error| tracing::debug!(plugin = name, %error, "refused"))?;
         in_time(write)?;
     }
     Ok(())
@@ -179,15 +214,26 @@ pub(crate) async fn validate(world: &World, write: &Write<'_>, object: &Value) -
     for plugin in ALWAYS {
         plugin.validate(world, write, object).inspect_err(|error| tracing::debug!(plugin = plugin.name(), %error, "refused"))?;
     }
+    let begun = Instant::now();
+    let said = judge(world, write, object).await;
+    counted(world, write, None, Step::Validate, begun, said)
+}
+
+async fn judge(world: &World, write: &Write<'_>, object: &Value) -> Result<(), Status> {
     for (stage, name) in stages(world) {
-        match stage {
+        let begun = stage.asks(Step::Validate).then(Instant::now);
+        let said = match stage {
             Stage::Plugin(plugin) => plugin.validate(world, write, object),
             Stage::ImagePolicy => image_policy::review(world, write, object).await,
             Stage::ValidatingPolicies => policy::validate(&Attributes { world, write }, object).await,
             Stage::ValidatingWebhooks => webhook::validate(&Attributes { world, write }, object).await,
             Stage::AutoProvision | Stage::MutatingPolicies | Stage::MutatingWebhooks | Stage::Quota | Stage::Idle => Ok(()),
-        }
-        .inspect_err(|error| tracing::debug!(plugin = name, %error, "refused"))?;
+        };
+        let said = match begun {
+            Some(begun) => counted(world, write, Some(name), Step::Validate, begun, said),
+            None => said,
+        };
+        said.inspect_err(|error| tracing::debug!(plugin = name, %error, "refused"))?;
         in_time(write)?;
     }
     Ok(())
@@ -231,14 +277,26 @@ pub(crate) async fn connect(world: &World, cx: &Context, row: &Row, mut options:
 
 /// The mutating stages that ask others: no plug-in changes what is deleted or connected to.
 async fn asks_mutating(world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+    let begun = Instant::now();
+    let said = asked_of(world, write, object).await;
+    counted(world, write, None, Step::Admit, begun, said)
+}
+
+async fn asked_of(world: &World, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
+    const POLICIES: &str = "MutatingAdmissionPolicy";
+    const WEBHOOKS: &str = "MutatingAdmissionWebhook";
     // Upstream's policies of this kind are not asked about deletions.
-    if write.operation == Operation::Connect && is_on(world, "MutatingAdmissionPolicy") {
-        policy::admit(&Attributes { world, write }, object, &mut Again::default()).await?;
+    if write.operation == Operation::Connect && is_on(world, POLICIES) {
+        let begun = Instant::now();
+        let said = policy::admit(&Attributes { world, write }, object, &mut Again::default()).await;
+        counted(world, write, Some(POLICIES), Step::Admit, begun, said)?;
     }
-    if !is_on(world, "MutatingAdmissionWebhook") {
+    if !is_on(world, WEBHOOKS) {
         return Ok(());
     }
-    webhook::admit(&Attributes { world, write }, object, &mut Again::default()).await
+    let begun = Instant::now();
+    let said = webhook::admit(&Attributes { world, write }, object, &mut Again::default()).await;
+    counted(world, write, Some(WEBHOOKS), Step::Admit, begun, said)
 }
 
 /// Whether a write concerns a resource, in whatever version.

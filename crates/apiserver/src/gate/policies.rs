@@ -282,6 +282,8 @@ pub(crate) struct Binding {
     pub(crate) resources: Option<Match>,
     pub(crate) params: Option<Params>,
     pub(crate) denies: bool,
+    /// Nobody writes an audit log here; it is counted.
+    pub(crate) audits: bool,
     pub(crate) warns: bool,
 }
 
@@ -311,6 +313,7 @@ pub(crate) fn binding(object: &Value) -> Vec<Binding> {
             required: params["parameterNotFoundAction"] == "Deny",
         }),
         denies: acts("Deny"),
+        audits: acts("Audit"),
         warns: acts("Warn"),
     }]
 }

@@ -8,9 +8,12 @@ use super::{
     scope::{BUDGET, Scope, Subject, Told},
     value::Typed,
 };
-use crate::own;
+use crate::{
+    metrics::{Step, Whose},
+    own,
+};
 use machinery::{Value, status::Status};
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Instant};
 
 /// Changes the object.
 pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Value, again: &mut Again) -> Result<(), Status> {
@@ -82,7 +85,9 @@ fn one(
         let subject = Subject { object, old };
         let scope =
             Scope::new(asked.write.cx, subject, request).with_params(invocation.param.as_deref()).with_variables(&policy.variables).with_authorizer(asked);
-        match conditions::all(&scope, &policy.conditions, policy.ignore) {
+        // Of policies that change upstream says the other step here, too.
+        let whose = Whose { kind: "policy", name: &policy.name, step: Step::Validate, operation: asked.operation() };
+        match conditions::all(&scope, &policy.conditions, policy.ignore, (asked.world.metrics(), whose)) {
             Ok(true) if !left_out => {}
             Ok(_) => return Ok(None),
             Err(why) => return Ok(Some((object.clone(), vec![why]))),
@@ -101,6 +106,7 @@ fn one(
                 format!("Resource kind {kind} not found. There can be a delay between when CustomResourceDefinitions are created and when they are available.");
             return Err(Status::service_unavailable(why));
         };
+        let begun = Instant::now();
         let next = {
             let subject = Subject { object: &current, old };
             let scope = Scope::new(asked.write.cx, subject, request).with_params(invocation.param.as_deref()).with_variables(&policy.variables);
@@ -112,13 +118,21 @@ fn one(
             let typed = Typed { request: request.known(), namespace };
             value.map_err(Unfit::Policy).and_then(|value| merge::mutated(mutation, &value, (ty, version.is_described()), &current, typed))
         };
+        let next = next.and_then(|mut next| {
+            // A custom object is converted by what it says when all is done.
+            if asked.row(version).is_some_and(|row| row.custom.is_none()) {
+                readable_as_said(&current, &next).map_err(|why| Unfit::Write(Status::internal(why)))?;
+                same_kind(&current, &mut next).map_err(|why| Unfit::Write(unconverted(&why)))?;
+            }
+            Ok(next)
+        });
+        let failed = next.as_ref().err().map(|unfit| match unfit {
+            Unfit::Policy(why) => why.as_str(),
+            Unfit::Write(status) => status.message.as_str(),
+        });
+        asked.world.metrics().admission().mutation(&policy.name, &invocation.binding.name, failed, begun.elapsed());
         match next {
             Ok(mut next) => {
-                // A custom object is converted by what it says when all is done.
-                if asked.row(version).is_some_and(|row| row.custom.is_none()) {
-                    readable_as_said(&current, &next).map_err(Status::internal)?;
-                    same_kind(&current, &mut next).map_err(|why| unconverted(&why))?;
-                }
                 keep_managers(asked.write, &current, &mut next);
                 if let Some(row) = asked.row(version) {
                     own::default(row, &mut next);

@@ -5,9 +5,13 @@ use super::{
     Aim, Invocation, conditions, find, in_time, namespace_of,
     scope::{BUDGET, Scope, Subject},
 };
-use crate::gate::policies::{Policy, Validation};
+use crate::{
+    gate::policies::{Binding, Policy, Validation},
+    metrics::{Step, Whose, error_type},
+};
 use kubecel::Value as Cel;
 use machinery::{Value, status::Status};
+use std::time::{Duration, Instant};
 
 /// After so much cost whoever else waits for this thread has his turn: each of the policies takes a moment, all of them may not.
 const TURN_COST: u64 = 20_000;
@@ -18,6 +22,14 @@ const MESSAGE_MAX: usize = 5 * 1024;
 struct Denial {
     message: String,
     reason: String,
+    took: Duration,
+}
+
+impl Denial {
+    /// What could not be evaluated.
+    fn error(message: String, took: Duration) -> Denial {
+        Denial { message, reason: String::new(), took }
+    }
 }
 
 /// Refuses what a policy refuses; `object` is as it would be stored, null for a deletion.
@@ -30,11 +42,7 @@ pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Valu
     let met = Box::pin(find(asked, Aim::Validate, (&gate.validating_policies, &gate.validating_bindings), &Subject { object: &viewed, old: &old })).await;
     let mut denied = Vec::new();
     for wrong in met.misconfigured.iter().filter(|wrong| !wrong.policy.ignore) {
-        denied.push((
-            wrong.policy.name.clone(),
-            wrong.binding.as_ref().map(|binding| binding.name.clone()),
-            Denial { message: wrong.why.clone(), reason: String::new() },
-        ));
+        denied.push((wrong.policy.name.clone(), wrong.binding.as_ref().map(|binding| binding.name.clone()), Denial::error(wrong.why.clone(), Duration::ZERO)));
     }
     let namespace = if met.invocations.is_empty() { None } else { namespace_of(asked)? };
     let mut spent = 0;
@@ -50,8 +58,9 @@ pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Valu
         let base = || Scope::new(asked.write.cx, Subject { object, old }, turned.request(asked)).with_params(invocation.param.as_deref());
         let outcome = run(asked, invocation, namespace.as_ref(), base);
         spent += outcome.spent;
+        let binding = &invocation.binding;
+        count(asked, &invocation.policy, binding, &outcome);
         for denial in outcome.denials {
-            let binding = &invocation.binding;
             if binding.warns {
                 let text =
                     format!("Validation failed for ValidatingAdmissionPolicy '{}' with binding '{}': {}", invocation.policy.name, binding.name, denial.message);
@@ -61,14 +70,24 @@ pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Valu
                 denied.push((invocation.policy.name.clone(), Some(binding.name.clone()), denial));
             }
         }
-        denied.extend(
-            outcome
-                .unaudited
-                .into_iter()
-                .map(|message| (invocation.policy.name.clone(), Some(invocation.binding.name.clone()), Denial { message, reason: String::new() })),
-        );
+        denied.extend(outcome.unaudited.into_iter().map(|denial| (invocation.policy.name.clone(), Some(binding.name.clone()), denial)));
     }
     denied.into_iter().next().map_or(Ok(()), |first| Err(refusal(asked, &viewed, first)))
+}
+
+/// Counts what did not hold, once for each thing that the binding makes of it.
+fn count(asked: &Attributes<'_>, policy: &Policy, binding: &Binding, outcome: &Outcome) {
+    let counts = asked.world.metrics().admission();
+    let one = |denial: &Denial, action| counts.check(&policy.name, &binding.name, action, error_type(&denial.message), denial.took);
+    for denial in &outcome.denials {
+        for (acts, action) in [(binding.denies, "deny"), (binding.audits, "audit"), (binding.warns, "warn")] {
+            if acts {
+                one(denial, action);
+            }
+        }
+    }
+    outcome.ignored.iter().for_each(|denial| one(denial, "allow"));
+    outcome.unaudited.iter().for_each(|denial| one(denial, "deny"));
 }
 
 fn refusal(asked: &Attributes<'_>, object: &Value, (policy, binding, denial): (String, Option<String>, Denial)) -> Status {
@@ -91,8 +110,10 @@ fn refusal(asked: &Attributes<'_>, object: &Value, (policy, binding, denial): (S
 #[derive(Default)]
 struct Outcome {
     denials: Vec<Denial>,
+    /// What could not be evaluated, which the failure policy ignores.
+    ignored: Vec<Denial>,
     /// Audit annotations that cannot be evaluated: they deny whatever the actions are.
-    unaudited: Vec<String>,
+    unaudited: Vec<Denial>,
     /// What its expressions have cost.
     spent: u64,
 }
@@ -100,13 +121,15 @@ struct Outcome {
 fn run<'v>(asked: &'v Attributes<'v>, invocation: &'v Invocation, namespace: Option<&'v Value>, base: impl Fn() -> Scope<'v>) -> Outcome {
     let policy = &*invocation.policy;
     let failed = |why: String| {
-        let denials = if policy.ignore { Vec::new() } else { vec![Denial { message: why, reason: String::new() }] };
-        Outcome { denials, unaudited: Vec::new(), spent: BUDGET }
+        let failed = vec![Denial::error(why, Duration::ZERO)];
+        let (denials, ignored) = if policy.ignore { (Vec::new(), failed) } else { (failed, Vec::new()) };
+        Outcome { denials, ignored, unaudited: Vec::new(), spent: BUDGET }
     };
     let scope = || base().with_variables(&policy.variables);
     // A condition sees no namespace.
     if !policy.conditions.is_empty() {
-        match conditions::all(&scope().with_authorizer(asked), &policy.conditions, policy.ignore) {
+        let whose = Whose { kind: "policy", name: &policy.name, step: Step::Validate, operation: asked.operation() };
+        match conditions::all(&scope().with_authorizer(asked), &policy.conditions, policy.ignore, (asked.world.metrics(), whose)) {
             Ok(true) => {}
             Ok(false) => return Outcome::default(),
             Err(why) => return failed(why),
@@ -116,26 +139,30 @@ fn run<'v>(asked: &'v Attributes<'v>, invocation: &'v Invocation, namespace: Opt
     let main = scope().with_namespace(namespace).with_authorizer(asked);
     let mut results = Vec::new();
     for validation in &policy.validations {
+        let begun = Instant::now();
         match main.evaluate(&validation.expression, &mut budget) {
-            Ok(result) => results.push(result),
+            Ok(result) => results.push((result, begun.elapsed())),
             Err(spent) => return failed(spent.0),
         }
     }
     let messages = messages(policy, || scope().with_namespace(namespace), &mut budget);
-    let mut denials = Vec::new();
-    for (at, (validation, result)) in policy.validations.iter().zip(results).enumerate() {
-        let errs = |why: String| (!policy.ignore).then_some(Denial { message: why, reason: String::new() });
-        denials.extend(match (result, &messages) {
-            (Err(why), _) => errs(why),
-            (Ok(_), Err(why)) => errs(format!("failed messageExpression: {why}")),
-            (Ok(Cel::Bool(true)), _) => None,
+    let (mut denials, mut ignored) = (Vec::new(), Vec::new());
+    for (at, (validation, (result, took))) in policy.validations.iter().zip(results).enumerate() {
+        let why = match (result, &messages) {
+            (Err(why), _) => why,
+            (Ok(_), Err(why)) => format!("failed messageExpression: {why}"),
+            (Ok(Cel::Bool(true)), _) => continue,
             (Ok(_), Ok(messages)) => {
-                Some(Denial { message: message(validation, messages.get(at).and_then(Option::as_deref)), reason: validation.reason.clone() })
+                let message = message(validation, messages.get(at).and_then(Option::as_deref));
+                denials.push(Denial { message, reason: validation.reason.clone(), took });
+                continue;
             }
-        });
+        };
+        let failures = if policy.ignore { &mut ignored } else { &mut denials };
+        failures.push(Denial::error(why, took));
     }
     match audits(policy, || scope().with_namespace(namespace)) {
-        Ok(unaudited) => Outcome { denials, unaudited, spent: BUDGET - budget },
+        Ok(unaudited) => Outcome { denials, ignored, unaudited, spent: BUDGET - budget },
         // Upstream forgets what the validations said then.
         Err(why) => failed(why),
     }
@@ -166,7 +193,7 @@ fn message(validation: &Validation, computed: Option<&str>) -> String {
 ///
 /// # Errors
 /// Their budget is spent.
-fn audits<'v>(policy: &'v Policy, scope: impl FnOnce() -> Scope<'v>) -> Result<Vec<String>, String> {
+fn audits<'v>(policy: &'v Policy, scope: impl FnOnce() -> Scope<'v>) -> Result<Vec<Denial>, String> {
     if policy.audits.is_empty() {
         return Ok(Vec::new());
     }
@@ -174,8 +201,9 @@ fn audits<'v>(policy: &'v Policy, scope: impl FnOnce() -> Scope<'v>) -> Result<V
     let mut budget = BUDGET;
     let mut out = Vec::new();
     for audit in &policy.audits {
+        let begun = Instant::now();
         let value = scope.evaluate(audit, &mut budget).map_err(|spent| spent.0)?;
-        out.extend(value.err());
+        out.extend(value.err().map(|why| Denial::error(why, begun.elapsed())));
     }
     Ok(if policy.ignore { Vec::new() } else { out })
 }

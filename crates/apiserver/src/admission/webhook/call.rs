@@ -7,18 +7,23 @@ use super::{
 };
 use crate::{
     Body,
-    hooks::{OwnAnswer, Services},
-    meta, offload,
+    hooks::{Failure, OwnAnswer, Services},
+    meta,
+    metrics::{Asked, Step},
+    offload,
     world::World,
 };
 use http::Request;
 use machinery::{Value, status::Status};
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
+
+/// What upstream answers where a webhook is not there.
+const UNAVAILABLE: u16 = 503;
 
 /// Why a call did not let the write pass.
 pub(super) enum Problem {
-    /// The webhook was not reached or answered nothing that counts; its failure policy decides.
-    Calling(String),
+    /// The webhook was not reached or answered nothing that counts; its failure policy decides. The code is what is counted.
+    Calling(String, u16),
     /// It said no.
     Rejected(Status),
     /// The write cannot be: no policy is asked.
@@ -44,30 +49,50 @@ pub(super) async fn ask(
     mutating: bool,
 ) -> Result<Verdict, Problem> {
     let (hook, cx) = (&invocation.hook, asked.write.cx);
-    let calling = |why: String| Problem::Calling(format!("failed calling webhook {:?}: {why}", hook.name));
+    let calling = |why: String, code: u16| Problem::Calling(format!("failed calling webhook {:?}: {why}", hook.name), code);
     if asked.write.dry_run {
         match hook.dry_run {
-            None => return Err(calling("Webhook SideEffects is nil".into())),
+            None => return Err(calling("Webhook SideEffects is nil".into(), 400)),
             Some(false) => return Err(Problem::Refused(Status::bad_request(format!("admission webhook {:?} does not support dry run", hook.name)))),
             Some(true) => {}
         }
     }
-    let unknown = || calling("could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)".into());
+    let unknown = || calling("could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)".into(), 400);
     let spoken = hook.review.ok_or_else(unknown)?;
-    let target = hook.address.target().await.map_err(|why| calling(format!("could not get REST client: {why}")))?;
+    let target = hook.address.target().await.map_err(|why| calling(format!("could not get REST client: {why}"), 500))?;
     let uid = meta::uuid();
     let body = forms.body(asked, &invocation.version, spoken, &uid, object, old);
     let within = hook.timeout.min(cx.time_left());
-    let answer = target.post(asked.world, body, within).await.map_err(|why| calling(format!("failed to call webhook: {why}")))?;
+    let answer = target.post(asked.world, body, within).await.map_err(|why| calling(format!("failed to call webhook: {why}"), code_of(&why)))?;
     let verdict = offload::at_length(answer.len(), move || review::verdict(&answer, spoken, &uid, mutating)).await;
     let verdict = verdict.map_err(|refused| match refused {
-        Refused::Unread(why) => calling(format!("failed to call webhook: {why}")),
-        Refused::Invalid(why) => calling(format!("received invalid webhook response: {why}")),
+        Refused::Unread(why) => calling(format!("failed to call webhook: {why}"), UNAVAILABLE),
+        Refused::Invalid(why) => calling(format!("received invalid webhook response: {why}"), UNAVAILABLE),
     })?;
     for warning in &verdict.warnings {
         cx.warn(warning.clone());
     }
     if verdict.allowed { Ok(verdict) } else { Err(Problem::Rejected(denied(&hook.name, &verdict.result))) }
+}
+
+/// As what a call is counted that has no answer, or an error for one.
+fn code_of(why: &Failure) -> u16 {
+    match why {
+        Failure::Transport(_) => UNAVAILABLE,
+        Failure::Answer(status) => status.code,
+    }
+}
+
+/// Counts what came of asking.
+pub(super) fn counted<T>(asked: &Attributes<'_>, invocation: &Invocation, step: Step, begun: Instant, answered: &Result<T, Problem>) {
+    let hook = &invocation.hook;
+    let came = match answered {
+        Ok(_) => Asked::Allowed,
+        Err(Problem::Calling(_, code)) => Asked::Failed { code: *code, is_ignored: hook.ignore },
+        Err(Problem::Rejected(status)) => Asked::Rejected { code: status.code },
+        Err(Problem::Refused(_)) => Asked::Broken,
+    };
+    asked.world.metrics().admission().webhook(&hook.name, step, asked.operation(), came, begun.elapsed());
 }
 
 /// The write's answer when a webhook says no (upstream's `ToStatusErr`).

@@ -4,7 +4,12 @@ use super::super::{
     attributes::{Attributes, Version},
     policy,
 };
-use crate::{Operation, gate::webhooks::Webhook, world::World};
+use crate::{
+    Operation,
+    gate::webhooks::Webhook,
+    metrics::{Step, Whose},
+    world::World,
+};
 use machinery::{Value, labels::Selector, status::Status};
 use std::{ops::Deref, sync::Arc};
 
@@ -84,6 +89,7 @@ impl Turned {
 pub(super) async fn find(
     asked: &Attributes<'_>,
     hook: &Arc<Webhook>,
+    step: Step,
     (object, old): (&Value, &Value),
     turned: &mut Turned,
 ) -> Result<Option<Invocation>, Status> {
@@ -106,7 +112,9 @@ pub(super) async fn find(
             let resource = &asked.write.row.resource;
             Status::forbidden(&resource.group, &resource.resource, asked.name(), why)
         };
-        if !policy::meets(asked, &hook.conditions, hook.ignore, &version, &object, &old).map_err(refused)? {
+        let whose = Whose { kind: "webhook", name: &hook.name, step, operation: asked.operation() };
+        if !policy::meets(asked, (hook.conditions.as_slice(), whose), hook.ignore, &version, &object, &old).map_err(refused)? {
+            asked.world.metrics().admission().excluded(whose);
             return Ok(None);
         }
     }

@@ -8,9 +8,11 @@ use super::{
 use crate::{
     admission::{again::Again, attributes::Attributes, keep_managers, readable_as_said, remade, same_kind},
     hooks::words,
+    metrics::Step,
     offload, own,
 };
 use machinery::{Value, json, patch, quote::Quoted, status::Status, tree::json_type};
+use std::time::Instant;
 
 /// Asks all that the write concerns; `object` is null for a deletion.
 pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Value, again: &mut Again) -> Result<(), Status> {
@@ -26,13 +28,16 @@ pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Val
     let mut turned = Turned::default();
     for hook in hooks.iter() {
         let viewed = made.as_ref().unwrap_or(&view);
-        let Some(invocation) = Box::pin(matching::find(asked, hook, (viewed, &old), &mut turned)).await? else { continue };
+        let Some(invocation) = Box::pin(matching::find(asked, hook, Step::Admit, (viewed, &old), &mut turned)).await? else { continue };
         if again.leaves_out(&hook.uid) {
             continue;
         }
         let outcome = {
             let (own, before) = Box::pin(turned.of(asked, &invocation.version, viewed, &old)).await.map_err(Status::internal)?;
-            Box::pin(one(asked, &invocation, &own, &before)).await
+            let begun = Instant::now();
+            let answered = Box::pin(one(asked, &invocation, &own, &before)).await;
+            call::counted(asked, &invocation, Step::Admit, begun, &answered);
+            answered
         };
         let (changed, problem) = match outcome {
             Ok(None) => (false, None),
@@ -53,7 +58,7 @@ pub(in crate::admission) async fn admit(asked: &Attributes<'_>, object: &mut Val
         match problem {
             None => {}
             Some(Problem::Rejected(status) | Problem::Refused(status)) => return Err(status),
-            Some(Problem::Calling(why)) => call::failed(asked, &invocation, &why)?,
+            Some(Problem::Calling(why, _)) => call::failed(asked, &invocation, &why)?,
         }
     }
     drop(view);
@@ -86,12 +91,12 @@ async fn one(asked: &Attributes<'_>, invocation: &Invocation, own: &Value, old: 
 
 fn patched(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, verdict: &Verdict) -> Result<Option<Value>, Problem> {
     let (hook, version) = (&invocation.hook, &invocation.version);
-    let calling = |why: String| Problem::Calling(format!("failed calling webhook {:?}: {why}", hook.name));
+    let calling = |why: String, code: u16| Problem::Calling(format!("failed calling webhook {:?}: {why}", hook.name), code);
     let refused = |why: String| Problem::Refused(Status::internal(why));
     if verdict.patch.is_empty() {
         return Ok(None);
     }
-    let undecodable = |why: String| calling(format!("received undecodable patch in webhook response: {why}"));
+    let undecodable = |why: String| calling(format!("received undecodable patch in webhook response: {why}"), 503);
     let operations: Value = json::read(&verdict.patch).map_err(|error| undecodable(json::syntax_error(&verdict.patch).unwrap_or_else(|| error.to_string())))?;
     match &operations {
         Value::Null => return Ok(None),
@@ -104,7 +109,7 @@ fn patched(asked: &Attributes<'_>, invocation: &Invocation, object: &Value, verd
         return Err(refused(format!("admission webhook {:?} attempted to modify the object, which is not supported for this operation", hook.name)));
     }
     if verdict.patch_type != "JSONPatch" {
-        return Err(calling(format!("unsupported patch type {}", Quoted(&verdict.patch_type))));
+        return Err(calling(format!("unsupported patch type {}", Quoted(&verdict.patch_type)), 400));
     }
     let next = patch::json_patch_told(object, &operations).map_err(|problem| match problem {
         patch::Unfit::NoPatch(why) => undecodable(why),

@@ -5,9 +5,10 @@ use super::{
     matching::{self, Invocation, Turned},
     review::Forms,
 };
-use crate::{admission::attributes::Attributes, offload};
+use crate::{admission::attributes::Attributes, metrics::Step, offload};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use machinery::{Value, status::Status};
+use std::time::Instant;
 
 /// Asks all that the write concerns; `object` is as it would be stored, null for a deletion.
 pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Value) -> Result<(), Status> {
@@ -18,7 +19,7 @@ pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Valu
     let (object, old) = (asked.view(object), asked.old());
     let (mut invocations, mut turned) = (Vec::new(), Turned::default());
     for hook in hooks.iter() {
-        if let Some(invocation) = Box::pin(matching::find(asked, hook, (&object, &old), &mut turned)).await? {
+        if let Some(invocation) = Box::pin(matching::find(asked, hook, Step::Validate, (&object, &old), &mut turned)).await? {
             let both = Box::pin(turned.of(asked, &invocation.version, &object, &old)).await.map_err(Status::internal)?;
             invocations.push((invocation, both));
         }
@@ -43,9 +44,12 @@ pub(in crate::admission) async fn validate(asked: &Attributes<'_>, object: &Valu
 }
 
 async fn one(asked: &Attributes<'_>, invocation: &Invocation, forms: &Forms, both: (&Value, &Value)) -> Result<(), Status> {
-    match Box::pin(call::ask(asked, invocation, forms, both, false)).await {
+    let begun = Instant::now();
+    let answered = Box::pin(call::ask(asked, invocation, forms, both, false)).await;
+    call::counted(asked, invocation, Step::Validate, begun, &answered);
+    match answered {
         Ok(_) => Ok(()),
         Err(Problem::Rejected(status) | Problem::Refused(status)) => Err(status),
-        Err(Problem::Calling(why)) => call::failed(asked, invocation, &why),
+        Err(Problem::Calling(why, _)) => call::failed(asked, invocation, &why),
     }
 }
