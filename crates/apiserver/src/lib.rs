@@ -64,6 +64,7 @@ mod storage;
 mod stretches;
 mod subresources;
 mod table;
+mod tallies;
 mod turns;
 mod websocket;
 mod windows;

@@ -14,9 +14,11 @@ use crate::{
     query::Query,
     rows::{Labels, Row},
     services::Room,
+    tallies::{BOUNDS_S, Done, EVENT_BOUNDS, Writes},
 };
 use admission::Admission;
 use http::{HeaderMap, header};
+use instruments::{Counter, Family, Kind, Labelled, Registry};
 use parking_lot::Mutex;
 use stages::Stages;
 use std::{
@@ -29,8 +31,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// Upper bounds of the duration histogram, in seconds, as upstream's.
-const BOUNDS_S: [f64; 23] = [0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0];
 /// Of what is promised nothing is told below 50 ms.
 const PROMISED_FROM: usize = 2;
 /// Upper bounds of the sizes of answers, in bytes.
@@ -177,6 +177,21 @@ impl Timed {
     }
 }
 
+const UNAVAILABLE: Family = Family::new(
+    "aggregator_unavailable_apiservice_total",
+    Kind::Counter,
+    "[ALPHA] How often an APIService was found to be unavailable that was available before.",
+);
+
+/// What is known of a resource: how many objects it has, and the revision of its last change.
+pub(crate) type Stored = (usize, u64);
+
+impl From<Writes> for Timed {
+    fn from(writes: Writes) -> Timed {
+        Timed { count: writes.count, sum_s: writes.sum_s, buckets: writes.buckets }
+    }
+}
+
 /// An APIService by its name, and whether it is available.
 pub(crate) type Service = (String, bool);
 
@@ -189,6 +204,8 @@ pub(crate) struct Metrics {
     checks: Mutex<BTreeMap<(&'static str, &'static str), Checked>>,
     stages: Stages,
     admission: Admission,
+    registry: Registry,
+    unavailable: Arc<Labelled<2, Counter>>,
     started: SystemTime,
 }
 
@@ -240,6 +257,7 @@ impl Drop for Ongoing<'_> {
 
 impl Metrics {
     pub(crate) fn new(started: SystemTime) -> Self {
+        let registry = Registry::default();
         Metrics {
             series: Mutex::default(),
             in_flight_reading: AtomicI64::new(0),
@@ -248,6 +266,8 @@ impl Metrics {
             checks: Mutex::default(),
             stages: Stages::default(),
             admission: Admission::default(),
+            unavailable: registry.counters(&UNAVAILABLE, ["name", "reason"]),
+            registry,
             started,
         }
     }
@@ -255,6 +275,11 @@ impl Metrics {
     /// What is counted before there is an answer.
     pub(crate) fn stages(&self) -> &Stages {
         &self.stages
+    }
+
+    /// An APIService was available until now.
+    pub(crate) fn unavailable(&self, service: &str, reason: &str) {
+        self.unavailable.with([service, reason]).inc();
     }
 
     /// What is counted of admission.
@@ -349,11 +374,12 @@ impl Metrics {
         out
     }
 
-    /// The whole text. `objects`: group and resource to number of stored objects; `served`: the resources that may be watched; `services`: the APIServices; `room`: what Services have taken; `given_up`: writes that nobody waits for; `reserve`: what the
+    /// The whole text. `objects`: group and resource to what is stored; `size`: how much room the store takes on its disk; `served`: the resources that may be watched; `services`: the APIServices; `room`: what Services have taken; `given_up`: writes that nobody waits for; `reserve`: what the
     /// store can write when its disk is full.
     pub(crate) fn render(
         &self,
-        objects: &BTreeMap<(&str, &str), usize>,
+        objects: &BTreeMap<(&str, &str), Stored>,
+        size: Option<u64>,
         served: &[&Arc<Labels>],
         services: &[Service],
         room: &Room,
@@ -365,9 +391,18 @@ impl Metrics {
         self.gauges(&mut out);
         watched(&mut out, served);
         alpha(&mut out, "apiserver_resource_objects", "Number of stored objects.");
-        for ((group, resource), count) in objects {
+        for ((group, resource), (count, _)) in objects {
             let _ = writeln!(out, "apiserver_resource_objects{{group=\"{group}\",resource=\"{resource}\"}} {count}");
         }
+        alpha(&mut out, "apiserver_watch_cache_resource_version", "The revision of the last change of a resource.");
+        for ((group, resource), (_, revision)) in objects.iter().filter(|(_, (_, revision))| *revision > 0) {
+            let _ = writeln!(out, "apiserver_watch_cache_resource_version{{group=\"{group}\",resource=\"{resource}\"}} {revision}");
+        }
+        if let Some(size) = size {
+            head(&mut out, "apiserver_storage_size_bytes", "gauge", "How much room the store takes on its disk, in bytes.");
+            let _ = writeln!(out, "apiserver_storage_size_bytes{{storage_cluster_id=\"etcd-0\"}} {size}");
+        }
+        written(&mut out, served);
         alpha(&mut out, "aggregator_unavailable_apiservice", "Whether an APIService is unavailable.");
         for (name, available) in services {
             let _ = writeln!(out, "aggregator_unavailable_apiservice{{name=\"{name}\"}} {}", u8::from(!available));
@@ -383,6 +418,7 @@ impl Metrics {
         out.push_str(&process::text());
         out.push_str(&self.stages.text());
         out.push_str(&self.admission.text());
+        out.push_str(&self.registry.text());
         out
     }
 
@@ -467,14 +503,56 @@ fn marked(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
-/// The events that watches were sent.
+/// The events that watches were sent, and how large they were.
 fn watched(out: &mut String, served: &[&Arc<Labels>]) {
+    const SIZES: &str = "apiserver_watch_events_sizes";
+    let told = served
+        .iter()
+        .map(|labels| (format!("group=\"{}\",resource=\"{}\",version=\"{}\"", labels.group, labels.resource, labels.version), labels.watched.told()));
+    let told: Vec<_> = told.filter(|(_, (buckets, _))| buckets.iter().any(|count| *count > 0)).collect();
     marked(out, "apiserver_watch_events_total", "counter", "[BETA] Events sent to watchers.");
+    for (labels, (buckets, _)) in &told {
+        let _ = writeln!(out, "apiserver_watch_events_total{{{labels}}} {}", buckets.iter().sum::<u64>());
+    }
+    marked(out, SIZES, "histogram", "[BETA] How large those events were, in bytes.");
+    for (labels, (buckets, bytes)) in &told {
+        let mut sum = 0;
+        for (bound, count) in EVENT_BOUNDS.iter().zip(buckets) {
+            sum += count;
+            let _ = writeln!(out, "{SIZES}_bucket{{{labels},le=\"{bound}\"}} {sum}");
+        }
+        let count = buckets.iter().sum::<u64>();
+        let _ = writeln!(out, "{SIZES}_bucket{{{labels},le=\"+Inf\"}} {count}");
+        let _ = writeln!(out, "{SIZES}_sum{{{labels}}} {bytes}\n{SIZES}_count{{{labels}}} {count}");
+    }
+}
+
+/// What the store was asked to write, of all versions of a resource together: under the names of requests to etcd, which dashboards know.
+fn written(out: &mut String, served: &[&Arc<Labels>]) {
+    let (mut timed, mut failed, mut changes) = (BTreeMap::<String, Timed>::new(), BTreeMap::<String, u64>::new(), BTreeMap::<String, u64>::new());
     for labels in served {
-        let count = labels.watched.load(Ordering::Relaxed);
-        if count > 0 {
-            let (group, resource, version) = (&labels.group, &labels.resource, &labels.version);
-            let _ = writeln!(out, "apiserver_watch_events_total{{group=\"{group}\",resource=\"{resource}\",version=\"{version}\"}} {count}");
+        let (group, resource) = (&labels.group, &labels.resource);
+        for (done, writes) in Done::ALL.into_iter().filter_map(|done| Some((done, labels.written.of(done)?))) {
+            let of = format!("group=\"{group}\",operation=\"{}\",resource=\"{resource}\"", done.name());
+            *failed.entry(of.clone()).or_default() += writes.failed;
+            *changes.entry(format!("group=\"{group}\",resource=\"{resource}\"")).or_default() += writes.changes;
+            timed.entry(of).or_default().add(&writes.into());
+        }
+    }
+    histogram(out, "etcd_request_duration_seconds", "[ALPHA] How long the store took to write, in seconds.", &timed, 0);
+    let counts: BTreeMap<String, u64> = timed.iter().map(|(labels, one)| (labels.clone(), one.count)).collect();
+    failed.retain(|_, count| *count > 0);
+    for (name, help, all) in [
+        ("etcd_requests_total", "[ALPHA] Writes that the store was asked for.", &counts),
+        ("etcd_request_errors_total", "[ALPHA] Writes that the store could not make.", &failed),
+        ("apiserver_storage_events_received_total", "[BETA] Changes of what is stored.", &changes),
+        ("apiserver_watch_cache_events_received_total", "[ALPHA] Changes that watches could be told.", &changes),
+    ] {
+        if !all.is_empty() {
+            marked(out, name, "counter", help);
+        }
+        for (labels, count) in all {
+            let _ = writeln!(out, "{name}{{{labels}}} {count}");
         }
     }
 }
@@ -599,6 +677,7 @@ fn dry_run(query: &Query<'_>) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tallies::Came;
     use http::Method;
 
     fn document(verb: &'static str) -> Counted {
@@ -647,6 +726,38 @@ mod tests {
             assert!(text.lines().any(|told| told == line), "{line} in\n{text}");
         }
         assert!(!text.contains("404"), "{text}");
+    }
+
+    #[test]
+    fn what_is_written_and_watched_is_told_by_resource() {
+        let row = |api_version: &str| {
+            let mut all = machinery::resources::builtin().iter();
+            let resource = all.find(|known| known.resource == "horizontalpodautoscalers" && known.api_version() == api_version).expect("a resource");
+            Row::builtin(resource).expect("a row")
+        };
+        let (one, two) = (row("autoscaling/v1"), row("autoscaling/v2"));
+        for (row, done, came) in
+            [(&one, Done::Create, Came::Written), (&two, Done::Create, Came::Written), (&two, Done::Update, Came::Failed), (&two, Done::Update, Came::Nothing)]
+        {
+            row.labels().written.note(done, came, Duration::from_millis(30));
+        }
+        [500, 2000].into_iter().for_each(|bytes| two.labels().watched.note(bytes));
+        let (mut text, served) = (String::new(), [one.labels(), two.labels()]);
+        written(&mut text, &served);
+        watched(&mut text, &served);
+        for line in [
+            r#"etcd_requests_total{group="autoscaling",operation="create",resource="horizontalpodautoscalers"} 2"#,
+            r#"etcd_request_errors_total{group="autoscaling",operation="update",resource="horizontalpodautoscalers"} 1"#,
+            r#"etcd_request_duration_seconds_bucket{group="autoscaling",operation="create",resource="horizontalpodautoscalers",le="0.025"} 0"#,
+            r#"etcd_request_duration_seconds_bucket{group="autoscaling",operation="create",resource="horizontalpodautoscalers",le="0.05"} 2"#,
+            r#"apiserver_storage_events_received_total{group="autoscaling",resource="horizontalpodautoscalers"} 2"#,
+            r#"apiserver_watch_events_total{group="autoscaling",resource="horizontalpodautoscalers",version="v2"} 2"#,
+            r#"apiserver_watch_events_sizes_bucket{group="autoscaling",resource="horizontalpodautoscalers",version="v2",le="1024"} 1"#,
+            r#"apiserver_watch_events_sizes_sum{group="autoscaling",resource="horizontalpodautoscalers",version="v2"} 2500"#,
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line} in\n{text}");
+        }
+        assert!(!text.contains(r#"errors_total{group="autoscaling",operation="create""#) && !text.contains(r#"version="v1""#), "{text}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::{
     family::{Custom, Family},
     frames::Frames,
     stretches::Stretches,
+    tallies::{Watched, Written},
 };
 use kinds::Strategy;
 use machinery::apply::FieldSet;
@@ -22,7 +23,7 @@ use std::{
     collections::HashMap,
     fmt,
     ops::Deref,
-    sync::{Arc, OnceLock, atomic::AtomicU64},
+    sync::{Arc, OnceLock},
 };
 use store::{Bucket, FieldsOf, Store};
 
@@ -68,13 +69,16 @@ pub(crate) struct Labels {
     pub(crate) group: String,
     pub(crate) version: String,
     pub(crate) resource: String,
-    /// Events that watches of it were sent.
-    pub(crate) watched: AtomicU64,
+    /// What watches of it were sent.
+    pub(crate) watched: Watched,
+    /// What the store was asked to write of it.
+    pub(crate) written: Written,
 }
 
 impl Labels {
     fn of(resource: &Resource) -> Arc<Labels> {
-        Arc::new(Labels { group: resource.group.clone(), version: resource.version.clone(), resource: resource.resource.clone(), watched: AtomicU64::new(0) })
+        let (group, version, resource) = (resource.group.clone(), resource.version.clone(), resource.resource.clone());
+        Arc::new(Labels { group, version, resource, watched: Watched::default(), written: Written::default() })
     }
 }
 

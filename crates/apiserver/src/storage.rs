@@ -10,6 +10,7 @@ use crate::{
     family::Custom,
     frames::{Change, delimited, json_line},
     rows::Row,
+    tallies::{Came, Done},
 };
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -24,7 +25,11 @@ use machinery::{
     schema::{self, TypeRef},
     status::{Details, Status},
 };
-use std::{ops::ControlFlow, sync::Arc, time::Duration};
+use std::{
+    ops::ControlFlow,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 pub(crate) use store::{Candidates, Demand, Event, Expired, Scope, Snapshot, Watch};
 use store::{CommitError, Draft, Entry, Expect, Store};
 
@@ -270,6 +275,12 @@ pub(crate) fn count(store: &Store, row: &Row) -> usize {
     row.bucket(store).len()
 }
 
+/// The same, and the revision of the last change of one.
+pub(crate) fn stored(store: &Store, row: &Row) -> (usize, u64) {
+    let bucket = row.bucket(store);
+    (bucket.len(), bucket.last_revision())
+}
+
 /// The newest state, or the one at a revision; `None` if that is no longer known.
 pub(crate) fn snapshot(store: &Store, row: &Row, at: Option<u64>) -> Option<Snapshot> {
     store.snapshot(row.bucket(store), at)
@@ -496,11 +507,16 @@ fn is_too_large(row: &Row, key: &str, json: &[u8]) -> bool {
 async fn commit(store: &Store, row: &Row, key: &str, present: Option<&Arc<Entry>>, ready: Ready) -> Result<Option<Arc<Entry>>, Failed> {
     let expect = present.map_or(Expect::Absent, |present| Expect::Revision(present.revision));
     let draft = draft(row, ready, present);
+    let done = if present.is_some() { Done::Update } else { Done::Create };
     if is_too_large(row, key, draft.json()) {
+        row.labels().written.note(done, Came::Failed, Duration::ZERO);
         // Upstream passes on what etcd says.
         return Err(Failed::Refused(Status::new(500, "", "etcdserver: request is too large")));
     }
-    match store.put(row.bucket(store), key, expect, draft).await {
+    let begun = Instant::now();
+    let put = store.put(row.bucket(store), key, expect, draft).await;
+    row.labels().written.note(done, came_of(&put), begun.elapsed());
+    match put {
         Ok(entry) => Ok(Some(entry)),
         Err(CommitError::Conflict) => Ok(None),
         Err(error @ CommitError::Full) => Err(Failed::Refused(unavailable(&error))),
@@ -508,9 +524,20 @@ async fn commit(store: &Store, row: &Row, key: &str, present: Option<&Arc<Entry>
     }
 }
 
+fn came_of(wrote: &Result<Arc<Entry>, CommitError>) -> Came {
+    match wrote {
+        Ok(_) => Came::Written,
+        Err(CommitError::Conflict) => Came::Nothing,
+        Err(_) => Came::Failed,
+    }
+}
+
 /// Removes an object, and tells the revision of that; none if the present one is another.
 pub(crate) async fn delete(store: &Store, row: &Row, key: &str, present: &Entry) -> Result<Option<u64>, Status> {
-    match store.delete(row.bucket(store), key, Expect::Revision(present.revision)).await {
+    let begun = Instant::now();
+    let deleted = store.delete(row.bucket(store), key, Expect::Revision(present.revision)).await;
+    row.labels().written.note(Done::Delete, came_of(&deleted), begun.elapsed());
+    match deleted {
         Ok(last) => Ok(Some(last.revision)),
         Err(CommitError::Conflict) => Ok(None),
         Err(error) => Err(unavailable(&error)),

@@ -192,7 +192,7 @@ impl World {
         let mut objects = BTreeMap::new();
         for row in rows.iter().filter(|r| r.resource.has_verb("list")) {
             let name = (row.resource.group.as_str(), row.resource.resource.as_str());
-            objects.entry(name).or_insert_with(|| storage::count(self.store(), row));
+            objects.entry(name).or_insert_with(|| storage::stored(self.store(), row));
         }
         let served: Vec<_> = rows.iter().map(|row| row.labels()).collect();
         let services = self.list(("apiregistration.k8s.io", "v1", "apiservices"), "");
@@ -202,7 +202,7 @@ impl World {
             (service["metadata"]["name"].as_str().unwrap_or_default().to_owned(), available)
         });
         let services: Vec<_> = services.collect();
-        let text = self.metrics().render(&objects, &served, &services, &self.services().room(), given_up, self.store().reserve());
+        let text = self.metrics().render(&objects, self.store().size_bytes(), &served, &services, &self.services().room(), given_up, self.store().reserve());
         text + &self.gate().flows.text() + &self.gate().manifest_metrics()
     }
 }

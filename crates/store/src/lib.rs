@@ -113,6 +113,8 @@ pub struct Store {
     memory: Arc<Memory>,
     backend: Arc<dyn Backend>,
     reserve: Arc<Gauge>,
+    /// Where it is; none if it has no disk.
+    directory: Option<Arc<Path>>,
 }
 
 impl Store {
@@ -125,7 +127,7 @@ impl Store {
         let reserve = Arc::<Gauge>::default();
         let disk = disk::Disk::open(directory, options.accept_data_loss, &memory, Arc::clone(&reserve))?;
         let backend = embedded::Embedded::start(Some(disk), Arc::clone(&memory)).map_err(|e| OpenError::io(directory, e))?;
-        Ok(Store { memory, backend: Arc::new(backend), reserve })
+        Ok(Store { memory, backend: Arc::new(backend), reserve, directory: Some(directory.into()) })
     }
 
     /// A store without a disk, for tests and trials: nothing outlives the process.
@@ -135,12 +137,17 @@ impl Store {
     pub fn in_memory(options: &Options) -> std::io::Result<Store> {
         let memory = Arc::new(Memory::new(options.compaction));
         let backend = embedded::Embedded::start(None, Arc::clone(&memory))?;
-        Ok(Store { memory, backend: Arc::new(backend), reserve: Arc::default() })
+        Ok(Store { memory, backend: Arc::new(backend), reserve: Arc::default(), directory: None })
     }
 
     /// What there is to write on when the disk is full, and how much of it is used.
     pub fn reserve(&self) -> &Gauge {
         &self.reserve
+    }
+
+    /// How much room it takes on its disk, as far as that can be seen; none if it has no disk. Each file is looked at.
+    pub fn size_bytes(&self) -> Option<u64> {
+        self.directory.as_deref().map(room_of)
     }
 
     /// The newest published revision.
@@ -205,4 +212,16 @@ impl Store {
         self.backend.submit(Pending { bucket: bucket.clone(), key: key.into(), expect, draft, reply });
         answer.await.unwrap_or(Err(CommitError::Closed))
     }
+}
+
+/// How much room a directory takes with all that is in it. What goes away meanwhile takes none.
+fn room_of(directory: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let files = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let room = |file: std::fs::DirEntry| match file.metadata() {
+        Ok(metadata) if metadata.is_dir() => room_of(&file.path()),
+        Ok(metadata) => metadata.blocks() * 512,
+        Err(_) => 0,
+    };
+    files.map(room).sum()
 }

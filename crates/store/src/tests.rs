@@ -691,3 +691,13 @@ fn what_is_nested_deep_is_there_after_a_restart() {
     };
     std::thread::Builder::new().stack_size(machinery::json::STACK_BYTES).spawn(test).unwrap().join().unwrap();
 }
+
+#[tokio::test]
+async fn a_store_knows_how_much_room_it_takes() {
+    assert_eq!(memory(hours()).size_bytes(), None);
+    let directory = Directory::new("size");
+    let store = Store::open(&directory.0, &Options::default()).unwrap();
+    put(&store, "a", &"x".repeat(1 << 20)).await;
+    let size = store.size_bytes().unwrap();
+    assert!(size > 0, "{size}");
+}

@@ -48,6 +48,12 @@ impl Found {
         Found { status: "True", reason: "Local", message: "Local APIServices are always available".into() }
     }
 
+    /// Whether the server was available before, and is not any more.
+    fn ends(&self, before: &Value) -> bool {
+        let mut conditions = before["status"]["conditions"].as_array().into_iter().flatten();
+        self.status != "True" && conditions.any(|condition| condition["type"] == "Available" && condition["status"] == "True")
+    }
+
     /// Whether it is looked at again before long: only what the network says may change without news.
     pub(super) fn is_failure(&self) -> bool {
         self.reason == "FailedDiscoveryCheck"
@@ -140,8 +146,14 @@ pub(super) async fn say(world: &World, name: &str, uid: &str, found: &Found) -> 
         Ok(Some(next))
     });
     match said.await {
+        Ok((old, new)) => {
+            if !Arc::ptr_eq(&old, &new) && found.ends(&old.value()) {
+                world.metrics().unavailable(name, found.reason);
+            }
+            Ok(())
+        }
         Err(error) if error.code != 404 => Err(error),
-        _ => Ok(()),
+        Err(_) => Ok(()),
     }
 }
 
@@ -180,5 +192,19 @@ impl Pause {
 
     pub(super) fn forget(&mut self) {
         self.0 = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_available_ends_once() {
+        let (gone, local) = (Found::not("EndpointsNotFound", String::new()), Found::local());
+        let before = |status: &str| json!({"status": {"conditions": [{"type": "Other", "status": "True"}, {"type": "Available", "status": status}]}});
+        assert!(gone.ends(&before("True")));
+        assert!(!gone.ends(&before("False")) && !gone.ends(&json!({})), "it was not available");
+        assert!(!local.ends(&before("True")), "it still is");
     }
 }

@@ -32,7 +32,7 @@ use machinery::{
 use serde_json::json;
 use std::{
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 use store::Entry;
@@ -339,7 +339,7 @@ impl Stream {
                     // A watch from a revision that is still to come tells nothing before it.
                     Ok(event) if event.revision <= self.seen => {}
                     Ok(event) => if let Some(bytes) = self.told(event).await? {
-                        self.wanted.row.labels().watched.fetch_add(1, Ordering::Relaxed);
+                        self.wanted.row.labels().watched.note(bytes.len());
                         return self.sent(bytes);
                     },
                     Err(storage::Expired(oldest)) => {
@@ -388,6 +388,7 @@ impl Stream {
                 (Form::Object, _) => json_line("ADDED", &storage::json(row, &entry)),
                 _ => self.frame(Change::Added, &entry),
             };
+            row.labels().watched.note(frame.len());
             self.first = false;
             if piece.is_empty() && frame.len() >= PIECE_BYTES {
                 return Some(frame);
