@@ -664,6 +664,50 @@ pub(crate) fn only(text: String, query: &Query<'_>) -> String {
     lines.flat_map(|line| [line, "\n"]).collect()
 }
 
+/// As what the text is told that a client gets: in this version, with names as what it accepts first would have them (upstream's
+/// `expfmt.Negotiate`). All names here are so in each of these ways; `dots`, which nobody asks for, would double their underscores and is
+/// taken for no wish.
+pub(crate) fn media(headers: &HeaderMap) -> &'static str {
+    const UNDERSCORES: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let mut ranges: Vec<Range<'_>> = accept.split(',').map(Range::of).collect();
+    ranges.sort_by(|one, other| other.quality.total_cmp(&one.quality));
+    let mut media = UNDERSCORES;
+    for range in ranges {
+        media = match range.param("escaping") {
+            "underscores" => UNDERSCORES,
+            "allow-utf-8" => "text/plain; version=0.0.4; charset=utf-8; escaping=allow-utf-8",
+            "values" => "text/plain; version=0.0.4; charset=utf-8; escaping=values",
+            _ => media,
+        };
+        if range.media == "text/plain" && matches!(range.param("version"), "" | "0.0.4") {
+            break;
+        }
+    }
+    media
+}
+
+/// One of the media types that are accepted.
+struct Range<'h> {
+    media: &'h str,
+    params: Vec<(&'h str, &'h str)>,
+    quality: f64,
+}
+
+impl<'h> Range<'h> {
+    fn of(text: &'h str) -> Range<'h> {
+        let mut parts = text.split(';').map(str::trim);
+        let media = parts.next().unwrap_or_default();
+        let params: Vec<(&str, &str)> = parts.filter_map(|part| part.split_once('=')).map(|(name, value)| (name.trim(), value.trim())).collect();
+        let quality = params.iter().find(|(name, _)| *name == "q").map_or(1.0, |(_, quality)| quality.parse().unwrap_or_default());
+        Range { media, params, quality }
+    }
+
+    fn param(&self, name: &str) -> &'h str {
+        self.params.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value)
+    }
+}
+
 /// What a query says of being tried alone, as it is counted.
 fn dry_run(query: &Query<'_>) -> &'static str {
     let said: Vec<&str> = query.all("dryRun").collect();
@@ -758,6 +802,28 @@ mod tests {
             assert!(text.lines().any(|told| told == line), "{line} in\n{text}");
         }
         assert!(!text.contains(r#"errors_total{group="autoscaling",operation="create""#) && !text.contains(r#"version="v1""#), "{text}");
+    }
+
+    #[test]
+    fn the_text_is_told_as_what_is_accepted_first() {
+        let escaping = |accept: &str| {
+            let headers = HeaderMap::from_iter([(header::ACCEPT, accept.parse().expect("a value"))]);
+            media(&headers).strip_prefix("text/plain; version=0.0.4; charset=utf-8; escaping=").expect("a text")
+        };
+        // What Prometheus sends since its third version.
+        let prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,\
+                          text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        for (accept, told) in [
+            (prometheus, "allow-utf-8"),
+            ("*/*", "underscores"),
+            ("text/plain", "underscores"),
+            ("text/plain; escaping=values", "values"),
+            ("text/plain;q=0.5, application/json;escaping=values;q=0.1", "underscores"),
+            ("text/plain;escaping=snakes, text/plain;escaping=values", "underscores"),
+        ] {
+            assert_eq!(escaping(accept), told, "{accept}");
+        }
+        assert!(media(&HeaderMap::new()).ends_with("escaping=underscores"));
     }
 
     #[test]

@@ -740,9 +740,8 @@ fn document(server: &ApiServer, cx: &Context, parts: &Parts, accepted: Accepted)
             let packed = negotiate::takes_gzip(headers).then(|| gzip::whole(text.as_bytes())).and_then(Result::ok);
             let is_packed = packed.is_some();
             let mut response = reply::respond(StatusCode::OK, negotiate::JSON, packed.unwrap_or_else(|| text.into_bytes()));
-            let media = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8; escaping=underscores");
             let out = response.headers_mut();
-            out.insert(header::CONTENT_TYPE, media);
+            out.insert(header::CONTENT_TYPE, HeaderValue::from_static(metrics::media(headers)));
             // Who scrapes sees by it that counters have begun anew.
             let began = world.metrics().started().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             out.insert("process-start-time-unix", began.as_secs().into());
