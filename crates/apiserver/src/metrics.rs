@@ -4,10 +4,12 @@
 //! way to it is in [`stages`] and [`admission`], what the process is in [`process`].
 
 mod admission;
+mod conversions;
 mod process;
 mod stages;
 
 pub(crate) use admission::{Asked, Step, Whose, error_type};
+pub(crate) use conversions::Conversions;
 
 use crate::{
     path::{RequestInfo, STREAMS},
@@ -204,6 +206,7 @@ pub(crate) struct Metrics {
     checks: Mutex<BTreeMap<(&'static str, &'static str), Checked>>,
     stages: Stages,
     admission: Admission,
+    conversions: Arc<Conversions>,
     registry: Registry,
     unavailable: Arc<Labelled<2, Counter>>,
     started: SystemTime,
@@ -266,6 +269,7 @@ impl Metrics {
             checks: Mutex::default(),
             stages: Stages::default(),
             admission: Admission::default(),
+            conversions: Arc::default(),
             unavailable: registry.counters(&UNAVAILABLE, ["name", "reason"]),
             registry,
             started,
@@ -275,6 +279,11 @@ impl Metrics {
     /// What is counted before there is an answer.
     pub(crate) fn stages(&self) -> &Stages {
         &self.stages
+    }
+
+    /// What is counted of webhooks that convert.
+    pub(crate) fn conversions(&self) -> &Arc<Conversions> {
+        &self.conversions
     }
 
     /// An APIService was available until now.
@@ -418,6 +427,7 @@ impl Metrics {
         out.push_str(&process::text());
         out.push_str(&self.stages.text());
         out.push_str(&self.admission.text());
+        out.push_str(&self.conversions.text());
         out.push_str(&self.registry.text());
         out
     }

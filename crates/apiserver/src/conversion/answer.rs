@@ -45,12 +45,28 @@ impl Review {
 /// The objects of a review in their order, each with why it does not count; or why none does.
 pub(super) type Answered = Result<Vec<Result<Value, String>>, String>;
 
+/// Why none counts, as upstream sorts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// There is no answer that could be read.
+    Call,
+    /// It is none to the question.
+    Malformed,
+    /// It holds more or less than was asked for.
+    Partial,
+}
+
+/// The objects of an answer in their order, or why none counts.
+pub(super) type Read = Result<Vec<Result<Value, String>>, (Fault, String)>;
+
 /// What an answer makes of the objects that were sent: each that counts with the metadata of its original.
-pub(super) fn read(body: &[u8], review: Review, uid: &str, to: &str, sent: &[Value]) -> Answered {
+pub(super) fn read(body: &[u8], review: Review, uid: &str, to: &str, sent: &[Value]) -> Read {
     let about = sent.first().map(kind_of).unwrap_or_default();
-    let converted = words::tree(body).and_then(|answer| objects(answer, review, uid)).map_err(|why| format!("conversion webhook for {about} failed: {why}"))?;
+    let answer = words::tree(body).map_err(|why| (Fault::Call, why));
+    let converted = answer.and_then(|answer| objects(answer, review, uid));
+    let converted = converted.map_err(|(fault, why)| (fault, format!("conversion webhook for {about} failed: {why}")))?;
     if converted.len() != sent.len() {
-        return Err(format!("conversion webhook for {about} returned {} objects, expected {}", converted.len(), sent.len()));
+        return Err((Fault::Partial, format!("conversion webhook for {about} returned {} objects, expected {}", converted.len(), sent.len())));
     }
     let checked = sent.iter().zip(converted).map(|(original, converted)| {
         checked(original, converted, to).map_err(|wrong| {
@@ -67,22 +83,23 @@ pub(super) fn read(body: &[u8], review: Review, uid: &str, to: &str, sent: &[Val
 }
 
 /// The objects that an answer holds. An answer of `v1beta1` is not asked what it is nor to what, as ever.
-fn objects(mut answer: Value, review: Review, uid: &str) -> Result<Vec<Value>, String> {
-    readable_as(&answer, review)?;
+fn objects(mut answer: Value, review: Review, uid: &str) -> Result<Vec<Value>, (Fault, String)> {
+    let malformed = |why: String| Err((Fault::Malformed, why));
+    readable_as(&answer, review).map_err(|why| (Fault::Call, why))?;
     let (version, kind) = (answer["apiVersion"].as_str().unwrap_or_default(), answer["kind"].as_str().unwrap_or_default());
     if review == Review::V1 && (version, kind) != (review.api_version(), KIND) {
         let (group, version) = version.split_once('/').unwrap_or(("", version));
-        return Err(format!("expected webhook response of {}, Kind={KIND}, got {group}/{version}, Kind={kind}", review.api_version()));
+        return malformed(format!("expected webhook response of {}, Kind={KIND}, got {group}/{version}, Kind={kind}", review.api_version()));
     }
-    let Some(response) = answer.get_mut("response").filter(|response| !response.is_null()) else { return Err("no response provided".into()) };
+    let Some(response) = answer.get_mut("response").filter(|response| !response.is_null()) else { return malformed("no response provided".into()) };
     let got = response["uid"].as_str().unwrap_or_default();
     if review == Review::V1 && got != uid {
-        return Err(format!("expected response.uid={}, got {}", Quoted(uid), Quoted(got)));
+        return malformed(format!("expected response.uid={}, got {}", Quoted(uid), Quoted(got)));
     }
     let result = &response["result"];
     let status = result["status"].as_str().unwrap_or_default();
     if status != "Success" {
-        return Err(match result["message"].as_str() {
+        return malformed(match result["message"].as_str() {
             Some(message) if !message.is_empty() => message.to_owned(),
             _ => format!("response.result.status was '{status}', not 'Success'"),
         });
@@ -297,7 +314,9 @@ mod tests {
     #[test]
     fn an_answer_is_to_the_question() {
         let good = json!({"kind": KIND, "apiVersion": "apiextensions.k8s.io/v1", "response": {"uid": "u", "result": {"status": "Success"}, "convertedObjects": [object("v2")]}});
-        let got = |answer: &str, review| read(answer.as_bytes(), review, "u", "a.b/v2", &[object("v1")]);
+        let read = |answer: &str, review| read(answer.as_bytes(), review, "u", "a.b/v2", &[object("v1")]);
+        let got = |answer: &str, review| read(answer, review).map_err(|(_, why)| why);
+        let fault = |answer: &str| read(answer, Review::V1).err().map(|(fault, _)| fault);
         assert_eq!(got(&good.to_string(), Review::V1), Ok(vec![Ok(object("v2"))]));
         let expected = "expected webhook response of apiextensions.k8s.io/v1, Kind=ConversionReview, got /, Kind=";
         let no_object = |found: &str| {
@@ -352,7 +371,10 @@ mod tests {
         for (answer, why) in failed {
             assert_eq!(got(&answer, Review::V1), Err(format!("conversion webhook for a.b/v1, Kind=K failed: {why}")), "{answer}");
         }
+        assert_eq!((fault("hello"), fault(&with("/response", Value::Null))), (Some(Fault::Call), Some(Fault::Malformed)));
+        assert_eq!(fault(&with("/response/uid", json!(1))), Some(Fault::Call), "it cannot be read");
         let none = with("/response/convertedObjects", json!([]));
+        assert_eq!(fault(&none), Some(Fault::Partial));
         assert_eq!(got(&none, Review::V1), Err("conversion webhook for a.b/v1, Kind=K returned 0 objects, expected 1".into()));
         for answer in [with("/response/uid", json!("another")), good.to_string()] {
             let answer = answer.replace("apiextensions.k8s.io/v1", "apiextensions.k8s.io/v1beta1");

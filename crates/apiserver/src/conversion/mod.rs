@@ -21,4 +21,4 @@ mod webhook;
 pub(crate) use reader::{Memory, Reader, UNREAD_MAX};
 pub(crate) use replay::{compares, replayed};
 pub(crate) use unread::Unread;
-pub(crate) use webhook::{UNUSABLE, Webhook, trusts};
+pub(crate) use webhook::{Setting, UNUSABLE, Webhook, trusts};

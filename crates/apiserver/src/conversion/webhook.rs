@@ -1,13 +1,18 @@
 //! One definition's webhook, and one review by it.
 
-use super::answer::{self, Answered, Review, kind_of};
+use super::answer::{self, Answered, Fault, Read, Review, kind_of};
 use crate::{
     hooks::{Address, ClientConfig, Credentials, Itself, Pools, Services, trust},
-    meta, offload,
+    meta,
+    metrics::Conversions,
+    offload,
 };
 use machinery::{Value, json};
 use serde_json::json;
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// How long one call may take, as upstream's client of hooks waits.
 const WITHIN: Duration = Duration::from_secs(30);
@@ -27,11 +32,24 @@ pub(crate) struct Webhook {
     itself: Itself,
     /// The newest revision when it was made.
     born: u64,
+    definition: String,
+    counts: Arc<Conversions>,
+}
+
+/// What a definition's webhook is made with.
+#[derive(Clone, Copy)]
+pub(crate) struct Setting<'a> {
+    /// Who answers where the server itself is named.
+    pub(crate) itself: &'a Itself,
+    /// The newest revision.
+    pub(crate) now: u64,
+    /// Where it is counted what is converted.
+    pub(crate) counts: &'a Arc<Conversions>,
 }
 
 impl Webhook {
-    /// From `spec.conversion` of a definition, made at this revision; `None` for the strategy that calls nobody.
-    pub(crate) fn of(conversion: &Value, itself: &Itself, born: u64) -> Option<Webhook> {
+    /// From `spec.conversion` of the definition of this name; `None` for the strategy that calls nobody.
+    pub(crate) fn of(conversion: &Value, definition: &str, setting: Setting<'_>) -> Option<Webhook> {
         if conversion["strategy"] != "Webhook" {
             return None;
         }
@@ -44,7 +62,8 @@ impl Webhook {
         let review = { versions }.filter_map(Value::as_str).find_map(Review::named);
         let trusts = config.is_itself() || trust::is_usable(&config.ca_bundle);
         let address = Address::new(config, Credentials::default(), Pools::default());
-        Some(Webhook { address, review, trusts, itself: itself.clone(), born })
+        let Setting { itself, now: born, counts } = setting;
+        Some(Webhook { address, review, trusts, itself: itself.clone(), born, definition: definition.to_owned(), counts: Arc::clone(counts) })
     }
 
     pub(super) fn born(&self) -> u64 {
@@ -74,6 +93,8 @@ impl Webhook {
         let about = objects.first().map(kind_of).unwrap_or_default();
         let failed = |why: String| format!("conversion webhook for {about} failed: {why}");
         let target = self.address.target().await.map_err(failed)?;
+        let (begun, wanted) = (Instant::now(), version_of(to));
+        let from = objects.first().and_then(|object| object["apiVersion"].as_str()).map(version_of).unwrap_or_default().to_owned();
         let (uid, to) = (meta::uuid(), to.to_owned());
         let (body, objects) = {
             let (uid, to) = (uid.clone(), to.clone());
@@ -90,8 +111,28 @@ impl Webhook {
             .await
         };
         let asked = Box::pin(target.post(services, body.into(), WITHIN));
-        let body = offload::resting(asked).await.map_err(|why| failed(timed_out(why.to_string())))?;
-        offload::at_length(body.len(), move || answer::read(&body, review, &uid, &to, &objects)).await
+        let answered = match offload::resting(asked).await {
+            Ok(body) => offload::at_length(body.len(), move || answer::read(&body, review, &uid, &to, &objects)).await,
+            Err(why) => Err((Fault::Call, failed(timed_out(why.to_string())))),
+        };
+        self.counts.asked(&self.definition, (&from, wanted), failure(&answered), begun.elapsed());
+        answered.map_err(|(_, why)| why)
+    }
+}
+
+/// The version of an `apiVersion`.
+fn version_of(api_version: &str) -> &str {
+    api_version.rsplit('/').next().unwrap_or_default()
+}
+
+/// As what sort of failure an answer is counted (upstream's `ConversionWebhookErrorType`).
+fn failure(answered: &Read) -> Option<&'static str> {
+    match answered {
+        Ok(all) if all.iter().all(Result::is_ok) => None,
+        Ok(_) => Some("conversion_webhook_invalid_converted_object_failure"),
+        Err((Fault::Call, _)) => Some("conversion_webhook_call_failure"),
+        Err((Fault::Malformed, _)) => Some("conversion_webhook_malformed_response_failure"),
+        Err((Fault::Partial, _)) => Some("conversion_webhook_partial_response_failure"),
     }
 }
 
@@ -121,7 +162,8 @@ mod tests {
             let bundle = base64::engine::general_purpose::STANDARD.encode(bundle);
             let config = json!({"url": "https://127.0.0.1:9443/convert", "caBundle": bundle});
             let conversion = json!({"strategy": "Webhook", "webhook": {"clientConfig": config, "conversionReviewVersions": ["v1"]}});
-            (trusts(&conversion), Webhook::of(&conversion, &Itself::default(), 0).expect("a webhook").is_usable())
+            let setting = Setting { itself: &Itself::default(), now: 0, counts: &Arc::default() };
+            (trusts(&conversion), Webhook::of(&conversion, "as.g.io", setting).expect("a webhook").is_usable())
         };
         assert_eq!(of(""), (true, true), "the host's authorities count");
         assert_eq!(of(" \n"), (false, true), "they count, and the definition waits for others");

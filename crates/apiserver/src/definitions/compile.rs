@@ -3,9 +3,8 @@
 
 use super::outline::Outline;
 use crate::{
-    conversion::Webhook,
+    conversion::{Setting, Webhook},
     family::{Custom, Digest, Entrance, Family, next_shape},
-    hooks::Itself,
     rows::{Row, Rows, by_priority},
     table::OBJECT_DOCS,
 };
@@ -96,8 +95,8 @@ fn is_terminating(definition: &Value) -> bool {
 }
 
 /// Compiles a definition whose names are accepted. `present` is the table that its rows will come into, `entrance` the way in for its
-/// objects, `itself` who answers where it names the server as its webhook, `now` the newest revision.
-pub(super) fn compile(outline: &Outline, present: &Rows, entrance: Arc<Entrance>, (itself, now): (&Itself, u64)) -> Option<Compiled> {
+/// objects, `setting` what its webhook is made with.
+pub(super) fn compile(outline: &Outline, present: &Rows, entrance: Arc<Entrance>, setting: Setting<'_>) -> Option<Compiled> {
     let definition = &outline.value;
     let spec = &definition["spec"];
     let names = &definition["status"]["acceptedNames"];
@@ -108,7 +107,8 @@ pub(super) fn compile(outline: &Outline, present: &Rows, entrance: Arc<Entrance>
     let texts = versions.iter().zip(&outline.versions);
     let described: Vec<(String, Arc<Described>)> = texts.map(|(v, said)| (text(v, "name").to_owned(), Described::by(said.clone()))).collect();
     let named = json!([names, &spec["scope"]]).to_string().into_bytes();
-    let (name, webhook) = (text(&definition["metadata"], "name").to_owned(), Webhook::of(&spec["conversion"], itself, now));
+    let name = text(&definition["metadata"], "name").to_owned();
+    let webhook = Webhook::of(&spec["conversion"], &name, setting);
     let family = Arc::new(Family::new(name, &gvk(storage), described.clone(), webhook, entrance));
     let ended = CancellationToken::new();
     let patterns = Patterns::default();
@@ -262,7 +262,7 @@ fn texts(value: &Value, key: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::openapi;
+    use crate::{hooks::Itself, openapi};
 
     /// The rows of a definition that serves these of its versions.
     fn rows(served: &[&str], present: &Rows) -> Vec<Arc<Row>> {
@@ -277,7 +277,8 @@ mod tests {
         let value = json!({"metadata": {"name": "as.g.io", "uid": "u"}, "spec": spec, "status": {"acceptedNames": names, "conditions": conditions}});
         let texts = versions.iter().map(|version| Bytes::from(version.to_string())).collect();
         let outline = Outline { value, spec: Bytes::from(spec.to_string()), versions: texts };
-        compile(&outline, present, Entrance::new(), (&Itself::default(), 0)).map(|compiled| compiled.rows).expect("rows")
+        let setting = Setting { itself: &Itself::default(), now: 0, counts: &Arc::default() };
+        compile(&outline, present, Entrance::new(), setting).map(|compiled| compiled.rows).expect("rows")
     }
 
     #[test]

@@ -130,7 +130,7 @@ impl Keeper {
                 continue;
             }
             let entrance = keeper.entrance(&definition.value);
-            if let Some(compiled) = compile(&definition, &keeper.world.rows(), entrance, (keeper.world.itself(), storage::revision(keeper.world.store()))) {
+            if let Some(compiled) = compile(&definition, &keeper.world.rows(), entrance, keeper.setting()) {
                 served.push((definition.group().to_owned(), definition.name().to_owned(), compiled.rows.clone()));
                 keeper.compiled.insert(definition.name().to_owned(), compiled);
             }
@@ -338,11 +338,16 @@ impl Keeper {
         let next = self.next(definition);
         let compiled = if next == Next::Compiled {
             let entrance = self.entrance(&definition.value);
-            compile(definition, &self.world.rows(), entrance, (self.world.itself(), storage::revision(self.world.store())))
+            compile(definition, &self.world.rows(), entrance, self.setting())
         } else {
             None
         };
         self.put(definition, next, compiled);
+    }
+
+    fn setting(&self) -> conversion::Setting<'_> {
+        let now = storage::revision(self.world.store());
+        conversion::Setting { itself: self.world.itself(), now, counts: self.world.metrics().conversions() }
     }
 
     /// The way in for a definition's objects. That of one which had its name before is shut.
