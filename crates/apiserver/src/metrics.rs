@@ -387,8 +387,7 @@ impl Metrics {
     /// store can write when its disk is full.
     pub(crate) fn render(
         &self,
-        objects: &BTreeMap<(&str, &str), Stored>,
-        size: Option<u64>,
+        (objects, size): (&BTreeMap<(&str, &str), Stored>, Option<u64>),
         served: &[&Arc<Labels>],
         services: &[Service],
         room: &Room,

@@ -202,7 +202,7 @@ impl World {
             (service["metadata"]["name"].as_str().unwrap_or_default().to_owned(), available)
         });
         let services: Vec<_> = services.collect();
-        let text = self.metrics().render(&objects, self.store().size_bytes(), &served, &services, &self.services().room(), given_up, self.store().reserve());
+        let text = self.metrics().render((&objects, self.store().size_bytes()), &served, &services, &self.services().room(), given_up, self.store().reserve());
         text + &self.gate().flows.text() + &self.gate().manifest_metrics()
     }
 }
