@@ -398,6 +398,7 @@ impl Metrics {
         self.requests(&mut out);
         self.gauges(&mut out);
         watched(&mut out, served);
+        left_behind(&mut out, served);
         alpha(&mut out, "apiserver_resource_objects", "Number of stored objects.");
         for ((group, resource), (count, _)) in objects {
             let _ = writeln!(out, "apiserver_resource_objects{{group=\"{group}\",resource=\"{resource}\"}} {count}");
@@ -533,6 +534,22 @@ fn watched(out: &mut String, served: &[&Arc<Labels>]) {
         let count = buckets.iter().sum::<u64>();
         let _ = writeln!(out, "{SIZES}_bucket{{{labels},le=\"+Inf\"}} {count}");
         let _ = writeln!(out, "{SIZES}_sum{{{labels}}} {bytes}\n{SIZES}_count{{{labels}}} {count}");
+    }
+}
+
+/// The watches that ended because their clients were too slow, of all versions of a resource together.
+fn left_behind(out: &mut String, served: &[&Arc<Labels>]) {
+    const NAME: &str = "apiserver_terminated_watchers_total";
+    let mut all: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for labels in served {
+        *all.entry((&labels.group, &labels.resource)).or_default() += labels.watched.left_behind();
+    }
+    all.retain(|_, count| *count > 0);
+    if !all.is_empty() {
+        marked(out, NAME, "counter", "[ALPHA] Watches that ended because their clients were too slow.");
+    }
+    for ((group, resource), count) in all {
+        let _ = writeln!(out, "{NAME}{{group=\"{group}\",resource=\"{resource}\"}} {count}");
     }
 }
 

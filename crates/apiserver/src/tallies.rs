@@ -109,9 +109,20 @@ impl Written {
 pub(crate) struct Watched {
     buckets: [AtomicU64; EVENT_BOUNDS.len() + 1],
     sum: AtomicU64,
+    left_behind: AtomicU64,
 }
 
 impl Watched {
+    /// A watch has ended because its client was too slow for what happened.
+    pub(crate) fn leave_behind(&self) {
+        self.left_behind.fetch_add(1, Relaxed);
+    }
+
+    /// How many have ended so.
+    pub(crate) fn left_behind(&self) -> u64 {
+        self.left_behind.load(Relaxed)
+    }
+
     /// An event of so many bytes.
     pub(crate) fn note(&self, bytes: usize) {
         let bytes = bytes as u64;

@@ -64,14 +64,17 @@ fn what_is_written_and_watched_is_told_by_resource() {
     }
     [500, 2000].into_iter().for_each(|bytes| two.labels().watched.note(bytes));
     let (mut text, served) = (String::new(), [one.labels(), two.labels()]);
+    [&one, &two, &two].into_iter().for_each(|row| row.labels().watched.leave_behind());
     written(&mut text, &served);
     watched(&mut text, &served);
+    left_behind(&mut text, &served);
     for line in [
         r#"etcd_requests_total{group="autoscaling",operation="create",resource="horizontalpodautoscalers"} 2"#,
         r#"etcd_request_errors_total{group="autoscaling",operation="update",resource="horizontalpodautoscalers"} 1"#,
         r#"etcd_request_duration_seconds_bucket{group="autoscaling",operation="create",resource="horizontalpodautoscalers",le="0.025"} 0"#,
         r#"etcd_request_duration_seconds_bucket{group="autoscaling",operation="create",resource="horizontalpodautoscalers",le="0.05"} 2"#,
         r#"apiserver_storage_events_received_total{group="autoscaling",resource="horizontalpodautoscalers"} 2"#,
+        r#"apiserver_terminated_watchers_total{group="autoscaling",resource="horizontalpodautoscalers"} 3"#,
         r#"apiserver_watch_events_total{group="autoscaling",resource="horizontalpodautoscalers",version="v2"} 2"#,
         r#"apiserver_watch_events_sizes_bucket{group="autoscaling",resource="horizontalpodautoscalers",version="v2",le="1024"} 1"#,
         r#"apiserver_watch_events_sizes_sum{group="autoscaling",resource="horizontalpodautoscalers",version="v2"} 2500"#,

@@ -343,6 +343,7 @@ impl Stream {
                         return self.sent(bytes);
                     },
                     Err(storage::Expired(oldest)) => {
+                        self.wanted.row.labels().watched.leave_behind();
                         self.source = None;
                         self.ended = Some(Status::expired(format!("too old resource version: {} ({oldest})", self.seen)));
                     }
