@@ -542,7 +542,7 @@ fn left_behind(out: &mut String, served: &[&Arc<Labels>]) {
     const NAME: &str = "apiserver_terminated_watchers_total";
     let mut all: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     for labels in served {
-        *all.entry((&labels.group, &labels.resource)).or_default() += labels.watched.left_behind();
+        *all.entry((labels.group.as_str(), labels.resource.as_str())).or_default() += labels.watched.left_behind();
     }
     all.retain(|_, count| *count > 0);
     if !all.is_empty() {
