@@ -389,7 +389,7 @@ impl Stream {
                 (Form::Object, _) => json_line("ADDED", &storage::json(row, &entry)),
                 _ => self.frame(Change::Added, &entry),
             };
-            row.labels().watched.note(frame.len());
+            self.wanted.row.labels().watched.note(frame.len());
             self.first = false;
             if piece.is_empty() && frame.len() >= PIECE_BYTES {
                 return Some(frame);
