@@ -432,7 +432,8 @@ fn what_a_journal_holds_is_not_told_by_what_it_takes_of_the_disk() {
 async fn a_store_whose_making_was_cut_anywhere_is_made_the_next_time() {
     use std::{fs, path::Path};
     // What there is, in the order in which it comes to be; of what is in a directory nothing may be there yet.
-    let steps: [(&str, fn(&Path)); 9] = [
+    type Step = (&'static str, fn(&Path));
+    let steps: [Step; 9] = [
         ("the lock", |root| fs::write(root.join("lock"), "").unwrap()),
         ("the place for tables", |root| fs::create_dir(root.join("keyspaces")).unwrap()),
         ("the journal", |root| fs::write(root.join("0.jnl"), "").unwrap()),

@@ -1,6 +1,9 @@
 //! What guards and fills a cluster: the objects that the server makes by itself, admission, reviews and tokens, the way to
 //! kubelets; all driven through [`apiserver::ApiServer::handle`] as its callers do.
 
+// A test's future has those of the whole path within it, one in another.
+#![recursion_limit = "256"]
+
 mod admission;
 mod aggregation;
 mod bootstrap;

@@ -47,8 +47,11 @@ struct One {
     counts: Counts,
     said: Mutex<HashMap<(String, String), Said>>,
     /// What is being asked: who wants to know the same waits for it.
-    asking: Mutex<HashMap<String, watch::Receiver<Option<Result<Answer, String>>>>>,
+    asking: Mutex<HashMap<String, Waiting>>,
 }
+
+/// An answer that is on its way to who asked first.
+type Waiting = watch::Receiver<Option<Result<Answer, String>>>;
 
 struct Said {
     auth: Auth,
