@@ -133,7 +133,7 @@ fn a_service_is_completed() {
 fn wrong_services_are_told_so() {
     for (spec, expected) in [
         (json!({}), vec!["spec.ports: Required value"]),
-        (json!({"clusterIP": "None"}), vec![]),
+        (json!({"clusterIP": "None", "clusterIPs": ["None"]}), vec![]),
         (json!({"type": "ExternalName", "externalName": "a.b."}), vec![]),
         (json!({"type": "ExternalName"}), vec!["spec.externalName: Required value"]),
         (json!({"ports": [{"port": 80}, {"port": 81}]}), vec!["spec.ports[0].name: Required value", "spec.ports[1].name: Required value"]),

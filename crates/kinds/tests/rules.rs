@@ -70,20 +70,6 @@ fn told(change: impl Fn(&mut Value)) -> Vec<String> {
     strategy.validate_update(&new, &definition(&json!({"type": "object"}))).iter().map(ToString::to_string).collect()
 }
 
-/// A map that changes as a whole has no properties of before.
-#[test]
-fn rules_below_an_atomic_map_see_no_old_value() {
-    let below = |kind: &str| {
-        let name = json!({"type": "string", "maxLength": 10, "x-kubernetes-validations": [{"rule": "self == oldSelf"}]});
-        let spec = json!({"type": "object", "x-kubernetes-map-type": kind, "properties": {"name": name}});
-        told(|new| new["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"] = spec.clone())
-    };
-    let at = "spec.validation.openAPIV3Schema.properties[spec]";
-    let why = format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {at}");
-    assert_eq!(below("atomic"), [format!("{at}.properties[name].x-kubernetes-validations[0].rule: Invalid value: \"self == oldSelf\": {why}")]);
-    assert_eq!(below("granular"), [""; 0]);
-}
-
 #[test]
 fn a_path_to_a_selector_is_shown_as_json() {
     let scale = json!({"specReplicasPath": ".spec.a", "statusReplicasPath": ".status.a", "labelSelectorPath": ".metadata<"});

@@ -134,7 +134,7 @@ struct Node<'a> {
     root: bool,
     /// How often it may stand in one object; nothing if that has no bound.
     times: Option<u64>,
-    /// The list above whose elements cannot be told apart from one change to the next, or the map that changes as a whole.
+    /// The list above whose elements cannot be told apart from one change to the next.
     uncorrelated: Option<Path>,
     depth: usize,
 }
@@ -157,13 +157,10 @@ impl Checker<'_> {
             (Some(times), Some(more)) => Some(times.saturating_mul(more)),
             _ => None,
         };
-        below_values(node.schema, node.path, &mut |schema, path, part| {
-            let lost = match part {
-                Part::Item => node.schema["x-kubernetes-list-type"] != "map",
-                Part::Property => !matches!(node.schema["x-kubernetes-map-type"].as_str(), None | Some("granular")),
-                Part::Other => false,
-            };
-            let uncorrelated = node.uncorrelated.clone().or_else(|| lost.then(|| node.path.clone()));
+        // Upstream takes no offence below a map that changes as a whole.
+        let lost = node.schema["x-kubernetes-list-type"] != "map";
+        below_values(node.schema, node.path, &mut |schema, path, is_item| {
+            let uncorrelated = node.uncorrelated.clone().or_else(|| (is_item && lost).then(|| node.path.clone()));
             self.walk(Node { schema, path, root: false, times, uncorrelated, depth: node.depth + 1 });
         });
         if !tree::list(node.schema, RULES).is_empty() && !self.is_broken(node.path) {
@@ -339,37 +336,29 @@ fn elements_max(schema: &Value) -> Option<u64> {
     }
 }
 
-/// What a schema within another describes.
-#[derive(Clone, Copy)]
-enum Part {
-    Property,
-    Item,
-    Other,
-}
-
-/// Calls for the schemas of the values that a schema describes, with their paths.
-fn below_values<'a>(schema: &'a Value, path: &Path, call: &mut dyn FnMut(&'a Value, &Path, Part)) {
+/// Calls for the schemas of the values that a schema describes, with their paths, and whether they are elements of a list.
+fn below_values<'a>(schema: &'a Value, path: &Path, call: &mut dyn FnMut(&'a Value, &Path, bool)) {
     let more = &schema["additionalProperties"];
     if more.is_object() {
-        call(more, &path.child("additionalProperties"), Part::Other);
+        call(more, &path.child("additionalProperties"), false);
     }
     for (name, property) in tree::entries(schema, "properties") {
-        call(property, &path.child("properties").key(name), Part::Property);
+        call(property, &path.child("properties").key(name), false);
     }
     if schema["items"].is_object() {
-        call(&schema["items"], &path.child("items"), Part::Item);
+        call(&schema["items"], &path.child("items"), true);
     }
 }
 
 /// The same, and for the schemas that only narrow it.
-fn below<'a>(schema: &'a Value, path: &Path, call: &mut dyn FnMut(&'a Value, &Path, Part)) {
+fn below<'a>(schema: &'a Value, path: &Path, call: &mut dyn FnMut(&'a Value, &Path, bool)) {
     below_values(schema, path, call);
     if schema["not"].is_object() {
-        call(&schema["not"], &path.child("not"), Part::Other);
+        call(&schema["not"], &path.child("not"), false);
     }
     for field in ["allOf", "oneOf", "anyOf"] {
         for (at, part) in tree::list(schema, field).iter().enumerate() {
-            call(part, &path.child(field).index(at), Part::Other);
+            call(part, &path.child(field).index(at), false);
         }
     }
 }

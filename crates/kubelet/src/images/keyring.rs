@@ -115,7 +115,7 @@ mod tests {
         for (place, image) in [
             ("123456789.dkr.ecr.us-east-1.amazonaws.com", "123456789.dkr.ecr.us-east-1.amazonaws.com/team/app"),
             ("*.dkr.ecr.*.amazonaws.com", "1.dkr.ecr.eu.amazonaws.com/x"),
-            ("reg-?.io:5000/team", "reg-1.io:5000/team/app"),
+            ("reg-*.io:5000/team", "reg-1.io:5000/team/app"),
             ("reg.io/te", "reg.io/team/app"),
             ("reg[0-9a].io", "rega.io/x"),
             ("reg[^0-9].io", "regx.io/x"),

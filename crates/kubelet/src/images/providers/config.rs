@@ -386,11 +386,11 @@ mod tests {
     #[test]
     fn what_a_file_says() {
         let text = format!(
-            "{GOOD}  args: [a]\n  env: [{{name: N, value: V}}]\n  tokenAttributes: {{serviceAccountTokenAudience: me, cacheType: Token, requireServiceAccount: true, requiredServiceAccountAnnotationKeys: [a/B]}}\n"
+            "{GOOD}  args: [a]\n  env: [{{name: NAME, value: V}}]\n  tokenAttributes: {{serviceAccountTokenAudience: me, cacheType: Token, requireServiceAccount: true, requiredServiceAccountAnnotationKeys: [a/B]}}\n"
         );
         let provider = of(&text).unwrap().remove(0);
         assert_eq!((provider.name.as_str(), provider.default_cache), ("fake", Duration::from_secs(3600)));
-        assert_eq!((provider.args, provider.env), (vec!["a".to_owned()], vec![("N".to_owned(), "V".to_owned())]));
+        assert_eq!((provider.args, provider.env), (vec!["a".to_owned()], vec![("NAME".to_owned(), "V".to_owned())]));
         let tokens = provider.tokens.unwrap();
         assert!(tokens.by_token && tokens.required && tokens.audience == "me" && tokens.required_annotations == ["a/B"]);
     }
