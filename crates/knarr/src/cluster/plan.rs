@@ -5,7 +5,11 @@
 //! start at the same time do not find the same.
 
 use anyhow::{Context as _, bail};
-use network::{Net, Part, mesh::Kind};
+use network::{
+    Net, Part,
+    mesh::Kind,
+    netlink::{ROUTE, Socket},
+};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -562,8 +566,9 @@ impl Taken {
         let routes = [parse(&read("/proc/net/route")), parse6(&read("/proc/net/ipv6_route"))].concat();
         let all = nix::ifaddrs::getifaddrs().into_iter().flatten();
         let addresses = all.filter_map(|i| Some((i.interface_name.clone(), ip(i.address.as_ref()?)?))).collect();
-        let links = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
-        let aliases = links.filter_map(|l| Some((l.file_name().into_string().ok()?, std::fs::read_to_string(l.path().join("ifalias")).ok()?)));
+        // The kernel's own answer is of this network namespace; `/sys` is of the one in which it was mounted.
+        let links = Socket::open(ROUTE).and_then(|mut socket| network::link::list(&mut socket)).unwrap_or_default();
+        let aliases = links.into_iter().map(|link| (link.name, link.alias));
         Taken { routes, addresses }.without(&network::Mark::new(cluster).alias(), aliases)
     }
 
