@@ -133,8 +133,11 @@ async fn a_scale_that_says_no_version_owns_nothing() {
         assert_eq!(server.put(&at, &scale).await.expect(200)["spec"]["replicas"], 2);
         assert_eq!(at_replicas(owners().await), left, "{kind}");
     }
-    server.put(&at, &json!({"apiVersion": "autoscaling/v1", "metadata": {"name": "a"}, "spec": {"replicas": 3}})).await.expect(200);
-    let managers: Vec<_> = owners().await.as_array().unwrap().iter().map(|owner| owner["manager"].clone()).collect();
+    // One that does is its manager's, where the replicas were somebody's.
+    server.post(WIDGETS, &widget("b", json!({"replicas": 1}))).await.expect(201);
+    server.put(&at.replace("/a/", "/b/"), &json!({"apiVersion": "autoscaling/v1", "metadata": {"name": "b"}, "spec": {"replicas": 3}})).await.expect(200);
+    let owners = server.get(&format!("{WIDGETS}/b")).await.expect(200)["metadata"]["managedFields"].clone();
+    let managers: Vec<_> = owners.as_array().unwrap().iter().map(|owner| owner["manager"].clone()).collect();
     assert!(managers.contains(&json!("scaler")), "{managers:?}");
 }
 
