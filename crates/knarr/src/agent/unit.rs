@@ -20,7 +20,7 @@ const SOCKET: &str = "NOTIFY_SOCKET";
 /// by itself, on a full disk for one, is not to be started ten times a second.
 const REST: Duration = Duration::from_millis(400);
 /// Options with a path, which a service would look for elsewhere.
-const PATHS: [&str; 3] = ["--data-dir", "--registries", "--pod-manifest-path"];
+const PATHS: [&str; 5] = ["--data-dir", "--registries", "--pod-manifest-path", "--image-credential-provider-config", "--image-credential-provider-bin-dir"];
 
 /// The unit of this very command.
 pub fn text(command: &Agent) -> anyhow::Result<String> {
@@ -146,8 +146,10 @@ mod tests {
         let all = words(all.map(str::to_owned).to_vec()).unwrap();
         assert_eq!(all, ["agent", "--join", "https://a:6443", "--data-dir=/d/x y", "--labels=a=b", "--node-name", "n"]);
         assert_eq!(words(vec!["--token=abcdef.0123456789abcdef".into()]).unwrap(), [""; 0]);
-        let relative = words(vec!["--data-dir".into(), "d".into()]).unwrap();
-        assert!(relative[0].starts_with("--data-dir=/") && relative[0].ends_with("/d"), "{relative:?}");
+        for option in ["--data-dir", "--image-credential-provider-config", "--image-credential-provider-bin-dir"] {
+            let relative = words(vec![option.into(), "d".into()]).unwrap();
+            assert!(relative[0].starts_with(&format!("{option}=/")) && relative[0].ends_with("/d"), "{relative:?}");
+        }
         assert_eq!(
             ["a", "--data-dir=/d/x y", "50%", "$HOME", "", "a\"b"].map(quoted),
             ["a", "\"--data-dir=/d/x y\"", "50%%", "$$HOME", "\"\"", "\"a\\\"b\""].map(str::to_owned)
