@@ -4,12 +4,14 @@
 //! `KubeletEnsureSecretPulledImages`): what came how is in the image's own file ([`pulled`]). An image that was imported is for
 //! everybody.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
-use k8s_openapi::api::core::v1::{Container as Spec, Pod};
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use k8s_openapi::api::core::v1::{Container as Spec, Pod, Secret};
 use machinery::time::go_duration;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -360,9 +362,8 @@ async fn credentials(api: &SharedApi, pod: &Pod, repository: &str) -> (Vec<Login
     for s in secrets.into_iter().flatten().filter(|s| !s.name.is_empty()) {
         match api.get_ref(RefKind::Secret, util::namespace(pod), &s.name).await {
             Ok((Some(RefObject::Secret(secret)), _)) => {
-                let data: BTreeMap<&str, &[u8]> = secret.data.iter().flatten().map(|(k, v)| (k.as_str(), v.0.as_slice())).collect();
                 let of = format!("{}/{}/{}", util::namespace(pod), s.name, secret.metadata.uid.as_deref().unwrap_or_default());
-                for (place, credentials) in logins(&data) {
+                for (place, credentials) in logins_of(&secret) {
                     keyring.add(&place, Login { credentials, source: Source::Secret(of.clone()) });
                 }
             }
@@ -372,18 +373,34 @@ async fn credentials(api: &SharedApi, pod: &Pod, repository: &str) -> (Vec<Login
     (keyring.look_up(repository), missing)
 }
 
+/// The logins in a pull secret. One of another type has none, whatever is in it.
+fn logins_of(secret: &Secret) -> Vec<(String, Credentials)> {
+    let key = match secret.type_.as_deref() {
+        Some("kubernetes.io/dockerconfigjson") => ".dockerconfigjson",
+        Some("kubernetes.io/dockercfg") => ".dockercfg",
+        _ => return Vec::new(),
+    };
+    secret.data.as_ref().and_then(|data| data.get(key)).map(|data| logins(key, &data.0)).unwrap_or_default()
+}
+
 /// The logins in a `.dockerconfigjson` or `.dockercfg`, by the places that they are for.
-fn logins(data: &BTreeMap<&str, &[u8]>) -> Vec<(String, Credentials)> {
-    let parse = |key: &str| data.get(key).and_then(|b| serde_json::from_slice::<Value>(b).ok());
-    let auths = parse(".dockerconfigjson").and_then(|v| v.get("auths").cloned()).or_else(|| parse(".dockercfg"));
+fn logins(key: &str, data: &[u8]) -> Vec<(String, Credentials)> {
+    let said = serde_json::from_slice::<Value>(data).ok();
+    let auths = if key == ".dockerconfigjson" { said.and_then(|said| said.get("auths").cloned()) } else { said };
     let Some(Value::Object(auths)) = auths else { return Vec::new() };
     auths.iter().map(|(place, entry)| (place.clone(), login(entry))).collect()
 }
 
+/// How a user and his password are written as one, with or without what fills it up.
+const AUTH: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent).with_decode_allow_trailing_bits(true),
+);
+
 fn login(entry: &Value) -> Credentials {
     let text = |k: &str| entry.get(k).and_then(Value::as_str).unwrap_or_default().to_owned();
     let mut out = Credentials { username: text("username"), password: text("password"), identity_token: text("identitytoken"), ..Credentials::default() };
-    let auth = base64::engine::general_purpose::STANDARD.decode(text("auth")).ok().and_then(|b| String::from_utf8(b).ok());
+    let auth = AUTH.decode(text("auth").replace(['\r', '\n'], "")).ok().and_then(|b| String::from_utf8(b).ok());
     if let Some((user, password)) = auth.as_deref().and_then(|a| a.split_once(':')) {
         user.clone_into(&mut out.username);
         password.trim_end_matches('\0').clone_into(&mut out.password);
@@ -393,6 +410,10 @@ fn login(entry: &Value) -> Credentials {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use k8s_openapi::ByteString;
+
     use super::*;
 
     #[test]
@@ -454,13 +475,29 @@ mod tests {
     fn logins_match_the_registry_and_the_longest_path_first() {
         let json =
             br#"{"auths": {"https://index.docker.io/v1/": {"auth": "dTpw"}, "reg.io": {"username": "a", "password": "b"}, "reg.io/team": {"username": "t"}}}"#;
-        let data = BTreeMap::from([(".dockerconfigjson", json.as_slice())]);
         let mut keyring = Keyring::default();
-        logins(&data).into_iter().for_each(|(place, login)| keyring.add(&place, login.username));
+        logins(".dockerconfigjson", json).into_iter().for_each(|(place, login)| keyring.add(&place, login.username));
         let of = |reference: &str| keyring.look_up(&repository(reference));
         assert_eq!((of("nginx"), of("docker.io/a/b:1")), (vec!["u".to_owned()], vec!["u".to_owned()]));
         assert_eq!(of("reg.io/team/app:1"), ["t", "a"]);
         assert!(of("other.io/x").is_empty());
+    }
+
+    #[test]
+    fn the_type_of_a_pull_secret_tells_what_of_it_counts() {
+        let of = |kind: &str, key: &str, text: &str| {
+            let data = ByteString(text.as_bytes().to_vec());
+            let secret = Secret { type_: Some(kind.to_owned()), data: Some(BTreeMap::from([(key.to_owned(), data)])), ..Secret::default() };
+            logins_of(&secret).into_iter().map(|(place, login)| (place, login.username, login.password)).collect::<Vec<_>>()
+        };
+        let (old, new) = (r#"{"reg.io": {"auth": "dTpwdw"}}"#, r#"{"auths": {"reg.io": {"auth": "dTpwdw=="}}}"#);
+        let login = [("reg.io".to_owned(), "u".to_owned(), "pw".to_owned())];
+        assert_eq!(of("kubernetes.io/dockerconfigjson", ".dockerconfigjson", new), login);
+        assert_eq!(of("kubernetes.io/dockercfg", ".dockercfg", old), login, "also where its end is not filled up");
+        for kind in ["Opaque", "kubernetes.io/dockercfg"] {
+            assert!(of(kind, ".dockerconfigjson", new).is_empty(), "{kind}");
+        }
+        assert!(of("Opaque", ".dockercfg", old).is_empty());
     }
 
     #[test]

@@ -121,7 +121,7 @@ impl Providers {
             let of = |name: &str, key: &str| {
                 let bytes = fs::read(dir.join(name)).ok()?;
                 serde_json::from_slice::<serde_json::Value>(&bytes).ok()?;
-                Some(super::logins(&BTreeMap::from([(key, bytes.as_slice())])))
+                Some(super::logins(key, &bytes))
             };
             of("config.json", ".dockerconfigjson").or_else(|| of(".dockercfg", ".dockercfg")).unwrap_or_default()
         };
