@@ -316,6 +316,9 @@ fn no_url(pattern: &str) -> Option<String> {
     }
     let (host, path) = pattern.split_at(pattern.find(['/', '?', '#']).unwrap_or(pattern.len()));
     let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    if host.rfind('[').is_some_and(|at| at > 0) {
+        return Some(format!("parse {url:?}: invalid IP-literal"));
+    }
     let is_allowed = |c: char| !c.is_ascii() || c.is_ascii_alphanumeric() || "-_.~!$&'()*+,;=:[]<>\"".contains(c);
     if let Some(c) = host.chars().find(|c| !is_allowed(*c)) {
         return Some(match c {
@@ -416,6 +419,7 @@ mod tests {
                 "{invalid}providers.matchImages: Invalid value: \"*.reg.io:x\": match image is invalid: parse \"https://*.reg.io:x\": invalid port \":x\" after host"
             )
         );
+        assert!(refused(":5000/team", "[0-9]").ends_with("match image is invalid: parse \"https://*.reg.io[0-9]\": invalid IP-literal"));
         assert_eq!(
             refused("credentialprovider.kubelet.k8s.io/v1", "v2"),
             format!(
