@@ -269,8 +269,8 @@ pub fn container_limits(pod: &Pod, c: &Container, capacity_bytes: i64, pages: &B
     // A limit of nothing is none.
     let limit = |name: &str| limit(r, name).filter(|v| *v > 0).or_else(|| limit(level, name)).unwrap_or(0);
     CgroupLimits {
-        // Who asks for nothing weighs what it may take (upstream's `calculateLinuxResources`).
-        cpu_shares: shares(request(r, "cpu").filter(|v| *v > 0).unwrap_or_else(|| limit("cpu"))),
+        // Who does not say what it asks for weighs what it may take; who asks for nothing has the least (upstream's `calculateLinuxResources`).
+        cpu_shares: shares(request(r, "cpu").unwrap_or_else(|| limit("cpu"))),
         cpu_quota_us: quota_us(limit("cpu")),
         cpu_period_us: PERIOD_US,
         memory_limit_bytes: limit("memory"),
@@ -383,14 +383,14 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_for_no_cpu_weighs_what_the_pod_may_take() {
+    fn who_does_not_ask_for_cpu_weighs_what_the_pod_may_take() {
         let of = |container: serde_json::Value| {
             let spec = serde_json::json!({"resources": {"limits": {"cpu": "2"}}, "containers": [{"name": "a", "resources": container}]});
             let pod: Pod = serde_json::from_value(serde_json::json!({"spec": spec})).unwrap();
             container_limits(&pod, &pod.spec.as_ref().unwrap().containers[0], 1, &BTreeMap::new()).cpu_shares
         };
         assert_eq!(of(serde_json::json!({})), 2048);
-        assert_eq!(of(serde_json::json!({"requests": {"cpu": "0"}})), 2048);
+        assert_eq!(of(serde_json::json!({"requests": {"cpu": "0"}})), 2);
         assert_eq!(of(serde_json::json!({"requests": {"cpu": "1"}})), 1024);
         assert_eq!(of(serde_json::json!({"limits": {"cpu": "1"}})), 1024);
     }

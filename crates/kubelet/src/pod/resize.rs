@@ -123,8 +123,8 @@ pub fn shown(has: &ResourceRequirements, level: &ResourceRequirements) -> Resour
     let lacks = |list: &List, name: &str| list.get(name).is_none_or(|q| resources::amount(name, q) == 0);
     let limit_of = |of: &ResourceRequirements, name: &str| resources::limit(Some(of), name).filter(|amount| *amount > 0);
     let mut out = has.clone();
-    if let Some(requests) = out.requests.as_mut().filter(|list| lacks(list, "cpu")) {
-        // Its weight is what it may take.
+    if let Some(requests) = out.requests.as_mut().filter(|list| !list.contains_key("cpu")) {
+        // Its weight is what it may take: that of one that asks for nothing is the least.
         let weighs = limit_of(has, "cpu").or_else(|| limit_of(level, "cpu")).filter(|milli| *milli > LEAST_REQUEST_MILLI);
         requests.extend(weighs.map(|milli| ("cpu".to_owned(), resources::quantity("cpu", milli))));
     }
@@ -431,6 +431,7 @@ mod tests {
             (json!({}), json!({})),
             (json!({"limits": {"cpu": "1"}, "requests": {"cpu": "1"}}), json!({"limits": {"cpu": "1", "memory": "128Mi"}, "requests": {"cpu": "1"}})),
             (json!({"requests": {"memory": "1Mi"}}), json!({"requests": {"cpu": "2", "memory": "1Mi"}})),
+            (json!({"requests": {"cpu": "0"}}), json!({"requests": {"cpu": "0"}})),
             (
                 json!({"limits": {"memory": "1Mi"}, "requests": {"memory": "1Mi"}}),
                 json!({"limits": {"cpu": "2", "memory": "1Mi"}, "requests": {"cpu": "2", "memory": "1Mi"}}),
