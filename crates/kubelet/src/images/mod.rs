@@ -172,6 +172,8 @@ impl Images {
     }
 
     async fn pull(&self, pod: &Pod, reference: &str, policy: &str, logins: &Lazy, normal: impl Fn(&str, &str)) -> Result<Image, CriError> {
+        // Who is asked for logins may take his time: nobody else waits for that.
+        let attempts = attempts(logins.get(self, pod, reference).await);
         normal("Pulling", &format!("Pulling image {reference:?}"));
         let asked = Instant::now();
         let lock = Arc::clone(self.locks.lock().entry(reference.to_owned()).or_default());
@@ -185,7 +187,6 @@ impl Images {
             normal("Pulled", &present_already(reference));
             return Ok(image);
         }
-        let attempts = attempts(logins.get(self, pod, reference).await);
         let _permit = self.permits.acquire().await.map_err(|e| CriError::Other(e.to_string()))?;
         let begun = Instant::now();
         let mut errors = Vec::new();
