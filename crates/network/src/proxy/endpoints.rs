@@ -15,7 +15,7 @@ use crate::pod::OwnPort;
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) name: String,
-    /// Its address.
+    /// Its address (`InternalIP`).
     pub(super) ip: IpAddr,
     /// Its zone (`topology.kubernetes.io/zone`), or empty.
     pub(super) zone: String,

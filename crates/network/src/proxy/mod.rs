@@ -224,6 +224,14 @@ impl Memory {
         mesh::ranges(&node).into_iter().find(|range| range.family() == family)
     }
 
+    /// The address of a node, which is its machine's if it has joined by itself; until its Node says so, that at which its pods know it.
+    fn address(&self, node: &str, side: Side) -> IpAddr {
+        let node = self.nodes.get("", node);
+        let all = node.iter().flat_map(|n| n.status.iter().flat_map(|s| s.addresses.iter().flatten())).filter(|a| a.type_ == "InternalIP");
+        let mut all = all.filter_map(|a| a.address.parse::<IpAddr>().ok());
+        all.find(|ip| Family::of(*ip) == Family::of(side.node_ip)).unwrap_or(side.node_ip)
+    }
+
     /// The zone of a node, as far as it is said.
     fn zone(&self, node: &str) -> String {
         self.nodes.get("", node).and_then(|node| node.label(ZONE).map(str::to_owned)).unwrap_or_default()
@@ -418,7 +426,7 @@ impl Proxy {
         };
         let node = Node {
             name: config.node_name.clone(),
-            ip: side.node_ip,
+            ip: memory.address(&config.node_name, side),
             zone: memory.zone(&config.node_name),
             family,
             cluster_cidr: Some(side.cluster_cidr),
@@ -483,11 +491,12 @@ impl Proxy {
         self.forget_flows(fronts, gone).await;
     }
 
-    /// The node may have a range of pods now, or be in another zone: endpoints may be preferred for it.
+    /// The node may have a range of pods now, or be in another zone: endpoints may be preferred for it. It may have another address.
     async fn follow_node(&mut self) {
         let (zone, pod_cidr) = (self.memory.zone(&self.node.name), self.memory.pod_cidr(&self.node.name, self.node.family));
-        if self.node.zone != zone || self.node.pod_cidr != pod_cidr {
-            (self.node.zone, self.node.pod_cidr) = (zone, pod_cidr);
+        let ip = self.memory.address(&self.node.name, self.side);
+        if self.node.zone != zone || self.node.pod_cidr != pod_cidr || self.node.ip != ip {
+            (self.node.zone, self.node.pod_cidr, self.node.ip) = (zone, pod_cidr, ip);
             self.update_all().await;
         }
     }

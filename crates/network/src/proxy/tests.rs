@@ -122,6 +122,22 @@ fn a_node_that_may_call_a_balancer_may_from_the_balancers_own_address() {
 }
 
 #[test]
+fn the_address_of_a_machine_that_has_joined_is_not_that_at_which_its_pods_know_it() {
+    let of = |addresses: Value| {
+        let node: v1::Node = serde_json::from_value(json!({"metadata": {"name": "n1"}, "status": {"addresses": addresses}})).unwrap();
+        let ranges = ServiceRanges::new([], Informer::fixed([]));
+        let memory = Memory { services: Informer::fixed([]), slices: Informer::fixed([]), ranges, nodes: Informer::fixed([node]) };
+        let side =
+            |node_ip: &str, range: &str| Side { node_ip: node_ip.parse().unwrap(), cluster_cidr: range.parse().unwrap(), service_cidr: range.parse().unwrap() };
+        [side("10.244.0.1", "10.244.0.0/16"), side("fd00:a::1", "fd00:a::/56")].map(|side| memory.address("n1", side).to_string())
+    };
+    let at = |kind: &str, address: &str| json!({"type": kind, "address": address});
+    let told = json!([at("Hostname", "n1"), at("ExternalIP", "203.0.113.1"), at("InternalIP", "198.51.100.10"), at("InternalIP", "fd00:b::10")]);
+    assert_eq!(of(told), ["198.51.100.10", "fd00:b::10"]);
+    assert_eq!(of(json!([at("InternalIP", "198.51.100.10")])), ["198.51.100.10", "fd00:a::1"], "of the other family it says nothing");
+}
+
+#[test]
 fn source_ranges_are_each_familys_own() {
     let sources = |ranges: &[&str]| {
         let plan = balancer(ranges, json!([]));
