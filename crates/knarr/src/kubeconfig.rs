@@ -16,7 +16,7 @@ use serde_yaml_ng::{Mapping, Value};
 use std::{
     fs::{self, DirBuilder, OpenOptions},
     io::{ErrorKind, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -149,7 +149,8 @@ pub fn merge(path: &Path, own: &str, known: &[Written]) -> anyhow::Result<()> {
 
 /// Takes a cluster's entries out of the file, if it is there; whatever is another's stays.
 pub fn remove(path: &Path, name: &str, known: &[Written]) -> anyhow::Result<()> {
-    if !path.exists() {
+    // One that was killed over the first of all has left a draft alone.
+    if !path.exists() && !draft(path)?.exists() {
         return Ok(());
     }
     change(path, |file| {
@@ -309,6 +310,7 @@ fn change(path: &Path, make: impl FnOnce(&mut File) -> anyhow::Result<()>) -> an
         DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(what)?;
     }
     let _lock = Lock::take(&target).with_context(what)?;
+    let _ = fs::remove_file(draft(&target).with_context(what)?);
     let mut file = File::read(path).with_context(what)?;
     let before = file.text.clone();
     make(&mut file).with_context(what)?;
@@ -343,7 +345,8 @@ fn make(lock: &Path) -> std::io::Result<()> {
     }
     let text = format!("knarr {}", std::process::id());
     let new = beside(lock, &std::process::id().to_string()).map_err(std::io::Error::other)?;
-    let written = fresh(&new).and_then(|mut file| file.write_all(text.as_bytes()));
+    // On a full disk it is as empty as kubectl's: a start that changes nothing needs no room.
+    let written = fresh(&new).map(|mut file| drop(file.write_all(text.as_bytes())));
     let made = written.and_then(|()| fs::hard_link(&new, lock));
     let _ = fs::remove_file(&new);
     match made {
@@ -377,7 +380,7 @@ fn beside(path: &Path, ending: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// Where a kubeconfig is written that is to take another's place. Its lock is held: what is there was left by one that was killed, with keys in
-/// it, and goes with this one.
+/// it, and goes with the next one that looks into the file, be it to change nothing.
 fn draft(path: &Path) -> anyhow::Result<PathBuf> {
     beside(path, "knarr-new")
 }
@@ -395,7 +398,8 @@ fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
         let mut file = fresh(&new)?;
         file.write_all(text.as_bytes())?;
         if let Ok(old) = fs::metadata(path) {
-            chown(&new, Some(old.uid()), Some(old.gid()))?;
+            // Not by its name, which whoever has the directory could give to a link meanwhile.
+            fchown(&file, Some(old.uid()), Some(old.gid()))?;
             file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o777))?;
         }
         file.sync_all()?;

@@ -181,6 +181,43 @@ fn a_file_whose_place_cannot_be_taken_is_told_before_the_start() {
 }
 
 #[test]
+fn what_is_written_already_needs_no_room() {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let folder = Folder::new("full");
+    let (path, small, text) = (folder.file(THEIRS), folder.0.join("small"), own("knarr", "QQ=="));
+    merge(&path, &text, &known(&path, &text)).unwrap();
+    fs::create_dir(&small).unwrap();
+    // One page, which the file takes.
+    mount(Some("tmpfs"), &small, Some("tmpfs"), MsFlags::empty(), Some("size=4k")).unwrap();
+    let there = small.join("config");
+    let copied = fs::copy(&path, &there);
+    let again = merge(&there, &text, &known(&there, &text));
+    let is_full = fs::write(small.join("other"), "x").is_err();
+    umount2(&small, MntFlags::MNT_DETACH).unwrap();
+    copied.unwrap();
+    again.unwrap();
+    assert!(is_full);
+}
+
+#[test]
+fn a_draft_of_one_that_was_killed_goes_where_nothing_is_to_be_changed() {
+    let folder = Folder::new("draft");
+    let (path, draft) = (folder.0.join("config"), folder.0.join("config.knarr-new"));
+    fs::write(&draft, "half").unwrap();
+    remove(&path, "knarr", &[]).unwrap();
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0, "there is no file, nor a reason to make one");
+    let text = own("knarr", "QQ==");
+    let known = known(&path, &text);
+    merge(&path, &text, &known).unwrap();
+    fs::write(&draft, "half").unwrap();
+    merge(&path, &text, &known).unwrap();
+    assert!(!draft.exists());
+}
+
+#[test]
 fn a_lock_of_others_is_waited_for_and_one_of_the_dead_is_not() {
     let folder = Folder::new("lock");
     let path = folder.file(THEIRS);
