@@ -35,13 +35,22 @@ const TRIES: usize = 4;
 
 /// Each pod reaches every pod, and these others.
 pub fn reach(cluster: &Cluster, pods: &Pods, others: &[String]) {
+    reach_by(TRIES, cluster, pods, others);
+}
+
+/// The same where nothing was told for a while, and nobody is to have noticed what happened to others: not one request is lost.
+pub fn still_reach(cluster: &Cluster, pods: &Pods, others: &[String]) {
+    reach_by(1, cluster, pods, others);
+}
+
+fn reach_by(tries: usize, cluster: &Cluster, pods: &Pods, others: &[String]) {
     let own = pods.values().map(|(_, ip, _)| http::at(ip, 8080));
     let urls: Vec<String> = own.chain(others.iter().cloned()).map(|at| format!("--url=http://{at}/whoami")).collect();
     for (pod, ..) in pods.values() {
         let mut all = words("exec");
         all.extend([pod.as_str(), "--", "/knarr", "demo", "load", "--strict", "--quiet", "--rate=100", "--seconds=0.3", "--connections=new"]);
         all.extend(urls.iter().map(String::as_str));
-        let reached = (1..TRIES).map(|_| cluster.try_kubectl(&all)).find(Output::ok);
+        let reached = (1..tries).map(|_| cluster.try_kubectl(&all)).find(Output::ok);
         reached.unwrap_or_else(|| cluster.try_kubectl(&all)).assert_ok();
     }
 }

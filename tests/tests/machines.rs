@@ -65,6 +65,7 @@ fn machines_join_by_one_command_and_leave_without_a_trace() {
     running_b.end(PATIENCE);
     running_b = b.start(&[]);
     assert_eq!((web::pods(&cluster), host::containers(&b.name)), (before.clone(), processes));
+    web::still_reach(&cluster, &before, &[]);
     all_reach_all(&cluster, &before);
 
     // A name that is a node's is nobody else's, and so is a machine on which there is a node.
