@@ -93,7 +93,7 @@ pub(crate) enum Limit {
     Former,
 }
 
-/// Deletes what is beyond the limit and not in use, the oldest first.
+/// Deletes what is beyond the limit and not in use, the oldest first. A negative limit, which a StatefulSet may have, is none.
 pub(crate) async fn truncate(
     client: &Client,
     history: &History,
@@ -104,7 +104,7 @@ pub(crate) async fn truncate(
     let former: Vec<_> = history.all.iter().filter(|r| r.name() != history.update.name()).collect();
     let idle: Vec<_> = former.iter().filter(|r| !in_use(r)).collect();
     let all = if counted == Limit::Idle { idle.len() } else { former.len() };
-    let surplus = all.saturating_sub(usize::try_from(limit).unwrap_or(0));
+    let surplus = all.saturating_sub(usize::try_from(limit).unwrap_or(usize::MAX));
     for revision in idle.into_iter().take(surplus) {
         match client.namespaced::<ControllerRevision>(revision.namespace()).delete(revision.name(), &DeleteParams::default()).await {
             Err(error) if !error.is_not_found() => return Err(error),

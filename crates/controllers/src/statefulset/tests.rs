@@ -237,19 +237,21 @@ async fn a_set_whose_pods_are_refused_keeps_no_more_history_than_it_may() {
         let template = json!({"spec": {"template": {"metadata": {"labels": {"was": number.to_string()}}}}});
         serde_json::from_value(json!({"metadata": meta, "revision": number, "data": template})).unwrap_or_else(|e| panic!("{e}"))
     };
-    let set = set(1, json!({"volumeClaimTemplates": [], "revisionHistoryLimit": 1}));
-    let key = client::ObjectKey::new("n", "web");
-    let sets = Sets {
-        recorder: Recorder::new(server.client(), "statefulset-controller", ""),
-        client: server.client(),
-        sets: Informer::fixed([set]),
-        pods: Informer::fixed([]),
-        revisions: Informer::fixed([1, 2, 3].map(revision)),
-        claims: Informer::fixed([]),
-        selectors: crate::compiled::Compiled::default(),
-    };
-    assert!(sets.reconcile(&key).await.is_err(), "it is tried again");
-    let gone: Vec<String> = server.written().into_iter().filter(|line| line.starts_with("DELETE ")).collect();
-    let names: Vec<&str> = gone.iter().filter_map(|line| line.split(' ').nth(1)?.rsplit('/').next()).collect();
-    assert_eq!(names, ["web-1", "web-2"]);
+    for (limit, gone) in [(1, &["web-1", "web-2"][..]), (-1, &[][..])] {
+        let set = set(1, json!({"volumeClaimTemplates": [], "revisionHistoryLimit": limit}));
+        let before = server.written().len();
+        let sets = Sets {
+            recorder: Recorder::new(server.client(), "statefulset-controller", ""),
+            client: server.client(),
+            sets: Informer::fixed([set]),
+            pods: Informer::fixed([]),
+            revisions: Informer::fixed([1, 2, 3].map(revision)),
+            claims: Informer::fixed([]),
+            selectors: crate::compiled::Compiled::default(),
+        };
+        assert!(sets.reconcile(&client::ObjectKey::new("n", "web")).await.is_err(), "it is tried again");
+        let written = server.written();
+        let deleted = written.iter().skip(before).filter_map(|line| line.strip_prefix("DELETE ")?.split(' ').next()?.rsplit('/').next());
+        assert_eq!(deleted.collect::<Vec<_>>(), gone, "{limit}: a negative limit is none");
+    }
 }
