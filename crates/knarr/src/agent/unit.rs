@@ -146,8 +146,12 @@ mod tests {
         let all = words(all.map(str::to_owned).to_vec()).unwrap();
         assert_eq!(all, ["agent", "--join", "https://a:6443", "--data-dir=/d/x y", "--labels=a=b", "--node-name", "n"]);
         assert_eq!(words(vec!["--token=abcdef.0123456789abcdef".into()]).unwrap(), [""; 0]);
-        for option in ["--data-dir", "--image-credential-provider-config", "--image-credential-provider-bin-dir"] {
-            let relative = words(vec![option.into(), "d".into()]).unwrap();
+        let options = <Agent as clap::Args>::augment_args(clap::Command::new("agent"));
+        let paths = options.get_arguments().filter(|option| option.get_value_parser().type_id() == std::any::TypeId::of::<std::path::PathBuf>());
+        let paths: Vec<String> = paths.filter_map(|option| Some(format!("--{}", option.get_long()?))).collect();
+        assert!(paths.contains(&"--data-dir".to_owned()), "{paths:?}");
+        for option in paths {
+            let relative = words(vec![option.clone(), "d".into()]).unwrap();
             assert!(relative[0].starts_with(&format!("{option}=/")) && relative[0].ends_with("/d"), "{relative:?}");
         }
         assert_eq!(
