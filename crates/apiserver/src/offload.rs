@@ -133,7 +133,23 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    let Ok(home) = AWAY.try_with(|away| away.home.clone()) else { return future.await };
+    if AWAY.try_with(|_| ()).is_err() {
+        return future.await;
+    }
+    apart(future).await
+}
+
+/// Runs a future there as a task of its own: for several who wait for it, some of them maybe heavy, of whom each could be the one that polls
+/// it. If the caller is dropped, the future is too.
+///
+/// # Panics
+/// As the future does.
+pub(crate) async fn apart<F>(future: F) -> F::Output
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    let home = AWAY.try_with(|away| away.home.clone()).unwrap_or_else(|_| Handle::current());
     match AbortOnDropHandle::new(home.spawn(future)).await {
         Ok(output) => output,
         Err(error) => match error.try_into_panic() {

@@ -106,7 +106,7 @@ pub(crate) async fn heard(store: &Store, row: &Row, event: Arc<Event>, wanted: i
 pub(crate) async fn begun(store: &Store, row: &Row) -> Result<Vec<Unread>, Status> {
     all_versions_known(store, row)?;
     let Some((reader, snapshot)) = row.reader().zip(snapshot(store, row, None)) else { return Ok(Vec::new()) };
-    let begun = Box::pin(reader.begun(store, &snapshot, &row.root_key)).await;
+    let begun = Box::pin(reader.begun(store, snapshot, &row.root_key)).await;
     begun.map_err(|(unread, since)| unready(&unlisted(row, &unread), since))
 }
 

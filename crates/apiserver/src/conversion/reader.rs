@@ -7,7 +7,10 @@ use crate::{
     hooks::{Itself, OwnAnswer, Services},
     offload,
 };
-use futures_util::FutureExt;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, WeakShared},
+};
 use http::Request;
 use kinds::Strategy;
 use machinery::{
@@ -71,7 +74,12 @@ struct Begun {
     at: u64,
     /// One after it that is not, and when it was found.
     unread: Option<(u64, Instant)>,
+    /// Who looks for it now, at the state that has been there from this revision on.
+    looks: Option<(u64, WeakShared<BoxFuture<'static, IsUp>>)>,
 }
+
+/// What is not converted though that cache is up; or that it is not, by what, and for how long.
+type IsUp = Result<Vec<Unread>, (Vec<Unread>, Duration)>;
 
 impl Reader {
     /// The reader of a version; none where nobody is asked. `shape` is the number of its schema.
@@ -108,16 +116,35 @@ impl Reader {
     ///
     /// # Errors
     /// It is not up: those that are not converted, [`UNREAD_MAX`] of them at most, and for how long it has not been.
-    pub(crate) async fn begun(self: &Arc<Self>, store: &Store, snapshot: &Snapshot, root: &str) -> Result<Vec<Unread>, (Vec<Unread>, Duration)> {
+    pub(crate) async fn begun(self: &Arc<Self>, store: &Store, snapshot: Snapshot, root: &str) -> IsUp {
+        let changed = snapshot.changed();
+        let is_up = {
+            let mut begun = self.begun.lock();
+            if changed <= begun.at {
+                return Ok(Vec::new());
+            }
+            // After a start all who watch come at once: they wait for one who asks about all objects.
+            let looks = begun.looks.as_ref().filter(|(of, _)| *of >= changed).and_then(|(_, looks)| looks.upgrade());
+            looks.unwrap_or_else(|| {
+                let (reader, store, root) = (Arc::clone(self), store.clone(), root.to_owned());
+                let look = async move { reader.look(&store, &snapshot, &root).await };
+                let look = offload::apart(look).boxed().shared();
+                begun.looks = look.downgrade().map(|weak| (changed, weak));
+                look
+            })
+        };
+        offload::resting(is_up).await
+    }
+
+    async fn look(self: &Arc<Self>, store: &Store, snapshot: &Snapshot, root: &str) -> IsUp {
         let at = self.begun.lock().at;
-        if snapshot.changed() <= at {
-            return Ok(Vec::new());
-        }
         let new = snapshot.range(root, "").filter(|entry| entry.revision > at).cloned().collect();
         let outcome = self.entries(store, new, Memory::Enough).await;
         let mut begun = self.begun.lock();
         let Err(unread) = outcome else {
-            *begun = Begun { at: begun.at.max(snapshot.revision()), unread: None };
+            begun.at = begun.at.max(snapshot.revision());
+            // One that came after this snapshot is not known to be converted.
+            begun.unread = begun.unread.filter(|(revision, _)| *revision > begun.at);
             return Ok(Vec::new());
         };
         let known = begun.unread.filter(|(revision, _)| unread.iter().any(|unread| unread.revision == *revision));

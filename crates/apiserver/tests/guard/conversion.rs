@@ -609,6 +609,19 @@ async fn no_list_begins_before_what_there_was_is_converted() {
     assert_eq!(names(&lamps.cluster.get(&TWO.replace("default", "other")).await.expect(200)), [""; 0]);
 }
 
+#[tokio::test]
+async fn all_who_come_at_once_ask_once() {
+    let lamps = Lamps::start().await;
+    lamps.make("a", "red").await;
+    lamps.make("b", "green").await;
+    lamps.feel("late");
+    let answers = futures_util::future::join_all((0..8).map(|_| lamps.cluster.get(TWO))).await;
+    for answer in answers {
+        assert_eq!(names(&answer.expect(200)), ["a", "b"]);
+    }
+    assert_eq!(lamps.asked(), [2]);
+}
+
 /// Behind the Service of the API are the servers that are aggregated: they convert as well.
 #[tokio::test]
 async fn the_server_is_its_own_webhook() {
