@@ -52,15 +52,14 @@ fn hold<'v>(scope: &Scope<'v>, conditions: &'v [Condition], ignore: bool, (metri
                 tracing::trace!(condition = condition.name, "a match condition does not hold");
                 fits = false;
             }
-            Ok(Ok(_)) => {}
-            Ok(Err(why)) => {
-                metrics.admission().condition_failed(whose);
-                failed.push(why);
-            }
-            // What comes after the end of the budget is not looked at.
+            // Upstream looks at them up to the first that is false.
+            Ok(Err(why)) if fits => failed.push(why),
+            Ok(_) => {}
+            // What comes after the end of the budget is not looked at, nor counted what failed before it.
             Err(spent) => return if ignore { Ok(false) } else { Err(spent.0) },
         }
     }
+    failed.iter().for_each(|_| metrics.admission().condition_failed(whose));
     match failed.as_slice() {
         [] => Ok(fits),
         _ if ignore || !fits => Ok(false),
