@@ -30,7 +30,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{Read as _, Seek as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -46,8 +46,8 @@ const IN_ORDER: u32 = 1 << 31;
 const LOCK: &str = "lock";
 /// The file by which the engine knows a store; it is written last of what a store begins with, before anything can be put into it.
 const MARKER: &str = "version";
-/// What it says: three letters and a number.
-const MARKER_BYTES: u64 = 4;
+/// What it says: three letters, and the number of the engine's format.
+const MARKED: &[u8] = b"FJL\x03";
 /// Where the engine has its tables.
 const KEYSPACES: &str = "keyspaces";
 /// Where the journals of a damaged store are kept as they were found.
@@ -158,7 +158,7 @@ impl Disk {
         let damaged = |what: String| OpenError::Damaged { path: directory.into(), what };
         make_private(directory).map_err(io)?;
         let (synced, acknowledged) = Synced::open(directory).map_err(io)?;
-        remove_unmade(directory, acknowledged)?;
+        remove_unmade(directory, acknowledged, accept_loss)?;
         let journals = Journals::read(directory).map_err(io)?;
         journals.cut_torn(directory).map_err(io)?;
         let (database, keyspace) = match open(directory) {
@@ -616,16 +616,17 @@ impl Journals {
 
 /// Removes what the engine has laid down for a store that it never came to make, because it was killed or had no room: it makes its first
 /// journal before its marker, and refuses to make one that is there. Nothing is in such a store. One whose marker is gone otherwise has
-/// something, and the engine would make a new one over it.
-fn remove_unmade(directory: &Path, acknowledged: u64) -> Result<(), OpenError> {
+/// something, and the engine would make a new one over it; with `accept_loss` it is marked again.
+fn remove_unmade(directory: &Path, acknowledged: u64, accept_loss: bool) -> Result<(), OpenError> {
     let io = |e| OpenError::io(directory, e);
     let marker = directory.join(MARKER);
-    let is_made = || Ok(unless_gone(fs::metadata(&marker))?.is_some_and(|found| found.len() >= MARKER_BYTES));
+    let is_made = || Ok(unless_gone(fs::metadata(&marker))?.is_some_and(|found| found.len() >= MARKED.len() as u64));
     if is_made().map_err(io)? {
         return Ok(());
     }
-    let lock = unless_gone(fs::File::open(directory.join(LOCK))).map_err(io)?;
-    if lock.as_ref().is_some_and(|lock| lock.try_lock().is_err()) {
+    // Made if it is not there: of two that begin at once one would remove what the other makes.
+    let lock = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(directory.join(LOCK)).map_err(io)?;
+    if lock.try_lock().is_err() {
         return Err(OpenError::Locked(directory.to_owned()));
     }
     // Its maker may have come to its end meanwhile.
@@ -634,9 +635,16 @@ fn remove_unmade(directory: &Path, acknowledged: u64) -> Result<(), OpenError> {
     }
     let journals = Journals::read(directory).map_err(io)?.0;
     let has_tables = unless_gone(fs::read_dir(directory.join(KEYSPACES))).map_err(io)?.is_some_and(|mut found| found.next().is_some());
-    if acknowledged > 0 || has_tables || journals.iter().any(|(_, bytes)| !bytes.is_empty()) {
+    let has_some = has_tables || journals.iter().any(|(_, bytes)| !bytes.is_empty());
+    if acknowledged > 0 || has_some {
         let what = format!("its file {MARKER:?}, without which a new store would be made over it, is gone or cut");
-        return Err(OpenError::Damaged { path: directory.to_owned(), what });
+        if !accept_loss {
+            return Err(OpenError::Damaged { path: directory.to_owned(), what });
+        }
+        tracing::error!(directory = %directory.display(), what, "the store is damaged; it is opened with what is there");
+    }
+    if has_some {
+        return fs::write(&marker, MARKED).map_err(io);
     }
     for path in journals.iter().map(|(path, _)| path).chain([&marker]) {
         unless_gone(fs::remove_file(path)).map_err(io)?;

@@ -471,9 +471,11 @@ async fn nothing_is_made_over_a_store_that_has_lost_its_marker_or_is_being_made(
     lock.lock().unwrap();
     assert!(refused().contains("in use by another process"), "{}", refused());
     drop(lock);
-    std::fs::write(&marker, whole).unwrap();
-    let store = Store::open(&directory.0, &Options::default()).unwrap();
-    assert!(store.bucket(PODS).get(&format!("{PODS}a")).is_some());
+    let accepts = Options { accept_data_loss: true, ..Options::default() };
+    let has_all = |options: &Options| Store::open(&directory.0, options).unwrap().bucket(PODS).get(&format!("{PODS}a")).is_some();
+    assert!(has_all(&accepts), "what is there is opened");
+    assert_eq!(std::fs::read(&marker).unwrap(), whole);
+    assert!(has_all(&Options::default()));
 }
 
 #[tokio::test]
