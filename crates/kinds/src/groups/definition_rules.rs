@@ -5,7 +5,7 @@
 //! fits into a request. Expressions that the definition already had may use what new ones may not, so that a definition
 //! from a newer server can still be changed (`apiextensions-apiserver/pkg/apis/apiextensions/validation`).
 
-use std::collections::HashSet;
+use std::{cell::LazyCell, collections::HashSet};
 
 use kubecel::declared::{Declared, DeclaredSizes, max_cardinality};
 use kubecel::{Env, Program, Type, Version};
@@ -70,12 +70,15 @@ pub struct Options {
 
 /// The errors in the form of the rules that stand at one place.
 pub(super) fn check_place(schema: &Value, path: &Path, errors: &mut ErrorList) {
+    // Found out once at most: the schema may be large, and its rules many.
+    let is_fit = LazyCell::new(|| structural::unfit(schema).is_none());
     for (at, rule) in tree::list(schema, RULES).iter().enumerate() {
-        check_rule_form(schema, rule, &path.child(RULES).index(at), errors);
+        check_rule_form(schema, &|| *is_fit, rule, &path.child(RULES).index(at), errors);
     }
 }
 
-fn check_rule_form(schema: &Value, rule: &Value, path: &Path, errors: &mut ErrorList) {
+/// `is_fit`: whether the schema has a structural form.
+fn check_rule_form(schema: &Value, is_fit: &dyn Fn() -> bool, rule: &Value, path: &Path, errors: &mut ErrorList) {
     let given = |field: &str| !tree::text(rule, field).is_empty();
     let trimmed = |field: &str| tree::text(rule, field).trim();
     let lines = |text: &str| text.contains(['\n', '\r']);
@@ -108,7 +111,7 @@ fn check_rule_form(schema: &Value, rule: &Value, path: &Path, errors: &mut Error
         errors.push(Error::invalid(&place, text, "must not contain line breaks"));
     }
     // Where no structure is, upstream finds nothing wrong with a path.
-    if definition_paths::resolve(text, schema, true).is_err() && structural::unfit(schema).is_none() {
+    if definition_paths::resolve(text, schema, true).is_err() && is_fit() {
         errors.push(Error::invalid(&place, text, "must be a valid path"));
     }
 }
