@@ -286,7 +286,7 @@ impl Stream {
     /// The next bytes; `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
         if let Some(bytes) = self.initial_piece() {
-            return self.sent(bytes);
+            return (!self.untold).then_some(bytes);
         }
         if let Some(revision) = self.initial_end.take() {
             let mark = self.mark(revision, true);
@@ -295,7 +295,9 @@ impl Stream {
         loop {
             let Some(source) = self.source.as_mut() else {
                 let status = self.ended.take()?;
-                return Some(self.error(&status));
+                let error = self.error(&status);
+                self.wanted.row.labels().watched.note(error.len());
+                return Some(error);
             };
             let tick = async {
                 match self.bookmark.as_mut() {
@@ -339,7 +341,6 @@ impl Stream {
                     // A watch from a revision that is still to come tells nothing before it.
                     Ok(event) if event.revision <= self.seen => {}
                     Ok(event) => if let Some(bytes) = self.told(event).await? {
-                        self.wanted.row.labels().watched.note(bytes.len());
                         return self.sent(bytes);
                     },
                     Err(storage::Expired(oldest)) => {
@@ -373,9 +374,13 @@ impl Stream {
         }
     }
 
-    /// What can be sent; `None` at the end.
+    /// One event that can be sent, which is counted, whatever it tells; `None` at the end.
     fn sent(&self, bytes: Bytes) -> Option<Bytes> {
-        (!self.untold).then_some(bytes)
+        if self.untold {
+            return None;
+        }
+        self.wanted.row.labels().watched.note(bytes.len());
+        Some(bytes)
     }
 
     fn initial_piece(&mut self) -> Option<Bytes> {

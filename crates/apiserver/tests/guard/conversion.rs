@@ -622,6 +622,20 @@ async fn all_who_come_at_once_ask_once() {
     assert_eq!(lamps.asked(), [2]);
 }
 
+/// As everywhere else, whoever converts.
+#[tokio::test]
+async fn what_a_watch_is_sent_is_counted_with_its_bookmarks() {
+    let lamps = Lamps::start().await;
+    lamps.make("a", "red").await;
+    let mut watch = lamps.watch(&format!("{TWO}?watch=true&allowWatchBookmarks=true")).await;
+    for told in ["ADDED", "BOOKMARK"] {
+        assert_eq!(watch.next().await.unwrap().0, told);
+    }
+    let metrics = lamps.cluster.get("/metrics").await.expect(200);
+    let counted = "apiserver_watch_events_total{group=\"example.com\",resource=\"lamps\",version=\"v2\"} 2\n";
+    assert!(metrics.as_str().is_some_and(|text| text.contains(counted)), "{metrics}");
+}
+
 /// Behind the Service of the API are the servers that are aggregated: they convert as well.
 #[tokio::test]
 async fn the_server_is_its_own_webhook() {
