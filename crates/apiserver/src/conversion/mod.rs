@@ -6,7 +6,8 @@
 //! and writes ([`known`]), as upstream's watch cache does: a webhook that changes its mind is heard when the object changes, when
 //! the definition does, and by whoever reads one object without a revision. Nobody is asked about what is in the version already,
 //! and nothing is locked while somebody is asked. Lists and watches wait for that cache where upstream's do: until all that there was when
-//! the webhook was registered is converted, and again half a minute after something new is not (`Reader::begun`). Whose fields are whose is compared in the versions of their owners ([`replay`]). Source: `apiextensions-apiserver/pkg/apiserver/conversion`. Upstream asks about
+//! the webhook was registered is converted, and again half a minute after something new is not (`Reader::begun`). Whose fields are whose
+//! is compared in the versions of their owners ([`replay`]). Source: `apiextensions-apiserver/pkg/apiserver/conversion`. Upstream asks about
 //! the objects of a list one by one; here they go together, as the protocol means it, in pieces of a bounded size.
 
 mod answer;
