@@ -56,7 +56,8 @@ pub(crate) struct Written([OnceLock<Box<Spread>>; 3]);
 struct Spread {
     buckets: [AtomicU64; BOUNDS_S.len() + 1],
     sum_us: AtomicU64,
-    nothing: AtomicU64,
+    /// Those that have changed something.
+    changes: AtomicU64,
     failed: AtomicU64,
 }
 
@@ -67,7 +68,6 @@ pub(crate) struct Writes {
     pub(crate) sum_s: f64,
     pub(crate) buckets: [u64; BOUNDS_S.len()],
     pub(crate) failed: u64,
-    /// Those that have changed something.
     pub(crate) changes: u64,
 }
 
@@ -78,28 +78,26 @@ impl Written {
         let at = BOUNDS_S.partition_point(|bound| *bound < took.as_secs_f64());
         spread.buckets[at].fetch_add(1, Relaxed);
         spread.sum_us.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
-        match came {
-            Came::Written => {}
-            Came::Nothing => {
-                spread.nothing.fetch_add(1, Relaxed);
-            }
-            Came::Failed => {
-                spread.failed.fetch_add(1, Relaxed);
-            }
-        }
+        // Changes are counted themselves: as a difference of what is read one after the other they would seem to become fewer at times.
+        let of_it = match came {
+            Came::Written => &spread.changes,
+            Came::Nothing => return,
+            Came::Failed => &spread.failed,
+        };
+        of_it.fetch_add(1, Relaxed);
     }
 
     /// All of one sort; none if there was none.
     pub(crate) fn of(&self, done: Done) -> Option<Writes> {
         let spread = self.0[done as usize].get()?;
-        let count = spread.buckets.iter().map(|bucket| bucket.load(Relaxed)).sum::<u64>();
-        let (nothing, failed) = (spread.nothing.load(Relaxed), spread.failed.load(Relaxed));
+        // Each is read once, so that no bucket has more than there are of all.
+        let all: [u64; BOUNDS_S.len() + 1] = array::from_fn(|at| spread.buckets[at].load(Relaxed));
         Some(Writes {
-            count,
+            count: all.iter().sum(),
             sum_s: spread.sum_us.load(Relaxed) as f64 / 1e6,
-            buckets: array::from_fn(|at| spread.buckets[at].load(Relaxed)),
-            failed,
-            changes: count.saturating_sub(nothing + failed),
+            buckets: array::from_fn(|at| all[at]),
+            failed: spread.failed.load(Relaxed),
+            changes: spread.changes.load(Relaxed),
         })
     }
 }
