@@ -195,6 +195,9 @@ async fn initial_events_end_with_a_bookmark() {
     let (kind, object) = watch.next().await;
     assert_eq!(kind, "BOOKMARK");
     assert_eq!(object["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    let metrics = server.get("/metrics").await.expect(200);
+    let told = "apiserver_watch_events_total{group=\"\",resource=\"configmaps\",version=\"v1\"} 2\n";
+    assert!(metrics.as_str().is_some_and(|metrics| metrics.contains(told)), "the bookmark is an event: {metrics}");
     let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
     let mut watch = server.watch_with(&format!("{MAPS}?{query}&includeObject=None"), &table).await;
     let (_, added) = watch.next().await;
