@@ -1,8 +1,8 @@
 //! What admission is told by: how long its steps take, what webhooks answer, and what policies make of writes (upstream's
 //! `admission/metrics` and the `metrics` of `admission/plugin/policy`).
 //!
-//! Every write passes both steps, so those are counted at fixed places; what is counted by name is about those that somebody has
-//! registered, and takes far longer than a look-up.
+//! Every write passes both steps and the plug-ins that ask, whether there is anybody to ask or not, so those are counted at fixed places;
+//! what is counted by name is about those that somebody has registered, and takes far longer than a look-up.
 
 use instruments::{Counter, Family, Histogram, Kind, Labelled, Registry};
 use std::{
@@ -60,6 +60,15 @@ static CONDITION_S: [f64; 7] = [0.001, 0.005, 0.01, 0.025, 0.1, 0.2, 0.25];
 static CHECK_S: [f64; 5] = [0.000_000_5, 0.001, 0.01, 0.1, 1.0];
 
 const OPERATIONS: [&str; 4] = ["CREATE", "UPDATE", "DELETE", "CONNECT"];
+/// The plug-ins that ask others, each in one step alone.
+const ASKING: [&str; 6] = [
+    "NamespaceAutoProvision",
+    "MutatingAdmissionPolicy",
+    "MutatingAdmissionWebhook",
+    "ImagePolicyWebhook",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionWebhook",
+];
 /// Codes above it are told as it.
 const CODE_MAX: u16 = 600;
 
@@ -126,6 +135,8 @@ pub(crate) struct Admission {
     /// By step, operation, and whether it was refused.
     known_steps: [OnceLock<Arc<Histogram>>; 16],
     plugins: Arc<Labelled<4, Histogram>>,
+    /// By the plug-in, then by operation and whether it was refused.
+    known_plugins: [[OnceLock<Arc<Histogram>>; 8]; ASKING.len()],
     webhooks: Arc<Labelled<4, Histogram>>,
     requests: Arc<Labelled<5, Counter>>,
     rejections: Arc<Labelled<5, Counter>>,
@@ -150,6 +161,7 @@ impl Default for Admission {
             steps: registry.histograms(&STEPS, ["operation", "rejected", "type"], &STEP_S),
             known_steps: Default::default(),
             plugins: registry.histograms(&PLUGINS, named, &STEP_S),
+            known_plugins: Default::default(),
             webhooks: registry.histograms(&WEBHOOKS, named, &WEBHOOK_S),
             requests: registry.counters(&REQUESTS, ["code", "name", "operation", "rejected", "type"]),
             rejections: registry.counters(&REJECTIONS, ["error_type", "name", "operation", "rejection_code", "type"]),
@@ -169,8 +181,7 @@ impl Default for Admission {
 impl Admission {
     /// All of a step is over.
     pub(crate) fn step(&self, step: Step, operation: &'static str, is_rejected: bool, took: Duration) {
-        let place = OPERATIONS.iter().position(|known| *known == operation).unwrap_or_default();
-        let at = place * 4 + usize::from(step == Step::Validate) * 2 + usize::from(is_rejected);
+        let at = place(operation) * 4 + usize::from(step == Step::Validate) * 2 + usize::from(is_rejected);
         let labels = || [operation, truth(is_rejected), step.name()];
         match self.known_steps.get(at) {
             Some(known) => known.get_or_init(|| self.steps.with(labels())).took(took),
@@ -180,7 +191,13 @@ impl Admission {
 
     /// A plug-in that asks others has asked them.
     pub(crate) fn plugin(&self, name: &str, step: Step, operation: &'static str, is_rejected: bool, took: Duration) {
-        self.plugins.with([name, operation, truth(is_rejected), step.name()]).took(took);
+        let plugin = ASKING.iter().position(|asking| *asking == name).and_then(|at| self.known_plugins.get(at));
+        let known = plugin.and_then(|plugin| plugin.get(place(operation) * 2 + usize::from(is_rejected)));
+        let of = || self.plugins.with([name, operation, truth(is_rejected), step.name()]);
+        match known {
+            Some(known) => known.get_or_init(of).took(took),
+            None => of().took(took),
+        }
     }
 
     /// A webhook was asked.
@@ -247,6 +264,10 @@ pub(crate) fn error_type(message: &str) -> &'static str {
     }
 }
 
+fn place(operation: &str) -> usize {
+    OPERATIONS.iter().position(|known| *known == operation).unwrap_or_default()
+}
+
 fn truth(is: bool) -> &'static str {
     if is { "true" } else { "false" }
 }
@@ -272,14 +293,20 @@ mod tests {
         }
         admission.step(Step::Validate, "UPDATE", true, TOOK);
         admission.step(Step::Validate, "UPDATE", true, TOOK);
-        admission.plugin("MutatingAdmissionWebhook", Step::Admit, "CREATE", false, TOOK);
+        for plugin in ["MutatingAdmissionWebhook", "MutatingAdmissionPolicy", "MutatingAdmissionWebhook", "another"] {
+            admission.plugin(plugin, Step::Admit, "CREATE", false, TOOK);
+        }
+        admission.plugin("MutatingAdmissionWebhook", Step::Admit, "UPDATE", true, TOOK);
         told(
             &admission,
             &[
                 r#"apiserver_admission_step_admission_duration_seconds_bucket{operation="CREATE",rejected="false",type="admit",le="0.025"} 0"#,
                 r#"apiserver_admission_step_admission_duration_seconds_bucket{operation="CONNECT",rejected="false",type="admit",le="0.1"} 1"#,
                 r#"apiserver_admission_step_admission_duration_seconds_count{operation="UPDATE",rejected="true",type="validate"} 2"#,
-                r#"apiserver_admission_controller_admission_duration_seconds_count{name="MutatingAdmissionWebhook",operation="CREATE",rejected="false",type="admit"} 1"#,
+                r#"apiserver_admission_controller_admission_duration_seconds_count{name="MutatingAdmissionWebhook",operation="CREATE",rejected="false",type="admit"} 2"#,
+                r#"apiserver_admission_controller_admission_duration_seconds_count{name="MutatingAdmissionWebhook",operation="UPDATE",rejected="true",type="admit"} 1"#,
+                r#"apiserver_admission_controller_admission_duration_seconds_count{name="MutatingAdmissionPolicy",operation="CREATE",rejected="false",type="admit"} 1"#,
+                r#"apiserver_admission_controller_admission_duration_seconds_count{name="another",operation="CREATE",rejected="false",type="admit"} 1"#,
             ],
         );
         assert!(!admission.text().contains(r#"operation="DELETE",rejected="true""#), "what never happened is not told");
