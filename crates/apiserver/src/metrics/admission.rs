@@ -123,8 +123,15 @@ pub(crate) struct Whose<'a> {
 }
 
 impl<'a> Whose<'a> {
+    /// As those are told whom conditions keep a write from.
     fn labels(self) -> [&'a str; 4] {
         [self.kind, self.name, self.operation, self.step.name()]
+    }
+
+    /// As their evaluation is told: by what upstream's matcher of webhooks calls the step.
+    fn evaluated(self) -> [&'a str; 4] {
+        let step = if self.kind == "webhook" { self.step.of_webhooks() } else { self.step.name() };
+        [self.kind, self.name, self.operation, step]
     }
 }
 
@@ -222,12 +229,12 @@ impl Admission {
 
     /// A match condition could not be evaluated.
     pub(crate) fn condition_failed(&self, whose: Whose<'_>) {
-        self.condition_errors.with(whose.labels()).inc();
+        self.condition_errors.with(whose.evaluated()).inc();
     }
 
     /// Match conditions did not hold, or failed.
     pub(crate) fn conditions_took(&self, whose: Whose<'_>, took: Duration) {
-        self.conditions.with(whose.labels()).took(took);
+        self.conditions.with(whose.evaluated()).took(took);
     }
 
     /// Match conditions have kept a write from somebody.
@@ -342,7 +349,9 @@ mod tests {
         let whose = Whose { kind: "policy", name: "p", step: Step::Validate, operation: "UPDATE" };
         admission.condition_failed(whose);
         admission.conditions_took(whose, TOOK);
-        admission.excluded(Whose { kind: "webhook", step: Step::Admit, ..whose });
+        admission.excluded(Whose { kind: "webhook", ..whose });
+        admission.condition_failed(Whose { kind: "webhook", ..whose });
+        admission.conditions_took(Whose { kind: "webhook", step: Step::Admit, ..whose }, TOOK);
         admission.check("p", "b", "deny", error_type("no pods here"), TOOK);
         admission.mutation("m", "b", None, TOOK);
         admission.mutation("m", "b", Some("compilation failed: x"), TOOK);
@@ -351,7 +360,9 @@ mod tests {
             &[
                 r#"apiserver_admission_match_condition_evaluation_errors_total{kind="policy",name="p",operation="UPDATE",type="validate"} 1"#,
                 r#"apiserver_admission_match_condition_evaluation_seconds_count{kind="policy",name="p",operation="UPDATE",type="validate"} 1"#,
-                r#"apiserver_admission_match_condition_exclusions_total{kind="webhook",name="p",operation="UPDATE",type="admit"} 1"#,
+                r#"apiserver_admission_match_condition_exclusions_total{kind="webhook",name="p",operation="UPDATE",type="validate"} 1"#,
+                r#"apiserver_admission_match_condition_evaluation_errors_total{kind="webhook",name="p",operation="UPDATE",type="validating"} 1"#,
+                r#"apiserver_admission_match_condition_evaluation_seconds_count{kind="webhook",name="p",operation="UPDATE",type="admit"} 1"#,
                 r#"apiserver_validating_admission_policy_check_total{enforcement_action="deny",error_type="invalid_error",policy="p",policy_binding="b"} 1"#,
                 r#"apiserver_validating_admission_policy_check_duration_seconds_count{enforcement_action="deny",error_type="invalid_error",policy="p",policy_binding="b"} 1"#,
                 r#"apiserver_validating_admission_policy_check_duration_seconds_bucket{enforcement_action="deny",error_type="invalid_error",policy="p",policy_binding="b",le="5e-07"} 0"#,
