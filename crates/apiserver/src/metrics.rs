@@ -434,10 +434,8 @@ impl Metrics {
 
     fn requests(&self, out: &mut String) {
         let series = self.series.lock();
-        head(out, "apiserver_request_total", "counter", "Counter of apiserver requests.");
-        for (key, one) in series.iter() {
-            let _ = writeln!(out, "apiserver_request_total{{code=\"{}\",{}}} {}", key.code, labels(&key.counted, one.row.as_deref(), true), one.timed.count);
-        }
+        // By what is told of them: a definition that was made again has the names of the one that was there before.
+        let mut answers: BTreeMap<String, u64> = BTreeMap::new();
         // Of how an answer has ended these say nothing, so those that ended otherwise are counted together.
         let mut all: BTreeMap<String, Timed> = BTreeMap::new();
         let mut promised: BTreeMap<String, Timed> = BTreeMap::new();
@@ -446,7 +444,9 @@ impl Metrics {
         let mut deprecated: BTreeSet<String> = BTreeSet::new();
         for (key, one) in series.iter() {
             let counted = &key.counted;
-            all.entry(labels(counted, one.row.as_deref(), true)).or_default().add(&one.timed);
+            let told = labels(counted, one.row.as_deref(), true);
+            *answers.entry(format!("code=\"{}\",{told}", key.code)).or_default() += one.timed.count;
+            all.entry(told).or_default().add(&one.timed);
             let of = labels(counted, one.row.as_deref(), false);
             if counted.verb != "watch" && counted.dry_run.is_empty() && !STREAMS.contains(&counted.subresource.as_str()) {
                 promised.entry(of.clone()).or_default().add(&one.timed);
@@ -466,6 +466,10 @@ impl Metrics {
         }
         // Every request that ends waits for it.
         drop(series);
+        head(out, "apiserver_request_total", "counter", "Counter of apiserver requests.");
+        for (labels, count) in &answers {
+            let _ = writeln!(out, "apiserver_request_total{{{labels}}} {count}");
+        }
         histogram(out, "apiserver_request_duration_seconds", "[STABLE] Response latency distribution in seconds.", &all, 0);
         histogram(out, "apiserver_request_sli_duration_seconds", "[ALPHA] The same without what lasts, such as watches.", &promised, PROMISED_FROM);
         sized(out, &sizes);
@@ -493,8 +497,12 @@ impl Metrics {
             let _ = writeln!(out, "apiserver_current_inqueue_requests{{request_kind=\"{kind}\"}} 0");
         }
         head(out, "apiserver_longrunning_requests", "gauge", "Watches and streams that are open.");
+        let mut all: BTreeMap<String, u64> = BTreeMap::new();
         for ((_, counted), open) in self.long_running.lock().iter() {
-            let _ = writeln!(out, "apiserver_longrunning_requests{{{}}} {}", labels(counted, open.row.as_deref(), false), open.count);
+            *all.entry(labels(counted, open.row.as_deref(), false)).or_default() += open.count;
+        }
+        for (labels, count) in &all {
+            let _ = writeln!(out, "apiserver_longrunning_requests{{{labels}}} {count}");
         }
     }
 }

@@ -84,6 +84,26 @@ fn what_is_written_and_watched_is_told_by_resource() {
     assert!(!text.contains(r#"errors_total{group="autoscaling",operation="create""#) && !text.contains(r#"version="v1""#), "{text}");
 }
 
+/// Two samples of the same names would be a text that nobody reads.
+#[test]
+fn a_definition_that_is_made_again_is_counted_on() {
+    let metrics = Metrics::new(SystemTime::UNIX_EPOCH);
+    let resource = machinery::resources::builtin().iter().find(|known| known.resource == "leases").expect("a resource");
+    let rows = [(); 2].map(|()| Arc::new(Row::builtin(resource).expect("a row")));
+    let list = || Counted { verb: "list", subresource: String::new(), scope: "cluster", component: COMPONENT, dry_run: "" };
+    for row in &rows {
+        metrics.end(Some(row), list(), Became { code: 200, ..Became::default() });
+    }
+    let _open = [&rows[0], &rows[1], &rows[1]].map(|row| metrics.last(Some(row), list()));
+    let mut text = String::new();
+    metrics.requests(&mut text);
+    metrics.gauges(&mut text);
+    for (name, count) in [("apiserver_request_total{", "2"), ("apiserver_request_duration_seconds_count{", "2"), ("apiserver_longrunning_requests{", "3")] {
+        let told: Vec<_> = text.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next()).collect();
+        assert_eq!(told, [count], "{name}");
+    }
+}
+
 #[test]
 fn the_text_is_told_as_what_is_accepted_first() {
     let escaping = |accept: &str| {
