@@ -4,7 +4,7 @@
 //! told of waiting is zero, a request has one seat, and what a level may have is all that there is. A request of a flow is counted
 //! on what its FlowSchema keeps at hand, without a look-up.
 
-use instruments::{Counter, Families, Family, Gauge, Held, Histogram, Kind, Labelled, Registry};
+use instruments::{Counter, Families, Family, Gauge, Histogram, Kind, Labelled, Registry};
 use parking_lot::Mutex;
 use std::{
     fmt,
@@ -52,31 +52,36 @@ pub(super) struct Pair {
     dispatched: Arc<Counter>,
     executing: Arc<Gauge>,
     took: Arc<Labelled<3, Histogram>>,
-    /// Of watches, and of all others.
-    kinds: [OnceLock<Arc<Histogram>>; 2],
+    watches: OnceLock<Arc<Histogram>>,
+    others: OnceLock<Arc<Histogram>>,
 }
 
 /// A request that is executed.
 #[derive(Debug)]
 pub(super) struct Executing {
-    took: Arc<Histogram>,
+    pair: Arc<Pair>,
+    is_watch: bool,
     begun: Instant,
-    _held: Held,
 }
 
 impl Drop for Executing {
     fn drop(&mut self) {
-        self.took.took(self.begun.elapsed());
+        self.pair.executing.add(-1);
+        self.pair.of(self.is_watch).took(self.begun.elapsed());
     }
 }
 
 impl Pair {
     /// One is executed, until what is returned is dropped.
-    pub(super) fn executing(&self, is_watch: bool) -> Executing {
-        let (at, kind) = if is_watch { (0, "watch") } else { (1, "regular") };
-        let took = self.kinds[at].get_or_init(|| self.took.with([&self.schema, &self.level, kind]));
+    pub(super) fn executing(self: &Arc<Self>, is_watch: bool) -> Executing {
         self.dispatched.inc();
-        Executing { took: Arc::clone(took), begun: Instant::now(), _held: self.executing.hold() }
+        self.executing.add(1);
+        Executing { pair: Arc::clone(self), is_watch, begun: Instant::now() }
+    }
+
+    fn of(&self, is_watch: bool) -> &Histogram {
+        let (known, kind) = if is_watch { (&self.watches, "watch") } else { (&self.others, "regular") };
+        known.get_or_init(|| self.took.with([&self.schema, &self.level, kind]))
     }
 }
 
@@ -125,7 +130,8 @@ impl Counts {
             dispatched: self.dispatched.with(labels),
             executing: self.executing.with(labels),
             took: Arc::clone(&self.took),
-            kinds: Default::default(),
+            watches: OnceLock::new(),
+            others: OnceLock::new(),
         });
         pairs.push(Arc::clone(&pair));
         pair
@@ -187,7 +193,6 @@ mod tests {
             format!("apiserver_flowcontrol_current_executing_requests{{{of}}} 1"),
             format!("apiserver_flowcontrol_current_executing_seats{{{of}}} 1"),
             format!(r#"apiserver_flowcontrol_request_execution_seconds_count{{{of},type="regular"}} 1"#),
-            format!(r#"apiserver_flowcontrol_request_execution_seconds_count{{{of},type="watch"}} 0"#),
             format!("apiserver_flowcontrol_current_inqueue_requests{{{of}}} 0"),
             format!(r#"apiserver_flowcontrol_request_wait_duration_seconds_bucket{{execute="true",{of},le="0"}} 2"#),
             r#"apiserver_flowcontrol_nominal_limit_seats{priority_level="low"} 1429"#.to_owned(),
@@ -197,6 +202,7 @@ mod tests {
             assert!(told.lines().any(|own| own == line), "{line} in\n{told}");
         }
         assert!(!told.contains(r#"inqueue_requests{flow_schema="probes""#), "what is exempt would not wait either");
+        assert!(!told.contains(r#"type="watch""#), "none has begun wholly");
         drop(watch);
         let ended = [format!("current_executing_requests{{{of}}} 0"), format!(r#"request_execution_seconds_count{{{of},type="watch"}} 1"#)];
         assert!(ended.iter().all(|line| text().contains(line)), "{}", text());
