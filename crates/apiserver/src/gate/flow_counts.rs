@@ -5,7 +5,6 @@
 //! on what its FlowSchema keeps at hand, without a look-up.
 
 use instruments::{Counter, Families, Family, Gauge, Histogram, Kind, Labelled, Registry};
-use parking_lot::Mutex;
 use std::{
     fmt,
     sync::{Arc, OnceLock},
@@ -92,8 +91,6 @@ pub(super) struct Counts {
     rejected: Arc<Labelled<3, Counter>>,
     executing: Arc<Labelled<2, Gauge>>,
     took: Arc<Labelled<3, Histogram>>,
-    /// What was handed out for each FlowSchema at a level.
-    pairs: Mutex<Vec<Arc<Pair>>>,
 }
 
 impl fmt::Debug for Counts {
@@ -111,20 +108,15 @@ impl Default for Counts {
             executing: registry.gauges(&EXECUTING, LABELS),
             took: registry.histograms(&TOOK, ["flow_schema", "priority_level", "type"], &WAIT_S),
             registry,
-            pairs: Mutex::default(),
         }
     }
 }
 
 impl Counts {
-    /// The counters of a FlowSchema at a level.
+    /// The counters of a FlowSchema at a level: those of the same names, which go on when it is written again.
     pub(super) fn pair(&self, level: &str, schema: &str) -> Arc<Pair> {
-        let mut pairs = self.pairs.lock();
-        if let Some(known) = pairs.iter().find(|pair| pair.level == level && pair.schema == schema) {
-            return Arc::clone(known);
-        }
         let labels = [schema, level];
-        let pair = Arc::new(Pair {
+        Arc::new(Pair {
             level: level.to_owned(),
             schema: schema.to_owned(),
             dispatched: self.dispatched.with(labels),
@@ -132,9 +124,7 @@ impl Counts {
             took: Arc::clone(&self.took),
             watches: OnceLock::new(),
             others: OnceLock::new(),
-        });
-        pairs.push(Arc::clone(&pair));
-        pair
+        })
     }
 
     /// One was refused, as the server has too many.
@@ -180,8 +170,8 @@ mod tests {
             [("exempt", Level { shares: 0, queues: false }), ("low", Level { shares: 100, queues: true }), ("high", Level { shares: 40, queues: true })];
         let text = || counts.text(levels.into_iter(), 2000);
         let low = counts.pair("low", "service-accounts");
-        assert!(Arc::ptr_eq(&low, &counts.pair("low", "service-accounts")), "a schema that is written again goes on counting");
-        drop(low.executing(false));
+        // A schema that is written again goes on counting.
+        drop(counts.pair("low", "service-accounts").executing(false));
         let watch = low.executing(true);
         counts.refused(&low);
         drop(counts.pair("exempt", "probes").executing(false));
