@@ -155,6 +155,11 @@ async fn stages(
     {
         *flow = server.world().gate().flows.of(user, &info, is_full);
     }
+    // As upstream has it: behind whom he may be, and before what he may.
+    if is_full && user.is_ok() {
+        let status = Status::too_many_requests("Too many requests, please try again later.", 1);
+        return Ok(reply::fated(Fate::Ended, respond::status(&status, *accepted)));
+    }
     let allowed = |user: Arc<User>| {
         let begun = Instant::now();
         let allowed = access::authorize(server.world(), &user, &info);
@@ -165,10 +170,6 @@ async fn stages(
         Ok(user) => user,
         Err(status) => return Ok(denied(&status, *accepted, asking.warning)),
     };
-    if is_full {
-        let status = Status::too_many_requests("Too many requests, please try again later.", 1);
-        return Ok(reply::fated(Fate::Ended, respond::status(&status, *accepted)));
-    }
     let cx = Arc::new(Context::new(user, info, user_agent(&parts.headers), now).within(limit));
     asking.warning.into_iter().for_each(|warning| cx.warn(warning));
     let until = (!lasts).then(|| tokio::time::Instant::now() + limit);
