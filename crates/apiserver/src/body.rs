@@ -138,7 +138,12 @@ impl http_body::Body for Passed {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Some(body) = &mut self.0 else { return Poll::Ready(None) };
-        Pin::new(body).poll_frame(cx)
+        let polled = Pin::new(body).poll_frame(cx);
+        // Behind its end nothing is left to be drained; of some bodies only that tells of it.
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            self.0 = None;
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -258,5 +263,41 @@ mod tests {
         let told = |text: &str| unreadable(&io::Error::other(text)).message;
         assert_eq!(told("Invalid chunk size line: Invalid Size"), "invalid byte in chunk length");
         assert_eq!(told("connection closed before message completed"), "unexpected EOF");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    };
+
+    /// A body that does not know of its end before it is asked for more; it counts who asks.
+    struct Unknown(Arc<AtomicUsize>);
+
+    impl http_body::Body for Unknown {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            self.0.fetch_add(1, Relaxed);
+            Poll::Ready(None)
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_left_of_a_body_that_is_passed_on_is_drained_and_no_more() {
+        for is_read in [true, false] {
+            let polls = Arc::<AtomicUsize>::default();
+            let mut body = passed(Some(Unknown(Arc::clone(&polls)).boxed_unsync()));
+            if is_read {
+                assert!(body.frame().await.is_none());
+            }
+            drop(body);
+            tokio::task::yield_now().await;
+            assert_eq!(polls.load(Relaxed), 1, "{is_read}");
+        }
     }
 }
