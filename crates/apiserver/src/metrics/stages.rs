@@ -3,7 +3,7 @@
 
 use instruments::{Counter, Family, Histogram, Kind, Labelled, Registry, exponential};
 use std::{
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
@@ -45,14 +45,33 @@ const fn steps<const N: usize>(start: f64, step: f64) -> [f64; N] {
     ends
 }
 
+/// As what all other users are told.
+const OTHER: &str = "other";
+
+/// How often a stage has come to a result, and how long that took.
+struct Results {
+    counts: Arc<Labelled<1, Counter>>,
+    times: Arc<Labelled<1, Histogram>>,
+    /// Of the two results that there are; every request passes here, and looks nothing up.
+    known: [OnceLock<(Arc<Counter>, Arc<Histogram>)>; 2],
+}
+
+impl Results {
+    fn note(&self, (at, result): (usize, &'static str), took: Duration) {
+        let of = || (self.counts.with([result]), self.times.with([result]));
+        let (count, time) = self.known[at].get_or_init(of);
+        count.inc();
+        time.took(took);
+    }
+}
+
 /// See the module's head.
 pub(crate) struct Stages {
     registry: Registry,
     users: Arc<Labelled<1, Counter>>,
-    attempts: Arc<Labelled<1, Counter>>,
-    found_out: Arc<Labelled<1, Histogram>>,
-    decisions: Arc<Labelled<1, Counter>>,
-    decided: Arc<Labelled<1, Histogram>>,
+    others: OnceLock<Arc<Counter>>,
+    attempts: Results,
+    decisions: Results,
     certificates: Arc<Histogram>,
     handshakes: Arc<Counter>,
     bodies: Arc<Labelled<3, Histogram>>,
@@ -61,12 +80,16 @@ pub(crate) struct Stages {
 impl Default for Stages {
     fn default() -> Self {
         let registry = Registry::default();
+        let results = |counted, timed| Results {
+            counts: registry.counters(counted, ["result"]),
+            times: registry.histograms(timed, ["result"], &STAGE_S),
+            known: Default::default(),
+        };
         Stages {
             users: registry.counters(&USERS, ["username"]),
-            attempts: registry.counters(&ATTEMPTS, ["result"]),
-            found_out: registry.histograms(&FOUND_OUT, ["result"], &STAGE_S),
-            decisions: registry.counters(&DECISIONS, ["result"]),
-            decided: registry.histograms(&DECIDED, ["result"], &STAGE_S),
+            others: OnceLock::new(),
+            attempts: results(&ATTEMPTS, &FOUND_OUT),
+            decisions: results(&DECISIONS, &DECIDED),
             certificates: registry.histogram(&CERTIFICATES, &LEFT_S),
             handshakes: registry.counter(&HANDSHAKES),
             bodies: registry.histograms(&BODIES, ["group", "resource", "verb"], &BODY_BYTES),
@@ -78,19 +101,17 @@ impl Default for Stages {
 impl Stages {
     /// It is known who asks, or that he shows what nobody knows.
     pub(crate) fn authenticated(&self, name: Option<&str>, took: Duration) {
-        if let Some(name) = name {
-            self.users.with([class(name)]).inc();
+        match name.map(class) {
+            Some(OTHER) => self.others.get_or_init(|| self.users.with([OTHER])).inc(),
+            Some(named) => self.users.with([named]).inc(),
+            None => {}
         }
-        let result = [if name.is_some() { "success" } else { "error" }];
-        self.attempts.with(result).inc();
-        self.found_out.with(result).took(took);
+        self.attempts.note(if name.is_some() { (0, "success") } else { (1, "error") }, took);
     }
 
     /// He may, or nobody says that he may.
     pub(crate) fn authorized(&self, may: bool, took: Duration) {
-        let result = [if may { "allowed" } else { "no-opinion" }];
-        self.decisions.with(result).inc();
-        self.decided.with(result).took(took);
+        self.decisions.note(if may { (0, "allowed") } else { (1, "no-opinion") }, took);
     }
 
     /// Somebody shows a certificate that ends then.
@@ -120,7 +141,7 @@ fn class(name: &str) -> &str {
     match name {
         _ if NAMED.contains(&name) => name,
         _ if name.contains('@') => "email_id",
-        _ => "other",
+        _ => OTHER,
     }
 }
 
