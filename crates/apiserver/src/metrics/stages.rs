@@ -80,7 +80,7 @@ pub(crate) struct Stages {
 impl Default for Stages {
     fn default() -> Self {
         let registry = Registry::default();
-        let results = |counted, timed| Results {
+        let results = |counted: &'static Family, timed: &'static Family| Results {
             counts: registry.counters(counted, ["result"]),
             times: registry.histograms(timed, ["result"], &STAGE_S),
             known: Default::default(),
