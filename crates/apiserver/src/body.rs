@@ -247,15 +247,21 @@ fn too_large() -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io;
+    use std::{
+        io,
+        sync::{
+            Arc,
+            atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        },
+    };
 
     #[tokio::test]
     async fn a_body_is_measured_by_what_was_sent_of_it() {
-        let told = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
-        let note = std::sync::Arc::clone(&told);
-        let body = Measured::new(full("twelve bytes"), move |bytes| note.store(bytes, std::sync::atomic::Ordering::Relaxed));
+        let told = Arc::new(AtomicU64::new(0));
+        let note = Arc::clone(&told);
+        let body = Measured::new(full("twelve bytes"), move |bytes| note.store(bytes, Relaxed));
         let sent = body.collect().await.expect("a body").to_bytes();
-        assert_eq!((sent.len() as u64, told.load(std::sync::atomic::Ordering::Relaxed)), (12, 12));
+        assert_eq!((sent.len() as u64, told.load(Relaxed)), (12, 12));
     }
 
     #[test]
@@ -264,15 +270,6 @@ mod tests {
         assert_eq!(told("Invalid chunk size line: Invalid Size"), "invalid byte in chunk length");
         assert_eq!(told("connection closed before message completed"), "unexpected EOF");
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    };
 
     /// A body that does not know of its end before it is asked for more; it counts who asks.
     struct Unknown(Arc<AtomicUsize>);
