@@ -511,6 +511,25 @@ fn volumes_keep_their_source() {
 }
 
 #[test]
+fn the_secrets_of_a_volume_s_driver_have_names() {
+    let told = |field: &str, secret: Value| {
+        let spec = json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "csi": {"driver": "d", "volumeHandle": "h", field: secret}});
+        let volume = created("", "persistentvolumes", core("PersistentVolume", json!({"metadata": {"name": "v"}, "spec": spec})));
+        problems("", "persistentvolumes", &volume)
+    };
+    for field in ["controllerPublishSecretRef", "controllerExpandSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"] {
+        assert_eq!(told(field, json!({"name": "a.b", "namespace": "n"})), NONE);
+        let found = told(field, json!({"name": "A_b", "namespace": "a.b"}));
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with(&format!("spec.csi.{field}.name: Invalid value: \"A_b\": a lowercase RFC 1123 subdomain must")), "{found:?}");
+        assert!(found[1].starts_with(&format!("spec.csi.{field}.namespace: Invalid value: \"a.b\": a lowercase RFC 1123 label must")), "{found:?}");
+        let missing = [format!("spec.csi.{field}.name: Required value"), format!("spec.csi.{field}.namespace: Required value")];
+        assert_eq!(told(field, json!({})), missing);
+    }
+    assert_eq!(told("nodeStageSecretRef", json!({"name": "A_b"})), NONE, "as in the original");
+}
+
+#[test]
 fn events_of_old_are_taken_as_they_are() {
     let event =
         core("Event", json!({"involvedObject": {"kind": "Pod", "name": "p", "namespace": "n"}, "reason": "Started", "source": {"component": "kubelet"}}));

@@ -9,6 +9,7 @@ use crate::{
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
+    names,
     quantity::Quantity,
     time,
 };
@@ -27,7 +28,7 @@ const NOT_SOURCES: [&str; 9] = [
     "volumeMode",
 ];
 
-/// The secrets of a CSI volume whose names are looked at.
+/// The secrets of a CSI volume that are looked at: not `nodeStageSecretRef`, which upstream leaves alone.
 const SECRETS: [&str; 4] = ["controllerPublishSecretRef", "controllerExpandSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"];
 
 /// The strategy of persistent volumes.
@@ -280,6 +281,17 @@ const SOURCES: [&str; 22] = [
     "csi",
 ];
 
+fn secret(of: &Value, path: &Path, errors: &mut ErrorList) {
+    if rules::required(of, path, "name", errors) {
+        let name = tree::text(of, "name");
+        rules::name(name, &path.child("name"), names::dns1123_subdomain(name), errors);
+    }
+    if rules::required(of, path, "namespace", errors) {
+        let namespace = tree::text(of, "namespace");
+        rules::name(namespace, &path.child("namespace"), names::dns1123_label(namespace), errors);
+    }
+}
+
 fn check_source(spec: &Value, name: &str, path: &Path, errors: &mut ErrorList) {
     // In the order in which upstream looks: what comes after the first is one too many.
     let mut found: Vec<(String, Value)> = sources(spec).into_iter().collect();
@@ -311,8 +323,7 @@ fn check_source(spec: &Value, name: &str, path: &Path, errors: &mut ErrorList) {
                 rules::driver_name(tree::text(source, "driver"), &place.child("driver"), errors);
                 rules::required(source, &place, "volumeHandle", errors);
                 for field in SECRETS.iter().filter(|field| !source[**field].is_null()) {
-                    rules::required(&source[*field], &place.child(field), "name", errors);
-                    rules::required(&source[*field], &place.child(field), "namespace", errors);
+                    secret(&source[*field], &place.child(field), errors);
                 }
             }
             other => {
