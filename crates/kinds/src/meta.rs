@@ -58,6 +58,9 @@ pub(crate) fn created(obj: &Value, namespaced: bool, strategy: &dyn Strategy) ->
 pub fn validate_meta_update(part: &str, obj: &Value, old: &Value, strategy: &dyn Strategy) -> ErrorList {
     let path = Path::root("metadata");
     let mut errors = ErrorList::new();
+    // Of every kind and part alike, before the kind says more of it (`validateCommonFields`).
+    let base = tree::text(&obj["metadata"], "generateName");
+    rules::name(base, &path.child("generateName"), names::path_segment_prefix(base), &mut errors);
     let any_finalizer = strategy.any_finalizer() || strategy.any_finalizer_later();
     if strategy.judges_metadata() {
         common(&obj["metadata"], &path, any_finalizer, &mut errors);

@@ -181,6 +181,23 @@ fn what_a_name_was_made_from_is_no_matter_of_a_status() {
 }
 
 #[test]
+fn what_a_name_was_made_from_can_stand_in_a_path() {
+    let told = |group: &str, resource: &str, part: &str, obj: &Value, base: &str| {
+        let mut new = obj.clone();
+        new["metadata"]["generateName"] = base.into();
+        validate_meta_update(part, &new, obj, strategy(group, resource)).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let whole = "metadata.generateName: Invalid value: \"a/b\": may not contain '/'";
+    let (node, role) = (core("Node", json!({})), json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "r"}}));
+    assert_eq!(told("", "services", "", &core("Service", json!({})), "a/b"), [whole], "whose own rules say nothing of it");
+    assert_eq!(told("", "nodes", "status", &node, "a/b"), [whole]);
+    let found = told("", "nodes", "", &node, "a/b");
+    assert_eq!((found.len(), found[0].as_str()), (2, whole), "{found:?}");
+    assert_eq!(told("rbac.authorization.k8s.io", "roles", "", &role, "1%").len(), 2, "twice where the kind's own rule is the same");
+    assert_eq!(told("", "nodes", "status", &node, ".."), NONE, "what is added to it makes it a name");
+}
+
+#[test]
 fn finalizers_without_a_domain_are_told_after_what_may_not_change() {
     let old = core("ConfigMap", json!({}));
     let mut new = old.clone();
