@@ -291,10 +291,19 @@ pub(crate) fn revision(text: &str) -> Result<Option<u64>, field::Error> {
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse::<u64>().map(Some).map_err(|e| {
-        let why = if *e.kind() == std::num::IntErrorKind::PosOverflow { "value out of range" } else { "invalid syntax" };
-        let detail = format!("strconv.ParseUint: parsing {}: {why}", Quoted(text));
-        field::Error::invalid(&Path::root("resourceVersion"), json!(text), &detail)
+    numbered(text).map(Some).map_err(|why| field::Error::invalid(&Path::root("resourceVersion"), json!(text), why))
+}
+
+/// A resourceVersion's number; else why Go reads none from it.
+pub(super) fn numbered(text: &str) -> Result<u64, String> {
+    let told = |why: &str| format!("strconv.ParseUint: parsing {}: {why}", Quoted(text));
+    // In Go a number without a sign has none.
+    if text.starts_with('+') {
+        return Err(told("invalid syntax"));
+    }
+    text.parse::<u64>().map_err(|e| {
+        let is_large = *e.kind() == std::num::IntErrorKind::PosOverflow;
+        told(if is_large { "value out of range" } else { "invalid syntax" })
     })
 }
 

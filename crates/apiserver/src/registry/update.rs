@@ -4,7 +4,7 @@
 use super::{
     ATTEMPTS_MAX, Call, admin_access,
     apply::{Apply, check_name},
-    claim_rights, create, delete, meta,
+    claim_rights, create, delete, list, meta,
     options::WriteOptions,
 };
 use crate::{
@@ -22,7 +22,6 @@ use machinery::{
     Value, apply,
     field::{self, Path},
     json::{self, Texts},
-    quote::Quoted,
     status::Status,
     time,
 };
@@ -120,6 +119,7 @@ pub(super) async fn change_by(call: &Call<'_>, what: &Change<'_>, mut make: Make
             if !uid.is_empty() {
                 return Err(by_the_store(what.row, what.name, &value, dry_run, &uid_mismatch(uid, "")));
             }
+            version(&value)?;
             // Nothing is there whose version it could be; only a plain create is told so. What is only tried does not come to the store,
             // which forgets it.
             if !dry_run {
@@ -338,8 +338,8 @@ fn check_preconditions(what: &Change<'_>, value: &Value, old: &Value) -> Result<
     if !what.derived {
         check_uid(what.row, what.name, value, old, what.options.dry_run)?;
     }
-    let version = meta::text(value, "resourceVersion");
-    if matches!(version, "" | "0") {
+    let wanted = version(value)?;
+    if wanted == 0 {
         // What is made from the present object has its version, unless a patch has taken it away.
         if what.row.strategy.unconditional_through(&what.row.resource.kind.version) {
             return Ok(());
@@ -350,14 +350,18 @@ fn check_preconditions(what: &Change<'_>, value: &Value, old: &Value) -> Result<
         let resource = &what.row.resource;
         return Err(Status::invalid(&resource.group, &resource.resource, what.name, vec![error]));
     }
-    if version.parse::<u64>().is_err() {
-        // It is the store's versioner that cannot read it, and nobody makes a Status of that.
-        return Err(Status::new(500, "", format!("strconv.ParseUint: parsing {}: invalid syntax", Quoted(version))));
-    }
-    if version != meta::text(old, "resourceVersion") {
+    if wanted != version(old)? {
         return Err(errors::modified(what.row, what.name));
     }
     Ok(())
+}
+
+/// The version that an object says it has, 0 for none. It is the store's versioner that cannot read one, and nobody makes a Status of that.
+fn version(value: &Value) -> Result<u64, Status> {
+    match meta::text(value, "resourceVersion") {
+        "" => Ok(0),
+        text => list::numbered(text).map_err(|why| Status::new(500, "", why)),
+    }
 }
 
 /// What a client may leave out of an update because only the server writes it. The time of creation is kept whatever the

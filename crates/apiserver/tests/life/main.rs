@@ -548,6 +548,27 @@ async fn who_writes_an_autoscaler_in_the_old_version_leaves_what_he_does_not_wri
 }
 
 #[tokio::test]
+async fn a_version_that_is_none_makes_nothing() {
+    let server = Server::start().await;
+    let role =
+        |version: &str| json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "r", "resourceVersion": version}});
+    let uri = "/apis/rbac.authorization.k8s.io/v1/clusterroles/r";
+    let large = "9".repeat(23);
+    let wrong =
+        [("abc", "invalid syntax"), ("-1", "invalid syntax"), ("+1", "invalid syntax"), ("1.5", "invalid syntax"), (large.as_str(), "value out of range")];
+    // Whether or not it is there.
+    for there in [false, true] {
+        for (version, why) in wrong {
+            for query in ["", "?dryRun=All"] {
+                let refused = server.put(&format!("{uri}{query}"), &role(version)).await.expect(500);
+                assert_eq!(refused["message"], format!("strconv.ParseUint: parsing \"{version}\": {why}"), "{there}");
+            }
+        }
+        server.put(uri, &role("00")).await.expect(if there { 200 } else { 201 });
+    }
+}
+
+#[tokio::test]
 async fn bytes_that_are_no_text_are_told_as_go_tells_them() {
     let server = Server::start().await;
     let absent = server.get(&format!("{MAPS}/a%ff")).await.expect(404);
