@@ -319,17 +319,57 @@ fn sysctls(spec: &Value, place: &Path, errors: &mut ErrorList) {
             let pattern = "([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?";
             let detail = format!("must have at most 253 characters and match regex ^{pattern}$");
             errors.push(Error::invalid(&path.child("name"), name, detail));
-        } else if !seen.insert(name.replace('/', ".")) {
+        } else if seen.contains(name) {
             errors.push(Error::duplicate(&path.child("name"), name));
         }
-        let name = name.replace('/', ".");
-        if spec["hostNetwork"] == true && name.starts_with("net.") {
-            errors.push(Error::invalid(&path.child("name"), name.as_str(), "may not be specified when 'hostNetwork' is true"));
+        match namespace_of(&dotted(name)) {
+            Some(Shared::Network) if spec["hostNetwork"] == true => {
+                errors.push(Error::invalid(&path.child("name"), name, "may not be specified when 'hostNetwork' is true"));
+            }
+            Some(Shared::Ipc) if spec["hostIPC"] == true => {
+                errors.push(Error::invalid(&path.child("name"), name, "may not be specified when 'hostIPC' is true"));
+            }
+            _ => {}
         }
-        if spec["hostIPC"] == true && (name.starts_with("kernel.shm") || name.starts_with("kernel.msg") || name.starts_with("fs.mqueue.")) {
-            errors.push(Error::invalid(&path.child("name"), name.as_str(), "may not be specified when 'hostIPC' is true"));
-        }
+        seen.insert(name);
     }
+}
+
+/// The namespaces of a host that a sysctl may be of.
+enum Shared {
+    Network,
+    Ipc,
+}
+
+fn namespace_of(sysctl: &str) -> Option<Shared> {
+    match sysctl {
+        "kernel.sem"
+        | "kernel.shm"
+        | "kernel.shmall"
+        | "kernel.shmmax"
+        | "kernel.shmmni"
+        | "kernel.shm_rmid_forced"
+        | "kernel.msg"
+        | "kernel.msgmax"
+        | "kernel.msgmnb"
+        | "kernel.msgmni" => Some(Shared::Ipc),
+        _ if sysctl.starts_with("fs.mqueue.") => Some(Shared::Ipc),
+        _ if sysctl.starts_with("net.") => Some(Shared::Network),
+        _ => None,
+    }
+}
+
+/// A sysctl's name as it is spelled with dots. Where slashes part it, dots stand inside its parts, and the other way round.
+fn dotted(name: &str) -> String {
+    if name.find(['.', '/']).is_none_or(|at| name.as_bytes().get(at) == Some(&b'.')) {
+        return name.to_owned();
+    }
+    let swapped = |c: char| match c {
+        '.' => '/',
+        '/' => '.',
+        other => other,
+    };
+    name.chars().map(swapped).collect()
 }
 
 fn is_sysctl(name: &str) -> bool {

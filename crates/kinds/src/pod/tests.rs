@@ -268,6 +268,25 @@ fn what_has_ended_does_not_run_again() {
 }
 
 #[test]
+fn a_sysctl_may_be_told_in_both_spellings() {
+    let told = |host: &str, names: &[&str]| {
+        let sysctls: Vec<Value> = names.iter().map(|name| json!({"name": name, "value": "1"})).collect();
+        let spec = json!({"containers": [{"name": "c", "image": "x"}], host: true, "securityContext": {"sysctls": sysctls}});
+        Pods.validate(&created(spec)).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert!(told("hostPID", &["kernel.shmmax", "kernel/shmmax", "net/a.b", "net/a/b"]).is_empty());
+    assert_eq!(told("hostPID", &["kernel.sem", "kernel.sem"]), ["spec.securityContext.sysctls[1].name: Duplicate value: \"kernel.sem\""]);
+    let refused =
+        |name: &str, host: &str| vec![format!("spec.securityContext.sysctls[0].name: Invalid value: \"{name}\": may not be specified when '{host}' is true")];
+    assert_eq!(told("hostNetwork", &["net/ipv4/conf/eth0.100/rp_filter"]), refused("net/ipv4/conf/eth0.100/rp_filter", "hostNetwork"));
+    assert!(told("hostNetwork", &["kernel.sem", "net/a.b"]).len() == 1, "of the namespaces that it has one is the host's");
+    for name in ["kernel.sem", "kernel/msgmax", "fs.mqueue.msg_max"] {
+        assert_eq!(told("hostIPC", &[name]), refused(name, "hostIPC"));
+    }
+    assert!(told("hostIPC", &["kernel.shmlike", "user.max_ipc_namespaces"]).is_empty());
+}
+
+#[test]
 fn a_resize_changes_amounts_and_not_the_class() {
     let old = created(container(json!({"resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "200m"}}})));
     let mut new = old.clone();

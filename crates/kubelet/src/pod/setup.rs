@@ -263,7 +263,9 @@ async fn sandbox(cx: &Context, pod: &Pod, attempt: u32, cgroup_parent: String, l
     labels.insert(label::POD_NAMESPACE.into(), util::namespace(pod).into());
     labels.insert(label::POD_UID.into(), util::uid(pod).into());
     let hostname = hostname(cx, pod)?;
-    let sysctls = spec.security_context.as_ref().and_then(|s| s.sysctls.as_ref()).into_iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect();
+    // In one spelling: of one that is there in both the last counts.
+    let sysctls = spec.security_context.as_ref().and_then(|s| s.sysctls.as_ref()).into_iter().flatten();
+    let sysctls = sysctls.map(|s| (s.name.replace('/', "."), s.value.clone())).collect();
     let spec = SandboxSpec {
         name: util::name(pod).into(),
         namespace: util::namespace(pod).into(),
