@@ -68,6 +68,12 @@ mod tests {
         assert_eq!(told(of_ip, "FD00::1"), ["p: IPv6 address \"FD00::1\" should be in RFC 5952 canonical format (\"fd00::1\")"]);
         assert_eq!(told(of_ip, "010.0.0.1"), ["p: non-standard IP address \"010.0.0.1\" is invalid: use \"10.0.0.1\""]);
         assert_eq!(told(of_ip, "::ffff:1.2.3.4"), ["p: non-standard IP address \"::ffff:1.2.3.4\" is invalid: use \"1.2.3.4\""]);
+        for (text, right) in [("::ffff:01.2.3.4", "1.2.3.4"), ("fd00::00001", "fd00::1"), ("::00000", "::")] {
+            assert_eq!(told(of_ip, text), [format!("p: non-standard IP address \"{text}\" is invalid: use \"{right}\"")]);
+        }
+        for none in ["::g", "1::2::3", "::10000", "::1.2.3.256", "1.2.3.4:5"] {
+            assert!(told(of_ip, none).is_empty(), "{none}");
+        }
         assert!(told(of_cidr, "10.0.0.0/8").is_empty());
         assert_eq!(told(of_cidr, "FD00::/64"), ["p: IPv6 CIDR value \"FD00::/64\" should be in RFC 5952 canonical format (\"fd00::/64\")"]);
         let ambiguous = "p: CIDR value \"10.0.0.1/8\" is ambiguous in this context (should be \"10.0.0.0/8\" or \"10.0.0.1/32\"?)";

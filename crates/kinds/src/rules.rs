@@ -287,11 +287,6 @@ pub(crate) fn is_zero(value: &Value) -> bool {
     }
 }
 
-/// An address without a zone; IPv4 octets have no leading zeros.
-pub(crate) fn is_ip(text: &str) -> bool {
-    text.parse::<IpAddr>().is_ok()
-}
-
 /// A workload's count of collisions only grows.
 pub(crate) fn collisions(status: &Value, old: &Value, errors: &mut ErrorList) {
     let number = |v: &Value| v["collisionCount"].as_i64();
@@ -301,18 +296,27 @@ pub(crate) fn collisions(status: &Value, old: &Value, errors: &mut ErrorList) {
     }
 }
 
-/// An address as older versions of Go read it: octets may have leading zeros.
+/// An address as older versions of Go read it: any of its numbers may have leading zeros.
 pub(crate) fn lenient_ip(text: &str) -> Option<IpAddr> {
-    if text.contains(':') {
-        return text.parse().ok();
+    if !text.contains(':') {
+        return lenient_octets(text).map(IpAddr::V4);
     }
+    let plain = |part: &str| match part.trim_start_matches('0') {
+        _ if part.contains('.') => lenient_octets(part).map(|octets| octets.to_string()),
+        "" if !part.is_empty() => Some("0".to_owned()),
+        digits => Some(digits.to_owned()),
+    };
+    text.split(':').map(plain).collect::<Option<Vec<_>>>()?.join(":").parse().ok()
+}
+
+fn lenient_octets(text: &str) -> Option<Ipv4Addr> {
     let mut octets = [0; 4];
     let mut parts = text.split('.');
     for octet in &mut octets {
         let part = parts.next().filter(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()))?;
         *octet = part.trim_start_matches('0').parse().or_else(|e| if part.bytes().all(|b| b == b'0') { Ok(0) } else { Err(e) }).ok()?;
     }
-    parts.next().is_none().then(|| Ipv4Addr::from(octets).into())
+    parts.next().is_none().then(|| Ipv4Addr::from(octets))
 }
 
 /// An IPv4 address inside an IPv6 one.

@@ -592,7 +592,7 @@ fn ingress_point(ingress: &Value, path: &Path, errors: &mut ErrorList) {
     }
     if !host.is_empty() {
         rules::name(host, &path.child("hostname"), names::dns1123_subdomain(host), errors);
-        if rules::is_ip(host) {
+        if rules::lenient_ip(host).is_some() {
             errors.push(Error::invalid(&path.child("hostname"), host, "must be a DNS name, not an IP address"));
         }
     }

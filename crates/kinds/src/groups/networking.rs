@@ -76,7 +76,7 @@ impl Strategy for Ingresses {
             }
             if !host.is_empty() {
                 rules::name(host, &place.child("hostname"), names::dns1123_subdomain(host), &mut errors);
-                if rules::is_ip(host) {
+                if rules::lenient_ip(host).is_some() {
                     errors.push(Error::invalid(&place.child("hostname"), host, NO_ADDRESS));
                 }
             }
@@ -114,7 +114,7 @@ fn check_host(host: &str, path: &Path, errors: &mut ErrorList) {
 fn check_rule(rule: &Value, path: &Path, errors: &mut ErrorList) {
     let host = tree::text(rule, "host");
     if !host.is_empty() {
-        if rules::is_ip(host) {
+        if rules::lenient_ip(host).is_some() {
             errors.push(Error::invalid(&path.child("host"), host, NO_ADDRESS));
         }
         check_host(host, &path.child("host"), errors);

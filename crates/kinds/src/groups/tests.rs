@@ -257,7 +257,24 @@ fn ingresses() {
         ]
     );
     assert_eq!(of(path("/", Value::Null)), ["spec.rules[0].http.paths[0].pathType: Required value: pathType must be specified"]);
+    for host in ["1.2.3.4", "01.2.3.4", "1.2.3.04", "00.00.00.00"] {
+        assert_eq!(of(json!({"rules": [{"host": host}]})), [format!("spec.rules[0].host: Invalid value: \"{host}\": must be a DNS name, not an IP address")]);
+    }
+    for host in ["1.2.3", "256.2.3.4", "1.2.3.4.5"] {
+        assert_eq!(of(json!({"rules": [{"host": host}]})), Vec::<String>::new(), "{host}");
+    }
     assert_eq!(of(json!({"defaultBackend": {"service": {"name": "s", "port": {}}}})), ["spec.defaultBackend: Required value: port name or number is required"]);
+}
+
+#[test]
+fn a_load_balancer_s_name_is_no_address() {
+    let told = |group: &str, resource: &str, kind: &str| {
+        let object = json!({"kind": kind, "spec": {"type": "LoadBalancer"}, "status": {"loadBalancer": {"ingress": [{"hostname": "010.0.0.1"}]}}});
+        told(crate::strategy(group, resource).validate_status(&object, &object))
+    };
+    let refused = ["status.loadBalancer.ingress[0].hostname: Invalid value: \"010.0.0.1\": must be a DNS name, not an IP address"];
+    assert_eq!(told("networking.k8s.io", "ingresses", "Ingress"), refused);
+    assert_eq!(told("", "services", "Service"), refused);
 }
 
 #[test]
