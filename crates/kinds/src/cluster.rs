@@ -313,10 +313,16 @@ fn changed(obj: &Value, old: &Value, errors: &mut ErrorList) {
     let (ranges, had) = (tree::list(new, "podCIDRs"), tree::list(old, "podCIDRs"));
     // Unlike the original: a cluster of one family may become one of both, and its nodes with it.
     let family = |range: &Value| range.as_str().and_then(checks::family_of);
-    let gains_a_family = had.len() == 1 && ranges.len() == 2 && ranges.starts_with(had) && family(&ranges[0]) != family(&ranges[1]);
-    if !had.is_empty() && ranges != had && !gains_a_family {
-        errors.push(Error::forbidden(&Path::root("spec.podCIDRs"), POD_RANGE_FIXED));
-    }
+    let gains_a_family = match (had, ranges) {
+        ([had], [first, second]) => first == had && family(second).is_some_and(|is_six| family(first) == Some(!is_six)),
+        _ => false,
+    };
+    // Upstream tells it of each that is another, and of another number once.
+    let others = match had.len() == ranges.len() {
+        true => ranges.iter().zip(had).filter(|(new, had)| new != had).count(),
+        false => usize::from(!had.is_empty() && !gains_a_family),
+    };
+    errors.extend((0..others).map(|_| Error::forbidden(&Path::root("spec.podCIDRs"), POD_RANGE_FIXED)));
     let (id, had) = (tree::text(new, "providerID"), tree::text(old, "providerID"));
     if !had.is_empty() && id != had {
         let detail = if id.is_empty() { "field cannot be cleared once set" } else { "field cannot be modified once set" };

@@ -387,6 +387,12 @@ fn a_node_brings_its_status() {
             "spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid"
         ]
     );
+    const FIXED: &str = "spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid";
+    assert_eq!(gains("Exact").last().map(String::as_str), Some(FIXED), "what is no range is of no family");
+    let mut both = obj.clone();
+    both["spec"]["podCIDRs"] = json!(["10.244.0.0/24", "fd00:244::/64"]);
+    let found = changes("", "nodes", &both, |o| o["spec"] = json!({"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:245::/64"]}));
+    assert_eq!(found, [FIXED, FIXED]);
     let found = changes("", "nodes", &obj, |o| {
         o["spec"]["taints"] = json!([{"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoSchedule"}]);
     });
