@@ -103,20 +103,41 @@ pub(super) fn check_resize(obj: &Value, old: &Value) -> ErrorList {
     if running.is_some_and(|c| c["resources"].is_null()) {
         errors.push(Error::forbidden(&path, "Pod running on node without support for resize"));
     }
-    if removed(&new["resources"], &old_spec["resources"], "requests") {
-        errors.push(Error::forbidden(&path.child("resources").child("requests"), "pod-level resource requests cannot be removed"));
-    }
-    if removed(&new["resources"], &old_spec["resources"], "limits") {
-        errors.push(Error::forbidden(&path.child("resources").child("limits"), "pod-level resource limits cannot be removed"));
+    let of_all = has_amounts(new) || has_amounts(old_spec);
+    if of_all {
+        amounts_of_all(&new["resources"], &old_spec["resources"], &path, &mut errors);
     }
     if !ordered(new, old_spec, &path, &mut errors) {
         return errors;
     }
     amounts(new, old_spec, &path, &mut errors);
-    if masked(&new["resources"], &old_spec["resources"]) != rest(&old_spec["resources"]) {
-        errors.push(Error::forbidden(&path, "only cpu and memory resources are mutable at pod-level"));
+    // A pod that says nothing of itself does not begin to say it without an amount.
+    if errors.is_empty() && !of_all && !internal::same("*core.ResourceRequirements", &new["resources"], &old_spec["resources"]) {
+        errors.push(Error::forbidden(&path, "only cpu and memory resources are mutable"));
     }
     errors
+}
+
+/// Whether a pod asks for anything as a whole.
+fn has_amounts(spec: &Value) -> bool {
+    ["requests", "limits"].iter().any(|field| !tree::empty(&spec["resources"][*field]))
+}
+
+fn amounts_of_all(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
+    let place = path.child("resources");
+    if new.is_null() && !old.is_null() {
+        errors.push(Error::forbidden(&place, "pod-level resources cannot be removed"));
+        return;
+    }
+    if removed(new, old, "requests") {
+        errors.push(Error::forbidden(&place.child("requests"), "pod-level resource requests cannot be removed"));
+    }
+    if removed(new, old, "limits") {
+        errors.push(Error::forbidden(&place.child("limits"), "pod-level resource limits cannot be removed"));
+    }
+    if masked(new, old) != rest(old) {
+        errors.push(Error::forbidden(path, "only cpu and memory resources are mutable at pod-level"));
+    }
 }
 
 /// Containers are neither added, removed, renamed nor moved.
@@ -136,21 +157,32 @@ fn ordered(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) -> boo
 }
 
 fn amounts(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
+    let pairs = |list: &str| tree::list(new, list).iter().zip(tree::list(old, list)).enumerate();
     for list in ["initContainers", "containers"] {
-        for (at, (now, had)) in tree::list(new, list).iter().zip(tree::list(old, list)).enumerate() {
-            let place = path.child(list).index(at);
+        for (at, (now, had)) in pairs(list) {
+            let place = path.child(list).index(at).child("resources");
             for (field, what) in [("requests", "resource requests cannot be removed"), ("limits", "resource limits cannot be removed")] {
                 if removed(&now["resources"], &had["resources"], field) {
-                    errors.push(Error::forbidden(&place.child("resources").child(field), what));
+                    errors.push(Error::forbidden(&place.child(field), what));
                 }
             }
-            let policy = now["resizePolicy"] != had["resizePolicy"];
-            if policy || masked(&now["resources"], &had["resources"]) != rest(&had["resources"]) {
-                errors.push(match list {
-                    "containers" => Error::forbidden(path, "only cpu and memory resources are mutable"),
-                    _ => Error::forbidden(&place, "only cpu and memory resources for init or sidecar containers are mutable"),
-                });
-            }
+        }
+    }
+    let is_more = |now: &Value, had: &Value| {
+        tree::list(now, "resizePolicy") != tree::list(had, "resizePolicy") || masked(&now["resources"], &had["resources"]) != rest(&had["resources"])
+    };
+    for _ in pairs("containers").filter(|(_, (now, had))| is_more(now, had)) {
+        errors.push(Error::forbidden(path, "only cpu and memory resources are mutable"));
+    }
+    for (at, (now, had)) in pairs("initContainers") {
+        let place = path.child("initContainers").index(at);
+        if is_more(now, had) {
+            errors.push(Error::forbidden(&place, "only cpu and memory resources for init or sidecar containers are mutable"));
+        }
+        // One that ends is not started again for it.
+        if now["restartPolicy"] != "Always" && !internal::same("core.Container", now, had) {
+            let restarts = tree::list(now, "resizePolicy").iter().filter(|policy| policy["restartPolicy"] == "RestartContainer");
+            errors.extend(restarts.map(|_| Error::forbidden(&place, "non-sidecar init containers with a resize policy of RestartContainer cannot be resized")));
         }
     }
 }

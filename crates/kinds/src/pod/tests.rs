@@ -308,6 +308,49 @@ fn a_resize_changes_amounts_and_not_the_class() {
 }
 
 #[test]
+fn a_resize_of_the_whole_pod_has_amounts() {
+    let told = |old: &Value, own: Value| {
+        let mut new = old.clone();
+        new["spec"]["resources"] = own;
+        Pods.prepare_through(&cx(), "resize", &mut new, old);
+        Pods.validate_through("resize", &new, old).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let plain = created(container(json!({"resources": {"requests": {"cpu": "100m"}}})));
+    for empty in [json!({}), json!({"limits": {}}), json!({"requests": {}, "limits": {}})] {
+        assert_eq!(told(&plain, empty), ["spec: Forbidden: only cpu and memory resources are mutable"]);
+    }
+    assert_eq!(told(&plain, Value::Null), Vec::<String>::new());
+    assert_eq!(told(&plain, json!({"requests": {"cpu": "200m"}})), Vec::<String>::new());
+    let claims = told(&plain, json!({"claims": [{"name": "x"}]}));
+    assert!(!claims.is_empty() && !claims.iter().any(|line| line.starts_with("spec: ")), "{claims:?}");
+    let mut empty = plain.clone();
+    empty["spec"]["resources"] = json!({});
+    assert_eq!(told(&empty, json!({"limits": {}})), Vec::<String>::new());
+    let mut whole = plain.clone();
+    whole["spec"]["resources"] = json!({"requests": {"cpu": "200m"}});
+    assert!(told(&whole, json!({"requests": {}})).contains(&"spec.resources.requests: Forbidden: pod-level resource requests cannot be removed".to_owned()));
+}
+
+#[test]
+fn what_ends_is_not_resized_by_another_start() {
+    let of = |more: Value| {
+        let mut spec = container(more);
+        spec["initContainers"] = spec["containers"].clone();
+        spec["initContainers"][0]["name"] = "i".into();
+        spec["containers"] = container(json!({}))["containers"].clone();
+        let old = created(spec);
+        let mut new = old.clone();
+        new["spec"]["initContainers"][0]["resizePolicy"] = json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]);
+        Pods.validate_through("resize", &new, &old).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    const MORE: &str = "spec.initContainers[0]: Forbidden: only cpu and memory resources for init or sidecar containers are mutable";
+    const ENDS: &str = "spec.initContainers[0]: Forbidden: non-sidecar init containers with a resize policy of RestartContainer cannot be resized";
+    let (ends, sidecar) = (of(json!({})), of(json!({"restartPolicy": "Always"})));
+    assert!(ends.ends_with(&[MORE.to_owned(), ENDS.to_owned()]), "{ends:?}");
+    assert!(sidecar.ends_with(&[MORE.to_owned()]), "{sidecar:?}");
+}
+
+#[test]
 fn ephemeral_containers_are_only_added() {
     let check = |new: &Value, old: &Value| Pods.validate_through("ephemeralcontainers", new, old);
     let old = created(container(json!({})));
