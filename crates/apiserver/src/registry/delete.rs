@@ -59,7 +59,13 @@ impl DeleteOptions {
     }
 
     /// Checks `DeleteOptions`; 422 in upstream's words.
-    pub(crate) fn of(value: &Value) -> Result<DeleteOptions, Status> {
+    fn of(value: &Value) -> Result<DeleteOptions, Status> {
+        let (options, wrong) = DeleteOptions::judged(value);
+        wrong.map_or(Ok(options), Err)
+    }
+
+    /// `DeleteOptions` as far as they can be read, and what is wrong with them.
+    pub(crate) fn judged(value: &Value) -> (DeleteOptions, Option<Status>) {
         let mut errors = ErrorList::new();
         let orphan_dependents = value["orphanDependents"].as_bool();
         if orphan_dependents.is_some() && !value["propagationPolicy"].is_null() {
@@ -85,11 +91,9 @@ impl DeleteOptions {
                 errors.push(field::Error::invalid(&Path::root(UNREADABLE), json!(true), format!("cannot be set together with .{other}")));
             }
         }
-        if !errors.is_empty() {
-            return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", errors));
-        }
+        let wrong = (!errors.is_empty()).then(|| Status::invalid("meta.k8s.io", "DeleteOptions", "", errors));
         let text = |field: &str| value["preconditions"][field].as_str().map(str::to_owned);
-        Ok(DeleteOptions {
+        let options = DeleteOptions {
             dry_run,
             grace_s: value["gracePeriodSeconds"].as_i64(),
             uid: text("uid"),
@@ -98,7 +102,8 @@ impl DeleteOptions {
             propagation,
             unreadable: whatever_is_read,
             unadmitted: false,
-        })
+        };
+        (options, wrong)
     }
 }
 

@@ -40,10 +40,10 @@ pub(crate) async fn evict(call: &Call<'_>, body: &Bytes) -> Result<Answer, Statu
     let ty = machinery::schema::builtin().kind(&gvk).ok_or_else(|| Status::internal("the schema lacks Eviction"))?;
     let written = WriteOptions::of(call, "CreateOptions")?;
     let mut eviction = call.decode_as(body, ty, written.validation)?;
-    let options = admit(call, ty, &written, &mut eviction).await?;
+    let asked = admit(call, ty, &written, &mut eviction).await?;
     for attempt_no in 0..ATTEMPTS_MAX {
         call.cx.may_try(attempt_no)?;
-        if attempt(call, &options).await? {
+        if attempt(call, &asked).await? {
             return Ok(Answer::Other(StatusCode::CREATED, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})));
         }
     }
@@ -52,7 +52,7 @@ pub(crate) async fn evict(call: &Call<'_>, body: &Bytes) -> Result<Answer, Statu
 
 /// Admission of the eviction itself: a node may evict its own pods alone, and nothing is taken from a budget before. Which pod goes
 /// and how is read from what mutating admission has left.
-async fn admit(call: &Call<'_>, ty: TypeRef<'_>, options: &WriteOptions, eviction: &mut Value) -> Result<DeleteOptions, Status> {
+async fn admit(call: &Call<'_>, ty: TypeRef<'_>, options: &WriteOptions, eviction: &mut Value) -> Result<Asked, Status> {
     let dry_run = options.dry_run;
     let write = Write {
         cx: call.cx,
@@ -86,42 +86,46 @@ async fn admit(call: &Call<'_>, ty: TypeRef<'_>, options: &WriteOptions, evictio
         let why = format!("Non-matching dry-run options in request and content: [{}] and [{}]", of_query.join(" "), of_content.join(" "));
         return Err(Status::new(500, "", why));
     }
-    let asked = DeleteOptions::of(&eviction["deleteOptions"]);
+    let (mut options, wrong) = DeleteOptions::judged(&eviction["deleteOptions"]);
     admission::validate(call.world, &write, eviction).await?;
-    if asked.is_err() {
-        // It is the deletion that tells what is wrong with them, of a pod that is there.
-        call.entry(Memory::Anew).await?;
-    }
-    let mut asked = asked?;
-    asked.dry_run |= dry_run;
-    Ok(asked)
+    options.dry_run |= dry_run;
+    Ok(Asked { options, wrong })
+}
+
+/// How a pod is to go.
+struct Asked {
+    options: DeleteOptions,
+    /// What is wrong with that. It is the deletion that tells it, when the budget has been asked and the pod told.
+    wrong: Option<Status>,
 }
 
 /// One try; `false` if the pod has changed since it was looked at and nothing was taken for it.
-async fn attempt(call: &Call<'_>, asked: &DeleteOptions) -> Result<bool, Status> {
+async fn attempt(call: &Call<'_>, asked: &Asked) -> Result<bool, Status> {
     let entry = call.entry(Memory::Anew).await?;
     let pod = storage::value(call.row, &entry);
-    check_preconditions(call.row, call.name(), asked, &pod)?;
     let seen = || Some(entry.revision.to_string());
+    let mut options = asked.options.clone();
     // A version that the server added is not one that the caller is told of.
-    let changed = |status: &Status| status.code == 409 && asked.resource_version.is_none();
-    let mut options = asked.clone();
+    let any_version = options.resource_version.is_none();
     if may_always_go(&pod) {
+        // Another pod does not become the one that is meant, however often it is looked at.
+        let is_meant = options.uid.as_deref().is_none_or(|uid| uid == meta::text(&pod, "uid"));
         // A pod that may yet become ready meanwhile would count for its budget.
-        if !is_over(&pod) {
-            options.resource_version = asked.resource_version.clone().or_else(seen);
+        if !is_over(&pod) && any_version {
+            options.resource_version = seen();
         }
-        return match remove(call, options).await {
-            Err(status) if changed(&status) => Ok(false),
+        return match remove(call, asked, options).await {
+            Err(status) if status.code == 409 && any_version && is_meant => Ok(false),
             told => told.map(|()| true),
         };
     }
     match allowance(call, &pod, options.dry_run).await? {
         Allowance::NotNeeded(budget) => {
             options.resource_version = seen();
-            remove(call, options).await.map_err(|status| if changed(&status) { being_processed(&budget) } else { status })?;
+            let removed = remove(call, asked, options).await;
+            removed.map_err(|status| if status.code == 409 && any_version { being_processed(&budget) } else { status })?;
         }
-        Allowance::Taken | Allowance::NoBudget => remove(call, options).await?,
+        Allowance::Taken | Allowance::NoBudget => remove(call, asked, options).await?,
     }
     Ok(true)
 }
@@ -130,11 +134,15 @@ fn being_processed(budget: &str) -> Status {
     denied(format!("The disruption budget {budget} is still being processed by the server."), 10)
 }
 
-async fn remove(call: &Call<'_>, mut options: DeleteOptions) -> Result<(), Status> {
+/// `options`: those of `asked`, with the version that is meant.
+async fn remove(call: &Call<'_>, asked: &Asked, mut options: DeleteOptions) -> Result<(), Status> {
     // Admission was asked about the eviction, before anything was taken for it.
     options.unadmitted = true;
     if !options.dry_run {
         tell_why(call, &mut options).await?;
+    }
+    if let Some(wrong) = &asked.wrong {
+        return Err(wrong.clone());
     }
     delete_named(call, call.row, call.namespace(), call.name(), &options).await.map(drop)
 }

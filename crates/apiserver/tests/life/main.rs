@@ -133,6 +133,47 @@ async fn an_evicted_pod_says_why_it_goes() {
 }
 
 #[tokio::test]
+async fn a_budget_is_asked_before_how_its_pod_goes() {
+    let server = Server::start().await;
+    let (path, budgets) = (format!("{PODS}/p"), "/apis/policy/v1/namespaces/default/poddisruptionbudgets");
+    let mut object = pod("p");
+    object["metadata"]["labels"] = json!({"app": "p"});
+    let mut running = server.post(PODS, &object).await.expect(201);
+    running["status"] = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+    server.put(&format!("{path}/status"), &running).await.expect(200);
+    let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "p"}}}});
+    let mut budget = server.post(budgets, &budget).await.expect(201);
+    budget["status"] = json!({"observedGeneration": 1, "disruptionsAllowed": 0, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1});
+    let mut budget = server.put(&format!("{budgets}/b/status"), &budget).await.expect(200);
+    let evict = async |options: &Value, code: u16| {
+        let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}, "deleteOptions": options});
+        server.post(&format!("{path}/eviction"), &eviction).await.expect(code)
+    };
+    let another = json!({"preconditions": {"uid": "another"}});
+    let wrong = json!({"propagationPolicy": "x"});
+    for options in [&another, &wrong, &json!({"dryRun": ["x"]}), &json!({"propagationPolicy": "Orphan", "orphanDependents": true})] {
+        let refused = evict(options, 429).await;
+        assert_eq!(refused["message"], "Cannot evict pod as it would violate the pod's disruption budget.", "{options}");
+    }
+    budget["status"]["disruptionsAllowed"] = 3.into();
+    server.put(&format!("{budgets}/b/status"), &budget).await.expect(200);
+    let left = async || server.get(&format!("{budgets}/b")).await.expect(200)["status"]["disruptionsAllowed"].clone();
+    let is_told = async || {
+        let pod = server.get(&path).await.expect(200);
+        pod["status"]["conditions"].as_array().is_some_and(|all| all.iter().any(|c| c["type"] == "DisruptionTarget"))
+    };
+    evict(&json!({"dryRun": ["x"]}), 422).await;
+    assert_eq!((left().await, is_told().await), (json!(3), false), "what is only tried takes nothing");
+    evict(&another, 409).await;
+    assert_eq!((left().await, is_told().await), (json!(2), false), "of another pod the budget is asked, too");
+    evict(&wrong, 422).await;
+    assert_eq!((left().await, is_told().await), (json!(1), true), "as in the original, which finds it when it deletes");
+    evict(&json!({"preconditions": {"resourceVersion": "1"}}), 409).await;
+    assert_eq!(left().await, json!(0));
+}
+
+#[tokio::test]
 async fn what_is_not_stored_has_no_table() {
     let server = Server::start().await;
     let review =
