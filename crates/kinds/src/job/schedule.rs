@@ -1,5 +1,6 @@
 //! The schedules of cron jobs: checked here, followed by the controller.
 
+use crate::rules;
 use machinery::{
     field::{Error, ErrorList, Path},
     numerals, time,
@@ -138,15 +139,16 @@ fn is_zone_name(zone: &str) -> bool {
 
 /// Checks the name of a time zone: one of IANA's, in its own letters.
 pub(super) fn check_zone(zone: &str, path: &Path, errors: &mut ErrorList) {
+    // Upstream shows the field, which may be absent, and not the text in it: as JSON.
+    let bad = |detail: &str| rules::typed(Error::invalid(path, zone, detail));
     if zone.is_empty() {
-        errors.push(Error::invalid(path, zone, "timeZone must be nil or non-empty string"));
+        errors.push(bad("timeZone must be nil or non-empty string"));
         return;
     }
     if zone.eq_ignore_ascii_case("Local") {
-        let detail = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
-        errors.push(Error::invalid(path, zone, detail));
+        errors.push(bad("timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"));
     }
     if !is_zone(zone) {
-        errors.push(Error::invalid(path, zone, format!("unknown time zone {zone}")));
+        errors.push(bad(&format!("unknown time zone {zone}")));
     }
 }

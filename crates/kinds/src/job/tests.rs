@@ -138,6 +138,9 @@ fn a_time_zone_is_one_of_the_database() {
     for bad in ["Europe/Nowhere", "europe/paris", "../etc/passwd", "Etc/Unknown", "+01:00"] {
         assert_eq!(check(bad), [format!("timeZone: Invalid value: {bad:?}: unknown time zone {bad}")], "{bad}");
     }
+    for (bad, shown) in [("\u{1}", "\\u0001"), ("\u{7f}", "\u{7f}"), ("\u{d7ff}", "\u{d7ff}")] {
+        assert_eq!(check(bad), [format!("timeZone: Invalid value: \"{shown}\": unknown time zone {bad}")]);
+    }
     let explicit = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
     assert_eq!(check("Local"), [format!("timeZone: Invalid value: \"Local\": {explicit}")]);
     assert_eq!(check("local").len(), 2);
