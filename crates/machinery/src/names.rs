@@ -20,7 +20,8 @@ pub fn regex_error(message: &str, pattern: &str, examples: &[&str]) -> String {
     }
 }
 
-fn too_long(max: usize) -> String {
+/// What is said of a name that is too long.
+pub fn too_long(max: usize) -> String {
     format!("must be no more than {max} characters")
 }
 
@@ -65,7 +66,8 @@ pub fn dns1123_label(text: &str) -> Vec<String> {
     out
 }
 
-fn is_subdomain(text: &str) -> bool {
+/// Whether a text is a subdomain but for its length.
+pub fn is_subdomain(text: &str) -> bool {
     text.split('.').all(is_label)
 }
 

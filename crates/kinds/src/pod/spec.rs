@@ -280,13 +280,18 @@ fn dns(spec: &Value, path: &Path, errors: &mut ErrorList) {
 fn search_domain(name: &str) -> Vec<String> {
     // Underscores stand where letters may, and before a part's first letter.
     let plain = name.split('.').map(|p| p.strip_prefix('_').unwrap_or(p).replace('_', "-")).collect::<Vec<_>>().join(".");
-    if names::dns1123_subdomain(&plain).is_empty() {
-        return Vec::new();
+    let mut out = Vec::new();
+    if name.len() > names::SUBDOMAIN_MAX_BYTES {
+        out.push(names::too_long(names::SUBDOMAIN_MAX_BYTES));
+    }
+    if names::is_subdomain(&plain) {
+        return out;
     }
     let message = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end \
         with an alphanumeric character";
     let part = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?";
-    vec![names::regex_error(message, &format!("{part}(\\.{part})*"), &["example.com"])]
+    out.push(names::regex_error(message, &format!("{part}(\\.{part})*"), &["example.com"]));
+    out
 }
 
 fn security(spec: &Value, path: &Path, errors: &mut ErrorList) {

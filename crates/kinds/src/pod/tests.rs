@@ -41,6 +41,23 @@ fn container(extra: Value) -> Value {
 }
 
 #[test]
+fn a_domain_to_search_is_not_too_long() {
+    let told = |domain: &str| {
+        let mut spec = container(json!({}));
+        spec["dnsConfig"] = json!({"searches": [domain]});
+        problems(spec)
+    };
+    let long = "a".repeat(254);
+    let too_long = |domain: &str| format!("spec.dnsConfig.searches[0]: Invalid value: {domain:?}: must be no more than 253 characters");
+    assert_eq!(told(&format!("_{}.", &long[2..])), Vec::<String>::new());
+    assert_eq!(told(&long), [too_long(&long)]);
+    let with_underscore = format!("_{}", &long[1..]);
+    assert_eq!(told(&with_underscore), [too_long(&with_underscore)]);
+    let both = told(&long.to_uppercase());
+    assert_eq!((both.len(), &both[0]), (2, &too_long(&long.to_uppercase())));
+}
+
+#[test]
 fn a_plain_pod_is_completed_and_accepted() {
     let obj = created(json!({"containers": [{"name": "c", "image": "nginx", "ports": [{"containerPort": 80}]}]}));
     assert_eq!(Pods.validate(&obj), vec![]);
