@@ -150,7 +150,7 @@ fn strategy(strategy: &Value, path: &Path, errors: &mut ErrorList) {
             rules::int_or_percent(&rolling["maxSurge"], &place.child("maxSurge"), false, errors);
             if rules::is_zero(&rolling["maxUnavailable"]) && rules::is_zero(&rolling["maxSurge"]) {
                 let value = rolling["maxUnavailable"].clone();
-                errors.push(Error::invalid(&place.child("maxUnavailable"), value, "may not be 0 when `maxSurge` is 0"));
+                errors.push(rules::typed(Error::invalid(&place.child("maxUnavailable"), value, "may not be 0 when `maxSurge` is 0")));
             }
             rules::at_most_all(&rolling["maxUnavailable"], &place.child("maxUnavailable"), errors);
         }

@@ -10,6 +10,7 @@ use machinery::{
 };
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::IntErrorKind;
 
 /// How many errors of one kind are told that each show a whole list: as many of them as the list has items would be its square.
 pub(crate) const LISTS_TOLD_MAX: usize = 16;
@@ -266,8 +267,10 @@ pub(crate) fn int_or_percent(value: &Value, path: &Path, capped: bool, errors: &
     }
 }
 
+/// The number of a percentage; one that is too large is as large as can be.
 fn percent(text: &str) -> Option<u32> {
-    text.strip_suffix('%').filter(|digits| !digits.is_empty()).and_then(|digits| digits.parse().ok())
+    let digits = text.strip_suffix('%').filter(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))?;
+    Some(digits.parse().unwrap_or(u32::MAX))
 }
 
 /// A percentage is no more than 100.
@@ -280,8 +283,12 @@ pub(crate) fn at_most_all(value: &Value, path: &Path, errors: &mut ErrorList) {
 /// Whether a number or percentage is zero.
 pub(crate) fn is_zero(value: &Value) -> bool {
     match value {
-        // A text that is no number counts as none.
-        Value::String(text) => text.strip_suffix('%').unwrap_or(text).parse::<i64>().unwrap_or(0) == 0,
+        // A text that is neither a percentage nor a number counts as none; a number that is too large is one.
+        Value::String(text) => match (percent(text), text.parse::<i64>()) {
+            (Some(percent), _) => percent == 0,
+            (None, Ok(number)) => number == 0,
+            (None, Err(why)) => !matches!(why.kind(), IntErrorKind::PosOverflow | IntErrorKind::NegOverflow),
+        },
         Value::Number(number) => number.as_i64() == Some(0),
         _ => false,
     }

@@ -131,10 +131,11 @@ fn check_stateful(spec: &Value, path: &Path, new: bool, errors: &mut ErrorList) 
         "RollingUpdate" => {
             rules::not_negative(&rolling["partition"], &inner.child("partition"), errors);
             let (most, place) = (&rolling["maxUnavailable"], inner.child("maxUnavailable"));
-            rules::int_or_percent(most, &place, true, errors);
+            rules::int_or_percent(most, &place, false, errors);
             if rules::is_zero(most) {
-                errors.push(Error::invalid(&place, most.clone(), "cannot be 0"));
+                errors.push(rules::typed(Error::invalid(&place, most.clone(), "cannot be 0")));
             }
+            rules::at_most_all(most, &place, errors);
         }
         _ => {
             let shown = internal::text("apps.StatefulSetUpdateStrategy", strategy);
@@ -304,12 +305,13 @@ fn daemon_strategy(strategy: &Value, path: &Path, errors: &mut ErrorList) {
         "RollingUpdate" if rolling.is_null() => errors.push(Error::required(&place, "")),
         "RollingUpdate" => {
             let (unavailable, surge) = (&rolling["maxUnavailable"], &rolling["maxSurge"]);
-            rules::int_or_percent(unavailable, &place.child("maxUnavailable"), true, errors);
-            rules::int_or_percent(surge, &place.child("maxSurge"), true, errors);
+            let sides = [(unavailable, place.child("maxUnavailable")), (surge, place.child("maxSurge"))];
+            sides.iter().for_each(|(value, place)| rules::int_or_percent(value, place, false, errors));
+            sides.iter().for_each(|(value, place)| rules::at_most_all(value, place, errors));
             match (rules::is_zero(unavailable), rules::is_zero(surge)) {
                 (false, false) => {
                     let detail = "may not be set when maxUnavailable is non-zero";
-                    errors.push(Error::invalid(&place.child("maxSurge"), surge.clone(), detail));
+                    errors.push(rules::typed(Error::invalid(&place.child("maxSurge"), surge.clone(), detail)));
                 }
                 (true, true) => errors.push(Error::required(&place.child("maxUnavailable"), "cannot be 0 when maxSurge is 0")),
                 _ => {}

@@ -56,6 +56,32 @@ fn apps(kind: &str, spec: Value) -> Value {
     json!({"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "a", "namespace": "n"}, "spec": all})
 }
 
+/// As kube-apiserver 1.37.2 answers: what is no percentage counts as none, whatever number is in it.
+#[test]
+fn percentages_that_are_none_count_as_nothing() {
+    let told = |resource: &str, kind: &str, field: &str, surge: Value, unavailable: Value| {
+        let strategy = json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}});
+        let errors = problems("apps", resource, &created("apps", resource, apps(kind, json!({ field: strategy }))));
+        let short = |error: &String| error.rsplit_once("rollingUpdate.").map_or(error.as_str(), |(_, told)| told).split(" (").next().unwrap().to_owned();
+        errors.iter().map(short).collect::<Vec<_>>()
+    };
+    let deployment = |surge: Value, unavailable: Value| told("deployments", "Deployment", "strategy", surge, unavailable);
+    let daemons = |surge: Value, unavailable: Value| told("daemonsets", "DaemonSet", "updateStrategy", surge, unavailable);
+    let no_percent =
+        |field: &str, text: &str| format!("{field}: Invalid value: \"{text}\": a valid percent string must be a numeric string followed by an ending '%'");
+    for text in ["-5%", "", "+5%"] {
+        let zero = format!("maxUnavailable: Invalid value: \"{text}\": may not be 0 when `maxSurge` is 0");
+        assert_eq!(deployment(json!(0), json!(text)), [no_percent("maxUnavailable", text), zero]);
+        let required = "maxUnavailable: Required value: cannot be 0 when maxSurge is 0".to_owned();
+        assert_eq!(daemons(json!(0), json!(text)), [no_percent("maxUnavailable", text), required]);
+        assert_eq!(daemons(json!(text), json!(1)), [no_percent("maxSurge", text)]);
+    }
+    let too_much = |field: &str, text: &str| format!("{field}: Invalid value: \"{text}\": must not be greater than 100%");
+    assert_eq!(daemons(json!("0"), json!("101%")), [no_percent("maxSurge", "0"), too_much("maxUnavailable", "101%")]);
+    assert_eq!(deployment(json!(0), json!("99999999999%")), [too_much("maxUnavailable", "99999999999%")]);
+    assert_eq!(deployment(json!(0), json!("99999999999999999999")), [no_percent("maxUnavailable", "99999999999999999999")]);
+}
+
 #[test]
 fn a_deployment_rolls_by_a_quarter() {
     let obj = created("apps", "deployments", apps("Deployment", json!({})));
