@@ -1,8 +1,11 @@
 //! What the name of an image says (`distribution/reference`).
 
-/// Most bytes of an image's name, and the characters of what is an image's identity and no name.
+/// Most bytes of an image's name without its host, and the characters of what is an image's identity and no name.
 const NAME_BYTES_MAX: usize = 255;
 const IDENTITY_CHARS: usize = 64;
+/// What is before a name of one part where no host is said, or this one by its names.
+const OFFICIAL: &str = "library/";
+const OFFICIAL_HOSTS: [&str; 2] = ["docker.io", "index.docker.io"];
 
 /// Whether an image reference means the newest image: no digest, and no tag or `latest`. What is no reference means none.
 pub(super) fn is_latest(image: &str) -> bool {
@@ -23,7 +26,9 @@ fn is_name(name: &str) -> bool {
         Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" || first.contains(|c: char| c.is_ascii_uppercase()) => (Some(first), rest),
         _ => (None, name),
     };
-    name.len() <= NAME_BYTES_MAX && host.is_none_or(is_host) && path.split('/').all(is_part)
+    let is_official = !path.contains('/') && host.is_none_or(|host| OFFICIAL_HOSTS.contains(&host));
+    let bytes = path.len() + if is_official { OFFICIAL.len() } else { 0 };
+    bytes <= NAME_BYTES_MAX && host.is_none_or(is_host) && path.split('/').all(is_part)
 }
 
 fn is_host(host: &str) -> bool {
@@ -66,6 +71,10 @@ mod tests {
         let identity = "a".repeat(64);
         for other in ["é", "100%", "Upper", "a//b", "a/", "a...b", "-a", "i:1", "i@sha256:x", " a:latest", "A:latest", identity.as_str()] {
             assert!(!is_latest(other), "{other}");
+        }
+        for (host, bytes) in [("", 247), ("docker.io/", 247), ("index.docker.io/", 247), ("a/", 253), ("a.b/", 255), ("a.b:1/c/", 253)] {
+            let of = |bytes: usize| is_latest(&format!("{host}{}", "a".repeat(bytes)));
+            assert_eq!((of(bytes), of(bytes + 1)), (true, false), "{host}");
         }
     }
 }
