@@ -37,7 +37,8 @@ const NODES: (&str, &str, &str) = ("", "v1", "nodes");
 
 /// Answers a request for one of the subresources that lead elsewhere.
 pub(crate) fn handle<'a>(world: &'a World, cx: &'a Arc<Context>, request: Request<Body>) -> BoxFuture<'a, Result<Response<Body>, Status>> {
-    let connects = options::of(world, cx, &Query::parse(request.uri().query().unwrap_or_default()));
+    // A method that is not served is refused before its query is read, or anybody is asked about it.
+    let connects = check_method(world, cx, request.method()).and_then(|()| options::of(world, cx, &Query::parse(request.uri().query().unwrap_or_default())));
     // What is asked is found out at once, so that nothing of it lives as long as a tunnel.
     let asked = ask(world, cx, &request);
     Box::pin(async move {
@@ -82,14 +83,20 @@ enum Asked {
     Forward(dial::Backend),
 }
 
-fn ask(world: &World, cx: &Context, request: &Request<Body>) -> Result<Asked, Status> {
+/// 405 of a method that the subresource does not have.
+fn check_method(world: &World, cx: &Context, method: &Method) -> Result<(), Status> {
     let info = &cx.info;
-    let Some(row) = world.row(&info.group, &info.version, &info.resource) else { return Ok(Asked::Nothing) };
+    let Some(row) = world.row(&info.group, &info.version, &info.resource) else { return Ok(()) };
     let Some(known) = row.resource.subresource(&info.subresource) else { return Err(Status::no_such_path()) };
     // OPTIONS has no verb of the API; upstream's proxies take it.
-    let options = request.method() == Method::OPTIONS && info.subresource == "proxy";
-    if !options && !known.verbs.iter().any(|v| v == info.verb) {
-        return Err(Status::method_not_allowed());
+    let options = method == Method::OPTIONS && info.subresource == "proxy";
+    if options || known.verbs.iter().any(|v| v == info.verb) { Ok(()) } else { Err(Status::method_not_allowed()) }
+}
+
+fn ask(world: &World, cx: &Context, request: &Request<Body>) -> Result<Asked, Status> {
+    let info = &cx.info;
+    if world.row(&info.group, &info.version, &info.resource).is_none() {
+        return Ok(Asked::Nothing);
     }
     let query = Query::parse(request.uri().query().unwrap_or_default());
     match (info.resource.as_str(), info.subresource.as_str()) {

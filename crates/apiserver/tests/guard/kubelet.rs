@@ -312,6 +312,16 @@ async fn a_log_is_asked_of_the_kubelet() {
 }
 
 #[tokio::test]
+async fn a_method_that_is_not_served_is_refused_before_its_query_is_read() {
+    let world = World::start("methods").await;
+    let cluster = &world.cluster;
+    let forward = "/api/v1/namespaces/default/pods/p/portforward?ports=x";
+    cluster.patch(forward, json!({})).await.expect(405);
+    cluster.delete(forward).await.expect(405);
+    assert!(cluster.post(forward, json!({})).await.refused(400).starts_with("cannot convert to []int32"));
+}
+
+#[tokio::test]
 async fn a_log_flows_as_it_is_written() {
     let world = World::start("follow").await;
     let mut stream = world.ask("GET /api/v1/namespaces/default/pods/p/log?follow=true HTTP/1.1").await;
