@@ -141,12 +141,13 @@ pub(crate) async fn patch(call: &Call<'_>, body: &Bytes) -> Result<Answer, Statu
     let options = patch::options(call, kind)?;
     let ty = ty()?;
     if kind == patch::Kind::Apply {
-        let applied = json::parse_applied(body)?;
-        let text = |field: &str| applied.value[field].as_str().unwrap_or_default();
-        if text("kind") != "Scale" || text("apiVersion") != VERSION {
-            return Err(Status::bad_request(format!("invalid object type: {}, Kind={}", text("apiVersion"), text("kind"))));
-        }
-        return set(call, &options, Told::Applied(&applied.value), false).await;
+        // To what there is not of a built-in kind nothing is applied; of a custom one it is, and what is wrong with it is told first. What is no
+        // JSON is so whatever there is.
+        let applied = match read_applied(body) {
+            Err(wrong) if call.row.custom.is_some() || wrong.message.starts_with("error encoding patch") => return Err(wrong),
+            applied => applied,
+        };
+        return set(call, &options, Told::Applied(applied), false).await;
     }
     let parsed = patch::parse(kind, body, &options)?;
     let parsed = if call.row.custom.is_some() { parsed.of_one_version() } else { parsed };
@@ -157,12 +158,22 @@ pub(crate) async fn patch(call: &Call<'_>, body: &Bytes) -> Result<Answer, Statu
     set(call, &options, Told::Updated(&mut patched), false).await
 }
 
+/// A Scale as it is applied.
+fn read_applied(body: &Bytes) -> Result<Value, Status> {
+    let applied = json::parse_applied(body)?.value;
+    let text = |field: &str| applied[field].as_str().unwrap_or_default();
+    if text("kind") != "Scale" || text("apiVersion") != VERSION {
+        return Err(Status::bad_request(format!("invalid object type: {}, Kind={}", text("apiVersion"), text("kind"))));
+    }
+    Ok(applied)
+}
+
 /// What is told of a scale.
 enum Told<'a> {
     /// All that is to be.
     Updated(&'a mut (dyn FnMut(&Value) -> Result<Value, Status> + Send)),
-    /// What its applier wants.
-    Applied(&'a Value),
+    /// What its applier wants, or what is wrong with it.
+    Applied(Result<Value, Status>),
 }
 
 /// The next scale, with those whom its fields are.
@@ -180,6 +191,7 @@ fn next(call: &Call<'_>, options: &WriteOptions, told: &mut Told<'_>, old: &Valu
             Ok(scale)
         }
         Told::Applied(applied) => {
+            let applied = applied.as_ref().map_err(Status::clone)?;
             let is_scale = applied["apiVersion"] == VERSION && applied["kind"] == "Scale";
             if call.row.custom.is_some() && is_scale && machinery::tree::items(&old["metadata"]["managedFields"]).is_empty() {
                 // Who owns it before is noted in the versions of the custom kind, of which it is none.
