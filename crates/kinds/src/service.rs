@@ -62,13 +62,23 @@ impl Strategy for Services {
         name_address(obj);
     }
 
-    /// What [`hide_policy`] hides is known by its owner, and taken for what it is by default.
+    /// What [`hide_policy`] hides is known by its owner, and taken for what it is by default. An external name's list of addresses is shown by
+    /// upstream, which has stored the single one alone.
     fn as_it_lies(&self, obj: &Value) -> Option<Value> {
+        if has_addresses(obj) {
+            return None;
+        }
         let is_owned = |entry: &Value| !entry["fieldsV1"]["f:spec"]["f:internalTrafficPolicy"].is_null();
-        let is_hidden = kind(obj) == "ExternalName" && obj["spec"]["internalTrafficPolicy"].is_null();
-        (is_hidden && tree::list(&obj["metadata"], "managedFields").iter().any(is_owned)).then(|| {
+        let hides = obj["spec"]["internalTrafficPolicy"].is_null() && tree::list(&obj["metadata"], "managedFields").iter().any(is_owned);
+        let shows = !tree::empty(&obj["spec"]["clusterIPs"]);
+        (hides || shows).then(|| {
             let mut obj = obj.clone();
-            obj["spec"]["internalTrafficPolicy"] = "Cluster".into();
+            if let Some(spec) = tree::at(&mut obj, &["spec"]) {
+                spec.remove("clusterIPs");
+                if hides {
+                    spec.insert("internalTrafficPolicy".into(), "Cluster".into());
+                }
+            }
             obj
         })
     }

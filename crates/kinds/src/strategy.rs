@@ -187,7 +187,7 @@ pub trait Strategy: Send + Sync {
     /// The kind's own checks of an object as a whole.
     fn check(&self, _obj: &Value, _errors: &mut ErrorList) {}
 
-    /// Completes what a new object says of its addresses, before anybody looks at them or gives it some.
+    /// Completes what an object says of its addresses: a new one's before anybody looks at them or gives it some, a changed one's when all have.
     fn name_addresses(&self, _obj: &mut Value) {}
 
     /// What is wrong with a new object so that nobody looks at the rest.

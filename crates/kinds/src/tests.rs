@@ -276,6 +276,9 @@ fn what_an_external_name_says_of_traffic_inside_is_owned_and_not_shown() {
     made["metadata"]["managedFields"] = json!([{"manager": "a", "fieldsV1": {"f:spec": {"f:internalTrafficPolicy": {}}}}]);
     let lies = strategy("", "services").as_it_lies(&made).expect("it is there for its owner");
     assert_eq!(lies["spec"]["internalTrafficPolicy"], "Cluster");
+    let named = core("Service", json!({"spec": {"type": "ExternalName", "externalName": "a.b", "clusterIP": "10.0.0.9", "clusterIPs": ["10.0.0.9"]}}));
+    let lies = strategy("", "services").as_it_lies(&named).expect("the list is shown alone");
+    assert_eq!((&lies["spec"]["clusterIP"], &lies["spec"]["clusterIPs"]), (&json!("10.0.0.9"), &Value::Null));
 }
 
 #[test]

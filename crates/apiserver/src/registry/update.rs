@@ -223,6 +223,10 @@ async fn round(
         admission::validate(call.world, &write, &value).await?;
     }
     let charges = admission::charge(call.world, &write, &value).await?;
+    // Upstream leaves what was said to whoever reads it.
+    if row.strategy.takes_addresses() && what.subresource.is_empty() {
+        row.strategy.name_addresses(&mut value);
+    }
     commit(call, what, (key, entry, old), Agreed { value, kept, hold, charges }).await
 }
 

@@ -392,6 +392,11 @@ async fn a_deployment_is_scaled() {
     server.patch(&path, "application/merge-patch+json", &less).await.expect(200);
     let now = server.get(&format!("{DEPLOYMENTS}/d")).await.expect(200);
     assert_eq!((now["spec"]["replicas"].as_i64(), now["metadata"]["generation"].as_i64()), (Some(1), Some(3)));
+    // What there is not is told before what is applied to it.
+    let foreign = json!({"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"replicas": 9}});
+    for (name, code) in [("d", 400), ("nope", 404)] {
+        server.patch(&format!("{DEPLOYMENTS}/{name}/scale?fieldManager=f"), "application/apply-patch+yaml", &foreign).await.expect(code);
+    }
 }
 
 #[tokio::test]
@@ -441,6 +446,27 @@ async fn who_owned_the_policy_of_a_service_owns_it_after_its_name_was_another_s(
     let still = put("b", &away, "ExternalName").await;
     assert_eq!(owners(&still), Vec::<String>::new());
     assert_eq!(owners(&put("c", &still, "ClusterIP").await), ["c"]);
+}
+
+/// As kube-apiserver 1.37.2 answers: it stores the one address that is said, and shows a list of it.
+#[tokio::test]
+async fn an_address_said_with_an_external_name_is_shown_as_a_list() {
+    let server = Server::start().await;
+    let services = "/api/v1/namespaces/default/services";
+    let body = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}});
+    server.post(services, &body).await.expect(201);
+    let path = format!("{services}/s");
+    let mut away = body.clone();
+    away["spec"] = json!({"type": "ExternalName", "externalName": "a.b", "clusterIP": "10.96.9.9"});
+    for uri in [format!("{path}?dryRun=All"), path.clone()] {
+        assert_eq!(server.put(&uri, &away).await.expect(200)["spec"]["clusterIPs"], json!(["10.96.9.9"]), "{uri}");
+    }
+    let merge = "application/merge-patch+json";
+    server.patch(&path, merge, &json!({"metadata": {"labels": {"a": "b"}}})).await.expect(422);
+    let other = server.patch(&path, merge, &json!({"spec": {"clusterIP": "None"}})).await.expect(200);
+    assert_eq!(other["spec"]["clusterIPs"], json!(["None"]));
+    let none = server.patch(&path, merge, &json!({"spec": {"clusterIP": null}})).await.expect(200);
+    assert_eq!(none["spec"]["clusterIPs"], Value::Null);
 }
 
 #[tokio::test]
