@@ -52,9 +52,15 @@ pub(crate) fn invalid(row: &Row, name: &str, errors: ErrorList) -> Status {
     // Upstream's servers of definitions and of aggregation hold no declared rules against their own, which is where doubles go.
     let errors =
         if row.is_builtin() && !matches!(group, "apiextensions.k8s.io" | "apiregistration.k8s.io") { told(&row.resource.kind.kind, errors) } else { errors };
-    // One strategy serves both groups of events in upstream, and it tells the older one.
-    let group = if (group, row.resource.kind.kind.as_str()) == ("events.k8s.io", "Event") { "" } else { group };
-    Status::invalid(group, &row.resource.kind.kind, name, errors)
+    Status::invalid(kind_group(row), &row.resource.kind.kind, name, errors)
+}
+
+/// The group with which the kind of a resource is told. One strategy serves both groups of events in upstream, and it tells the older one.
+pub(crate) fn kind_group(row: &Row) -> &str {
+    match row.resource.group.as_str() {
+        "events.k8s.io" if row.resource.kind.kind == "Event" => "",
+        group => group,
+    }
 }
 
 /// What is said of an object: with what its body has that is empty, for kinds that are told of it. The others are judged without; what

@@ -2,7 +2,7 @@
 //!
 //! The newer API is strict about new events; the older one checks what it always has.
 
-use crate::{Selectable, Strategy, rules, tree};
+use crate::{Selectable, Strategy, meta, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -67,9 +67,19 @@ impl Strategy for Events {
 pub struct NewEvents;
 
 impl Strategy for NewEvents {
+    /// After what the older API asks, and before what only this one does.
+    fn judges_metadata(&self) -> bool {
+        true
+    }
+
+    fn any_finalizer_later(&self) -> bool {
+        true
+    }
+
     fn check(&self, obj: &Value, errors: &mut ErrorList) {
         let parts = Parts::of(obj);
         loose(&parts, "reportingController", errors);
+        errors.extend(meta::created(obj, true, self));
         series(obj, errors);
         if parts.time.is_empty() {
             errors.push(Error::required(&Path::root("eventTime"), ""));
@@ -100,6 +110,7 @@ impl Strategy for NewEvents {
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         loose(&Parts::of(obj), "reportingController", &mut errors);
+        meta::unqualified(&obj["metadata"], &Path::root("metadata"), &mut errors);
         if obj["series"] != old["series"] {
             series(obj, &mut errors);
         }

@@ -215,7 +215,7 @@ fn common(metadata: &Value, path: &Path, any_finalizer: bool, errors: &mut Error
 const SUBRESOURCE_BYTES_MAX: usize = 256;
 
 /// Finalizers without a domain, which only the original's core refuses: it does so when all else has been looked at.
-fn unqualified(metadata: &Value, path: &Path, errors: &mut ErrorList) {
+pub(crate) fn unqualified(metadata: &Value, path: &Path, errors: &mut ErrorList) {
     let place = path.child("finalizers");
     for (at, text) in tree::list(metadata, "finalizers").iter().map(|name| name.as_str().unwrap_or_default()).enumerate() {
         if is_unqualified(text) {

@@ -593,6 +593,14 @@ fn events_of_old_are_taken_as_they_are() {
     let new = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "e", "namespace": "n"}, "regarding": {"namespace": "n"},
         "eventTime": "2024-01-01T00:00:00.000000Z", "reportingController": "a.b/c", "reportingInstance": "i", "action": "Act", "reason": "R", "type": "Normal"});
     assert_eq!(problems("events.k8s.io", "events", &new), NONE);
+    let mut odd = new.clone();
+    (odd["action"], odd["metadata"]["finalizers"], odd["type"]) = (Value::Null, json!(["x"]), Value::Null);
+    let places = |told: Vec<String>| told.iter().map(|line| line.split(':').next().unwrap_or_default().to_owned()).collect::<Vec<_>>();
+    assert_eq!(places(problems("events.k8s.io", "events", &odd)), ["action", "metadata.finalizers[0]", "type"]);
+    let changed = changes("events.k8s.io", "events", &new, |o| {
+        (o["reportingController"], o["metadata"]["finalizers"], o["reason"]) = (json!("a b"), json!(["x"]), json!("S"));
+    });
+    assert_eq!(places(changed), ["reportingController", "metadata.finalizers[0]", "reason", "reportingController"]);
     let found = changes("events.k8s.io", "events", &new, |o| o["series"] = json!({"count": 1}));
     assert_eq!(found, ["series.count: Invalid value: \"\": should be at least 2", "series.lastObservedTime: Required value"]);
 }

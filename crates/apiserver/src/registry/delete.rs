@@ -336,7 +336,7 @@ fn code(options: &DeleteOptions) -> StatusCode {
 pub(crate) fn check_preconditions(row: &Row, name: &str, options: &DeleteOptions, old: &Value) -> Result<(), Status> {
     let (uid, version) = (meta::text(old, "uid"), meta::text(old, "resourceVersion"));
     // Upstream names the kind here, not the resource.
-    let conflict = |why: &str| Status::conflict(&row.resource.group, &row.resource.kind.kind, name, why);
+    let conflict = |why: &str| Status::conflict(errors::kind_group(row), &row.resource.kind.kind, name, why);
     // What ends in steps of its own is looked at before the others are, in other words.
     let resource = &row.resource;
     let defines = resource.group == "apiextensions.k8s.io" && resource.resource == "customresourcedefinitions";

@@ -377,6 +377,19 @@ async fn finalizers_hold_an_object_until_the_last_is_gone() {
     assert!(kept["message"].as_str().is_some_and(|m| m.contains("the UID in the precondition (other) does not match the UID in record (")), "{kept}");
 }
 
+/// One strategy serves both groups of events in the original.
+#[tokio::test]
+async fn who_means_another_event_is_told_so_in_the_older_group() {
+    let server = Server::start().await;
+    let events = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let event = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "e"}, "eventTime": "2024-01-01T00:00:00.000000Z",
+        "reportingController": "a.b/c", "reportingInstance": "i", "action": "Act", "reason": "R", "type": "Normal", "regarding": {"namespace": "default"}});
+    server.post(events, &event).await.expect(201);
+    let kept = server.delete(&format!("{events}/e"), Some(json!({"preconditions": {"uid": "other"}}))).await.expect(409);
+    assert!(kept["message"].as_str().is_some_and(|m| m.starts_with("Operation cannot be fulfilled on Event \"e\": ")), "{kept}");
+    assert_eq!((&kept["details"]["kind"], &kept["details"]["group"]), (&json!("Event"), &Value::Null));
+}
+
 #[tokio::test]
 async fn a_deployment_is_scaled() {
     let server = Server::start().await;
