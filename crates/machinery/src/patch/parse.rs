@@ -17,6 +17,8 @@ use crate::{
     status::Status,
     tree::json_type,
 };
+use serde::de::IgnoredAny;
+use serde_json::Map;
 
 /// The kinds of patch but server-side apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,19 +58,68 @@ const OPERATION_FIELDS: [(&str, bool); 4] = [("op", true), ("path", true), ("fro
 /// 400 for what is no JSON.
 pub fn parse(kind: Kind, bytes: &[u8], validation: Validation) -> Result<Patch, Status> {
     let mut patch = Patch { kind, value: Value::Null, problems: Vec::new(), validation, bytes: bytes.to_vec(), refusal: None, knows_version: false };
-    let Ok(decoded) = json::decode(bytes, None, Validation::Warn) else {
-        let number = json::out_of_range(bytes).ok_or_else(|| Status::bad_request("invalid JSON patch"))?;
-        let place = if kind == Kind::Json { "struct field jsonPatchOp.value" } else { "value" };
-        let why = format!("json: cannot unmarshal number {number} into Go {place} of type float64");
-        patch.refusal = Some(Status::bad_request(if kind == Kind::Strategic { why } else { format!("error decoding patch: {why}") }));
-        return Ok(patch);
+    let (value, warnings, number) = if let Ok(decoded) = json::decode(bytes, None, Validation::Warn) {
+        (decoded.value, decoded.warnings, None)
+    } else {
+        let number = json::out_of_range(bytes).filter(|_| serde_json::from_slice::<IgnoredAny>(bytes).is_ok());
+        let (value, number) = before_number(kind, bytes, number.ok_or_else(|| Status::bad_request("invalid JSON patch"))?);
+        (value, Vec::new(), number)
     };
-    match problems(kind, &decoded.value, decoded.warnings, validation) {
-        Ok(problems) => patch.problems = problems,
+    match problems(kind, &value, warnings, validation) {
+        Ok(problems) => {
+            patch.problems = problems;
+            patch.refusal = number.map(|number| out_of_range(kind, &number));
+        }
         Err(refusal) => patch.refusal = Some(refusal),
     }
-    patch.value = decoded.value;
+    patch.value = value;
     Ok(patch)
+}
+
+/// A patch that has a number beyond all floats, as far as it is read before one is met, and that number. Numbers are read in the values of
+/// operations, and in objects that are merged: what has the wrong type is told without a look into it, and so are fields that there are not.
+fn before_number(kind: Kind, bytes: &[u8], number: String) -> (Value, Option<String>) {
+    match (kind, outline(bytes)) {
+        (Kind::Json, Value::Array(_)) => operations_before_number(bytes),
+        (Kind::Merge | Kind::Strategic, whole @ Value::Object(_)) => (whole, Some(number)),
+        (_, other) => (other, None),
+    }
+}
+
+fn operations_before_number(bytes: &[u8]) -> (Value, Option<String>) {
+    let mut operations = Vec::new();
+    for (_, operation) in json::members(bytes) {
+        let mut read = outline(operation);
+        for (name, text) in json::members(operation) {
+            if name.as_deref() == Some("value")
+                && let Some(number) = json::out_of_range(text)
+            {
+                operations.push(read);
+                return (operations.into(), Some(number));
+            }
+            if let (Value::Object(fields), Some(name)) = (&mut read, name) {
+                fields.insert(name, json::decode(text, None, Validation::Ignore).map_or_else(|_| outline(text), |decoded| decoded.value));
+            }
+        }
+        operations.push(read);
+    }
+    (operations.into(), None)
+}
+
+/// Of what type a text is: an object and a list without what is in them, and zero for a number that is none.
+fn outline(text: &[u8]) -> Value {
+    match text.trim_ascii_start().first() {
+        Some(b'{') => Value::Object(Map::new()),
+        Some(b'[') => Value::Array(Vec::new()),
+        _ => serde_json::from_slice(text).unwrap_or_else(|_| 0.into()),
+    }
+}
+
+/// What is said of a number beyond all floats.
+fn out_of_range(kind: Kind, number: &str) -> Status {
+    let place = if kind == Kind::Json { "struct field jsonPatchOp.value" } else { "value" };
+    let why = format!("json: cannot unmarshal number {number} into Go {place} of type float64");
+    Status::bad_request(if kind == Kind::Strategic { why } else { format!("error decoding patch: {why}") })
 }
 
 /// What a strict decoding of a patch would refuse, of which some is known; an error for what is no patch of the kind.

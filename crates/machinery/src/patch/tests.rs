@@ -140,6 +140,18 @@ fn what_is_no_patch_is_refused() {
         (Kind::Json, "{}", "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp"),
         (Kind::Json, "[1]", "error decoding patch: json: cannot unmarshal number into Go value of type handlers.jsonPatchOp"),
         (Kind::Json, r#"[{"op":1}]"#, "error decoding patch: json: cannot unmarshal number into Go struct field jsonPatchOp.op of type string"),
+        (Kind::Json, r#"{"a":1e999}"#, "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp"),
+        (Kind::Json, "[1e999]", "error decoding patch: json: cannot unmarshal number into Go value of type handlers.jsonPatchOp"),
+        (Kind::Json, r#"[{"op":1e999}]"#, "error decoding patch: json: cannot unmarshal number into Go struct field jsonPatchOp.op of type string"),
+        (Kind::Json, r#"[{"op":3,"value":1e999}]"#, "error decoding patch: json: cannot unmarshal number into Go struct field jsonPatchOp.op of type string"),
+        (
+            Kind::Json,
+            r#"[{"value":[1,1e999],"op":3}]"#,
+            "error decoding patch: json: cannot unmarshal number 1e999 into Go struct field jsonPatchOp.value of type float64",
+        ),
+        (Kind::Json, r#"{"a":1e999"#, "invalid JSON patch"),
+        (Kind::Merge, "[1e999]", "error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}"),
+        (Kind::Strategic, "5e999", "json: cannot unmarshal number into Go value of type map[string]interface {}"),
         (Kind::Merge, "[]", "error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}"),
         (Kind::Merge, "null", "Invalid JSON Patch"),
         (Kind::Strategic, "[]", "json: cannot unmarshal array into Go value of type map[string]interface {}"),
@@ -147,6 +159,9 @@ fn what_is_no_patch_is_refused() {
         let error = parse(kind, patch.as_bytes(), Validation::Strict).and_then(|patch| patch.apply(ty, &json!({}), &mut Vec::new())).unwrap_err();
         assert_eq!((error.code, error.message.as_str()), (400, told), "{patch}");
     }
+    let unread = r#"[{"op":"add","path":"/data","value":{"a":"b"},"foo":1e999}]"#;
+    let patched = parse(Kind::Json, unread.as_bytes(), Validation::Warn).and_then(|patch| patch.apply(ty, &config_map().1, &mut Vec::new())).unwrap();
+    assert_eq!((&patched.value["data"]["a"], patched.warnings), (&json!("b"), vec![r#"json patch unknown field "[0].foo""#.to_owned()]));
     let lax = json_patch(&json!({}), &json!({})).unwrap_err();
     assert_eq!((lax.code, lax.message.as_str()), (400, "json: cannot unmarshal object into Go value of type jsonpatch.Patch"));
 }
