@@ -14,6 +14,7 @@ import (
 	"go/parser"
 	"go/token"
 	"os"
+	"path"
 	"path/filepath"
 	"reflect"
 	"sort"
@@ -62,6 +63,7 @@ func directory(path, name string) (lines []string) {
 	}, parser.SkipObjectResolution)
 	for _, p := range packages {
 		for _, f := range p.Files {
+			imported := imports(f)
 			for _, d := range f.Decls {
 				g, ok := d.(*ast.GenDecl)
 				if !ok || g.Tok != token.TYPE {
@@ -70,7 +72,7 @@ func directory(path, name string) (lines []string) {
 				for _, s := range g.Specs {
 					t := s.(*ast.TypeSpec)
 					if st, ok := t.Type.(*ast.StructType); ok {
-						lines = append(lines, structure(name+"."+t.Name.Name, p.Name, st)...)
+						lines = append(lines, structure(name+"."+t.Name.Name, p.Name, imported, st)...)
 					}
 				}
 			}
@@ -79,7 +81,21 @@ func directory(path, name string) (lines []string) {
 	return
 }
 
-func structure(name, pkg string, st *ast.StructType) (lines []string) {
+// What a file calls the packages that it imports, and their own names: all of them are called as their directories.
+func imports(f *ast.File) map[string]string {
+	names := map[string]string{}
+	for _, i := range f.Imports {
+		own := path.Base(strings.Trim(i.Path.Value, `"`))
+		called := own
+		if i.Name != nil {
+			called = i.Name.Name
+		}
+		names[called] = own
+	}
+	return names
+}
+
+func structure(name, pkg string, imported map[string]string, st *ast.StructType) (lines []string) {
 	for _, f := range st.Fields.List {
 		if f.Tag == nil {
 			continue
@@ -108,13 +124,14 @@ func structure(name, pkg string, st *ast.StructType) (lines []string) {
 		if flags == "" {
 			flags = "-"
 		}
-		lines = append(lines, strings.Join([]string{name, parts[0], flags, spell(typ, pkg)}, "\t"))
+		lines = append(lines, strings.Join([]string{name, parts[0], flags, spell(typ, pkg, imported)}, "\t"))
 	}
 	return
 }
 
-// The type as Go's reflection spells it: names of its own package carry the package's name.
-func spell(e ast.Expr, pkg string) string {
+// The type as Go's reflection spells it: names of its own package carry the package's name, and so do those of others, whatever a file
+// calls them.
+func spell(e ast.Expr, pkg string, imported map[string]string) string {
 	switch t := e.(type) {
 	case *ast.Ident:
 		if ast.IsExported(t.Name) {
@@ -126,18 +143,13 @@ func spell(e ast.Expr, pkg string) string {
 		}
 		return t.Name
 	case *ast.SelectorExpr:
-		x := t.X.(*ast.Ident).Name
-		switch {
-		case strings.HasPrefix(x, "meta"), strings.HasPrefix(x, "core"), x == "api", strings.HasSuffix(x, "v1"):
-			x = "v1"
-		}
-		return x + "." + t.Sel.Name
+		return imported[t.X.(*ast.Ident).Name] + "." + t.Sel.Name
 	case *ast.StarExpr:
-		return "*" + spell(t.X, pkg)
+		return "*" + spell(t.X, pkg, imported)
 	case *ast.ArrayType:
-		return "[]" + spell(t.Elt, pkg)
+		return "[]" + spell(t.Elt, pkg, imported)
 	case *ast.MapType:
-		return "map[" + spell(t.Key, pkg) + "]" + spell(t.Value, pkg)
+		return "map[" + spell(t.Key, pkg, imported) + "]" + spell(t.Value, pkg, imported)
 	case *ast.InterfaceType:
 		return "interface {}"
 	}

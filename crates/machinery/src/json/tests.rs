@@ -82,6 +82,10 @@ fn wrong_types_name_the_go_field() {
     ] {
         assert_eq!(strict(deployment, body).unwrap_err(), format!("{head}{tail}"));
     }
+    // A package is called by its own name, and not as the file calls it that imports it.
+    let refused = strict(kind("batch", "v1", "Job"), r#"{"spec":{"scheduling":{"disruptionMode":"x"}}}"#).unwrap_err();
+    let place = "Go struct field JobSchedulingConfiguration.spec.scheduling.disruptionMode";
+    assert!(refused.ends_with(&format!("string into {place} of type v1alpha3.WorkloadPodGroupDisruptionMode")), "{refused}");
 }
 
 #[test]
