@@ -70,6 +70,12 @@ fn wrong(holds: bool, path: &Path, detail: &str, errors: &mut ErrorList) {
     }
 }
 
+/// A time is wrong; the first of all counts as none, and is shown so.
+fn wrong_time(new: &Side<'_>, key: &str, place: &Path, detail: &str) -> Error {
+    let time = &new.0[key];
+    Error::invalid(place, time.clone(), detail).shown_as(internal::text("*t", time))
+}
+
 /// What the end of a job goes with.
 fn end(new: &Side<'_>, had: &Side<'_>, path: &Path, errors: &mut ErrorList) {
     let changed = |kind: &str| new.is(kind) != had.is(kind);
@@ -89,9 +95,8 @@ fn end(new: &Side<'_>, had: &Side<'_>, path: &Path, errors: &mut ErrorList) {
 fn completion(new: &Side<'_>, had: &Side<'_>, place: &Path, errors: &mut ErrorList) {
     let differs = |key: &str| new.0[key] != had.0[key];
     let completed = new.is("Complete") != had.is("Complete") || differs("completionTime");
-    let shown = || new.0["completionTime"].clone();
     if completed && new.has("completionTime") && !new.is("Complete") {
-        errors.push(Error::invalid(place, shown(), "cannot set completionTime when there is no Complete=True condition"));
+        errors.push(wrong_time(new, "completionTime", place, "cannot set completionTime when there is no Complete=True condition"));
     }
     if completed && !new.has("completionTime") && new.is("Complete") {
         errors.push(Error::required(place, "completionTime is required for Complete jobs"));
@@ -101,7 +106,7 @@ fn completion(new: &Side<'_>, had: &Side<'_>, place: &Path, errors: &mut ErrorLi
         && let (Some(start), Some(end)) = (parse("startTime"), parse("completionTime"))
         && end < start
     {
-        errors.push(Error::invalid(place, shown(), "must be equal to or after `startTime`"));
+        errors.push(wrong_time(new, "completionTime", place, "must be equal to or after `startTime`"));
     }
 }
 
@@ -158,12 +163,12 @@ fn kept(new: &Side<'_>, had: &Side<'_>, spec: &Value, path: &Path, errors: &mut 
         }
     }
     if new.has("completionTime") && had.has("completionTime") && differs("completionTime") {
-        errors.push(Error::invalid(&path.child("completionTime"), new.0["completionTime"].clone(), rules::IMMUTABLE));
+        errors.push(wrong_time(new, "completionTime", &path.child("completionTime"), rules::IMMUTABLE));
     }
     let resumed = tree::list(new.0, "conditions").iter().any(|c| c["type"] == "Suspended" && c["status"] == "False");
     let resuming = had.is("Suspended") && resumed;
     if differs("startTime") && !resuming && had.has("startTime") && spec["suspend"] != true {
-        errors.push(Error::invalid(&path.child("startTime"), new.0["startTime"].clone(), "field is immutable for unsuspended job once set"));
+        errors.push(wrong_time(new, "startTime", &path.child("startTime"), "field is immutable for unsuspended job once set"));
     }
     let (met, was_met) = (new.is("SuccessCriteriaMet"), had.is("SuccessCriteriaMet"));
     wrong(was_met && !met, &place, "cannot disable the SuccessCriteriaMet=True condition", errors);

@@ -91,6 +91,24 @@ fn the_end_is_the_end() {
 }
 
 #[test]
+fn the_first_time_of_all_is_shown_as_none() {
+    let mut old = job(simple());
+    old["status"] = json!({"startTime": "2024-01-01T00:00:00Z", "active": 1});
+    let mut new = old.clone();
+    new["status"]["startTime"] = "0001-01-01T00:00:00Z".into();
+    assert_eq!(texts(&Jobs.validate_status(&new, &old)), ["status.startTime: Invalid value: null: field is immutable for unsuspended job once set"]);
+    new = old.clone();
+    new["status"]["completionTime"] = "0001-01-01T00:00:00Z".into();
+    assert_eq!(
+        texts(&Jobs.validate_status(&new, &old)),
+        [
+            "status.completionTime: Invalid value: null: cannot set completionTime when there is no Complete=True condition",
+            "status.completionTime: Invalid value: null: must be equal to or after `startTime`"
+        ]
+    );
+}
+
+#[test]
 fn schedules_are_read_as_cron_reads_them() {
     for good in ["* * * * *", "*/5 0 1-31 jan,FEB sun-fri", "@daily", "@every 1h30m", "0 0 ? * 5/2"] {
         assert_eq!(schedule::check(good), Ok(()), "{good}");
