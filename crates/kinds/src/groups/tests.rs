@@ -508,6 +508,22 @@ fn webhooks_and_policies() {
 }
 
 #[test]
+fn what_cannot_be_mutated_is_told_before_what_stands_behind_it() {
+    let policies = strategy("admissionregistration.k8s.io", "mutatingadmissionpolicies").unwrap();
+    let rule = json!({"operations": ["DELETE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]});
+    let spec = json!({"matchConstraints": {"resourceRules": [rule]}, "matchConditions": [{"name": "a"}], "reinvocationPolicy": "Never"});
+    let policy = made("admissionregistration.k8s.io", "mutatingadmissionpolicies", "v1", json!({"spec": spec}));
+    assert_eq!(
+        told(policies.validate(&policy)),
+        [
+            "spec.matchConstraints.resourceRules.operations: Unsupported value: \"DELETE\": supported values: \"*\", \"CONNECT\", \"CREATE\", \"UPDATE\"",
+            "spec.matchConditions[0].expression: Required value",
+            "spec.mutations: Required value: mutations must contain at least one item",
+        ]
+    );
+}
+
+#[test]
 fn the_last_resorts_of_flow_control_stay_as_they_are() {
     let strategy = strategy("flowcontrol.apiserver.k8s.io", "flowschemas").unwrap();
     let schemas = resources::bootstrap_objects().into_iter().filter(|o| o["kind"] == "FlowSchema");

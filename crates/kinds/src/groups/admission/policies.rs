@@ -103,6 +103,9 @@ impl Policies {
             if tree::list(constraints, "resourceRules").is_empty() {
                 errors.push(Error::required(&place.child("resourceRules"), ""));
             }
+            if self.mutating {
+                check_mutable(constraints, &place, errors);
+            }
         }
         let params = !spec["paramKind"].is_null();
         if old.is_none() || spec["matchConditions"] != before["matchConditions"] {
@@ -261,7 +264,6 @@ fn check_validations(spec: &Value, name: &str, policy: &Policy<'_>, path: &Path,
 }
 
 fn check_mutations(spec: &Value, policy: &Policy<'_>, path: &Path, errors: &mut ErrorList) {
-    check_mutable(&spec["matchConstraints"], &path.child("matchConstraints"), errors);
     let mutations = tree::list(spec, "mutations");
     if mutations.is_empty() {
         errors.push(Error::required(&path.child("mutations"), "mutations must contain at least one item"));
