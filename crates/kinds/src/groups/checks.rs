@@ -9,10 +9,10 @@ use machinery::{
 };
 use std::{collections::HashSet, net::IpAddr};
 
-/// A field is what it was, where upstream says so by declaration: such errors do not show the value.
+/// A field is what it was, where upstream says so by declaration: such errors do not show the value, nor that it is empty.
 pub(super) fn fixed(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
     if new != old && !(tree::empty(new) && tree::empty(old)) {
-        errors.push(Error::invalid(path, Value::Null, rules::IMMUTABLE));
+        errors.push(Error::invalid(path, Value::Null, rules::IMMUTABLE).shown_as("null"));
     }
 }
 

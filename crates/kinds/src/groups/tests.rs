@@ -570,6 +570,10 @@ fn what_is_declared_of_new_objects_comes_last() {
     let fields = |errors: ErrorList| errors.iter().map(|error| error.path.as_str().to_owned()).collect::<Vec<_>>();
     assert_eq!(fields(classes.validate(&new)), ["parameters", "provisioner"]);
     assert_eq!(fields(classes.validate_update(&new, &old)), ["parameters", "provisioner", "provisioner", "parameters"]);
+    // Parameters that a body empties are none here, and the path would show what was sent.
+    let with = made("storage.k8s.io", "storageclasses", "v1", json!({"provisioner": "p", "parameters": {"a": "b"}}));
+    let emptied = classes.validate_update(&old, &with);
+    assert_eq!(emptied.iter().map(|error| (error.path.as_str(), error.shown.as_deref())).collect::<Vec<_>>(), [("parameters", Some("null"))]);
     let slices = strategy("discovery.k8s.io", "endpointslices").unwrap();
     let slice = made("discovery.k8s.io", "endpointslices", "v1", json!({"addressType": "x", "ports": [{"protocol": ""}]}));
     assert_eq!(fields(slices.validate(&slice)), ["ports[0].protocol", "addressType"]);
