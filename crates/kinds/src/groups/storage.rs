@@ -1,13 +1,13 @@
 //! `storage.k8s.io`: classes, drivers and what they tell of nodes, attachments and capacities.
 
 use super::{checks, device_claims};
-use crate::{Context, Strategy, internal, pod::old_node_label, rules, tree, volume};
+use crate::{Context, Strategy, pod::old_node_label, rules, tree, volume};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
     names,
 };
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 const PARAMETERS_MAX: usize = 512;
 const PARAMETERS_BYTES_MAX: usize = 256 * 1024;
@@ -291,14 +291,23 @@ impl Strategy for Nodes {
         }
     }
 
-    /// A driver that is there stays as it is, but for how many volumes it can take.
+    /// A driver that is there stays as it is, but for how many volumes it can take, which is not shown either.
     fn check_update(&self, obj: &Value, old: &Value, errors: &mut ErrorList) {
-        let known = tree::by_text(tree::list(&old["spec"], "drivers"), "name");
+        let path = Path::root("spec").child("drivers");
+        let without_count = |driver: &Value| {
+            let mut driver = driver.clone();
+            if let Some(fields) = driver.as_object_mut() {
+                fields.remove("allocatable");
+            }
+            driver
+        };
+        let mut now = HashMap::<_, Vec<Value>>::new();
         for driver in tree::list(&obj["spec"], "drivers") {
-            let Some(had) = known.get(tree::text(driver, "name")) else { continue };
-            if ["nodeID", "topologyKeys"].iter().any(|field| driver[*field] != had[*field]) {
-                let shown = internal::text("storage.CSINodeDriver", driver);
-                errors.push(Error::invalid(&Path::root("spec").child("drivers"), driver.clone(), rules::IMMUTABLE).shown_as(shown));
+            now.entry(tree::text(driver, "name")).or_default().push(without_count(driver));
+        }
+        for had in tree::list(&old["spec"], "drivers") {
+            for driver in now.get(tree::text(had, "name")).into_iter().flatten() {
+                rules::immutable_part("storage.CSINodeDriver", driver, &without_count(had), &path, errors);
             }
         }
     }

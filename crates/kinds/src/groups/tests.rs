@@ -581,6 +581,24 @@ fn what_is_declared_of_new_objects_comes_last() {
 }
 
 #[test]
+fn a_driver_of_a_node_is_shown_without_what_may_change() {
+    let nodes = strategy("storage.k8s.io", "csinodes").unwrap();
+    let node = |keys: Value, count: i64| {
+        let drivers = ["b", "a"].map(|name| json!({"name": name, "nodeID": "n", "topologyKeys": keys, "allocatable": {"count": count}}));
+        made("storage.k8s.io", "csinodes", "v1", json!({"spec": {"drivers": drivers}}))
+    };
+    let old = node(json!([]), 1);
+    assert_eq!(told(nodes.validate_update(&node(Value::Null, 2), &old)), Vec::<String>::new());
+    let mut new = node(json!(["k"]), 2);
+    new["spec"]["drivers"].as_array_mut().unwrap().reverse();
+    let wrong = |name: &str| {
+        let shown = format!(r#"{{"Name":"{name}","NodeID":"n","TopologyKeys":["k"],"Allocatable":null}}"#);
+        format!("spec.drivers: Invalid value: {shown}: field is immutable")
+    };
+    assert_eq!(told(nodes.validate_update(&new, &old)), [wrong("b"), wrong("a")]);
+}
+
+#[test]
 fn anchors_of_trust_are_authorities() {
     let strategy = strategy("certificates.k8s.io", "clustertrustbundles").unwrap();
     let bundle = |text: &str| made("certificates.k8s.io", "clustertrustbundles", "v1", json!({"spec": {"trustBundle": text}}));
