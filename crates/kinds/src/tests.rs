@@ -562,6 +562,21 @@ fn volumes_keep_their_source() {
     assert!(found[0].starts_with("spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation\n"), "{found:?}");
 }
 
+/// What a label is called now may stand for what it was called once; a key that is gone is refused for itself, and not as a change.
+#[test]
+fn volumes_stay_where_they_are() {
+    let required = |key: &str| json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [{"key": key, "operator": "In", "values": ["z"]}]}]}});
+    let to = |old: &str, new: &str| {
+        let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "v"}, "spec": {"nodeAffinity": required(old),
+            "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/d"}}});
+        let told = changes("", "persistentvolumes", &created("", "persistentvolumes", volume), |o| o["spec"]["nodeAffinity"] = required(new));
+        told.iter().any(|error| error.ends_with("field is immutable, except for updating from beta label to GA"))
+    };
+    let (once, now) = ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone");
+    assert_eq!([to(once, now), to("b", ""), to(now, now)], [false; 3]);
+    assert_eq!([to(now, once), to(once, ""), to(once, "b"), to("b", "c")], [true; 4]);
+}
+
 #[test]
 fn the_secrets_of_a_volume_s_driver_have_names() {
     let told = |field: &str, secret: Value| {

@@ -93,7 +93,7 @@ impl Strategy for Volumes {
         }
         rules::immutable(&new["volumeMode"], &had["volumeMode"], &Path::root("volumeMode"), errors);
         const AFFINITY: &str = "*core.VolumeNodeAffinity";
-        if had["nodeAffinity"].is_object() && !internal::same(AFFINITY, &new["nodeAffinity"], &had["nodeAffinity"]) {
+        if had["nodeAffinity"].is_object() && !internal::same(AFFINITY, &new["nodeAffinity"], &relabelled(&had["nodeAffinity"], &new["nodeAffinity"])) {
             let detail = "field is immutable, except for updating from beta label to GA";
             let shown = internal::text(AFFINITY, &new["nodeAffinity"]);
             errors.push(Error::invalid(&Path::root("nodeAffinity"), new["nodeAffinity"].clone(), detail).shown_as(shown));
@@ -125,6 +125,35 @@ impl Strategy for Volumes {
         }
         out
     }
+}
+
+/// Labels of nodes as they were called once, and as they are called now.
+const RENAMED: [(&str, &str); 5] = [
+    ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+    ("beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type"),
+    ("beta.kubernetes.io/os", "kubernetes.io/os"),
+    ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
+    ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+];
+
+/// An affinity of old with the keys of a new one where these are what the labels are called now. Where a label has no other name, its
+/// key may also be gone: upstream looks that up, and finds the empty text. Such a key is refused for itself.
+fn relabelled(old: &Value, new: &Value) -> Value {
+    let mut relabelled = old.clone();
+    let required = relabelled.as_object_mut().and_then(|affinity| tree::present(affinity, "required"));
+    let terms = required.into_iter().flat_map(|required| tree::each(required, "nodeSelectorTerms"));
+    for (term, next) in terms.zip(tree::list(&new["required"], "nodeSelectorTerms")) {
+        for list in ["matchExpressions", "matchFields"] {
+            for (requirement, next) in tree::each(term, list).zip(tree::list(next, list)) {
+                let key = requirement.get("key").and_then(Value::as_str).unwrap_or_default();
+                let named_now = RENAMED.iter().find(|(once, _)| *once == key).map_or("", |(_, now)| *now);
+                if named_now == tree::text(next, "key") {
+                    requirement.insert("key".into(), named_now.into());
+                }
+            }
+        }
+    }
+    relabelled
 }
 
 const MOUNT_OPTIONS: &str = "volume.beta.kubernetes.io/mount-options";
