@@ -6,9 +6,11 @@ use machinery::field::{Error, ErrorKind};
 const OF_HPA: &str = "must be greater than or equal to ";
 
 /// Kind, field without its indexes, what is wrong, and how the words begin.
-const LATE: [(&str, &str, ErrorKind, &str); 28] = [
+const LATE: [(&str, &str, ErrorKind, &str); 30] = [
     ("DeviceClass", "metadata.name", ErrorKind::Invalid, ""),
     ("DeviceClass", "spec.extendedResourceName", ErrorKind::Invalid, ""),
+    ("EndpointSlice", "addressType", ErrorKind::Required, ""),
+    ("EndpointSlice", "addressType", ErrorKind::Invalid, "field is immutable"),
     ("EndpointSlice", "endpoints[].addresses", ErrorKind::Required, ""),
     ("EndpointSlice", "endpoints[].addresses", ErrorKind::TooMany, ""),
     ("HorizontalPodAutoscaler", "spec.minReplicas", ErrorKind::Invalid, OF_HPA),
@@ -64,6 +66,9 @@ mod tests {
         let place = Path::root("endpoints").index(12).child("addresses");
         assert!(is_late("EndpointSlice", &Error::required(&place, "must contain at least 1 address")));
         assert!(!is_late("EndpointSlice", &Error::invalid(&place, "x", "")) && !is_late("Pod", &Error::required(&place, "")));
+        let (kind, fixed) = (Path::root("addressType"), "field is immutable");
+        assert!(is_late("EndpointSlice", &Error::required(&kind, "")) && is_late("EndpointSlice", &Error::invalid(&kind, "", fixed)));
+        assert!(!is_late("EndpointSlice", &Error::not_supported(&kind, "x", &["IPv4"])));
         let most = Path::root("spec").child("maxReplicas");
         assert!(is_late("HorizontalPodAutoscaler", &Error::invalid(&most, 0, "must be greater than or equal to 1")));
         assert!(!is_late("HorizontalPodAutoscaler", &Error::invalid(&most, 1, "must be greater than or equal to `minReplicas`")));

@@ -57,28 +57,31 @@ impl Strategy for EndpointSlices {
         }
     }
 
-    /// Of a new one upstream looks at the type of addresses by what is declared of that, last.
-    fn check(&self, obj: &Value, errors: &mut ErrorList) {
-        check_ports(obj, errors);
-        check_endpoints(obj, errors);
-        check_type(obj, errors);
-    }
-
+    /// Of a new one upstream looks at the type of addresses by what is declared of that, behind all else. That one is missing comes first
+    /// here: it is told late, and before what is late of the endpoints.
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        self.check(obj, &mut errors);
+        let is_typed = rules::required(obj, &Path::empty(), "addressType", &mut errors);
+        check_ports(obj, &mut errors);
+        check_endpoints(obj, &mut errors);
+        if is_typed {
+            check_type(obj, &mut errors);
+        }
         errors
     }
 
+    /// What is declared of a type that may not change is no more than that, and whether there is one.
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        check_type(obj, &mut errors);
+        if rules::required(obj, &Path::empty(), "addressType", &mut errors) {
+            check_type(obj, &mut errors);
+        }
+        checks::fixed(&obj["addressType"], &old["addressType"], &Path::root("addressType"), &mut errors);
         check_ports(obj, &mut errors);
         // Endpoints that an older version let in may stay as they are.
         if obj["endpoints"] != old["endpoints"] {
             check_endpoints(obj, &mut errors);
         }
-        checks::fixed(&obj["addressType"], &old["addressType"], &Path::root("addressType"), &mut errors);
         errors
     }
 
@@ -119,7 +122,7 @@ fn drop_topology(obj: &mut Value, old: &Value) {
 }
 
 fn check_type(obj: &Value, errors: &mut ErrorList) {
-    rules::one_of(&obj["addressType"], &Path::root("addressType"), &["FQDN", "IPv4", "IPv6"], errors);
+    rules::supported(&obj["addressType"], &Path::root("addressType"), &["FQDN", "IPv4", "IPv6"], errors);
 }
 
 fn check_ports(obj: &Value, errors: &mut ErrorList) {

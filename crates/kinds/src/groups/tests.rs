@@ -578,6 +578,11 @@ fn what_is_declared_of_new_objects_comes_last() {
     let slice = made("discovery.k8s.io", "endpointslices", "v1", json!({"addressType": "x", "ports": [{"protocol": ""}]}));
     assert_eq!(fields(slices.validate(&slice)), ["ports[0].protocol", "addressType"]);
     assert_eq!(fields(slices.validate_update(&slice, &slice)), ["addressType", "ports[0].protocol"]);
+    // As they are told: what is late goes behind the others, and is in order by itself.
+    let late = |errors: ErrorList| fields(errors.into_iter().filter(|error| crate::is_late("EndpointSlice", error)).collect());
+    let bare = made("discovery.k8s.io", "endpointslices", "v1", json!({"endpoints": [{}]}));
+    assert_eq!(late(slices.validate(&bare)), ["addressType", "endpoints[0].addresses"]);
+    assert_eq!(late(slices.validate_update(&bare, &slice)), ["addressType", "addressType", "endpoints[0].addresses"]);
 }
 
 #[test]
