@@ -6,8 +6,13 @@ use machinery::field::{Error, ErrorKind};
 const OF_HPA: &str = "must be greater than or equal to ";
 
 /// Kind, field without its indexes, what is wrong, and how the words begin.
-const LATE: [(&str, &str, ErrorKind, &str); 30] = [
+const LATE: [(&str, &str, ErrorKind, &str); 35] = [
     ("DeviceClass", "metadata.name", ErrorKind::Invalid, ""),
+    ("DeviceClass", "spec.selectors", ErrorKind::TooMany, ""),
+    ("DeviceClass", "spec.config", ErrorKind::TooMany, ""),
+    ("DeviceClass", "spec.config[].opaque.driver", ErrorKind::Required, ""),
+    ("DeviceClass", "spec.config[].opaque.driver", ErrorKind::Invalid, ""),
+    ("DeviceClass", "spec.config[].opaque.driver", ErrorKind::TooLong, ""),
     ("DeviceClass", "spec.extendedResourceName", ErrorKind::Invalid, ""),
     ("EndpointSlice", "addressType", ErrorKind::Required, ""),
     ("EndpointSlice", "addressType", ErrorKind::Invalid, "field is immutable"),

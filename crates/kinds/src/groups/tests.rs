@@ -578,6 +578,11 @@ fn what_is_declared_of_new_objects_comes_last() {
     let slice = made("discovery.k8s.io", "endpointslices", "v1", json!({"addressType": "x", "ports": [{"protocol": ""}]}));
     assert_eq!(fields(slices.validate(&slice)), ["ports[0].protocol", "addressType"]);
     assert_eq!(fields(slices.validate_update(&slice, &slice)), ["addressType", "ports[0].protocol"]);
+    let classes = strategy("resource.k8s.io", "deviceclasses").unwrap();
+    let config = [json!({"opaque": {"driver": "", "parameters": 1}}), json!({"opaque": {"driver": "A".repeat(64), "parameters": {}}})];
+    let class = made("resource.k8s.io", "deviceclasses", "v1", json!({"spec": {"config": config, "extendedResourceName": "a"}}));
+    let early: Vec<_> = classes.validate(&class).into_iter().filter(|error| !crate::is_late("DeviceClass", error)).collect();
+    assert_eq!(fields(early), ["spec.config[0].opaque.parameters"]);
     // As they are told: what is late goes behind the others, and is in order by itself.
     let late = |errors: ErrorList| fields(errors.into_iter().filter(|error| crate::is_late("EndpointSlice", error)).collect());
     let bare = made("discovery.k8s.io", "endpointslices", "v1", json!({"endpoints": [{}]}));
