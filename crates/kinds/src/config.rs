@@ -1,6 +1,6 @@
 //! Configuration: ConfigMaps, Secrets and ServiceAccounts.
 
-use crate::{Context, Selectable, Strategy, groups::key_pair, rules, tree};
+use crate::{Context, Selectable, Strategy, groups::key_pair, meta, rules, tree};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use machinery::{
     Value,
@@ -39,6 +39,7 @@ impl Strategy for ConfigMaps {
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         frozen(obj, old, &["data", "binaryData"], &mut errors);
+        meta::prefix(obj, self, &mut errors);
         self.check(obj, &mut errors);
         errors
     }
@@ -107,6 +108,7 @@ impl Strategy for Secrets {
         let mut errors = ErrorList::new();
         rules::immutable(&obj["type"], &old["type"], &Path::root("type"), &mut errors);
         frozen(obj, old, &["data"], &mut errors);
+        meta::prefix(obj, self, &mut errors);
         self.check(obj, &mut errors);
         errors
     }

@@ -70,11 +70,15 @@ pub fn validate_meta_update(part: &str, obj: &Value, old: &Value, strategy: &dyn
     common(&obj["metadata"], &path, true, &mut errors);
     immutable(obj, old, &mut errors);
     let kind = tree::text(obj, "kind");
-    if NAMED_AGAIN.contains(&kind) && (part != "status" || NAMED_BY_STATUS.contains(&kind)) {
+    let is_named = part != "status" || NAMED_BY_STATUS.contains(&kind);
+    if is_named && NAMED_AGAIN.contains(&kind) {
         prefix(obj, strategy, &mut errors);
     }
     if !any_finalizer {
         unqualified(&obj["metadata"], &path, &mut errors);
+    }
+    if is_named && CHANGED_FIRST.contains(&kind) {
+        prefix(obj, strategy, &mut errors);
     }
     errors
 }
@@ -91,22 +95,18 @@ pub(crate) fn changed_and_created(obj: &Value, old: &Value, strategy: &dyn Strat
 /// Kinds of which upstream looks at the name alone, whatever it is made from (`ValidateObjectMetaWithOpts`), by what is declared.
 const UNPREFIXED: [&str; 2] = ["DeviceClass", "ReplicationController"];
 
-/// Kinds whose updates are checked with their names in upstream: a `generateName` that nobody uses any more among them.
-const NAMED_AGAIN: [&str; 38] = [
+/// Kinds whose updates are checked with their names in upstream: a `generateName` that nobody uses any more among them. Where the kind's
+/// own rules of what may change come before that, its strategy does so.
+const NAMED_AGAIN: [&str; 28] = [
     "CSINode",
     "CSIStorageCapacity",
     "CertificateSigningRequest",
     "ClusterRole",
     "ClusterRoleBinding",
     "ClusterTrustBundle",
-    "ConfigMap",
-    "ControllerRevision",
     "EndpointSlice",
-    "Endpoints",
     "FlowSchema",
     "IPAddress",
-    "Ingress",
-    "IngressClass",
     "LimitRange",
     "MutatingAdmissionPolicy",
     "MutatingAdmissionPolicyBinding",
@@ -114,29 +114,28 @@ const NAMED_AGAIN: [&str; 38] = [
     "Namespace",
     "Node",
     "PersistentVolume",
-    "PersistentVolumeClaim",
-    "Pod",
     "PriorityLevelConfiguration",
     "ResourceClaim",
     "ResourceClaimTemplate",
     "Role",
     "RoleBinding",
     "RuntimeClass",
-    "Secret",
-    "ServiceAccount",
     "StorageClass",
     "StorageVersionMigration",
     "ValidatingAdmissionPolicy",
     "ValidatingAdmissionPolicyBinding",
     "ValidatingWebhookConfiguration",
     "VolumeAttachment",
-    "VolumeAttributesClass",
 ];
+
+/// The same where upstream looks at the change first, finalizers without a domain included.
+const CHANGED_FIRST: [&str; 6] = ["ControllerRevision", "Endpoints", "Ingress", "PersistentVolumeClaim", "Pod", "ServiceAccount"];
 
 /// Those of them that a change of the status is looked at for, too.
 const NAMED_BY_STATUS: [&str; 3] = ["CertificateSigningRequest", "ValidatingAdmissionPolicy", "VolumeAttachment"];
 
-fn prefix(obj: &Value, strategy: &dyn Strategy, errors: &mut ErrorList) {
+/// What is wrong with what a name was to be made from.
+pub(crate) fn prefix(obj: &Value, strategy: &dyn Strategy, errors: &mut ErrorList) {
     let prefix = tree::text(&obj["metadata"], "generateName");
     if !prefix.is_empty() {
         let path = Path::root("metadata").child("generateName");

@@ -235,6 +235,26 @@ fn finalizers_without_a_domain_are_told_after_what_may_not_change() {
 }
 
 #[test]
+fn what_a_name_was_made_from_is_told_where_the_whole_is_looked_at_again() {
+    let told = |group: &str, resource: &str, old: &Value, change: fn(&mut Value)| {
+        let (mut new, kind) = (old.clone(), strategy(group, resource));
+        new["metadata"]["generateName"] = "A".into();
+        new["metadata"]["finalizers"] = json!(["a"]);
+        change(&mut new);
+        let errors = validate_meta_update("", &new, old, kind).into_iter().chain(kind.validate_update(&new, old));
+        errors.map(|error| error.path.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    let (name, finalizer) = ("metadata.generateName", "metadata.finalizers[0]");
+    let map = core("ConfigMap", json!({"immutable": true}));
+    assert_eq!(told("", "configmaps", &map, |new| new["data"] = json!({"x y": ""})), [finalizer, "data", name, "data[x y]"]);
+    assert_eq!(told("", "serviceaccounts", &core("ServiceAccount", json!({})), |_| {}), [finalizer, name]);
+    assert_eq!(told("", "namespaces", &core("Namespace", json!({})), |_| {}), [name, finalizer]);
+    let class =
+        json!({"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttributesClass", "metadata": {"name": "a"}, "driverName": "d", "parameters": {"a": "b"}});
+    assert_eq!(told("storage.k8s.io", "volumeattributesclasses", &class, |new| new["driverName"] = "e".into()), [finalizer, "driverName", name]);
+}
+
+#[test]
 fn an_address_that_a_service_had_is_right() {
     let old = core("Service", json!({"spec": {"type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"]}}));
     let told = changes("", "services", &old, |new| new["spec"]["clusterIPs"] = json!(["None", "None"]));

@@ -1,7 +1,7 @@
 //! `networking.k8s.io`: ingresses and their classes, network policies, addresses and ranges of services.
 
 use super::checks;
-use crate::{Context, NameRule, Strategy, addresses, rules, tree};
+use crate::{Context, NameRule, Strategy, addresses, meta, rules, tree};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -242,6 +242,7 @@ impl Strategy for IngressClasses {
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let (mut errors, path) = (ErrorList::new(), Path::root("spec").child("controller"));
         rules::immutable_part("s", &obj["spec"]["controller"], &old["spec"]["controller"], &path, &mut errors);
+        meta::prefix(obj, self, &mut errors);
         self.check(obj, &mut errors);
         errors
     }

@@ -1,7 +1,7 @@
 //! `storage.k8s.io`: classes, drivers and what they tell of nodes, attachments and capacities.
 
 use super::{checks, device_claims};
-use crate::{Context, Strategy, pod::old_node_label, rules, tree, volume};
+use crate::{Context, Strategy, meta, pod::old_node_label, rules, tree, volume};
 use machinery::{
     Value,
     field::{Error, ErrorList, Path},
@@ -152,6 +152,7 @@ impl Strategy for AttributesClasses {
                 errors.push(Error::forbidden(&Path::root(field), format!("updates to {field} are forbidden.")));
             }
         }
+        meta::prefix(obj, self, &mut errors);
         self.check(obj, &mut errors);
         errors
     }
