@@ -98,6 +98,13 @@ pub fn is_readable(value: &Value) -> bool {
 pub fn decode(bytes: &[u8], ty: Option<TypeRef<'_>>, validation: Validation) -> Result<Decoded, Status> {
     let kind = ty.and_then(TypeRef::gvk);
     let (mut cx, mut outcome) = parse_zeros(bytes, ty, validation != Validation::Ignore);
+    // The levels of what was read past count as well.
+    if outcome.is_ok()
+        && cx.has_skipped()
+        && let Some(bracket) = level_too_many(bytes, DEPTH_MAX).and_then(|at| bytes.get(at))
+    {
+        return Err(errors::unrecognized(kind, &errors::too_deep(char::from(*bracket)), bytes));
+    }
     if let Err(error) = &outcome {
         let deep = deep::is_too_deep(error);
         // What is no JSON at all is told before what its type cannot hold.

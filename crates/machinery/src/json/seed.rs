@@ -42,6 +42,8 @@ pub(super) struct Context {
     by_names: bool,
     /// What is read is kept as it is.
     verbatim: bool,
+    /// What nobody keeps was read past, for which the parser counts no levels.
+    skipped: Cell<bool>,
 }
 
 impl Context {
@@ -61,6 +63,7 @@ impl Context {
             by_fields: false,
             by_names: false,
             verbatim: false,
+            skipped: Cell::new(false),
         }
     }
 
@@ -116,6 +119,10 @@ impl Context {
 
     pub(super) fn repeats(&self) -> bool {
         self.repeats.get()
+    }
+
+    pub(super) fn has_skipped(&self) -> bool {
+        self.skipped.get()
     }
 
     /// A field that is there twice.
@@ -500,6 +507,7 @@ impl<'a> Seed<'a> {
                 }
                 Key::Unknown(name) => {
                     self.cx.problem("unknown", self.at, &name);
+                    self.cx.skipped.set(true);
                     map.next_value::<IgnoredAny>()?;
                 }
             }

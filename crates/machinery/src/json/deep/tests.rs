@@ -70,6 +70,23 @@ fn as_many_levels_as_the_original_s_decoders_take() {
 }
 
 #[test]
+fn the_levels_of_what_is_read_past_count_as_well() {
+    on_a_stack(|| {
+        let map = schema::builtin().named("io.k8s.api.core.v1.ConfigMap").expect("a type");
+        let body = |levels: usize| format!(r#"{{"metadata":{{"name":"deep"}},"zz":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
+        for validation in [Validation::Strict, Validation::Warn, Validation::Ignore] {
+            for levels in [DEPTH_MAX, 1_400_000] {
+                let error = json::decode(body(levels).as_bytes(), Some(map), validation).unwrap_err();
+                let why = r#"couldn't get version/kind; json parse error: invalid character '[' exceeded max depth ({"metadata":{"name":"deep"},"z ...)"#;
+                assert_eq!((error.code, error.message), (400, format!("the object provided is unrecognized (must be of type ConfigMap): {why}")));
+            }
+        }
+        let read = json::decode(body(DEPTH_MAX - 1).as_bytes(), Some(map), Validation::Warn).expect("as deep as it may be");
+        assert_eq!(read.warnings, [r#"unknown field "zz""#]);
+    });
+}
+
+#[test]
 fn every_walk_holds() {
     on_a_stack(|| {
         let ty = revision_type();
