@@ -1,4 +1,4 @@
-//! Requests that lead nowhere: paths without a route, parts that are empty or hold a slash, names that would be steps of a path.
+//! Requests that lead nowhere: paths without a route, parts that are empty or hold a slash, names that cannot be part of a path.
 //! What the original answers depends on which of its servers is the last to be asked.
 
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     rows::{Row, Rows},
 };
 use http::Response;
-use machinery::status::Status;
+use machinery::{names, quote::Quoted, status::Status};
 use std::sync::Arc;
 
 /// The answer where there is nothing. What no group of the program's own is asked for, upstream passes on to the end of all its
@@ -47,18 +47,27 @@ pub(crate) fn without_slashes_behind<'p>(rows: &Rows, path: &'p str) -> &'p str 
     if by_parts || discovery::is_routed(rows, shorter) { shorter } else { path }
 }
 
-/// A name that would be a step in a path, where it is looked at before all else. Of a list it comes from its selector, what is made has
-/// its own in its body, and that of an update is compared with its body first.
+/// A name that no part of a path can have, where it is looked at before all else. Of a list it comes from its selector, what is made has
+/// its own in its body, and of an update and a deletion the body is read first. The parts of the control plane are in no store.
 pub(crate) fn check_name(info: &RequestInfo) -> Result<(), Status> {
-    let later =
-        matches!((info.verb, info.subresource.as_str()), ("list" | "watch", _) | ("create", "")) || info.verb == "update" && info.subresource != "scale";
-    if later { Ok(()) } else { check_step(&info.name) }
+    let later = matches!((info.verb, info.subresource.as_str()), ("list" | "watch" | "update" | "delete", _) | ("create", ""));
+    if later || info.resource == "componentstatuses" && info.group.is_empty() { Ok(()) } else { check_segment(&info.name) }
 }
 
-/// Refuses a name that would be a step in a path.
-pub(crate) fn check_step(name: &str) -> Result<(), Status> {
-    match name {
-        "." | ".." => Err(Status::bad_request(format!("Name parameter invalid: {name:?}: may not be '{name}'"))),
-        _ => Ok(()),
+/// Refuses a name that no part of a path can have (upstream's `NamespaceKeyFunc`).
+pub(crate) fn check_segment(name: &str) -> Result<(), Status> {
+    match names::path_segment(name).as_slice() {
+        [] => Ok(()),
+        wrong => Err(Status::bad_request(format!("Name parameter invalid: {}: {}", Quoted(name), wrong.join(";")))),
     }
+}
+
+/// 500 where the namespace would be a step in a path (upstream's `PrepareKey`): of what is named in it, or of all that is in it.
+pub(crate) fn check_key(row: &Row, namespace: &str, name: &str) -> Result<(), Status> {
+    if !row.resource.namespaced || !matches!(namespace, "." | "..") {
+        return Ok(());
+    }
+    let root = row.root_key.strip_prefix("/registry").unwrap_or(&row.root_key);
+    let key = if name.is_empty() { format!("{root}{namespace}") } else { format!("{root}{namespace}/{name}") };
+    Err(Status::new(500, "", format!("invalid key: {}", Quoted(&key))))
 }

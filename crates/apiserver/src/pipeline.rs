@@ -264,8 +264,7 @@ async fn dispatch(
             accept.produces(&[&["text/plain"][..], &negotiate::ALL].concat())?;
             accept.streamed()?;
         }
-        astray::check_name(&cx.info)?;
-        registry::placed(row, &cx.info.namespace)?;
+        registry::placed(row, &cx.info.namespace, &cx.info.name)?;
         return proxy::handle(server.world(), cx, Request::from_parts(parts, body::passed(body.take()))).await;
     }
     let reads = matches!(cx.info.verb, "get" | "list" | "watch");
@@ -630,7 +629,7 @@ async fn subresource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
         return Err(if call.row.custom.is_some() { errors::unsupported(call.row, info.verb) } else { Status::method_not_allowed() });
     }
     if info.verb == "create" {
-        registry::placed(call.row, call.namespace())?;
+        registry::placed(call.row, call.namespace(), call.name())?;
     }
     match (info.subresource.as_str(), info.verb) {
         ("scale", "get") => subresources::scale_get(call).await,

@@ -7,6 +7,7 @@ use machinery::{
     Value,
     field::{Error, Path},
     names,
+    quote::Quoted,
     status::Status,
 };
 use serde_json::json;
@@ -32,7 +33,11 @@ impl Plugin for NamespaceLifecycle {
             return Ok(());
         }
         let Some(found) = world.get(("", "v1", "namespaces"), "", namespace) else {
-            return Err(Status::not_found("", "namespaces", namespace));
+            // What is no name at all upstream's client does not even ask for.
+            return Err(match names::path_segment(namespace).as_slice() {
+                [] => Status::not_found("", "namespaces", namespace),
+                wrong => Status::internal(format!("invalid resource name {}: [{}]", Quoted(namespace), wrong.join(" "))),
+            });
         };
         let going = text(&found["status"], "phase") == "Terminating" || !found["metadata"]["deletionTimestamp"].is_null();
         if write.operation == Operation::Create && going {

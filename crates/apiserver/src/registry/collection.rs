@@ -26,7 +26,7 @@ pub(crate) async fn delete_collection(call: &Call<'_>, body: &Bytes) -> Result<A
     let list: List = list::of(call, &selectors).await?;
     // Of a namespace without a name all are listed, and none can be deleted.
     if !list.entries.is_empty() {
-        placed(call.row, call.namespace())?;
+        placed(call.row, call.namespace(), "")?;
     }
     delete::warn(call, &options);
     delete_each(call, &list, &options).await?;

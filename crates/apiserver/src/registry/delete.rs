@@ -269,7 +269,7 @@ pub(crate) fn warn(call: &Call<'_>, options: &DeleteOptions) {
 
 /// Deletes one object.
 pub(crate) async fn delete_named(call: &Call<'_>, row: &Arc<Row>, namespace: &str, name: &str, options: &DeleteOptions) -> Result<Answer, Status> {
-    placed(row, namespace)?;
+    placed(row, namespace, name)?;
     let key = row.resource.key(namespace, name);
     for attempt in 0..ATTEMPTS_MAX {
         call.cx.may_try(attempt)?;

@@ -2,6 +2,7 @@
 
 use super::{Call, Selectors, cursor::Cursor};
 use crate::{
+    astray,
     conversion::Memory,
     listing::List,
     query::Query,
@@ -14,6 +15,7 @@ use machinery::{
     field::{self, Path},
     fields::FieldSelector,
     labels::{Operator, Selector},
+    names,
     quote::Quoted,
     status::Status,
 };
@@ -88,6 +90,7 @@ fn too_old() -> Status {
 /// The selected objects of a snapshot as the row has them; `None` if that is no longer known.
 async fn select(call: &Call<'_>, selectors: &Selectors, options: &Options) -> Result<Option<List>, Status> {
     let (row, store) = (call.row, call.world.store());
+    check_root(call, selectors)?;
     if options.are_of_cache(selectors) {
         let (unread, prefix, name) = (storage::begun(store, row).await?, prefix(call), one_name(call, selectors));
         storage::untold(row, unread, |key| key.strip_prefix(prefix.as_str()).is_some_and(|rest| name.is_none_or(|name| rest == name)))?;
@@ -213,6 +216,12 @@ fn indexed<'s>(row: &Row, selectors: &'s Selectors, options: &Options) -> Option
 fn one_name<'s>(call: &Call<'_>, selectors: &'s Selectors) -> Option<&'s str> {
     let placed = !call.row.resource.namespaced || !call.namespace().is_empty();
     selectors.fields.as_ref().filter(|_| placed)?.exact("metadata.name")
+}
+
+/// Of what is in no namespace that there can be: the one that is asked for, if it can be named, or all.
+pub(super) fn check_root(call: &Call<'_>, selectors: &Selectors) -> Result<(), Status> {
+    let name = one_name(call, selectors).filter(|name| names::path_segment(name).is_empty());
+    astray::check_key(call.row, call.namespace(), name.unwrap_or_default())
 }
 
 /// 410: a page whose snapshot is gone gets a token to go on without consistency.

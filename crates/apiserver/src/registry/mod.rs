@@ -28,7 +28,7 @@ pub(crate) use options::WriteOptions;
 pub(crate) use update::{Change, change, check_revision, check_uid, uid_mismatch, update};
 pub(crate) use watch::watch;
 
-use crate::{context::Context, conversion::Memory, negotiate::Accepted, query::Query, rows::Row, storage, world::World};
+use crate::{astray, context::Context, conversion::Memory, negotiate::Accepted, query::Query, rows::Row, storage, world::World};
 use bytes::Bytes;
 use http::HeaderMap;
 use machinery::{
@@ -74,7 +74,7 @@ impl<'a> Call<'a> {
 
     /// The entry that the path names, or 404.
     pub(crate) async fn entry(&self, memory: Memory) -> Result<Arc<Entry>, Status> {
-        placed(self.row, self.namespace())?;
+        placed(self.row, self.namespace(), self.name())?;
         let present = storage::present(self.world.store(), self.row, &self.key(), memory).await.map_err(|unread| storage::unread(&unread))?;
         present.ok_or_else(|| crate::errors::not_found(self.row, self.name()))
     }
@@ -228,12 +228,14 @@ pub(crate) struct Selectors {
     pub(crate) fields: Option<FieldSelector>,
 }
 
-/// 400 where an object is named of a kind whose objects are in namespaces, and no namespace is (upstream's `NamespaceKeyFunc`).
-pub(crate) fn placed(row: &Row, namespace: &str) -> Result<(), Status> {
-    match row.resource.namespaced && namespace.is_empty() {
-        true => Err(Status::bad_request("Namespace parameter required.")),
-        false => Ok(()),
+/// 400 where an object is named of a kind whose objects are in namespaces, and no namespace is, or where no object can have its name
+/// (upstream's `NamespaceKeyFunc`); 500 where nothing can be in its namespace.
+pub(crate) fn placed(row: &Row, namespace: &str, name: &str) -> Result<(), Status> {
+    if row.resource.namespaced && namespace.is_empty() {
+        return Err(Status::bad_request("Namespace parameter required."));
     }
+    astray::check_segment(name)?;
+    astray::check_key(row, namespace, name)
 }
 
 impl Selectors {

@@ -8,7 +8,7 @@ use super::{
     options::WriteOptions,
 };
 use crate::{
-    Context, Operation, Write, admission, astray,
+    Context, Operation, Write, admission,
     conversion::{self, Memory, Unread, replayed},
     errors, own,
     respond::Answer,
@@ -49,7 +49,6 @@ pub(crate) struct Change<'a> {
 pub(crate) async fn update(call: &Call<'_>, subresource: &str, body: &Bytes) -> Result<Answer, Status> {
     let options = WriteOptions::of(call, "UpdateOptions")?;
     let mut first = Some(body_value(call, &options, body)?);
-    astray::check_step(call.name())?;
     let may_create = may_create(call.row, subresource);
     let change_of =
         Change { row: call.row, namespace: call.namespace(), name: call.name(), subresource, options: &options, may_create, applied: false, derived: false };
@@ -102,7 +101,7 @@ where
 }
 
 pub(super) async fn change_by(call: &Call<'_>, what: &Change<'_>, mut make: Make<'_>) -> Result<Answer, Status> {
-    super::placed(what.row, what.namespace)?;
+    super::placed(what.row, what.namespace, what.name)?;
     let key = what.row.resource.key(what.namespace, what.name);
     for attempt in 0..ATTEMPTS_MAX {
         call.cx.may_try(attempt)?;

@@ -157,6 +157,7 @@ pub(crate) async fn watch(call: &Call<'_>) -> Result<Answer, Status> {
     let options = options(call)?;
     call.accepted.for_watch()?;
     let include = table::Include::of_form(call.accepted.form, call.query)?;
+    list::check_root(call, &selectors)?;
     let unread = storage::begun(call.world.store(), call.row).await?;
     // What a custom kind's objects are looked at with is made here and not where the first event is told.
     call.row.ty();

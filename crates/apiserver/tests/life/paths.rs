@@ -58,6 +58,47 @@ async fn paths_that_lead_nowhere() {
 }
 
 #[tokio::test]
+async fn names_that_cannot_be_part_of_a_path() {
+    let server = Server::start().await;
+    let percent = r#"Name parameter invalid: "%": may not contain '%'"#;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    for (path, code, said) in [
+        ("/api/v1/nodes/%25", 400, percent),
+        ("/api/v1/namespaces/%25/status", 400, percent),
+        (&*format!("{deployments}/%25/scale"), 400, percent),
+        ("/api/v1/namespaces/%25/pods/x", 404, r#"pods "x" not found"#),
+        ("/api/v1/namespaces/%2e%2e/pods", 500, r#"invalid key: "/pods/..""#),
+        ("/api/v1/namespaces/./pods?fieldSelector=metadata.name%3Dx", 500, r#"invalid key: "/pods/./x""#),
+        ("/api/v1/namespaces/./services?watch=1", 500, r#"invalid key: "/services/specs/.""#),
+        ("/api/v1/namespaces/./pods/x", 500, r#"invalid key: "/pods/./x""#),
+        ("/api/v1/namespaces/./pods/x/log", 500, r#"invalid key: "/pods/./x""#),
+        ("/api/v1/namespaces/./pods/%25", 400, percent),
+        ("/api/v1/componentstatuses/%25", 404, r#"componentstatus "%" not found"#),
+    ] {
+        assert_eq!(answer(&server, Method::GET, path).await, (code, said.to_owned()), "{path}");
+    }
+    for (path, code, said) in [
+        ("/api/v1/nodes/%25", 400, percent),
+        ("/api/v1/namespaces/../pods", 500, r#"invalid key: "/pods/..""#),
+        ("/api/v1/namespaces/../pods/x", 500, r#"invalid key: "/pods/../x""#),
+    ] {
+        assert_eq!(answer(&server, Method::DELETE, path).await, (code, said.to_owned()), "{path}");
+    }
+    let sent = async |method: Method, path: &str, body: &'static str| {
+        let (code, body) = server.raw(method, path, &[("content-type", "application/json")], body).await;
+        let status: serde_json::Value = serde_json::from_slice(&body).expect("a Status");
+        (code, status["message"].as_str().unwrap_or_default().to_owned())
+    };
+    let named = r#"{"metadata":{"name":"x"}}"#;
+    for (namespace, why) in [("%25", r#""%": [may not contain '%']"#), ("%2e", r#"".": [may not be '.']"#)] {
+        let made = sent(Method::POST, &format!("/api/v1/namespaces/{namespace}/configmaps"), named).await;
+        assert_eq!(made, (500, format!("Internal error occurred: invalid resource name {why}")));
+    }
+    let scaled = sent(Method::PUT, &format!("{deployments}/%2e/scale"), named).await;
+    assert_eq!(scaled, (400, "the name of the object (x) does not match the name on the URL (.)".to_owned()));
+}
+
+#[tokio::test]
 async fn documents_of_the_second_version_alone_are_compressed() {
     let server = Server::start().await;
     let get = async |path: &str| server.raw(Method::GET, path, &[("accept-encoding", "gzip")], "").await;
