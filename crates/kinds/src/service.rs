@@ -155,31 +155,32 @@ impl Strategy for Services {
 }
 
 fn warnings(obj: &Value) -> Vec<String> {
-    let (spec, external, mut out) = (&obj["spec"], kind(obj) == "ExternalName", Vec::new());
+    let (spec, external) = (&obj["spec"], kind(obj) == "ExternalName");
     let headless = kind(obj) == "ClusterIP" && spec["clusterIP"] == NONE;
+    let addressed = !tree::empty(&spec["externalIPs"]);
+    let path = Path::root("spec");
+    let mut out = Vec::new();
     if !obj["metadata"]["annotations"][TOPOLOGY_HINTS].is_null() {
         out.push(format!("annotation {TOPOLOGY_HINTS} is deprecated, please use {TOPOLOGY_MODE} instead"));
     }
-    let path = Path::root("spec");
     addresses::of_ips(spec, "clusterIPs", &path, &mut out);
-    addresses::of_ips(spec, "externalIPs", &path, &mut out);
-    addresses::of_ip(tree::text(spec, "loadBalancerIP"), &path.child("loadBalancerIP"), &mut out);
-    for (at, range) in tree::list(spec, "loadBalancerSourceRanges").iter().enumerate() {
-        addresses::of_cidr(range.as_str().unwrap_or_default(), &path.child("loadBalancerSourceRanges").index(at), &mut out);
-    }
-    let mut warn = |holds: bool, words: &str| {
+    let warn = |out: &mut Vec<String>, holds: bool, words: &str| {
         if holds {
             out.push(words.to_owned());
         }
     };
-    let addressed = !tree::empty(&spec["externalIPs"]);
-    warn(headless && !tree::empty(&spec["loadBalancerIP"]), "spec.loadBalancerIP is ignored for headless services");
-    warn(headless && addressed, "spec.externalIPs is ignored for headless services");
-    warn(headless && spec["sessionAffinity"] != NONE, "spec.SessionAffinity is ignored for headless services");
-    warn(addressed && !headless && !external, "spec.externalIPs is deprecated and may no longer be implemented in some clusters");
-    warn(external && addressed, "spec.externalIPs is ignored when spec.type is \"ExternalName\"");
-    warn(!external && !tree::empty(&spec["externalName"]), "spec.externalName is ignored when spec.type is not \"ExternalName\"");
-    warn(spec["trafficDistribution"] == "PreferClose", "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"");
+    warn(&mut out, headless && !tree::empty(&spec["loadBalancerIP"]), "spec.loadBalancerIP is ignored for headless services");
+    warn(&mut out, headless && addressed, "spec.externalIPs is ignored for headless services");
+    warn(&mut out, headless && spec["sessionAffinity"] != NONE, "spec.SessionAffinity is ignored for headless services");
+    addresses::of_ips(spec, "externalIPs", &path, &mut out);
+    warn(&mut out, addressed && !headless && !external, "spec.externalIPs is deprecated and may no longer be implemented in some clusters");
+    addresses::of_ip(tree::text(spec, "loadBalancerIP"), &path.child("loadBalancerIP"), &mut out);
+    for (at, range) in tree::list(spec, "loadBalancerSourceRanges").iter().enumerate() {
+        addresses::of_cidr(range.as_str().unwrap_or_default(), &path.child("loadBalancerSourceRanges").index(at), &mut out);
+    }
+    warn(&mut out, external && addressed, "spec.externalIPs is ignored when spec.type is \"ExternalName\"");
+    warn(&mut out, !external && !tree::empty(&spec["externalName"]), "spec.externalName is ignored when spec.type is not \"ExternalName\"");
+    warn(&mut out, spec["trafficDistribution"] == "PreferClose", "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"");
     out
 }
 

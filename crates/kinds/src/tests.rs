@@ -302,6 +302,24 @@ fn what_an_external_name_says_of_traffic_inside_is_owned_and_not_shown() {
 }
 
 #[test]
+fn a_service_is_warned_of_in_the_original_s_order() {
+    let service = core(
+        "Service",
+        json!({"spec": {"type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"], "sessionAffinity": "None", "externalIPs": ["010.2.2.2"],
+        "loadBalancerIP": "010.1.1.1"}}),
+    );
+    assert_eq!(
+        strategy("", "services").warnings(&service, None),
+        [
+            "spec.loadBalancerIP is ignored for headless services",
+            "spec.externalIPs is ignored for headless services",
+            "spec.externalIPs[0]: non-standard IP address \"010.2.2.2\" is invalid: use \"10.2.2.2\"",
+            "spec.loadBalancerIP: non-standard IP address \"010.1.1.1\" is invalid: use \"10.1.1.1\"",
+        ]
+    );
+}
+
+#[test]
 fn credentials_of_registries_are_an_object_and_keys_are_those_of_their_certificates() {
     let secret = |kind: &str, texts: Value| defaulted("", "secrets", &core("Secret", json!({"type": kind, "stringData": texts})));
     assert_eq!(
