@@ -534,6 +534,8 @@ async fn resource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
         return Err(Status::no_such_path());
     }
     if verb == "watch" && !call.row.resource.has_verb(verb) && call.row.resource.has_verb("list") {
+        // It is read as a list is, before anybody finds that there is no watch.
+        registry::Selectors::of(call.query, call.row)?;
         return Err(errors::unsupported(call.row, verb));
     }
     if !call.row.resource.has_verb(verb) || !custom && !is_placed(call.row, info) {

@@ -92,6 +92,9 @@ async fn the_parts_of_the_control_plane_are_asked() {
     let one = server.get("/api/v1/componentstatuses?fieldSelector=metadata.name=etcd-0").await.expect(200);
     assert_eq!(names(&one), ["etcd-0"]);
     assert_eq!(names(&server.get("/api/v1/componentstatuses?labelSelector=a=b").await.expect(200)), [""; 0]);
+    for (selector, code) in [("fieldSelector=foo%3Dbar", 400), ("labelSelector=((", 400), ("labelSelector=a", 405)] {
+        server.get(&format!("/api/v1/componentstatuses?watch=1&{selector}")).await.expect(code);
+    }
     let missing = server.get("/api/v1/componentstatuses/nobody").await.expect(404);
     assert_eq!(missing["message"], "componentstatus \"nobody\" not found");
     let table = server.get_as("/api/v1/componentstatuses?fieldSelector=metadata.name=etcd-0", "application/json;as=Table;g=meta.k8s.io;v=v1").await.expect(200);
