@@ -433,11 +433,8 @@ fn item_bytes(message: usize) -> usize {
 fn is_collected(row: &Row, form: Form) -> bool {
     match form {
         Form::Partial(_) => true,
-        Form::Table(_) => {
-            // What has no printer of its own says when it was made.
-            let unprinted = row.resource.columns.iter().any(|column| column.name == "Created At");
-            row.is_builtin() && (unprinted || row.resource.group == "apiregistration.k8s.io")
-        }
+        // What has no printer of its own says when it was made.
+        Form::Table(_) => row.is_builtin() && row.resource.columns.iter().any(|column| column.name == "Created At"),
         Form::Object => false,
     }
 }
