@@ -4,7 +4,7 @@
 //! connection with its error: what Go says to them is said in place of that ([`unread`]). The limits are hyper's: a head has at most
 //! 100 headers and some 400 KiB, where Go takes 1 MiB.
 
-use crate::{Body, BoxError, body, reply};
+use crate::{Body, BoxError, body, query, reply};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, Version, header};
 
@@ -15,7 +15,8 @@ pub(crate) fn refusal<B>(request: &Request<B>) -> Option<Response<Body>> {
         return None;
     }
     // A part of an address is no path; of the host alone a tunnel is asked for.
-    if uri.scheme().is_none() && uri.authority().is_some() && request.method() != Method::CONNECT {
+    let is_partial = uri.scheme().is_none() && uri.authority().is_some() && request.method() != Method::CONNECT;
+    if is_partial || !query::is_escaped_well(uri.path()) {
         return Some(reply::plain_bad_request(""));
     }
     if request.version() == Version::HTTP_11 && is_encoded_otherwise(headers) {
@@ -117,6 +118,8 @@ mod tests {
     fn what_is_no_path_and_what_is_expected_in_vain_is_refused() {
         let host = ("host", "a");
         assert_eq!(code("GET", "api", &[host]), Some(StatusCode::BAD_REQUEST));
+        assert_eq!(code("GET", "/api/%zz", &[host]), Some(StatusCode::BAD_REQUEST));
+        assert_eq!(code("GET", "/api/%7a?%zz", &[host]), None);
         assert_eq!(code("CONNECT", "api:80", &[host]), None);
         assert_eq!(code("POST", "/api", &[host, ("expect", "100-Continue")]), None);
         assert_eq!(code("POST", "/api", &[host, ("expect", "200-ok")]), Some(StatusCode::EXPECTATION_FAILED));
