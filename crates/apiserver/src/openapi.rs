@@ -42,7 +42,8 @@ pub(crate) fn answer(rows: &Rows, path: &str, query: &str, headers: &HeaderMap, 
     }
     let written = match accept.document(&V3_FORMS) {
         Written::NotAcceptable => return Some(not_acceptable()),
-        Written::NoClause => return Some(of_no_clause()),
+        // Of a header of which nothing can be made upstream's handler of version 3 makes nothing.
+        Written::NoClause => return Some(reply::unwritten()),
         written => written,
     };
     let found = found.map(|version| (version.rows(rows), version));
@@ -89,14 +90,8 @@ fn moved(location: &str, hash: &str, media: &'static str) -> Response<Body> {
 
 /// A document is not to be had as it is asked for; no words.
 fn not_acceptable() -> Response<Body> {
-    let mut response = of_no_clause();
-    *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
-    response
-}
-
-/// What is answered to a header of which nothing can be made: nothing, as upstream's handler of version 3 has it.
-fn of_no_clause() -> Response<Body> {
     let mut response = Response::new(body::empty());
+    *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
     response
 }

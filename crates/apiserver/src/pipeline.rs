@@ -85,7 +85,9 @@ pub(crate) async fn handle(server: &ApiServer, request: Request<Body>) -> Respon
     // Whoever answers says otherwise, or this is what is said; a connection that speaks otherwise from here on is no answer to keep.
     if !reply::is_bare(&response) {
         response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
-        flow.take().into_iter().for_each(|flow: Flow| flow.tell(response.headers_mut()));
+        if reply::is_written(&response) {
+            flow.take().into_iter().for_each(|flow: Flow| flow.tell(response.headers_mut()));
+        }
     }
     // What was taken for executed is over with its answer, also if that is not told of it.
     drop(flow);

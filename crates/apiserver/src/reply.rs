@@ -70,6 +70,22 @@ pub(crate) fn not_found_without_words() -> Response<Body> {
     response
 }
 
+/// An answer to which its handler has written nothing: upstream's filter of times then passes on none of the headers that were set behind it.
+pub(crate) fn unwritten() -> Response<Body> {
+    let mut response = Response::new(body::empty());
+    response.extensions_mut().insert(Unwritten);
+    response
+}
+
+/// Marks it.
+#[derive(Debug, Clone, Copy)]
+struct Unwritten;
+
+/// Whether its handler has written something.
+pub(crate) fn is_written(response: &Response<Body>) -> bool {
+    response.extensions().get::<Unwritten>().is_none()
+}
+
 /// Marks an answer that upstream writes on the connection by itself.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bare;

@@ -99,6 +99,16 @@ async fn names_that_cannot_be_part_of_a_path() {
 }
 
 #[tokio::test]
+async fn a_document_that_is_asked_for_in_no_words_is_answered_in_none() {
+    let server = Server::start().await;
+    let told = ["vary", "x-kubernetes-pf-flowschema-uid", "content-type"];
+    for (accept, kept) in [("json", [false; 3]), (",", [false; 3]), ("text/html", [true, true, false]), ("*/*", [true; 3])] {
+        let headers = server.headers("/openapi/v3/apis/node.k8s.io/v1", &[("accept", accept)]).await;
+        assert_eq!(told.map(|name| headers.contains_key(name)), kept, "{accept}");
+    }
+}
+
+#[tokio::test]
 async fn documents_of_the_second_version_alone_are_compressed() {
     let server = Server::start().await;
     let get = async |path: &str| server.raw(Method::GET, path, &[("accept-encoding", "gzip")], "").await;

@@ -154,6 +154,11 @@ impl Server {
         (media, response.into_body().collect().await.expect("a body").to_bytes())
     }
 
+    /// The headers of an answer.
+    pub async fn headers(&self, uri: &str, headers: &[(&str, &str)]) -> http::HeaderMap {
+        self.send("admin", Method::GET, uri, headers, "").await.headers().clone()
+    }
+
     /// A body that is still to come.
     pub async fn body(&self, uri: &str) -> Body {
         self.send("admin", Method::GET, uri, &[], "").await.into_body()
