@@ -44,7 +44,7 @@ pub(crate) fn without_slashes_behind<'p>(rows: &Rows, path: &'p str) -> &'p str 
     }
     let group = shorter.strip_prefix("/apis/").and_then(|rest| rest.split('/').next()).unwrap_or_default();
     let by_parts = !group.is_empty() && rows.group(group).is_some() && !rows.is_builtin_group(group);
-    if by_parts || discovery::is_routed(rows, shorter) { shorter } else { path }
+    if by_parts || discovery::is_routed(rows, path) { shorter } else { path }
 }
 
 /// A name that no part of a path can have, where it is looked at before all else. Of a list it comes from its selector, what is made has

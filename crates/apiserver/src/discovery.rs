@@ -69,6 +69,10 @@ pub(crate) fn is_routed(rows: &Rows, path: &str) -> bool {
         ["api", version] => rows.group("").is_some_and(|group| !group.of_version(version).is_empty()),
         ["api"] | ["version"] | [".well-known", "openid-configuration"] | ["openid", "v1", "jwks"] => true,
         ["apis", group, version] => rows.is_builtin_group(group) && rows.group(group).is_some_and(|group| !group.of_version(version).is_empty()),
+        // Without a slash behind it, or with one, upstream's aggregator answers it by itself.
+        ["apis", group] => {
+            rows.is_builtin_group(group) && path.strip_prefix("/apis/").and_then(|rest| rest.strip_prefix(*group)).is_some_and(|rest| rest.len() > 1)
+        }
         _ => false,
     }
 }

@@ -41,11 +41,21 @@ async fn paths_that_lead_nowhere() {
         ("/healthz/".to_owned(), 404, PLAIN),
         ("/version/x".to_owned(), 404, NO_PATH),
         ("/openapi/v3/".to_owned(), 404, ""),
+        ("/openapi/v3/%2f".to_owned(), 404, ""),
+        ("/apis/none.example.com//".to_owned(), 404, PLAIN),
         ("/apis/none.example.com/v1/x/".to_owned(), 404, PLAIN),
     ] {
         assert_eq!(answer(&server, Method::GET, &path).await, (code, said.to_owned()), "{path}");
     }
-    for path in ["/api/v1/namespaces//pods", "/.well-known/openid-configuration/", "/openid/v1/jwks/", "/version/", &format!("{pods}/")] {
+    for path in [
+        "/apis/apps/%2f",
+        "/apis/apps//",
+        "/api/v1/namespaces//pods",
+        "/.well-known/openid-configuration/",
+        "/openid/v1/jwks/",
+        "/version/",
+        &format!("{pods}/"),
+    ] {
         assert_eq!(answer(&server, Method::GET, path).await.0, 200, "{path}");
     }
     let refused = "the server does not allow this method on the requested resource";
