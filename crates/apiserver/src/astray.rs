@@ -47,11 +47,11 @@ pub(crate) fn without_slashes_behind<'p>(rows: &Rows, path: &'p str) -> &'p str 
     if by_parts || discovery::is_routed(rows, path) { shorter } else { path }
 }
 
-/// A name that no part of a path can have, where it is looked at before all else. Of a list it comes from its selector, what is made has
-/// its own in its body, and of an update and a deletion the body is read first. The parts of the control plane are in no store.
+/// Refuses to look for what no part of a path can be called. Where there is a body it is read first; that of a list comes from its
+/// selector; and the parts of the control plane are in no store.
 pub(crate) fn check_name(info: &RequestInfo) -> Result<(), Status> {
-    let later = matches!((info.verb, info.subresource.as_str()), ("list" | "watch" | "update" | "delete", _) | ("create", ""));
-    if later || info.resource == "componentstatuses" && info.group.is_empty() { Ok(()) } else { check_segment(&info.name) }
+    let is_component = info.resource == "componentstatuses" && info.group.is_empty();
+    if info.verb == "get" && !is_component { check_segment(&info.name) } else { Ok(()) }
 }
 
 /// Refuses a name that no part of a path can have (upstream's `NamespaceKeyFunc`).

@@ -266,7 +266,7 @@ async fn dispatch(
             accept.produces(&[&["text/plain"][..], &negotiate::ALL].concat())?;
             accept.streamed()?;
         }
-        registry::placed(row, &cx.info.namespace, &cx.info.name)?;
+        registry::placed(row, &cx.info.namespace, proxy::object_of(&cx.info))?;
         return proxy::handle(server.world(), cx, Request::from_parts(parts, body::passed(body.take()))).await;
     }
     let reads = matches!(cx.info.verb, "get" | "list" | "watch");
@@ -632,8 +632,8 @@ async fn subresource(call: &Call<'_>, body: &Bytes) -> Result<Answer, Status> {
     if !known.verbs.iter().any(|v| v == info.verb) {
         return Err(if call.row.custom.is_some() { errors::unsupported(call.row, info.verb) } else { Status::method_not_allowed() });
     }
-    if info.verb == "create" {
-        registry::placed(call.row, call.namespace(), call.name())?;
+    if info.verb == "create" && call.namespace().is_empty() {
+        registry::placed(call.row, "", call.name())?;
     }
     match (info.subresource.as_str(), info.verb) {
         ("scale", "get") => subresources::scale_get(call).await,

@@ -26,6 +26,14 @@ pub(super) fn find(world: &World, info: &RequestInfo) -> Result<Backend, Status>
     }
 }
 
+/// The name of the object that a request for a stream of it means; empty if that cannot be told.
+pub(crate) fn object_of(info: &RequestInfo) -> &str {
+    match info.subresource.as_str() {
+        "proxy" => split(&info.name).map_or("", |(_, name, _)| name),
+        _ => &info.name,
+    }
+}
+
 /// Scheme (may be empty), name and port (may be empty).
 pub(super) fn split(id: &str) -> Option<(&str, &str, &str)> {
     let parts: Vec<&str> = id.split(':').collect();

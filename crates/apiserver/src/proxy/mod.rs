@@ -22,6 +22,7 @@ mod tunnel;
 
 pub(crate) use forward::{drop_credentials, drop_hop_headers, switch};
 pub(crate) use kubelet::of_kubelet;
+pub(crate) use location::object_of;
 pub(crate) use probe::health;
 pub(crate) use sniff::named;
 

@@ -92,6 +92,7 @@ pub(crate) async fn patch(call: &Call<'_>, subresource: &str, body: &Bytes) -> R
         derived: true,
     };
     if kind == Kind::Apply {
+        super::placed(call.row, call.namespace(), call.name())?;
         let applied = json::parse_applied(body)?;
         return change_by(call, &target, Make::Apply(&Apply { options: &options, subresource, applied: &applied })).await;
     }

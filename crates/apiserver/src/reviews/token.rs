@@ -3,7 +3,7 @@
 use super::{node_tokens, text, texts};
 use crate::{
     Operation, Write, admission, own,
-    registry::{Call, WriteOptions, place},
+    registry::{Call, WriteOptions, place, placed},
     respond::Answer,
     world::World,
 };
@@ -94,6 +94,7 @@ fn issuable(call: &Call<'_>, request: &mut Value) -> Result<TokenSpec, Status> {
             return Err(Status::invalid(GROUP, KIND, name, vec![error]));
         }
     }
+    placed(call.row, namespace, name)?;
     let account = world.read(("", "v1", "serviceaccounts"), namespace, name)?;
     let (uid, asked) = (text(&account["metadata"], "uid"), text(&request["metadata"], "uid"));
     if !asked.is_empty() && asked != uid {

@@ -82,6 +82,8 @@ async fn names_that_cannot_be_part_of_a_path() {
         ("/api/v1/namespaces/./services?watch=1", 500, r#"invalid key: "/services/specs/.""#),
         ("/api/v1/namespaces/./pods/x", 500, r#"invalid key: "/pods/./x""#),
         ("/api/v1/namespaces/./pods/x/log", 500, r#"invalid key: "/pods/./x""#),
+        ("/api/v1/namespaces/./services/https:x:443/proxy/", 500, r#"invalid key: "/services/specs/./x""#),
+        ("/api/v1/namespaces/default/services/https:%25:443/proxy/", 400, percent),
         ("/api/v1/namespaces/./pods/%25", 400, percent),
         ("/api/v1/componentstatuses/%25", 404, r#"componentstatus "%" not found"#),
     ] {
@@ -104,6 +106,10 @@ async fn names_that_cannot_be_part_of_a_path() {
         let made = sent(Method::POST, &format!("/api/v1/namespaces/{namespace}/configmaps"), named).await;
         assert_eq!(made, (500, format!("Internal error occurred: invalid resource name {why}")));
     }
+    let token = async |account: &str, body: &'static str| sent(Method::POST, &format!("/api/v1/namespaces/{account}/token"), body).await;
+    assert_eq!(token("default/serviceaccounts/%25", "{}").await, (400, percent.to_owned()));
+    assert!(token("default/serviceaccounts/%25", "{").await.1.contains("unexpected end of JSON input"), "the body is read first");
+    assert!(token("./serviceaccounts/x", "{}").await.1.contains(r#"invalid resource name ".""#));
     let scaled = sent(Method::PUT, &format!("{deployments}/%2e/scale"), named).await;
     assert_eq!(scaled, (400, "the name of the object (x) does not match the name on the URL (.)".to_owned()));
 }
