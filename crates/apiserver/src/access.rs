@@ -30,29 +30,23 @@ pub(crate) async fn authenticate(world: &World, parts: &Parts, offered_token: Op
     let authenticator = &world.identity().authenticator;
     // The header is looked at first, whatever else is shown.
     let (token, spaced) = bearer(&parts.headers);
-    let mut ended = false;
+    let mut refused = false;
     if let Some(PeerCertificate(peer)) = extensions.get::<PeerCertificate>() {
-        // A certificate that names nobody leaves the token its turn; so does one that has ended since the handshake, and the
-        // front proxy's where it names nobody, but whoever shows nothing else is then nobody whom anonymous rights are for.
-        let owner = peer.owner(authenticator);
-        if let Some(owner) = owner {
-            world.metrics().stages().certificate(owner.ends, now);
+        let owner = peer.owner(authenticator, now);
+        if let Some(ends) = owner.ends {
+            world.metrics().stages().certificate(ends, now);
         }
-        match owner {
-            Some(owner) if now <= owner.ends => {
-                let named = || headers::named(&parts.headers, &authenticator.trust().request_headers);
-                // Who is both says who asks, if he says anybody.
-                if let Some(user) = owner.is_front_proxy.then(named).flatten() {
-                    return Ok(Asking { user: Arc::new(proved(user)), warning: spaced });
-                }
-                match &owner.user {
-                    Some(user) => return Ok(Asking { user: Arc::clone(user), warning: spaced }),
-                    None => ended = true,
-                }
-            }
-            Some(_) => ended = true,
-            None => {}
+        let named = || headers::named(&parts.headers, &authenticator.trust().request_headers);
+        // Who is both says who asks, if he says anybody.
+        if let Some(user) = owner.is_front_proxy.then(named).flatten() {
+            return Ok(Asking { user: Arc::new(user.proved()), warning: spaced });
         }
+        if let Some(user) = &owner.user {
+            return Ok(Asking { user: Arc::clone(user), warning: spaced });
+        }
+        // A certificate that nobody vouches for, or that names nobody, leaves the token its turn, but whoever shows nothing else is then
+        // nobody whom anonymous rights are for.
+        refused = owner.is_refused;
     }
     if let Some(token) = token.or(offered_token) {
         let shown = authenticator.bearer(token).await;
@@ -61,15 +55,7 @@ pub(crate) async fn authenticate(world: &World, parts: &Parts, offered_token: Op
         let warning = review.used.is_some_and(|used| used.is_generated).then_some(legacy_tokens::GENERATED).or(spaced);
         return Ok(Asking { user: Arc::new(review.user), warning });
     }
-    if ended { Err(Status::unauthorized()) } else { Ok(Asking { user: world.anonymous(), warning: spaced }) }
-}
-
-/// A user of whom the front proxy has proof.
-fn proved(mut user: User) -> User {
-    if !user.groups.iter().any(|group| matches!(group.as_str(), "system:authenticated" | "system:unauthenticated")) {
-        user.groups.push("system:authenticated".into());
-    }
-    user
+    if refused { Err(Status::unauthorized()) } else { Ok(Asking { user: world.anonymous(), warning: spaced }) }
 }
 
 /// The token that the header shows; if it is none for a space before it, what its sender is told of that.

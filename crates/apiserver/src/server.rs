@@ -27,13 +27,14 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
+use identity::{Authenticator, Owner};
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 use std::{
     convert::Infallible,
     net::IpAddr,
     pin::pin,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, SystemTime},
 };
@@ -64,7 +65,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy)]
 pub(crate) struct ClientAddress(pub(crate) IpAddr);
 
-/// The client's certificate, put into a request's extensions by the TLS layer; its user is found once a connection.
+/// The client's certificate, put into a request's extensions by the TLS layer; its user is found once a connection, as long as no
+/// certificate begins or ends.
 #[derive(Clone)]
 pub struct PeerCertificate(pub(crate) Arc<Peer>);
 
@@ -73,43 +75,33 @@ pub(crate) struct Peer {
     der: CertificateDer<'static>,
     /// Those between it and its authority, as they were shown.
     between: Vec<CertificateDer<'static>>,
-    owner: OnceLock<Owner>,
-}
-
-/// Whose a certificate is, and for how long.
-pub(crate) struct Owner {
-    /// For whom the cluster's authority vouches.
-    pub(crate) user: Option<Arc<identity::User>>,
-    /// It is the front proxy's, who says who asks.
-    pub(crate) is_front_proxy: bool,
-    /// When the certificate ends. The handshake has looked at it, but a connection may outlive it.
-    pub(crate) ends: SystemTime,
+    owner: Mutex<Option<Arc<Owner>>>,
 }
 
 impl Peer {
-    /// Whose the certificate is; found out once. `None` if it names nobody.
-    pub(crate) fn owner(&self, authenticator: &identity::Authenticator) -> Option<&Owner> {
-        if let Some(owner) = self.owner.get() {
-            return Some(owner);
+    /// Whose the certificate is; a connection may outlive it.
+    pub(crate) fn owner(&self, authenticator: &Authenticator, now: SystemTime) -> Arc<Owner> {
+        let mut known = self.owner.lock();
+        if let Some(owner) = known.as_ref().filter(|owner| owner.holds(now)) {
+            return Arc::clone(owner);
         }
-        let (user, ends) = authenticator.certificate(&self.der).ok()?;
-        let vouchers = authenticator.vouchers(&self.der, &self.between);
-        let is_front_proxy = vouchers.front_proxy && authenticator.trust().request_headers.allows(&user.name);
-        Some(self.owner.get_or_init(|| Owner { user: vouchers.cluster.then(|| Arc::new(user)), is_front_proxy, ends }))
+        let owner = Arc::new(authenticator.owner(&self.der, &self.between, now));
+        *known = Some(Arc::clone(&owner));
+        owner
     }
 }
 
 impl PeerCertificate {
-    /// A certificate that a handshake has verified.
+    /// A certificate whose key the client has, by its handshake.
     pub fn new(der: CertificateDer<'static>) -> Self {
-        PeerCertificate(Arc::new(Peer { der, between: Vec::new(), owner: OnceLock::new() }))
+        PeerCertificate(Arc::new(Peer { der, between: Vec::new(), owner: Mutex::default() }))
     }
 
     /// The certificates that a client has shown in a handshake, its own first.
     fn shown(chain: &[CertificateDer<'_>]) -> Option<Self> {
         let (der, between) = chain.split_first()?;
         let between = between.iter().map(|der| der.clone().into_owned()).collect();
-        Some(PeerCertificate(Arc::new(Peer { der: der.clone().into_owned(), between, owner: OnceLock::new() })))
+        Some(PeerCertificate(Arc::new(Peer { der: der.clone().into_owned(), between, owner: Mutex::default() })))
     }
 }
 

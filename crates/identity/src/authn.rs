@@ -3,19 +3,23 @@
 use crate::{
     Error, RequestHeaders, Review, Tokens, User, bootstrap,
     pki::{Credential, Kubelets},
-    user::AUTHENTICATED,
 };
-use rustls::{
-    RootCertStore,
-    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
-};
-use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject};
+use rustls::RootCertStore;
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime, pem::PemObject};
 use std::{
     collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use x509_parser::prelude::{FromDer, X509Certificate};
+use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, KeyUsage, RequiredEkuNotFoundContext};
+use x509_parser::{
+    prelude::{FromDer, X509Certificate},
+    time::ASN1Time,
+};
+
+/// `id-kp-clientAuth` and `anyExtendedKeyUsage` (RFC 5280, 4.2.1.12).
+const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
+const ANY_USE: &[u8] = &[0x55, 0x1d, 0x25, 0];
 
 /// What the API server shows to others, and what it lets others know of those it trusts.
 #[derive(Clone, Default)]
@@ -33,26 +37,54 @@ pub struct Trust {
 }
 
 /// The authorities that vouch for a certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Vouchers {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Vouchers {
     /// The cluster's: its owner is a user.
-    pub cluster: bool,
+    cluster: bool,
     /// The front proxy's: its owner says who asks, if it may by its name.
-    pub front_proxy: bool,
+    front_proxy: bool,
+}
+
+/// Whose a client's certificate is, for some time.
+#[derive(Debug)]
+pub struct Owner {
+    /// Whom it names, if the cluster's authority vouches for it.
+    pub user: Option<Arc<User>>,
+    /// It is the front proxy's, who says who asks.
+    pub is_front_proxy: bool,
+    /// Somebody who knows certificates does not know this one. Who shows nothing else is refused, and not anonymous.
+    pub is_refused: bool,
+    /// When it ends, if it can be read.
+    pub ends: Option<SystemTime>,
+    /// Since when this is known, and until when it cannot change.
+    known: (SystemTime, Option<SystemTime>),
+}
+
+impl Owner {
+    /// Of a certificate that cannot be read, or is shown beside one.
+    fn unreadable(now: SystemTime) -> Self {
+        Owner { user: None, is_front_proxy: false, is_refused: true, ends: None, known: (now, None) }
+    }
+
+    /// Whether it is still so: none of the certificates that were shown has begun or ended since.
+    pub fn holds(&self, now: SystemTime) -> bool {
+        let (since, until) = self.known;
+        since <= now && until.is_none_or(|until| now < until)
+    }
 }
 
 /// Knows who somebody is by what they show.
 pub struct Authenticator {
     tokens: Arc<Tokens>,
     trust: Trust,
-    cluster: Option<Arc<dyn ClientCertVerifier>>,
-    front_proxy: Option<Arc<dyn ClientCertVerifier>>,
+    cluster: Vec<TrustAnchor<'static>>,
+    front_proxy: Vec<TrustAnchor<'static>>,
 }
 
 impl Authenticator {
     /// With the tokens of service accounts.
     pub fn new(tokens: Arc<Tokens>, trust: Trust) -> Self {
-        let (cluster, front_proxy) = (verifier(&trust.client_ca_pem), verifier(&trust.front_proxy_ca_pem));
+        let (cluster, front_proxy) = (anchors(&trust.client_ca_pem), anchors(&trust.front_proxy_ca_pem));
         Authenticator { tokens, trust, cluster, front_proxy }
     }
 
@@ -61,37 +93,32 @@ impl Authenticator {
         &self.trust
     }
 
-    /// The user of a client certificate that the TLS handshake has verified (the common name, and an organisation for
-    /// each group), and when it ends.
-    ///
-    /// # Errors
-    /// The certificate has no common name.
-    pub fn certificate(&self, der: &CertificateDer<'_>) -> Result<(User, SystemTime), Error> {
-        let (_, certificate) = X509Certificate::from_der(der).map_err(|e| Error::Nameless(e.to_string()))?;
-        let subject = certificate.subject();
-        // Of several the last counts, as for Go.
-        let name = subject.iter_common_name().last().and_then(|cn| cn.as_str().ok()).unwrap_or_default();
-        if name.is_empty() {
-            return Err(Error::Nameless("no common name".into()));
-        }
-        let mut groups: Vec<String> = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
-        if !groups.iter().any(|g| g == AUTHENTICATED) {
-            groups.push(AUTHENTICATED.into());
-        }
-        let hash = ring::digest::digest(&ring::digest::SHA256, der);
-        let hex: String = hash.as_ref().iter().map(|b| format!("{b:02x}")).collect();
-        let extra = BTreeMap::from([("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={hex}")])]);
-        let ends_s = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
-        let ends = UNIX_EPOCH + Duration::from_secs(ends_s);
-        Ok((User { name: name.to_owned(), uid: String::new(), groups, extra }, ends))
+    /// Whose a certificate is that a client has shown, with those between it and its authority. The handshake has only seen that the
+    /// client has its key: whether anybody vouches for it is found out here.
+    pub fn owner(&self, der: &CertificateDer<'_>, between: &[CertificateDer<'_>], now: SystemTime) -> Owner {
+        let Ok((_, certificate)) = X509Certificate::from_der(der) else { return Owner::unreadable(now) };
+        let Ok(until) = next_change(std::iter::once(der).chain(between), now) else { return Owner::unreadable(now) };
+        let ends = moment(certificate.validity().not_after);
+        // The verifier counts whole seconds.
+        let has_ended = ends.is_none_or(|ends| now > ends);
+        let vouchers = if has_ended { Vouchers::default() } else { self.vouchers(der, between, now) };
+        let user = user(&certificate, der);
+        let is_front_proxy = vouchers.front_proxy && self.trust.request_headers.allows(&user.name);
+        // The front proxy's and the cluster's authority are both asked, where there is one; each no counts (upstream's `union`).
+        let asked = [(&self.front_proxy, is_front_proxy), (&self.cluster, vouchers.cluster)];
+        let nobody_knows = asked.iter().all(|(_, knows)| !knows);
+        let is_refused = nobody_knows || asked.iter().any(|(anchors, knows)| !anchors.is_empty() && !knows);
+        // Without a common name it names nobody.
+        let user = (vouchers.cluster && !user.name.is_empty()).then(|| Arc::new(user));
+        Owner { user, is_front_proxy, is_refused, ends, known: (now, until) }
     }
 
-    /// Whose authority vouches for a certificate. The TLS handshake has verified it, but not told by which; who is vouched for by
-    /// neither now is nobody.
-    pub fn vouchers(&self, der: &CertificateDer<'_>, between: &[CertificateDer<'_>]) -> Vouchers {
-        let vouches = |verifier: &Option<Arc<dyn ClientCertVerifier>>| {
-            verifier.as_ref().is_some_and(|verifier| verifier.verify_client_cert(der, between, UnixTime::now()).is_ok())
-        };
+    /// Whose authority vouches for a certificate.
+    fn vouchers(&self, der: &CertificateDer<'_>, between: &[CertificateDer<'_>], now: SystemTime) -> Vouchers {
+        let Ok(certificate) = EndEntityCert::try_from(der) else { return Vouchers::default() };
+        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms.all;
+        let now = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default());
+        let vouches = |anchors: &[TrustAnchor<'static>]| certificate.verify_for_usage(algorithms, anchors, between, now, ForClients, None, None).is_ok();
         Vouchers { cluster: vouches(&self.cluster), front_proxy: vouches(&self.front_proxy) }
     }
 
@@ -117,18 +144,77 @@ impl Authenticator {
     }
 }
 
-/// A verifier of clients' certificates; none without an authority.
-fn verifier(authority: &str) -> Option<Arc<dyn ClientCertVerifier>> {
+/// The authorities of a PEM text that can be read.
+fn anchors(authorities: &str) -> Vec<TrustAnchor<'static>> {
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(authority.as_bytes()).filter_map(Result::ok));
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().ok()
+    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(authorities.as_bytes()).filter_map(Result::ok));
+    roots.roots
+}
+
+/// What a certificate that tells its uses must be for: for clients, or for anything, as Go's verifier has it.
+struct ForClients;
+
+impl ExtendedKeyUsageValidator for ForClients {
+    fn validate(&self, uses: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+        let good = [CLIENT_AUTH, ANY_USE].map(KeyPurposeId::new);
+        let mut present = Vec::new();
+        for purpose in uses {
+            let purpose = purpose?;
+            if good.contains(&purpose) {
+                return Ok(());
+            }
+            present.push(purpose.to_decoded_oid());
+        }
+        if present.is_empty() {
+            return Ok(());
+        }
+        Err(webpki::Error::RequiredEkuNotFoundContext(RequiredEkuNotFoundContext { required: KeyUsage::client_auth(), present }))
+    }
+}
+
+/// Whom a certificate names: the common name, and an organisation for each group.
+fn user(certificate: &X509Certificate<'_>, der: &CertificateDer<'_>) -> User {
+    let subject = certificate.subject();
+    // Of several the last counts, as for Go.
+    let name = subject.iter_common_name().last().and_then(|cn| cn.as_str().ok()).unwrap_or_default();
+    let groups = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
+    let hash = ring::digest::digest(&ring::digest::SHA256, der);
+    let hex: String = hash.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+    let extra = BTreeMap::from([("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={hex}")])]);
+    User { name: name.to_owned(), uid: String::new(), groups, extra }.proved()
+}
+
+/// The next moment at which one of these certificates begins or ends, if there is one.
+fn next_change<'c, 'd: 'c>(shown: impl Iterator<Item = &'c CertificateDer<'d>>, now: SystemTime) -> Result<Option<SystemTime>, Error> {
+    let mut next: Option<SystemTime> = None;
+    for der in shown {
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|e| Error::Key(e.to_string()))?;
+        let (begin, end) = (moment(certificate.validity().not_before), moment(certificate.validity().not_after));
+        // It is good in the moment of its end, and to the verifier for the whole second.
+        let ended = [Duration::from_nanos(1), Duration::from_secs(1)].map(|after| end.and_then(|end| end.checked_add(after)));
+        let later = ended.into_iter().chain([begin]).flatten().filter(|moment| *moment > now);
+        next = later.chain(next).min();
+    }
+    Ok(next)
+}
+
+fn moment(time: ASN1Time) -> Option<SystemTime> {
+    UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{pki::Ca, testing::Memory};
+    use crate::{
+        pki::{Ca, Subject, Usage},
+        testing::Memory,
+    };
+    use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose as Use, IsCa, Issuer, KeyPair};
+
+    /// Whether it names a user, whether it is the front proxy's, and whether it is refused.
+    fn told(owner: &Owner) -> (bool, bool, bool) {
+        (owner.user.is_some(), owner.is_front_proxy, owner.is_refused)
+    }
 
     #[test]
     fn an_authority_vouches_for_its_own_alone() {
@@ -136,21 +222,109 @@ mod tests {
         let _ = std::fs::remove_dir_all(&root);
         let [cluster, front, other] = ["cluster", "front", "other"].map(|name| Ca::load_or_create(&root.join(name)).expect("an authority"));
         let tokens = Arc::new(Tokens::ephemeral("https://issuer", Memory::of([])).expect("keys"));
-        let trust = |front: &str| Trust { client_ca_pem: cluster.cert_pem().to_owned(), front_proxy_ca_pem: front.to_owned(), ..Trust::default() };
-        let authenticator = Authenticator::new(Arc::clone(&tokens), trust(front.cert_pem()));
-        let shown = |ca: &Ca| ca.client_cert("jane", "jane", &["system:masters"]).expect("a certificate").cert().expect("DER").into_owned();
-        let vouchers = |authenticator: &Authenticator, ca: &Ca| {
-            let Vouchers { cluster, front_proxy } = authenticator.vouchers(&shown(ca), &[]);
-            (cluster, front_proxy)
+        let of = |cluster: &str, front: &str| {
+            let trust = Trust { client_ca_pem: cluster.to_owned(), front_proxy_ca_pem: front.to_owned(), ..Trust::default() };
+            Authenticator::new(Arc::clone(&tokens), trust)
         };
-        assert_eq!(vouchers(&authenticator, &cluster), (true, false));
-        assert_eq!(vouchers(&authenticator, &front), (false, true));
-        assert_eq!(vouchers(&authenticator, &other), (false, false));
+        let now = SystemTime::now();
+        let shown = |authenticator: &Authenticator, ca: &Ca, name: &str| {
+            let subject = Subject { common_name: name.to_owned(), organizations: vec![], names: vec![], ips: vec![], usage: Usage::Client };
+            told(&authenticator.owner(&ca.issue(&subject, now).expect("a certificate").cert().expect("DER"), &[], now))
+        };
+        let both = of(cluster.cert_pem(), front.cert_pem());
+        let proxy = "front-proxy-client";
+        assert_eq!(shown(&both, &cluster, "jane"), (true, false, true), "the front proxy's authority does not know it, which a user need not care for");
+        assert_eq!(shown(&both, &cluster, proxy), (true, false, true), "the name alone is not enough");
+        assert_eq!(shown(&both, &cluster, ""), (false, false, true));
+        assert_eq!(shown(&both, &front, proxy), (false, true, true));
+        assert_eq!(shown(&both, &front, "jane"), (false, false, true), "another name");
+        assert_eq!(shown(&both, &front, ""), (false, false, true));
+        assert_eq!(shown(&both, &other, "jane"), (false, false, true));
         // Without a verifier for the front proxy's its certificates are nobody's, not users'.
-        let without = Authenticator::new(Arc::clone(&tokens), trust(""));
-        assert_eq!((vouchers(&without, &front), vouchers(&without, &cluster)), ((false, false), (true, false)));
-        // One authority may be both.
-        assert_eq!(vouchers(&Authenticator::new(tokens, trust(cluster.cert_pem())), &cluster), (true, true));
+        let alone = of(cluster.cert_pem(), "");
+        assert_eq!((shown(&alone, &front, proxy), shown(&alone, &cluster, "jane")), ((false, false, true), (true, false, false)));
+        assert_eq!(shown(&alone, &cluster, ""), (false, false, false), "vouched for, but nobody");
+        // One authority may be both; without any nobody is known.
+        assert_eq!(shown(&of(cluster.cert_pem(), cluster.cert_pem()), &cluster, proxy), (true, true, false));
+        assert_eq!(shown(&of("", ""), &cluster, "jane"), (false, false, true));
         std::fs::remove_dir_all(&root).expect("clean");
+    }
+
+    #[test]
+    fn a_certificate_is_good_for_its_use_and_in_its_time() {
+        let root = |name: &str| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params
+        };
+        let key = || KeyPair::generate().expect("a key");
+        let (ca, between) = (root("ca"), root("between"));
+        let (ca_key, between_key, own) = (key(), key(), key());
+        let pem = ca.self_signed(&ca_key).expect("an authority").pem();
+        let now = UNIX_EPOCH + Duration::from_secs(2_000_000_000);
+        let after = |s: u64| now + Duration::from_secs(s);
+        let leaf = |uses: &[Use], (begin, end): (SystemTime, SystemTime)| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(DnType::CommonName, "jane");
+            params.extended_key_usages = uses.to_vec();
+            (params.not_before, params.not_after) = (begin.into(), end.into());
+            params
+        };
+        let signed = |params: &CertificateParams| params.signed_by(&own, &Issuer::from_params(&ca, &ca_key)).expect("a certificate").der().clone();
+        let tokens = Arc::new(Tokens::ephemeral("https://issuer", Memory::of([])).expect("keys"));
+        let authenticator = Authenticator::new(tokens, Trust { client_ca_pem: pem, ..Trust::default() });
+        let (user, refused) = ((true, false, false), (false, false, true));
+        let long = (now, after(100));
+        for (uses, wanted) in [
+            (vec![], user),
+            (vec![Use::ClientAuth], user),
+            (vec![Use::ServerAuth, Use::ClientAuth], user),
+            (vec![Use::Any], user),
+            (vec![Use::CodeSigning, Use::Any], user),
+            (vec![Use::ServerAuth], refused),
+            (vec![Use::CodeSigning], refused),
+        ] {
+            assert_eq!(told(&authenticator.owner(&signed(&leaf(&uses, long)), &[], now)), wanted, "{uses:?}");
+        }
+        let itself = leaf(&[], long).self_signed(&own).expect("a certificate").der().clone();
+        assert_eq!(told(&authenticator.owner(&itself, &[], now)), refused);
+        assert_eq!(told(&authenticator.owner(&CertificateDer::from(vec![0x30, 0]), &[], now)), refused);
+
+        // It is looked at anew when it begins, and when it has ended.
+        let der = signed(&leaf(&[Use::ClientAuth], (after(10), after(20))));
+        let early = authenticator.owner(&der, &[], now);
+        assert_eq!((told(&early), early.holds(after(9)), early.holds(after(10))), (refused, true, false));
+        let good = authenticator.owner(&der, &[], after(10));
+        let late = after(20) + Duration::from_millis(1);
+        assert_eq!((told(&good), good.holds(after(20)), good.holds(late), good.holds(after(9))), (user, true, false, false));
+        assert_eq!(told(&authenticator.owner(&der, &[], late)), refused);
+
+        // And so it is when one between it and its authority ends.
+        let mut short = between.clone();
+        (short.not_before, short.not_after) = (now.into(), after(5).into());
+        let short = short.signed_by(&between_key, &Issuer::from_params(&ca, &ca_key)).expect("one between").der().clone();
+        let der = leaf(&[], long).signed_by(&own, &Issuer::from_params(&between, &between_key)).expect("a certificate").der().clone();
+        let chained = authenticator.owner(&der, std::slice::from_ref(&short), now);
+        let ended = after(5) + Duration::from_millis(1);
+        assert_eq!((told(&chained), chained.holds(after(5)), chained.holds(ended)), (user, true, false));
+        // The verifier counts whole seconds.
+        let again = authenticator.owner(&der, std::slice::from_ref(&short), ended);
+        assert_eq!((told(&again), again.holds(after(6))), (user, false));
+        assert_eq!(told(&authenticator.owner(&der, &[short], after(6))), refused);
+        assert_eq!(told(&authenticator.owner(&der, &[], now)), refused, "without it");
+    }
+
+    #[test]
+    fn nobody_s_name_is_in_no_group_of_those_who_are_known() {
+        let groups = |name: &str, groups: &[&str]| {
+            let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+            User { name: name.to_owned(), groups, ..User::default() }.proved().groups.join(" ")
+        };
+        assert_eq!(groups("jane", &["a"]), "a system:authenticated");
+        assert_eq!(groups("jane", &["system:authenticated"]), "system:authenticated");
+        assert_eq!(groups("jane", &["system:unauthenticated"]), "system:unauthenticated");
+        assert_eq!(groups("system:anonymous", &[]), "");
+        assert_eq!(groups("system:anonymous", &["system:unauthenticated"]), "system:unauthenticated");
     }
 }

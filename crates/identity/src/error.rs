@@ -23,9 +23,6 @@ pub enum Error {
     /// TLS cannot be set up.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
-    /// A client certificate that names nobody.
-    #[error("the certificate names nobody: {0}")]
-    Nameless(String),
     /// What is no JSON web token, or another issuer's: of such a thing its reader says nothing.
     #[error("{0}")]
     Foreign(String),

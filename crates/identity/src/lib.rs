@@ -18,7 +18,7 @@ mod request_headers;
 mod tokens;
 mod user;
 
-pub use authn::{Authenticator, Trust, Vouchers};
+pub use authn::{Authenticator, Owner, Trust};
 pub use authz::Authorizer;
 pub use bootstrap::is_bootstrap_group;
 pub use error::Error;

@@ -12,6 +12,7 @@ mod pin;
 mod possession;
 mod renewable;
 mod request;
+mod requested;
 mod sec1;
 #[cfg(test)]
 mod tests;
@@ -30,7 +31,11 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
     SanType, SerialNumber,
 };
-use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, client::WantsClientCert, server::WebPkiClientVerifier};
+use rustls::{
+    ClientConfig, ConfigBuilder, RootCertStore, ServerConfig,
+    client::WantsClientCert,
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
 use std::{
     collections::BTreeSet,
@@ -296,15 +301,22 @@ pub fn server_config(authorities: &[CertificateDer<'_>], own: &Credential) -> Re
 
 /// The same with a certificate that may be replaced, and clients of several authorities.
 fn server_config_of(authorities: &[&CertificateDer<'_>], own: Arc<Renewable>) -> Result<Arc<ServerConfig>, Error> {
+    server_config_by(verifier(authorities)?, own)
+}
+
+/// Of clients that show a certificate those whom one of these authorities vouches for.
+fn verifier(authorities: &[&CertificateDer<'_>]) -> Result<Arc<dyn ClientCertVerifier>, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
     for authority in authorities {
         roots.add((*authority).clone().into_owned())?;
     }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-        .allow_unauthenticated()
-        .build()
-        .map_err(|e| Error::Key(e.to_string()))?;
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).allow_unauthenticated().build().map_err(|e| Error::Key(e.to_string()))
+}
+
+/// The same with a verifier of clients' certificates.
+fn server_config_by(verifier: Arc<dyn ClientCertVerifier>, own: Arc<Renewable>) -> Result<Arc<ServerConfig>, Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config =
         ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?.with_client_cert_verifier(verifier).with_cert_resolver(own);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];

@@ -9,6 +9,10 @@ use std::collections::BTreeMap;
 pub const MASTERS: &str = "system:masters";
 /// Everyone who has proved who they are.
 pub const AUTHENTICATED: &str = "system:authenticated";
+/// Everyone who has not.
+pub const UNAUTHENTICATED: &str = "system:unauthenticated";
+/// Who asks without showing anything.
+pub const ANONYMOUS: &str = "system:anonymous";
 /// Every node.
 pub const NODES: &str = "system:nodes";
 /// What the name of a node's user begins with; `NAME` follows.
@@ -33,6 +37,16 @@ impl User {
     /// Whether the user is in a group.
     pub fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|g| g == group)
+    }
+
+    /// Somebody who has proved to be this: in the group of all those, unless it is nobody's name, or he is said to be in that group or in
+    /// the other (upstream's `AuthenticatedGroupAdder`).
+    #[must_use]
+    pub fn proved(mut self) -> Self {
+        if self.name != ANONYMOUS && !self.is_in(AUTHENTICATED) && !self.is_in(UNAUTHENTICATED) {
+            self.groups.push(AUTHENTICATED.into());
+        }
+        self
     }
 
     /// As `UserInfo` of authentication.k8s.io/v1.

@@ -10,10 +10,19 @@ use crate::{
 use apiserver::Config;
 use http::{Method, Request};
 use http_body_util::BodyExt;
-use identity::Trust;
+use identity::{
+    Trust,
+    pki::{Ca, Credential, Subject, Usage},
+};
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Duration};
-use tokio::{io::AsyncWriteExt, time::timeout};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 
 const ROOT: &str = "/apis/wardle.example.com/v1";
 const FLUNDERS: &str = "/apis/wardle.example.com/v1/namespaces/default/flunders";
@@ -309,6 +318,51 @@ async fn whom_the_front_proxy_names_is_believed_and_nobody_else_s_word_is() {
     }
     let own = ask(Some(&world.keys.admin), jane).await;
     assert!(own.contains(r#""username":"kubernetes-admin""#) && !own.contains("devs"), "{own}");
+    // Whom it names anonymous is not known for that, nor in the group of those who are not.
+    let anonymous = ask(Some(front), "X-Remote-User: system:anonymous\r\n").await;
+    assert!(anonymous.starts_with("HTTP/1.1 403"), "{anonymous}");
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_vouches_for_is_refused_by_an_answer() {
+    let world = World::start("strange-certificates").await;
+    let ask = async |shown: &Credential, path: &str, headers: &str| {
+        let mut stream = world.connect_with(Some(shown), &[]).await;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n").as_bytes()).await.expect("sent");
+        let mut answer = Vec::new();
+        // How the connection ends is not what is asked.
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let (ca, now) = (&world.keys.ca, SystemTime::now());
+    let subject = |name: &str, usage| Subject { common_name: name.into(), organizations: vec!["system:masters".into()], names: vec![], ips: vec![], usage };
+    let other = Ca::load_or_create(&std::env::temp_dir().join(format!("apiserver-strange-{}", std::process::id()))).expect("another authority");
+    let issue = |ca: &Ca, name: &str, usage, now| ca.issue(&subject(name, usage), now).expect("a certificate");
+    let year = Duration::from_secs(365 * 24 * 3600);
+    let bad = [
+        ("another authority's", issue(&other, "eve", Usage::Client, now)),
+        ("ended", issue(ca, "eve", Usage::Client, now - 2 * year)),
+        ("not begun", issue(ca, "eve", Usage::Client, now + year)),
+        ("a server's", issue(ca, "eve", Usage::Server, now)),
+        ("without a name", issue(ca, "", Usage::Client, now)),
+        ("the front proxy's authority's", issue(&world.keys.front_proxy_ca, "eve", Usage::Client, now)),
+    ];
+    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+    let made = world.cluster.post("/api/v1/namespaces/default/serviceaccounts/default/token", request).await.expect(201);
+    let token = format!("Authorization: Bearer {}\r\n", made["status"]["token"].as_str().expect("a token"));
+    for (what, shown) in &bad {
+        for (path, headers) in [("/api/v1/namespaces", ""), ("/livez", ""), ("/livez", "X-Remote-User: jane\r\n"), ("/livez", "Authorization: Bearer no\r\n")] {
+            let answer = ask(shown, path, headers).await;
+            assert!(answer.starts_with("HTTP/1.1 401"), "{what}, {path}, {headers}: {answer}");
+        }
+        let answer = ask(shown, "/api/v1/namespaces", &token).await;
+        assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("system:serviceaccount:default:default"), "{what}, but a token: {answer}");
+    }
+    let good = issue(ca, "jane", Usage::Client, now);
+    assert!(ask(&good, "/api/v1/namespaces", "").await.starts_with("HTTP/1.1 200"));
+    let answer = ask(&good, "/api/v1/namespaces", &token).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "a certificate counts before a token: {answer}");
+    let _ = std::fs::remove_dir_all(std::env::temp_dir().join(format!("apiserver-strange-{}", std::process::id())));
 }
 
 async fn groups(cluster: &Cluster) -> Vec<String> {

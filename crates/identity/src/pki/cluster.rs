@@ -175,8 +175,8 @@ impl ClusterPki {
         Ok(NodePki { client, shown: Renewable::new(&serving)?, serving })
     }
 
-    /// The TLS settings that the API server serves with: clients show certificates of the cluster's authority or of the front
-    /// proxy's, and who vouches for one is told apart by [`crate::Authenticator`].
+    /// The TLS settings that the API server serves with: clients are asked for certificates of the cluster's authority or of the front
+    /// proxy's, and may show any. Whether somebody vouches for one, and who, only [`crate::Authenticator`] finds out.
     ///
     /// # Errors
     /// The certificate is not usable.
@@ -191,7 +191,8 @@ impl ClusterPki {
     pub fn server_config_trusting(&self, front_proxy_ca_pem: &str) -> Result<Arc<ServerConfig>, Error> {
         let front: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(front_proxy_ca_pem.as_bytes()).filter_map(Result::ok).collect();
         let all: Vec<&CertificateDer<'_>> = std::iter::once(self.ca.cert()).chain(&front).collect();
-        super::server_config_of(&all, Arc::clone(&self.shown))
+        let verifier = super::verifier(&all)?;
+        super::server_config_by(Arc::new(super::requested::Requested(verifier)), Arc::clone(&self.shown))
     }
 
     /// The TLS settings that a node's kubelet serves its own API with.

@@ -209,3 +209,44 @@ fn a_running_server_and_its_clients_show_the_new_certificate() {
     assert!(shown != before.2 && shown == node.serving.cert().expect("one"));
     std::fs::remove_dir_all(path).expect("clean");
 }
+
+/// Whether a server lets in who shows this certificate with this key.
+fn lets_in(server: &Arc<ServerConfig>, ca: &Ca, cert: &Credential, key: &Credential) -> Result<(), rustls::Error> {
+    let key = rustls::crypto::ring::sign::any_supported_type(&key.key().expect("a key")).expect("a key");
+    let shown = rustls::sign::CertifiedKey::new(vec![cert.cert().expect("a certificate")], key);
+    let client = ca.client_builder().expect("TLS").with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(shown)));
+    let mut client: rustls::Connection = rustls::ClientConnection::new(Arc::new(client), "localhost".try_into().expect("a name")).expect("a client").into();
+    let mut server: rustls::Connection = rustls::ServerConnection::new(server.clone()).expect("a server").into();
+    while client.is_handshaking() || server.is_handshaking() {
+        let mut said = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut said).expect("memory");
+        }
+        let mut rest = said.as_slice();
+        while !rest.is_empty() {
+            server.read_tls(&mut rest).expect("memory");
+            server.process_new_packets()?;
+        }
+        tell(&mut server, &mut client);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_api_server_s_handshake_takes_any_certificate_with_its_key_and_a_kubelet_s_its_authority_s_alone() {
+    let path = directory("any");
+    let pki = ClusterPki::load_or_create(&path, &cluster_names()).expect("a cluster's keys");
+    let node = pki.node("localhost", &[]).expect("a node's");
+    let other = Ca::load_or_create(&path.join("other")).expect("another authority");
+    let strange = other.client_cert("eve", "eve", &[]).expect("a certificate");
+    let (server, kubelet) = (pki.server_config().expect("TLS"), pki.kubelet_server_config(&node).expect("TLS"));
+    assert_eq!(lets_in(&server, &pki.ca, &pki.admin, &pki.admin), Ok(()));
+    assert_eq!(lets_in(&server, &pki.ca, &strange, &strange), Ok(()));
+    for cert in [&pki.admin, &strange] {
+        let key = other.client_cert("mallory", "mallory", &[]).expect("a certificate");
+        assert!(lets_in(&server, &pki.ca, cert, &key).is_err(), "a certificate is no secret");
+    }
+    assert_eq!(lets_in(&kubelet, &pki.ca, &pki.admin, &pki.admin), Ok(()));
+    assert!(lets_in(&kubelet, &pki.ca, &strange, &strange).is_err(), "it believes what the certificate says");
+    std::fs::remove_dir_all(path).expect("clean");
+}
