@@ -34,6 +34,7 @@ use rcgen::{
 use rustls::{
     ClientConfig, ConfigBuilder, RootCertStore, ServerConfig,
     client::WantsClientCert,
+    crypto::{CryptoProvider, ring::cipher_suite},
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
@@ -316,11 +317,28 @@ fn verifier(authorities: &[&CertificateDer<'_>]) -> Result<Arc<dyn ClientCertVer
 
 /// The same with a verifier of clients' certificates.
 fn server_config_by(verifier: Arc<dyn ClientCertVerifier>, own: Arc<Renewable>) -> Result<Arc<ServerConfig>, Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config =
-        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?.with_client_cert_verifier(verifier).with_cert_resolver(own);
+    let builder = ServerConfig::builder_with_provider(Arc::new(server_provider())).with_safe_default_protocol_versions()?;
+    let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(own);
+    config.ignore_client_order = true;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// Ciphers in the order in which Go's servers prefer them, whatever their clients do: the shorter key of AES first. The settings of a server
+/// that are made of it must say `ignore_client_order`.
+pub fn server_provider() -> CryptoProvider {
+    let cipher_suites = vec![
+        cipher_suite::TLS13_AES_128_GCM_SHA256,
+        cipher_suite::TLS13_AES_256_GCM_SHA384,
+        cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+        cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    ];
+    CryptoProvider { cipher_suites, ..rustls::crypto::ring::default_provider() }
 }
 
 /// The key of a PEM file as PKCS #8, for those who sign with it by other means.

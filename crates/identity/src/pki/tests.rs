@@ -250,3 +250,28 @@ fn the_api_server_s_handshake_takes_any_certificate_with_its_key_and_a_kubelet_s
     assert!(lets_in(&kubelet, &pki.ca, &strange, &strange).is_err(), "it believes what the certificate says");
     std::fs::remove_dir_all(path).expect("clean");
 }
+
+#[test]
+fn a_server_takes_the_cipher_that_go_s_servers_take() {
+    let path = directory("ciphers");
+    let pki = ClusterPki::load_or_create(&path, &cluster_names()).expect("a cluster's keys");
+    let server = pki.server_config().expect("TLS");
+    for (version, wanted) in [
+        (&rustls::version::TLS13, rustls::CipherSuite::TLS13_AES_128_GCM_SHA256),
+        (&rustls::version::TLS12, rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+    ] {
+        let mut roots = RootCertStore::empty();
+        roots.add(pki.ca.cert().clone()).expect("an authority");
+        let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+        // It would have the longer key.
+        let client = builder.with_protocol_versions(&[version]).expect("TLS").with_root_certificates(roots).with_no_client_auth();
+        let mut client: rustls::Connection = rustls::ClientConnection::new(Arc::new(client), "localhost".try_into().expect("a name")).expect("a client").into();
+        let mut server: rustls::Connection = rustls::ServerConnection::new(server.clone()).expect("a server").into();
+        while client.is_handshaking() || server.is_handshaking() {
+            tell(&mut client, &mut server);
+            tell(&mut server, &mut client);
+        }
+        assert_eq!(server.negotiated_cipher_suite().map(|suite| suite.suite()), Some(wanted));
+    }
+    std::fs::remove_dir_all(path).expect("clean");
+}
