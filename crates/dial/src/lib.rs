@@ -21,7 +21,7 @@ use std::time::Duration;
 
 pub use ask::{ask_tcp, ask_udp};
 pub use conf::Conf;
-pub use tls::unverified;
+pub use tls::{requested, server_provider, unverified};
 
 /// How long a server may take for its answer, as resolv.conf(5) has it.
 pub const ANSWER_MAX: Duration = Duration::from_secs(5);

@@ -12,7 +12,6 @@ mod pin;
 mod possession;
 mod renewable;
 mod request;
-mod requested;
 mod sec1;
 #[cfg(test)]
 mod tests;
@@ -34,7 +33,6 @@ use rcgen::{
 use rustls::{
     ClientConfig, ConfigBuilder, RootCertStore, ServerConfig,
     client::WantsClientCert,
-    crypto::{CryptoProvider, ring::cipher_suite},
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
@@ -256,15 +254,6 @@ impl Ca {
             && cert.public_key().subject_public_key.data.as_ref() == key.public_key_raw()
     }
 
-    /// The TLS settings of a server that asks its clients for certificates of this authority, and lets those without
-    /// one pass to show a token.
-    ///
-    /// # Errors
-    /// The credential is not usable.
-    pub fn server_config(&self, own: &Credential) -> Result<Arc<ServerConfig>, Error> {
-        server_config(std::slice::from_ref(&self.cert), own)
-    }
-
     /// The TLS settings of a client that trusts this authority and shows a certificate that may be replaced.
     ///
     /// # Errors
@@ -292,7 +281,8 @@ impl Ca {
     }
 }
 
-/// As [`Ca::server_config`], of authorities whose certificates alone are known.
+/// The TLS settings of a server that asks its clients for certificates of these authorities, and lets those without one pass to show a
+/// token.
 ///
 /// # Errors
 /// A certificate or the credential is not usable.
@@ -317,28 +307,11 @@ fn verifier(authorities: &[&CertificateDer<'_>]) -> Result<Arc<dyn ClientCertVer
 
 /// The same with a verifier of clients' certificates.
 fn server_config_by(verifier: Arc<dyn ClientCertVerifier>, own: Arc<Renewable>) -> Result<Arc<ServerConfig>, Error> {
-    let builder = ServerConfig::builder_with_provider(Arc::new(server_provider())).with_safe_default_protocol_versions()?;
+    let builder = ServerConfig::builder_with_provider(Arc::new(dial::server_provider())).with_safe_default_protocol_versions()?;
     let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(own);
     config.ignore_client_order = true;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
-}
-
-/// Ciphers in the order in which Go's servers prefer them, whatever their clients do: the shorter key of AES first. The settings of a server
-/// that are made of it must say `ignore_client_order`.
-pub fn server_provider() -> CryptoProvider {
-    let cipher_suites = vec![
-        cipher_suite::TLS13_AES_128_GCM_SHA256,
-        cipher_suite::TLS13_AES_256_GCM_SHA384,
-        cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-        cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-        cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-        cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-        cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-        cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-        cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-    ];
-    CryptoProvider { cipher_suites, ..rustls::crypto::ring::default_provider() }
 }
 
 /// The key of a PEM file as PKCS #8, for those who sign with it by other means.

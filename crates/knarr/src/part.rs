@@ -350,8 +350,7 @@ fn kubelet_tls(command: &Kubelet) -> anyhow::Result<Option<kubelet::Tls>> {
     let read = |path: &Path| std::fs::read_to_string(path).with_context(|| path.display().to_string());
     let own = identity::pki::Credential { cert_pem: read(cert)?, key_pem: read(key)? };
     let authorities = cluster_info::authorities(&read(ca)?).with_context(|| ca.display().to_string())?;
-    let server = identity::pki::server_config(&authorities, &own)?;
-    Ok(Some(kubelet::Tls { server }))
+    Ok(Some(kubelet::Tls::showing(identity::pki::Renewable::new(&own)?, authorities)?))
 }
 
 /// The service proxy alone.

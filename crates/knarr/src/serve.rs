@@ -229,7 +229,8 @@ async fn start_node(
     if let Some(disk) = &disk {
         drivers.add(volume::disk::NAME, Arc::new(disk.clone()));
     }
-    start_kubelet(setup, door, pki.kubelet_server_config(&own)?, (runtime, network, drivers, room), pods_stop, parts);
+    let tls = kubelet::Tls::showing(own.shown(), [pki.ca.cert().clone()])?;
+    start_kubelet(setup, door, tls, (runtime, network, drivers, room), pods_stop, parts);
     if let Some(disk) = disk.filter(|_| setup.has(Component::Storage)) {
         let client = door.client(local::service_account(provision::ACCOUNT)).user_agent(provision::ACCOUNT);
         let provisioner = provision::run(setup.node_name.clone(), disk, client, informers.clone(), stop.clone());
@@ -441,13 +442,13 @@ fn spawn_port(parts: &mut Parts, room: &Handle, name: &'static str, port: Port, 
 fn start_kubelet(
     setup: &Setup<'_>,
     door: &Door,
-    tls: Arc<rustls::ServerConfig>,
+    tls: kubelet::Tls,
     (runtime, network, drivers, room): (Runtime, PodNetwork, Drivers, &Room),
     stop: &CancellationToken,
     parts: &mut Parts,
 ) {
     let name = setup.node_name.as_str();
-    let config = setup.node().kubelet(kubelet::Tls { server: tls });
+    let config = setup.node().kubelet(tls);
     let client = door.client(local::user(&format!("system:node:{name}"), &["system:nodes"])).user_agent("kubelet");
     let _inside = room.handle.enter();
     let informers = Informers::new(client.clone(), stop.clone());

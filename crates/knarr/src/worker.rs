@@ -242,7 +242,7 @@ async fn start(command: &cli::Worker, host: File, (cluster, home): (&Cluster, &C
             reader: pki.client(&pki.reader)?,
             dns: Some(pki.client(&pki.dns)?),
             provisioner: Some(pki.client(&pki.provisioner)?),
-            tls: kubelet::Tls { server: pki.ca.server_config(&pki.serving)? },
+            tls: kubelet::Tls::showing(pki::Renewable::new(&pki.serving)?, [pki.ca.cert().clone()])?,
         },
     };
     Ok((member.start().await?, pki))

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use instruments::Registry;
 use network::pod::OwnPort;
 use rustls::server::ResolvesServerCert;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -107,9 +108,10 @@ impl std::fmt::Debug for Clock {
 /// Certificates of the kubelet's own API.
 #[derive(Clone)]
 pub struct Tls {
-    /// Server configuration: the serving certificate, and client certificates asked for (not required), verified against the
-    /// cluster's CA.
-    pub server: Arc<rustls::ServerConfig>,
+    /// Server configuration: the serving certificate, and client certificates asked for, neither required nor verified.
+    pub(crate) server: Arc<rustls::ServerConfig>,
+    /// Knows those whom the cluster's CA vouches for.
+    pub(crate) clients: Arc<dyn ClientCertVerifier>,
 }
 
 impl Tls {
@@ -122,19 +124,20 @@ impl Tls {
 
     /// The same with a certificate that may be replaced, and clients of each of these authorities.
     pub fn showing(own: Arc<dyn ResolvesServerCert>, client_cas: impl IntoIterator<Item = CertificateDer<'static>>) -> Result<Self, rustls::Error> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(dial::server_provider());
         let mut roots = rustls::RootCertStore::empty();
         for authority in client_cas {
             roots.add(authority)?;
         }
-        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
             .allow_unauthenticated()
             .build()
             .map_err(|e| rustls::Error::General(e.to_string()))?;
         let builder = rustls::ServerConfig::builder_with_provider(provider).with_protocol_versions(rustls::ALL_VERSIONS)?;
-        let mut server = builder.with_client_cert_verifier(verifier).with_cert_resolver(own);
+        let mut server = builder.with_client_cert_verifier(dial::requested(Arc::clone(&clients))).with_cert_resolver(own);
+        server.ignore_client_order = true;
         server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Self { server: Arc::new(server) })
+        Ok(Self { server: Arc::new(server), clients })
     }
 }
 

@@ -90,6 +90,11 @@ pub struct NodePki {
 }
 
 impl NodePki {
+    /// What the kubelet's own API shows: it stays so when the certificate is renewed.
+    pub fn shown(&self) -> Arc<Renewable> {
+        Arc::clone(&self.shown)
+    }
+
     /// As [`ClusterPki::ends_soon`].
     pub fn ends_soon(&self, now: SystemTime) -> bool {
         [&self.client, &self.serving].into_iter().any(|credential| super::ends_soon(credential, now))
@@ -192,10 +197,10 @@ impl ClusterPki {
         let front: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(front_proxy_ca_pem.as_bytes()).filter_map(Result::ok).collect();
         let all: Vec<&CertificateDer<'_>> = std::iter::once(self.ca.cert()).chain(&front).collect();
         let verifier = super::verifier(&all)?;
-        super::server_config_by(Arc::new(super::requested::Requested(verifier)), Arc::clone(&self.shown))
+        super::server_config_by(dial::requested(verifier), Arc::clone(&self.shown))
     }
 
-    /// The TLS settings that a node's kubelet serves its own API with.
+    /// The TLS settings of somebody who answers in the place of a node's kubelet: clients are verified in the handshake.
     ///
     /// # Errors
     /// The certificate is not usable.

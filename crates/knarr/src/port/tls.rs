@@ -37,7 +37,7 @@ pub fn own(files: &Files, ip: IpAddr, clients_ca: Option<&str>) -> anyhow::Resul
     if let Some(pem) = clients_ca {
         return Ok(pki::server_config(&cluster_info::authorities(pem).context("the authority of clients")?, &own)?);
     }
-    let builder = ServerConfig::builder_with_provider(Arc::new(pki::server_provider())).with_safe_default_protocol_versions()?;
+    let builder = ServerConfig::builder_with_provider(Arc::new(dial::server_provider())).with_safe_default_protocol_versions()?;
     let mut config = builder.with_no_client_auth().with_single_cert(own.chain()?, own.key()?)?;
     config.ignore_client_order = true;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];

@@ -1,6 +1,7 @@
 //! Who asks, and whether they may.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Method, Request, StatusCode};
@@ -8,7 +9,8 @@ use hyper::body::Incoming;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use parking_lot::Mutex;
-use rustls_pki_types::CertificateDer;
+use rustls::server::danger::ClientCertVerifier;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{Answer, text};
@@ -32,12 +34,36 @@ pub struct Identity {
     pub groups: Vec<String>,
 }
 
-/// The identity in a client certificate that TLS has verified: common name and organisations.
-#[must_use]
-pub fn from_certificate(der: &CertificateDer<'_>) -> Option<Identity> {
+/// Who has shown a certificate. The handshake has only seen that he has its key.
+pub struct Peer {
+    named: Identity,
+    own: CertificateDer<'static>,
+    /// Those between it and its authority.
+    between: Vec<CertificateDer<'static>>,
+    clients: Arc<dyn ClientCertVerifier>,
+}
+
+impl Peer {
+    /// Of the certificates of a handshake; none if they name nobody.
+    #[must_use]
+    pub fn shown(chain: &[CertificateDer<'_>], clients: Arc<dyn ClientCertVerifier>) -> Option<Self> {
+        let (own, between) = chain.split_first()?;
+        let between = between.iter().map(|der| der.clone().into_owned()).collect();
+        Some(Self { named: from_certificate(own)?, own: own.clone().into_owned(), between, clients })
+    }
+
+    /// Whom the certificate names, if the cluster's authority vouches for it now: a connection may outlive it.
+    #[must_use]
+    pub fn known(&self) -> Option<&Identity> {
+        self.clients.verify_client_cert(&self.own, &self.between, UnixTime::now()).is_ok().then_some(&self.named)
+    }
+}
+
+/// The identity in a client certificate: common name and organisations.
+fn from_certificate(der: &CertificateDer<'_>) -> Option<Identity> {
     let (_, cert) = X509Certificate::from_der(der).ok()?;
     let subject = cert.subject();
-    let name = subject.iter_common_name().last()?.as_str().ok()?.to_owned();
+    let name = subject.iter_common_name().last()?.as_str().ok().filter(|name| !name.is_empty())?.to_owned();
     let groups = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned);
     Some(Identity { name, uid: None, groups: groups.chain(["system:authenticated".to_owned()]).collect() })
 }
@@ -159,6 +185,41 @@ impl Auth {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_names_somebody_as_long_as_an_authority_vouches_for_it() {
+        use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+        let key = || KeyPair::generate().unwrap();
+        let authority = |name: &str| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params
+        };
+        let (ca, ca_key, other_key) = (authority("ca"), key(), key());
+        let trusted = ca.self_signed(&ca_key).unwrap().der().clone();
+        let own = rustls::sign::CertifiedKey::from_der(
+            vec![trusted.clone()],
+            rustls_pki_types::PrivatePkcs8KeyDer::from(ca_key.serialize_der()).into(),
+            &rustls::crypto::ring::default_provider(),
+        );
+        let own = rustls::sign::SingleCertAndKey::from(own.unwrap());
+        let tls = crate::config::Tls::showing(Arc::new(own), [trusted]).unwrap();
+        let known = |name: &str, signer: &KeyPair, ends_in: i64| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(DnType::CommonName, name);
+            let now = std::time::SystemTime::now();
+            let span = Duration::from_secs(ends_in.unsigned_abs());
+            let end = if ends_in < 0 { now - span } else { now + span };
+            params.not_after = end.into();
+            let der = params.signed_by(&key(), &Issuer::from_params(&ca, signer)).unwrap().der().clone();
+            Peer::shown(&[der], Arc::clone(&tls.clients)).and_then(|peer| peer.known().map(|who| who.name.clone()))
+        };
+        assert_eq!(known("ann", &ca_key, 100).as_deref(), Some("ann"));
+        assert_eq!(known("ann", &other_key, 100), None, "another authority of the same name");
+        assert_eq!(known("ann", &ca_key, -100), None, "it has ended");
+        assert_eq!(known("", &ca_key, 100), None, "it names nobody");
+    }
 
     #[test]
     fn the_finer_name_comes_before_the_one_that_allows_everything() {

@@ -38,6 +38,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
+use rustls::server::danger::ClientCertVerifier;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -48,7 +49,7 @@ use crate::config::Error;
 use crate::logs::directories::Directories;
 use crate::pod::Context;
 use crate::pod::manager::Pods;
-use auth::{Auth, Identity};
+use auth::{Auth, Identity, Peer};
 
 /// Connections at the same time; each costs a few ten kilobytes. No more than this share of the descriptors that there are.
 const MAX_CONNECTIONS: usize = 1024;
@@ -132,6 +133,7 @@ pub async fn spawn(cx: Arc<Context>, pods: Pods, stop: CancellationToken) -> Res
     let address = cx.config.listen;
     let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
     let acceptor = tokio_rustls::TlsAcceptor::from(tls.server);
+    let clients = tls.clients;
     let server = Arc::new(Server {
         auth: Auth::new(Arc::clone(&cx.api), &cx.config.node_name),
         cx,
@@ -141,10 +143,15 @@ pub async fn spawn(cx: Arc<Context>, pods: Pods, stop: CancellationToken) -> Res
         health: health::Health::default(),
         logs: Directories::default(),
     });
-    Ok(Some(tokio::spawn(accept(listener, acceptor, server, stop))))
+    Ok(Some(tokio::spawn(accept(listener, (acceptor, clients), server, stop))))
 }
 
-async fn accept(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, server: Arc<Server>, stop: CancellationToken) {
+async fn accept(
+    listener: TcpListener,
+    (acceptor, clients): (tokio_rustls::TlsAcceptor, Arc<dyn ClientCertVerifier>),
+    server: Arc<Server>,
+    stop: CancellationToken,
+) {
     let all = guests::at_most(MAX_CONNECTIONS, SHARE);
     let mut door = Door::new("kubelet API", listener, Places::new(all, all * 3 / 4));
     let strangers = Places::new(all / 2, all / 4);
@@ -154,18 +161,18 @@ async fn accept(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, serv
             () = stop.cancelled() => return,
         };
         let Some(stranger) = strangers.enter(guest.address().ip()) else { continue };
-        let (acceptor, server, stop) = (acceptor.clone(), Arc::clone(&server), stop.clone());
+        let (acceptor, clients, server, stop) = (acceptor.clone(), Arc::clone(&clients), Arc::clone(&server), stop.clone());
         tokio::spawn(async move {
             let mut guest = guest;
             let handshake = async move { if guest.speaks_plainly().await? { Ok(None) } else { acceptor.accept(guest).await.map(Some) } };
             let Ok(Ok(Some(tls))) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await else { return };
-            let peer = tls.get_ref().1.peer_certificates().and_then(|c| c.first()).and_then(|c| auth::from_certificate(c));
+            let peer = tls.get_ref().1.peer_certificates().and_then(|chain| Peer::shown(chain, clients));
             connection(tls, server, (peer.map(Arc::new), stranger), stop).await;
         });
     }
 }
 
-async fn connection(io: TlsStream<Guest>, server: Arc<Server>, (peer, stranger): (Option<Arc<Identity>>, Place), stop: CancellationToken) {
+async fn connection(io: TlsStream<Guest>, server: Arc<Server>, (peer, stranger): (Option<Arc<Peer>>, Place), stop: CancellationToken) {
     let idle = Idle::new();
     let (requests, stranger) = (idle.clone(), Mutex::new(Some(stranger)));
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
@@ -173,7 +180,7 @@ async fn connection(io: TlsStream<Guest>, server: Arc<Server>, (peer, stranger):
         drop(stranger.lock().take());
         async move {
             let alone = head::is_alone(&request);
-            let answer = server.handle(request, peer.as_deref()).await;
+            let answer = server.handle(request, peer.as_deref().and_then(Peer::known)).await;
             let answer = if alone { head::alone(answer, Full::default().boxed_unsync()) } else { answer };
             Ok::<_, Infallible>(answer.map(|body| under_way(body, busy)))
         }
