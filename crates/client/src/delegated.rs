@@ -51,9 +51,13 @@ impl Asker {
     pub fn of_certificate(der: &CertificateDer<'_>) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let subject = certificate.subject();
-        let name = subject.iter_common_name().last()?.as_str().ok()?.to_owned();
-        let groups = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned);
-        Some(Self { name, groups: groups.chain(["system:authenticated".to_owned()]).collect(), ..Self::default() })
+        let name = subject.iter_common_name().last()?.as_str().ok().filter(|name| !name.is_empty())?.to_owned();
+        let mut groups: Vec<String> = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
+        // As the API server has it: nobody's name, and who is said to be in one of these groups, is not put in the other.
+        if name != "system:anonymous" && !groups.iter().any(|group| matches!(group.as_str(), "system:authenticated" | "system:unauthenticated")) {
+            groups.push("system:authenticated".to_owned());
+        }
+        Some(Self { name, groups, ..Self::default() })
     }
 }
 

@@ -135,8 +135,14 @@ async fn clients_of_each_authority_of_a_file_are_known() {
     let both: String = authorities.iter().map(identity::pki::Ca::cert_pem).collect();
     let server = own(&Files::default(), Ipv4Addr::LOCALHOST.into(), Some(&both)).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    for authority in &authorities {
-        let shown = authority.client_cert("client", "ann", &[]).unwrap();
+    let groups = |known: Option<Asker>| known.map(|asker| asker.groups.join(" "));
+    for (authority, name, wanted) in [
+        (&authorities[0], "ann", Some("system:authenticated")),
+        (&authorities[1], "ann", Some("system:authenticated")),
+        (&authorities[0], "system:anonymous", Some("")),
+        (&authorities[0], "", None),
+    ] {
+        let shown = authority.client_cert("client", name, &[]).unwrap();
         let client = rustls::ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
         let client = client.dangerous().with_custom_certificate_verifier(dial::unverified(provider.clone()));
         let client = Arc::new(client.with_client_auth_cert(shown.chain().unwrap(), shown.key().unwrap()).unwrap());
@@ -145,7 +151,8 @@ async fn clients_of_each_authority_of_a_file_are_known() {
         let (accepted, connected) = tokio::join!(TlsAcceptor::from(server.clone()).accept(there), tokio_rustls::TlsConnector::from(client).connect(name, here));
         let (accepted, _connected) = (accepted.unwrap(), connected.unwrap());
         let peer = accepted.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(Asker::of_certificate);
-        assert_eq!(peer.unwrap().name, "ann");
+        assert_eq!(peer.as_ref().map_or("", |peer| peer.name.as_str()), name);
+        assert_eq!(groups(peer).as_deref(), wanted);
     }
     for folder in folders {
         std::fs::remove_dir_all(folder).unwrap();

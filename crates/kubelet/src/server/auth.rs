@@ -64,8 +64,12 @@ fn from_certificate(der: &CertificateDer<'_>) -> Option<Identity> {
     let (_, cert) = X509Certificate::from_der(der).ok()?;
     let subject = cert.subject();
     let name = subject.iter_common_name().last()?.as_str().ok().filter(|name| !name.is_empty())?.to_owned();
-    let groups = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned);
-    Some(Identity { name, uid: None, groups: groups.chain(["system:authenticated".to_owned()]).collect() })
+    let mut groups: Vec<String> = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
+    // As the API server has it: nobody's name, and who is said to be in one of these groups, is not put in the other.
+    if name != "system:anonymous" && !groups.iter().any(|group| matches!(group.as_str(), "system:authenticated" | "system:unauthenticated")) {
+        groups.push("system:authenticated".to_owned());
+    }
+    Some(Identity { name, uid: None, groups })
 }
 
 type Cache<K, V> = Mutex<HashMap<K, (Instant, V)>>;
@@ -213,9 +217,10 @@ mod tests {
             let end = if ends_in < 0 { now - span } else { now + span };
             params.not_after = end.into();
             let der = params.signed_by(&key(), &Issuer::from_params(&ca, signer)).unwrap().der().clone();
-            Peer::shown(&[der], Arc::clone(&tls.clients)).and_then(|peer| peer.known().map(|who| who.name.clone()))
+            Peer::shown(&[der], Arc::clone(&tls.clients)).and_then(|peer| peer.known().map(|who| (who.name.clone(), who.groups.len())))
         };
-        assert_eq!(known("ann", &ca_key, 100).as_deref(), Some("ann"));
+        assert_eq!(known("ann", &ca_key, 100), Some(("ann".to_owned(), 1)));
+        assert_eq!(known("system:anonymous", &ca_key, 100), Some(("system:anonymous".to_owned(), 0)), "nobody's name is in no group");
         assert_eq!(known("ann", &other_key, 100), None, "another authority of the same name");
         assert_eq!(known("ann", &ca_key, -100), None, "it has ended");
         assert_eq!(known("", &ca_key, 100), None, "it names nobody");
