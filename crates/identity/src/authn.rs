@@ -15,11 +15,15 @@ use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeI
 use x509_parser::{
     prelude::{FromDer, X509Certificate},
     time::ASN1Time,
+    x509::X509Name,
 };
 
 /// `id-kp-clientAuth` and `anyExtendedKeyUsage` (RFC 5280, 4.2.1.12).
 const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
 const ANY_USE: &[u8] = &[0x55, 0x1d, 0x25, 0];
+
+/// The part of a subject that is its UID: the CNCF's number for it.
+const UID: &str = "1.3.6.1.4.1.57683.2";
 
 /// What the API server shows to others, and what it lets others know of those it trusts.
 #[derive(Clone, Default)]
@@ -102,14 +106,15 @@ impl Authenticator {
         // The verifier counts whole seconds.
         let has_ended = ends.is_none_or(|ends| now > ends);
         let vouchers = if has_ended { Vouchers::default() } else { self.vouchers(der, between, now) };
-        let user = user(&certificate, der);
+        let (user, uid) = (user(&certificate, der), uid(certificate.subject()));
         let is_front_proxy = vouchers.front_proxy && self.trust.request_headers.allows(&user.name);
+        let in_cluster = vouchers.cluster && (user.name.is_empty() || uid.is_some());
         // The front proxy's and the cluster's authority are both asked, where there is one; each no counts (upstream's `union`).
-        let asked = [(&self.front_proxy, is_front_proxy), (&self.cluster, vouchers.cluster)];
+        let asked = [(&self.front_proxy, is_front_proxy), (&self.cluster, in_cluster)];
         let nobody_knows = asked.iter().all(|(_, knows)| !knows);
         let is_refused = nobody_knows || asked.iter().any(|(anchors, knows)| !anchors.is_empty() && !knows);
         // Without a common name it names nobody.
-        let user = (vouchers.cluster && !user.name.is_empty()).then(|| Arc::new(user));
+        let user = (in_cluster && !user.name.is_empty()).then(|| Arc::new(User { uid: uid.unwrap_or_default(), ..user }));
         Owner { user, is_front_proxy, is_refused, ends, known: (now, until) }
     }
 
@@ -182,6 +187,14 @@ fn user(certificate: &X509Certificate<'_>, der: &CertificateDer<'_>) -> User {
     let hex: String = hash.as_ref().iter().map(|b| format!("{b:02x}")).collect();
     let extra = BTreeMap::from([("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={hex}")])]);
     User { name: name.to_owned(), uid: String::new(), groups, extra }.proved()
+}
+
+/// The UID that a subject tells, which may be none; `None` if it tells several, or one that is no text or empty.
+fn uid(subject: &X509Name<'_>) -> Option<String> {
+    let mut told = subject.iter_attributes().filter(|part| part.attr_type().to_id_string() == UID);
+    let Some(first) = told.next() else { return Some(String::new()) };
+    let uid = first.as_str().ok().filter(|uid| !uid.is_empty())?;
+    told.next().is_none().then(|| uid.to_owned())
 }
 
 /// The next moment at which one of these certificates begins or ends, if there is one.
@@ -290,6 +303,14 @@ mod tests {
         let itself = leaf(&[], long).self_signed(&own).expect("a certificate").der().clone();
         assert_eq!(told(&authenticator.owner(&itself, &[], now)), refused);
         assert_eq!(told(&authenticator.owner(&CertificateDer::from(vec![0x30, 0]), &[], now)), refused);
+
+        let of_uid = |uid: &str| {
+            let mut params = leaf(&[], long);
+            params.distinguished_name.push(DnType::CustomDnType(vec![1, 3, 6, 1, 4, 1, 57683, 2]), uid);
+            authenticator.owner(&signed(&params), &[], now)
+        };
+        assert_eq!(of_uid("7").user.map(|user| user.uid.clone()).as_deref(), Some("7"));
+        assert_eq!(told(&of_uid("")), refused);
 
         // It is looked at anew when it begins, and when it has ended.
         let der = signed(&leaf(&[Use::ClientAuth], (after(10), after(20))));
