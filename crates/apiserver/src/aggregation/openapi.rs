@@ -230,8 +230,8 @@ impl Descriptions {
         if said.is_empty() {
             return None;
         }
-        match path.strip_prefix("v3").map(|rest| rest.trim_start_matches('/')) {
-            Some("") => {
+        match path.strip_prefix("v3/") {
+            None if path == "v3" => {
                 let mut index = openapi::index(rows);
                 for (remote, description) in &said {
                     for (path, item) in &description.paths {

@@ -484,6 +484,7 @@ async fn descriptions_stand_beside_ours() {
     assert!(!index["paths"]["apis/batch/v1"]["serverRelativeURL"].as_str().unwrap().contains("LIE"), "what is ours we describe");
     assert_eq!(cluster.get("/openapi/v3/apis/wardle.example.com/v1?hash=ABC").await.expect(200), "document for admin");
     assert!(cluster.get("/openapi/v3/apis/batch/v1").await.expect(200)["paths"].is_object());
+    cluster.get("/openapi/v3/").await.expect(404);
     let whole = cluster.get("/openapi/v2").await.expect(200);
     assert!(whole["paths"]["/apis/wardle.example.com/v1/flunders"].is_object() && whole["paths"]["/api/v1/pods"].is_object());
     assert_eq!(whole["definitions"]["Flunder"]["properties"]["m"]["$ref"], "#/definitions/io.k8s.api.core.v1.Pod_v2");
