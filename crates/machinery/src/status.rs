@@ -20,6 +20,17 @@ pub struct Status {
     pub message: String,
     /// What it is about.
     pub details: Option<Box<Details>>,
+    /// What only another's has.
+    pub theirs: Option<Box<Theirs>>,
+}
+
+/// What a [`Status`] that another server made says besides.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Theirs {
+    /// That of a list.
+    pub metadata: Value,
+    /// Its `status`.
+    pub status: String,
 }
 
 /// What a [`Status`] is about.
@@ -58,7 +69,7 @@ fn qualified(group: &str, resource: &str) -> String {
 impl Status {
     /// From its parts, without details.
     pub fn new(code: u16, reason: &str, message: impl Into<String>) -> Self {
-        Self { code, reason: reason.to_owned(), message: message.into(), details: None }
+        Self { code, reason: reason.to_owned(), message: message.into(), details: None, theirs: None }
     }
 
     fn about(mut self, group: &str, kind: &str, name: &str) -> Self {
@@ -238,6 +249,10 @@ impl Status {
         if let Some(details) = &self.details {
             out["details"] = details.to_value();
         }
+        if let Some(theirs) = &self.theirs {
+            out["metadata"] = theirs.metadata.clone();
+            out["status"] = theirs.status.as_str().into();
+        }
         replace_bytes(&mut out);
         out
     }
@@ -260,6 +275,7 @@ impl Status {
                     retry_after_seconds: value["details"]["retryAfterSeconds"].as_i64().unwrap_or(0),
                 })
             }),
+            theirs: None,
         }
     }
 }

@@ -156,6 +156,9 @@ async fn what_webhooks_answer_is_the_writes_answer() {
             json!({"allowed": false, "status": {"message": "full", "code": 429, "reason": "TooManyRequests", "details": {"retryAfterSeconds": 7}}}),
         ),
         "low" => Act::Respond(json!({"allowed": false, "status": {"code": 200, "message": "odd", "status": "Success"}})),
+        "listed" => Act::Respond(
+            json!({"allowed": false, "status": {"status": "Late", "message": "m", "metadata": {"resourceVersion": "5", "continue": "", "other": "x"}}}),
+        ),
         "yaml" => Act::Body(format!("apiVersion: admission.k8s.io/v1\nkind: AdmissionReview\nresponse: {{uid: {}, allowed: true}}\n", request["uid"])),
         "warned" => Act::Respond(json!({"allowed": true, "warnings": ["first", "second", "first"]})),
         "uid" => Act::Respond(json!({"allowed": true, "uid": "other"})),
@@ -191,7 +194,10 @@ async fn what_webhooks_answer_is_the_writes_answer() {
     for (name, code, reason, message) in denied {
         let status = cluster.post(MAPS, map(name)).await.expect(code);
         assert_eq!((&status["message"], status["reason"].as_str().unwrap_or_default()), (&message.into(), reason), "{name}");
+        assert_eq!((&status["metadata"], &status["status"]), (&json!({}), &"Failure".into()), "{name}");
     }
+    let listed = cluster.post(MAPS, map("listed")).await.expect(400);
+    assert_eq!((&listed["metadata"], &listed["status"]), (&json!({"resourceVersion": "5"}), &"Late".into()));
     let uid = "received invalid webhook response: expected response.uid=";
     let failures = [
         ("uid", uid),

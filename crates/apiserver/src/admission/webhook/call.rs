@@ -14,7 +14,11 @@ use crate::{
     world::World,
 };
 use http::Request;
-use machinery::{Value, status::Status};
+use machinery::{
+    Value,
+    status::{Status, Theirs},
+};
+use serde_json::{Map, json};
 use std::{sync::Arc, time::Instant};
 
 /// What upstream answers where a webhook is not there.
@@ -105,7 +109,24 @@ fn denied(webhook: &str, result: &Value) -> Status {
         ("", reason) => format!("{by}: {reason}"),
         (message, _) => format!("{by}: {message}"),
     };
+    let said = result["status"].as_str().filter(|said| !matches!(*said, "" | "Success")).unwrap_or("Failure");
+    status.theirs = Some(Box::new(Theirs { metadata: list_metadata(&result["metadata"]), status: said.to_owned() }));
     status
+}
+
+/// What a list's metadata has that says something, in the order of Go's fields.
+fn list_metadata(given: &Value) -> Value {
+    let mut metadata = Map::new();
+    for field in ["selfLink", "resourceVersion", "continue", "remainingItemCount", "shardInfo"] {
+        let said = match &given[field] {
+            Value::Object(shards) if field == "shardInfo" => json!({"selector": shards.get("selector").and_then(Value::as_str).unwrap_or_default()}),
+            Value::Number(count) if field == "remainingItemCount" => Value::Number(count.clone()),
+            Value::String(text) if !text.is_empty() => Value::String(text.clone()),
+            _ => continue,
+        };
+        metadata.insert(field.to_owned(), said);
+    }
+    Value::Object(metadata)
 }
 
 /// The error of a webhook that failed, unless its failure is to be ignored.
