@@ -55,7 +55,7 @@ const SEND_BUFFER_BYTES: usize = 256 * 1024;
 /// Connections that are open at once, but no more than half of the descriptors: the others are the store's and the node's.
 const CONNECTIONS_MAX: usize = 16_384;
 /// By what name a request is found again in what is told of it elsewhere, as upstream gives it to each.
-const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+pub(crate) const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 /// What is left to say may take so long when a connection has ended.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
 /// How long requests in flight may go on after the end was asked for.

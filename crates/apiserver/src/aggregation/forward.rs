@@ -69,6 +69,7 @@ pub(crate) async fn answer(world: &World, remote: &Arc<Remote>, passed: Passed<'
     };
     let mut parts = passed.parts;
     let upgrades = websocket::upgrade_wanted(&parts.headers);
+    let id = headers::identify(&mut parts.headers);
     proxy::drop_credentials(&mut parts.headers);
     if !upgrades {
         // Before the user is told: what the client's `Connection` names is never ours.
@@ -88,10 +89,11 @@ pub(crate) async fn answer(world: &World, remote: &Arc<Remote>, passed: Passed<'
     } else {
         sent.await
     };
-    match sent {
+    let response = match sent {
         Ok(response) => proxy::named(returned(response)).await,
         Err(why) => unreached(&why),
-    }
+    };
+    headers::identified(response, id)
 }
 
 /// `/apis/GROUP/VERSION`.

@@ -1,8 +1,8 @@
 //! What a request that is passed on says of who asks and where it came from, and how its address is written (upstream:
 //! `client-go/transport`, `apimachinery/util/proxy`, Go's `net/url`).
 
-use crate::{hooks, query};
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use crate::{hooks, meta, query, server::AUDIT_ID};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri, header};
 use identity::{RequestHeaders, User};
 use std::{fmt::Write as _, net::IpAddr};
 
@@ -90,13 +90,33 @@ pub(crate) fn came_from(headers: &mut HeaderMap, client: Option<IpAddr>) {
     }
 }
 
-/// The answer's cache control: ours and the other server's, in the original's order.
+/// The answer's cache control: ours and the other server's.
 pub(crate) fn cached(headers: &mut HeaderMap) {
-    const OURS: HeaderValue = HeaderValue::from_static("no-cache, private");
-    let theirs: Vec<HeaderValue> = headers.get_all(header::CACHE_CONTROL).iter().cloned().collect();
-    headers.insert(header::CACHE_CONTROL, OURS);
+    ours_first(headers, &header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+}
+
+/// The name of a request, which the other server is told: the one that its sender gave it, or a new one.
+pub(crate) fn identify(headers: &mut HeaderMap) -> Option<HeaderValue> {
+    let given = headers.get(AUDIT_ID).filter(|id| !id.is_empty()).cloned();
+    let id = given.or_else(|| HeaderValue::from_str(&meta::uuid()).ok())?;
+    headers.insert(AUDIT_ID, id.clone());
+    Some(id)
+}
+
+/// An answer with the name of its request. The other server may have named it, too.
+pub(crate) fn identified<B>(mut response: Response<B>, id: Option<HeaderValue>) -> Response<B> {
+    if let Some(id) = id {
+        ours_first(response.headers_mut(), &AUDIT_ID, id);
+    }
+    response
+}
+
+/// A header of both: ours and the other server's, in the original's order.
+fn ours_first(headers: &mut HeaderMap, name: &HeaderName, ours: HeaderValue) {
+    let theirs: Vec<HeaderValue> = headers.get_all(name).iter().cloned().collect();
+    headers.insert(name.clone(), ours);
     for value in theirs {
-        headers.append(header::CACHE_CONTROL, value);
+        headers.append(name.clone(), value);
     }
 }
 

@@ -50,7 +50,13 @@ async fn a_request_reaches_the_server_with_who_asks_and_nothing_that_he_says_of_
     let server = Extension::start(|seen| match seen.method.as_str() {
         "POST" => Act::Reply(
             201,
-            vec![("content-type", "application/x"), ("access-control-allow-origin", "*"), ("x-own", "1"), ("cache-control", "max-age=1")],
+            vec![
+                ("content-type", "application/x"),
+                ("access-control-allow-origin", "*"),
+                ("x-own", "1"),
+                ("cache-control", "max-age=1"),
+                ("audit-id", "theirs"),
+            ],
             "made".into(),
         ),
         _ => plain(seen),
@@ -81,6 +87,7 @@ async fn a_request_reaches_the_server_with_who_asks_and_nothing_that_he_says_of_
     assert!(!parts.headers.contains_key("access-control-allow-origin"));
     let cached: Vec<&[u8]> = parts.headers.get_all("cache-control").iter().map(|value| value.as_bytes()).collect();
     assert_eq!(cached, [b"no-cache, private".as_slice(), b"max-age=1"]);
+    let named: Vec<&[u8]> = parts.headers.get_all("audit-id").iter().map(|value| value.as_bytes()).collect();
     let seen = &server.on(FLUNDERS)[0];
     assert_eq!((seen.method.as_str(), seen.uri.as_str(), seen.body.as_str()), ("POST", &*format!("{FLUNDERS}?a=+&b=2&dryRun=All"), "a body"));
     assert_eq!((seen.header("x-remote-user"), seen.header("x-remote-uid")), ("jane".into(), "7".into()));
@@ -88,6 +95,8 @@ async fn a_request_reaches_the_server_with_who_asks_and_nothing_that_he_says_of_
     assert_eq!(seen.header("x-remote-extra-example.org%2fscope"), "x|y");
     assert_eq!((seen.header("x-forwarded-uri"), seen.header("x-forwarded-proto")), (FLUNDERS.into(), "https".into()));
     assert_eq!((seen.header("host"), seen.header("x-kept")), (format!("localhost:{}", server.port), "1".into()));
+    let id = seen.header("audit-id");
+    assert_eq!((named, id.len()), (vec![id.as_bytes(), b"theirs"], 36), "the server is told the name that the answer has");
     for absent in ["x-remote-extra-evil", "authorization", "x-hop"] {
         assert!(!seen.headers.contains_key(absent), "{absent}");
     }
