@@ -16,6 +16,8 @@ use machinery::status::Status;
 
 /// What is told of a backend that does not upgrade, and does not refuse to.
 const NO_UPGRADE: &str = "invalid upgrade response";
+/// Who sends what Go's library writes.
+const AGENT: HeaderValue = HeaderValue::from_static("Go-http-client/1.1");
 /// Bytes of an HTML page whose links are rewritten at most; a larger one is refused rather than held.
 const PAGE_MAX: usize = 16 * 1024 * 1024;
 /// Headers of one hop (RFC 9110, 7.6.1).
@@ -196,9 +198,24 @@ pub(super) async fn upgrade(backend: &Backend, uri: Uri, host: Option<String>, m
     switch(dial::connect(backend).await?, outward, client).await
 }
 
+/// Adds what Go's `Request.Write` says of a request without a body, and of one whose sender does not say who he is.
+fn complete<B>(outward: &mut Request<B>) {
+    let may_have_body = matches!(*outward.method(), Method::POST | Method::PUT | Method::PATCH);
+    let headers = outward.headers_mut();
+    if may_have_body {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    match headers.get(header::USER_AGENT).map(HeaderValue::is_empty) {
+        None => drop(headers.insert(header::USER_AGENT, AGENT)),
+        Some(true) => drop(headers.remove(header::USER_AGENT)),
+        Some(false) => {}
+    }
+}
+
 /// Asks for an upgrade, and then carries bytes both ways ([`tunnel`]).
 /// What is no upgrade is answered as the backend answers it.
-pub(crate) async fn switch(mut sender: SendRequest<Body>, outward: Request<Body>, client: OnUpgrade) -> Result<Response<Body>, String> {
+pub(crate) async fn switch(mut sender: SendRequest<Body>, mut outward: Request<Body>, client: OnUpgrade) -> Result<Response<Body>, String> {
+    complete(&mut outward);
     let mut answer = sender.send_request(outward).await.map_err(|e| told(&e))?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         if answer.status().as_u16() < 400 {
@@ -235,6 +252,21 @@ mod tests {
             assert_eq!(of(tail), path, "{tail}");
         }
         assert_eq!(of("/%ff/%C3%A4"), "/%FF/%C3%A4", "no text is made of what is none");
+    }
+
+    #[test]
+    fn what_asks_for_an_upgrade_is_written_as_by_go() {
+        let told = |method: Method, agent: Option<&'static str>| {
+            let mut outward = Request::new(());
+            *outward.method_mut() = method;
+            outward.headers_mut().extend(agent.map(|agent| (header::USER_AGENT, HeaderValue::from_static(agent))));
+            complete(&mut outward);
+            let mut said: Vec<String> = outward.headers().iter().map(|(name, value)| format!("{name}: {}", value.to_str().expect("text"))).collect();
+            said.sort();
+            said.join(", ")
+        };
+        assert_eq!(told(Method::POST, None), "content-length: 0, user-agent: Go-http-client/1.1");
+        assert_eq!((told(Method::GET, Some("kubectl")), told(Method::DELETE, Some(""))), ("user-agent: kubectl".to_owned(), String::new()));
     }
 
     #[test]
