@@ -1,8 +1,9 @@
 //! What an answer of HTTP says: its body within a bound, and whether it is an error (client-go's `transformResponse`).
 
 use super::{ANSWER_BYTES_MAX, Failure, words};
-use crate::Body;
+use crate::{Body, offload};
 use bytes::{Bytes, BytesMut};
+use flate2::read::MultiGzDecoder;
 use http::{HeaderMap, StatusCode, header, response::Parts};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -11,6 +12,7 @@ use machinery::{
     quote::Quoted,
     status::{Details, Status},
 };
+use std::io::{ErrorKind, Read as _};
 
 /// Bytes of a text that an error repeats at most.
 const TEXT_BYTES_MAX: usize = 2048;
@@ -46,6 +48,25 @@ async fn whole<B: http_body::Body<Data = Bytes> + Unpin>(mut body: B, told: impl
 /// Go tells an end before the announced one so.
 fn unexpected(why: String) -> String {
     if why == words::EOF { words::EARLY_EOF.into() } else { why }
+}
+
+/// A body as it was before its server packed it, which may do that where it is told so.
+pub(super) async fn unpacked(headers: &HeaderMap, body: Bytes) -> Result<Bytes, String> {
+    let is_packed = headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"gzip"));
+    // Some bytes may become a thousand times as many.
+    if is_packed && !body.is_empty() { offload::call(move || unpack(&body)).await } else { Ok(body) }
+}
+
+fn unpack(packed: &[u8]) -> Result<Bytes, String> {
+    let mut all = Vec::new();
+    let read = MultiGzDecoder::new(packed).take(ANSWER_BYTES_MAX as u64 + 1).read_to_end(&mut all);
+    read.map_err(|error| match error.kind() {
+        ErrorKind::UnexpectedEof => words::EARLY_EOF.to_owned(),
+        _ if error.to_string().contains("header") => "gzip: invalid header".to_owned(),
+        _ if error.to_string().contains("checksum") => "gzip: invalid checksum".to_owned(),
+        _ => "flate: corrupt input".to_owned(),
+    })?;
+    if all.len() > ANSWER_BYTES_MAX { Err(TOO_LARGE.into()) } else { Ok(all.into()) }
 }
 
 /// The body of a good answer, or the error that it tells.
@@ -113,4 +134,29 @@ fn generic(code: StatusCode, text: bool, body: &[u8]) -> Status {
     let mut status = Status::new(number, reason, message);
     status.details = Some(Box::<Details>::default());
     status.cause("UnexpectedServerResponse", said, "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_packed_is_unpacked_within_the_bound() {
+        let packed = |bytes: &[u8]| crate::gzip::whole(bytes).expect("packed");
+        let unpacked = async |coding: &'static str, body: Vec<u8>| {
+            let headers = HeaderMap::from_iter([(header::CONTENT_ENCODING, header::HeaderValue::from_static(coding))]);
+            unpacked(&headers, body.into()).await.map(|body| body.len())
+        };
+        assert_eq!(unpacked("GZIP", [packed(b"one"), packed(b"two")].concat()).await, Ok(6), "one behind the other");
+        assert_eq!((unpacked("gzip", Vec::new()).await, unpacked("br", vec![1, 2]).await), (Ok(0), Ok(2)));
+        assert_eq!(unpacked("gzip", b"plain text".to_vec()).await, Err("gzip: invalid header".to_owned()));
+        let mut cut = packed(b"one");
+        cut.truncate(cut.len() - 1);
+        assert_eq!(unpacked("gzip", cut).await, Err(words::EARLY_EOF.to_owned()));
+        let mut wrong = packed(b"one");
+        let sum = wrong.len() - 8;
+        wrong[sum] ^= 1;
+        assert_eq!(unpacked("gzip", wrong).await, Err("gzip: invalid checksum".to_owned()));
+        assert_eq!(unpacked("gzip", packed(&vec![b' '; ANSWER_BYTES_MAX + 1])).await, Err(TOO_LARGE.to_owned()));
+    }
 }

@@ -196,11 +196,11 @@ impl Target {
                     over.await;
                     return Err(self.failed(&first, LATE));
                 }
-                None => return answer::judge(&parts, body),
+                None => return judged(&parts, body).await,
             }
         }
         let (parts, body) = self.followed(services, &first, over).await?;
-        answer::judge(&parts, body)
+        judged(&parts, body).await
     }
 
     fn authority(&self) -> &str {
@@ -228,7 +228,6 @@ impl Target {
 
     /// One exchange, with its whole body, until it is over.
     async fn once(&self, services: &dyn Services, step: &Step, over: Pin<&mut Sleep>) -> Result<(Parts, Bytes), Failure> {
-        let unread = |why: String| Failure::Transport(format!("unexpected error when reading response body. Please retry. Original error: {why}"));
         let answered = Arc::new(AtomicBool::new(false));
         let (parts, body) = tokio::select! {
             biased;
@@ -276,10 +275,11 @@ impl Target {
     }
 
     async fn ask_itself(&self, services: &dyn Services, step: &Step, answered: &AtomicBool) -> Option<Result<Answer, String>> {
-        let head = match self.head_of(step, false) {
+        let mut head = match self.head_of(step, false) {
             Ok(head) => head,
             Err(why) => return Some(Err(why)),
         };
+        head.headers_mut().remove(header::ACCEPT_ENCODING);
         let asked = services.itself(head.map(|()| full(step.body.clone())))?;
         let (parts, body) = match asked.await {
             Ok(answer) => answer.into_parts(),
@@ -322,6 +322,7 @@ impl Target {
             headers.insert(header::CONTENT_TYPE, JSON);
         }
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, */*"));
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
         headers.insert(header::USER_AGENT, AGENT);
         if !two {
             headers.insert(header::HOST, HeaderValue::from_str(authority).map_err(|error| error.to_string())?);
@@ -331,6 +332,17 @@ impl Target {
         }
         Ok(request)
     }
+}
+
+/// What the answer says at the end.
+async fn judged(parts: &Parts, body: Bytes) -> Result<Bytes, Failure> {
+    let body = answer::unpacked(&parts.headers, body).await.map_err(unread)?;
+    answer::judge(parts, body)
+}
+
+/// A body that did not come to its end.
+fn unread(why: String) -> Failure {
+    Failure::Transport(format!("unexpected error when reading response body. Please retry. Original error: {why}"))
 }
 
 /// How long somebody who is busy asks to wait before he is asked again.

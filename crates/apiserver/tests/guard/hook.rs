@@ -27,6 +27,8 @@ pub enum Act {
     Body(String),
     /// It answers with this code, a header and a body.
     Code(u16, (&'static str, &'static str), String),
+    /// It answers this body packed, to whom may be answered so.
+    Packed(Vec<u8>),
     /// It answers this body when it is told to.
     After(Arc<tokio::sync::Notify>, String),
     /// It refuses to look at it (HTTP/2).
@@ -196,6 +198,7 @@ fn full(text: impl Into<Bytes>) -> Body {
 async fn exchange(request: Request<Incoming>, answer: Arc<Answer>, seen: Arc<Mutex<Vec<(String, Value)>>>) -> Result<Response<Body>, h2::Error> {
     let path = request.uri().path().to_owned();
     let query = request.uri().query().unwrap_or_default().to_owned();
+    let takes_gzip = request.headers().get("accept-encoding").is_some_and(|coding| coding == "gzip");
     let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let mut review: Value = serde_json::from_slice(&body).unwrap_or_default();
     review["query"] = query.into();
@@ -211,6 +214,10 @@ async fn exchange(request: Request<Incoming>, answer: Arc<Answer>, seen: Arc<Mut
         }
         Act::Body(text) => json_of(text),
         Act::Code(code, (name, value), text) => Response::builder().status(code).header(name, value).body(full(text)).expect("a response"),
+        Act::Packed(packed) => {
+            assert!(takes_gzip, "asked for");
+            Response::builder().header("content-encoding", "gzip").header("content-type", "application/json").body(full(packed)).expect("a response")
+        }
         Act::After(told, text) => {
             told.notified().await;
             json_of(text)

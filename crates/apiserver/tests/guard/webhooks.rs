@@ -160,6 +160,12 @@ async fn what_webhooks_answer_is_the_writes_answer() {
             json!({"allowed": false, "status": {"status": "Late", "message": "m", "metadata": {"resourceVersion": "5", "continue": "", "other": "x"}}}),
         ),
         "yaml" => Act::Body(format!("apiVersion: admission.k8s.io/v1\nkind: AdmissionReview\nresponse: {{uid: {}, allowed: true}}\n", request["uid"])),
+        "packed" => {
+            let text = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": {"uid": request["uid"], "allowed": true}});
+            let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            std::io::Write::write_all(&mut packed, text.to_string().as_bytes()).expect("packed");
+            Act::Packed(packed.finish().expect("packed"))
+        }
         "warned" => Act::Respond(json!({"allowed": true, "warnings": ["first", "second", "first"]})),
         "uid" => Act::Respond(json!({"allowed": true, "uid": "other"})),
         "kindless" => Act::Body(json!({"response": {"uid": request["uid"], "allowed": true}}).to_string()),
@@ -225,6 +231,7 @@ async fn what_webhooks_answer_is_the_writes_answer() {
     }
     cluster.post(MAPS, map("warned")).await.expect(201);
     cluster.post(MAPS, map("yaml")).await.expect(201);
+    cluster.post(MAPS, map("packed")).await.expect(201);
     cluster.get(&format!("{MAPS}/warned")).await.expect(200);
     cluster.get(&format!("{MAPS}/plain")).await.expect(404);
 }
