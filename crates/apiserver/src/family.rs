@@ -176,11 +176,6 @@ impl Family {
         if self.is_known(version) { Ok(()) } else { Err(unknown_version(said("apiVersion"))) }
     }
 
-    /// Whether it has several.
-    pub(crate) fn has_versions(&self) -> bool {
-        self.versions.len() > 1
-    }
-
     fn kind_of(&self, version: &str) -> Gvk {
         Gvk { group: self.group.clone(), version: version.to_owned(), kind: self.kind.clone() }
     }

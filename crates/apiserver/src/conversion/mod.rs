@@ -20,6 +20,6 @@ mod unread;
 mod webhook;
 
 pub(crate) use reader::{Memory, Reader, UNREAD_MAX};
-pub(crate) use replay::{compares, replayed};
+pub(crate) use replay::replayed;
 pub(crate) use unread::Unread;
 pub(crate) use webhook::{Setting, UNUSABLE, Webhook, trusts};

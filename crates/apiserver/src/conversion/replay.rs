@@ -1,4 +1,4 @@
-//! Work that compares objects of several versions (who owns which field): they differ by name alone, or a webhook converts them.
+//! Work that compares objects of several versions (who owns which field), which a webhook converts.
 //!
 //! That work is pure and waits for nobody. So it is run with the conversions that are known, writes down those that it lacks, and is
 //! run again when they are there: each run gets further, and the last one is the result. What it lacks at once goes in one review.
@@ -46,29 +46,6 @@ impl Conversions for Replay {
     }
 }
 
-/// Versions that differ by name alone, as the strategy `None` has it. What the other version has no field for is noted.
-struct Renamed<'a> {
-    ty: TypeRef<'a>,
-    /// The first object that the other version does not hold, and why.
-    unfit: Mutex<Option<(Value, String)>>,
-}
-
-impl Conversions for Renamed<'_> {
-    fn convert(&self, value: &Value, _: &Gvk, to: &Gvk) -> Value {
-        let mut renamed = value.clone();
-        if let Some(fields) = renamed.as_object_mut().filter(|fields| fields.contains_key("apiVersion")) {
-            fields.insert("apiVersion".into(), to.api_version().into());
-        }
-        let mut unfit = self.unfit.lock();
-        if unfit.is_none()
-            && let Some(why) = misfit(self.ty, to, &renamed)
-        {
-            *unfit = Some((value.clone(), why));
-        }
-        renamed
-    }
-}
-
 /// What is wrong with an object of a version. Whose fields are whose is known by the fields that the version has: what was converted is
 /// pruned only where it is read or stored.
 fn misfit(ty: TypeRef<'_>, version: &Gvk, value: &Value) -> Option<String> {
@@ -85,11 +62,6 @@ fn told(live: Option<&Value>, value: &Value, why: String) -> String {
         value
     };
     if live.is_some_and(|live| unowned(live) == unowned(value)) { why } else { format!("failed to convert new object: {why}") }
-}
-
-/// Whether the owners of a row's objects may be known by another version's fields.
-pub(crate) fn compares(row: &Row) -> bool {
-    row.custom.as_ref().is_some_and(|custom| custom.family.has_versions())
 }
 
 /// Nobody knows: objects of other versions look all the same, so that what is owned in them stays owned.
@@ -113,17 +85,8 @@ pub(crate) async fn replayed<T: Send>(
     mut run: impl FnMut(Written<'_>) -> T + Send,
 ) -> Result<T, (String, T)> {
     let ty = row.ty();
-    let Some(reader) = row.reader() else {
-        if !compares(row) {
-            return Ok(run(ty.into()));
-        }
-        let renamed = Renamed { ty, unfit: Mutex::new(None) };
-        let made = run(Written { ty, conversions: Some(&renamed) });
-        return match renamed.unfit.into_inner() {
-            None => Ok(made),
-            Some((value, why)) => Err((told(live, &value, why), made)),
-        };
-    };
+    // Versions that differ by name alone are compared by what they have fields for.
+    let Some(reader) = row.reader() else { return Ok(run(ty.into())) };
     let mut replay = Replay::default();
     for _ in 0..RUNS_MAX {
         let made = run(Written { ty, conversions: Some(&replay) });

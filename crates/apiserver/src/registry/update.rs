@@ -8,7 +8,7 @@ use super::{
     options::WriteOptions,
 };
 use crate::{
-    Context, Operation, Write, admission,
+    Context, Operation, Write, admission, astray,
     conversion::{self, Memory, Unread, replayed},
     errors, own,
     respond::Answer,
@@ -285,7 +285,7 @@ async fn tracked(call: &Call<'_>, what: &Change<'_>, old: &Value, value: Value) 
             apply::track_update(kind, Some(old), value, &what.options.manager, &row.api_version, what.subresource, &now, exclude);
         });
     };
-    if !conversion::compares(row) {
+    if row.reader().is_none() {
         let mut value = value;
         track(row.ty().into(), &mut value);
         return value;

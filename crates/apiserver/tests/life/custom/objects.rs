@@ -332,4 +332,10 @@ async fn owners_are_known_by_the_fields_of_their_version() {
     let config = json!({"apiVersion": "example.com/v2", "kind": "Widget", "metadata": {"name": "a"}, "spec": {"shape": "square"}});
     let refused = server.patch(&format!("{at}?fieldManager=other"), APPLY, &config).await.expect(500);
     assert_eq!(refused["message"], "failed to convert new object: .spec.shape: field not declared in schema");
+    // Who has applied in the version that lacks the field hears of that first: what he names no more is looked for there.
+    let first = json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "a"}, "spec": {"color": "red"}});
+    server.patch(&format!("{WIDGETS}/a?fieldManager=other"), APPLY, &first).await.expect(200);
+    let refused = server.patch(&format!("{at}?fieldManager=other"), APPLY, &config).await.expect(500);
+    let why = "failed to prune fields: failed to convert merged object to last applied version: .spec.shape: field not declared in schema";
+    assert_eq!(refused["message"], why);
 }
