@@ -7,7 +7,7 @@
 //! starts again when somebody was faster, and owns the fields that it sets.
 
 use crate::{Context, errors, meta, rows::Row, storage};
-use machinery::{Value, apply, convert, defaulting, status::Status, time};
+use machinery::{Value, apply, convert, defaulting, gvk::Gvk, status::Status, time};
 use std::{collections::HashSet, sync::Arc, time::SystemTime};
 use store::{Entry, Store};
 
@@ -22,13 +22,23 @@ pub(crate) const OWN_USER: &str = "system:apiserver";
 /// Defaults from the schema, then those of the kind. What is stored in another version is as it comes out of that one: upstream reads
 /// a body into it before anybody looks at it.
 pub(crate) fn default(row: &Row, value: &mut Value) {
-    defaulting::apply(row.ty(), value);
+    // What says that it is something else has none of a definition's (upstream's `unstructuredDefaulter`).
+    if row.custom.is_none() || is_its(row, value) {
+        defaulting::apply(row.ty(), value);
+    }
     row.strategy.default(value);
     // One that says another version is refused for it.
     if row.converts && value["apiVersion"] == row.api_version.as_str() {
         let (own, stored) = (&row.resource.kind, &row.resource.storage);
         *value = convert::convert(convert::convert(value.take(), own, stored), stored, own);
     }
+}
+
+/// Whether a value says that it is of a row's kind, in whichever version.
+fn is_its(row: &Row, value: &Value) -> bool {
+    let (own, text) = (&row.resource.kind, |field: &str| value[field].as_str().unwrap_or_default());
+    let said = Gvk::parse(text("apiVersion"), text("kind"));
+    (&said.group, &said.kind) == (&own.group, &own.kind)
 }
 
 /// Leaves each owner reference once, and tells that some stood twice. `admitted`: it was admission that wrote them.

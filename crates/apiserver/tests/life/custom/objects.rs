@@ -266,6 +266,22 @@ async fn cluster_scoped_kinds_have_no_namespace() {
     eventually(&server, "/apis/example.com/v1/widgets", |code, _| code == 404).await;
 }
 
+#[tokio::test]
+async fn what_says_that_it_is_another_kind_has_no_defaults() {
+    let server = Server::start().await;
+    let mut definition = widgets();
+    let mut only = version("v1", true);
+    only["schema"]["openAPIV3Schema"]["x-kubernetes-validations"] = json!([{"rule": "self.spec.color != 'x'"}]);
+    definition["spec"]["versions"] = json!([only]);
+    establish(&server, &definition).await;
+    let mut gadget = widget("b", json!({}));
+    gadget["kind"] = "Gadget".into();
+    let refused = server.post(WIDGETS, &gadget).await.expect(422);
+    let missing = "<nil>: Invalid value: \"object\": no such key: color evaluating rule: self.spec.color != 'x'";
+    assert_eq!(refused["message"], format!("Gadget.example.com \"b\" is invalid: [kind: Invalid value: \"Gadget\": must be Widget, {missing}]"));
+    server.post(WIDGETS, &widget("b", json!({}))).await.expect(201);
+}
+
 /// Each text is what the original answered.
 #[tokio::test]
 async fn bodies_of_something_else_are_refused() {
