@@ -5,6 +5,7 @@ use machinery::{
     Value,
     field::{ErrorList, Path},
     gvk::Gvk,
+    json,
     quote::Quoted,
     tree::{go_type, json_type},
 };
@@ -68,11 +69,12 @@ pub(super) fn read(body: &[u8], review: Review, uid: &str, to: &str, sent: &[Val
     if converted.len() != sent.len() {
         return Err((Fault::Partial, format!("conversion webhook for {about} returned {} objects, expected {}", converted.len(), sent.len())));
     }
-    let checked = sent.iter().zip(converted).map(|(original, converted)| {
+    let checked = sent.iter().zip(converted).enumerate().map(|(at, (original, converted))| {
         checked(original, converted, to).map_err(|wrong| {
             let about = format!("conversion webhook for {} returned invalid", kind_of(original));
             match wrong {
                 Wrong::Unread(why) => why,
+                Wrong::NoKind(read) => format!("Object 'Kind' is missing in '{}'", spelled(body, at).unwrap_or(read)),
                 Wrong::Version(why) => format!("{about} object at index 0: {why}"),
                 Wrong::Object(why) => format!("{about} object: {why}"),
                 Wrong::Metadata(why) => format!("{about} metadata: {why}"),
@@ -80,6 +82,16 @@ pub(super) fn read(body: &[u8], review: Review, uid: &str, to: &str, sent: &[Val
         })
     });
     Ok(checked.collect())
+}
+
+/// An object as an answer of JSON spells it.
+fn spelled(body: &[u8], at: usize) -> Option<String> {
+    const PLACE: [&str; 3] = ["response", "convertedObjects", "*"];
+    if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+        return None;
+    }
+    let (_, place) = json::spans(body, &PLACE).into_iter().filter(|(depth, _)| *depth == PLACE.len()).nth(at)?;
+    Some(String::from_utf8_lossy(body.get(place)?).into_owned())
 }
 
 /// The objects that an answer holds. An answer of `v1beta1` is not asked what it is nor to what, as ever.
@@ -162,6 +174,8 @@ fn typed(response: &Value, review: Review) -> Result<(), String> {
 #[derive(Debug, PartialEq)]
 enum Wrong {
     Unread(String),
+    /// As it was read.
+    NoKind(String),
     Version(String),
     Object(String),
     Metadata(String),
@@ -177,7 +191,7 @@ fn checked(original: &Value, mut converted: Value, to: &str) -> Result<Value, Wr
     }
     let kind = converted["kind"].as_str().unwrap_or_default();
     if kind.is_empty() {
-        return Err(Wrong::Unread(format!("Object 'Kind' is missing in '{converted}'")));
+        return Err(Wrong::NoKind(converted.to_string()));
     }
     let got = converted["apiVersion"].as_str().unwrap_or_default();
     if got != to {
@@ -308,6 +322,12 @@ mod tests {
             let got = read(answer.to_string().as_bytes(), Review::V1, "u", "a.b/v2", &[object("v1")]);
             assert_eq!(got, Ok(vec![Err(expected)]), "{place}");
         }
+        let answer = format!(
+            r#" {{"kind": "{KIND}", "apiVersion": "apiextensions.k8s.io/v1", "response": {{"convertedObjects": [{}, {{ "b": 1.0,"a":[] }}], "uid": "u", "result": {{"status": "Success"}}}}}}"#,
+            object("v2")
+        );
+        let got = read(answer.as_bytes(), Review::V1, "u", "a.b/v2", &[object("v1"), object("v1")]).expect("an answer");
+        assert_eq!(got.into_iter().nth(1), Some(Err(r#"Object 'Kind' is missing in '{ "b": 1.0,"a":[] }'"#.to_owned())), "as the webhook spells it");
     }
 
     /// As the original told it of the same answers.
