@@ -41,6 +41,8 @@ const KNOWN: [&str; 7] = ["ListOptions", "GetOptions", "PatchOptions", "Table", 
 pub(crate) struct DeleteOptions {
     pub(crate) dry_run: bool,
     pub(crate) grace_s: Option<i64>,
+    /// There are preconditions, if only in name.
+    pub(crate) conditional: bool,
     pub(crate) uid: Option<String>,
     pub(crate) resource_version: Option<String>,
     pub(crate) orphan_dependents: Option<bool>,
@@ -96,6 +98,7 @@ impl DeleteOptions {
         let options = DeleteOptions {
             dry_run,
             grace_s: value["gracePeriodSeconds"].as_i64(),
+            conditional: value["preconditions"].is_object(),
             uid: text("uid"),
             resource_version: text("resourceVersion"),
             orphan_dependents,
@@ -112,6 +115,9 @@ impl Options for DeleteOptions {
         let mut out = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
         if let Some(grace) = self.grace_s {
             out["gracePeriodSeconds"] = grace.into();
+        }
+        if self.conditional {
+            out["preconditions"] = json!({});
         }
         for (field, told) in [("uid", &self.uid), ("resourceVersion", &self.resource_version)] {
             if let Some(told) = told {
@@ -277,7 +283,11 @@ pub(crate) async fn delete_named(call: &Call<'_>, row: &Arc<Row>, namespace: &st
         let entry = present.ok_or_else(|| errors::not_found(row, name))?;
         let old = storage::value(row, &entry);
         check_preconditions(row, name, options, &old)?;
-        let Some(settled) = begun(&*row.strategy, options, &old) else { return Ok(Answer::Stored(code(options), entry)) };
+        let Some(mut settled) = begun(&*row.strategy, options, &old) else { return Ok(Answer::Stored(code(options), entry)) };
+        // Upstream's stores of these mean the one that they have found.
+        if is_namespace(row) || is_definition(row) {
+            settled.uid.get_or_insert_with(|| meta::text(&old, "uid").to_owned());
+        }
         // Those who are asked of each of many are told the options of them all, as they were sent.
         let told = if call.cx.info.verb == "deletecollection" { options } else { &settled };
         let (cx, operation) = (call.cx, Operation::Delete);
@@ -338,8 +348,7 @@ pub(crate) fn check_preconditions(row: &Row, name: &str, options: &DeleteOptions
     // Upstream names the kind here, not the resource.
     let conflict = |why: &str| Status::conflict(errors::kind_group(row), &row.resource.kind.kind, name, why);
     // What ends in steps of its own is looked at before the others are, in other words.
-    let resource = &row.resource;
-    let defines = resource.group == "apiextensions.k8s.io" && resource.resource == "customresourcedefinitions";
+    let defines = is_definition(row);
     if defines || row.strategy.lingers(old) {
         let head = if defines { "precondition failed" } else { "Precondition failed" };
         let sides = [("UID", options.uid.as_deref(), uid), ("ResourceVersion", options.resource_version.as_deref(), version)];
@@ -492,6 +501,10 @@ fn is_namespace(row: &Row) -> bool {
     row.resource.group.is_empty() && row.resource.resource == "namespaces"
 }
 
+fn is_definition(row: &Row) -> bool {
+    row.resource.group == "apiextensions.k8s.io" && row.resource.resource == "customresourcedefinitions"
+}
+
 /// The finalizers that the wished propagation leaves: one of `orphan` and `foregroundDeletion`, or neither.
 fn finalizers(row: &Row, options: &DeleteOptions, old: &Value) -> Vec<String> {
     let have = meta::finalizers(old);
@@ -573,6 +586,15 @@ mod tests {
         assert_eq!(told(Some(30), ending()), None);
         let plain = begun(kinds::strategy("", "configmaps"), &DeleteOptions::default(), &json!({"metadata": {}}));
         assert_eq!(plain.map(|told| told.grace_s), Some(None));
+    }
+
+    #[test]
+    fn preconditions_are_told_as_they_are_given() {
+        let told = |given: Value| DeleteOptions::of(&given).expect("options").to_value(Operation::Delete).get("preconditions").cloned();
+        for given in [json!({}), json!({"uid": "u"}), json!({"uid": "", "resourceVersion": "1"})] {
+            assert_eq!(told(json!({"preconditions": given})), Some(given));
+        }
+        assert_eq!((told(json!({})), told(json!({"preconditions": null}))), (None, None));
     }
 
     #[test]

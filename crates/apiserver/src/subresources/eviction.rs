@@ -86,6 +86,10 @@ async fn admit(call: &Call<'_>, ty: TypeRef<'_>, options: &WriteOptions, evictio
         let why = format!("Non-matching dry-run options in request and content: [{}] and [{}]", of_query.join(" "), of_content.join(" "));
         return Err(Status::new(500, "", why));
     }
+    let inherits = of_content.is_empty() && !of_query.is_empty() && eviction["deleteOptions"].is_object();
+    if inherits {
+        eviction["deleteOptions"]["dryRun"] = json!(of_query);
+    }
     let (mut options, wrong) = DeleteOptions::judged(&eviction["deleteOptions"]);
     admission::validate(call.world, &write, eviction).await?;
     options.dry_run |= dry_run;

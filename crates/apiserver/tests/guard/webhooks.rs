@@ -122,11 +122,18 @@ async fn every_way_to_write_is_asked_about() {
     assert_eq!((&connect["operation"], &connect["kind"]["kind"], &connect["options"]), (&"CONNECT".into(), &"PodExecOptions".into(), &Value::Null));
     assert_eq!(connect["object"], json!({"kind": "PodExecOptions", "apiVersion": "v1", "stdout": true, "command": ["ls", "-l"]}));
     let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
+    let tried = merged(eviction.clone(), json!({"deleteOptions": {"gracePeriodSeconds": 3}}));
+    cluster.post("/api/v1/namespaces/default/pods/p/eviction?dryRun=All", tried).await.expect(201);
+    assert_eq!(last()["object"]["deleteOptions"], json!({"gracePeriodSeconds": 3, "dryRun": ["All"]}));
     cluster.post("/api/v1/namespaces/default/pods/p/eviction", eviction).await.expect(201);
     let all = hook.on("/v");
     let evicted = all.iter().find(|request| request["subResource"] == "eviction").unwrap();
     assert_eq!((&evicted["operation"], &evicted["kind"]["kind"], &evicted["kind"]["group"]), (&"CREATE".into(), &"Eviction".into(), &"policy".into()));
     assert!(all.iter().all(|request| request["operation"] != "DELETE"), "an eviction is asked about as what it is, once");
+    let space = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}});
+    let space = cluster.post("/api/v1/namespaces", space).await.expect(201);
+    cluster.delete("/api/v1/namespaces/x").await.expect(200);
+    assert_eq!(last()["options"]["preconditions"], json!({"uid": space["metadata"]["uid"]}), "it is the one that was found");
 
     for name in ["a", "b"] {
         cluster.post(MAPS, map(name)).await.expect(201);
