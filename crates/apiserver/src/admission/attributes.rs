@@ -1,7 +1,8 @@
 //! A write as webhooks and policies see it: upstream's `admission.Attributes`, in the version that one of them asks for.
 //!
 //! A subresource whose body is another kind than the object's (`scale`, `eviction`, `binding`, `token`, what is connected to) is
-//! seen as that kind. Only the scale of an object is a view of the object itself, and is written back into it.
+//! seen as that kind. Only the scale of an object is a view of the object itself: those who judge a write see it made of that, and those
+//! who may change it see it as it was sent.
 
 use super::remade;
 use crate::{
@@ -253,7 +254,7 @@ impl<'a> Attributes<'a> {
 
     /// The object as this write's admission sees it.
     pub(crate) fn view<'v>(&self, object: &'v Value) -> Cow<'v, Value> {
-        if !self.is_scale() || object.is_null() {
+        if !self.is_scale() || object.is_null() || says_scale(object) {
             return Cow::Borrowed(object);
         }
         // An object whose scale cannot be told is seen as it is; validation refuses it.
@@ -267,7 +268,7 @@ impl<'a> Attributes<'a> {
 
     /// Writes a changed view back.
     pub(crate) fn put(&self, viewed: Value, object: &mut Value) {
-        if self.is_scale() {
+        if self.is_scale() && !says_scale(object) {
             put_scale(self.write.row.custom.as_ref().and_then(|custom| custom.scale.as_ref()), &viewed, object);
         } else {
             *object = viewed;
@@ -364,6 +365,11 @@ impl<'a> Attributes<'a> {
         let row = version.row.as_deref().unwrap_or(self.write.row);
         (version.kind == row.resource.kind).then_some(row)
     }
+}
+
+/// Whether it is a scale itself that is written, as those see it who may change it.
+fn says_scale(object: &Value) -> bool {
+    object["kind"] == "Scale" && object["apiVersion"] == "autoscaling/v1"
 }
 
 /// Writes the replicas of a scale into its object. A scale without a number has none (`omitempty`).

@@ -25,7 +25,7 @@ pub(crate) use declared::{UNVERSIONED, package};
 pub(crate) use delete::{DeleteOptions, check_preconditions, delete, delete_named};
 pub(crate) use list::{get, list, memory};
 pub(crate) use options::WriteOptions;
-pub(crate) use update::{Change, change, check_revision, check_uid, uid_mismatch, update};
+pub(crate) use update::{Change, Part, change, change_part, check_revision, check_uid, uid_mismatch, update};
 pub(crate) use watch::watch;
 
 use crate::{astray, context::Context, conversion::Memory, negotiate::Accepted, query::Query, rows::Row, storage, world::World};

@@ -17,6 +17,7 @@ use crate::{
     world::World,
 };
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::StatusCode;
 use machinery::{
     Value, apply,
@@ -81,6 +82,14 @@ pub(super) enum Make<'a> {
     By(&'a mut (dyn FnMut(Option<&Value>) -> Result<Value, Status> + Send)),
     /// By an apply, which may have to ask how other versions look.
     Apply(&'a Apply<'a>),
+    /// By a part of it that is a kind of its own.
+    Part(&'a mut dyn Part),
+}
+
+/// A part of an object that is written as a kind of its own: those who may change what is written are asked about the part.
+pub(crate) trait Part: Send {
+    /// The next object, when they have been asked.
+    fn next<'s>(&'s mut self, call: &'s Call<'_>, old: Option<&'s Value>) -> BoxFuture<'s, Result<Value, Status>>;
 }
 
 impl Make<'_> {
@@ -88,8 +97,14 @@ impl Make<'_> {
         match self {
             Make::By(make) => make(old),
             Make::Apply(apply) => Box::pin(apply.next(call, old)).await,
+            Make::Part(part) => part.next(call, old).await,
         }
     }
+}
+
+/// Changes an object by a part of it.
+pub(crate) async fn change_part(call: &Call<'_>, what: &Change<'_>, part: &mut dyn Part) -> Result<Answer, Status> {
+    change_by(call, what, Make::Part(part)).await
 }
 
 /// Makes the next object from the present one and commits it, again and again until nobody was faster.
@@ -135,20 +150,22 @@ pub(super) async fn change_by(call: &Call<'_>, what: &Change<'_>, mut make: Make
         call.cx.note_present_texts(storage::texts(what.row, &entry));
         let lies = what.row.strategy.as_it_lies(&old);
         let value = make.next(call, Some(lies.as_ref().unwrap_or(&old))).await?;
-        if let Some(answer) = round(call, what, (&key, &entry), (&old, lies.as_ref()), value).await? {
+        let admitted = matches!(make, Make::Part(_));
+        if let Some(answer) = round(call, what, (&key, &entry), (&old, lies.as_ref()), (value, admitted)).await? {
             return Ok(answer);
         }
     }
     Err(errors::modified(what.row, what.name))
 }
 
-/// One round; `None` if somebody was faster. `lies`: the present object as [`kinds::Strategy::as_it_lies`] has it.
+/// One round; `None` if somebody was faster. `lies`: the present object as [`kinds::Strategy::as_it_lies`] has it. `admitted`: those who may
+/// change the next one have been asked.
 async fn round(
     call: &Call<'_>,
     what: &Change<'_>,
     (key, entry): (&str, &Arc<Entry>),
     (old, lies): (&Value, Option<&Value>),
-    mut value: Value,
+    (mut value, admitted): (Value, bool),
 ) -> Result<Option<Answer>, Status> {
     let (cx, row, options) = (call.cx, what.row, what.options);
     // An earlier release wrote less of what is absent (`null` where Go leaves nothing out), and that is no change of what may not
@@ -194,7 +211,9 @@ async fn round(
         options: Some(options),
     };
     if admits {
-        admission::mutate(call.world, &write, &mut value).await?;
+        if !admitted {
+            admission::mutate(call.world, &write, &mut value).await?;
+        }
         create::place(row, what.namespace, &mut value)?;
         // Nor do those who are asked write what the server alone writes.
         keep_system_fields(&mut value, old);

@@ -2,13 +2,14 @@
 //! resources whose definition says where they stand.
 
 use crate::{
-    errors,
-    registry::{Call, Change, WriteOptions, change, check_uid, memory, patch, uid_mismatch},
+    Operation, Write, admission, errors,
+    registry::{Call, Change, Part, WriteOptions, change_part, check_uid, memory, patch, uid_mismatch},
     respond::Answer,
     rows::Row,
     storage,
 };
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::StatusCode;
 use machinery::{
     Value,
@@ -108,6 +109,10 @@ pub(crate) async fn update(call: &Call<'_>, body: &Bytes) -> Result<Answer, Stat
         false => status,
     })?;
     check_place(call, &scale)?;
+    if call.row.resource.namespaced {
+        scale["metadata"]["namespace"] = call.namespace().into();
+    }
+    written(&mut scale);
     // A message is what it is read as; other bodies are what they say that they are.
     if call.row.custom.is_some() {
         scale["apiVersion"] = call.said(body).map_or_else(|| VERSION.to_owned(), |(version, _)| version).into();
@@ -240,32 +245,36 @@ fn check_patched_uid(call: &Call<'_>, scale: &Value, old: &Value) -> Result<(), 
     Err(Status::conflict(&resource.group, &format!("{}/scale", resource.resource), call.name(), &why))
 }
 
-/// `replaces`: the UID of what replaces a scale is a condition of the store's.
-async fn set(call: &Call<'_>, options: &WriteOptions, mut told: Told<'_>, replaces: bool) -> Result<Answer, Status> {
-    let places = call.row.custom.as_ref().and_then(|custom| custom.scale.as_ref());
-    let path: Vec<&str> = places.map_or_else(|| vec!["spec", "replicas"], |places| places.spec_replicas.trim_start_matches('.').split('.').collect());
-    let versions = call.row.custom.as_ref().map(|custom| &*custom.scales);
-    let scaled = Scaled { api_version: &call.row.api_version, path: &path, versions };
-    let target = Change {
-        row: call.row,
-        namespace: call.namespace(),
-        name: call.name(),
-        subresource: "scale",
-        options,
-        may_create: false,
-        // Owners are those of the scale.
-        applied: true,
-        derived: true,
-    };
-    let answer = change(call, &target, |old| {
-        let old = old.ok_or_else(|| errors::not_found(call.row, call.name()))?;
-        let mut present = of(call.row, old)?;
-        scaled.tell(old, &mut present);
-        let scale = next(call, options, &mut told, &present)?;
-        if replaces {
-            check_uid(call.row, call.name(), &scale, old, options.dry_run)?;
+/// How a scale is written.
+struct Setting<'a, 't> {
+    options: &'a WriteOptions,
+    told: Told<'t>,
+    /// The UID of what replaces a scale is a condition of the store's.
+    replaces: bool,
+    scaled: Scaled<'a>,
+}
+
+impl Part for Setting<'_, '_> {
+    fn next<'s>(&'s mut self, call: &'s Call<'_>, old: Option<&'s Value>) -> BoxFuture<'s, Result<Value, Status>> {
+        Box::pin(async move {
+            let old = old.ok_or_else(|| errors::not_found(call.row, call.name()))?;
+            let mut present = of(call.row, old)?;
+            self.scaled.tell(old, &mut present);
+            let mut scale = next(call, self.options, &mut self.told, &present)?;
+            admit(call, self.options, &present, &mut scale).await?;
+            self.put(call, &scale, old)
+        })
+    }
+}
+
+impl Setting<'_, '_> {
+    /// The object with a scale that those who may change it have left so.
+    fn put(&self, call: &Call<'_>, scale: &Value, old: &Value) -> Result<Value, Status> {
+        let places = call.row.custom.as_ref().and_then(|custom| custom.scale.as_ref());
+        if self.replaces {
+            check_uid(call.row, call.name(), scale, old, self.options.dry_run)?;
         } else if places.is_none() {
-            check_patched_uid(call, &scale, old)?;
+            check_patched_uid(call, scale, old)?;
         }
         let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
         if let Some(places) = places.filter(|_| replicas == UNTOLD) {
@@ -284,10 +293,61 @@ async fn set(call: &Call<'_>, options: &WriteOptions, mut told: Told<'_>, replac
         if let Some(version) = scale["metadata"]["resourceVersion"].as_str().filter(|v| !v.is_empty()) {
             value["metadata"]["resourceVersion"] = version.into();
         }
-        scaled.take(&scale, &mut value);
+        self.scaled.take(scale, &mut value);
         Ok(value)
-    })
-    .await?;
+    }
+}
+
+/// Asks those who may change a scale: they see it as it was sent, with whose its fields are.
+async fn admit(call: &Call<'_>, options: &WriteOptions, present: &Value, scale: &mut Value) -> Result<(), Status> {
+    let write = Write {
+        cx: call.cx,
+        row: call.row,
+        operation: Operation::Update,
+        subresource: "scale",
+        namespace: call.namespace(),
+        name: call.name(),
+        dry_run: options.dry_run,
+        old: Some(present),
+        options: Some(options),
+    };
+    // It is one, whatever its body says.
+    scale["apiVersion"] = VERSION.into();
+    scale["kind"] = "Scale".into();
+    admission::mutate(call.world, &write, scale).await
+}
+
+/// As Go writes a scale: without replicas that are none, and with a status.
+fn written(scale: &mut Value) {
+    if !scale["spec"].is_object() {
+        scale["spec"] = json!({});
+    }
+    if scale["spec"]["replicas"].as_i64().unwrap_or(0) == 0 {
+        scale["spec"] = json!({});
+    }
+    if !scale["status"]["replicas"].is_number() {
+        scale["status"]["replicas"] = 0.into();
+    }
+}
+
+/// `replaces`: what is told is all of it.
+async fn set(call: &Call<'_>, options: &WriteOptions, told: Told<'_>, replaces: bool) -> Result<Answer, Status> {
+    let places = call.row.custom.as_ref().and_then(|custom| custom.scale.as_ref());
+    let path: Vec<&str> = places.map_or_else(|| vec!["spec", "replicas"], |places| places.spec_replicas.trim_start_matches('.').split('.').collect());
+    let versions = call.row.custom.as_ref().map(|custom| &*custom.scales);
+    let scaled = Scaled { api_version: &call.row.api_version, path: &path, versions };
+    let target = Change {
+        row: call.row,
+        namespace: call.namespace(),
+        name: call.name(),
+        subresource: "scale",
+        options,
+        may_create: false,
+        // Owners are those of the scale.
+        applied: true,
+        derived: true,
+    };
+    let answer = change_part(call, &target, &mut Setting { options, told, replaces, scaled }).await?;
     Ok(match answer {
         Answer::Stored(code, entry) => Answer::Other(code, answered(call.row, &storage::value(call.row, &entry))?),
         Answer::Object(code, value) => Answer::Other(code, answered(call.row, &value)?),

@@ -337,6 +337,17 @@ async fn what_patches_make_of_scales_and_connections() {
     cluster.post(deployments, deployment).await.expect(201);
     cluster.patch(&format!("{deployments}/d/scale"), json!({"spec": {"replicas": 3}})).await.expect(200);
     assert_eq!(cluster.get(&format!("{deployments}/d")).await.expect(200)["spec"]["replicas"], 0, "a scale without a number has none");
+    let sent = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "d"}, "spec": {"replicas": 4}});
+    cluster.call(&admin(), Method::PUT, &format!("{deployments}/d/scale"), &[("content-type", "application/json")], sent).await.expect(200);
+    let seen = hook.on("/scale").pop().unwrap();
+    let (metadata, old) = (&seen["object"]["metadata"], &seen["oldObject"]["metadata"]);
+    assert_eq!(
+        (&metadata["uid"], &metadata["namespace"], &seen["object"]["status"]),
+        (&Value::Null, &"default".into(), &json!({"replicas": 0})),
+        "as it is sent"
+    );
+    assert_eq!(metadata["managedFields"][0]["fieldsV1"], json!({"f:spec": {"f:replicas": {}}}), "{metadata}");
+    assert!(old["uid"].is_string() && old["managedFields"].is_array(), "{old}");
     cluster.post("/api/v1/namespaces/default/pods", pod("p")).await.expect(201);
     let exec = "/api/v1/namespaces/default/pods/p/exec?command=ls&stdout=true";
     let refused = cluster.call(&admin(), Method::POST, exec, &[], Value::Null).await.refused(400);
