@@ -5,7 +5,7 @@
 //! away has no generation observed. As in the original nobody comes back because a kind appears or changes: the warnings tell of
 //! the day they were made.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use client::{Client, Informer, Patch, PatchParams};
@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::work::{Controller, Cx, Step};
 
-/// Kinds that one policy is checked for, as upstream's `maxTypesToCheck`.
+/// Kinds that one rule of a policy is checked for, as upstream's `maxTypesToCheck`.
 const KINDS_MAX: usize = 10;
 /// Groups in versions that the kinds of one policy are looked for in: each is a request.
 const PLACES_MAX: usize = 100;
@@ -49,6 +49,10 @@ struct Types {
 
 /// Group, version and kind.
 type Gvk = (String, String, String);
+/// Group and version.
+type Place = (String, String);
+/// What is served in each place.
+type Lists = BTreeMap<Place, Value>;
 
 impl Controller for Types {
     const QUEUE: &'static str = "validatingadmissionpolicy-status";
@@ -97,26 +101,17 @@ impl Types {
 
     /// The kinds that a policy names without wildcards.
     async fn kinds(&self, spec: &Value) -> client::Result<BTreeSet<Gvk>> {
-        let (mut found, mut left) = (BTreeSet::new(), PLACES_MAX);
-        for rule in spec["matchConstraints"]["resourceRules"].as_array().into_iter().flatten() {
-            let texts = |field: &str| rule[field].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>();
-            let (groups, versions, mut resources) = (texts("apiGroups"), texts("apiVersions"), texts("resources"));
-            if groups.iter().chain(&versions).any(|text| text.contains('*')) {
-                continue;
-            }
-            resources.retain(|resource| !resource.contains(['*', '/']));
-            let pairs: Vec<(&str, &str)> = groups.iter().flat_map(|group| versions.iter().map(move |version| (*group, *version))).take(left).collect();
-            left -= pairs.len();
-            for (group, version) in pairs {
-                let Some(list) = self.known(&root(group, version)).await? else { continue };
-                for served in list["resources"].as_array().into_iter().flatten() {
-                    if resources.iter().any(|resource| served["name"] == *resource) && found.len() < KINDS_MAX {
-                        found.insert((group.to_owned(), version.to_owned(), served["kind"].as_str().unwrap_or_default().to_owned()));
-                    }
-                }
+        let rules = rules(spec);
+        let groups = self.known("/apis").await?.unwrap_or_default();
+        let places: Vec<Place> = rules.iter().flat_map(Rule::pairs).flat_map(|(group, version)| places(&groups, group, version)).collect();
+        let mut lists = Lists::new();
+        for place in places {
+            if lists.len() < PLACES_MAX && !lists.contains_key(&place) {
+                let list = self.known(&root(&place.0, &place.1)).await?.unwrap_or_default();
+                lists.insert(place, list);
             }
         }
-        Ok(found)
+        Ok(named(&rules, &groups, &lists))
     }
 
     /// The type of a kind by its published schema; none if there is none.
@@ -139,6 +134,84 @@ impl Types {
             Err(error) => Err(error),
         }
     }
+}
+
+/// A rule without wildcards, each of its lists sorted.
+struct Rule<'a> {
+    groups: Vec<&'a str>,
+    versions: Vec<&'a str>,
+    resources: Vec<&'a str>,
+}
+
+impl Rule<'_> {
+    /// Each group in each version.
+    fn pairs(&self) -> Vec<(&str, &str)> {
+        self.groups.iter().flat_map(|group| self.versions.iter().map(|version| (*group, *version))).collect()
+    }
+
+    /// The kinds of its resources, one as often as it is named.
+    fn kinds(&self, groups: &Value, lists: &Lists) -> Vec<Gvk> {
+        let mut kinds = Vec::new();
+        for (group, version) in self.pairs() {
+            let places = places(groups, group, version);
+            for resource in &self.resources {
+                let listed = places.iter().filter_map(|place| Some((place, kind_of(lists.get(place)?, resource)?)));
+                kinds.extend(listed.map(|((group, version), kind)| (group.clone(), version.clone(), kind.to_owned())));
+            }
+        }
+        kinds
+    }
+}
+
+/// The rules of a policy that name what they mean; of their resources neither subresources nor patterns.
+fn rules(spec: &Value) -> Vec<Rule<'_>> {
+    let rules = spec["matchConstraints"]["resourceRules"].as_array().into_iter().flatten().map(|rule| {
+        let texts = |field: &str| {
+            let mut texts: Vec<&str> = rule[field].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            texts.sort_unstable();
+            texts
+        };
+        let mut rule = Rule { groups: texts("apiGroups"), versions: texts("apiVersions"), resources: texts("resources") };
+        rule.resources.retain(|resource| !resource.contains(['*', '/']));
+        rule
+    });
+    rules.filter(|rule| !rule.groups.iter().chain(&rule.versions).any(|text| text.contains('*'))).collect()
+}
+
+/// Where a group's resources are served in a version. To the original's mapper no group is any group.
+fn places(groups: &Value, group: &str, version: &str) -> Vec<Place> {
+    let place = |group: &str| (group.to_owned(), version.to_owned());
+    if !group.is_empty() {
+        return vec![place(group)];
+    }
+    let has = |group: &&Value| group["versions"].as_array().into_iter().flatten().any(|served| served["version"] == version);
+    let others = groups["groups"].as_array().into_iter().flatten().filter(has);
+    std::iter::once(place("")).chain(others.map(|group| place(group["name"].as_str().unwrap_or_default()))).collect()
+}
+
+/// The kind of a resource in a list, by its name or its singular.
+fn kind_of<'l>(list: &'l Value, resource: &str) -> Option<&'l str> {
+    let resource = resource.to_lowercase();
+    list["resources"].as_array()?.iter().find_map(|served| {
+        let text = |field: &str| served[field].as_str().unwrap_or_default();
+        let (name, singular, kind) = (text("name"), text("singularName"), served["kind"].as_str()?);
+        let is_singular = if singular.is_empty() { kind.to_lowercase() == resource } else { singular == resource };
+        (!name.contains('/') && (name == resource || is_singular)).then_some(kind)
+    })
+}
+
+/// What the rules name; a rule that names as many as are checked is the last.
+fn named(rules: &[Rule<'_>], groups: &Value, lists: &Lists) -> BTreeSet<Gvk> {
+    let mut found = BTreeSet::new();
+    for rule in rules {
+        let kinds = rule.kinds(groups, lists);
+        let is_last = kinds.len() >= KINDS_MAX;
+        found.extend(kinds.into_iter().take(KINDS_MAX));
+        if is_last {
+            break;
+        }
+    }
+    found
 }
 
 fn root(group: &str, version: &str) -> String {
@@ -185,6 +258,28 @@ fn resolved<'s>(schemas: &'s Map<String, Value>, within: &mut Vec<&'s str>, sche
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_names_no_group_means_any_and_each_rule_is_checked_for_so_many() {
+        let served = |name: &str, kind: &str| json!({"name": name, "singularName": kind.to_lowercase(), "kind": kind});
+        let core: Vec<Value> = ('a'..='l').map(|c| served(&format!("{c}s"), &c.to_uppercase().to_string())).chain([served("a/status", "A")]).collect();
+        let lists = Lists::from([
+            ((String::new(), "v1".to_owned()), json!({"resources": core})),
+            (("b.io".to_owned(), "v1".to_owned()), json!({"resources": [served("bs", "B")]})),
+        ]);
+        let groups = json!({"groups": [{"name": "b.io", "versions": [{"version": "v1"}]}, {"name": "c.io", "versions": [{"version": "v2"}]}]});
+        let found = |all: Value| {
+            let spec = json!({"matchConstraints": {"resourceRules": all}});
+            let found = named(&rules(&spec), &groups, &lists);
+            found.iter().map(|(group, _, kind)| format!("{kind}{group}")).collect::<Vec<_>>().join(" ")
+        };
+        let rule = |groups: &[&str], resources: &[&str]| json!({"apiGroups": groups, "apiVersions": ["v1"], "resources": resources});
+        assert_eq!(found(json!([rule(&[""], &["ls", "b", "a/status"])])), "B L Bb.io");
+        assert_eq!(found(json!([rule(&["b.io"], &["bs"]), rule(&["*"], &["as"])])), "Bb.io");
+        let many = ["ls", "ks", "js", "is", "hs", "gs", "fs", "es", "ds", "cs", "bs", "as"];
+        assert_eq!(found(json!([rule(&[""], &many), rule(&[""], &["ls"])])), "A B C D E F G H I Bb.io", "and none of the next rule");
+        assert_eq!(found(json!([rule(&[""], &many[..9]), rule(&[""], &["as", "bs"])])), "A B D E F G H I J K L Bb.io");
+    }
 
     #[test]
     fn schemas_are_put_in_their_places_and_end() {
