@@ -8,8 +8,8 @@ use super::{
     options::WriteOptions,
 };
 use crate::{
-    Context, Operation, Write, admission, astray,
-    conversion::{self, Memory, Unread, replayed},
+    Context, Operation, Write, admission,
+    conversion::{Memory, Unread, replayed},
     errors, own,
     respond::Answer,
     rows::Row,

@@ -146,9 +146,9 @@ async fn clients_of_each_authority_of_a_file_are_known() {
         let client = rustls::ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
         let client = client.dangerous().with_custom_certificate_verifier(dial::unverified(provider.clone()));
         let client = Arc::new(client.with_client_auth_cert(shown.chain().unwrap(), shown.key().unwrap()).unwrap());
-        let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+        let host = rustls::pki_types::ServerName::try_from("localhost").unwrap();
         let (here, there) = tokio::io::duplex(1 << 16);
-        let (accepted, connected) = tokio::join!(TlsAcceptor::from(server.clone()).accept(there), tokio_rustls::TlsConnector::from(client).connect(name, here));
+        let (accepted, connected) = tokio::join!(TlsAcceptor::from(server.clone()).accept(there), tokio_rustls::TlsConnector::from(client).connect(host, here));
         let (accepted, _connected) = (accepted.unwrap(), connected.unwrap());
         let peer = accepted.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(Asker::of_certificate);
         assert_eq!(peer.as_ref().map_or("", |peer| peer.name.as_str()), name);
