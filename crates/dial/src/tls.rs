@@ -45,6 +45,10 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
+/// Certificates that a client may show beside its own. A path has six at most, but the search for one among many that bear the same names
+/// takes seconds, and each is kept for as long as its connection.
+const BETWEEN_MAX: usize = 8;
+
 /// Takes any certificate whose key its client has, as Go's `RequestClientCert` does, and asks for one as the other verifier does. Only for
 /// a server that asks afterwards whether somebody vouches for a certificate, before it believes what that says.
 #[must_use]
@@ -68,7 +72,10 @@ impl ClientCertVerifier for Requested {
         self.0.root_hint_subjects()
     }
 
-    fn verify_client_cert(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: UnixTime) -> Result<ClientCertVerified, Error> {
+    fn verify_client_cert(&self, _: &CertificateDer<'_>, between: &[CertificateDer<'_>], _: UnixTime) -> Result<ClientCertVerified, Error> {
+        if between.len() > BETWEEN_MAX {
+            return Err(Error::General(format!("{} certificates beside the client's own", between.len())));
+        }
         Ok(ClientCertVerified::assertion())
     }
 
@@ -106,7 +113,8 @@ pub fn server_provider() -> CryptoProvider {
 #[cfg(test)]
 mod tests {
     use rustls::pki_types::PrivatePkcs8KeyDer;
-    use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection, version};
+    use rustls::server::WebPkiClientVerifier;
+    use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection, version};
 
     use super::*;
 
@@ -140,6 +148,38 @@ mod tests {
                 tell(&mut client, &mut server).unwrap();
                 tell(&mut server, &mut client).unwrap();
             }
+        }
+    }
+    #[test]
+    fn a_client_shows_any_certificate_but_not_any_number() {
+        let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["host.example".to_owned()]).unwrap();
+        let key = PrivatePkcs8KeyDer::from(signing_key.serialize_der());
+        let strange = rcgen::generate_simple_self_signed(["eve".to_owned()]).unwrap();
+        let provider = Arc::new(default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(cert.der().clone()).unwrap();
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).allow_unauthenticated().build().unwrap();
+        let server = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
+        let server = server.with_client_cert_verifier(requested(verifier)).with_single_cert(vec![cert.der().clone()], key.into()).unwrap();
+        let server = Arc::new(server);
+        let shake = |spoken, between: usize| -> Result<(), Error> {
+            let client = ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[spoken]).unwrap();
+            let client = client.dangerous().with_custom_certificate_verifier(unverified(provider.clone()));
+            let shown = vec![strange.cert.der().clone(); between + 1];
+            let own = PrivatePkcs8KeyDer::from(strange.signing_key.serialize_der());
+            let client = client.with_client_auth_cert(shown, own.into()).unwrap();
+            let mut client: Connection = ClientConnection::new(Arc::new(client), "host.example".try_into().unwrap()).unwrap().into();
+            let mut server: Connection = ServerConnection::new(server.clone()).unwrap().into();
+            while client.is_handshaking() || server.is_handshaking() {
+                tell(&mut client, &mut server)?;
+                tell(&mut server, &mut client)?;
+            }
+            Ok(())
+        };
+        for spoken in [&version::TLS12, &version::TLS13] {
+            assert_eq!(shake(spoken, 0), Ok(()));
+            assert_eq!(shake(spoken, BETWEEN_MAX), Ok(()));
+            assert!(matches!(shake(spoken, BETWEEN_MAX + 1), Err(Error::General(_))));
         }
     }
 }
