@@ -41,6 +41,8 @@ pub struct Peer {
     /// Those between it and its authority.
     between: Vec<CertificateDer<'static>>,
     clients: Arc<dyn ClientCertVerifier>,
+    /// When it was last found out whether somebody vouches for it, in seconds, and what was found.
+    judged: Mutex<Option<(u64, bool)>>,
 }
 
 impl Peer {
@@ -49,13 +51,26 @@ impl Peer {
     pub fn shown(chain: &[CertificateDer<'_>], clients: Arc<dyn ClientCertVerifier>) -> Option<Self> {
         let (own, between) = chain.split_first()?;
         let between = between.iter().map(|der| der.clone().into_owned()).collect();
-        Some(Self { named: from_certificate(own)?, own: own.clone().into_owned(), between, clients })
+        Some(Self { named: from_certificate(own)?, own: own.clone().into_owned(), between, clients, judged: Mutex::default() })
     }
 
     /// Whom the certificate names, if the cluster's authority vouches for it now: a connection may outlive it.
     #[must_use]
     pub fn known(&self) -> Option<&Identity> {
-        self.clients.verify_client_cert(&self.own, &self.between, UnixTime::now()).is_ok().then_some(&self.named)
+        self.known_at(UnixTime::now())
+    }
+
+    /// The verifier counts whole seconds. To say no may cost much more than to ask, which anybody may: it is believed for longer.
+    fn known_at(&self, now: UnixTime) -> Option<&Identity> {
+        let mut judged = self.judged.lock();
+        let holds = |(at, vouched): &(u64, bool)| {
+            let long = if *vouched { 1 } else { DENIED_TTL.as_secs() };
+            now.as_secs().checked_sub(*at).is_some_and(|passed| passed < long)
+        };
+        let judge = || (now.as_secs(), self.clients.verify_client_cert(&self.own, &self.between, now).is_ok());
+        let (at, vouched) = judged.filter(holds).unwrap_or_else(judge);
+        *judged = Some((at, vouched));
+        vouched.then_some(&self.named)
     }
 }
 
@@ -224,6 +239,18 @@ mod tests {
         assert_eq!(known("ann", &other_key, 100), None, "another authority of the same name");
         assert_eq!(known("ann", &ca_key, -100), None, "it has ended");
         assert_eq!(known("", &ca_key, 100), None, "it names nobody");
+
+        // It is looked at anew in each second, where it is not good some time later.
+        let begin = 2_000_000_000;
+        let moment = |s: u64| std::time::UNIX_EPOCH + Duration::from_secs(s);
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "ann");
+        (params.not_before, params.not_after) = (moment(begin).into(), moment(begin + 100).into());
+        let der = params.signed_by(&key(), &Issuer::from_params(&ca, &ca_key)).unwrap().der().clone();
+        let peer = Peer::shown(&[der], tls.clients).unwrap();
+        let known = |s: u64| peer.known_at(UnixTime::since_unix_epoch(Duration::from_secs(s))).is_some();
+        let asked = [begin - 10, begin, begin + 19, begin + 20, begin + 100, begin + 101, begin + 100];
+        assert_eq!(asked.map(known), [false, false, false, true, true, false, true]);
     }
 
     #[test]
