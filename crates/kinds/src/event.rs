@@ -110,10 +110,12 @@ impl Strategy for NewEvents {
     fn validate_update(&self, obj: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         loose(&Parts::of(obj), "reportingController", &mut errors);
+        errors.extend(meta::changed(obj, old));
         meta::unqualified(&obj["metadata"], &Path::root("metadata"), &mut errors);
         if obj["series"] != old["series"] {
             series(obj, &mut errors);
         }
+        // Upstream looks at the reason twice.
         for (own, shown, form) in [
             ("regarding", "involvedObject", "core.ObjectReference"),
             ("reason", "reason", "s"),
@@ -122,6 +124,7 @@ impl Strategy for NewEvents {
             ("deprecatedFirstTimestamp", "firstTimestamp", "t"),
             ("deprecatedLastTimestamp", "lastTimestamp", "t"),
             ("deprecatedCount", "count", "i"),
+            ("reason", "reason", "s"),
             ("type", "type", "s"),
             ("eventTime", "eventTime", "t"),
             ("action", "action", "s"),

@@ -651,9 +651,9 @@ fn events_of_old_are_taken_as_they_are() {
     let places = |told: Vec<String>| told.iter().map(|line| line.split(':').next().unwrap_or_default().to_owned()).collect::<Vec<_>>();
     assert_eq!(places(problems("events.k8s.io", "events", &odd)), ["action", "metadata.finalizers[0]", "type"]);
     let changed = changes("events.k8s.io", "events", &new, |o| {
-        (o["reportingController"], o["metadata"]["finalizers"], o["reason"]) = (json!("a b"), json!(["x"]), json!("S"));
+        (o["reportingController"], o["metadata"]["uid"], o["metadata"]["finalizers"], o["reason"]) = (json!("a b"), json!("u"), json!(["x"]), json!("S"));
     });
-    assert_eq!(places(changed), ["reportingController", "metadata.finalizers[0]", "reason", "reportingController"]);
+    assert_eq!(places(changed), ["reportingController", "metadata.uid", "metadata.finalizers[0]", "reason", "reason", "reportingController"]);
     let found = changes("events.k8s.io", "events", &new, |o| o["series"] = json!({"count": 1}));
     assert_eq!(found, ["series.count: Invalid value: \"\": should be at least 2", "series.lastObservedTime: Required value"]);
 }
