@@ -48,7 +48,7 @@ pub use internal::difference;
 pub use late::is_late;
 pub use meta::{annotations as validate_annotations, validate_meta, validate_meta_update};
 pub use name_rule::NameRule;
-pub use pod::{api_references, names_secrets, qos_class};
+pub use pod::{api_references, dotted_sysctl, names_secrets, qos_class};
 pub use rules::{labels as validate_labels, not_supported};
 pub use service::keep_cluster_ips;
 pub use strategy::{Context, Generic, Identity, Judged, Propagation, Selectable, Strategy, as_written};

@@ -188,7 +188,7 @@ fn misplaced(pod: &Pod, spec: &PodSpec, others: &[&Pod], place: &Place<'_>) -> O
     }
     let sysctls = spec.security_context.as_ref().and_then(|s| s.sysctls.as_ref());
     sysctls.into_iter().flatten().find_map(|s| {
-        let why = forbidden(&s.name.replace('/', "."), spec)?;
+        let why = forbidden(&kinds::dotted_sysctl(&s.name), spec)?;
         Some(Rejection::new("SysctlForbidden", format!("forbidden sysctl: {why}")))
     })
 }
@@ -324,6 +324,9 @@ mod tests {
         assert_eq!(why("net.core.somaxconn").as_deref(), Some(r#""net.core.somaxconn" not allowlisted"#));
         assert_eq!(reason(&sets("net.ipv4.tcp_syncookies"), &[]).as_deref(), Some("SysctlForbidden"), "it would be the host's");
         assert_eq!(why("kernel.shm_rmid_forced"), None);
+        let set = |name: &str| pod(json!({"containers": [{"name": "c"}], "securityContext": {"sysctls": [{"name": name, "value": "1"}]}}));
+        assert_eq!(reason(&set("net/ipv4/tcp_syncookies"), &[]), None);
+        assert_eq!(reason(&set("net.ipv4/tcp_syncookies"), &[]).as_deref(), Some("SysctlForbidden"), "a slash stands inside a part there");
         let asks = |name: &str, n: &str| pod(json!({"containers": [{"name": "c", "resources": {"requests": {name: n}, "limits": {name: n}}}]}));
         assert_eq!(reason(&asks("ephemeral-storage", "101"), &[]).as_deref(), Some("OutOfephemeral-storage"));
         assert_eq!(reason(&asks("example.com/gpu", "1"), &[&asks("example.com/gpu", "1")]).as_deref(), Some("OutOfexample.com/gpu"));

@@ -37,6 +37,7 @@ pub use references::{api_references, names_secrets};
 pub(crate) use security::Users;
 pub(crate) use sources::{default_source as default_volume_source, host_path, nfs, no_backsteps};
 pub(crate) use spec::check_spec;
+pub use spec::dotted_sysctl;
 
 use crate::{Context, Selectable, Strategy, tree};
 use machinery::{

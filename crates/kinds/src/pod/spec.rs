@@ -327,7 +327,7 @@ fn sysctls(spec: &Value, place: &Path, errors: &mut ErrorList) {
         } else if seen.contains(name) {
             errors.push(Error::duplicate(&path.child("name"), name));
         }
-        match namespace_of(&dotted(name)) {
+        match namespace_of(&dotted_sysctl(name)) {
             Some(Shared::Network) if spec["hostNetwork"] == true => {
                 errors.push(Error::invalid(&path.child("name"), name, "may not be specified when 'hostNetwork' is true"));
             }
@@ -365,7 +365,8 @@ fn namespace_of(sysctl: &str) -> Option<Shared> {
 }
 
 /// A sysctl's name as it is spelled with dots. Where slashes part it, dots stand inside its parts, and the other way round.
-fn dotted(name: &str) -> String {
+#[must_use]
+pub fn dotted_sysctl(name: &str) -> String {
     if name.find(['.', '/']).is_none_or(|at| name.as_bytes().get(at) == Some(&b'.')) {
         return name.to_owned();
     }

@@ -265,7 +265,7 @@ async fn sandbox(cx: &Context, pod: &Pod, attempt: u32, cgroup_parent: String, l
     let hostname = hostname(cx, pod)?;
     // In one spelling: of one that is there in both the last counts.
     let sysctls = spec.security_context.as_ref().and_then(|s| s.sysctls.as_ref()).into_iter().flatten();
-    let sysctls = sysctls.map(|s| (s.name.replace('/', "."), s.value.clone())).collect();
+    let sysctls = sysctls.map(|s| (kinds::dotted_sysctl(&s.name), s.value.clone())).collect();
     let spec = SandboxSpec {
         name: util::name(pod).into(),
         namespace: util::namespace(pod).into(),
