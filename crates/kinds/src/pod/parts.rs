@@ -193,7 +193,7 @@ fn removed(new: &Value, old: &Value, field: &str) -> bool {
 
 /// The resources with what may change taken from the old ones; empty parts are left out.
 fn masked(new: &Value, old: &Value) -> Value {
-    let mut out = new.clone();
+    let mut out = if new.is_null() { Value::Object(Fields::new()) } else { new.clone() };
     for field in ["requests", "limits"] {
         let Some(list) = tree::at(&mut out, &[field]) else { continue };
         for name in RESIZABLE {

@@ -319,6 +319,9 @@ fn a_resize_changes_amounts_and_not_the_class() {
     let found: Vec<String> = Pods.validate_through("resize", &new, &old).iter().map(ToString::to_string).collect();
     assert_eq!(found[0], "spec: Invalid value: \"BestEffort\": Pod QOS Class may not change as a result of resizing".replace("BestEffort", "Burstable"));
     assert!(found.contains(&"spec.containers[0].resources.limits: Forbidden: resource limits cannot be removed".to_owned()), "{found:?}");
+    new["spec"]["containers"][0]["resources"] = Value::Null;
+    let gone: Vec<String> = Pods.validate_through("resize", &new, &old).iter().map(ToString::to_string).collect();
+    assert_eq!(gone, found, "whether they are empty or gone");
     let mut none = json!({"metadata": old["metadata"], "spec": {}});
     Pods.prepare_through(&cx(), "resize", &mut none, &old);
     assert!(none["status"].is_null(), "what has other containers is judged as it is");
