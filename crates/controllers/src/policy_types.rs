@@ -17,7 +17,7 @@ use crate::work::{Controller, Cx, Step};
 
 /// Kinds that one rule of a policy is checked for, as upstream's `maxTypesToCheck`.
 const KINDS_MAX: usize = 10;
-/// Groups in versions that the kinds of one policy are looked for in: each is a request.
+/// Groups in versions that the kinds of one policy are looked for in, as they are named and as they are found: each is a request.
 const PLACES_MAX: usize = 100;
 /// The owner of the status.
 const MANAGER: &str = "validatingadmissionpolicy-status";
@@ -103,7 +103,7 @@ impl Types {
     async fn kinds(&self, spec: &Value) -> client::Result<BTreeSet<Gvk>> {
         let rules = rules(spec);
         let groups = self.known("/apis").await?.unwrap_or_default();
-        let places: Vec<Place> = rules.iter().flat_map(Rule::pairs).flat_map(|(group, version)| places(&groups, group, version)).collect();
+        let places: Vec<Place> = rules.iter().flat_map(|rule| &rule.pairs).flat_map(|(group, version)| places(&groups, group, version)).collect();
         let mut lists = Lists::new();
         for place in places {
             if lists.len() < PLACES_MAX && !lists.contains_key(&place) {
@@ -136,27 +136,26 @@ impl Types {
     }
 }
 
-/// A rule without wildcards, each of its lists sorted.
+/// A rule without wildcards, in the order in which its kinds are looked for.
 struct Rule<'a> {
-    groups: Vec<&'a str>,
-    versions: Vec<&'a str>,
+    /// Each group in each version.
+    pairs: Vec<(&'a str, &'a str)>,
     resources: Vec<&'a str>,
 }
 
 impl Rule<'_> {
-    /// Each group in each version.
-    fn pairs(&self) -> Vec<(&str, &str)> {
-        self.groups.iter().flat_map(|group| self.versions.iter().map(|version| (*group, *version))).collect()
-    }
-
-    /// The kinds of its resources, one as often as it is named.
+    /// The kinds of its resources, one as often as it is named; no more than are checked.
     fn kinds(&self, groups: &Value, lists: &Lists) -> Vec<Gvk> {
         let mut kinds = Vec::new();
-        for (group, version) in self.pairs() {
+        for (group, version) in &self.pairs {
             let places = places(groups, group, version);
             for resource in &self.resources {
                 let listed = places.iter().filter_map(|place| Some((place, kind_of(lists.get(place)?, resource)?)));
-                kinds.extend(listed.map(|((group, version), kind)| (group.clone(), version.clone(), kind.to_owned())));
+                let left = KINDS_MAX - kinds.len();
+                kinds.extend(listed.take(left).map(|((group, version), kind)| (group.clone(), version.clone(), kind.to_owned())));
+                if kinds.len() == KINDS_MAX {
+                    return kinds;
+                }
             }
         }
         kinds
@@ -165,17 +164,23 @@ impl Rule<'_> {
 
 /// The rules of a policy that name what they mean; of their resources neither subresources nor patterns.
 fn rules(spec: &Value) -> Vec<Rule<'_>> {
-    let rules = spec["matchConstraints"]["resourceRules"].as_array().into_iter().flatten().map(|rule| {
+    let (mut rules, mut left) = (Vec::new(), PLACES_MAX);
+    for rule in spec["matchConstraints"]["resourceRules"].as_array().into_iter().flatten() {
         let texts = |field: &str| {
             let mut texts: Vec<&str> = rule[field].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
             texts.sort_unstable();
             texts
         };
-        let mut rule = Rule { groups: texts("apiGroups"), versions: texts("apiVersions"), resources: texts("resources") };
-        rule.resources.retain(|resource| !resource.contains(['*', '/']));
-        rule
-    });
-    rules.filter(|rule| !rule.groups.iter().chain(&rule.versions).any(|text| text.contains('*'))).collect()
+        let (groups, versions, mut resources) = (texts("apiGroups"), texts("apiVersions"), texts("resources"));
+        if groups.iter().chain(&versions).any(|text| text.contains('*')) {
+            continue;
+        }
+        resources.retain(|resource| !resource.contains(['*', '/']));
+        let pairs: Vec<(&str, &str)> = groups.iter().flat_map(|group| versions.iter().map(move |version| (*group, *version))).take(left).collect();
+        left -= pairs.len();
+        rules.push(Rule { pairs, resources });
+    }
+    rules
 }
 
 /// Where a group's resources are served in a version. To the original's mapper no group is any group.
@@ -205,8 +210,8 @@ fn named(rules: &[Rule<'_>], groups: &Value, lists: &Lists) -> BTreeSet<Gvk> {
     let mut found = BTreeSet::new();
     for rule in rules {
         let kinds = rule.kinds(groups, lists);
-        let is_last = kinds.len() >= KINDS_MAX;
-        found.extend(kinds.into_iter().take(KINDS_MAX));
+        let is_last = kinds.len() == KINDS_MAX;
+        found.extend(kinds);
         if is_last {
             break;
         }
@@ -279,6 +284,9 @@ mod tests {
         let many = ["ls", "ks", "js", "is", "hs", "gs", "fs", "es", "ds", "cs", "bs", "as"];
         assert_eq!(found(json!([rule(&[""], &many), rule(&[""], &["ls"])])), "A B C D E F G H I Bb.io", "and none of the next rule");
         assert_eq!(found(json!([rule(&[""], &many[..9]), rule(&[""], &["as", "bs"])])), "A B D E F G H I J K L Bb.io");
+        let names: Vec<String> = (0..1000).map(|name| name.to_string()).collect();
+        let spec = json!({"matchConstraints": {"resourceRules": [{"apiGroups": names, "apiVersions": names}, rule(&["b.io"], &["bs"])]}});
+        assert_eq!(rules(&spec).iter().map(|rule| rule.pairs.len()).collect::<Vec<_>>(), [PLACES_MAX, 0]);
     }
 
     #[test]
