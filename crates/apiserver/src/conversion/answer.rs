@@ -10,7 +10,7 @@ use machinery::{
     tree::{go_type, json_type},
 };
 use serde_json::json;
-use std::collections::HashSet;
+use std::{cell::LazyCell, collections::HashSet, ops::Range};
 
 const KIND: &str = "ConversionReview";
 /// What is wrong with an object's labels or annotations is told so often at most.
@@ -69,12 +69,14 @@ pub(super) fn read(body: &[u8], review: Review, uid: &str, to: &str, sent: &[Val
     if converted.len() != sent.len() {
         return Err((Fault::Partial, format!("conversion webhook for {about} returned {} objects, expected {}", converted.len(), sent.len())));
     }
+    // Looked for once, whichever of them lack a kind.
+    let places = LazyCell::new(|| places(body));
     let checked = sent.iter().zip(converted).enumerate().map(|(at, (original, converted))| {
         checked(original, converted, to).map_err(|wrong| {
             let about = format!("conversion webhook for {} returned invalid", kind_of(original));
             match wrong {
                 Wrong::Unread(why) => why,
-                Wrong::NoKind(read) => format!("Object 'Kind' is missing in '{}'", spelled(body, at).unwrap_or(read)),
+                Wrong::NoKind(read) => format!("Object 'Kind' is missing in '{}'", places.get(at).and_then(|place| spelled(body, place)).unwrap_or(read)),
                 Wrong::Version(why) => format!("{about} object at index 0: {why}"),
                 Wrong::Object(why) => format!("{about} object: {why}"),
                 Wrong::Metadata(why) => format!("{about} metadata: {why}"),
@@ -84,14 +86,18 @@ pub(super) fn read(body: &[u8], review: Review, uid: &str, to: &str, sent: &[Val
     Ok(checked.collect())
 }
 
-/// An object as an answer of JSON spells it.
-fn spelled(body: &[u8], at: usize) -> Option<String> {
+/// Where the objects stand in an answer of JSON.
+fn places(body: &[u8]) -> Vec<Range<usize>> {
     const PLACE: [&str; 3] = ["response", "convertedObjects", "*"];
     if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
-        return None;
+        return Vec::new();
     }
-    let (_, place) = json::spans(body, &PLACE).into_iter().filter(|(depth, _)| *depth == PLACE.len()).nth(at)?;
-    Some(String::from_utf8_lossy(body.get(place)?).into_owned())
+    json::spans(body, &PLACE).into_iter().filter(|(depth, _)| *depth == PLACE.len()).map(|(_, place)| place).collect()
+}
+
+/// An object as its answer spells it.
+fn spelled(body: &[u8], place: &Range<usize>) -> Option<String> {
+    Some(String::from_utf8_lossy(body.get(place.clone())?).into_owned())
 }
 
 /// The objects that an answer holds. An answer of `v1beta1` is not asked what it is nor to what, as ever.
