@@ -234,8 +234,8 @@ fn without_owners(scale: &Value) -> Value {
     scale
 }
 
-/// What a patch says of the UID: of built-in kinds it is looked at, and the part is named.
-fn check_patched_uid(call: &Call<'_>, scale: &Value, old: &Value) -> Result<(), Status> {
+/// What a scale says of the UID behind its patch and those who were asked: of built-in kinds it is looked at, and the part is named.
+fn check_admitted_uid(call: &Call<'_>, scale: &Value, old: &Value) -> Result<(), Status> {
     let (uid, own) = (scale["metadata"]["uid"].as_str().unwrap_or_default(), old["metadata"]["uid"].as_str().unwrap_or_default());
     if uid.is_empty() || uid == own {
         return Ok(());
@@ -261,6 +261,10 @@ impl Part for Setting<'_, '_> {
             let mut present = of(call.row, old)?;
             self.scaled.tell(old, &mut present);
             let mut scale = next(call, self.options, &mut self.told, &present)?;
+            if self.replaces {
+                // The store looks at it before anybody is asked.
+                check_uid(call.row, call.name(), &scale, old, self.options.dry_run)?;
+            }
             admit(call, self.options, &present, &mut scale).await?;
             self.put(call, &scale, old)
         })
@@ -271,11 +275,6 @@ impl Setting<'_, '_> {
     /// The object with a scale that those who may change it have left so.
     fn put(&self, call: &Call<'_>, scale: &Value, old: &Value) -> Result<Value, Status> {
         let places = call.row.custom.as_ref().and_then(|custom| custom.scale.as_ref());
-        if self.replaces {
-            check_uid(call.row, call.name(), scale, old, self.options.dry_run)?;
-        } else if places.is_none() {
-            check_patched_uid(call, scale, old)?;
-        }
         let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
         if let Some(places) = places.filter(|_| replicas == UNTOLD) {
             return Err(Status::bad_request(format!("the spec replicas field {:?} cannot be empty", places.spec_replicas)));
@@ -284,6 +283,9 @@ impl Setting<'_, '_> {
             let path = Path::root("spec").child("replicas");
             let error = field::Error::invalid(&path, json!(replicas), "must be greater than or equal to 0");
             return Err(Status::invalid("autoscaling", "Scale", call.name(), vec![error]));
+        }
+        if places.is_none() {
+            check_admitted_uid(call, scale, old)?;
         }
         let mut value = old.clone();
         match places {

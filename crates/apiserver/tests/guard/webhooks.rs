@@ -348,6 +348,10 @@ async fn what_patches_make_of_scales_and_connections() {
     );
     assert_eq!(metadata["managedFields"][0]["fieldsV1"], json!({"f:spec": {"f:replicas": {}}}), "{metadata}");
     assert!(old["uid"].is_string() && old["managedFields"].is_array(), "{old}");
+    let asked = hook.on("/scale").len();
+    let other = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "d", "uid": "another"}, "spec": {"replicas": 4}});
+    cluster.call(&admin(), Method::PUT, &format!("{deployments}/d/scale"), &[("content-type", "application/json")], other).await.refused(409);
+    assert_eq!(hook.on("/scale").len(), asked, "the store looks at the UID before anybody is asked");
     cluster.post("/api/v1/namespaces/default/pods", pod("p")).await.expect(201);
     let exec = "/api/v1/namespaces/default/pods/p/exec?command=ls&stdout=true";
     let refused = cluster.call(&admin(), Method::POST, exec, &[], Value::Null).await.refused(400);
