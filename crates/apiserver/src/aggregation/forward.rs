@@ -77,7 +77,8 @@ pub(crate) async fn answer(world: &World, remote: &Arc<Remote>, passed: Passed<'
     }
     headers::tell(&mut parts.headers, &world.identity().authenticator.trust().request_headers, &passed.cx.user);
     if upgrades {
-        return upgrade(remote, &place, parts, passed.client).await.unwrap_or_else(|why| error(StatusCode::SERVICE_UNAVAILABLE, &why));
+        let failed = |why: String| headers::identified(error(StatusCode::SERVICE_UNAVAILABLE, &why), id);
+        return upgrade(remote, &place, parts, passed.client).await.unwrap_or_else(failed);
     }
     let Ok(request) = rewritten(&place, parts, passed.client, body::passed(body.take())) else {
         return error(StatusCode::BAD_REQUEST, "the path is not one");

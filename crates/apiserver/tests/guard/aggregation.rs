@@ -284,7 +284,8 @@ async fn many_requests_share_a_connection_of_http_2() {
 #[tokio::test]
 async fn an_upgraded_connection_is_carried_both_ways_and_the_front_proxy_proves_itself() {
     let world = World::start("aggregation").await;
-    let server = Extension::start(|seen| if seen.headers.contains_key("upgrade") { Act::Upgrade } else { plain(seen) }).await;
+    let upgrades = |seen: &Seen| seen.headers.contains_key("upgrade") && !seen.uri.ends_with("/none");
+    let server = Extension::start(move |seen| if upgrades(seen) { Act::Upgrade } else { plain(seen) }).await;
     server.register(&world.cluster, "v1", "wardle.example.com").await;
     assert!(server.on(ROOT)[0].certificate, "the front proxy's");
     let mut stream = world.ask(&format!("GET {FLUNDERS}/f/exec?x=1 HTTP/1.1\nConnection: Upgrade\nUpgrade: twice\nX-Remote-User: evil")).await;
@@ -297,6 +298,10 @@ async fn an_upgraded_connection_is_carried_both_ways_and_the_front_proxy_proves_
     drop(stream);
     let gone = timeout(PATIENCE, async { server.gone.lock().await.recv().await }).await.expect("told");
     assert_eq!(gone, Some(format!("{FLUNDERS}/f/exec")));
+    let mut stream = world.ask(&format!("GET {FLUNDERS}/none HTTP/1.1\nConnection: Upgrade\nUpgrade: twice")).await;
+    let head = until(&mut stream, "\r\n\r\n").await.to_lowercase();
+    let id = server.on(&format!("{FLUNDERS}/none"))[0].header("audit-id");
+    assert!(head.starts_with("http/1.1 503") && head.contains(&format!("audit-id: {id}\r\n")), "the server was told {id}: {head}");
 }
 
 #[tokio::test]
