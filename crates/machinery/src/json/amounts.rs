@@ -1,6 +1,7 @@
 //! Amounts that a text spells as bare numbers. Go reads the text of such a number: `1e9` stays an amount with an exponent, and all digits
 //! of a long one count, of which a number that was read keeps neither.
 
+use super::deep;
 use crate::{
     Value, quantity,
     schema::{Type, TypeRef},
@@ -51,6 +52,11 @@ impl<'j> Walk<'j> {
     /// Steps over a value, and puts the amounts in it into their places. Nothing of what is no JSON.
     fn value(&mut self, ty: Option<TypeRef<'_>>, mut value: Option<&mut Value>) -> Option<()> {
         match self.peek()? {
+            // What has no type has no amounts in it, and may be deeper than any stack: the parser has read past it.
+            b'{' | b'[' if ty.is_none() => {
+                self.at = deep::after_value(self.json, self.at);
+                Some(())
+            }
             b'{' => self.members(b'}', |walk, _| {
                 let key = walk.text()?;
                 let key: String = serde_json::from_slice(key).ok()?;

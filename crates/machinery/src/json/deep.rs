@@ -90,6 +90,13 @@ pub(crate) fn after_string(bytes: &[u8], start: usize) -> usize {
     at
 }
 
+/// The place behind a value of well-formed JSON, however deep it is.
+pub(super) fn after_value(json: &[u8], start: usize) -> usize {
+    let mut reader = Reader { bytes: json, at: start };
+    reader.skip();
+    reader.at
+}
+
 /// The members of an object or the elements of a list, each with its text. Of what is neither, or broken off, there is no more.
 pub(crate) fn members(json: &[u8]) -> Vec<(Option<String>, &[u8])> {
     let mut reader = Reader { bytes: json, at: 0 };

@@ -83,6 +83,16 @@ fn the_levels_of_what_is_read_past_count_as_well() {
         }
         let read = json::decode(body(DEPTH_MAX - 1).as_bytes(), Some(map), Validation::Warn).expect("as deep as it may be");
         assert_eq!(read.warnings, [r#"unknown field "zz""#]);
+        // An amount that is a bare number is looked up in the text once more.
+        let quota = schema::builtin().named("io.k8s.api.core.v1.ResourceQuota").expect("a type");
+        let body =
+            |levels: usize| format!(r#"{{"spec":{{"hard":{{"a":1e3}}}},"zz":{}{},"status":{{"hard":{{"a":1e3}}}}}}"#, "[".repeat(levels), "]".repeat(levels));
+        for levels in [DEPTH_MAX, 1_400_000] {
+            let error = json::decode(body(levels).as_bytes(), Some(quota), Validation::Ignore).unwrap_err();
+            assert!(error.message.contains("exceeded max depth"), "{}", error.message);
+        }
+        let read = json::decode(body(DEPTH_MAX - 1).as_bytes(), Some(quota), Validation::Ignore).expect("as deep as it may be").value;
+        assert_eq!([&read["spec"]["hard"]["a"], &read["status"]["hard"]["a"]], ["1e3", "1e3"]);
     });
 }
 
