@@ -8,6 +8,7 @@ use machinery::{
     json, names,
     quote::Quoted,
     schema,
+    status::ERRORS_MAX,
 };
 use std::collections::BTreeSet;
 
@@ -199,6 +200,10 @@ fn common(metadata: &Value, path: &Path, any_finalizer: bool, errors: &mut Error
         errors.push(Error::invalid(&place, finalizers.to_vec(), "finalizer orphan and foregroundDeletion cannot be both set"));
     }
     for (at, owner) in tree::list(metadata, "managedFields").iter().enumerate() {
+        // Each character of each name may be wrong, of some ten thousand owners: nobody is told of more.
+        if errors.len() >= ERRORS_MAX {
+            break;
+        }
         let place = path.child("managedFields").index(at);
         errors.extend(machinery::apply::manager_errors(tree::text(owner, "manager"), &place.child("manager")));
         if tree::text(owner, "subresource").len() > SUBRESOURCE_BYTES_MAX {

@@ -378,6 +378,9 @@ fn owners_by_hand_have_names() {
     let told = validate_meta_update("", &new, &map, strategy("", "configmaps"));
     let places = told.iter().map(|error| error.path.to_string()).collect::<Vec<_>>();
     assert_eq!(places, ["metadata.managedFields[0].manager", "metadata.managedFields[0].subresource"]);
+    new["metadata"]["managedFields"] = vec![json!({"manager": "\u{7f}".repeat(128)}); 1000].into();
+    let told = validate_meta_update("", &new, &map, strategy("", "configmaps")).len();
+    assert!((1000..2000).contains(&told), "{told}");
 }
 
 #[test]

@@ -5,8 +5,9 @@ use crate::{Value, field::ErrorList};
 use serde_json::json;
 use std::{collections::HashSet, fmt};
 
-/// Errors of one object that are told at most, and bytes that their texts have together.
-const ERRORS_MAX: usize = 1_000;
+/// Errors of one object that are told at most.
+pub const ERRORS_MAX: usize = 1_000;
+/// Bytes that their texts have together.
 const ERRORS_BYTES_MAX: usize = 1 << 20;
 
 /// An error of the API.
