@@ -864,6 +864,12 @@ fn what_a_controller_of_another_version_could_not_say_stays() {
     found.sort();
     let selector = "spec.selector: Invalid value: {\"a\":\"b\",\"c\":\"d\"}: cannot update non-convertible selector";
     assert_eq!(found, ["more: Not found: \"y\": unknown non-convertible field", selector]);
+    let mut noted = old.clone();
+    for at in 0..100 {
+        noted["metadata"]["annotations"][format!("non-convertible.kubernetes.io.{at}/selector")] = "x".into();
+    }
+    let found = changes("", "replicationcontrollers", &noted, |o| o["spec"]["selector"]["c"] = "d".into());
+    assert_eq!(found.iter().filter(|line| line.as_str() == selector).count(), crate::rules::LISTS_TOLD_MAX);
     let mut node = core("Node", json!({"status": {"nodeInfo": {"swap": {"capacity": 0}}}}));
     assert_eq!(problems("", "nodes", &node), ["metadata.nodeSwapStatus.capacity: Invalid value: 0: must be greater than zero"]);
     node["status"]["nodeInfo"]["swap"]["capacity"] = 1.into();
