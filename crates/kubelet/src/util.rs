@@ -148,6 +148,12 @@ pub fn port(of: &IntOrString, container: &Container) -> Result<u16, String> {
     u16::try_from(number).ok().filter(|n| *n > 0).ok_or_else(|| format!("invalid port number: {number}"))
 }
 
+/// Why the system refused something, in Go's words.
+#[must_use]
+pub fn words(error: &std::io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), |number| nix::errno::Errno::from_raw(number).desc().to_lowercase())
+}
+
 /// `len` bytes of `text` at most, cut at a character.
 #[must_use]
 pub fn truncate(text: &str, len: usize) -> &str {

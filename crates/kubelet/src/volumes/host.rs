@@ -8,7 +8,8 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::HostPathVolumeSource;
-use nix::errno::Errno;
+
+use crate::util;
 
 /// Checks a `hostPath`, and makes what its type asks for.
 pub fn host_path(v: &HostPathVolumeSource) -> Result<(), String> {
@@ -50,10 +51,7 @@ fn told_kind(path: &Path, found: &io::Result<fs::Metadata>) -> Result<&'static s
     let kind = match found {
         Ok(metadata) => metadata.file_type(),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(format!("path {:?} does not exist", path.display().to_string())),
-        Err(e) => {
-            let why = e.raw_os_error().map_or_else(|| e.to_string(), |code| Errno::from_raw(code).desc().to_lowercase());
-            return Err(format!("stat {}: {why}", path.display()));
-        }
+        Err(e) => return Err(format!("stat {}: {}", path.display(), util::words(e))),
     };
     let kinds = [
         (kind.is_dir(), "Directory"),

@@ -16,6 +16,8 @@ use machinery::tree::text;
 use machinery::yaml;
 use serde::Deserialize;
 
+use crate::util::words;
+
 /// The group of the file.
 const GROUP: &str = "kubelet.config.k8s.io";
 /// The group of what is said to the programs.
@@ -114,11 +116,6 @@ pub fn read(config: &Path, programs: &Path) -> Result<Vec<Provider>, String> {
         [one] => Err(format!("failed to validate credential provider config: {one}")),
         many => Err(format!("failed to validate credential provider config: [{}]", many.join(", "))),
     }
-}
-
-/// As Go says why a file could not be had.
-fn words(error: &io::Error) -> String {
-    error.raw_os_error().map_or_else(|| error.to_string(), |number| nix::errno::Errno::from_raw(number).desc().to_lowercase())
 }
 
 /// The file, or those of the directory, in order.
