@@ -31,6 +31,11 @@ pub(crate) fn plain(error: &io::Error) -> String {
     text.split(" (os error").next().unwrap_or(&text).to_owned()
 }
 
+/// The kernel's error in the words of other runtimes: lower case, without the number.
+pub(crate) fn words(error: &io::Error) -> String {
+    plain(error).to_ascii_lowercase()
+}
+
 /// A path for the kernel; one with a zero byte is refused.
 pub(crate) fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))

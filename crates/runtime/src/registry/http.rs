@@ -239,7 +239,7 @@ async fn reach(host: &str, port: u16, network: Option<&Arc<File>>) -> Result<Tcp
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
-            Ok(Err(e)) => last = format!("dial tcp {address}:{port}: connect: {}", sys::plain(&e).to_ascii_lowercase()),
+            Ok(Err(e)) => last = format!("dial tcp {address}:{port}: connect: {}", sys::words(&e)),
             Err(_) => last = format!("dial tcp {address}:{port}: i/o timeout"),
         }
     }

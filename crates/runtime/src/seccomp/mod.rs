@@ -137,10 +137,7 @@ pub(crate) fn from_file(path: &Path, capabilities: u64) -> Result<Filter> {
     // The words are containerd's.
     const BEFORE: &str = "failed to create containerd container: ";
     let fail = |what: String| Error::Invalid(format!("{BEFORE}decoding seccomp profile failed {path:?}: {what}"));
-    let unread = |e: std::io::Error| {
-        let why = sys::plain(&e).to_ascii_lowercase();
-        Error::Invalid(format!("{BEFORE}cannot load seccomp profile {path:?}: open {}: {why}", path.display()))
-    };
+    let unread = |e: std::io::Error| Error::Invalid(format!("{BEFORE}cannot load seccomp profile {path:?}: open {}: {}", path.display(), sys::words(&e)));
     let text = std::fs::read(path).map_err(unread)?;
     let has = |name: &str| caps::bit(name).is_some_and(|bit| capabilities & bit != 0);
     compile(&profile::parse(&text, &has).map_err(fail)?)

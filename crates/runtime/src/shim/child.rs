@@ -219,7 +219,7 @@ fn become_program(spec: &Spec, command: &Command<'_>, streams: Streams<'_>, pids
     }
     // A directory that only its user may enter is tried once more.
     let in_cwd = in_cwd.or_else(|_| process::chdir(&cwd));
-    in_cwd.map_err(|e| format!("{}chdir to cwd ({:?}) set in config.json failed: {}", wording.0, spec.cwd, words(&e)))?;
+    in_cwd.map_err(|e| format!("{}chdir to cwd ({:?}) set in config.json failed: {}", wording.0, spec.cwd, sys::words(&e)))?;
     for (at, fd) in stdio.iter().enumerate() {
         process::place_fd(fd.as_raw_fd(), at as i32).map_err(|e| format!("standard streams: {e}"))?;
     }
@@ -395,7 +395,7 @@ fn execute(program: &str, argv: &[CString], env: &[CString], search: &str) -> St
             io::ErrorKind::PermissionDenied if std::fs::metadata(program).is_ok_and(|m| m.is_dir()) => {
                 format!("exec: {program:?}: is a directory")
             }
-            _ => format!("exec: {program:?}: {}", words(&e)),
+            _ => format!("exec: {program:?}: {}", sys::words(&e)),
         };
     }
     let mut denied = false;
@@ -404,15 +404,10 @@ fn execute(program: &str, argv: &[CString], env: &[CString], search: &str) -> St
         match e.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {}
             io::ErrorKind::PermissionDenied => denied = true,
-            _ => return format!("exec: {program:?}: {}", words(&e)),
+            _ => return format!("exec: {program:?}: {}", sys::words(&e)),
         }
     }
     if denied { format!("exec: {program:?}: permission denied") } else { format!("exec: {program:?}: executable file not found in $PATH") }
-}
-
-/// The kernel's error in the words of other runtimes: lower case, without the number.
-pub(super) fn words(e: &io::Error) -> String {
-    sys::plain(e).to_ascii_lowercase()
 }
 
 /// The first process of a process namespace that a pod's containers share: reaps what they leave, holds nothing. It sees

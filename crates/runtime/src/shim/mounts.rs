@@ -35,7 +35,7 @@ pub(super) fn is_directory(fd: &OwnedFd) -> io::Result<bool> {
 }
 
 pub(super) fn attach_at(tree: &OwnedFd, place: &OwnedFd, target: &str) -> Step<()> {
-    sys::move_mount(tree, place).map_err(|e| format!("error mounting to rootfs at {target:?}: {}", sys::plain(&e).to_ascii_lowercase()))
+    sys::move_mount(tree, place).map_err(|e| format!("error mounting to rootfs at {target:?}: {}", sys::words(&e)))
 }
 
 pub(super) fn fresh(kind: &CStr, options: &[(&CStr, Option<&CStr>)], flags: u64, target: &str) -> Step<OwnedFd> {

@@ -16,7 +16,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::child::words;
 use super::mounts::{AT_FDCWD, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, NO_ALL, Terminal, attach_at, fresh, is_directory, make_dir};
 use super::users::Users;
 use super::{Host, Step, dev, hooks, process, restrict, volume};
@@ -356,7 +355,7 @@ fn below(mount: &OwnedFd, name: &CStr, path: &str) -> Step<OwnedFd> {
 /// Mounts where the configuration wants it. `proc` is the container's file system of processes, in which nothing may be
 /// covered but a few files: what hides or replaces the rest deceives whoever looks into the container.
 fn attach(root: &Root, tree: &OwnedFd, target: &str, directory: bool, proc: Option<&OwnedFd>) -> Step<()> {
-    let fail = |e: io::Error| format!("error mounting to rootfs at {target:?}: {}", words(&e));
+    let fail = |e: io::Error| format!("error mounting to rootfs at {target:?}: {}", sys::words(&e));
     let place = if directory { root.directory(target, Links::Within, 0o755) } else { root.file(target, Links::Within, 0o644) }.map_err(fail)?;
     if let Some(proc) = proc
         && sys::file_system_of(&place).map_err(fail)? == PROC
@@ -472,7 +471,7 @@ fn cgroup_tree(place: &OwnedFd, spec: &Spec, cgroups: &[(String, OwnedFd)]) -> S
 /// Made if absent.
 fn working_directory(root: &Root, spec: &Spec) -> Step<()> {
     if let Err(e) = root.directory(&spec.cwd, Links::Within, 0o755) {
-        return Err(format!("mkdir {}: {}", spec.cwd, words(&e)));
+        return Err(format!("mkdir {}: {}", spec.cwd, sys::words(&e)));
     }
     Ok(())
 }
