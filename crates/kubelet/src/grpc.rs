@@ -76,6 +76,16 @@ pub(crate) trait Service: Send + Sync + 'static {
     fn answer(&self, method: Self::Method, message: &[u8]) -> Result<Reply, Refusal>;
 }
 
+/// The method that is called by this path: what `find` has by its service and its name there.
+///
+/// # Errors
+/// There is none, in gRPC's words: of one of these services, or of another.
+pub(crate) fn method<M>(path: &str, services: &[&str], find: impl FnOnce(&str, &str) -> Option<M>) -> Result<M, String> {
+    let (service, name) = path.strip_prefix('/').and_then(|path| path.rsplit_once('/')).ok_or_else(|| format!("malformed method name: {path:?}"))?;
+    find(service, name)
+        .ok_or_else(|| if services.contains(&service) { format!("unknown method {name} for service {service}") } else { format!("unknown service {service}") })
+}
+
 /// So many calls a second, and some more at once.
 struct Rate(Mutex<(f64, Instant)>);
 

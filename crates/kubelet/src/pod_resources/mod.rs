@@ -15,10 +15,15 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use prost::Message;
 
 use crate::devices::Devices;
+use crate::grpc;
 use crate::pod::Context;
 use crate::pod::manager::Pods;
 use crate::util;
 use wire::{Allocatable, CdiDevice, ClaimResource, ContainerResources, DynamicResource, GetRequest, GetResponse, ListResponse, PodResources};
+
+/// The service, by its version.
+const V1: &str = "v1.PodResourcesLister";
+const V1ALPHA1: &str = "v1alpha1.PodResourcesLister";
 
 /// A method, as it is counted: its service's version, and its name there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,15 +40,13 @@ impl Method {
     /// # Errors
     /// There is none of the name: in gRPC's words.
     fn named(path: &str) -> Result<Self, String> {
-        let (service, method) = path.strip_prefix('/').and_then(|path| path.rsplit_once('/')).ok_or_else(|| format!("malformed method name: {path:?}"))?;
-        match (service, method) {
-            ("v1.PodResourcesLister", "List") => Ok(Self::List),
-            ("v1.PodResourcesLister", "Get") => Ok(Self::Get),
-            ("v1.PodResourcesLister", "GetAllocatableResources") => Ok(Self::GetAllocatable),
-            ("v1alpha1.PodResourcesLister", "List") => Ok(Self::ListAlpha),
-            ("v1.PodResourcesLister" | "v1alpha1.PodResourcesLister", _) => Err(format!("unknown method {method} for service {service}")),
-            _ => Err(format!("unknown service {service}")),
-        }
+        grpc::method(path, &[V1, V1ALPHA1], |service, name| match (service, name) {
+            (V1, "List") => Some(Self::List),
+            (V1, "Get") => Some(Self::Get),
+            (V1, "GetAllocatableResources") => Some(Self::GetAllocatable),
+            (V1ALPHA1, "List") => Some(Self::ListAlpha),
+            _ => None,
+        })
     }
 }
 

@@ -80,14 +80,12 @@ impl Service for Node {
     const ASKED: &'static str = "the node's pods";
 
     fn method(&self, path: &str) -> Result<Method, String> {
-        let (service, method) = path.strip_prefix('/').and_then(|path| path.rsplit_once('/')).ok_or_else(|| format!("malformed method name: {path:?}"))?;
-        match (service, method) {
-            (SERVICE, "ListPods") => Ok(Method::List),
-            (SERVICE, "GetPod") => Ok(Method::Get),
-            (SERVICE, "WatchPods") => Ok(Method::Watch),
-            (SERVICE, _) => Err(format!("unknown method {method} for service {service}")),
-            _ => Err(format!("unknown service {service}")),
-        }
+        grpc::method(path, &[SERVICE], |service, name| match (service, name) {
+            (SERVICE, "ListPods") => Some(Method::List),
+            (SERVICE, "GetPod") => Some(Method::Get),
+            (SERVICE, "WatchPods") => Some(Method::Watch),
+            _ => None,
+        })
     }
 
     fn answer(&self, method: Method, message: &[u8]) -> Result<Reply, Refusal> {
