@@ -105,7 +105,8 @@ pub(crate) async fn heard(store: &Store, row: &Row, event: Arc<Event>, wanted: i
 /// 429: there is such an object. One that is new keeps it from nothing for a while, and is given.
 pub(crate) async fn begun(store: &Store, row: &Row) -> Result<Vec<Unread>, Status> {
     all_versions_known(store, row)?;
-    let Some((reader, snapshot)) = row.reader().zip(snapshot(store, row, None)) else { return Ok(Vec::new()) };
+    let Some(reader) = row.reader() else { return Ok(Vec::new()) };
+    let Some(snapshot) = snapshot(store, row, None) else { return Ok(Vec::new()) };
     let begun = Box::pin(reader.begun(store, snapshot, &row.root_key)).await;
     begun.map_err(|(unread, since)| unready(&unlisted(row, &unread), since))
 }
