@@ -644,7 +644,13 @@ fn remove_unmade(directory: &Path, acknowledged: u64, accept_loss: bool) -> Resu
         tracing::error!(directory = %directory.display(), what, "the store is damaged; it is opened with what is there");
     }
     if has_some {
-        return fs::write(&marker, MARKED).map_err(io);
+        // As lasting as the engine makes it: a cut of the power would take it again, and what is acknowledged by then is refused with it.
+        let mark = || {
+            fs::write(&marker, MARKED)?;
+            fs::File::open(&marker)?.sync_all()?;
+            fs::File::open(directory)?.sync_all()
+        };
+        return mark().map_err(io);
     }
     for path in journals.iter().map(|(path, _)| path).chain([&marker]) {
         unless_gone(fs::remove_file(path)).map_err(io)?;
