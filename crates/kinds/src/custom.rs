@@ -328,6 +328,11 @@ impl Scale {
         replicas(obj, &self.spec_replicas)
     }
 
+    /// The names that lead to the desired replicas.
+    pub fn spec_path(&self) -> Vec<&str> {
+        names_of(&self.spec_replicas).collect()
+    }
+
     /// Replicas that there are, if the object tells them.
     ///
     /// # Errors
@@ -352,7 +357,7 @@ impl Scale {
     /// # Errors
     /// Something else is in the way, in upstream's words.
     pub fn set_spec_replicas(&self, obj: &mut Value, replicas: i64) -> Result<(), String> {
-        let names: Vec<&str> = names_of(&self.spec_replicas).collect();
+        let names = self.spec_path();
         let Some((last, way)) = names.split_last() else { return Ok(()) };
         let mut place = obj;
         for (at, name) in way.iter().enumerate() {

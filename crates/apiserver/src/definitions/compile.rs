@@ -230,8 +230,7 @@ fn scale(version: &Value) -> Option<custom::Scale> {
 /// The replicas of a version's objects; nothing if it has no `scale`.
 fn replicas(version: &Value) -> FieldSet {
     let Some(scale) = scale(version) else { return FieldSet::new() };
-    let path: Vec<&str> = scale.spec_replicas.trim_start_matches('.').split('.').collect();
-    FieldSet::from_paths(&[path.as_slice()])
+    FieldSet::from_paths(&[scale.spec_path().as_slice()])
 }
 
 /// What the clients of a deprecated version are told: the definition's own words, or upstream's.

@@ -11,6 +11,7 @@ use crate::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::StatusCode;
+use kinds::custom::Scale;
 use machinery::{
     Value,
     apply::{self, FieldSet, Scaled},
@@ -68,7 +69,7 @@ fn scale(metadata: Value, replicas: i64, status: Value) -> Value {
     json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status})
 }
 
-fn of_custom(places: &kinds::custom::Scale, metadata: Value, object: &Value) -> Result<Value, String> {
+fn of_custom(places: &Scale, metadata: Value, object: &Value) -> Result<Value, String> {
     let replicas = places.spec_replicas(object)?.unwrap_or(UNTOLD);
     let mut status = json!({"replicas": places.status_replicas(object)?.unwrap_or(0)});
     let selector = places.selector(object)?;
@@ -335,7 +336,7 @@ fn written(scale: &mut Value) {
 /// `replaces`: what is told is all of it.
 async fn set(call: &Call<'_>, options: &WriteOptions, told: Told<'_>, replaces: bool) -> Result<Answer, Status> {
     let places = call.row.custom.as_ref().and_then(|custom| custom.scale.as_ref());
-    let path: Vec<&str> = places.map_or_else(|| vec!["spec", "replicas"], |places| places.spec_replicas.trim_start_matches('.').split('.').collect());
+    let path = places.map_or_else(|| vec!["spec", "replicas"], Scale::spec_path);
     let versions = call.row.custom.as_ref().map(|custom| &*custom.scales);
     let scaled = Scaled { api_version: &call.row.api_version, path: &path, versions };
     let target = Change {
