@@ -7,7 +7,7 @@
 //! An object that cannot be read (its webhook does not convert it) cannot go that way. Who has a right of its own for it may ask for
 //! its removal all the same, whatever holds it (`remove_unreadable`).
 
-use super::{ATTEMPTS_MAX, Call, meta, options, placed};
+use super::{ATTEMPTS_MAX, Call, UNVERSIONED, meta, options, placed};
 use crate::{Operation, Write, access, admission, context::Options, conversion::Memory, errors, hooks::words, respond::Answer, rows::Row, services, storage};
 use bytes::Bytes;
 use http::StatusCode;
@@ -31,8 +31,9 @@ const FOREGROUND: &str = "foregroundDeletion";
 /// The option by which an object goes that the store has and cannot read.
 pub(super) const UNREADABLE: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
 
-/// Kinds that upstream knows in whatever version (`metainternalversion.AddToScheme`): what says that it is one is read, and is no options then.
-const KNOWN_EVERYWHERE: [&str; 7] = ["Status", "APIVersions", "APIGroup", "APIGroupList", "APIResourceList", "CreateOptions", "UpdateOptions"];
+/// Kinds that upstream knows in whatever version beside [`UNVERSIONED`] (`metainternalversion.AddToScheme`): what says that it is one is read,
+/// and is no options then.
+const KNOWN_EVERYWHERE: [&str; 2] = ["CreateOptions", "UpdateOptions"];
 /// Those that it knows beside them in `meta.k8s.io/v1`.
 const KNOWN: [&str; 7] = ["ListOptions", "GetOptions", "PatchOptions", "Table", "TableOptions", "PartialObjectMetadata", "PartialObjectMetadataList"];
 
@@ -149,7 +150,8 @@ fn from_body(call: &Call<'_>, bytes: &Bytes) -> Result<Value, Status> {
     let gvk = machinery::gvk::Gvk { group: String::new(), version: "v1".into(), kind: "DeleteOptions".into() };
     let ty = machinery::schema::builtin().kind(&gvk).ok_or_else(|| Status::internal("the schema lacks DeleteOptions"))?;
     let other = |version: &str, kind: &str| {
-        Status::bad_request(match KNOWN_EVERYWHERE.contains(&kind) || version == "meta.k8s.io/v1" && KNOWN.contains(&kind) {
+        let is_known = UNVERSIONED.contains(&kind) || KNOWN_EVERYWHERE.contains(&kind) || version == "meta.k8s.io/v1" && KNOWN.contains(&kind);
+        Status::bad_request(match is_known {
             true => format!("converting (v1.{kind}) to (v1.DeleteOptions): unknown conversion"),
             false => words::unregistered(kind, version),
         })
