@@ -133,13 +133,17 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// Reads a custom body that says that it is something else, which shows in what is wrong with it.
+    fn read_as_said(&self, bytes: &Bytes, said: &Gvk, validation: Validation) -> Result<json::Decoded, Status> {
+        self.read(bytes, self.row.ty(), validation).map_err(|refused| declared::as_said(said, &self.row.resource.kind, refused))
+    }
+
     /// A custom body of another kind: what is there twice is told, and what metadata does not know; of the rest nothing is known.
     fn of_another_kind(&self, bytes: &Bytes, said: &Gvk, validation: Validation) -> Result<json::Decoded, Status> {
-        let read = |validation| self.read(bytes, self.row.ty(), validation).map_err(|refused| declared::as_said(said, &self.row.resource.kind, refused));
         if validation == Validation::Ignore {
-            return read(validation);
+            return self.read_as_said(bytes, said, validation);
         }
-        let mut decoded = read(Validation::Warn)?;
+        let mut decoded = self.read_as_said(bytes, said, Validation::Warn)?;
         decoded.warnings.retain(|told| !told.starts_with("unknown field \"") || told.starts_with("unknown field \"metadata."));
         match validation {
             Validation::Strict if !decoded.warnings.is_empty() => Err(json::strictly(Some(said), &decoded.warnings)),
@@ -149,11 +153,10 @@ impl<'a> Call<'a> {
 
     /// A custom body of a version that its definition does not have: it has no field but what every object has.
     fn without_schema(&self, bytes: &Bytes, said: &Gvk, validation: Validation) -> Result<json::Decoded, Status> {
-        let read = |validation| self.read(bytes, self.row.ty(), validation).map_err(|refused| declared::as_said(said, &self.row.resource.kind, refused));
         if validation == Validation::Ignore {
-            return read(validation);
+            return self.read_as_said(bytes, said, validation);
         }
-        let mut decoded = read(Validation::Warn)?;
+        let mut decoded = self.read_as_said(bytes, said, Validation::Warn)?;
         let field = |problem: &str| problem.strip_prefix("unknown field \"").and_then(|rest| rest.strip_suffix('"')).map(str::to_owned);
         let (unknown, mut problems): (Vec<_>, Vec<_>) =
             decoded.warnings.into_iter().partition(|told| field(told).is_some_and(|field| !field.starts_with("metadata.")));
@@ -221,13 +224,6 @@ impl<'a> Call<'a> {
     }
 }
 
-/// The selectors of a list, a watch or a deletecollection.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Selectors {
-    pub(crate) labels: Option<Selector>,
-    pub(crate) fields: Option<FieldSelector>,
-}
-
 /// 400 where an object is named of a kind whose objects are in namespaces, and no namespace is, or where no object can have its name
 /// (upstream's `NamespaceKeyFunc`); 500 where nothing can be in its namespace.
 pub(crate) fn placed(row: &Row, namespace: &str, name: &str) -> Result<(), Status> {
@@ -236,6 +232,13 @@ pub(crate) fn placed(row: &Row, namespace: &str, name: &str) -> Result<(), Statu
     }
     astray::check_segment(name)?;
     astray::check_key(row, namespace, name)
+}
+
+/// The selectors of a list, a watch or a deletecollection.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Selectors {
+    pub(crate) labels: Option<Selector>,
+    pub(crate) fields: Option<FieldSelector>,
 }
 
 impl Selectors {
