@@ -4,7 +4,12 @@ use super::{
     dial::{self, Backend},
     html, sniff, tunnel,
 };
-use crate::{Body, BoxError, Context, aggregation::headers as shown, hooks, query, websocket};
+use crate::{
+    Body, BoxError, Context,
+    aggregation::headers as shown,
+    hooks::{self, words},
+    query, websocket,
+};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
     header::{self, Entry},
@@ -113,7 +118,7 @@ pub(super) async fn answer(cx: &Context, backend: &Backend, admitted: Option<&st
     // As it stands in links: whoever asks says what may be in it.
     let source = html::Source { prefix: &shown::in_path(prefix.as_bytes()), backend: &backend.address.to_string(), host: host.as_deref().unwrap_or_default() };
     let mut sender = dial::connect(backend).await.map_err(reach)?;
-    let answer = sender.send_request(request).await.map_err(|e| reach(told(&e)))?;
+    let answer = sender.send_request(request).await.map_err(|e| reach(words::of_http(&e)))?;
     let mut answer = rewrite(answer, &source).await.map_err(reach)?;
     shown::cached(answer.headers_mut());
     Ok(sniff::named(answer).await)
@@ -127,11 +132,6 @@ fn by_bytes(path: &str) -> String {
 /// The bytes of what [`by_bytes`] gave.
 fn bytes(path: &str) -> Vec<u8> {
     path.chars().filter_map(|byte| u8::try_from(byte).ok()).collect()
-}
-
-/// What is told of an answer that is none.
-fn told(error: &hyper::Error) -> String {
-    hooks::words::of_http(error)
 }
 
 fn set(headers: &mut HeaderMap, name: HeaderName, text: &str) {
@@ -216,7 +216,7 @@ fn complete<B>(outward: &mut Request<B>) {
 /// What is no upgrade is answered as the backend answers it.
 pub(crate) async fn switch(mut sender: SendRequest<Body>, mut outward: Request<Body>, client: OnUpgrade) -> Result<Response<Body>, String> {
     complete(&mut outward);
-    let mut answer = sender.send_request(outward).await.map_err(|e| told(&e))?;
+    let mut answer = sender.send_request(outward).await.map_err(|e| words::of_http(&e))?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         if answer.status().as_u16() < 400 {
             return Err(format!("{NO_UPGRADE}: status code {}", answer.status().as_u16()));
