@@ -245,7 +245,7 @@ fn told(packed: &Packed, tag: Option<&str>, media_type: &'static str, headers: &
     if tag.is_some() {
         out.append(header::VARY, HeaderValue::from_static("Accept"));
     }
-    // That a part could be had is said, as Go's `ServeContent` has it; who asks for one gets the whole.
+    // That a part could be had is said, as Go's `ServeContent` has it; who asks for one of what is packed gets the whole.
     if whole {
         out.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     }
