@@ -2,7 +2,9 @@
 
 use super::{node_tokens, text, texts};
 use crate::{
-    Operation, Write, admission, own,
+    Operation, Write, admission,
+    astray::check_segment,
+    own,
     registry::{Call, WriteOptions, place, placed},
     respond::Answer,
     world::World,
@@ -219,12 +221,7 @@ fn bind(world: &World, reference: &Value, spec: &mut TokenSpec) -> Result<(), St
 
 /// Whether there can be an object of this name: else nothing is looked up (upstream's `NamespaceKeyFunc`).
 fn nameable(name: &str) -> Result<(), Status> {
-    let wrong = names::path_segment(name);
-    match name {
-        "" => Err(Status::bad_request("Name parameter required.")),
-        _ if wrong.is_empty() => Ok(()),
-        _ => Err(Status::bad_request(format!("Name parameter invalid: {name:?}: {}", wrong.join(";")))),
-    }
+    if name.is_empty() { Err(Status::bad_request("Name parameter required.")) } else { check_segment(name) }
 }
 
 /// That a reference is to another object of its name.

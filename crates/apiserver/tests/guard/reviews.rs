@@ -104,7 +104,11 @@ async fn a_token_is_asked_for_used_and_reviewed() {
     assert_eq!(cluster.post(missing, request(json!({}))).await.refused(404), "serviceaccounts \"none\" not found");
     let odd = request(json!({"boundObjectRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}));
     assert_eq!(cluster.post(uri, odd).await.refused(400), "cannot bind token to object of type apps/v1, Kind=Deployment");
-    for (name, why) in [("", "Name parameter required."), ("a/b", "Name parameter invalid: \"a/b\": may not contain '/'")] {
+    for (name, why) in [
+        ("", "Name parameter required."),
+        ("a/b", "Name parameter invalid: \"a/b\": may not contain '/'"),
+        ("a\u{1}/", "Name parameter invalid: \"a\\x01/\": may not contain '/'"),
+    ] {
         let unnamed = request(json!({"boundObjectRef": {"apiVersion": "v1", "kind": "Secret", "name": name}}));
         assert_eq!(cluster.post(uri, unnamed).await.refused(400), why);
     }
