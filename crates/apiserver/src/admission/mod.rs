@@ -55,7 +55,7 @@ use crate::{
 use again::Again;
 use attributes::{Attributes, named};
 use kinds::usage as amounts;
-use machinery::{Value, apply, gvk::Gvk, json, schema::TypeRef, status::Status};
+use machinery::{Value, apply, gvk::Gvk, json, names, quote::Quoted, schema::TypeRef, status::Status};
 use std::{collections::HashSet, sync::Arc, time::Instant};
 
 /// A plug-in that decides by what the server knows. Each method decides by the write whether it concerns the plug-in at all.
@@ -367,6 +367,14 @@ fn keep_managers(write: &Write<'_>, before: &Value, next: &mut Value) {
     let fault = "this could be caused by an outdated mutating admission controller; please fix your requests";
     write.cx.warn(format!(".metadata.managedFields was in an invalid state after admission; {fault}: {why}"));
     meta::set(next, "managedFields", before["metadata"]["managedFields"].clone());
+}
+
+/// Why upstream's client does not even ask for what no object can be called.
+fn unaskable(name: &str) -> Option<String> {
+    match names::path_segment(name).as_slice() {
+        [] => None,
+        wrong => Some(format!("invalid resource name {}: [{}]", Quoted(name), wrong.join(" "))),
+    }
 }
 
 /// Several errors as upstream joins them, each once.

@@ -1,13 +1,12 @@
 //! NamespaceLifecycle: nothing is made in a namespace that is not there or is going; some namespaces never go.
 //! DefaultIngressClass.
 
-use super::{Plugin, World, creates, default_of, forbidden, is, text};
+use super::{Plugin, World, creates, default_of, forbidden, is, text, unaskable};
 use crate::{Operation, Write, own};
 use machinery::{
     Value,
     field::{Error, Path},
     names,
-    quote::Quoted,
     status::Status,
 };
 use serde_json::json;
@@ -33,11 +32,7 @@ impl Plugin for NamespaceLifecycle {
             return Ok(());
         }
         let Some(found) = world.get(("", "v1", "namespaces"), "", namespace) else {
-            // What is no name at all upstream's client does not even ask for.
-            return Err(match names::path_segment(namespace).as_slice() {
-                [] => Status::not_found("", "namespaces", namespace),
-                wrong => Status::internal(format!("invalid resource name {}: [{}]", Quoted(namespace), wrong.join(" "))),
-            });
+            return Err(unaskable(namespace).map_or_else(|| Status::not_found("", "namespaces", namespace), Status::internal));
         };
         let going = text(&found["status"], "phase") == "Terminating" || !found["metadata"]["deletionTimestamp"].is_null();
         if write.operation == Operation::Create && going {

@@ -1,9 +1,9 @@
 //! ServiceAccount: every pod has an account, and unless it says otherwise, that account's token as files.
 
-use super::{Plugin, World, creates, forbidden, is, items, mountable, push, text};
+use super::{Plugin, World, creates, forbidden, is, items, mountable, push, text, unaskable};
 use crate::{Operation, Write, meta, storage};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use machinery::{Value, names, status::Status};
+use machinery::{Value, quote::Quoted, status::Status};
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
 
@@ -101,11 +101,7 @@ impl Plugin for ServiceAccount {
 fn account(world: &World, write: &Write<'_>, pod: &Value, name: &str) -> Result<Arc<Value>, Status> {
     world.get(ACCOUNTS, write.namespace, name).ok_or_else(|| {
         let place = format!("{}/{name}", write.namespace);
-        // What is no name at all upstream's client does not even ask for.
-        let why = match names::path_segment(name).as_slice() {
-            [] => format!("serviceaccount {name:?} not found"),
-            wrong => format!("invalid resource name {name:?}: [{}]", wrong.join(" ")),
-        };
+        let why = unaskable(name).unwrap_or_else(|| format!("serviceaccount {} not found", Quoted(name)));
         forbidden(write, pod, format!("error looking up service account {place}: {why}"))
     })
 }

@@ -53,6 +53,10 @@ async fn a_pod_gets_its_account_s_token() {
     assert_eq!((&made["spec"]["volumes"], &made["spec"]["imagePullSecrets"]), (&Value::Null, &json!([{"name": "pull"}])));
     let none = cluster.post(PODS, merged(pod("none"), json!({"spec": {"serviceAccountName": "none"}}))).await.refused(403);
     assert_eq!(none, "pods \"none\" is forbidden: error looking up service account default/none: serviceaccount \"none\" not found");
+    for (name, why) in [("a\u{1}", r#"serviceaccount "a\x01" not found"#), ("a/\u{1}", r#"invalid resource name "a/\x01": [may not contain '/']"#)] {
+        let odd = cluster.post(PODS, merged(pod("none"), json!({"spec": {"serviceAccountName": name}}))).await.refused(403);
+        assert_eq!(odd, format!("pods \"none\" is forbidden: error looking up service account default/{name}: {why}"));
+    }
     let own = json!({"spec": {"containers": [{"name": "c", "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}]}],
         "volumes": [{"name": "v", "emptyDir": {}}]}});
     let made = cluster.post(PODS, merged(pod("own"), own)).await.expect(201);
