@@ -6,7 +6,10 @@ use super::{
     flow_counts::{Counts, Executing, Level as Told, Pair},
     source::Source,
 };
-use crate::path::RequestInfo;
+use crate::{
+    path::RequestInfo,
+    read::{items, text, texts},
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use identity::User;
 use machinery::Value;
@@ -141,20 +144,8 @@ fn by_precedence(schemas: &mut [Arc<Schema>]) {
     schemas.sort_by(|one, other| (one.precedence, &one.name).cmp(&(other.precedence, &other.name)));
 }
 
-fn text(value: &Value, field: &str) -> String {
-    value[field].as_str().unwrap_or_default().to_owned()
-}
-
-fn list<'v>(value: &'v Value, field: &str) -> &'v [Value] {
-    value[field].as_array().map_or(&[], Vec::as_slice)
-}
-
-fn texts(value: &Value, field: &str) -> Vec<String> {
-    list(value, field).iter().filter_map(Value::as_str).map(str::to_owned).collect()
-}
-
 fn uid(object: &Value) -> Option<HeaderValue> {
-    HeaderValue::from_str(&text(&object["metadata"], "uid")).ok()
+    HeaderValue::from_str(text(&object["metadata"], "uid")).ok()
 }
 
 impl Level {
@@ -164,7 +155,7 @@ impl Level {
             true => Told { shares: spec["exempt"]["nominalConcurrencyShares"].as_i64().unwrap_or_default(), queues: false },
             false => Told { shares: own["nominalConcurrencyShares"].as_i64().unwrap_or(SHARES), queues: own["limitResponse"]["type"] == "Queue" },
         };
-        Some(Level { name: text(&object["metadata"], "name"), uid: uid(object)?, told })
+        Some(Level { name: text(&object["metadata"], "name").to_owned(), uid: uid(object)?, told })
     }
 }
 
@@ -172,11 +163,11 @@ impl Schema {
     fn of(object: &Value) -> Option<Schema> {
         let spec = &object["spec"];
         Some(Schema {
-            name: text(&object["metadata"], "name"),
+            name: text(&object["metadata"], "name").to_owned(),
             uid: uid(object)?,
-            level: text(&spec["priorityLevelConfiguration"], "name"),
+            level: text(&spec["priorityLevelConfiguration"], "name").to_owned(),
             precedence: spec["matchingPrecedence"].as_i64().unwrap_or_default(),
-            rules: list(spec, "rules").iter().map(Rule::of).collect(),
+            rules: items(&spec["rules"]).iter().map(Rule::of).collect(),
             pair: OnceLock::new(),
         })
     }
@@ -195,8 +186,8 @@ impl Schema {
 impl Rule {
     fn of(rule: &Value) -> Rule {
         Rule {
-            subjects: list(rule, "subjects").iter().filter_map(Subject::of).collect(),
-            resources: list(rule, "resourceRules")
+            subjects: items(&rule["subjects"]).iter().filter_map(Subject::of).collect(),
+            resources: items(&rule["resourceRules"])
                 .iter()
                 .map(|own| ResourceRule {
                     verbs: Names::of(own, "verbs"),
@@ -206,18 +197,23 @@ impl Rule {
                     cluster: own["clusterScope"] == true,
                 })
                 .collect(),
-            paths: list(rule, "nonResourceRules").iter().map(|own| PathRule { verbs: Names::of(own, "verbs"), paths: texts(own, "nonResourceURLs") }).collect(),
+            paths: items(&rule["nonResourceRules"])
+                .iter()
+                .map(|own| PathRule { verbs: Names::of(own, "verbs"), paths: texts(&own["nonResourceURLs"]) })
+                .collect(),
         }
     }
 }
 
 impl Subject {
     fn of(subject: &Value) -> Option<Subject> {
-        let named = |part: &str| subject[part].is_object().then(|| text(&subject[part], "name"));
+        let named = |part: &str| subject[part].is_object().then(|| text(&subject[part], "name").to_owned());
         match subject["kind"].as_str()? {
             "User" => named("user").map(Subject::User),
             "Group" => named("group").map(Subject::Group),
-            "ServiceAccount" => named("serviceAccount").map(|name| Subject::Account { namespace: text(&subject["serviceAccount"], "namespace"), name }),
+            "ServiceAccount" => {
+                named("serviceAccount").map(|name| Subject::Account { namespace: text(&subject["serviceAccount"], "namespace").to_owned(), name })
+            }
             _ => None,
         }
     }
@@ -237,7 +233,7 @@ impl Subject {
 
 impl Names {
     fn of(owner: &Value, field: &str) -> Names {
-        let names = texts(owner, field);
+        let names = texts(&owner[field]);
         if names == ["*"] { Names::All } else { Names::Some(names) }
     }
 

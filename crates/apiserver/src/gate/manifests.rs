@@ -5,7 +5,10 @@
 //! The files are read when the server starts, which does not where they are wrong, and looked at again every ten seconds (upstream watches
 //! the directory): then what is wrong is told in the log, and what was read before stays (`admission/plugin/…/manifest`, with its words).
 
-use crate::hooks::{file_error, words};
+use crate::{
+    hooks::{file_error, words},
+    read::text,
+};
 use machinery::{
     Value, defaulting,
     field::{Error, Path as Field},
@@ -227,10 +230,6 @@ pub(crate) fn check_directory(directory: &str) -> Result<(), String> {
     }
 }
 
-fn text<'v>(value: &'v Value, field: &str) -> &'v str {
-    value[field].as_str().unwrap_or_default()
-}
-
 fn name_of(object: &Value) -> &str {
     text(&object["metadata"], "name")
 }
@@ -386,7 +385,7 @@ fn decode(document: &[u8]) -> Result<Read, String> {
     if is_ours || (version.as_str(), kind.as_str()) == ("v1", "List") {
         return Ok(Read { version, kind, value });
     }
-    Err(crate::hooks::words::unregistered(&kind, &version))
+    Err(words::unregistered(&kind, &version))
 }
 
 /// An object of a kind with nothing that is not its kind's, defaults and all.

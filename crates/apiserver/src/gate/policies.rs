@@ -3,6 +3,7 @@
 //! What does not compile is kept with the reason: whoever is asked for it says so, and the failure policy decides.
 
 use super::{manifests, rules::Rule};
+use crate::read::{items, text, texts};
 use kinds::expressions::{Compiler, Declared, Gives};
 use kubecel::{
     Program, Type,
@@ -140,7 +141,7 @@ pub(crate) fn conditions(owner: &Value, patterns: &Patterns) -> Vec<Condition> {
 
 fn compile_conditions(owner: &Value, compile: &dyn Fn(&str) -> Expression) -> Vec<Condition> {
     let one = |condition: &Value| Condition { name: text(condition, "name").to_owned(), expression: compile(text(condition, "expression")) };
-    list(owner, "matchConditions").iter().map(one).collect()
+    items(&owner["matchConditions"]).iter().map(one).collect()
 }
 
 /// What a policy or a binding is about.
@@ -167,7 +168,7 @@ impl Match {
             Value::Null => Err(format!("a nil {what} selector was passed, please ensure selectors are initialized properly")),
             own => Selector::from_label_selector(own),
         };
-        let named = |field: &str| list(value, field).iter().map(|rule| Named { rule: Rule::of(rule), names: texts(rule, "resourceNames") }).collect();
+        let named = |field: &str| items(&value[field]).iter().map(|rule| Named { rule: Rule::of(rule), names: texts(&rule["resourceNames"]) }).collect();
         Match {
             namespaces: selector("namespaceSelector", "namespace"),
             objects: selector("objectSelector", "object"),
@@ -222,7 +223,7 @@ pub(crate) fn policy(object: &Value) -> Vec<Policy> {
     let params = !spec["paramKind"].is_null();
     let declared = Declared { params, authorizer: true, patches: false };
     let (mut compiler, mut variables, patterns) = (Compiler::new(true), Variables::default(), Patterns::default());
-    for variable in list(spec, "variables") {
+    for variable in items(&spec["variables"]) {
         let (name, own) = (text(variable, "name"), text(variable, "expression"));
         let expression = compiler.define(name, own, declared, true, |compiled| Expression::of(own, compiled, &variables, &patterns));
         variables.push(Variable { name: name.to_owned(), expression });
@@ -248,9 +249,9 @@ pub(crate) fn policy(object: &Value) -> Vec<Policy> {
         constraints: spec["matchConstraints"].is_object().then(|| Match::of(&spec["matchConstraints"])),
         params: params.then(|| (text(&spec["paramKind"], "apiVersion").to_owned(), text(&spec["paramKind"], "kind").to_owned())),
         conditions: compile_conditions(spec, &|text| compile(text, declared, Gives::Bool)),
-        validations: list(spec, "validations").iter().map(validation).collect(),
-        audits: list(spec, "auditAnnotations").iter().map(|audit| compile(text(audit, "valueExpression"), declared, Gives::TextOrNull)).collect(),
-        mutations: list(spec, "mutations").iter().map(mutation).collect(),
+        validations: items(&spec["validations"]).iter().map(validation).collect(),
+        audits: items(&spec["auditAnnotations"]).iter().map(|audit| compile(text(audit, "valueExpression"), declared, Gives::TextOrNull)).collect(),
+        mutations: items(&spec["mutations"]).iter().map(mutation).collect(),
         variables: Variables::default(),
         reinvoked: spec["reinvocationPolicy"] == "IfNeeded",
         heavy: Heavy::default(),
@@ -300,7 +301,7 @@ pub(crate) fn binding(object: &Value) -> Vec<Binding> {
     if text(spec, "policyName").ends_with(manifests::SUFFIX) && !text(&object["metadata"], "name").ends_with(manifests::SUFFIX) {
         return Vec::new();
     }
-    let acts = |action: &str| list(spec, "validationActions").iter().any(|own| own == action);
+    let acts = |action: &str| items(&spec["validationActions"]).iter().any(|own| own == action);
     let params = &spec["paramRef"];
     vec![Binding {
         name: text(&object["metadata"], "name").to_owned(),
@@ -344,18 +345,6 @@ pub(crate) fn with_bindings<'p>(policies: &'p [Arc<Policy>], bindings: &'p [Arc<
         rest = others;
         (own > 0).then_some((policy, theirs))
     })
-}
-
-fn text<'v>(value: &'v Value, field: &str) -> &'v str {
-    value[field].as_str().unwrap_or_default()
-}
-
-fn list<'v>(value: &'v Value, field: &str) -> &'v [Value] {
-    value[field].as_array().map_or(&[], Vec::as_slice)
-}
-
-fn texts(value: &Value, field: &str) -> Vec<String> {
-    list(value, field).iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 #[cfg(test)]

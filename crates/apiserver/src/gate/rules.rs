@@ -1,5 +1,6 @@
 //! Rules of webhooks and policies: which operations on which resources (upstream's `predicates/rules`).
 
+use crate::read::texts;
 use machinery::Value;
 
 /// What a rule is asked of.
@@ -29,10 +30,6 @@ pub(crate) struct Rule {
     versions: Vec<String>,
     resources: Vec<(String, String)>,
     scope: Scope,
-}
-
-fn texts(value: &Value) -> Vec<String> {
-    value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 impl Rule {
