@@ -4,7 +4,7 @@
 //! told of waiting is zero, a request has one seat, and what a level may have is all that there is. A request of a flow is counted
 //! on what its FlowSchema keeps at hand, without a look-up.
 
-use instruments::{Counter, Families, Family, Gauge, Histogram, Kind, Labelled, Registry};
+use instruments::{Counter, Families, Family, Gauge, Held, Histogram, Kind, Labelled, Registry};
 use std::{
     fmt,
     sync::{Arc, OnceLock},
@@ -61,11 +61,11 @@ pub(super) struct Executing {
     pair: Arc<Pair>,
     is_watch: bool,
     begun: Instant,
+    _held: Held,
 }
 
 impl Drop for Executing {
     fn drop(&mut self) {
-        self.pair.executing.add(-1);
         self.pair.of(self.is_watch).took(self.begun.elapsed());
     }
 }
@@ -74,8 +74,7 @@ impl Pair {
     /// One is executed, until what is returned is dropped.
     pub(super) fn executing(self: &Arc<Self>, is_watch: bool) -> Executing {
         self.dispatched.inc();
-        self.executing.add(1);
-        Executing { pair: Arc::clone(self), is_watch, begun: Instant::now() }
+        Executing { pair: Arc::clone(self), is_watch, begun: Instant::now(), _held: self.executing.hold() }
     }
 
     fn of(&self, is_watch: bool) -> &Histogram {
