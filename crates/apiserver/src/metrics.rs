@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use stages::Stages;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
+    fmt::{Display, Write as _},
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -534,14 +534,7 @@ fn watched(out: &mut String, served: &[&Arc<Labels>]) {
     }
     marked(out, SIZES, "histogram", "[BETA] How large those events were, in bytes.");
     for (labels, (buckets, bytes)) in &told {
-        let mut sum = 0;
-        for (bound, count) in EVENT_BOUNDS.iter().zip(buckets) {
-            sum += count;
-            let _ = writeln!(out, "{SIZES}_bucket{{{labels},le=\"{bound}\"}} {sum}");
-        }
-        let count = buckets.iter().sum::<u64>();
-        let _ = writeln!(out, "{SIZES}_bucket{{{labels},le=\"+Inf\"}} {count}");
-        let _ = writeln!(out, "{SIZES}_sum{{{labels}}} {bytes}\n{SIZES}_count{{{labels}}} {count}");
+        spread(out, (SIZES, labels), EVENT_BOUNDS.iter().zip(*buckets), 0, (buckets.iter().sum::<u64>(), bytes));
     }
 }
 
@@ -595,17 +588,20 @@ fn written(out: &mut String, served: &[&Arc<Labels>]) {
 fn histogram(out: &mut String, name: &str, help: &str, all: &BTreeMap<String, Timed>, from: usize) {
     marked(out, name, "histogram", help);
     for (labels, one) in all {
-        let mut sum = 0;
-        for (at, (bound, count)) in BOUNDS_S.iter().zip(one.buckets).enumerate() {
-            sum += count;
-            if at >= from {
-                let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {sum}");
-            }
-        }
-        let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", one.count);
-        let _ = writeln!(out, "{name}_sum{{{labels}}} {}", one.sum_s);
-        let _ = writeln!(out, "{name}_count{{{labels}}} {}", one.count);
+        spread(out, (name, labels), BOUNDS_S.iter().zip(one.buckets), from, (one.count, &one.sum_s));
     }
+}
+
+/// One series of a histogram: its buckets with their bounds, of which those from `from` on are told, how many values there were, and their sum.
+fn spread(out: &mut String, (name, labels): (&str, &str), buckets: impl Iterator<Item = (impl Display, u64)>, from: usize, (count, sum): (u64, &dyn Display)) {
+    let mut below = 0;
+    for (at, (bound, more)) in buckets.enumerate() {
+        below += more;
+        if at >= from {
+            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {below}");
+        }
+    }
+    let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}\n{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {count}");
 }
 
 /// How large answers were, of those that were read.
@@ -615,14 +611,7 @@ fn sized(out: &mut String, all: &BTreeMap<String, Sizes>) {
     const BOUNDS: [&str; SIZE_BOUNDS.len()] = ["1000", "10000", "100000", "1e+06", "1e+07", "1e+08", "1e+09"];
     head(out, NAME, "histogram", "Response size distribution in bytes.");
     for (labels, one) in all {
-        let mut sum = 0;
-        for (bound, count) in BOUNDS.iter().zip(one.buckets) {
-            sum += count;
-            let _ = writeln!(out, "{NAME}_bucket{{{labels},le=\"{bound}\"}} {sum}");
-        }
-        let _ = writeln!(out, "{NAME}_bucket{{{labels},le=\"+Inf\"}} {}", one.count);
-        let _ = writeln!(out, "{NAME}_sum{{{labels}}} {}", one.sum);
-        let _ = writeln!(out, "{NAME}_count{{{labels}}} {}", one.count);
+        spread(out, (NAME, labels), BOUNDS.iter().zip(one.buckets), 0, (one.count, &one.sum));
     }
 }
 
