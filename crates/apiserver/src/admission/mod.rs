@@ -378,7 +378,7 @@ fn unaskable(name: &str) -> Option<String> {
 }
 
 /// Several errors as upstream joins them, each once.
-fn joined(errors: &[String]) -> String {
+pub(crate) fn joined(errors: &[String]) -> String {
     let mut told = HashSet::new();
     let once: Vec<&str> = errors.iter().map(String::as_str).filter(|error| told.insert(*error)).collect();
     match once.as_slice() {

@@ -6,6 +6,7 @@
 //! the directory): then what is wrong is told in the log, and what was read before stays (`admission/plugin/…/manifest`, with its words).
 
 use crate::{
+    admission::joined,
     hooks::{file_error, words},
     read::text,
 };
@@ -309,7 +310,8 @@ impl Reader {
         }
         errors.extend(strategy.judge(&judged, &AtomicBool::new(false)).errors);
         if !errors.is_empty() {
-            return Err(format!("{kind} {name:?}: {}", together(&errors)));
+            let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            return Err(format!("{kind} {name:?}: {}", joined(&errors)));
         }
         let is_owner = self.plugin.kinds().0.0 == kind;
         self.check_name(&name, file, usize::from(!is_owner))?;
@@ -425,15 +427,6 @@ fn documents(text: &str) -> Vec<String> {
     }
     all.retain(|document| !document.trim().is_empty());
     all
-}
-
-/// Errors as Go's aggregates tell them.
-fn together(errors: &[Error]) -> String {
-    let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
-    match all.as_slice() {
-        [one] => one.clone(),
-        more => format!("[{}]", more.join(", ")),
-    }
 }
 
 fn check_binding(name: &str, spec: &Value) -> Result<(), String> {

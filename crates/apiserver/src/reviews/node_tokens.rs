@@ -2,10 +2,10 @@
 //! a right to ask for (upstream's `admitServiceAccount`, KEP-4935).
 
 use super::{text, texts};
-use crate::{Context, read::items, world::World};
+use crate::{Context, admission::joined, read::items, world::World};
 use identity::Attributes;
 use machinery::{Value, quote::Quoted, status::Status};
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 /// A resource, and what one of its objects is called where none is found.
 type Kind = ((&'static str, &'static str, &'static str), &'static str);
@@ -68,20 +68,15 @@ fn is_named(world: &World, pod: &Value, audience: &str) -> Result<bool, String> 
     if volumes.iter().any(|volume| projects(volume, audience)) {
         return Ok(true);
     }
-    // Each is told once, in their order; a pod may have thousands.
-    let (mut wrong, mut known) = (Vec::new(), HashSet::new());
+    let mut wrong = Vec::new();
     for volume in volumes {
         match driver(world, pod, volume).and_then(|driver| asks(world, &driver, audience)) {
             Ok(true) => return Ok(true),
-            Err(why) if known.insert(why.clone()) => wrong.push(why),
-            Ok(false) | Err(_) => {}
+            Ok(false) => {}
+            Err(why) => wrong.push(why),
         }
     }
-    match wrong.as_slice() {
-        [] => Ok(false),
-        [one] => Err(one.clone()),
-        all => Err(format!("[{}]", all.join(", "))),
-    }
+    if wrong.is_empty() { Ok(false) } else { Err(joined(&wrong)) }
 }
 
 /// Whether a volume has a token for an audience; one that names none is for the server's own.
