@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use client::Asker;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
@@ -11,7 +12,6 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessRevie
 use parking_lot::Mutex;
 use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::{CertificateDer, UnixTime};
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{Answer, text};
 use crate::api::SharedApi;
@@ -74,17 +74,10 @@ impl Peer {
     }
 }
 
-/// The identity in a client certificate: common name and organisations.
+/// Whom a client certificate names, as at the other parts' ports.
 fn from_certificate(der: &CertificateDer<'_>) -> Option<Identity> {
-    let (_, cert) = X509Certificate::from_der(der).ok()?;
-    let subject = cert.subject();
-    let name = subject.iter_common_name().last()?.as_str().ok().filter(|name| !name.is_empty())?.to_owned();
-    let mut groups: Vec<String> = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
-    // As the API server has it: nobody's name, and who is said to be in one of these groups, is not put in the other.
-    if name != "system:anonymous" && !groups.iter().any(|group| matches!(group.as_str(), "system:authenticated" | "system:unauthenticated")) {
-        groups.push("system:authenticated".to_owned());
-    }
-    Some(Identity { name, uid: None, groups })
+    let Asker { name, uid, groups, .. } = Asker::of_certificate(der)?;
+    Some(Identity { name, uid, groups })
 }
 
 type Cache<K, V> = Mutex<HashMap<K, (Instant, V)>>;
