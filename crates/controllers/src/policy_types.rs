@@ -95,15 +95,13 @@ impl Types {
         };
         let spec = spec.clone();
         // Every expression is compiled for every kind.
-        let checked = tokio::task::spawn_blocking(move || check_types(&spec, &kinds, params.as_ref())).await;
-        checked.map_err(|error| client::Error::Transport(format!("the types of a policy could not be checked: {error}")))
+        apart(move || check_types(&spec, &kinds, params.as_ref())).await
     }
 
     /// The kinds that a policy names without wildcards.
     async fn kinds(&self, spec: &Value) -> client::Result<BTreeSet<Gvk>> {
-        let rules = rules(spec);
         let groups = self.known("/apis").await?.unwrap_or_default();
-        let places: Vec<Place> = rules.iter().flat_map(|rule| &rule.pairs).flat_map(|(group, version)| places(&groups, group, version)).collect();
+        let places: Vec<Place> = rules(spec).iter().flat_map(|rule| &rule.pairs).flat_map(|(group, version)| places(&groups, group, version)).collect();
         let mut lists = Lists::new();
         for place in places {
             if lists.len() < PLACES_MAX && !lists.contains_key(&place) {
@@ -111,7 +109,9 @@ impl Types {
                 lists.insert(place, list);
             }
         }
-        Ok(named(&rules, &groups, &lists))
+        let spec = spec.clone();
+        // Every place is looked through for every resource, of which a rule may name hundreds of thousands.
+        apart(move || named(&rules(&spec), &groups, &lists)).await
     }
 
     /// The type of a kind by its published schema; none if there is none.
@@ -134,6 +134,12 @@ impl Types {
             Err(error) => Err(error),
         }
     }
+}
+
+/// What may take its time, as the size of a policy is its owner's choice: it is done where nobody waits for a thread.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> client::Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| client::Error::Transport(format!("the types of a policy could not be checked: {error}")))
 }
 
 /// A rule without wildcards, in the order in which its kinds are looked for.
